@@ -1,0 +1,2 @@
+//! The `dino-host` program.
+fn main() {}
