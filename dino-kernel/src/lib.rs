@@ -1,6 +1,31 @@
+//! The mathematics of DINO v1 (self-distillation with no labels, arXiv 2104.14294), forward and backward, without `std`, without
+//! allocation and without `unsafe`.
+//!
+//! Three storeys: [`ops`] (formulas over slices), [`model`] (the network, written once over the vocabulary of [`backend`]),
+//! [`step`] (one optimisation step). [`plan`] says where everything lies; the caller owns the memory; [`mod@reference`] runs the
+//! vocabulary over caller slices, [`middleware`] wraps any backend.
+//!
+//! Notation, used everywhere: `B` images, `V` views (crops) per image, `T` tokens, `C` channels (embedding width), `H` heads,
+//! `D = C / H`, `K` prototypes. Row-major. Shapes are written `(B, T, C)`. Arguments: what is written, what is read, dimensions
+//! last. Gradients are `d` + name; activation gradients are set, parameter gradients accumulate. "Published" is the official code at
+//! commit 7c446df.
+//!
+//! Memory: sizes first ([`plan::Plan::new`] is `const`, so an arena may be a static), memory second (the caller's), work third
+//! (words cannot fail).
 #![no_std]
 #![forbid(unsafe_code)]
-//! The mathematics of DINO v1.
 
+pub mod backend;
+pub mod crops;
+pub mod init;
 pub mod mem;
+pub mod middleware;
+pub mod model;
+pub mod ops;
+pub mod plan;
+pub mod real;
+pub mod reference;
 pub mod rng;
+pub mod schedule;
+pub mod spec;
+pub mod step;

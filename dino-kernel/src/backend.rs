@@ -1,0 +1,252 @@
+//! THE VOCABULARY: the only thing a backend writes, and the only thing the model says.
+//!
+//! Arguments are handles into flat pools; what is written comes first, then what is read, then the dimensions.
+//! Activation gradients are set (`=`), parameter gradients accumulate (`+=`); where an activation gradient accumulates, its
+//! name ends in `_acc`. A gradient lies at its parameter's offset in the pool of gradients, so a backward word names the
+//! parameter itself. Every number that changes from step to step is read from a [`State`] span (see [`crate::step::hyper`]), so
+//! that a step has fixed addresses and can be captured and replayed. Words cannot fail: the plan has checked every shape;
+//! a device fault is sticky and surfaces when the caller synchronises.
+//!
+//! A fused word is a default method that spells out its parts; a backend overrides it where it can do better.
+
+use crate::crops::{Crops, Ragged};
+use crate::mem::{Act, Stat, State, Weight};
+use crate::model::Table;
+
+/// y (rows, out) = x (rows, inp) times w (out, inp) transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mat {
+    pub rows: usize,
+    pub inp: usize,
+    pub out: usize,
+}
+
+/// A row-major matrix (rows, cols).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    pub rows: usize,
+    pub cols: usize,
+}
+
+/// Images to patch rows: every group (count, channels, height, width) becomes (count, patches, channels * patch * patch).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patches {
+    pub crops: Crops,
+    pub patch: usize,
+    pub channels: usize,
+}
+
+/// Attention over each crop's own rows; C = heads * head_dim, and the packed projection has rows [q | k | v], each head-major.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub crops: Ragged,
+    pub heads: usize,
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Channels.
+    pub const fn cols(&self) -> usize {
+        self.heads * self.head_dim
+    }
+}
+
+/// A position table of `from` = (rows, columns) resized to `to`, C = `cols` channels each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    pub from: [usize; 2],
+    pub to: [usize; 2],
+    pub cols: usize,
+}
+
+/// Tokens of one group: `crops` times (1 class token + `patches`), C = `cols`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Embed {
+    pub crops: usize,
+    pub patches: usize,
+    pub cols: usize,
+}
+
+/// The prototype loss over the student rows of views `first_view .. first_view + views` of `images` images, view-major, against
+/// the rows of `teachers` teacher views. Rows have `bottleneck` columns; there are `prototypes` prototypes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LossDims {
+    pub images: usize,
+    pub first_view: usize,
+    pub views: usize,
+    pub teachers: usize,
+    pub bottleneck: usize,
+    pub prototypes: usize,
+}
+
+impl LossDims {
+    /// Number of student rows.
+    pub const fn rows(&self) -> usize {
+        self.images * self.views
+    }
+
+    /// Number of teacher views that student view `v` is compared with: all but itself.
+    pub const fn pairs_of(&self, v: usize) -> usize {
+        if v < self.teachers { self.teachers - 1 } else { self.teachers }
+    }
+}
+
+/// The last layer of one network: directions `v` (K, bottleneck) and, per prototype, `scale` = g / |v|. Normalised prototypes
+/// are never materialised: logits are (z v^T) * scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prototypes {
+    pub v: Weight,
+    pub scale: Stat,
+}
+
+/// Words of a forward pass. Enough for inference, with the weights in read-only memory.
+pub trait Forward {
+    /// y = the images' patches as rows, each channel-major (channel, row, column), surplus pixels dropped.
+    fn patchify(&mut self, y: Act, x: Act, n: Patches);
+    /// y = x w^T + b.
+    fn linear(&mut self, y: Act, x: Act, w: Weight, b: Weight, n: Mat);
+    /// y = x Phi(x), Phi the normal distribution function (exact GELU).
+    fn gelu(&mut self, y: Act, x: Act);
+    /// pre = x w^T + b; y = gelu(pre).
+    fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+        self.linear(pre, x, w, b, n);
+        self.gelu(y, pre);
+    }
+    /// y = (x - mean) * rstd * w + b over the last axis, eps 1e-6, biased variance.
+    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: Rows);
+    /// y = x + branch.
+    fn add(&mut self, y: Act, x: Act, branch: Act);
+    /// y = x + scale[crop] * branch: the residual under stochastic depth.
+    fn add_scaled(&mut self, y: Act, x: Act, branch: Act, scale: State, n: Ragged, cols: usize);
+    /// mid = x + branch; y = layernorm(mid).
+    fn add_layernorm(
+        &mut self,
+        y: Act,
+        mid: Act,
+        mean: Stat,
+        rstd: Stat,
+        x: Act,
+        branch: Act,
+        w: Weight,
+        b: Weight,
+        n: Rows,
+    ) {
+        self.add(mid, x, branch);
+        self.layernorm(y, mean, rstd, mid, w, b, n);
+    }
+    /// y (to, C) = the patch part of the table (from, C), resampled by the small matrices `rows` (to[0], from[0]) and `cols` (to[1], from[1]).
+    fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid);
+    /// y = [class + its position, patches + positions] for one group.
+    fn embed(&mut self, y: Act, patches: Act, class: Weight, class_position: Weight, positions: Act, n: Embed);
+    /// y = softmax(q k^T / sqrt(head_dim)) v for every crop and head; lse (rows, heads) = log-sum-exp of the scaled scores.
+    fn attention(&mut self, y: Act, lse: Stat, qkv: Act, n: Heads);
+    /// The same for one query row a crop: q (crops, C), kv (rows, 2C), y (crops, C), lse (crops, heads).
+    fn attention_class(&mut self, y: Act, lse: Stat, q: Act, kv: Act, n: Heads);
+    /// y = attention probabilities of the first `queries` rows of every crop: per crop (heads, queries, tokens), packed.
+    fn attention_rows(&mut self, y: Act, lse: Stat, qkv: Act, queries: usize, n: Heads);
+    /// y (crops, C) = the class rows of x.
+    fn gather_class(&mut self, y: Act, x: Act, n: Ragged, cols: usize);
+    /// y = x / norm, norm = max(|x|, 1e-12) by row.
+    fn l2_normalise(&mut self, y: Act, norm: Stat, x: Act, n: Rows);
+    /// scale[k] = g[k] / |v[k]|.
+    fn prototype_scale(&mut self, scale: Stat, v: Weight, g: Weight, n: Rows);
+    /// y (rows, K) = z v^T * scale. For tests and small heads: training streams the logits instead.
+    fn logits(&mut self, y: Act, z: Act, p: Prototypes, n: Mat);
+}
+
+/// Words of a backward pass.
+pub trait Backward: Forward {
+    /// dx = dy w; dw += dy^T x; db += column sums of dy.
+    fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, b: Weight, n: Mat);
+    /// dw += dy^T x; db += column sums of dy. For the patch embedding, whose input is data.
+    fn linear_backward_params(&mut self, dy: Act, x: Act, w: Weight, b: Weight, n: Mat);
+    /// dx = dy (Phi(x) + x phi(x)).
+    fn gelu_backward(&mut self, dx: Act, dy: Act, x: Act);
+    /// dx_acc += layer norm's gradient: its input is a residual stream.
+    fn layernorm_backward(
+        &mut self,
+        dx_acc: Act,
+        dy: Act,
+        x: Act,
+        mean: Stat,
+        rstd: Stat,
+        w: Weight,
+        b: Weight,
+        n: Rows,
+    );
+    /// y = scale[crop] * x: the gradient of a branch under stochastic depth.
+    fn scale_crops(&mut self, y: Act, x: Act, scale: State, n: Ragged, cols: usize);
+    /// dqkv from dy, with the probabilities recomputed from lse.
+    fn attention_backward(&mut self, dqkv: Act, dy: Act, y: Act, lse: Stat, qkv: Act, n: Heads);
+    /// dq, dkv of [`Forward::attention_class`].
+    fn attention_class_backward(&mut self, dq: Act, dkv: Act, dy: Act, y: Act, lse: Stat, q: Act, kv: Act, n: Heads);
+    /// dpatches = the patch rows of dy; dpositions = their sum over crops; the class token and its position accumulate.
+    fn embed_backward(
+        &mut self,
+        dpatches: Act,
+        dpositions: Act,
+        dy: Act,
+        class: Weight,
+        class_position: Weight,
+        n: Embed,
+    );
+    /// The table accumulates the transpose of [`Forward::resize_positions`].
+    fn resize_positions_backward(&mut self, dy: Act, table: Weight, rows: State, cols: State, n: Grid);
+    /// x = 0, where a gradient is about to accumulate.
+    fn clear(&mut self, x: Act);
+    /// dx_acc += dy in the class rows.
+    fn scatter_class_acc(&mut self, dx_acc: Act, dy: Act, n: Ragged, cols: usize);
+    /// dx = (dy - y (y . dy)) / norm; where |x| < 1e-12, dy / norm.
+    fn l2_normalise_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows);
+}
+
+/// Words of an optimisation step.
+pub trait Update: Backward {
+    /// All gradients = 0.
+    fn zero_grads(&mut self);
+    /// x = 0.
+    fn zero(&mut self, x: State);
+    /// Per teacher row: lse = log-sum-exp over prototypes of (t - centre) / teacher_temp, and the entropy of that softmax. Streams over K.
+    fn teacher_lse(
+        &mut self,
+        lse: Stat,
+        entropy: Stat,
+        z: Act,
+        p: Prototypes,
+        centre: State,
+        hyper: State,
+        n: LossDims,
+    );
+    /// The centred, sharpened cross-entropy. Per student row: loss = sum over its teachers of -sum_k q_k log p_k (not yet divided);
+    /// dz = the gradient of the mean; the *raw* product gradient dL/d(normalised prototype) accumulates at `student.v`
+    /// (see [`Update::weight_norm_backward`]). The teacher's softmax is rebuilt from `lse_teacher`. Streams over K.
+    fn dino_loss(
+        &mut self,
+        loss: Stat,
+        lse: Stat,
+        dz: Act,
+        z: Act,
+        student: Prototypes,
+        z_teacher: Act,
+        lse_teacher: Stat,
+        teacher: Prototypes,
+        centre: State,
+        hyper: State,
+        n: LossDims,
+    );
+    /// sum (cols) += column sums of x: the teacher's unit bottleneck rows, from which the centre's batch mean follows by linearity.
+    fn sum_rows(&mut self, sum: State, x: Act, n: Rows);
+    /// sum[at] += sum of x, for the monitors.
+    fn sum_stat(&mut self, sum: State, x: Stat);
+    /// Once per step, before the clip: turns the raw gradient dW at `v` into dv = scale (dW - v^ (v^ . dW)), and, if the gain is trained,
+    /// dg += v^ . dW (with v^ = v / |v|).
+    fn weight_norm_backward(&mut self, v: Weight, g: Weight, scale: Stat, train_gain: bool, n: Rows);
+    /// Per tensor g *= min(1, clip / (|g| + 1e-6)); monitor gets the global norm before clipping and whether loss and gradients are finite.
+    fn clip(&mut self, monitor: State, table: &Table, hyper: State);
+    /// centre += rate (mean teacher logit - centre), the mean being (sum / rows) v^T * scale. Nothing if the step is not finite.
+    fn commit_centre(&mut self, centre: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows);
+    /// Decoupled weight decay and Adam by the table's roles. Nothing if the step is not finite; last layer skipped while frozen.
+    fn adamw(&mut self, monitor: State, table: &Table, hyper: State);
+    /// teacher += (1 - momentum) (student - teacher), every parameter. Nothing if the step is not finite.
+    fn ema(&mut self, monitor: State, table: &Table, hyper: State);
+}

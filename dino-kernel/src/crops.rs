@@ -1,0 +1,185 @@
+//! Ragged batches: crops of any height and width as one packed token matrix plus a fixed table of at most eight groups.
+//!
+//! Row order: group, then crop, then token (row 0 of a crop is its class token). Row-wise words see one tall matrix; only
+//! patches, positions and attention read the table.
+
+/// Most groups one batch may have.
+pub const MAX_GROUPS: usize = 8;
+
+/// `count` crops of `height` x `width` pixels. The grid is derived, because the published rule for when the position
+/// table is resized looks at the image, not at the grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub count: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
+impl Group {
+    /// Patches in a column and in a row; surplus pixels at the right and bottom are dropped.
+    pub const fn grid(self, patch: usize) -> [usize; 2] {
+        [self.height / patch, self.width / patch]
+    }
+
+    /// Patches of one crop.
+    pub const fn patches(self, patch: usize) -> usize {
+        (self.height / patch) * (self.width / patch)
+    }
+}
+
+/// The crops of a micro-batch, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crops {
+    groups: [Group; MAX_GROUPS],
+    len: usize,
+}
+
+impl Crops {
+    pub const EMPTY: Crops = Crops { groups: [Group { count: 0, height: 0, width: 0 }; MAX_GROUPS], len: 0 };
+
+    pub const fn one(group: Group) -> Crops {
+        Crops::EMPTY.with(group)
+    }
+
+    /// Appends a group. Panics beyond [`MAX_GROUPS`]; plans check first.
+    pub const fn with(mut self, group: Group) -> Crops {
+        self.groups[self.len] = group;
+        self.len += 1;
+        self
+    }
+
+    pub fn groups(&self) -> &[Group] {
+        &self.groups[..self.len]
+    }
+
+    pub const fn group(&self, i: usize) -> Group {
+        self.groups[i]
+    }
+
+    /// Number of groups.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Number of crops.
+    pub const fn count(&self) -> usize {
+        let (mut n, mut i) = (0, 0);
+        while i < self.len {
+            n += self.groups[i].count;
+            i += 1;
+        }
+        n
+    }
+
+    /// Pixels of one channel, all crops.
+    pub const fn pixels(&self) -> usize {
+        let (mut n, mut i) = (0, 0);
+        while i < self.len {
+            n += self.groups[i].count * self.groups[i].height * self.groups[i].width;
+            i += 1;
+        }
+        n
+    }
+
+    /// Patches, all crops.
+    pub const fn patches(&self, patch: usize) -> usize {
+        let (mut n, mut i) = (0, 0);
+        while i < self.len {
+            n += self.groups[i].count * self.groups[i].patches(patch);
+            i += 1;
+        }
+        n
+    }
+
+    /// The token matrix of these crops: a class token and the patches of each.
+    pub const fn tokens(&self, patch: usize) -> Ragged {
+        let mut r = Ragged { groups: [[0; 2]; MAX_GROUPS], len: self.len };
+        let mut i = 0;
+        while i < self.len {
+            r.groups[i] = [self.groups[i].count, 1 + self.groups[i].patches(patch)];
+            i += 1;
+        }
+        r
+    }
+}
+
+/// Rows per crop: groups of (crops, tokens of each).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ragged {
+    groups: [[usize; 2]; MAX_GROUPS],
+    len: usize,
+}
+
+impl Ragged {
+    /// `count` crops of one row each: class tokens alone.
+    pub const fn single(count: usize) -> Ragged {
+        let mut groups = [[0; 2]; MAX_GROUPS];
+        groups[0] = [count, 1];
+        Ragged { groups, len: 1 }
+    }
+
+    /// (crops, tokens of each) of every group.
+    pub fn groups(&self) -> &[[usize; 2]] {
+        &self.groups[..self.len]
+    }
+
+    /// Number of crops.
+    pub const fn crops(&self) -> usize {
+        let (mut n, mut i) = (0, 0);
+        while i < self.len {
+            n += self.groups[i][0];
+            i += 1;
+        }
+        n
+    }
+
+    /// Number of rows of the packed matrix.
+    pub const fn rows(&self) -> usize {
+        let (mut n, mut i) = (0, 0);
+        while i < self.len {
+            n += self.groups[i][0] * self.groups[i][1];
+            i += 1;
+        }
+        n
+    }
+
+    /// Sum over crops of tokens squared: the size of all attention matrices of one head.
+    pub const fn squares(&self) -> usize {
+        let (mut n, mut i) = (0, 0);
+        while i < self.len {
+            n += self.groups[i][0] * self.groups[i][1] * self.groups[i][1];
+            i += 1;
+        }
+        n
+    }
+
+    /// Most tokens any crop has.
+    pub const fn longest(&self) -> usize {
+        let (mut n, mut i) = (0, 0);
+        while i < self.len {
+            if self.groups[i][1] > n {
+                n = self.groups[i][1];
+            }
+            i += 1;
+        }
+        n
+    }
+
+    /// (first row, rows) of every crop, in order.
+    pub fn each(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let mut row = 0;
+        self.groups().iter().flat_map(|&[count, tokens]| core::iter::repeat_n(tokens, count)).map(move |tokens| {
+            row += tokens;
+            (row - tokens, tokens)
+        })
+    }
+
+    /// The crop that owns `row`.
+    pub fn crop_of(&self, row: usize) -> Option<usize> {
+        self.each().position(|(first, tokens)| row < first + tokens)
+    }
+}

@@ -1,0 +1,188 @@
+//! The projection head (paper, section 3.1 and appendix C): Linear-GELU-…-Linear to the bottleneck, l2 normalisation, then K weight-normalised
+//! prototypes without bias. The prototypes themselves meet the rows inside the loss words, which stream over K.
+
+use crate::backend::{Backward, Forward, Mat, Prototypes, Rows};
+use crate::mem::{Act, Cursor, Stat, Weight};
+use crate::spec::{Init, Name, Role, Spec, spec};
+
+/// Most layers a head may have.
+pub const MAX_LAYERS: usize = 8;
+
+/// Shape of a projection head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Width of the backbone's output.
+    pub inp: usize,
+    /// Linear layers before the l2 normalisation, 1..=8; published 3.
+    pub layers: usize,
+    /// Width between them; published 2048.
+    pub hidden: usize,
+    /// Width of the normalised rows; published 256.
+    pub bottleneck: usize,
+    /// K; published 65536.
+    pub prototypes: usize,
+    /// Whether the gain g is trained. The published `norm_last_layer = True` freezes it at 1.
+    pub train_gain: bool,
+}
+
+/// Handles of the head's parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadWeights {
+    mlp: [[Weight; 2]; MAX_LAYERS],
+    pub g: Weight,
+    pub v: Weight,
+}
+
+impl HeadWeights {
+    /// The same parameters, `by` elements further on: the teacher's.
+    pub const fn shift(mut self, by: usize) -> HeadWeights {
+        let mut i = 0;
+        while i < MAX_LAYERS {
+            self.mlp[i] = [self.mlp[i][0].shift(by), self.mlp[i][1].shift(by)];
+            i += 1;
+        }
+        HeadWeights { mlp: self.mlp, g: self.g.shift(by), v: self.v.shift(by) }
+    }
+}
+
+/// What a pass over `rows` class rows writes. With `save`, everything a backward pass needs.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadActs {
+    pub rows: usize,
+    pre: [Act; MAX_LAYERS],
+    hid: [Act; MAX_LAYERS],
+    bottleneck: Act,
+    /// Unit rows (rows, bottleneck): what the loss reads.
+    pub z: Act,
+    norm: Stat,
+}
+
+impl HeadActs {
+    /// Rows before normalisation (rows, bottleneck).
+    pub const fn bottleneck(&self) -> Act {
+        self.bottleneck
+    }
+}
+
+/// Scratch of a backward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadGrads {
+    /// The gradient of the unit rows, set by the loss.
+    pub dz: Act,
+    d_bottleneck: Act,
+    d_hid: Act,
+}
+
+impl Head {
+    const fn widths(&self, layer: usize) -> [usize; 2] {
+        let inp = if layer == 0 { self.inp } else { self.hidden };
+        let out = if layer + 1 == self.layers { self.bottleneck } else { self.hidden };
+        [inp, out]
+    }
+
+    const fn layer(&self, i: usize, c: &mut Cursor) -> [Spec; 2] {
+        let [inp, out] = self.widths(i);
+        // The published module list alternates Linear and GELU, so layer i has index 2 i.
+        const fn name(i: usize, leaf: &'static str) -> Name {
+            Name { part: "head.", list: "mlp.", index: 2 * i, leaf }
+        }
+        [
+            spec(name(i, "weight"), [out, inp], Init::TruncNormal(0.02), Role::Decay, c),
+            spec(name(i, "bias"), [out], Init::Zeros, Role::Plain, c),
+        ]
+    }
+
+    const fn last_layer(&self, c: &mut Cursor) -> [Spec; 2] {
+        let (k, b) = (self.prototypes, self.bottleneck);
+        let gain = if self.train_gain { Role::Decay } else { Role::Frozen };
+        const fn name(leaf: &'static str) -> Name {
+            Name { part: "head.", list: "", index: 0, leaf }
+        }
+        let g = spec(name("last_layer.weight_g"), [k, 1], Init::Ones, gain, c);
+        // Created after the head's own initialiser has run, so it keeps the linear layer's default.
+        let v = spec(name("last_layer.weight_v"), [k, b], Init::FanIn(b), Role::Decay, c);
+        [Spec { last_layer: true, ..g }, Spec { last_layer: true, ..v }]
+    }
+
+    pub(super) fn visit(&self, c: &mut Cursor, f: &mut impl FnMut(Spec)) {
+        for i in 0..self.layers {
+            self.layer(i, c).into_iter().for_each(&mut *f);
+        }
+        self.last_layer(c).into_iter().for_each(f);
+    }
+
+    /// Where the parameters lie.
+    pub const fn weights(&self, c: &mut Cursor) -> HeadWeights {
+        let (mut mlp, mut i) = ([[Weight::EMPTY; 2]; MAX_LAYERS], 0);
+        while i < self.layers {
+            let [w, b] = self.layer(i, c);
+            mlp[i] = [w.at, b.at];
+            i += 1;
+        }
+        let [g, v] = self.last_layer(c);
+        HeadWeights { mlp, g: g.at, v: v.at }
+    }
+
+    /// Where a pass over `rows` rows writes; without `save` two layers' outputs take turns.
+    pub const fn acts(&self, rows: usize, save: bool, a: &mut Cursor, s: &mut Cursor) -> HeadActs {
+        let (mut pre, mut hid, mut i) = ([Act::EMPTY; MAX_LAYERS], [Act::EMPTY; MAX_LAYERS], 0);
+        while i + 1 < self.layers {
+            let reuse = !save && i >= 2;
+            pre[i] = if !save && i > 0 { pre[0] } else { a.act(rows * self.hidden) };
+            hid[i] = if reuse { hid[i - 2] } else { a.act(rows * self.hidden) };
+            i += 1;
+        }
+        let width = rows * self.bottleneck;
+        HeadActs { rows, pre, hid, bottleneck: a.act(width), z: a.act(width), norm: s.stat(rows) }
+    }
+
+    /// Scratch of a backward pass over `rows` rows.
+    pub const fn grads(&self, rows: usize, a: &mut Cursor) -> HeadGrads {
+        let width = rows * self.bottleneck;
+        HeadGrads { dz: a.act(width), d_bottleneck: a.act(width), d_hid: a.act(rows * self.hidden) }
+    }
+
+    /// The prototypes as the loss words take them.
+    pub const fn prototypes(&self, w: &HeadWeights, scale: Stat) -> Prototypes {
+        Prototypes { v: w.v, scale }
+    }
+
+    const fn mat(&self, layer: usize, rows: usize) -> Mat {
+        let [inp, out] = self.widths(layer);
+        Mat { rows, inp, out }
+    }
+
+    /// x (rows, C) to unit rows `a.z`.
+    pub fn forward<O: Forward>(&self, o: &mut O, w: &HeadWeights, a: &HeadActs, x: Act) {
+        let mut x = x;
+        for i in 0..self.layers {
+            let [weight, bias] = w.mlp[i];
+            let n = self.mat(i, a.rows);
+            if i + 1 < self.layers {
+                o.linear_gelu(a.hid[i], a.pre[i], x, weight, bias, n);
+                x = a.hid[i];
+            } else {
+                o.linear(a.bottleneck, x, weight, bias, n);
+            }
+        }
+        o.l2_normalise(a.z, a.norm, a.bottleneck, Rows { rows: a.rows, cols: self.bottleneck });
+    }
+
+    /// `g.dz` to dx (rows, C), parameters accumulating.
+    pub fn backward<O: Backward>(&self, o: &mut O, w: &HeadWeights, a: &HeadActs, g: &HeadGrads, dx: Act, x: Act) {
+        o.l2_normalise_backward(g.d_bottleneck, g.dz, a.z, a.norm, Rows { rows: a.rows, cols: self.bottleneck });
+        let mut dy = g.d_bottleneck;
+        for i in (0..self.layers).rev() {
+            let [weight, bias] = w.mlp[i];
+            let n = self.mat(i, a.rows);
+            if i == 0 {
+                o.linear_backward(dx, dy, x, weight, bias, n);
+            } else {
+                o.linear_backward(g.d_hid, dy, a.hid[i - 1], weight, bias, n);
+                // The hidden row has met its weight's gradient and is dead: its place takes the next gradient.
+                o.gelu_backward(a.hid[i - 1], g.d_hid, a.pre[i - 1]);
+                dy = a.hid[i - 1];
+            }
+        }
+    }
+}

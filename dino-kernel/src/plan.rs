@@ -1,0 +1,437 @@
+//! Where everything lies: the memory plan of a training step and of a forward pass. Plans can fail, words cannot.
+
+use crate::backend::{LossDims, Rows};
+use crate::crops::{Crops, Group};
+use crate::init;
+use crate::mem::{Act, Cursor, Stat, State};
+use crate::model::head::{HeadActs, HeadGrads, HeadWeights, MAX_LAYERS};
+use crate::model::vit::{Output, PositionActs, VitActs, VitGrads, VitWeights};
+use crate::model::{Head, Table, Vit};
+use crate::ops::attention::MAX_HEAD_DIM;
+use crate::ops::loss::MAX_TEACHERS;
+use crate::real::Real;
+use crate::step::{hyper, monitor};
+use core::fmt;
+
+/// What a training plan is made for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    pub backbone: Vit,
+    pub head: Head,
+    /// Crops of *one* image; the first group holds the teacher's (global) views.
+    pub views: Crops,
+    /// Images of an optimisation step.
+    pub batch: usize,
+    /// Images that go through the model at once; divides `batch`.
+    pub micro_batch: usize,
+    /// Whether to reserve stochastic-depth scales.
+    pub drop_path: bool,
+}
+
+/// Why a plan was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanError {
+    /// The named size is zero.
+    Zero(&'static str),
+    /// C is not a multiple of the number of heads.
+    Heads { dim: usize, heads: usize },
+    /// A head is wider than the attention words take.
+    HeadDim { dim: usize, heads: usize, most: usize },
+    /// The head's input is not the backbone's width.
+    HeadInput { dim: usize, inp: usize },
+    /// The number of head layers is not in 1..=8.
+    HeadLayers { layers: usize },
+    /// An image or crop is smaller than a patch.
+    SmallCrop { side: usize, patch: usize },
+    /// There must be a teacher view and at least two views in all.
+    Views { teachers: usize, views: usize },
+    /// The batch is not a multiple of the micro-batch.
+    MicroBatch { batch: usize, micro_batch: usize },
+    /// The plan needs more elements than memory can have.
+    TooLarge,
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            PlanError::Zero(what) => write!(f, "{what} must be at least 1"),
+            PlanError::Heads { dim, heads } => write!(f, "width {dim} is not a multiple of {heads} heads"),
+            PlanError::HeadDim { dim, heads, most } => {
+                write!(f, "width {dim} over {heads} heads is {} a head, more than {most}", dim / heads)
+            }
+            PlanError::HeadInput { dim, inp } => write!(f, "the head takes {inp} channels, the backbone gives {dim}"),
+            PlanError::HeadLayers { layers } => write!(f, "the head has {layers} layers, not 1 to {MAX_LAYERS}"),
+            PlanError::SmallCrop { side, patch } => write!(f, "a side of {side} pixels holds no patch of {patch}"),
+            PlanError::Views { teachers, views } => {
+                write!(f, "{teachers} teacher views of {views} in all: needs 1 to {MAX_TEACHERS} of at least 2")
+            }
+            PlanError::MicroBatch { batch, micro_batch } => {
+                write!(f, "a batch of {batch} is not a multiple of the micro-batch {micro_batch}")
+            }
+            PlanError::TooLarge => f.write_str("the plan needs more memory than this machine can address"),
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+/// Elements of every pool. Adam's two moments are as large as the gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pools {
+    /// Student and teacher.
+    pub weights: usize,
+    pub grads: usize,
+    pub moments: usize,
+    pub acts: usize,
+    pub stats: usize,
+    pub state: usize,
+}
+
+impl Pools {
+    /// Elements of all pools.
+    pub const fn total(&self) -> usize {
+        self.weights + self.grads + self.moments + self.acts + self.stats + self.state
+    }
+}
+
+/// One network's handles.
+#[derive(Clone, Copy, Debug)]
+pub struct Network {
+    pub weights: VitWeights,
+    pub head_weights: HeadWeights,
+    pub positions: PositionActs,
+    pub acts: VitActs,
+    pub head: HeadActs,
+    /// g / |v| of every prototype.
+    pub scale: Stat,
+}
+
+/// Every handle of a training step.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub config: Config,
+    pub table: Table,
+    pub pools: Pools,
+    /// The micro-batch's crops, every group (count, channels, height, width), view-major within a group.
+    pub pixels: Act,
+    /// The same as patch rows.
+    pub cols: Act,
+    pub student: Network,
+    pub teacher: Network,
+    pub grads: VitGrads,
+    pub head_grads: HeadGrads,
+    pub loss: Stat,
+    pub lse: Stat,
+    pub lse_teacher: Stat,
+    pub entropy: Stat,
+    pub centre: State,
+    /// Sum of the teacher's unit rows so far in this step.
+    pub teacher_sum: State,
+    pub hyper: State,
+    pub monitor: State,
+}
+
+/// The same crops of `images` images.
+const fn times(views: Crops, images: usize) -> Crops {
+    let (mut all, mut i) = (Crops::EMPTY, 0);
+    while i < views.len() {
+        let g = views.group(i);
+        all = all.with(Group { count: g.count * images, height: g.height, width: g.width });
+        i += 1;
+    }
+    all
+}
+
+const fn check_backbone(v: &Vit, crops: &Crops) -> Result<(), PlanError> {
+    if v.patch == 0 || v.channels == 0 || v.dim == 0 || v.depth == 0 || v.heads == 0 || v.mlp == 0 {
+        return Err(PlanError::Zero("patch, channels, width, depth, heads and MLP width"));
+    }
+    if v.dim % v.heads != 0 {
+        return Err(PlanError::Heads { dim: v.dim, heads: v.heads });
+    }
+    if v.dim / v.heads > MAX_HEAD_DIM {
+        return Err(PlanError::HeadDim { dim: v.dim, heads: v.heads, most: MAX_HEAD_DIM });
+    }
+    if v.image < v.patch {
+        return Err(PlanError::SmallCrop { side: v.image, patch: v.patch });
+    }
+    let mut i = 0;
+    while i < crops.len() {
+        let g = crops.group(i);
+        if g.count == 0 {
+            return Err(PlanError::Zero("the number of crops in a group"));
+        }
+        let side = if g.height < g.width { g.height } else { g.width };
+        if side < v.patch {
+            return Err(PlanError::SmallCrop { side, patch: v.patch });
+        }
+        i += 1;
+    }
+    Ok(())
+}
+
+/// Refuses sizes whose products would overflow: an upper bound in u128 of the elements of the largest pool.
+const fn check_size(v: &Vit, head: Option<&Head>, crops: &Crops, images: usize) -> Result<(), PlanError> {
+    const MOST: u128 = isize::MAX as u128 / 64;
+    const fn mul(a: u128, b: usize) -> u128 {
+        a.saturating_mul(b as u128)
+    }
+    let widest = if v.mlp > v.dim { v.mlp } else { v.dim };
+    let block = mul(mul(12, widest), widest);
+    let side = v.image / v.patch;
+    let table = mul(mul(mul(1, side), side), v.dim);
+    let patch = mul(mul(mul(mul(1, v.dim), v.channels), v.patch), v.patch);
+    let mut weights = mul(block, v.depth).saturating_add(table).saturating_add(patch);
+    let (mut tokens, mut pixels, mut count, mut i) = (0u128, 0u128, 0u128, 0);
+    while i < crops.len() {
+        let g = crops.group(i);
+        let area = mul(mul(mul(1, g.count), g.height), g.width);
+        pixels = pixels.saturating_add(mul(mul(area, v.channels), images));
+        tokens = tokens.saturating_add(mul(
+            mul(mul(1, g.count), (g.height / v.patch).saturating_mul(g.width / v.patch).saturating_add(1)),
+            images,
+        ));
+        count = count.saturating_add(mul(mul(1, g.count), images));
+        i += 1;
+    }
+    let mut acts =
+        mul(mul(mul(tokens, widest), v.depth.saturating_add(4)), 20).saturating_add(pixels.saturating_mul(2));
+    if let Some(h) = head {
+        let wide = if h.hidden > h.inp { h.hidden } else { h.inp };
+        let wide = if h.bottleneck > wide { h.bottleneck } else { wide };
+        weights = weights.saturating_add(mul(mul(mul(1, wide), wide), h.layers));
+        weights = weights.saturating_add(mul(mul(2, h.prototypes), h.bottleneck.saturating_add(1)));
+        acts = acts.saturating_add(mul(mul(count, wide), 8 * MAX_LAYERS));
+    }
+    if weights > MOST || acts > MOST { Err(PlanError::TooLarge) } else { Ok(()) }
+}
+
+impl Plan {
+    /// The only door: after it every shape agrees.
+    pub const fn new(config: Config) -> Result<Plan, PlanError> {
+        let Config { backbone: vit, head, views, batch, micro_batch, drop_path } = config;
+        if let Err(e) = check_backbone(&vit, &views) {
+            return Err(e);
+        }
+        if head.hidden == 0 || head.bottleneck == 0 || head.prototypes == 0 || batch == 0 || micro_batch == 0 {
+            return Err(PlanError::Zero("head width, bottleneck, prototypes, batch and micro-batch"));
+        }
+        if head.inp != vit.dim {
+            return Err(PlanError::HeadInput { dim: vit.dim, inp: head.inp });
+        }
+        if head.layers == 0 || head.layers > MAX_LAYERS {
+            return Err(PlanError::HeadLayers { layers: head.layers });
+        }
+        let teachers = if views.is_empty() { 0 } else { views.group(0).count };
+        if teachers == 0 || teachers > MAX_TEACHERS || views.count() < 2 {
+            return Err(PlanError::Views { teachers, views: views.count() });
+        }
+        if batch % micro_batch != 0 {
+            return Err(PlanError::MicroBatch { batch, micro_batch });
+        }
+        if let Err(e) = check_size(&vit, Some(&head), &views, micro_batch) {
+            return Err(e);
+        }
+
+        let table = Table { backbone: vit, head };
+        let crops = times(views, micro_batch);
+        let globals = Crops::one(crops.group(0));
+        let (rows, rows_teacher) = (crops.count(), globals.count());
+        let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
+        let (weights, head_weights) = (vit.weights(&mut w), head.weights(&mut w));
+
+        // What outlives a pass comes first; teacher and student passes then share the rest, for they take turns.
+        let pixels = a.act(crops.pixels() * vit.channels);
+        let cols = a.act(crops.patches(vit.patch) * vit.patch_len());
+        let positions = vit.positions(crops, &mut a, &mut t);
+        let positions_teacher = vit.positions(globals, &mut a, &mut t);
+        let head_teacher = head.acts(rows_teacher, false, &mut a, &mut s);
+        let mut b = a;
+        let acts_teacher = vit.acts(globals, positions_teacher, Output::Class, false, false, &mut b, &mut s, &mut t);
+        let acts = vit.acts(crops, positions, Output::Class, true, drop_path, &mut a, &mut s, &mut t);
+        let head_acts = head.acts(rows, true, &mut a, &mut s);
+        let (grads, head_grads) = (vit.grads(&acts, &mut a), head.grads(rows, &mut a));
+
+        let student =
+            Network { weights, head_weights, positions, acts, head: head_acts, scale: s.stat(head.prototypes) };
+        let teacher = Network {
+            weights: weights.shift(table.len()),
+            head_weights: head_weights.shift(table.len()),
+            positions: positions_teacher,
+            acts: acts_teacher,
+            head: head_teacher,
+            scale: s.stat(head.prototypes),
+        };
+        let (loss, lse) = (s.stat(rows), s.stat(rows));
+        let (lse_teacher, entropy) = (s.stat(rows_teacher), s.stat(rows_teacher));
+        let (centre, teacher_sum) = (t.state(head.prototypes), t.state(head.bottleneck));
+        let (hyper, monitor) = (t.state(hyper::LEN), t.state(monitor::LEN));
+        let pools = Pools {
+            weights: 2 * table.len(),
+            grads: table.len(),
+            moments: 2 * table.len(),
+            acts: if a.next > b.next { a.next } else { b.next },
+            stats: s.next,
+            state: t.next,
+        };
+        Ok(Plan {
+            config,
+            table,
+            pools,
+            pixels,
+            cols,
+            student,
+            teacher,
+            grads,
+            head_grads,
+            loss,
+            lse,
+            lse_teacher,
+            entropy,
+            centre,
+            teacher_sum,
+            hyper,
+            monitor,
+        })
+    }
+
+    /// Crops of one image.
+    pub const fn views(&self) -> usize {
+        self.config.views.count()
+    }
+
+    /// How many of them the teacher sees.
+    pub const fn teachers(&self) -> usize {
+        self.config.views.group(0).count
+    }
+
+    /// Micro-batches of a step.
+    pub const fn parts(&self) -> usize {
+        self.config.batch / self.config.micro_batch
+    }
+
+    /// (K, bottleneck).
+    pub const fn prototype_rows(&self) -> Rows {
+        Rows { rows: self.table.head.prototypes, cols: self.table.head.bottleneck }
+    }
+
+    pub const fn loss_dims(&self) -> LossDims {
+        LossDims {
+            images: self.config.micro_batch,
+            first_view: 0,
+            views: self.views(),
+            teachers: self.teachers(),
+            bottleneck: self.table.head.bottleneck,
+            prototypes: self.table.head.prototypes,
+        }
+    }
+
+    /// The patch rows of the global crops.
+    pub const fn teacher_cols(&self) -> Act {
+        let patches = self.teacher.acts.crops().patches(self.table.backbone.patch);
+        self.cols.part(0, patches * self.table.backbone.patch_len())
+    }
+
+    /// What the state pool holds before the first step: the position matrices; all else is zero.
+    pub fn initial_state<T: Real>(&self, state: &mut [T]) {
+        state.fill(T::ZERO);
+        self.table.backbone.position_matrices(&self.student.positions, state);
+        self.table.backbone.position_matrices(&self.teacher.positions, state);
+    }
+
+    /// The stochastic-depth scales of a micro-batch, in the layout of `self.student.acts.drop()`: (depth, branch, crop).
+    /// `images` are the ids of the micro-batch's images.
+    pub fn drop_path<T: Real>(&self, scales: &mut [T], seed: u64, epoch: u32, images: &[u32], rate: f64) {
+        let (depth, crops) = (self.table.backbone.depth, self.student.acts.crops().count());
+        if scales.is_empty() {
+            return;
+        }
+        for block in 0..depth {
+            for branch in 0..2 {
+                for crop in 0..crops {
+                    let (view, image) = (crop / images.len(), images[crop % images.len()]);
+                    scales[(2 * block + branch) * crops + crop] = T::of(init::drop_path(
+                        seed,
+                        epoch,
+                        image,
+                        view as u32,
+                        rate,
+                        block as u32,
+                        branch as u32,
+                        depth as u32,
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Which crop of the micro-batch element `index` of a span of `len` elements belongs to, where the span's rows are those of the
+    /// student's or the teacher's token matrix, or one a crop: (view, image of the micro-batch).
+    pub fn locate(&self, len: usize, index: usize) -> Option<(usize, usize)> {
+        let place = |crop: usize| (crop / self.config.micro_batch, crop % self.config.micro_batch);
+        for tokens in [self.student.acts.tokens(), self.teacher.acts.tokens()] {
+            if len != 0 && len % tokens.rows() == 0 {
+                return tokens.crop_of(index / (len / tokens.rows())).map(place);
+            }
+        }
+        let crops = self.student.acts.crops().count();
+        (len != 0 && len % crops == 0).then(|| place(index / (len / crops)))
+    }
+}
+
+/// A forward pass for features or pictures: the backbone alone, its weights the first `table.backbone_len()` of a network's.
+#[derive(Clone, Copy, Debug)]
+pub struct FeaturePlan {
+    pub backbone: Vit,
+    pub weights: VitWeights,
+    pub pixels: Act,
+    pub cols: Act,
+    pub positions: PositionActs,
+    pub acts: VitActs,
+    /// Room for attention rows, on request.
+    pub attention: Act,
+    pub pools: Pools,
+}
+
+impl FeaturePlan {
+    /// `queries`: how many rows of the last block's attention may be asked for (dense output only), per crop.
+    pub const fn new(backbone: Vit, crops: Crops, output: Output, queries: usize) -> Result<FeaturePlan, PlanError> {
+        if crops.is_empty() {
+            return Err(PlanError::Zero("the number of crops"));
+        }
+        if let Err(e) = check_backbone(&backbone, &crops) {
+            return Err(e);
+        }
+        if let Err(e) = check_size(&backbone, None, &crops, 1) {
+            return Err(e);
+        }
+        let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
+        let weights = backbone.weights(&mut w);
+        let pixels = a.act(crops.pixels() * backbone.channels);
+        let cols = a.act(crops.patches(backbone.patch) * backbone.patch_len());
+        let positions = backbone.positions(crops, &mut a, &mut t);
+        let acts = backbone.acts(crops, positions, output, false, false, &mut a, &mut s, &mut t);
+        let (mut rows, mut i) = (0, 0);
+        while i < crops.len() {
+            let n = 1 + crops.group(i).patches(backbone.patch);
+            rows += crops.group(i).count * n * if queries < n { queries } else { n };
+            i += 1;
+        }
+        let attention = a.act(rows * backbone.heads);
+        let pools = Pools { weights: w.next, grads: 0, moments: 0, acts: a.next, stats: s.next, state: t.next };
+        Ok(FeaturePlan { backbone, weights, pixels, cols, positions, acts, attention, pools })
+    }
+
+    /// What the state pool holds.
+    pub fn initial_state<T: Real>(&self, state: &mut [T]) {
+        state.fill(T::ZERO);
+        self.backbone.position_matrices(&self.positions, state);
+    }
+
+    /// Pixels at `self.pixels` to the output at `self.acts.y()`.
+    pub fn forward<O: crate::backend::Forward>(&self, o: &mut O) {
+        self.backbone.resize_positions(o, &self.weights, &self.positions);
+        o.patchify(self.cols, self.pixels, self.backbone.patches(self.acts.crops()));
+        self.backbone.forward(o, &self.weights, &self.acts, self.cols);
+    }
+}

@@ -1,0 +1,351 @@
+//! The reference backend: the vocabulary over caller slices, one line per word into `ops/`, generic over f32 and f64.
+//!
+//! A handle becomes a slice through `core`'s checked `get_disjoint_mut`, so there is no `unsafe`, and overlap is refused.
+
+use crate::backend::*;
+use crate::crops::Ragged;
+use crate::mem::{Act, Span, Stat, State, Weight};
+use crate::middleware::{Memory, Pool};
+use crate::model::Table;
+use crate::ops;
+use crate::real::Real;
+use crate::spec::Role;
+use crate::step::{hyper, monitor};
+use core::ops::{Deref, DerefMut};
+
+/// The pools. For inference the weights may be a shared slice (in flash, say) and grads and moments empty.
+pub struct Reference<'a, T, W> {
+    pub weights: W,
+    pub grads: &'a mut [T],
+    /// Adam's first moments, then its second.
+    pub moments: &'a mut [T],
+    pub acts: &'a mut [T],
+    pub stats: &'a mut [T],
+    pub state: &'a mut [T],
+}
+
+/// Forward only, weights in read-only memory.
+pub type Infer<'a, T> = Reference<'a, T, &'a [T]>;
+/// A whole training step.
+pub type Train<'a, T> = Reference<'a, T, &'a mut [T]>;
+
+/// Distinct spans of one pool as slices.
+fn split<T, const N: usize>(pool: &mut [T], spans: [Span; N]) -> [&mut [T]; N] {
+    match pool.get_disjoint_mut(spans.map(Span::range)) {
+        Ok(parts) => parts,
+        Err(_) => panic!("the plan hands a word overlapping or out-of-pool spans: {spans:?}"),
+    }
+}
+
+impl<T: Real, W: Deref<Target = [T]>> Forward for Reference<'_, T, W> {
+    fn patchify(&mut self, y: Act, x: Act, n: Patches) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        ops::embed::patchify(y, x, n);
+    }
+
+    fn linear(&mut self, y: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        ops::linear::forward(y, x, &self.weights[w.range()], &self.weights[b.range()], n);
+    }
+
+    fn gelu(&mut self, y: Act, x: Act) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        ops::gelu::forward(y, x);
+    }
+
+    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: Rows) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        let [mean, rstd] = split(self.stats, [mean.0, rstd.0]);
+        ops::layernorm::forward(y, mean, rstd, x, &self.weights[w.range()], &self.weights[b.range()], n);
+    }
+
+    fn add(&mut self, y: Act, x: Act, branch: Act) {
+        let [y, x, branch] = split(self.acts, [y.0, x.0, branch.0]);
+        ops::residual::add(y, x, branch);
+    }
+
+    fn add_scaled(&mut self, y: Act, x: Act, branch: Act, scale: State, n: Ragged, cols: usize) {
+        let [y, x, branch] = split(self.acts, [y.0, x.0, branch.0]);
+        ops::residual::add_scaled(y, x, branch, &self.state[scale.range()], n, cols);
+    }
+
+    fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid) {
+        let (rows, cols) = (&self.state[rows.range()], &self.state[cols.range()]);
+        ops::position::forward(&mut self.acts[y.range()], &self.weights[table.range()], rows, cols, n);
+    }
+
+    fn embed(&mut self, y: Act, patches: Act, class: Weight, class_position: Weight, positions: Act, n: Embed) {
+        let [y, patches, positions] = split(self.acts, [y.0, patches.0, positions.0]);
+        let (class, class_position) = (&self.weights[class.range()], &self.weights[class_position.range()]);
+        ops::embed::forward(y, patches, class, class_position, positions, n);
+    }
+
+    fn attention(&mut self, y: Act, lse: Stat, qkv: Act, n: Heads) {
+        let [y, qkv] = split(self.acts, [y.0, qkv.0]);
+        ops::attention::forward(y, &mut self.stats[lse.range()], qkv, n);
+    }
+
+    fn attention_class(&mut self, y: Act, lse: Stat, q: Act, kv: Act, n: Heads) {
+        let [y, q, kv] = split(self.acts, [y.0, q.0, kv.0]);
+        ops::attention::class_forward(y, &mut self.stats[lse.range()], q, kv, n);
+    }
+
+    fn attention_rows(&mut self, y: Act, lse: Stat, qkv: Act, queries: usize, n: Heads) {
+        let [y, qkv] = split(self.acts, [y.0, qkv.0]);
+        ops::attention::rows(y, &self.stats[lse.range()], qkv, queries, n);
+    }
+
+    fn gather_class(&mut self, y: Act, x: Act, n: Ragged, cols: usize) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        ops::embed::gather_class(y, x, n, cols);
+    }
+
+    fn l2_normalise(&mut self, y: Act, norm: Stat, x: Act, n: Rows) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        ops::norm::l2_forward(y, &mut self.stats[norm.range()], x, n);
+    }
+
+    fn prototype_scale(&mut self, scale: Stat, v: Weight, g: Weight, n: Rows) {
+        let (v, g) = (&self.weights[v.range()], &self.weights[g.range()]);
+        ops::norm::prototype_scale(&mut self.stats[scale.range()], v, g, n);
+    }
+
+    fn logits(&mut self, y: Act, z: Act, p: Prototypes, n: Mat) {
+        let [y, z] = split(self.acts, [y.0, z.0]);
+        let (v, scale) = (&self.weights[p.v.range()], &self.stats[p.scale.range()]);
+        for (row, z) in y.chunks_mut(n.out).zip(z.chunks(n.inp)) {
+            for (k, y) in row.iter_mut().enumerate() {
+                *y = ops::dot(z, &v[k * n.inp..][..n.inp]) * scale[k];
+            }
+        }
+    }
+}
+
+impl<T: Real, W: DerefMut<Target = [T]>> Backward for Reference<'_, T, W> {
+    fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+        {
+            let [dx, dy] = split(self.acts, [dx.0, dy.0]);
+            ops::linear::backward_input(dx, dy, &self.weights[w.range()], n);
+        }
+        self.linear_backward_params(dy, x, w, b, n);
+    }
+
+    fn linear_backward_params(&mut self, dy: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+        let [dw, db] = split(self.grads, [w.0, b.0]);
+        ops::linear::backward_params(dw, db, &self.acts[dy.range()], &self.acts[x.range()], n);
+    }
+
+    fn gelu_backward(&mut self, dx: Act, dy: Act, x: Act) {
+        let [dx, dy, x] = split(self.acts, [dx.0, dy.0, x.0]);
+        ops::gelu::backward(dx, dy, x);
+    }
+
+    fn layernorm_backward(
+        &mut self,
+        dx_acc: Act,
+        dy: Act,
+        x: Act,
+        mean: Stat,
+        rstd: Stat,
+        w: Weight,
+        b: Weight,
+        n: Rows,
+    ) {
+        let [dx, dy, x] = split(self.acts, [dx_acc.0, dy.0, x.0]);
+        let [dw, db] = split(self.grads, [w.0, b.0]);
+        let (mean, rstd) = (&self.stats[mean.range()], &self.stats[rstd.range()]);
+        ops::layernorm::backward(dx, dw, db, dy, x, mean, rstd, &self.weights[w.range()], n);
+    }
+
+    fn scale_crops(&mut self, y: Act, x: Act, scale: State, n: Ragged, cols: usize) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        ops::residual::scale_crops(y, x, &self.state[scale.range()], n, cols);
+    }
+
+    fn attention_backward(&mut self, dqkv: Act, dy: Act, y: Act, lse: Stat, qkv: Act, n: Heads) {
+        let [dqkv, dy, y, qkv] = split(self.acts, [dqkv.0, dy.0, y.0, qkv.0]);
+        ops::attention::backward(dqkv, dy, y, &self.stats[lse.range()], qkv, n);
+    }
+
+    fn attention_class_backward(&mut self, dq: Act, dkv: Act, dy: Act, y: Act, lse: Stat, q: Act, kv: Act, n: Heads) {
+        let [dq, dkv, dy, y, q, kv] = split(self.acts, [dq.0, dkv.0, dy.0, y.0, q.0, kv.0]);
+        ops::attention::class_backward(dq, dkv, dy, y, &self.stats[lse.range()], q, kv, n);
+    }
+
+    fn embed_backward(
+        &mut self,
+        dpatches: Act,
+        dpositions: Act,
+        dy: Act,
+        class: Weight,
+        class_position: Weight,
+        n: Embed,
+    ) {
+        let [dpatches, dpositions, dy] = split(self.acts, [dpatches.0, dpositions.0, dy.0]);
+        let [class, class_position] = split(self.grads, [class.0, class_position.0]);
+        ops::embed::backward(dpatches, dpositions, class, class_position, dy, n);
+    }
+
+    fn resize_positions_backward(&mut self, dy: Act, table: Weight, rows: State, cols: State, n: Grid) {
+        let (rows, cols) = (&self.state[rows.range()], &self.state[cols.range()]);
+        ops::position::backward(&mut self.grads[table.range()], &self.acts[dy.range()], rows, cols, n);
+    }
+
+    fn clear(&mut self, x: Act) {
+        self.acts[x.range()].fill(T::ZERO);
+    }
+
+    fn scatter_class_acc(&mut self, dx_acc: Act, dy: Act, n: Ragged, cols: usize) {
+        let [dx, dy] = split(self.acts, [dx_acc.0, dy.0]);
+        ops::embed::scatter_class_acc(dx, dy, n, cols);
+    }
+
+    fn l2_normalise_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows) {
+        let [dx, dy, y] = split(self.acts, [dx.0, dy.0, y.0]);
+        ops::norm::l2_backward(dx, dy, y, &self.stats[norm.range()], n);
+    }
+}
+
+impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
+    fn zero_grads(&mut self) {
+        self.grads.fill(T::ZERO);
+    }
+
+    fn zero(&mut self, x: State) {
+        self.state[x.range()].fill(T::ZERO);
+    }
+
+    fn teacher_lse(
+        &mut self,
+        lse: Stat,
+        entropy: Stat,
+        z: Act,
+        p: Prototypes,
+        centre: State,
+        hyper: State,
+        n: LossDims,
+    ) {
+        let [lse, entropy, scale] = split(self.stats, [lse.0, entropy.0, p.scale.0]);
+        let (centre, h) = (&self.state[centre.range()], &self.state[hyper.range()]);
+        ops::loss::teacher_lse(lse, entropy, &self.acts[z.range()], &self.weights[p.v.range()], scale, centre, h, n);
+    }
+
+    fn dino_loss(
+        &mut self,
+        loss: Stat,
+        lse: Stat,
+        dz: Act,
+        z: Act,
+        student: Prototypes,
+        z_teacher: Act,
+        lse_teacher: Stat,
+        teacher: Prototypes,
+        centre: State,
+        hyper: State,
+        n: LossDims,
+    ) {
+        let [dz, z, zt] = split(self.acts, [dz.0, z.0, z_teacher.0]);
+        let [loss, lse, lse_t, scale, scale_t] =
+            split(self.stats, [loss.0, lse.0, lse_teacher.0, student.scale.0, teacher.scale.0]);
+        let (v, vt) = (&self.weights[student.v.range()], &self.weights[teacher.v.range()]);
+        let dw = &mut self.grads[student.v.range()];
+        let (centre, h) = (&self.state[centre.range()], &self.state[hyper.range()]);
+        ops::loss::forward_backward(loss, lse, dz, dw, z, v, scale, zt, lse_t, vt, scale_t, centre, h, n);
+    }
+
+    fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
+        let sum = &mut self.state[sum.range()];
+        self.acts[x.range()].chunks(n.cols).for_each(|row| ops::axpy(sum, T::ONE, row));
+    }
+
+    fn sum_stat(&mut self, sum: State, x: Stat) {
+        self.state[sum.0.at] += ops::sum(&self.stats[x.range()]);
+    }
+
+    fn weight_norm_backward(&mut self, v: Weight, g: Weight, scale: Stat, train_gain: bool, n: Rows) {
+        let [dv, dg] = split(self.grads, [v.0, g.0]);
+        let scale = &self.stats[scale.range()];
+        ops::norm::weight_norm_backward(dv, train_gain.then_some(dg), &self.weights[v.range()], scale, n);
+    }
+
+    fn clip(&mut self, m: State, table: &Table, hyper: State) {
+        let limit = self.state[hyper.0.at + hyper::CLIP].to_f64();
+        let mut total = 0.0;
+        table.visit(|spec| {
+            let g = &mut self.grads[spec.at.range()];
+            let square = ops::sum_squares(g);
+            total += square;
+            let factor = ops::optim::clip_factor(libm::sqrt(square), limit);
+            if factor < 1.0 {
+                g.iter_mut().for_each(|g| *g *= T::of(factor));
+            }
+        });
+        let finite = total.is_finite() && self.state[m.0.at + monitor::LOSS].is_finite();
+        self.state[m.0.at + monitor::FINITE] = if finite { T::ONE } else { T::ZERO };
+        self.state[m.0.at + monitor::GRAD_NORM] = T::of(libm::sqrt(total));
+    }
+
+    fn commit_centre(&mut self, centre: State, m: State, sum: State, teacher: Prototypes, hyper: State, _n: Rows) {
+        let [centre, m, sum, h] = split(self.state, [centre.0, m.0, sum.0, hyper.0]);
+        if m[monitor::FINITE] == T::ONE {
+            let (v, scale) = (&self.weights[teacher.v.range()], &self.stats[teacher.scale.range()]);
+            ops::loss::commit_centre(centre, sum, v, scale, h);
+            m[monitor::CENTRE_NORM] = T::of(libm::sqrt(ops::sum_squares(centre)));
+        }
+    }
+
+    fn adamw(&mut self, m: State, table: &Table, hyper: State) {
+        let h = &self.state[hyper.range()];
+        if self.state[m.0.at + monitor::FINITE] != T::ONE {
+            return;
+        }
+        let (first, second) = self.moments.split_at_mut(table.len());
+        let frozen = h[hyper::FREEZE_LAST] != T::ZERO;
+        table.visit(|spec| {
+            let (last, at) = (spec.last_layer, spec.at.range());
+            if spec.role == Role::Frozen || (last && frozen) {
+                return;
+            }
+            let decay = if spec.role == Role::Decay { h[hyper::DECAY] } else { T::ZERO };
+            let (step, bias2) = if last { (hyper::STEP_LAST, hyper::BIAS2_LAST) } else { (hyper::STEP, hyper::BIAS2) };
+            let (p, g) = (&mut self.weights[at.clone()], &self.grads[at.clone()]);
+            ops::optim::adamw(p, &mut first[at.clone()], &mut second[at], g, decay, h[step], h[bias2], h);
+        });
+    }
+
+    fn ema(&mut self, m: State, table: &Table, hyper: State) {
+        if self.state[m.0.at + monitor::FINITE] == T::ONE {
+            let (student, teacher) = self.weights.split_at_mut(table.len());
+            ops::optim::ema(teacher, student, self.state[hyper.0.at + hyper::EMA_RATE]);
+        }
+    }
+}
+
+impl<T: Real, W: DerefMut<Target = [T]>> Reference<'_, T, W> {
+    fn pool(&mut self, pool: Pool) -> &mut [T] {
+        match pool {
+            Pool::Weights => &mut self.weights,
+            Pool::Grads => self.grads,
+            Pool::Moments => self.moments,
+            Pool::Acts => self.acts,
+            Pool::Stats => self.stats,
+            Pool::State => self.state,
+        }
+    }
+}
+
+impl<T: Real, W: DerefMut<Target = [T]>> Memory for Reference<'_, T, W> {
+    fn read(&mut self, pool: Pool, at: usize, out: &mut [f64]) {
+        let pool = &self.pool(pool)[at..][..out.len()];
+        out.iter_mut().zip(pool).for_each(|(o, x)| *o = x.to_f64());
+    }
+
+    fn write(&mut self, pool: Pool, at: usize, values: &[f64]) {
+        let pool = &mut self.pool(pool)[at..][..values.len()];
+        pool.iter_mut().zip(values).for_each(|(x, v)| *x = T::of(*v));
+    }
+
+    fn len(&mut self, pool: Pool) -> usize {
+        self.pool(pool).len()
+    }
+}

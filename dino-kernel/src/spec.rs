@@ -1,0 +1,89 @@
+//! The parameter table's row. A parameter is declared once: name, shape, initialiser, role; its offset is where the cursor
+//! stood. The row drives initialisation, decay groups, per-tensor clip, checkpoint keys, upload and the printed plan.
+
+use crate::mem::{Cursor, Weight};
+use core::fmt;
+
+/// The published key of a parameter, without allocation: `blocks.` 3 `.` `attn.qkv.weight`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// "" for the backbone, "head." for the projection head.
+    pub part: &'static str,
+    /// A list's name, with its dot, or "".
+    pub list: &'static str,
+    /// Which element of the list.
+    pub index: usize,
+    /// The rest of the key.
+    pub leaf: &'static str,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.part)?;
+        if !self.list.is_empty() {
+            write!(f, "{}{}.", self.list, self.index)?;
+        }
+        f.write_str(self.leaf)
+    }
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    Zeros,
+    Ones,
+    /// Normal with this standard deviation, redrawn outside +-2 (absolute).
+    TruncNormal(f64),
+    /// Uniform in +-1/sqrt(fan_in): PyTorch's default for convolutions and linear layers.
+    FanIn(usize),
+}
+
+/// How the optimiser treats a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// More than one axis and not a bias: follows the weight-decay schedule. Includes the class token and the positions.
+    Decay,
+    /// One axis, or a bias: never decayed.
+    Plain,
+    /// Not trained (the gain of the last layer, by default). The teacher still averages it.
+    Frozen,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    pub name: Name,
+    /// The published shape; only the first `rank` entries count.
+    pub dims: [usize; 4],
+    pub rank: usize,
+    pub init: Init,
+    pub role: Role,
+    /// Belongs to the head's last layer, which is withheld from the optimiser in the first epochs.
+    pub last_layer: bool,
+    /// Where the student's copy lies.
+    pub at: Weight,
+}
+
+impl Spec {
+    /// The published shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.dims[..self.rank]
+    }
+}
+
+/// Declares a parameter and takes its span.
+pub(crate) const fn spec<const R: usize>(
+    name: Name,
+    shape: [usize; R],
+    init: Init,
+    role: Role,
+    c: &mut Cursor,
+) -> Spec {
+    let (mut dims, mut len, mut i) = ([1; 4], 1, 0);
+    while i < R {
+        dims[i] = shape[i];
+        len *= shape[i];
+        i += 1;
+    }
+    Spec { name, dims, rank: R, init, role, last_layer: false, at: Weight(c.take(len)) }
+}

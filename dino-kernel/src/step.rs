@@ -1,0 +1,160 @@
+//! One optimisation step, reading like the paper's algorithm 1, and the numbers that change from step to step.
+//!
+//! A step is: [`begin`], then per micro-batch [`micro_batch`] (forward, backward, accumulate), then [`commit`]: given the
+//! centre, the loss is separable per image and per crop, so any split of a batch gives the same gradients, teacher sum and
+//! centre. Nothing in a step reads the device or depends on anything but the pools.
+
+use crate::backend::{Rows, Update};
+use crate::plan::Plan;
+
+/// Places in the `hyper` span: this step's derived numbers, formed in f64 and rounded once (in f32, 1 - 0.9999 is off by 1.7e-4).
+pub mod hyper {
+    /// lr * weight decay.
+    pub const DECAY: usize = 0;
+    /// lr / (1 - b1^t), trunk's step count.
+    pub const STEP: usize = 1;
+    /// 1 / sqrt(1 - b2^t), trunk's step count.
+    pub const BIAS2: usize = 2;
+    /// The same two with the last layer's step count, which stands still while frozen.
+    pub const STEP_LAST: usize = 3;
+    pub const BIAS2_LAST: usize = 4;
+    /// 1 - b1, 1 - b2, eps of Adam.
+    pub const RATE1: usize = 5;
+    pub const RATE2: usize = 6;
+    pub const EPS: usize = 7;
+    /// 1 - teacher momentum.
+    pub const EMA_RATE: usize = 8;
+    /// 1 - centre momentum.
+    pub const CENTRE_RATE: usize = 9;
+    /// 1 / teacher rows of the whole batch.
+    pub const INV_TEACHER_ROWS: usize = 10;
+    pub const INV_STUDENT_TEMP: usize = 11;
+    pub const INV_TEACHER_TEMP: usize = 12;
+    /// 1 / (images of the whole batch * pairs).
+    pub const LOSS_SCALE: usize = 13;
+    /// Per-tensor norm limit, 0 = off.
+    pub const CLIP: usize = 14;
+    /// 1 while the last layer is withheld from the optimiser, else 0.
+    pub const FREEZE_LAST: usize = 15;
+    pub const LEN: usize = 16;
+}
+
+/// Places in the `monitor` span: what a step reports, read by the host when it likes (a GPU's host reads one step late).
+pub mod monitor {
+    /// Sum over student rows of their loss; times LOSS_SCALE it is the loss.
+    pub const LOSS: usize = 0;
+    /// Sum over teacher rows of their entropy.
+    pub const ENTROPY: usize = 1;
+    /// 1 if loss and gradients were finite and the step was taken, else 0.
+    pub const FINITE: usize = 2;
+    /// Global gradient norm before clipping.
+    pub const GRAD_NORM: usize = 3;
+    /// Norm of the centre after the step.
+    pub const CENTRE_NORM: usize = 4;
+    pub const LEN: usize = 5;
+}
+
+/// What the schedules say about a step, and the recipe's constants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hyper {
+    pub lr: f64,
+    pub weight_decay: f64,
+    /// Teacher momentum.
+    pub momentum: f64,
+    pub teacher_temp: f64,
+    pub student_temp: f64,
+    pub center_momentum: f64,
+    /// 0 = off.
+    pub clip_grad: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// Optimiser steps including this one.
+    pub step: u64,
+    /// The same, counting only steps in which the last layer was not frozen.
+    pub step_last: u64,
+    pub freeze_last: bool,
+}
+
+impl Hyper {
+    /// The derived numbers for a batch of `images` with `views` crops each, `teachers` of them global.
+    pub fn derive(&self, images: usize, views: usize, teachers: usize) -> [f64; hyper::LEN] {
+        let correct = |beta: f64, t: u64| 1.0 - libm::pow(beta, t.max(1) as f64);
+        let mut h = [0.0; hyper::LEN];
+        h[hyper::DECAY] = self.lr * self.weight_decay;
+        h[hyper::STEP] = self.lr / correct(self.beta1, self.step);
+        h[hyper::BIAS2] = 1.0 / libm::sqrt(correct(self.beta2, self.step));
+        h[hyper::STEP_LAST] = self.lr / correct(self.beta1, self.step_last);
+        h[hyper::BIAS2_LAST] = 1.0 / libm::sqrt(correct(self.beta2, self.step_last));
+        h[hyper::RATE1] = 1.0 - self.beta1;
+        h[hyper::RATE2] = 1.0 - self.beta2;
+        h[hyper::EPS] = self.eps;
+        h[hyper::EMA_RATE] = 1.0 - self.momentum;
+        h[hyper::CENTRE_RATE] = 1.0 - self.center_momentum;
+        h[hyper::INV_TEACHER_ROWS] = 1.0 / (images * teachers) as f64;
+        h[hyper::INV_STUDENT_TEMP] = 1.0 / self.student_temp;
+        h[hyper::INV_TEACHER_TEMP] = 1.0 / self.teacher_temp;
+        h[hyper::LOSS_SCALE] = 1.0 / (images * teachers * (views - 1)) as f64;
+        h[hyper::CLIP] = self.clip_grad;
+        h[hyper::FREEZE_LAST] = if self.freeze_last { 1.0 } else { 0.0 };
+        h
+    }
+}
+
+/// Once per step: what the weights alone determine.
+pub fn begin<O: Update>(o: &mut O, p: &Plan) {
+    let (vit, n) = (&p.table.backbone, p.prototype_rows());
+    o.zero_grads();
+    o.zero(p.monitor);
+    o.zero(p.teacher_sum);
+    vit.resize_positions(o, &p.student.weights, &p.student.positions);
+    vit.resize_positions(o, &p.teacher.weights, &p.teacher.positions);
+    o.prototype_scale(p.student.scale, p.student.head_weights.v, p.student.head_weights.g, n);
+    o.prototype_scale(p.teacher.scale, p.teacher.head_weights.v, p.teacher.head_weights.g, n);
+}
+
+/// Forward and backward of the micro-batch whose pixels lie at `p.pixels`; gradients and the teacher's sum accumulate.
+pub fn micro_batch<O: Update>(o: &mut O, p: &Plan) {
+    let (vit, head, n) = (&p.table.backbone, &p.table.head, p.loss_dims());
+    let (s, t) = (&p.student, &p.teacher);
+    let (student, teacher) = (head.prototypes(&s.head_weights, s.scale), head.prototypes(&t.head_weights, t.scale));
+    o.patchify(p.cols, p.pixels, vit.patches(s.acts.crops()));
+
+    // The teacher sees the global crops, which come first, and saves nothing but its unit rows.
+    vit.forward(o, &t.weights, &t.acts, p.teacher_cols());
+    head.forward(o, &t.head_weights, &t.head, t.acts.y());
+    o.teacher_lse(p.lse_teacher, p.entropy, t.head.z, teacher, p.centre, p.hyper, n);
+    o.sum_rows(p.teacher_sum, t.head.z, Rows { rows: t.head.rows, cols: head.bottleneck });
+
+    vit.forward(o, &s.weights, &s.acts, p.cols);
+    head.forward(o, &s.head_weights, &s.head, s.acts.y());
+    o.dino_loss(
+        p.loss,
+        p.lse,
+        p.head_grads.dz,
+        s.head.z,
+        student,
+        t.head.z,
+        p.lse_teacher,
+        teacher,
+        p.centre,
+        p.hyper,
+        n,
+    );
+    o.sum_stat(p.monitor.part(monitor::LOSS, 1), p.loss);
+    o.sum_stat(p.monitor.part(monitor::ENTROPY, 1), p.entropy);
+    head.backward(o, &s.head_weights, &s.head, &p.head_grads, p.grads.dy, s.acts.y());
+    vit.backward(o, &s.weights, &s.acts, &p.grads, p.cols);
+}
+
+/// Once per step: clip, centre, optimiser, teacher. Every word is a no-op if anything was not finite.
+pub fn commit<O: Update>(o: &mut O, p: &Plan) {
+    let (s, t, n) = (&p.student, &p.teacher, p.prototype_rows());
+    o.weight_norm_backward(s.head_weights.v, s.head_weights.g, s.scale, p.table.head.train_gain, n);
+    o.clip(p.monitor, &p.table, p.hyper);
+    // The teacher's logits are those of this step's weights, so the centre comes before the average moves them.
+    let teacher = p.table.head.prototypes(&t.head_weights, t.scale);
+    o.commit_centre(p.centre, p.monitor, p.teacher_sum, teacher, p.hyper, n);
+    o.adamw(p.monitor, &p.table, p.hyper);
+    o.ema(p.monitor, &p.table, p.hyper);
+}
