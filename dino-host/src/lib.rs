@@ -1,3 +1,5 @@
 //! DINO v1 on the CPU: data, augmentation, training, checkpoints, evaluation and the command line, all generic over a device.
 
+pub mod cpu;
+pub mod device;
 pub mod error;

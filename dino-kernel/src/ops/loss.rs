@@ -16,31 +16,49 @@ use crate::step::hyper;
 /// Most teacher views a plan accepts.
 pub const MAX_TEACHERS: usize = 8;
 
-/// A running log-sum-exp: `top` is the largest term so far, `total` the sum of exp(term - top).
+/// A running softmax: `top` is the largest term so far, `total` the sum of exp(term - top), `spread` the sum of
+/// exp(term - top) (top - term). Measured from the top, every part is non-negative and a nearly one-hot row keeps its digits.
 #[derive(Clone, Copy, Debug)]
 pub struct LogSumExp<T> {
     pub top: T,
     pub total: T,
+    pub spread: T,
 }
 
 impl<T: Real> LogSumExp<T> {
     pub fn new() -> Self {
-        LogSumExp { top: T::of(f64::NEG_INFINITY), total: T::ZERO }
+        LogSumExp { top: T::of(f64::NEG_INFINITY), total: T::ZERO, spread: T::ZERO }
     }
 
     #[inline(always)]
     pub fn push(&mut self, x: T) {
         if x > self.top || x.is_nan() {
-            self.total = self.total * (self.top - x).exp() + T::ONE;
+            if self.total > T::ZERO {
+                let rise = x - self.top;
+                let factor = (-rise).exp();
+                self.spread = factor * (self.spread + rise * self.total);
+                self.total *= factor;
+            }
+            self.total += T::ONE;
             self.top = x;
         } else {
-            self.total += (x - self.top).exp();
+            let term = (x - self.top).exp();
+            self.total += term;
+            // exp(-inf) * inf is no number, and a term that is exactly nothing adds nothing.
+            if term > T::ZERO {
+                self.spread += term * (self.top - x);
+            }
         }
     }
 
-    /// The value so far.
+    /// ln of the sum of exp(term).
     pub fn value(self) -> T {
         self.top + self.total.ln()
+    }
+
+    /// Entropy of the softmax of the terms.
+    pub fn entropy(self) -> T {
+        self.spread / self.total + self.total.ln()
     }
 }
 
@@ -51,7 +69,6 @@ impl<T: Real> Default for LogSumExp<T> {
 }
 
 /// lse, entropy (teachers * images); z (teachers * images, bottleneck); v (K, bottleneck); scale, centre (K).
-/// The entropy is a sum of non-negative terms q (lse - x), so that a nearly one-hot row keeps its digits.
 pub fn teacher_lse<T: Real>(
     lse: &mut [T],
     entropy: &mut [T],
@@ -70,11 +87,7 @@ pub fn teacher_lse<T: Real>(
             sum.push(score(row, k));
         }
         lse[row] = sum.value();
-        entropy[row] = T::ZERO;
-        for k in 0..n.prototypes {
-            let below = lse[row] - score(row, k);
-            entropy[row] += (-below).exp() * below;
-        }
+        entropy[row] = sum.entropy();
     }
 }
 

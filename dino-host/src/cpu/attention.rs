@@ -1,0 +1,140 @@
+//! Attention on the CPU: one task a crop, heads in turn, scores in a thread's own scratch, where one head's fit the cache.
+
+use super::gemm::{View, sgemm};
+use super::rows;
+use dino_kernel::backend::Heads;
+use dino_kernel::ops;
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `len` elements of this thread's scratch, which keeps its largest size.
+fn with_scratch(len: usize, f: impl FnOnce(&mut [f32])) {
+    SCRATCH.with_borrow_mut(|s| {
+        if s.len() < len {
+            s.resize(len, 0.0);
+        }
+        f(&mut s[..len])
+    })
+}
+
+fn scale(n: Heads) -> f32 {
+    (1.0 / libm::sqrt(n.head_dim as f64)) as f32
+}
+
+/// Cuts a packed matrix of `width` elements a token into its crops.
+fn crops<'a>(mut data: &'a mut [f32], n: Heads, width: usize) -> Vec<&'a mut [f32]> {
+    let cut = |(_, tokens): (usize, usize)| data.split_off_mut(..tokens * width);
+    n.crops.each().map_while(cut).collect()
+}
+
+/// The same for a matrix that is read.
+fn crops_of<'a>(data: &'a [f32], n: Heads, width: usize) -> Vec<&'a [f32]> {
+    n.crops.each().map(|(first, tokens)| &data[first * width..][..tokens * width]).collect()
+}
+
+/// y (rows, C); lse (rows, heads); qkv (rows, 3C).
+pub fn forward(y: &mut [f32], lse: &mut [f32], qkv: &[f32], n: Heads) {
+    let (c, d) = (n.cols(), n.head_dim);
+    let read = crops_of(qkv, n, 3 * c);
+    crops(y, n, c).into_par_iter().zip(crops(lse, n, n.heads)).zip(read).for_each(|((y, lse), qkv)| {
+        let t = qkv.len() / (3 * c);
+        with_scratch(t * t, |p| {
+            for h in 0..n.heads {
+                let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * c + h * d..]);
+                sgemm(p, t, View::rows(q, 3 * c), View::transposed(k, 3 * c), [t, d, t], 0.0);
+                rows::softmax(p, t, scale(n), &mut lse[h..], n.heads);
+                sgemm(&mut y[h * d..], c, View::rows(p, t), View::rows(v, 3 * c), [t, t, d], 0.0);
+            }
+        });
+    });
+}
+
+/// dqkv (rows, 3C) is set; dy, y (rows, C); lse (rows, heads); qkv (rows, 3C).
+pub fn backward(dqkv: &mut [f32], dy: &[f32], y: &[f32], lse: &[f32], qkv: &[f32], n: Heads) {
+    let (c, d) = (n.cols(), n.head_dim);
+    let read = crops_of(dy, n, c).into_par_iter().zip(crops_of(y, n, c));
+    let read = read.zip(crops_of(lse, n, n.heads)).zip(crops_of(qkv, n, 3 * c));
+    crops(dqkv, n, 3 * c).into_par_iter().zip(read).for_each(|(dqkv, (((dy, y), lse), qkv))| {
+        let t = qkv.len() / (3 * c);
+        with_scratch(2 * t * t, |scratch| {
+            let (p, ds) = scratch.split_at_mut(t * t);
+            for h in 0..n.heads {
+                let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * c + h * d..]);
+                let (dy, y) = (&dy[h * d..], &y[h * d..]);
+                sgemm(p, t, View::rows(q, 3 * c), View::transposed(k, 3 * c), [t, d, t], 0.0);
+                rows::softmax_again(p, t, scale(n), &lse[h..], n.heads);
+                sgemm(ds, t, View::rows(dy, c), View::transposed(v, 3 * c), [t, d, t], 0.0);
+                rows::softmax_backward(ds, p, t, scale(n), dy, y, d, c);
+                let mut write = |part: usize, a, b| sgemm(&mut dqkv[part * c + h * d..], 3 * c, a, b, [t, t, d], 0.0);
+                write(0, View::rows(ds, t), View::rows(k, 3 * c));
+                write(1, View::transposed(ds, t), View::rows(q, 3 * c));
+                write(2, View::transposed(p, t), View::rows(dy, c));
+            }
+        });
+    });
+}
+
+/// One query a crop: y (crops, C); lse (crops, heads); q (crops, C); kv (rows, 2C).
+pub fn class_forward(y: &mut [f32], lse: &mut [f32], q: &[f32], kv: &[f32], n: Heads) {
+    let (c, d) = (n.cols(), n.head_dim);
+    let written = y.par_chunks_mut(c).zip(lse.par_chunks_mut(n.heads));
+    written.zip(q.par_chunks(c)).zip(crops_of(kv, n, 2 * c)).for_each(|(((y, lse), q), kv)| {
+        let t = kv.len() / (2 * c);
+        with_scratch(t, |p| {
+            for h in 0..n.heads {
+                let (q, y) = (&q[h * d..][..d], &mut y[h * d..][..d]);
+                for (p, kv) in p.iter_mut().zip(kv.chunks(2 * c)) {
+                    *p = ops::dot(q, &kv[h * d..][..d]);
+                }
+                rows::softmax(p, t, scale(n), &mut lse[h..=h], 1);
+                y.fill(0.0);
+                for (&p, kv) in p.iter().zip(kv.chunks(2 * c)) {
+                    ops::axpy(y, p, &kv[c + h * d..][..d]);
+                }
+            }
+        });
+    });
+}
+
+/// dq (crops, C) and dkv (rows, 2C) are set.
+pub fn class_backward(
+    dq: &mut [f32],
+    dkv: &mut [f32],
+    dy: &[f32],
+    y: &[f32],
+    lse: &[f32],
+    q: &[f32],
+    kv: &[f32],
+    n: Heads,
+) {
+    let (c, d) = (n.cols(), n.head_dim);
+    let read = dy.par_chunks(c).zip(y.par_chunks(c)).zip(lse.par_chunks(n.heads)).zip(q.par_chunks(c));
+    let written = dq.par_chunks_mut(c).zip(crops(dkv, n, 2 * c));
+    written.zip(read).zip(crops_of(kv, n, 2 * c)).for_each(|(((dq, dkv), (((dy, y), lse), q)), kv)| {
+        let t = kv.len() / (2 * c);
+        with_scratch(t, |p| {
+            for h in 0..n.heads {
+                let part = h * d..(h + 1) * d;
+                let (dq, dy, y, q) = (&mut dq[part.clone()], &dy[part.clone()], &y[part.clone()], &q[part]);
+                for (p, kv) in p.iter_mut().zip(kv.chunks(2 * c)) {
+                    *p = ops::dot(q, &kv[h * d..][..d]);
+                }
+                rows::softmax_again(p, t, scale(n), &lse[h..=h], 1);
+                let delta = ops::dot(dy, y);
+                dq.fill(0.0);
+                for ((&p, kv), dkv) in p.iter().zip(kv.chunks(2 * c)).zip(dkv.chunks_mut(2 * c)) {
+                    let (k, v) = (&kv[h * d..][..d], &kv[c + h * d..][..d]);
+                    let ds = p * (ops::dot(dy, v) - delta) * scale(n);
+                    ops::axpy(dq, ds, k);
+                    let (dk, dv) = dkv.split_at_mut(c);
+                    dk[h * d..][..d].iter_mut().zip(q).for_each(|(dk, &q)| *dk = ds * q);
+                    dv[h * d..][..d].iter_mut().zip(dy).for_each(|(dv, &dy)| *dv = p * dy);
+                }
+            }
+        });
+    });
+}

@@ -1,0 +1,151 @@
+//! The prototype loss on the CPU: products over tiles of prototypes that stay in the cache, so that no (rows, K) matrix exists.
+//!
+//! The tiles are dealt to at most eight strips, each a task with its own partial sums; strips are added in order. The logits
+//! are computed twice (once for the log-sum-exp, once for the gradient): a fifth more products, no memory.
+
+use super::gemm::{View, sgemm};
+use super::rows::{self, Running};
+use dino_kernel::backend::LossDims;
+use dino_kernel::step::hyper;
+use rayon::prelude::*;
+
+/// Prototypes per tile.
+const TILE: usize = 256;
+/// Most strips.
+const STRIPS: usize = 8;
+
+/// One network's unit rows, its prototypes (K, bottleneck) and their scales (K).
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub z: &'a [f32],
+    pub v: &'a [f32],
+    pub scale: &'a [f32],
+}
+
+impl Rows<'_> {
+    /// s (rows, tile) = z times prototypes `at .. at + tile`, not yet scaled.
+    fn products(&self, s: &mut [f32], at: usize, tile: usize, bottleneck: usize) {
+        let rows = self.z.len() / bottleneck;
+        let v = &self.v[at * bottleneck..][..tile * bottleneck];
+        sgemm(s, tile, View::rows(self.z, bottleneck), View::transposed(v, bottleneck), [rows, bottleneck, tile], 0.0);
+    }
+}
+
+/// Prototypes per strip: whole tiles.
+fn strip_len(prototypes: usize) -> usize {
+    prototypes.div_ceil(TILE).div_ceil(STRIPS) * TILE
+}
+
+/// The running softmax of every row over all prototypes, strips merged in order.
+fn sweep(network: Rows, centre: Option<&[f32]>, factor: f32, n: LossDims, scratch: &mut Vec<f32>) -> Vec<Running> {
+    let rows = network.z.len() / n.bottleneck;
+    let strip = strip_len(n.prototypes);
+    let strips = n.prototypes.div_ceil(strip);
+    scratch.resize(scratch.len().max(strips * rows * TILE), 0.0);
+    let partial: Vec<Vec<Running>> = scratch
+        .par_chunks_mut(rows * TILE)
+        .take(strips)
+        .enumerate()
+        .map(|(i, s)| {
+            let mut sums = vec![Running::START; rows];
+            let end = ((i + 1) * strip).min(n.prototypes);
+            for at in (i * strip..end).step_by(TILE) {
+                let tile = TILE.min(end - at);
+                let s = &mut s[..rows * tile];
+                network.products(s, at, tile, n.bottleneck);
+                for (row, sum) in s.chunks_mut(tile).zip(&mut sums) {
+                    let centre = centre.map(|c| &c[at..at + tile]);
+                    *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], centre, factor));
+                }
+            }
+            sums
+        })
+        .collect();
+    (0..rows).map(|r| partial.iter().fold(Running::START, |sum, strip| sum.merge(strip[r]))).collect()
+}
+
+/// lse, entropy (teacher rows).
+pub fn teacher_lse(
+    lse: &mut [f32],
+    entropy: &mut [f32],
+    teacher: Rows,
+    centre: &[f32],
+    h: &[f32; hyper::LEN],
+    n: LossDims,
+    scratch: &mut Vec<f32>,
+) {
+    for (r, sum) in sweep(teacher, Some(centre), h[hyper::INV_TEACHER_TEMP], n, scratch).into_iter().enumerate() {
+        (lse[r], entropy[r]) = (sum.lse(), sum.entropy());
+    }
+}
+
+/// See `dino_kernel::ops::loss::forward_backward`.
+pub fn forward_backward(
+    loss: &mut [f32],
+    lse: &mut [f32],
+    dz: &mut [f32],
+    dw: &mut [f32],
+    student: Rows,
+    teacher: Rows,
+    lse_teacher: &[f32],
+    centre: &[f32],
+    h: &[f32; hyper::LEN],
+    n: LossDims,
+    scratch: &mut Vec<f32>,
+) {
+    let (soften, sharpen) = (h[hyper::INV_STUDENT_TEMP], h[hyper::INV_TEACHER_TEMP]);
+    let gradient_scale = soften * h[hyper::LOSS_SCALE];
+    let (rows, rows_teacher, c) = (n.rows(), n.teachers * n.images, n.bottleneck);
+    for (r, sum) in sweep(student, None, soften, n, scratch).into_iter().enumerate() {
+        lse[r] = sum.lse();
+        loss[r] = n.pairs_of(n.first_view + r / n.images) as f32 * lse[r];
+    }
+
+    // A strip's own memory: student products, teacher probabilities, summed targets of a row, what the rows met, dz.
+    let strip = strip_len(n.prototypes);
+    let strips = n.prototypes.div_ceil(strip);
+    let share = (rows + rows_teacher + 1) * TILE + rows + rows * c;
+    scratch.resize(scratch.len().max(strips * share), 0.0);
+    let lse: &[f32] = lse;
+    let tasks = scratch.par_chunks_mut(share).zip(dw.par_chunks_mut(strip * c)).enumerate();
+    tasks.for_each(|(i, (own, dw))| {
+        let (s, own) = own.split_at_mut(rows * TILE);
+        let (t, own) = own.split_at_mut(rows_teacher * TILE);
+        let (q, own) = own.split_at_mut(TILE);
+        let (met, dz) = own.split_at_mut(rows);
+        met.fill(0.0);
+        dz.fill(0.0);
+        let (first, end) = (i * strip, ((i + 1) * strip).min(n.prototypes));
+        for at in (first..end).step_by(TILE) {
+            let tile = TILE.min(end - at);
+            let part = at..at + tile;
+            let (s, t, q) = (&mut s[..rows * tile], &mut t[..rows_teacher * tile], &mut q[..tile]);
+            student.products(s, at, tile, c);
+            teacher.products(t, at, tile, c);
+            for (t, &lse) in t.chunks_mut(tile).zip(lse_teacher) {
+                rows::targets(t, &teacher.scale[part.clone()], &centre[part.clone()], sharpen, lse);
+            }
+            for (row, s) in s.chunks_mut(tile).enumerate() {
+                let (view, image) = (n.first_view + row / n.images, row % n.images);
+                q.fill(0.0);
+                for other in (0..n.teachers).filter(|&other| other != view) {
+                    rows::add_assign(q, &t[(other * n.images + image) * tile..][..tile]);
+                }
+                let pairs = n.pairs_of(view) as f32;
+                let scale = &student.scale[part.clone()];
+                met[row] += rows::student_row(s, q, scale, soften, lse[row], pairs, gradient_scale);
+            }
+            let dw = &mut dw[(at - first) * c..][..tile * c];
+            sgemm(dw, c, View::transposed(s, tile), View::rows(student.z, c), [tile, rows, c], 1.0);
+            s.chunks_mut(tile).for_each(|s| rows::scale_columns(s, &student.scale[part.clone()]));
+            let v = &student.v[at * c..][..tile * c];
+            sgemm(dz, c, View::rows(s, tile), View::rows(v, c), [rows, tile, c], 1.0);
+        }
+    });
+    dz.fill(0.0);
+    for own in scratch.chunks(share).take(strips) {
+        let (met, part) = own[(rows + rows_teacher + 1) * TILE..].split_at(rows);
+        rows::add_assign(dz, part);
+        loss.iter_mut().zip(met).for_each(|(loss, met)| *loss -= met);
+    }
+}

@@ -1,0 +1,496 @@
+//! The CPU backend: rayon over blocks of rows, `matrixmultiply` inside, row kernels that vectorise. Words that cost nothing run
+//! through the reference backend.
+//!
+//! Same bits for any number of threads: work is cut by shape, every sum has a fixed order.
+
+mod attention;
+pub mod fast;
+pub mod gemm;
+mod loss;
+pub mod rows;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use dino_kernel::backend::*;
+use dino_kernel::crops::Ragged;
+use dino_kernel::mem::{Act, Span, Stat, State, Weight};
+use dino_kernel::middleware::{Memory, Pool};
+use dino_kernel::model::Table;
+use dino_kernel::ops;
+use dino_kernel::plan::Pools;
+use dino_kernel::reference::Train;
+use dino_kernel::spec::Role;
+use dino_kernel::step::{hyper, monitor};
+use rayon::prelude::*;
+
+/// The pools, in f32.
+pub struct Cpu {
+    weights: Vec<f32>,
+    grads: Vec<f32>,
+    moments: Vec<f32>,
+    acts: Vec<f32>,
+    stats: Vec<f32>,
+    state: Vec<f32>,
+    /// Partial sums of one word; grows to the largest need and stays.
+    scratch: Vec<f32>,
+}
+
+/// Elements per task of an elementwise word: large enough to hide the task, small enough for a cache.
+const CHUNK: usize = 1 << 14;
+
+/// Distinct spans of one pool as slices.
+fn split<const N: usize>(pool: &mut [f32], spans: [Span; N]) -> [&mut [f32]; N] {
+    match pool.get_disjoint_mut(spans.map(Span::range)) {
+        Ok(parts) => parts,
+        Err(_) => panic!("the plan hands a word overlapping or out-of-pool spans: {spans:?}"),
+    }
+}
+
+impl Cpu {
+    fn reference(&mut self) -> Train<'_, f32> {
+        Train {
+            weights: &mut self.weights,
+            grads: &mut self.grads,
+            moments: &mut self.moments,
+            acts: &mut self.acts,
+            stats: &mut self.stats,
+            state: &mut self.state,
+        }
+    }
+
+    fn hyper(&self, h: State) -> [f32; hyper::LEN] {
+        let mut numbers = [0.0; hyper::LEN];
+        numbers.copy_from_slice(&self.state[h.range()]);
+        numbers
+    }
+
+    fn finite(&self, m: State) -> bool {
+        self.state[m.0.at + monitor::FINITE] == 1.0
+    }
+
+    fn pool(&mut self, pool: Pool) -> &mut Vec<f32> {
+        match pool {
+            Pool::Weights => &mut self.weights,
+            Pool::Grads => &mut self.grads,
+            Pool::Moments => &mut self.moments,
+            Pool::Acts => &mut self.acts,
+            Pool::Stats => &mut self.stats,
+            Pool::State => &mut self.state,
+        }
+    }
+}
+
+impl Forward for Cpu {
+    fn patchify(&mut self, y: Act, x: Act, n: Patches) {
+        self.reference().patchify(y, x, n);
+    }
+
+    fn linear(&mut self, y: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+        let [y, x] = split(&mut self.acts, [y.0, x.0]);
+        gemm::linear(y, x, &self.weights[w.range()], &self.weights[b.range()], n.inp);
+    }
+
+    fn gelu(&mut self, y: Act, x: Act) {
+        let [y, x] = split(&mut self.acts, [y.0, x.0]);
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| rows::gelu(y, x));
+    }
+
+    fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+        let [y, pre, x] = split(&mut self.acts, [y.0, pre.0, x.0]);
+        let (w, b) = (&self.weights[w.range()], &self.weights[b.range()]);
+        gemm::linear_then(y, pre, x, w, b, n.inp, rows::gelu);
+    }
+
+    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: Rows) {
+        let [y, x] = split(&mut self.acts, [y.0, x.0]);
+        let [mean, rstd] = split(&mut self.stats, [mean.0, rstd.0]);
+        let (w, b) = (&self.weights[w.range()], &self.weights[b.range()]);
+        let block = gemm::row_block(n.rows);
+        let stats = mean.par_chunks_mut(block).zip(rstd.par_chunks_mut(block));
+        y.par_chunks_mut(block * n.cols)
+            .zip(x.par_chunks(block * n.cols))
+            .zip(stats)
+            .for_each(|((y, x), (mean, rstd))| rows::layernorm(y, mean, rstd, x, w, b));
+    }
+
+    fn add(&mut self, y: Act, x: Act, branch: Act) {
+        let [y, x, b] = split(&mut self.acts, [y.0, x.0, branch.0]);
+        y.par_chunks_mut(CHUNK)
+            .zip(x.par_chunks(CHUNK))
+            .zip(b.par_chunks(CHUNK))
+            .for_each(|((y, x), b)| rows::add(y, x, b));
+    }
+
+    fn add_scaled(&mut self, y: Act, x: Act, branch: Act, scale: State, n: Ragged, cols: usize) {
+        let [y, x, b] = split(&mut self.acts, [y.0, x.0, branch.0]);
+        for ((first, tokens), &s) in n.each().zip(&self.state[scale.range()]) {
+            let part = first * cols..(first + tokens) * cols;
+            rows::add_scaled(&mut y[part.clone()], &x[part.clone()], &b[part], s);
+        }
+    }
+
+    fn add_layernorm(
+        &mut self,
+        y: Act,
+        mid: Act,
+        mean: Stat,
+        rstd: Stat,
+        x: Act,
+        branch: Act,
+        w: Weight,
+        b: Weight,
+        n: Rows,
+    ) {
+        let [y, mid, x, branch] = split(&mut self.acts, [y.0, mid.0, x.0, branch.0]);
+        let [mean, rstd] = split(&mut self.stats, [mean.0, rstd.0]);
+        let (w, b) = (&self.weights[w.range()], &self.weights[b.range()]);
+        let block = gemm::row_block(n.rows);
+        let wide = block * n.cols;
+        let stats = mean.par_chunks_mut(block).zip(rstd.par_chunks_mut(block));
+        let written = y.par_chunks_mut(wide).zip(mid.par_chunks_mut(wide)).zip(stats);
+        written.zip(x.par_chunks(wide)).zip(branch.par_chunks(wide)).for_each(
+            |((((y, mid), (mean, rstd)), x), branch)| {
+                rows::add(mid, x, branch);
+                rows::layernorm(y, mean, rstd, mid, w, b);
+            },
+        );
+    }
+
+    fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid) {
+        self.reference().resize_positions(y, table, rows, cols, n);
+    }
+
+    fn embed(&mut self, y: Act, patches: Act, class: Weight, class_position: Weight, positions: Act, n: Embed) {
+        self.reference().embed(y, patches, class, class_position, positions, n);
+    }
+
+    fn attention(&mut self, y: Act, lse: Stat, qkv: Act, n: Heads) {
+        let [y, qkv] = split(&mut self.acts, [y.0, qkv.0]);
+        attention::forward(y, &mut self.stats[lse.range()], qkv, n);
+    }
+
+    fn attention_class(&mut self, y: Act, lse: Stat, q: Act, kv: Act, n: Heads) {
+        let [y, q, kv] = split(&mut self.acts, [y.0, q.0, kv.0]);
+        attention::class_forward(y, &mut self.stats[lse.range()], q, kv, n);
+    }
+
+    fn attention_rows(&mut self, y: Act, lse: Stat, qkv: Act, queries: usize, n: Heads) {
+        self.reference().attention_rows(y, lse, qkv, queries, n);
+    }
+
+    fn gather_class(&mut self, y: Act, x: Act, n: Ragged, cols: usize) {
+        self.reference().gather_class(y, x, n, cols);
+    }
+
+    fn l2_normalise(&mut self, y: Act, norm: Stat, x: Act, n: Rows) {
+        self.reference().l2_normalise(y, norm, x, n);
+    }
+
+    fn prototype_scale(&mut self, scale: Stat, v: Weight, g: Weight, n: Rows) {
+        let (v, g) = (&self.weights[v.range()], &self.weights[g.range()]);
+        let scale = self.stats[scale.range()].par_chunks_mut(256);
+        scale
+            .zip(v.par_chunks(256 * n.cols))
+            .zip(g.par_chunks(256))
+            .for_each(|((scale, v), g)| rows::prototype_scale(scale, v, g, n.cols));
+    }
+
+    fn logits(&mut self, y: Act, z: Act, p: Prototypes, n: Mat) {
+        let [y, z] = split(&mut self.acts, [y.0, z.0]);
+        let (v, scale) = (&self.weights[p.v.range()], &self.stats[p.scale.range()]);
+        let block = gemm::row_block(n.rows);
+        y.par_chunks_mut(block * n.out).zip(z.par_chunks(block * n.inp)).for_each(|(y, z)| {
+            let size = [y.len() / n.out, n.inp, n.out];
+            gemm::sgemm(y, n.out, gemm::View::rows(z, n.inp), gemm::View::transposed(v, n.inp), size, 0.0);
+            y.chunks_mut(n.out).for_each(|row| rows::scale_columns(row, scale));
+        });
+    }
+}
+
+impl Backward for Cpu {
+    fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+        {
+            let [dx, dy] = split(&mut self.acts, [dx.0, dy.0]);
+            gemm::input_gradient(dx, dy, &self.weights[w.range()], n.inp, n.out);
+        }
+        self.linear_backward_params(dy, x, w, b, n);
+    }
+
+    fn linear_backward_params(&mut self, dy: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+        let [dw, db] = split(&mut self.grads, [w.0, b.0]);
+        gemm::weight_gradient(dw, db, &self.acts[dy.range()], &self.acts[x.range()], n.inp, &mut self.scratch);
+    }
+
+    fn gelu_backward(&mut self, dx: Act, dy: Act, x: Act) {
+        let [dx, dy, x] = split(&mut self.acts, [dx.0, dy.0, x.0]);
+        dx.par_chunks_mut(CHUNK)
+            .zip(dy.par_chunks(CHUNK))
+            .zip(x.par_chunks(CHUNK))
+            .for_each(|((dx, dy), x)| rows::gelu_backward(dx, dy, x));
+    }
+
+    fn layernorm_backward(
+        &mut self,
+        dx_acc: Act,
+        dy: Act,
+        x: Act,
+        mean: Stat,
+        rstd: Stat,
+        w: Weight,
+        b: Weight,
+        n: Rows,
+    ) {
+        let [dx, dy, x] = split(&mut self.acts, [dx_acc.0, dy.0, x.0]);
+        let [mean, rstd] = split(&mut self.stats, [mean.0, rstd.0]);
+        let (mean, rstd, weight) = (&*mean, &*rstd, &self.weights[w.range()]);
+        let block = gemm::row_block(n.rows);
+        let wide = block * n.cols;
+        self.scratch.clear();
+        self.scratch.resize(n.rows.div_ceil(block) * 2 * n.cols, 0.0);
+        let read = dy.par_chunks(wide).zip(x.par_chunks(wide)).zip(mean.par_chunks(block).zip(rstd.par_chunks(block)));
+        dx.par_chunks_mut(wide).zip(self.scratch.par_chunks_mut(2 * n.cols)).zip(read).for_each(
+            |((dx, sums), ((dy, x), (mean, rstd)))| {
+                let (dw, db) = sums.split_at_mut(n.cols);
+                rows::layernorm_backward(dx, dw, db, dy, x, mean, rstd, weight);
+            },
+        );
+        let [dw, db] = split(&mut self.grads, [w.0, b.0]);
+        for sums in self.scratch.chunks(2 * n.cols) {
+            rows::add_assign(dw, &sums[..n.cols]);
+            rows::add_assign(db, &sums[n.cols..]);
+        }
+    }
+
+    fn scale_crops(&mut self, y: Act, x: Act, scale: State, n: Ragged, cols: usize) {
+        self.reference().scale_crops(y, x, scale, n, cols);
+    }
+
+    fn attention_backward(&mut self, dqkv: Act, dy: Act, y: Act, lse: Stat, qkv: Act, n: Heads) {
+        let [dqkv, dy, y, qkv] = split(&mut self.acts, [dqkv.0, dy.0, y.0, qkv.0]);
+        attention::backward(dqkv, dy, y, &self.stats[lse.range()], qkv, n);
+    }
+
+    fn attention_class_backward(&mut self, dq: Act, dkv: Act, dy: Act, y: Act, lse: Stat, q: Act, kv: Act, n: Heads) {
+        let [dq, dkv, dy, y, q, kv] = split(&mut self.acts, [dq.0, dkv.0, dy.0, y.0, q.0, kv.0]);
+        attention::class_backward(dq, dkv, dy, y, &self.stats[lse.range()], q, kv, n);
+    }
+
+    fn embed_backward(
+        &mut self,
+        dpatches: Act,
+        dpositions: Act,
+        dy: Act,
+        class: Weight,
+        class_position: Weight,
+        n: Embed,
+    ) {
+        self.reference().embed_backward(dpatches, dpositions, dy, class, class_position, n);
+    }
+
+    fn resize_positions_backward(&mut self, dy: Act, table: Weight, rows: State, cols: State, n: Grid) {
+        self.reference().resize_positions_backward(dy, table, rows, cols, n);
+    }
+
+    fn clear(&mut self, x: Act) {
+        self.acts[x.range()].fill(0.0);
+    }
+
+    fn scatter_class_acc(&mut self, dx_acc: Act, dy: Act, n: Ragged, cols: usize) {
+        self.reference().scatter_class_acc(dx_acc, dy, n, cols);
+    }
+
+    fn l2_normalise_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows) {
+        self.reference().l2_normalise_backward(dx, dy, y, norm, n);
+    }
+}
+
+impl Update for Cpu {
+    fn zero_grads(&mut self) {
+        self.grads.par_chunks_mut(CHUNK).for_each(|g| g.fill(0.0));
+    }
+
+    fn zero(&mut self, x: State) {
+        self.state[x.range()].fill(0.0);
+    }
+
+    fn teacher_lse(
+        &mut self,
+        lse: Stat,
+        entropy: Stat,
+        z: Act,
+        p: Prototypes,
+        centre: State,
+        hyper: State,
+        n: LossDims,
+    ) {
+        let h = self.hyper(hyper);
+        let [lse, entropy, scale] = split(&mut self.stats, [lse.0, entropy.0, p.scale.0]);
+        let network = loss::Rows { z: &self.acts[z.range()], v: &self.weights[p.v.range()], scale };
+        loss::teacher_lse(lse, entropy, network, &self.state[centre.range()], &h, n, &mut self.scratch);
+    }
+
+    fn dino_loss(
+        &mut self,
+        loss: Stat,
+        lse: Stat,
+        dz: Act,
+        z: Act,
+        student: Prototypes,
+        z_teacher: Act,
+        lse_teacher: Stat,
+        teacher: Prototypes,
+        centre: State,
+        hyper: State,
+        n: LossDims,
+    ) {
+        let h = self.hyper(hyper);
+        let [dz, z, zt] = split(&mut self.acts, [dz.0, z.0, z_teacher.0]);
+        let [loss, lse, lse_t, scale, scale_t] =
+            split(&mut self.stats, [loss.0, lse.0, lse_teacher.0, student.scale.0, teacher.scale.0]);
+        let student_rows = loss::Rows { z, v: &self.weights[student.v.range()], scale };
+        let teacher_rows = loss::Rows { z: zt, v: &self.weights[teacher.v.range()], scale: scale_t };
+        let dw = &mut self.grads[student.v.range()];
+        let centre = &self.state[centre.range()];
+        loss::forward_backward(loss, lse, dz, dw, student_rows, teacher_rows, lse_t, centre, &h, n, &mut self.scratch);
+    }
+
+    fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
+        self.reference().sum_rows(sum, x, n);
+    }
+
+    fn sum_stat(&mut self, sum: State, x: Stat) {
+        self.reference().sum_stat(sum, x);
+    }
+
+    fn weight_norm_backward(&mut self, v: Weight, g: Weight, scale: Stat, train_gain: bool, n: Rows) {
+        let (wide, cols) = (256 * n.cols, n.cols);
+        let [dv, dg] = split(&mut self.grads, [v.0, g.0]);
+        let (v, scale) = (&self.weights[v.range()], &self.stats[scale.range()]);
+        let tiles = dv.par_chunks_mut(wide).zip(v.par_chunks(wide)).zip(scale.par_chunks(256));
+        tiles.zip(dg.par_chunks_mut(256)).for_each(|(((dv, v), scale), dg)| {
+            rows::weight_norm_backward(dv, train_gain.then_some(dg), v, scale, cols);
+        });
+    }
+
+    fn clip(&mut self, m: State, table: &Table, hyper: State) {
+        let limit = self.hyper(hyper)[hyper::CLIP] as f64;
+        let mut total = 0.0;
+        table.visit(|spec| {
+            let g = &mut self.grads[spec.at.range()];
+            let parts: Vec<f64> = g.par_chunks(CHUNK).map(rows::sum_squares).collect();
+            let square: f64 = parts.iter().sum();
+            total += square;
+            let factor = ops::optim::clip_factor(square.sqrt(), limit) as f32;
+            if factor < 1.0 {
+                g.par_chunks_mut(CHUNK).for_each(|g| rows::scale(g, factor));
+            }
+        });
+        let m = &mut self.state[m.range()];
+        m[monitor::FINITE] = if total.is_finite() && m[monitor::LOSS].is_finite() { 1.0 } else { 0.0 };
+        m[monitor::GRAD_NORM] = total.sqrt() as f32;
+    }
+
+    fn commit_centre(&mut self, centre: State, m: State, sum: State, teacher: Prototypes, hyper: State, n: Rows) {
+        let h = self.hyper(hyper);
+        if !self.finite(m) {
+            return;
+        }
+        let [centre, m, sum] = split(&mut self.state, [centre.0, m.0, sum.0]);
+        let (sum, v, scale) = (&*sum, &self.weights[teacher.v.range()], &self.stats[teacher.scale.range()]);
+        centre
+            .par_chunks_mut(256)
+            .zip(v.par_chunks(256 * n.cols))
+            .zip(scale.par_chunks(256))
+            .for_each(|((centre, v), scale)| rows::commit_centre(centre, sum, v, scale, &h));
+        m[monitor::CENTRE_NORM] = rows::sum_squares(centre).sqrt() as f32;
+    }
+
+    fn adamw(&mut self, m: State, table: &Table, hyper: State) {
+        let h = self.hyper(hyper);
+        if !self.finite(m) {
+            return;
+        }
+        let (first, second) = self.moments.split_at_mut(table.len());
+        let frozen = h[hyper::FREEZE_LAST] != 0.0;
+        table.visit(|spec| {
+            let (last, at) = (spec.last_layer, spec.at.range());
+            if spec.role == Role::Frozen || (last && frozen) {
+                return;
+            }
+            let decay = if spec.role == Role::Decay { h[hyper::DECAY] } else { 0.0 };
+            let (step, bias2) = if last { (hyper::STEP_LAST, hyper::BIAS2_LAST) } else { (hyper::STEP, hyper::BIAS2) };
+            let p = self.weights[at.clone()].par_chunks_mut(CHUNK);
+            let (m, v) = (first[at.clone()].par_chunks_mut(CHUNK), second[at.clone()].par_chunks_mut(CHUNK));
+            let g = self.grads[at].par_chunks(CHUNK);
+            p.zip(m).zip(v).zip(g).for_each(|(((p, m), v), g)| rows::adamw(p, m, v, g, decay, h[step], h[bias2], &h));
+        });
+    }
+
+    fn ema(&mut self, m: State, table: &Table, hyper: State) {
+        let rate = self.hyper(hyper)[hyper::EMA_RATE];
+        if self.finite(m) {
+            let (student, teacher) = self.weights.split_at_mut(table.len());
+            let student = student.par_chunks(CHUNK);
+            teacher.par_chunks_mut(CHUNK).zip(student).for_each(|(t, s)| rows::ema(t, s, rate));
+        }
+    }
+}
+
+impl Memory for Cpu {
+    fn read(&mut self, pool: Pool, at: usize, out: &mut [f64]) {
+        self.reference().read(pool, at, out);
+    }
+
+    fn write(&mut self, pool: Pool, at: usize, values: &[f64]) {
+        self.reference().write(pool, at, values);
+    }
+
+    fn len(&mut self, pool: Pool) -> usize {
+        self.pool(pool).len()
+    }
+}
+
+impl Device for Cpu {
+    fn new(pools: Pools) -> Result<Cpu> {
+        let zeros = |len: usize| {
+            let mut v = Vec::new();
+            match v.try_reserve_exact(len) {
+                Ok(()) => {
+                    v.resize(len, 0.0f32);
+                    Ok(v)
+                }
+                Err(_) => Err(Error::new(format!(
+                    "not enough memory: the plan takes {:.2} GiB",
+                    pools.total() as f64 * 4.0 / f64::powi(2.0, 30)
+                ))
+                .hint("a smaller --micro-batch takes less; `dino-host plan` shows what takes how much")),
+            }
+        };
+        Ok(Cpu {
+            weights: zeros(pools.weights)?,
+            grads: zeros(pools.grads)?,
+            moments: zeros(pools.moments)?,
+            acts: zeros(pools.acts)?,
+            stats: zeros(pools.stats)?,
+            state: zeros(pools.state)?,
+            scratch: Vec::new(),
+        })
+    }
+
+    fn upload(&mut self, pool: Pool, at: usize, values: &[f32]) {
+        self.pool(pool)[at..][..values.len()].copy_from_slice(values);
+    }
+
+    fn download(&mut self, pool: Pool, at: usize, values: &mut [f32]) {
+        let len = values.len();
+        values.copy_from_slice(&self.pool(pool)[at..][..len]);
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        format!("CPU, {} threads", rayon::current_num_threads())
+    }
+}

@@ -1,0 +1,307 @@
+//! Row kernels: loops that vectorise, compiled for AVX-512, AVX2 and the baseline and chosen at run time. All lanes are added in
+//! the fixed order of `dino_kernel::ops`, so every choice gives the same bits.
+
+use super::fast;
+use dino_kernel::backend::Rows;
+use dino_kernel::ops;
+use dino_kernel::step::hyper;
+use multiversion::multiversion;
+
+/// y, x (rows, cols); mean, rstd (rows).
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn layernorm(y: &mut [f32], mean: &mut [f32], rstd: &mut [f32], x: &[f32], w: &[f32], b: &[f32]) {
+    let n = Rows { rows: mean.len(), cols: w.len() };
+    ops::layernorm::forward(y, mean, rstd, x, w, b, n);
+}
+
+/// See [`ops::layernorm::backward`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn layernorm_backward(
+    dx_acc: &mut [f32],
+    dw: &mut [f32],
+    db: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    mean: &[f32],
+    rstd: &[f32],
+    w: &[f32],
+) {
+    let n = Rows { rows: mean.len(), cols: w.len() };
+    ops::layernorm::backward(dx_acc, dw, db, dy, x, mean, rstd, w, n);
+}
+
+/// y = x Phi(x).
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn gelu(y: &mut [f32], x: &[f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = x * fast::normal_cdf(x);
+    }
+}
+
+/// dx = dy (Phi(x) + x phi(x)).
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn gelu_backward(dx: &mut [f32], dy: &[f32], x: &[f32]) {
+    for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
+        let density = fast::exp(-0.5 * x * x) * ops::gelu::INV_SQRT_TAU as f32;
+        *dx = dy * (fast::normal_cdf(x) + x * density);
+    }
+}
+
+/// y = a + b.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn add(y: &mut [f32], a: &[f32], b: &[f32]) {
+    ops::residual::add(y, a, b);
+}
+
+/// y += x.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn add_assign(y: &mut [f32], x: &[f32]) {
+    ops::axpy(y, 1.0, x);
+}
+
+/// y = x + s branch.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn add_scaled(y: &mut [f32], x: &[f32], branch: &[f32], s: f32) {
+    for ((y, &x), &b) in y.iter_mut().zip(x).zip(branch) {
+        *y = x + s * b;
+    }
+}
+
+/// sums (cols) += the rows of x.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn column_sums(sums: &mut [f32], x: &[f32]) {
+    for row in x.chunks(sums.len()) {
+        ops::axpy(sums, 1.0, row);
+    }
+}
+
+/// Each row of s (rows, cols) becomes softmax(scale * row); lse (rows, `stride` apart) its log-sum-exp.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn softmax(s: &mut [f32], cols: usize, scale: f32, lse: &mut [f32], stride: usize) {
+    for (row, lse) in s.chunks_mut(cols).zip(lse.iter_mut().step_by(stride)) {
+        let top = maximum(row);
+        for x in row.iter_mut() {
+            *x = fast::exp((*x - top) * scale);
+        }
+        let total = ops::sum(row);
+        let inverse = 1.0 / total;
+        for x in row.iter_mut() {
+            *x *= inverse;
+        }
+        *lse = top * scale + libm::logf(total);
+    }
+}
+
+/// Each row of s (rows, cols) becomes exp(scale * row - lse): the probabilities again.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn softmax_again(s: &mut [f32], cols: usize, scale: f32, lse: &[f32], stride: usize) {
+    for (row, &lse) in s.chunks_mut(cols).zip(lse.iter().step_by(stride)) {
+        for x in row.iter_mut() {
+            *x = fast::exp(*x * scale - lse);
+        }
+    }
+}
+
+/// dp (rows, cols) becomes ds = p (dp - delta) scale, delta (rows) = y . dy of each row; dy and y rows have `d` columns, `stride` apart.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn softmax_backward(
+    dp: &mut [f32],
+    p: &[f32],
+    cols: usize,
+    scale: f32,
+    dy: &[f32],
+    y: &[f32],
+    d: usize,
+    stride: usize,
+) {
+    for (i, (dp, p)) in dp.chunks_mut(cols).zip(p.chunks(cols)).enumerate() {
+        let delta = ops::dot(&dy[i * stride..][..d], &y[i * stride..][..d]);
+        for (dp, &p) in dp.iter_mut().zip(p) {
+            *dp = p * (*dp - delta) * scale;
+        }
+    }
+}
+
+/// The largest element; NaN if there is one.
+#[inline(always)]
+fn maximum(x: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let pick = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for c in chunks {
+        for i in 0..LANES {
+            lanes[i] = pick(lanes[i], c[i]);
+        }
+    }
+    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |a, &b| if a.is_nan() { a } else { pick(a, b) })
+}
+
+/// A running softmax of one row: `top`, `total` = sum of exp(x - top), `spread` = sum of exp(x - top) (top - x).
+/// The log-sum-exp is top + ln total, the entropy spread / total + ln total: all terms are non-negative, so a nearly
+/// one-hot row keeps its digits.
+#[derive(Clone, Copy, Debug)]
+pub struct Running {
+    pub top: f32,
+    pub total: f32,
+    pub spread: f32,
+}
+
+impl Running {
+    pub const START: Running = Running { top: f32::NEG_INFINITY, total: 0.0, spread: 0.0 };
+
+    /// Both rows' terms.
+    pub fn merge(self, other: Running) -> Running {
+        if self.total == 0.0 {
+            return other;
+        }
+        if other.total == 0.0 {
+            return self;
+        }
+        let top = if other.top > self.top || other.top.is_nan() { other.top } else { self.top };
+        let moved = |r: Running| {
+            let (shift, factor) = (top - r.top, fast::exp(r.top - top));
+            (factor * r.total, factor * (r.spread + shift * r.total))
+        };
+        let ((t1, s1), (t2, s2)) = (moved(self), moved(other));
+        Running { top, total: t1 + t2, spread: s1 + s2 }
+    }
+
+    pub fn lse(self) -> f32 {
+        self.top + libm::logf(self.total)
+    }
+
+    pub fn entropy(self) -> f32 {
+        self.spread / self.total + libm::logf(self.total)
+    }
+}
+
+/// The running softmax of one row of up to 1024 logits: x[k] = (s[k] scale[k] - centre[k]) factor; without a centre, the student's.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn running(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, factor: f32) -> Running {
+    sharpen(s, scale, centre, factor);
+    let top = maximum(s);
+    let mut spread = [0.0f32; 16];
+    let (chunks, tail) = s.as_chunks_mut::<16>();
+    for c in chunks {
+        for (x, sum) in c.iter_mut().zip(&mut spread) {
+            let below = top - *x;
+            *x = fast::exp(-below);
+            // exp(-inf) * inf is no number, and a term that is exactly nothing adds nothing.
+            *sum += if *x > 0.0 { *x * below } else { 0.0 };
+        }
+    }
+    let mut rest = 0.0;
+    for x in tail {
+        let below = top - *x;
+        *x = fast::exp(-below);
+        rest += if *x > 0.0 { *x * below } else { 0.0 };
+    }
+    Running { top, total: ops::sum(s), spread: ops::sum(&spread) + rest }
+}
+
+#[inline(always)]
+fn sharpen(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, factor: f32) {
+    match centre {
+        Some(centre) => {
+            for ((x, &scale), &c) in s.iter_mut().zip(scale).zip(centre) {
+                *x = (*x * scale - c) * factor;
+            }
+        }
+        None => {
+            for (x, &scale) in s.iter_mut().zip(scale) {
+                *x = *x * scale * factor;
+            }
+        }
+    }
+}
+
+/// Raw teacher products of one row become probabilities: t[k] = exp((t[k] scale[k] - centre[k]) factor - lse).
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn targets(t: &mut [f32], scale: &[f32], centre: &[f32], factor: f32, lse: f32) {
+    sharpen(t, scale, Some(centre), factor);
+    for x in t.iter_mut() {
+        *x = fast::exp(*x - lse);
+    }
+}
+
+/// One student row over some prototypes: raw products `s` become dL/ds = (pairs p - q) gradient_scale with q the summed targets;
+/// returns the sum of q x, x the tempered logits.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn student_row(
+    s: &mut [f32],
+    q: &[f32],
+    scale: &[f32],
+    factor: f32,
+    lse: f32,
+    pairs: f32,
+    gradient_scale: f32,
+) -> f32 {
+    sharpen(s, scale, None, factor);
+    let met = ops::dot(s, q);
+    for (x, &q) in s.iter_mut().zip(q) {
+        *x = (pairs * fast::exp(*x - lse) - q) * gradient_scale;
+    }
+    met
+}
+
+/// x[k] *= scale[k].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn scale_columns(x: &mut [f32], scale: &[f32]) {
+    for (x, &s) in x.iter_mut().zip(scale) {
+        *x *= s;
+    }
+}
+
+/// x *= factor.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn scale(x: &mut [f32], factor: f32) {
+    for x in x.iter_mut() {
+        *x *= factor;
+    }
+}
+
+/// Sum of squares.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn sum_squares(x: &[f32]) -> f64 {
+    ops::sum_squares(x)
+}
+
+/// See [`ops::optim::adamw`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn adamw(
+    p: &mut [f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    g: &[f32],
+    decay: f32,
+    step: f32,
+    bias2: f32,
+    h: &[f32; hyper::LEN],
+) {
+    ops::optim::adamw(p, m, v, g, decay, step, bias2, h);
+}
+
+/// See [`ops::optim::ema`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn ema(teacher: &mut [f32], student: &[f32], rate: f32) {
+    ops::optim::ema(teacher, student, rate);
+}
+
+/// See [`ops::norm::prototype_scale`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn prototype_scale(scale: &mut [f32], v: &[f32], g: &[f32], cols: usize) {
+    ops::norm::prototype_scale(scale, v, g, Rows { rows: scale.len(), cols });
+}
+
+/// See [`ops::norm::weight_norm_backward`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn weight_norm_backward(dv: &mut [f32], dg: Option<&mut [f32]>, v: &[f32], scale: &[f32], cols: usize) {
+    ops::norm::weight_norm_backward(dv, dg, v, scale, Rows { rows: scale.len(), cols });
+}
+
+/// See [`ops::loss::commit_centre`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn commit_centre(centre: &mut [f32], sum: &[f32], v: &[f32], scale: &[f32], h: &[f32; hyper::LEN]) {
+    ops::loss::commit_centre(centre, sum, v, scale, h);
+}
