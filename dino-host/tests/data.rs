@@ -367,7 +367,7 @@ fn small_sets_are_split_too() {
         let dir = folder(&names.iter().map(|name| (name.as_str(), png(1))).collect::<Vec<_>>());
         let splits = data::open(dir.path()).unwrap();
         assert_eq!(splits.train.len() + splits.test.len(), n);
-        assert!(splits.train.len() > 0 && (n == 1) == splits.test.is_empty(), "{n} images: {splits:?}");
+        assert!(!splits.train.is_empty() && (n == 1) == splits.test.is_empty(), "{n} images: {splits:?}");
     }
 }
 

@@ -84,56 +84,70 @@ pub fn solarize(pixels: &mut [u8], threshold: u8) {
     }
 }
 
+/// Pixels that [`hue`] works on at a time, plane by plane: a loop over them has no branch, so that it can be vectorised.
+const LANES: usize = 32;
+
 /// Turns the colour circle by `shift` of a full turn, in −0.5 ..= 0.5: the 8-bit hue moves by trunc(255 shift). A shift
 /// of zero still rounds through HSV.
 pub fn hue(pixels: &mut [u8], shift: f64) {
-    let shift = (shift * 255.0) as i32 as u8; // negative shifts wrap around
-    for p in pixels.as_chunks_mut::<3>().0 {
-        let [h, s, v] = rgb_to_hsv(*p);
-        *p = hsv_to_rgb([h.wrapping_add(shift), s, v]);
+    let shift = (shift * 255.0) as i32; // modulo 256, so that negative shifts wrap around
+    for pixels in pixels.as_chunks_mut::<3>().0.chunks_mut(LANES) {
+        let mut planes = [[0; LANES]; 3];
+        for (i, pixel) in pixels.iter().enumerate() {
+            for c in 0..3 {
+                planes[c][i] = pixel[c] as i32;
+            }
+        }
+        let [r, g, b] = &mut planes;
+        for i in 0..LANES {
+            let [h, s, v] = rgb_to_hsv([r[i], g[i], b[i]]);
+            [r[i], g[i], b[i]] = hsv_to_rgb([(h + shift) & 255, s, v]);
+        }
+        for (i, pixel) in pixels.iter_mut().enumerate() {
+            *pixel = [0, 1, 2].map(|c| planes[c][i] as u8);
+        }
     }
 }
 
-/// Pillow's conversion, where f32 and f64 alternate as C's rules have it.
-fn rgb_to_hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
+/// Pillow's conversion, where f32 and f64 alternate as C's rules have it. All values are 0 ..= 255.
+#[inline(always)]
+fn rgb_to_hsv([r, g, b]: [i32; 3]) -> [i32; 3] {
     let (max, min) = (r.max(g).max(b), r.min(g).min(b));
-    if max == min {
-        return [0, 0, max];
-    }
-    let range = (max - min) as f32;
-    let s = range / max as f32;
-    let away = |x: u8| (max - x) as f32 / range;
+    // At least one, so that grey and black divide by something; both get no saturation below.
+    let range = (max - min).max(1) as f32;
+    let s = range / max.max(1) as f32;
+    let away = |x: i32| ((max - x) as f32 / range) as f64;
     let (rc, gc, bc) = (away(r), away(g), away(b));
     let h = if r == max {
         bc - gc
     } else if g == max {
-        (2.0 + rc as f64 - bc as f64) as f32
+        2.0 + rc - bc
     } else {
-        (4.0 + gc as f64 - rc as f64) as f32
-    };
+        4.0 + gc - rc
+    } as f32;
     // h is in −1 ..= 5, so that the remainder modulo 1 is at most one subtraction, which is exact.
     let turn = h as f64 / 6.0 + 1.0;
     let turn = (if turn >= 1.0 { turn - 1.0 } else { turn }) as f32;
-    [(turn as f64 * 255.0) as u8, (s as f64 * 255.0) as u8, max]
+    let coloured = (max != min) as i32;
+    [(turn as f64 * 255.0) as i32 * coloured, (s as f64 * 255.0) as i32 * coloured, max]
 }
 
-fn hsv_to_rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
-    if s == 0 {
-        return [v; 3];
-    }
-    let sector = h as u32 * 6 / 255;
+#[inline(always)]
+fn hsv_to_rgb([h, s, v]: [i32; 3]) -> [i32; 3] {
+    let sector = h * 6 / 255;
     let f = (h as f32 * 6.0 / 255.0 - sector as f32) as f64;
     let (s, value) = ((s as f32 / 255.0) as f64, v as f64);
-    let near = |x: f64| ((x as f32) as f64 + 0.5) as u8;
+    let near = |x: f64| ((x as f32) as f64 + 0.5) as i32;
     let p = near(value * (1.0 - s));
     let q = near(value * (1.0 - s * f));
     let t = near(value * (1.0 - s * (1.0 - f)));
-    match sector % 6 {
-        0 => [v, t, p],
+    // Without saturation all four are v. A hue of 255 begins the circle again.
+    match sector {
         1 => [q, v, p],
         2 => [p, v, t],
         3 => [p, q, v],
         4 => [t, p, v],
-        _ => [v, p, q],
+        5 => [v, p, q],
+        _ => [v, t, p],
     }
 }
