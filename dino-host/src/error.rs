@@ -5,13 +5,17 @@ use std::fmt;
 /// A message of one line (which file, which shape, which flag) and a hint (what would fit).
 #[derive(Debug, Clone)]
 pub struct Error {
+    /// What happened, with the facts.
     pub message: String,
+    /// What to do about it.
     pub hint: Option<String>,
 }
 
+/// The result of whatever a user can get wrong.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// An error without a hint.
     pub fn new(message: impl Into<String>) -> Error {
         Error { message: message.into(), hint: None }
     }
