@@ -1,0 +1,465 @@
+//! Every key of the recipe, declared once for the flag, the configuration file, `run.json` and the help.
+//!
+//! Values come from, in this order: the published recipe, a preset (`--small`), `--config FILE.toml`, the flags.
+
+use crate::augment::Augment;
+use crate::error::{Error, Result};
+use clap::Args;
+use dino_kernel::crops::{Crops, Group};
+use dino_kernel::model::{Head, Table, Vit};
+use dino_kernel::ops::position::Dialect;
+use dino_kernel::plan::{self, Plan, PlanError};
+use dino_kernel::schedule::{Cosine, TeacherTemp};
+use dino_kernel::step::Hyper;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Declares `Flags` (every key optional: flags and files) and `Config` (every key with its value).
+macro_rules! keys {
+    ($($(#[$meta:meta])* $key:ident: $ty:ty = $published:expr;)*) => {
+        /// The keys as a user gives them: on the command line or in a TOML file, each at most once.
+        #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct Flags {
+            $($(#[$meta])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $key: Option<$ty>,)*
+        }
+
+        /// The keys with their values: what a run is made of.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct Config {
+            $(#[allow(missing_docs)] pub $key: $ty,)*
+        }
+
+        impl Config {
+            /// The published values.
+            pub fn published() -> Config {
+                Config { $($key: $published,)* }
+            }
+
+            /// Replaces what `flags` names.
+            pub fn set(&mut self, flags: &Flags) {
+                $(if let Some(value) = &flags.$key { self.$key = value.clone(); })*
+            }
+
+            /// The keys that `flags` names with another value than this configuration has.
+            pub fn contradictions(&self, flags: &Flags) -> Vec<String> {
+                let mut found = Vec::new();
+                $(if let Some(value) = &flags.$key && *value != self.$key {
+                    let name = stringify!($key).replace('_', "-");
+                    found.push(format!("--{name} {value:?} (the run has {:?})", self.$key));
+                })*
+                found
+            }
+        }
+
+        impl Flags {
+            /// These flags over those of a file.
+            pub fn over(mut self, file: Flags) -> Flags {
+                $(if self.$key.is_none() { self.$key = file.$key; })*
+                self
+            }
+        }
+    };
+}
+
+keys! {
+    /// vit_tiny, vit_small or vit_base (deit_ is an alias); --embed-dim, --depth and --heads override its shape
+    #[arg(long, help_heading = "Model")] arch: String = "vit_small".into();
+    /// Side of a patch, pixels
+    #[arg(long, help_heading = "Model")] patch_size: usize = 16;
+    /// Width C; 0 = as --arch says
+    #[arg(long, help_heading = "Model")] embed_dim: usize = 0;
+    /// Blocks; 0 = as --arch says
+    #[arg(long, help_heading = "Model")] depth: usize = 0;
+    /// Attention heads; 0 = as --arch says
+    #[arg(long, help_heading = "Model")] heads: usize = 0;
+    /// MLP width over C
+    #[arg(long, help_heading = "Model")] mlp_ratio: f64 = 4.0;
+    /// How positions are resized for other grids: published (the +0.1 rule) or size
+    #[arg(long, help_heading = "Model")] position_resize: String = "published".into();
+    /// Prototypes K
+    #[arg(long, help_heading = "Head")] out_dim: usize = 65536;
+    /// Linear layers before the l2 normalisation
+    #[arg(long, help_heading = "Head")] head_layers: usize = 3;
+    /// Width between the head's layers
+    #[arg(long, help_heading = "Head")] hidden: usize = 2048;
+    /// Width of the l2-normalised rows
+    #[arg(long, help_heading = "Head")] bottleneck: usize = 256;
+    /// Freeze the gain of the prototypes at 1
+    #[arg(long, help_heading = "Head")] norm_last_layer: bool = true;
+    /// Teacher momentum at the start; rises to 1 along a cosine
+    #[arg(long, help_heading = "Teacher")] momentum_teacher: f64 = 0.996;
+    /// Teacher temperature at the start
+    #[arg(long, help_heading = "Teacher")] warmup_teacher_temp: f64 = 0.04;
+    /// Teacher temperature after its warm-up; above 0.07 is unstable
+    #[arg(long, help_heading = "Teacher")] teacher_temp: f64 = 0.04;
+    /// Epochs of that warm-up
+    #[arg(long, help_heading = "Teacher")] warmup_teacher_temp_epochs: u64 = 0;
+    /// Student temperature
+    #[arg(long, help_heading = "Teacher")] student_temp: f64 = 0.1;
+    /// Momentum of the centre
+    #[arg(long, help_heading = "Teacher")] center_momentum: f64 = 0.9;
+    /// Images of an optimisation step
+    #[arg(long, help_heading = "Training")] batch: usize = 64;
+    /// Images that go through the model at once (divides --batch; gradients are the same); 0 = the largest divisor up to 16
+    #[arg(long, help_heading = "Training")] micro_batch: usize = 0;
+    /// Epochs
+    #[arg(long, help_heading = "Training")] epochs: u64 = 100;
+    /// Optimiser: adamw
+    #[arg(long, help_heading = "Training")] optimizer: String = "adamw".into();
+    /// Learning rate per 256 images of batch
+    #[arg(long, help_heading = "Training")] lr: f64 = 0.0005;
+    /// Epochs of linear learning-rate warm-up
+    #[arg(long, help_heading = "Training")] warmup_epochs: u64 = 10;
+    /// Final learning rate (not scaled by the batch)
+    #[arg(long, help_heading = "Training")] min_lr: f64 = 1e-6;
+    /// Weight decay at the start
+    #[arg(long, help_heading = "Training")] weight_decay: f64 = 0.04;
+    /// Weight decay at the end (cosine)
+    #[arg(long, help_heading = "Training")] weight_decay_end: f64 = 0.4;
+    /// Largest gradient norm of each tensor; 0 = off
+    #[arg(long, help_heading = "Training")] clip_grad: f64 = 3.0;
+    /// Epochs during which the prototypes do not move
+    #[arg(long, help_heading = "Training")] freeze_last_layer: u64 = 1;
+    /// Stochastic depth of the student's last block (linear from 0)
+    #[arg(long, help_heading = "Training")] drop_path_rate: f64 = 0.1;
+    /// Adam's decay of the first moment
+    #[arg(long, help_heading = "Training")] beta1: f64 = 0.9;
+    /// Adam's decay of the second moment
+    #[arg(long, help_heading = "Training")] beta2: f64 = 0.999;
+    /// Adam's epsilon
+    #[arg(long, help_heading = "Training")] adam_eps: f64 = 1e-8;
+    /// Seed of everything random
+    #[arg(long, help_heading = "Training")] seed: u64 = 0;
+    /// Keep a numbered checkpoint every so many epochs; 0 = only the latest
+    #[arg(long, help_heading = "Training")] save_every: u64 = 20;
+    /// Judge the teacher by k-NN every so many epochs; 0 = never
+    #[arg(long, help_heading = "Training")] knn_every: u64 = 1;
+    /// Side of the two global crops, pixels
+    #[arg(long, help_heading = "Crops")] global_size: usize = 224;
+    /// Side of the local crops, pixels
+    #[arg(long, help_heading = "Crops")] local_size: usize = 96;
+    /// Least and greatest part of the image's area in a global crop
+    #[arg(long, help_heading = "Crops", num_args = 2, value_names = ["MIN", "MAX"])] global_crops_scale: Vec<f64> = vec![0.4, 1.0];
+    /// Local crops an image; 0 = none
+    #[arg(long, help_heading = "Crops")] local_crops_number: usize = 8;
+    /// The same for a local crop
+    #[arg(long, help_heading = "Crops", num_args = 2, value_names = ["MIN", "MAX"])] local_crops_scale: Vec<f64> = vec![0.05, 0.4];
+    /// Least and greatest width / height of a crop
+    #[arg(long, help_heading = "Crops", num_args = 2, value_names = ["MIN", "MAX"])] crop_ratio: Vec<f64> = vec![3.0 / 4.0, 4.0 / 3.0];
+    /// Probability of a mirror image
+    #[arg(long, help_heading = "Crops")] flip: f64 = 0.5;
+    /// Probability of colour jitter
+    #[arg(long, help_heading = "Crops")] jitter: f64 = 0.8;
+    /// Brightness within 1 +- this
+    #[arg(long, help_heading = "Crops")] brightness: f64 = 0.4;
+    /// Contrast within 1 +- this
+    #[arg(long, help_heading = "Crops")] contrast: f64 = 0.4;
+    /// Saturation within 1 +- this
+    #[arg(long, help_heading = "Crops")] saturation: f64 = 0.2;
+    /// Hue within +- this part of a turn
+    #[arg(long, help_heading = "Crops")] hue: f64 = 0.1;
+    /// Probability of a grey crop
+    #[arg(long, help_heading = "Crops")] gray: f64 = 0.2;
+    /// Probability of blur: first global, second global, local crops
+    #[arg(long, help_heading = "Crops", num_args = 3, value_names = ["G1", "G2", "LOCAL"])] blur: Vec<f64> = vec![1.0, 0.1, 0.5];
+    /// Least and greatest standard deviation of the blur, pixels
+    #[arg(long, help_heading = "Crops", num_args = 2, value_names = ["MIN", "MAX"])] blur_radius: Vec<f64> = vec![0.1, 2.0];
+    /// Probability that the second global crop is solarised
+    #[arg(long, help_heading = "Crops")] solarize: f64 = 0.2;
+    /// Values from here on are inverted by it
+    #[arg(long, help_heading = "Crops")] solarize_threshold: u8 = 128;
+    /// Channel means, of values in 0 to 1
+    #[arg(long, help_heading = "Crops", num_args = 3, value_names = ["R", "G", "B"])] mean: Vec<f64> = vec![0.485, 0.456, 0.406];
+    /// Channel standard deviations
+    #[arg(long, help_heading = "Crops", num_args = 3, value_names = ["R", "G", "B"])] std: Vec<f64> = vec![0.229, 0.224, 0.225];
+}
+
+impl Config {
+    /// What `--small` stands for: a ViT that learns something in minutes on two cores.
+    pub fn small() -> Config {
+        Config {
+            arch: "vit_tiny".into(),
+            patch_size: 8,
+            embed_dim: 96,
+            depth: 4,
+            heads: 3,
+            out_dim: 1024,
+            hidden: 256,
+            bottleneck: 64,
+            momentum_teacher: 0.99,
+            batch: 64,
+            epochs: 20,
+            lr: 0.004,
+            warmup_epochs: 2,
+            freeze_last_layer: 1,
+            drop_path_rate: 0.0,
+            global_size: 32,
+            local_size: 16,
+            local_crops_number: 2,
+            global_crops_scale: vec![0.4, 1.0],
+            local_crops_scale: vec![0.1, 0.4],
+            ..Config::published()
+        }
+    }
+
+    /// Reads keys from a TOML file; unknown keys are refused by name.
+    pub fn file(path: &Path) -> Result<Flags> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::new(format!("cannot read the configuration {}: {e}", path.display())))?;
+        toml::from_str(&text).map_err(|e: toml::de::Error| {
+            let line = e.span().map_or(0, |s| text[..s.start.min(text.len())].lines().count().max(1));
+            Error::new(format!("{}, line {line}: {}", path.display(), e.message().replace('\n', " ")))
+                .hint("keys are the long flags without dashes in front, such as `batch = 64`")
+        })
+    }
+
+    /// Fills in what depends on other keys and checks every value; the errors name the flag.
+    pub fn resolve(mut self) -> Result<Config> {
+        let bad = |flag: &str, value: &dyn std::fmt::Debug, fits: &str| {
+            Err(Error::new(format!("--{flag} {value:?} makes no sense")).hint(fits.to_string()))
+        };
+        let shape = match self.arch.strip_prefix("vit_").or(self.arch.strip_prefix("deit_")) {
+            Some("tiny") => Vit::TINY_16,
+            Some("small") => Vit::SMALL_16,
+            Some("base") => Vit::BASE_16,
+            _ => return bad("arch", &self.arch, "vit_tiny, vit_small or vit_base; other backbones are not supported yet"),
+        };
+        let fill = |key: &mut usize, preset| *key = if *key == 0 { preset } else { *key };
+        fill(&mut self.embed_dim, shape.dim);
+        fill(&mut self.depth, shape.depth);
+        fill(&mut self.heads, shape.heads);
+        if self.micro_batch == 0 {
+            self.micro_batch = (1..=16.min(self.batch)).rev().find(|m| self.batch.is_multiple_of(*m)).unwrap_or(1);
+        }
+        if self.optimizer != "adamw" {
+            return bad("optimizer", &self.optimizer, "adamw; others are not supported yet");
+        }
+        let positive = [("student-temp", self.student_temp), ("teacher-temp", self.teacher_temp)];
+        for (flag, x) in positive.into_iter().chain([("warmup-teacher-temp", self.warmup_teacher_temp)]) {
+            if !(x > 0.0 && x.is_finite()) {
+                return bad(flag, &x, "a temperature is above 0; published: 0.1 for the student, 0.04 to 0.07 for the teacher");
+            }
+        }
+        let unit = [
+            ("momentum-teacher", self.momentum_teacher),
+            ("center-momentum", self.center_momentum),
+            ("beta1", self.beta1),
+            ("beta2", self.beta2),
+        ];
+        for (flag, x) in unit {
+            if !(0.0..=1.0).contains(&x) || (flag.starts_with("beta") && x == 1.0) {
+                return bad(flag, &x, "a momentum lies between 0 and 1");
+            }
+        }
+        let not_negative = [
+            ("lr", self.lr),
+            ("min-lr", self.min_lr),
+            ("weight-decay", self.weight_decay),
+            ("weight-decay-end", self.weight_decay_end),
+            ("clip-grad", self.clip_grad),
+            ("adam-eps", self.adam_eps),
+        ];
+        for (flag, x) in not_negative {
+            if !(x >= 0.0 && x.is_finite()) {
+                return bad(flag, &x, "a finite number, at least 0");
+            }
+        }
+        if !(0.0..1.0).contains(&self.drop_path_rate) {
+            return bad("drop-path-rate", &self.drop_path_rate, "a probability below 1");
+        }
+        if self.epochs == 0 {
+            return bad("epochs", &self.epochs, "at least 1");
+        }
+        if !(self.mlp_ratio > 0.0 && self.mlp_ratio.is_finite()) {
+            return bad("mlp-ratio", &self.mlp_ratio, "above 0; published: 4");
+        }
+        if !["published", "size"].contains(&self.position_resize.as_str()) {
+            return bad("position-resize", &self.position_resize, "published or size");
+        }
+        let lists = [
+            ("global-crops-scale", self.global_crops_scale.len(), 2),
+            ("local-crops-scale", self.local_crops_scale.len(), 2),
+            ("crop-ratio", self.crop_ratio.len(), 2),
+            ("blur-radius", self.blur_radius.len(), 2),
+            ("blur", self.blur.len(), 3),
+            ("mean", self.mean.len(), 3),
+            ("std", self.std.len(), 3),
+        ];
+        for (flag, got, want) in lists {
+            if got != want {
+                return Err(Error::new(format!("--{flag} takes {want} numbers, not {got}")));
+            }
+        }
+        self.augment().check()?;
+        self.plan()?;
+        Ok(self)
+    }
+
+    /// The augmentation's own view of the keys.
+    pub fn augment(&self) -> Augment {
+        let [two, three] = [|v: &[f64]| [v[0], v[1], 0.0], |v: &[f64]| [v[0], v[1], v[2]]];
+        let pair = |v: &[f64]| {
+            let [a, b, _] = two(v);
+            [a, b]
+        };
+        Augment {
+            global_size: self.global_size,
+            local_size: self.local_size,
+            global_crops_scale: pair(&self.global_crops_scale),
+            local_crops_scale: pair(&self.local_crops_scale),
+            local_crops_number: self.local_crops_number,
+            ratio: pair(&self.crop_ratio),
+            flip: self.flip,
+            jitter_prob: self.jitter,
+            brightness: self.brightness,
+            contrast: self.contrast,
+            saturation: self.saturation,
+            hue: self.hue,
+            gray_prob: self.gray,
+            blur_probs: three(&self.blur),
+            blur_radius: pair(&self.blur_radius),
+            solarize_prob: self.solarize,
+            solarize_threshold: self.solarize_threshold,
+            mean: three(&self.mean),
+            std: three(&self.std),
+        }
+    }
+
+    /// The networks' parameters.
+    pub fn table(&self) -> Table {
+        let backbone = Vit {
+            image: self.global_size,
+            patch: self.patch_size,
+            channels: 3,
+            dim: self.embed_dim,
+            depth: self.depth,
+            heads: self.heads,
+            mlp: (self.embed_dim as f64 * self.mlp_ratio) as usize,
+            positions: if self.position_resize == "size" { Dialect::Size } else { Dialect::Published },
+        };
+        let head = Head {
+            inp: self.embed_dim,
+            layers: self.head_layers,
+            hidden: self.hidden,
+            bottleneck: self.bottleneck,
+            prototypes: self.out_dim,
+            train_gain: !self.norm_last_layer,
+        };
+        Table { backbone, head }
+    }
+
+    /// The memory plan of a training step.
+    pub fn plan(&self) -> Result<Plan> {
+        let Table { backbone, head } = self.table();
+        let square = |count, side| Group { count, height: side, width: side };
+        let mut views = Crops::one(square(2, self.global_size));
+        if self.local_crops_number > 0 {
+            views = views.with(square(self.local_crops_number, self.local_size));
+        }
+        let drop_path = self.drop_path_rate > 0.0;
+        let config =
+            plan::Config { backbone, head, views, batch: self.batch, micro_batch: self.micro_batch, drop_path };
+        Plan::new(config).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
+    }
+
+    /// The numbers of optimisation step `step` (from 0), with `per_epoch` steps in an epoch.
+    pub fn hyper(&self, step: u64, per_epoch: u64) -> Hyper {
+        let (epoch, steps) = (step / per_epoch, self.epochs * per_epoch);
+        let lr = Cosine {
+            start: 0.0,
+            base: self.lr * self.batch as f64 / 256.0,
+            end: self.min_lr,
+            warmup: self.warmup_epochs * per_epoch,
+            steps,
+        };
+        let temp = TeacherTemp {
+            warmup: self.warmup_teacher_temp,
+            end: self.teacher_temp,
+            epochs: self.warmup_teacher_temp_epochs,
+        };
+        let frozen = self.freeze_last_layer * per_epoch;
+        Hyper {
+            lr: lr.at(step),
+            weight_decay: Cosine::new(self.weight_decay, self.weight_decay_end, steps).at(step),
+            momentum: Cosine::new(self.momentum_teacher, 1.0, steps).at(step),
+            teacher_temp: temp.at(epoch),
+            student_temp: self.student_temp,
+            center_momentum: self.center_momentum,
+            clip_grad: self.clip_grad,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.adam_eps,
+            step: step + 1,
+            step_last: (step + 1).saturating_sub(frozen),
+            freeze_last: step < frozen,
+        }
+    }
+}
+
+/// What to change when a plan is refused.
+fn remedy(e: PlanError) -> String {
+    match e {
+        PlanError::Zero(_) => "sizes are at least 1".into(),
+        PlanError::Heads { dim, heads } => {
+            let near = (1..=dim).filter(|h| dim.is_multiple_of(*h)).min_by_key(|h| h.abs_diff(heads)).unwrap_or(1);
+            format!("--heads {near} divides --embed-dim {dim}")
+        }
+        PlanError::HeadDim { dim, most, .. } => format!("--heads {} or more", dim.div_ceil(most)),
+        PlanError::HeadInput { .. } => "the head follows --embed-dim".into(),
+        PlanError::HeadLayers { .. } => "--head-layers 3 is the published depth".into(),
+        PlanError::SmallCrop { side, .. } => format!("--patch-size {side} or smaller, or larger crops"),
+        PlanError::Views { .. } => "there are two global crops; add --local-crops-number".into(),
+        PlanError::MicroBatch { batch, micro_batch } => {
+            let near = (1..=batch).filter(|m| batch.is_multiple_of(*m)).min_by_key(|m| m.abs_diff(micro_batch));
+            format!("--micro-batch {} divides --batch {batch}", near.unwrap_or(1))
+        }
+        PlanError::TooLarge => "a smaller --micro-batch, crops, width or --out-dim".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_values_resolve_to_the_published_model() {
+        let c = Config::published().resolve().unwrap();
+        assert_eq!(c.table().backbone, Vit::SMALL_16);
+        let mut parameters = 0;
+        c.table().visit(|s| parameters += if s.name.part.is_empty() { s.at.len() } else { 0 });
+        assert_eq!(parameters, 21_665_664); // the published 21.67 M
+    }
+
+    #[test]
+    fn a_file_is_overridden_by_flags_and_unknown_keys_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, "batch = 32\nlr = 0.001\nglobal-crops-scale = [0.25, 1.0]\n").unwrap();
+        let flags = Flags { batch: Some(16), ..Flags::default() }.over(Config::file(&path).unwrap());
+        let mut c = Config::published();
+        c.set(&flags);
+        assert_eq!((c.batch, c.lr, c.global_crops_scale[0]), (16, 0.001, 0.25));
+        std::fs::write(&path, "batch = 32\nbatsh = 3\n").unwrap();
+        let message = Config::file(&path).unwrap_err().to_string();
+        assert!(message.contains("batsh") && message.contains("line 2"), "{message}");
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_flag() {
+        let refuse = |change: fn(&mut Config), word: &str| {
+            let mut c = Config::small();
+            change(&mut c);
+            let message = c.resolve().unwrap_err().to_string();
+            assert!(message.contains(word), "{message}");
+        };
+        refuse(|c| c.teacher_temp = 0.0, "--teacher-temp");
+        refuse(|c| c.heads = 5, "--heads 6");
+        refuse(|c| c.micro_batch = 7, "--micro-batch 8");
+        refuse(|c| c.lr = f64::NAN, "--lr");
+        refuse(|c| c.arch = "resnet50".into(), "--arch");
+        refuse(|c| c.local_size = 4, "--patch-size 4");
+        refuse(|c| c.mean = vec![0.5], "--mean");
+    }
+}
