@@ -108,20 +108,6 @@ fn round(sum: i32) -> u8 {
     (sum >> FRACTION).clamp(0, 255) as u8
 }
 
-/// Width of the vertical pass's inner loop.
-const LANES: usize = 16;
-
-/// The weighted sum of `weights.len()` rows, for the first N values of each.
-fn column_sums<const N: usize>(rows: &[u8], stride: usize, weights: &[i32]) -> [u8; N] {
-    let mut sums = [HALF; N];
-    for (row, w) in rows.chunks(stride).zip(weights) {
-        for (sum, x) in sums.iter_mut().zip(&row[..N]) {
-            *sum += *x as i32 * w;
-        }
-    }
-    sums.map(round)
-}
-
 /// Reusable buffers; a resizer carries nothing from one image to the next.
 #[derive(Default)]
 pub struct Resizer {
@@ -129,6 +115,7 @@ pub struct Resizer {
     rows: Taps,
     /// The needed source rows after the horizontal pass.
     middle: Vec<u8>,
+    sums: Vec<i32>,
 }
 
 impl Resizer {
@@ -171,17 +158,15 @@ impl Resizer {
         let stride = window.width * 3;
         out.clear();
         for (low, weights) in self.rows.iter() {
-            let rows = &self.middle[(low - needed.start) * stride..];
-            // A few columns at a time, whose sums stay in registers.
-            let mut x = 0;
-            while x + LANES <= stride {
-                out.extend_from_slice(&column_sums::<LANES>(&rows[x..], stride, weights));
-                x += LANES;
+            self.sums.clear();
+            self.sums.resize(stride, HALF);
+            let first = (low - needed.start) * stride;
+            for (row, w) in self.middle[first..].chunks_exact(stride).zip(weights) {
+                for (sum, x) in self.sums.iter_mut().zip(row) {
+                    *sum += *x as i32 * w;
+                }
             }
-            while x < stride {
-                out.extend_from_slice(&column_sums::<1>(&rows[x..], stride, weights));
-                x += 1;
-            }
+            out.extend(self.sums.iter().map(|&s| round(s)));
         }
     }
 }

@@ -32,43 +32,17 @@ impl BoxFilter {
     }
 
     /// `y[i]` from the taps `x(d)[i]`, d = 0 ..= 2r + 2, all of the same length: a row and its shifts, or rows.
-    fn apply<'a>(&self, y: &mut [u8], sums: &mut [u16], x: impl Fn(usize) -> &'a [u8]) {
-        // The recipe's blurs have r <= 1: with the taps counted at compile time no sum goes through memory.
-        let n = y.len();
-        let at = |d: usize| &x(d)[..n];
-        if self.r == 0 {
-            let (low, a, high) = (at(0), at(1), at(2));
-            for i in 0..n {
-                y[i] = self.weigh(a[i] as u16, low[i] as u16 + high[i] as u16);
-            }
-            return;
-        }
-        if self.r == 1 {
-            let (low, a, b, c, high) = (at(0), at(1), at(2), at(3), at(4));
-            for i in 0..n {
-                y[i] = self.weigh(a[i] as u16 + b[i] as u16 + c[i] as u16, low[i] as u16 + high[i] as u16);
-            }
-            return;
-        }
+    fn apply<'a>(&self, y: &mut [u8], sums: &mut [u32], x: impl Fn(usize) -> &'a [u8]) {
         let last = 2 * self.r + 2;
         sums.fill(0);
         for d in 1..last {
             for (sum, x) in sums.iter_mut().zip(x(d)) {
-                *sum += *x as u16;
+                *sum += *x as u32;
             }
         }
         for (((y, sum), low), high) in y.iter_mut().zip(sums).zip(x(0)).zip(x(last)) {
-            *y = self.weigh(*sum, *low as u16 + *high as u16);
+            *y = ((*sum * self.full + (*low as u32 + *high as u32) * self.edge + (1 << 23)) >> 24) as u8;
         }
-    }
-
-    /// The 24-bit weights in two halves: 16-bit factors are what every processor multiplies many of at once.
-    #[inline(always)]
-    fn weigh(&self, inner: u16, edges: u16) -> u8 {
-        let product = |x: u16, half: u32| x as u32 * (half as u16) as u32;
-        let high = product(inner, self.full >> 12) + product(edges, self.edge >> 12);
-        let low = product(inner, self.full & 0xfff) + product(edges, self.edge & 0xfff);
-        (((high << 12) + low + (1 << 23)) >> 24) as u8
     }
 }
 
@@ -77,7 +51,7 @@ impl BoxFilter {
 pub struct Scratch {
     row: Vec<u8>,
     image: Vec<u8>,
-    sums: Vec<u16>,
+    sums: Vec<u32>,
 }
 
 /// Blurs `height * width * 3` bytes (R G B interleaved) in place. `sigma` in pixels; zero changes nothing.
