@@ -2,6 +2,7 @@
 
 pub mod attend;
 pub mod augment;
+pub mod check;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -11,6 +12,7 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod features;
+pub mod inspect;
 pub mod loader;
 pub mod log;
 pub mod monitor;

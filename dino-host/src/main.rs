@@ -1,2 +1,7 @@
 //! The `dino-host` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dino_host::cli::main::<dino_host::cpu::Cpu>("dino-host")
+}

@@ -211,6 +211,32 @@ macro_rules! touches {
     }};
 }
 
+// Wrappers can borrow what they wrap.
+macro_rules! borrowed {
+    ($($tr:ident { $($word:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
+        $(impl<O: $tr> $tr for &mut O {
+            $(fn $word(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
+                (**self).$word($($arg,)* $($dim),*);
+            })*
+        })*
+    };
+}
+words!(borrowed);
+
+impl<O: Memory> Memory for &mut O {
+    fn read(&mut self, pool: Pool, at: usize, out: &mut [f64]) {
+        (**self).read(pool, at, out);
+    }
+
+    fn write(&mut self, pool: Pool, at: usize, values: &[f64]) {
+        (**self).write(pool, at, values);
+    }
+
+    fn len(&mut self, pool: Pool) -> usize {
+        (**self).len(pool)
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------------------- Checked
 
 /// The first thing a [`Checked`] backend found wrong.
@@ -235,6 +261,11 @@ pub struct Checked<O> {
 impl<O: Memory> Checked<O> {
     pub fn new(inner: O) -> Self {
         Checked { inner, fault: None, calls: 0 }
+    }
+
+    /// Words said so far.
+    pub fn calls(&self) -> u64 {
+        self.calls
     }
 
     fn note(&mut self, fault: Fault, word: Word) {

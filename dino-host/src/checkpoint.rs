@@ -1,0 +1,194 @@
+//! Checkpoints: safetensors files with the published key names, written aside and renamed.
+//!
+//! `checkpoint.safetensors` holds a whole run: `student.` and `teacher.` + `backbone.X` / `head.X`, `optimizer.exp_avg.` and
+//! `optimizer.exp_avg_sq.` + the same, `center`; in its header the step, the epoch's loss so far and the configuration.
+//! `teacher.safetensors` holds the teacher's backbone under bare published names.
+
+use crate::config::Config;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::log::write_atomically;
+use dino_kernel::mem::Weight;
+use dino_kernel::middleware::Pool;
+use dino_kernel::model::Table;
+use dino_kernel::plan::Plan;
+use dino_kernel::spec::Spec;
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Optimisation steps done.
+    pub step: u64,
+    /// Sum of the losses of the current epoch's steps so far.
+    pub epoch_loss: f64,
+}
+
+/// A tensor on its way to a file.
+struct Out {
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl View for Out {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.values.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+    fn data_len(&self) -> usize {
+        4 * self.values.len()
+    }
+}
+
+/// The published key of a parameter: `backbone.X` or `head.X`.
+fn key(spec: &Spec) -> String {
+    if spec.name.part.is_empty() { format!("backbone.{}", spec.name) } else { spec.name.to_string() }
+}
+
+/// The four stretches of a checkpoint that have the table's layout: prefix, pool, offset.
+fn stretches(table: &Table) -> [(&'static str, Pool, usize); 4] {
+    let len = table.len();
+    [
+        ("student.", Pool::Weights, 0),
+        ("teacher.", Pool::Weights, len),
+        ("optimizer.exp_avg.", Pool::Moments, 0),
+        ("optimizer.exp_avg_sq.", Pool::Moments, len),
+    ]
+}
+
+fn metadata(config: &Config, progress: Progress) -> HashMap<String, String> {
+    HashMap::from([
+        ("config".into(), serde_json::to_string(config).expect("a configuration is plain data")),
+        ("step".into(), progress.step.to_string()),
+        ("epoch_loss".into(), format!("{:016x}", progress.epoch_loss.to_bits())),
+        ("version".into(), env!("CARGO_PKG_VERSION").into()),
+    ])
+}
+
+fn write(path: &Path, tensors: Vec<(String, Out)>, metadata: HashMap<String, String>) -> Result<()> {
+    let bytes = safetensors::serialize(tensors, Some(metadata))
+        .map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
+    write_atomically(path, |f| f.write_all(&bytes))
+}
+
+/// Writes everything a run needs to go on.
+pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<()> {
+    let mut tensors = Vec::new();
+    for (prefix, pool, offset) in stretches(&p.table) {
+        p.table.visit(|spec| {
+            let mut values = vec![0.0; spec.at.len()];
+            o.download(pool, offset + spec.at.0.at, &mut values);
+            tensors.push((format!("{prefix}{}", key(&spec)), Out { shape: spec.shape().to_vec(), values }));
+        });
+    }
+    let mut values = vec![0.0; p.centre.len()];
+    o.download(Pool::State, p.centre.0.at, &mut values);
+    tensors.push(("center".into(), Out { shape: vec![1, values.len()], values }));
+    write(path, tensors, metadata(config, progress))
+}
+
+/// Writes the teacher's backbone alone.
+pub fn save_teacher<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<()> {
+    let mut tensors = Vec::new();
+    p.table.visit(|spec| {
+        if spec.name.part.is_empty() {
+            let mut values = vec![0.0; spec.at.len()];
+            o.download(Pool::Weights, p.table.len() + spec.at.0.at, &mut values);
+            tensors.push((spec.name.to_string(), Out { shape: spec.shape().to_vec(), values }));
+        }
+    });
+    write(path, tensors, metadata(config, progress))
+}
+
+/// An open checkpoint file of either kind.
+pub struct Checkpoint {
+    path: String,
+    bytes: Vec<u8>,
+    pub config: Config,
+    pub progress: Progress,
+}
+
+impl Checkpoint {
+    /// Reads and checks the header; tensors are checked when they are asked for.
+    pub fn open(path: &Path) -> Result<Checkpoint> {
+        let name = path.display().to_string();
+        let bad = |what: String| {
+            Error::new(format!("cannot read the checkpoint {name}: {what}"))
+                .hint("a checkpoint is the checkpoint.safetensors or teacher.safetensors of a run")
+        };
+        let bytes = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("{e}, {} bytes", bytes.len())))?;
+        SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("{e}, {} bytes", bytes.len())))?;
+        let entries = header.metadata().clone().unwrap_or_default();
+        let entry = |k: &str| entries.get(k).ok_or_else(|| bad(format!("its header has no {k}")));
+        let config: Config = serde_json::from_str(entry("config")?).map_err(|e| bad(format!("its configuration: {e}")))?;
+        let config = config.resolve().map_err(|e| bad(format!("its configuration: {}", e.message)))?;
+        let step = entry("step")?.parse().map_err(|e| bad(format!("its step: {e}")))?;
+        let bits = u64::from_str_radix(entry("epoch_loss")?, 16).map_err(|e| bad(format!("its epoch loss: {e}")))?;
+        let progress = Progress { step, epoch_loss: f64::from_bits(bits) };
+        Ok(Checkpoint { path: name, bytes, config, progress })
+    }
+
+    fn tensor(&self, key: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let all = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::new(format!("{}: {e}", self.path)))?;
+        let t = all.tensor(key).map_err(|_| {
+            Error::new(format!("{} has no tensor {key}", self.path)).hint("was it written by a run with another --arch?")
+        })?;
+        if t.dtype() != Dtype::F32 || t.shape() != shape {
+            let found = format!("{:?} {:?}", t.dtype(), t.shape());
+            return Err(Error::new(format!("{}: {key} is {found}, this plan has F32 {shape:?}", self.path)));
+        }
+        Ok(t.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
+    }
+
+    /// Fills a device with a whole run. Nothing is written before every tensor has been found sound.
+    pub fn load<D: Device>(&self, o: &mut D, p: &Plan) -> Result<()> {
+        let (mut found, mut error) = (Vec::new(), None);
+        for (prefix, pool, offset) in stretches(&p.table) {
+            p.table.visit(|spec| match self.tensor(&format!("{prefix}{}", key(&spec)), spec.shape()) {
+                Ok(values) => found.push((pool, offset + spec.at.0.at, values)),
+                Err(e) => error = error.take().or(Some(e)),
+            });
+        }
+        if let Some(e) = error {
+            return Err(e);
+        }
+        found.push((Pool::State, p.centre.0.at, self.tensor("center", &[1, p.centre.len()])?));
+        found.iter().for_each(|(pool, at, values)| o.upload(*pool, *at, values));
+        Ok(())
+    }
+
+    /// A network's backbone in the table's layout: `network` is `teacher` or `student`; a file with bare names is taken for the teacher.
+    pub fn backbone(&self, network: &str) -> Result<Vec<f32>> {
+        let table = self.config.table();
+        let all = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::new(format!("{}: {e}", self.path)))?;
+        let bare = all.names().contains(&"cls_token");
+        if bare && network != "teacher" {
+            return Err(Error::new(format!("{} holds the teacher's backbone alone", self.path))
+                .hint("the student is in the run's checkpoint.safetensors"));
+        }
+        let mut weights = vec![0.0; table.backbone_len()];
+        let mut error = None;
+        table.visit(|spec| {
+            if !spec.name.part.is_empty() {
+                return;
+            }
+            let key = if bare { spec.name.to_string() } else { format!("{network}.backbone.{}", spec.name) };
+            let Weight(span) = spec.at;
+            match self.tensor(&key, spec.shape()) {
+                Ok(values) => weights[span.range()].copy_from_slice(&values),
+                Err(e) => error = error.take().or(Some(e)),
+            }
+        });
+        error.map_or(Ok(weights), Err)
+    }
+}

@@ -1,0 +1,381 @@
+//! The command line, generic over the device: `dino-host` runs it on the CPU.
+
+use crate::checkpoint::Checkpoint;
+use crate::config::{Config, Flags};
+use crate::data::{self, Splits};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::eval::{attention, knn};
+use crate::features::{self, Extractor};
+use crate::train::{self, Outcome};
+use crate::{attend, check, inspect};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dino_kernel::init;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// DINO v1: self-distillation with no labels
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a student and its teacher
+    Train(Train),
+    /// Judge features
+    #[command(subcommand)]
+    Eval(Eval),
+    /// Draw what the class token of the last block attends to
+    Attend(Attend),
+    /// Print every pool and tensor of a training step and their bytes; allocates nothing
+    Plan(Plan),
+    /// Check every gradient against finite differences in f64, on this machine
+    Check,
+}
+
+#[derive(Subcommand)]
+enum Eval {
+    /// Weighted k-nearest-neighbours vote
+    Knn(Knn),
+    /// How well the attention covers the objects of the built-in set (Jaccard index with the exact masks)
+    Attention(Attention),
+}
+
+#[derive(Args)]
+struct Shared {
+    /// Worker threads; 0 = one a core. The numbers do not depend on it
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+#[derive(Args)]
+struct Model {
+    /// Start from the small preset: minutes on two cores
+    #[arg(long)]
+    small: bool,
+    /// Read keys from a TOML file; flags win
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+impl Model {
+    /// What the user named, flags over file.
+    fn named(&self) -> Result<Flags> {
+        let file = self.config.as_deref().map(Config::file).transpose()?.unwrap_or_default();
+        Ok(self.flags.clone().over(file))
+    }
+
+    fn resolve(&self) -> Result<Config> {
+        let mut config = if self.small { Config::small() } else { Config::published() };
+        config.set(&self.named()?);
+        config.resolve()
+    }
+}
+
+#[derive(Args)]
+struct Train {
+    #[command(flatten)]
+    model: Model,
+    #[command(flatten)]
+    shared: Shared,
+    /// Folder of images (see the README); without it --small draws its own
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
+    /// Folder for the run; the first free runs/N if not given
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on from the checkpoint in --out, with its configuration
+    #[arg(long)]
+    resume: bool,
+}
+
+/// Whose features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    Teacher,
+    Student,
+    /// A freshly initialised backbone
+    Random,
+    /// Per-channel normalised pixels
+    Pixels,
+}
+
+#[derive(Args)]
+struct Source {
+    #[command(flatten)]
+    model: Model,
+    #[command(flatten)]
+    shared: Shared,
+    /// checkpoint.safetensors or teacher.safetensors of a run; its configuration is used
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Folder of images, or `builtin`
+    #[arg(long, value_name = "PATH", default_value = data::BUILTIN)]
+    data: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Knn {
+    #[command(flatten)]
+    source: Source,
+    /// Neighbours, a list
+    #[arg(long, value_delimiter = ',', default_value = "10,20,100,200")]
+    k: Vec<usize>,
+    #[arg(long, default_value_t = 0.07)]
+    temperature: f64,
+    /// Whose features [default: teacher with --checkpoint, else pixels]
+    #[arg(long)]
+    which: Option<Which>,
+}
+
+#[derive(Args)]
+struct Attention {
+    #[command(flatten)]
+    source: Source,
+    /// Whose attention [default: teacher with --checkpoint, else random]
+    #[arg(long)]
+    which: Option<Which>,
+    /// Part of a head's attention mass that its mask keeps
+    #[arg(long, default_value_t = 0.6)]
+    keep: f64,
+}
+
+#[derive(Args)]
+struct Attend {
+    /// checkpoint.safetensors or teacher.safetensors of a run
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// A PNG or JPEG file, any size
+    #[arg(long, value_name = "FILE")]
+    image: PathBuf,
+    /// Folder for the pictures
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Shorter side the image is resized to, pixels; 0 = the run's global crop
+    #[arg(long, default_value_t = 0)]
+    size: usize,
+    /// Part of a head's attention mass that its mask keeps
+    #[arg(long, default_value_t = 0.6)]
+    keep: f64,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+#[derive(Args)]
+struct Plan {
+    #[command(flatten)]
+    model: Model,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Set by Ctrl-C and SIGTERM; the second one ends the program at once.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Runs the program on device `D`: 0 done, 1 a check failed, 2 an error, 130 interrupted.
+pub fn main<D: Device>(program: &str) -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => match dispatch::<D>(cli.command) {
+            Ok(code) => ExitCode::from(code),
+            Err(e) => {
+                eprintln!("{program}: {e}");
+                ExitCode::from(2)
+            }
+        },
+        // Help and version are not errors.
+        Err(e) => {
+            let _ = e.print();
+            ExitCode::from(if e.use_stderr() { 2 } else { 0 })
+        }
+    }
+}
+
+fn dispatch<D: Device>(command: Command) -> Result<u8> {
+    match command {
+        Command::Train(args) => run_train::<D>(args),
+        Command::Eval(Eval::Knn(args)) => run_knn::<D>(args),
+        Command::Eval(Eval::Attention(args)) => run_attention::<D>(args),
+        Command::Attend(args) => run_attend::<D>(args),
+        Command::Plan(args) => inspect::print(&args.model.resolve()?, args.json).map(|()| 0),
+        Command::Check => Ok(if check::run() { 0 } else { 1 }),
+    }
+}
+
+fn threads(shared: &Shared) -> Result<()> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(shared.threads)
+        .build_global()
+        .map_err(|e| Error::new(format!("cannot start {} threads: {e}", shared.threads)).hint("--threads 0 takes one a core"))
+}
+
+fn open(data: &str, config: &Config) -> Result<Splits> {
+    if data == data::BUILTIN { Ok(data::builtin(config.global_size)) } else { data::open(Path::new(data)) }
+}
+
+/// The first of runs/1, runs/2, … that does not exist.
+fn free_folder() -> PathBuf {
+    (1..).map(|i| PathBuf::from(format!("runs/{i}"))).find(|p| !p.exists()).expect("folders are finite")
+}
+
+fn run_train<D: Device>(args: Train) -> Result<u8> {
+    threads(&args.shared)?;
+    let out = match (args.out, args.resume) {
+        (Some(out), _) => out,
+        (None, false) => free_folder(),
+        (None, true) => return Err(Error::new("--resume needs --out DIR: the folder of the run to go on with")),
+    };
+    let config = if args.resume {
+        let mut config = train::recorded(&out)?;
+        let mut named = args.model.named()?;
+        if let Some(epochs) = named.epochs.take().filter(|e| *e != config.epochs) {
+            eprintln!("--epochs {epochs} instead of {}: the schedules are recomputed for it", config.epochs);
+            config.epochs = epochs;
+        }
+        if let Some(other) = config.contradictions(&named).first() {
+            return Err(Error::new(format!("the run in {} cannot go on with {other}", out.display()))
+                .hint("leave the flag out, or start a new run; only --epochs, --threads and paths may change"));
+        }
+        config.resolve()?
+    } else {
+        if out.join(train::CHECKPOINT).exists() {
+            return Err(Error::new(format!("{} already holds a run", out.display()))
+                .hint("--resume goes on with it, another --out starts a new one"));
+        }
+        args.model.resolve()?
+    };
+    let data = match (args.data, args.resume, args.model.small) {
+        (Some(data), ..) => data,
+        (None, true, _) => train::recorded_data(&out)?,
+        (None, false, true) => data::BUILTIN.into(),
+        (None, false, false) => {
+            return Err(Error::new("what to train on? --data PATH").hint("--data builtin, or --small, draws its own images"));
+        }
+    };
+    let splits = open(&data, &config)?;
+    eprintln!(
+        "{} training and {} test images ({data}); {} images a step in parts of {}; {} into {}",
+        splits.train.len(),
+        splits.test.len(),
+        config.batch,
+        config.micro_batch,
+        if args.resume { "going on" } else { "training" },
+        out.display()
+    );
+    if config.warmup_epochs > config.epochs {
+        eprintln!("note: the learning rate warms up over {} epochs, the run has {}", config.warmup_epochs, config.epochs);
+    }
+    // Setting the handler fails only if one is set already, as when the library runs twice in one process.
+    let _ = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; once more to stop at once");
+    });
+    let run = train::Run { config, splits: &splits, out, resume: args.resume, data, stop: &STOP };
+    Ok(match train::run::<D>(&run)? {
+        Outcome::Finished => 0,
+        Outcome::Interrupted => 130,
+    })
+}
+
+/// The configuration, and for networks the backbone's weights, that `which` means.
+fn network(source: &Source, which: Which) -> Result<(Config, Option<Vec<f32>>)> {
+    let checkpoint = source.checkpoint.as_deref().map(Checkpoint::open).transpose()?;
+    let config = match &checkpoint {
+        Some(c) => c.config.clone(),
+        // Without a checkpoint the small preset is what the built-in set is made for.
+        None => Model { small: true, config: source.model.config.clone(), flags: source.model.flags.clone() }.resolve()?,
+    };
+    let weights = match (which, checkpoint) {
+        (Which::Pixels, _) => None,
+        (Which::Random, _) => {
+            let table = config.table();
+            let mut weights = vec![0.0; table.len()];
+            init::weights(&mut weights, &table, config.seed);
+            weights.truncate(table.backbone_len());
+            Some(weights)
+        }
+        (Which::Teacher, Some(c)) => Some(c.backbone("teacher")?),
+        (Which::Student, Some(c)) => Some(c.backbone("student")?),
+        (Which::Teacher | Which::Student, None) => {
+            return Err(Error::new("--which teacher and student need --checkpoint FILE")
+                .hint("--which pixels and --which random need none"));
+        }
+    };
+    Ok((config, weights))
+}
+
+fn run_knn<D: Device>(args: Knn) -> Result<u8> {
+    threads(&args.source.shared)?;
+    if args.k.contains(&0) || args.k.is_empty() || !(args.temperature > 0.0 && args.temperature.is_finite()) {
+        return Err(Error::new("--k and --temperature are above 0").hint("published: --k 10,20,100,200 --temperature 0.07"));
+    }
+    let trained = args.source.checkpoint.is_some();
+    let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Pixels });
+    let (config, weights) = network(&args.source, which)?;
+    let splits = open(&args.source.data, &config)?;
+    let (Some(bank_labels), Some(labels)) = (train::labels(&*splits.train), train::labels(&*splits.test)) else {
+        return Err(Error::new(format!("{} has no labels", args.source.data)).hint("class folders give labels"));
+    };
+    let (bank, queries) = match weights {
+        None => (features::pixels(&*splits.train, &config)?, features::pixels(&*splits.test, &config)?),
+        Some(weights) => {
+            let mut extractor = Extractor::<D>::new(&config, &weights)?;
+            (extractor.run(&*splits.train, |_| ())?, extractor.run(&*splits.test, |_| ())?)
+        }
+    };
+    let width = bank.ncols();
+    let scores = knn::evaluate(bank, &bank_labels, queries, &labels, &args.k, args.temperature)?;
+    let name = format!("{which:?}").to_lowercase();
+    if args.source.json {
+        let json = serde_json::json!({
+            "which": name, "bank": bank_labels.len(), "queries": labels.len(), "width": width,
+            "temperature": args.temperature, "scores": scores,
+        });
+        println!("{json}");
+    } else {
+        println!("k-NN, {name}, {width} numbers an image, bank {}, queries {}", bank_labels.len(), labels.len());
+        println!("{:>6} {:>8} {:>8}", "k", "top-1 %", "top-5 %");
+        scores.iter().for_each(|s| println!("{:>6} {:>8.2} {:>8.2}", s.k, s.top1, s.top5));
+    }
+    Ok(0)
+}
+
+fn run_attention<D: Device>(args: Attention) -> Result<u8> {
+    threads(&args.source.shared)?;
+    let trained = args.source.checkpoint.is_some();
+    let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Random });
+    let (config, weights) = network(&args.source, which)?;
+    let weights = weights.ok_or_else(|| Error::new("pixels do not attend").hint("--which teacher, student or random"))?;
+    let splits = open(&args.source.data, &config)?;
+    let jaccard = attention::evaluate::<D>(&config, &weights, &*splits.test, args.keep)?;
+    let name = format!("{which:?}").to_lowercase();
+    if args.source.json {
+        println!("{}", serde_json::json!({"which": name, "keep": args.keep, "jaccard": jaccard}));
+    } else {
+        println!("Jaccard index of attention masks with the objects, {name}, {} images", splits.test.len());
+        jaccard.heads.iter().enumerate().for_each(|(h, j)| println!("head {h}: {j:.3}"));
+        println!("best head of every image: {:.3}", jaccard.best);
+    }
+    Ok(0)
+}
+
+fn run_attend<D: Device>(args: Attend) -> Result<u8> {
+    threads(&args.shared)?;
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let weights = checkpoint.backbone("teacher")?;
+    let image = data::decode(&args.image)?;
+    attend::draw::<D>(&checkpoint.config, &weights, &image, args.size, args.keep, &args.out)?;
+    Ok(0)
+}

@@ -1,0 +1,132 @@
+//! The published weighted k-nearest-neighbours vote (official `eval_knn.py`): rows l2-normalised, cosine similarity, the k most
+//! similar bank rows vote for their class with weight exp(similarity / T).
+
+use crate::cpu::gemm::{View, sgemm};
+use crate::error::{Error, Result};
+use ndarray::{Array2, ArrayView2, Axis};
+use rayon::prelude::*;
+
+/// The vote's outcome for one k.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Score {
+    pub k: usize,
+    /// Percent of queries whose class has the most votes.
+    pub top1: f64,
+    /// Percent whose class is among the five with most votes.
+    pub top5: f64,
+}
+
+/// Neighbours of every query, most similar first.
+pub struct Neighbours {
+    k: usize,
+    /// (queries, k).
+    pub similarities: Vec<f32>,
+    /// (queries, k): rows of the bank.
+    pub indices: Vec<u32>,
+}
+
+/// Each row divided by its length; a zero row stays zero.
+pub fn normalise(mut x: Array2<f32>) -> Array2<f32> {
+    for mut row in x.axis_iter_mut(Axis(0)) {
+        let length = row.iter().map(|&v| v as f64 * v as f64).sum::<f64>().sqrt().max(1e-12) as f32;
+        row.mapv_inplace(|v| v / length);
+    }
+    x
+}
+
+/// Queries a task takes at once.
+const BLOCK: usize = 32;
+/// Bank rows a product takes at once: the similarities of a block stay in the cache.
+const TILE: usize = 2048;
+
+/// The `k` rows of `bank` most similar to each row of `queries` (fewer if the bank has fewer); both normalised. Among equals the
+/// earlier row comes first, so the answer does not depend on how the work is cut.
+pub fn neighbours(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> Neighbours {
+    let (d, k) = (bank.ncols(), k.min(bank.nrows()));
+    let bank = bank.as_standard_layout();
+    let queries = queries.as_standard_layout();
+    let (bank, queries) = (bank.as_slice().unwrap_or(&[]), queries.as_slice().unwrap_or(&[]));
+    let mut all: Vec<(Vec<f32>, Vec<u32>)> = Vec::new();
+    queries
+        .par_chunks(BLOCK * d)
+        .map(|q| {
+            let rows = q.len() / d;
+            let mut s = vec![0.0; rows * TILE];
+            let mut best: Vec<Vec<(f32, u32)>> = vec![Vec::with_capacity(2 * k + TILE); rows];
+            for (tile, part) in bank.chunks(TILE * d).enumerate() {
+                let cols = part.len() / d;
+                sgemm(&mut s, TILE, View::rows(q, d), View::transposed(part, d), [rows, d, cols], 0.0);
+                for (row, best) in s.chunks(TILE).zip(&mut best) {
+                    let least = if best.len() == k { best[k - 1].0 } else { f32::NEG_INFINITY };
+                    let above = row[..cols].iter().enumerate().filter(|(_, s)| **s >= least);
+                    best.extend(above.map(|(i, &s)| (s, (tile * TILE + i) as u32)));
+                    keep(best, k);
+                }
+            }
+            best.iter().flatten().copied().unzip()
+        })
+        .collect_into_vec(&mut all);
+    let (mut similarities, mut indices) = (Vec::new(), Vec::new());
+    for (s, i) in all {
+        similarities.extend(s);
+        indices.extend(i);
+    }
+    Neighbours { k, similarities, indices }
+}
+
+/// Sorts the `k` best to the front and drops the rest.
+fn keep(best: &mut Vec<(f32, u32)>, k: usize) {
+    let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+    if best.len() > k && k > 0 {
+        best.select_nth_unstable_by(k - 1, order);
+        best.truncate(k);
+    }
+    best.sort_unstable_by(order);
+}
+
+impl Neighbours {
+    /// Votes (queries, classes) of the nearest `k`.
+    pub fn votes(&self, labels: &[u32], k: usize, temperature: f64, classes: usize) -> Array2<f64> {
+        let mut votes = Array2::zeros((self.indices.len() / self.k.max(1), classes));
+        for (q, mut row) in votes.axis_iter_mut(Axis(0)).enumerate() {
+            for j in q * self.k..q * self.k + k.min(self.k) {
+                row[labels[self.indices[j] as usize] as usize] += libm::exp(self.similarities[j] as f64 / temperature);
+            }
+        }
+        votes
+    }
+}
+
+/// Top-1 and top-5 of the vote, in percent, for every k. Among classes with equal votes the first counts.
+pub fn evaluate(
+    bank: Array2<f32>,
+    bank_labels: &[u32],
+    queries: Array2<f32>,
+    labels: &[u32],
+    ks: &[usize],
+    temperature: f64,
+) -> Result<Vec<Score>> {
+    if bank.nrows() == 0 || queries.nrows() == 0 {
+        return Err(Error::new(format!("k-NN needs images on both sides: {} in the bank, {} queries", bank.nrows(), queries.nrows())));
+    }
+    if let Some(row) = bank.rows().into_iter().chain(queries.rows()).position(|r| r.iter().any(|x| !x.is_finite())) {
+        return Err(Error::new(format!("the features of image {row} are not finite")).hint("are the weights sound?"));
+    }
+    let classes = bank_labels.iter().chain(labels).max().map_or(0, |&c| c as usize + 1);
+    let most = ks.iter().copied().max().unwrap_or(0);
+    let found = neighbours(normalise(bank).view(), normalise(queries).view(), most);
+    let scores = ks.iter().map(|&k| {
+        let votes = found.votes(bank_labels, k, temperature, classes);
+        let (mut top1, mut top5) = (0usize, 0usize);
+        for (row, &label) in votes.rows().into_iter().zip(labels) {
+            let own = row[label as usize];
+            let ahead = |(c, &v): (usize, &f64)| v > own || (v == own && c < label as usize);
+            let rank = row.iter().enumerate().filter(|&x| ahead(x)).count();
+            top1 += (rank == 0) as usize;
+            top5 += (rank < 5) as usize;
+        }
+        let percent = |n: usize| 100.0 * n as f64 / labels.len() as f64;
+        Score { k, top1: percent(top1), top5: percent(top5) }
+    });
+    Ok(scores.collect())
+}

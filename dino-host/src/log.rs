@@ -1,0 +1,84 @@
+//! What a run writes besides weights: `run.json`, `log.jsonl`, and files that are written aside and renamed.
+
+use crate::error::{Error, Result};
+use serde_json::Value;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+/// Writes a file aside (same folder, `.part`), flushes it to the disk and renames it: a reader sees the old or the new one.
+pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+    let aside = path.with_extension("part");
+    let done = File::create(&aside).and_then(|mut f| {
+        write(&mut f)?;
+        f.sync_all()?;
+        fs::rename(&aside, path)
+    });
+    done.map_err(|e| {
+        let _ = fs::remove_file(&aside);
+        Error::new(format!("cannot write {}: {e}", path.display())).hint("is there room on the disk, and may you write there?")
+    })
+}
+
+/// A number for JSON: null where it is not finite.
+pub fn number(x: f64) -> Value {
+    serde_json::Number::from_f64(x).map_or(Value::Null, Value::Number)
+}
+
+/// `log.jsonl`: one object a line, flushed line by line.
+pub struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+impl Log {
+    /// Opens the log of a run that has done `steps` steps, dropping rows from beyond them (of a run that was killed after its last
+    /// checkpoint). `steps` = 0 starts an empty one.
+    pub fn open(path: &Path, steps: u64) -> Result<Log> {
+        let cannot = |e: std::io::Error| Error::new(format!("cannot write {}: {e}", path.display()));
+        let mut kept = Vec::new();
+        if steps > 0 && path.exists() {
+            for line in BufReader::new(File::open(path).map_err(cannot)?).lines() {
+                // A torn last line is a row from beyond the checkpoint as well.
+                let Ok(line) = line else { break };
+                let Ok(row) = serde_json::from_str::<Value>(&line) else { break };
+                if row["step"].as_u64().is_some_and(|s| s < steps) {
+                    kept.push(line);
+                }
+            }
+        }
+        write_atomically(path, |f| kept.iter().try_for_each(|line| writeln!(f, "{line}")))?;
+        let file = OpenOptions::new().append(true).open(path).map_err(cannot)?;
+        Ok(Log { path: path.to_owned(), file })
+    }
+
+    /// Appends a row.
+    pub fn row(&mut self, row: &Value) -> Result<()> {
+        let line = format!("{row}\n");
+        self.file
+            .write_all(line.as_bytes())
+            .map_err(|e| Error::new(format!("cannot write {}: {e}", self.path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn rows_beyond_the_checkpoint_and_torn_lines_are_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let mut log = Log::open(&path, 0).unwrap();
+        for step in 0..4 {
+            log.row(&json!({"kind": "step", "step": step, "loss": number(f64::NAN)})).unwrap();
+        }
+        drop(log);
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"kind\": \"st").unwrap();
+        Log::open(&path, 3).unwrap().row(&json!({"kind": "epoch", "step": 2})).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(text.contains("null") && text.ends_with("{\"kind\":\"epoch\",\"step\":2}\n"), "{text}");
+    }
+}

@@ -1,0 +1,131 @@
+//! Is the run healthy? The two collapses of the paper (section 5.3) told apart in words.
+//!
+//! Without centring one prototype takes everything (teacher entropy -> 0); without sharpening the output becomes uniform (entropy ->
+//! ln K). In both the teacher says the same whatever it sees, so KL = cross-entropy - entropy -> 0 while the loss looks steady.
+
+use ndarray::{Array2, Axis};
+
+/// What is wrong, if anything is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Healthy,
+    /// Every output is close to uniform.
+    Uniform,
+    /// Every output falls on the same few prototypes.
+    OneDimensional,
+}
+
+impl Verdict {
+    /// For logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verdict::Healthy => "healthy",
+            Verdict::Uniform => "uniform collapse",
+            Verdict::OneDimensional => "one-dimensional collapse",
+        }
+    }
+
+    /// What it means and what to do.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Verdict::Healthy => "the teacher tells images apart again",
+            Verdict::Uniform => {
+                "the teacher's output is almost uniform, so the student learns nothing (uniform collapse): \
+                 lower --teacher-temp, lower --lr, raise --freeze-last-layer or use fewer prototypes (--out-dim)"
+            }
+            Verdict::OneDimensional => {
+                "the teacher gives every image the same few prototypes (one-dimensional collapse): \
+                 check --center-momentum (0.9), raise --teacher-temp or lower --lr"
+            }
+        }
+    }
+}
+
+/// Watches teacher entropy and KL over the last steps.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    ln_k: f64,
+    /// Exponential means of entropy and KL, once there is a first value.
+    mean: Option<(f64, f64)>,
+    /// Steps in a row that looked like `suspect`.
+    streak: u32,
+    suspect: Verdict,
+    verdict: Verdict,
+}
+
+/// Steps over which the means run, and for which a suspicion must hold.
+const PATIENCE: u32 = 30;
+
+impl Watch {
+    /// For K prototypes.
+    pub fn new(prototypes: usize) -> Watch {
+        let ln_k = libm::log(prototypes as f64);
+        Watch { ln_k, mean: None, streak: 0, suspect: Verdict::Healthy, verdict: Verdict::Healthy }
+    }
+
+    /// Takes in a step; returns the verdict when it changes.
+    pub fn step(&mut self, entropy: f64, kl: f64) -> Option<Verdict> {
+        let rate = 2.0 / (PATIENCE as f64 + 1.0);
+        let (h, d) = self.mean.unwrap_or((entropy, kl));
+        let (h, d) = (h + rate * (entropy - h), d + rate * (kl - d));
+        self.mean = Some((h, d));
+        // A KL of a hundredth of ln K says nothing about the image; healthy runs stay an order above it.
+        let flat = d < 0.01 * self.ln_k;
+        let now = match () {
+            _ if flat && h > 0.97 * self.ln_k => Verdict::Uniform,
+            _ if flat && h < 0.05 * self.ln_k => Verdict::OneDimensional,
+            _ => Verdict::Healthy,
+        };
+        self.streak = if now == self.suspect { self.streak.saturating_add(1) } else { 1 };
+        self.suspect = now;
+        let changed = self.streak >= PATIENCE && now != self.verdict;
+        changed.then(|| {
+            self.verdict = now;
+            now
+        })
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+}
+
+/// How many directions the features use: (tr S)^2 / tr(S^2) of their covariance S, between 1 and the width. Rows are samples.
+pub fn effective_rank(features: &Array2<f32>) -> f64 {
+    let Some(mean) = features.mean_axis(Axis(0)) else { return 0.0 };
+    let centred = features - &mean;
+    let covariance = centred.t().dot(&centred);
+    let trace: f64 = covariance.diag().iter().map(|&x| x as f64).sum();
+    let square: f64 = covariance.iter().map(|&x| x as f64 * x as f64).sum();
+    if square > 0.0 { trace * trace / square } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(entropy: f64, kl: f64) -> Verdict {
+        let mut watch = Watch::new(1024);
+        (0..200).for_each(|_| {
+            watch.step(entropy, kl);
+        });
+        watch.verdict()
+    }
+
+    #[test]
+    fn collapses_are_told_apart_and_health_is_not_disturbed() {
+        assert_eq!(run(6.92, 0.001), Verdict::Uniform);
+        assert_eq!(run(0.01, 0.001), Verdict::OneDimensional);
+        assert_eq!(run(4.0, 1.5), Verdict::Healthy);
+        // Early in a healthy run the entropy is close to ln K, but images still differ.
+        assert_eq!(run(6.8, 0.5), Verdict::Healthy);
+    }
+
+    #[test]
+    fn rank_counts_directions() {
+        let spread = Array2::from_shape_fn((400, 8), |(i, j)| if i % 8 == j { 1.0 } else { 0.0 });
+        let line = Array2::from_shape_fn((400, 8), |(i, j)| i as f32 * (j as f32 + 1.0));
+        assert!((effective_rank(&spread) - 7.0).abs() < 0.1, "{}", effective_rank(&spread));
+        assert!((effective_rank(&line) - 1.0).abs() < 1e-3);
+    }
+}

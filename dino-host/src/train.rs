@@ -1,0 +1,417 @@
+//! The training loop: load, step, log, judge, save.
+
+use crate::checkpoint::{self, Checkpoint, Progress};
+use crate::config::Config;
+use crate::data::{Dataset, Splits};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::eval::knn;
+use crate::features::Extractor;
+use crate::loader::{self, Batch, Recipe};
+use crate::log::{Log, number, write_atomically};
+use crate::monitor::{Verdict, Watch, effective_rank};
+use dino_kernel::backend::Update;
+use dino_kernel::init;
+use dino_kernel::middleware::{Checked, Fault, Pool};
+use dino_kernel::plan::Plan;
+use dino_kernel::step::{self, Hyper, monitor};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A run: what, where to, and whether to go on from what lies there.
+pub struct Run<'a> {
+    pub config: Config,
+    pub splits: &'a Splits,
+    pub out: PathBuf,
+    pub resume: bool,
+    /// What the data set was opened from, for `run.json`.
+    pub data: String,
+    /// Set from outside to stop after the current step.
+    pub stop: &'a AtomicBool,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Finished,
+    Interrupted,
+}
+
+/// The k of the k-NN vote during training, and its temperature: the published ones.
+const KNN: (usize, f64) = (20, 0.07);
+/// Longest time between two saves: what a crash may cost.
+const SAVE_AFTER: Duration = Duration::from_secs(600);
+
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
+pub const TEACHER: &str = "teacher.safetensors";
+pub const LOG: &str = "log.jsonl";
+pub const MANIFEST: &str = "run.json";
+
+/// What a step reports.
+struct Report {
+    loss: f64,
+    entropy: f64,
+    grad_norm: f64,
+    centre_norm: f64,
+    finite: bool,
+}
+
+struct Trainer<'a, D> {
+    run: &'a Run<'a>,
+    plan: Plan,
+    device: D,
+    recipe: Recipe,
+    progress: Progress,
+    watch: Watch,
+    log: Log,
+    screen: Screen,
+    saved: Instant,
+}
+
+/// Trains until the last epoch, or until `run.stop`. Every error leaves the last good state saved.
+pub fn run<D: Device>(run: &Run) -> Result<Outcome> {
+    let config = &run.config;
+    let per_epoch = loader::check_size(&*run.splits.train, config.batch)?;
+    let plan = config.plan()?;
+    let mut device = D::new(plan.pools)?;
+    let progress = start(run, &mut device, &plan)?;
+    let recipe = Recipe {
+        augment: config.augment(),
+        seed: config.seed,
+        batch: config.batch,
+        micro_batch: config.micro_batch,
+        per_epoch,
+    };
+    let log = Log::open(&run.out.join(LOG), progress.step)?;
+    let screen = Screen::new(config.epochs * per_epoch, progress.step);
+    let watch = Watch::new(config.out_dim);
+    let mut trainer = Trainer { run, plan, device, recipe, progress, watch, log, screen, saved: Instant::now() };
+    if !run.resume {
+        trainer.save()?; // from here on there is always something to go on from
+    }
+    trainer.train()
+}
+
+/// Fills the device: from the checkpoint, or with the initial weights, the teacher an exact copy of the student.
+fn start<D: Device>(run: &Run, device: &mut D, plan: &Plan) -> Result<Progress> {
+    let mut state = vec![0.0f32; plan.pools.state];
+    plan.initial_state(&mut state);
+    device.upload(Pool::State, 0, &state);
+    if run.resume {
+        let checkpoint = Checkpoint::open(&run.out.join(CHECKPOINT))?;
+        checkpoint.load(device, plan)?;
+        manifest(run)?;
+        return Ok(checkpoint.progress);
+    }
+    std::fs::create_dir_all(&run.out)
+        .map_err(|e| Error::new(format!("cannot make the folder {}: {e}", run.out.display())))?;
+    manifest(run)?;
+    let mut weights = vec![0.0f32; plan.table.len()];
+    init::weights(&mut weights, &plan.table, run.config.seed);
+    device.upload(Pool::Weights, 0, &weights);
+    device.upload(Pool::Weights, plan.table.len(), &weights);
+    Ok(Progress::default())
+}
+
+/// `run.json`: what made this run.
+fn manifest(run: &Run) -> Result<()> {
+    let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});
+    let manifest = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "config": run.config,
+        "seed": run.config.seed,
+        "data": run.data,
+        "train": set(&*run.splits.train),
+        "test": set(&*run.splits.test),
+        "held_out": run.splits.held_out,
+    });
+    write_atomically(&run.out.join(MANIFEST), |f| writeln!(f, "{manifest:#}"))
+}
+
+impl<D: Device> Trainer<'_, D> {
+    fn train(&mut self) -> Result<Outcome> {
+        let per_epoch = self.recipe.per_epoch;
+        let total = self.run.config.epochs * per_epoch;
+        let recipe = self.recipe.clone();
+        std::thread::scope(|scope| {
+            let (batches, _thread) = recipe.start(scope, &*self.run.splits.train, self.progress.step..total);
+            while self.progress.step < total {
+                let started = Instant::now();
+                let batch = match batches.recv() {
+                    Ok(Ok(batch)) => batch,
+                    Ok(Err(e)) => return self.fail(e),
+                    Err(_) => return self.fail(Error::new("the loader thread ended early")),
+                };
+                let waited = started.elapsed();
+                let number = self.progress.step;
+                let hyper = self.run.config.hyper(number, per_epoch);
+                let report = self.step(&batch, &hyper)?;
+                if !report.finite {
+                    let error = self.explain(&batch, &hyper);
+                    return self.fail(error);
+                }
+                self.progress.step += 1;
+                self.progress.epoch_loss += report.loss;
+                self.write_step(number, &hyper, &report, started.elapsed(), waited)?;
+                if self.progress.step.is_multiple_of(per_epoch) {
+                    self.end_epoch(number)?;
+                }
+                if self.run.stop.load(Ordering::Relaxed) && self.progress.step < total {
+                    self.save()?;
+                    self.screen.say(&format!(
+                        "stopped after step {}; go on with: train --resume --out {}",
+                        self.progress.step,
+                        self.run.out.display()
+                    ));
+                    return Ok(Outcome::Interrupted);
+                }
+                if self.saved.elapsed() > SAVE_AFTER {
+                    self.save()?;
+                }
+            }
+            self.save()?;
+            self.screen.finish();
+            Ok(Outcome::Finished)
+        })
+    }
+
+    /// Saves the last good state, then passes the error on.
+    fn fail(&mut self, error: Error) -> Result<Outcome> {
+        self.save()?;
+        Err(error)
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let (out, config) = (&self.run.out, &self.run.config);
+        checkpoint::save(&out.join(CHECKPOINT), &mut self.device, &self.plan, config, self.progress)?;
+        checkpoint::save_teacher(&out.join(TEACHER), &mut self.device, &self.plan, config, self.progress)?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+
+    fn step(&mut self, batch: &Batch, hyper: &Hyper) -> Result<Report> {
+        let plan = &self.plan;
+        say_step(&mut self.device, plan, &self.run.config, self.recipe.per_epoch, self.progress.step, batch, hyper, D::upload);
+        self.device.sync()?;
+        let mut m = [0.0f32; monitor::LEN];
+        self.device.download(Pool::State, plan.monitor.0.at, &mut m);
+        let (images, teachers) = (self.run.config.batch, plan.teachers());
+        Ok(Report {
+            loss: m[monitor::LOSS] as f64 / (images * teachers * (plan.views() - 1)) as f64,
+            entropy: m[monitor::ENTROPY] as f64 / (images * teachers) as f64,
+            grad_norm: m[monitor::GRAD_NORM] as f64,
+            centre_norm: m[monitor::CENTRE_NORM] as f64,
+            finite: m[monitor::FINITE] == 1.0,
+        })
+    }
+
+    /// Replays a step that was not finite under a backend that looks at every number, and names the first bad one.
+    fn explain(&mut self, batch: &Batch, hyper: &Hyper) -> Error {
+        let (step, plan) = (self.progress.step, &self.plan);
+        let mut checked = Checked::new(&mut self.device);
+        let mut parts = 0; // micro-batches begun before the fault
+        let put = |o: &mut Checked<&mut D>, pool, at, values: &[f32]| {
+            parts += (pool == Pool::Acts && o.fault.is_none()) as usize;
+            o.inner.upload(pool, at, values);
+        };
+        say_step(&mut checked, plan, &self.run.config, self.recipe.per_epoch, step, batch, hyper, put);
+        let place = match checked.fault {
+            Some((Fault::NonFinite(touch, index), word, said)) => {
+                let located = (touch.pool == Pool::Acts).then(|| plan.locate(touch.span.len, index)).flatten();
+                let image = located.map(|(view, i)| {
+                    let id = batch.images[(parts - 1) * plan.config.micro_batch + i];
+                    format!(", crop {view} of image {}", self.run.splits.train.name(id as usize))
+                });
+                format!("first in {} (word {said}){}", word.name(), image.unwrap_or_default())
+            }
+            Some((fault, word, said)) => format!("{fault:?} in {} (word {said})", word.name()),
+            None => "only in the sum of all gradients, which overflowed".into(),
+        };
+        Error::new(format!("a number stopped being finite in step {step}: {place}"))
+            .hint("the state before this step is saved; a lower --lr or a smaller --clip-grad usually helps")
+    }
+
+    fn write_step(&mut self, step: u64, h: &Hyper, r: &Report, took: Duration, waited: Duration) -> Result<()> {
+        let (epoch, ln_k) = (step / self.recipe.per_epoch, (self.run.config.out_dim as f64).ln());
+        let rate = self.run.config.batch as f64 / took.as_secs_f64();
+        let wait = waited.as_secs_f64() / took.as_secs_f64();
+        self.log.row(&json!({
+            "kind": "step",
+            "step": step,
+            "epoch": epoch,
+            "loss": number(r.loss),
+            "loss_minus_ln_k": number(r.loss - ln_k),
+            "lr": number(h.lr),
+            "wd": number(h.weight_decay),
+            "momentum": number(h.momentum),
+            "teacher_temp": number(h.teacher_temp),
+            "teacher_entropy": number(r.entropy),
+            "kl": number(r.loss - r.entropy),
+            "grad_norm": number(r.grad_norm),
+            "center_norm": number(r.centre_norm),
+            "images_per_second": number(rate),
+            "data_wait": number(wait),
+        }))?;
+        self.screen.step(step + 1, epoch, self.run.config.epochs, r.loss, rate, wait);
+        if let Some(verdict) = self.watch.step(r.entropy, r.loss - r.entropy) {
+            let word = if verdict == Verdict::Healthy { "note" } else { "WARNING" };
+            self.screen.say(&format!("{word}, step {step}: {}", verdict.words()));
+        }
+        Ok(())
+    }
+
+    fn end_epoch(&mut self, step: u64) -> Result<()> {
+        let (config, per_epoch) = (&self.run.config, self.recipe.per_epoch);
+        let epoch = step / per_epoch;
+        let last = epoch + 1 == config.epochs;
+        let mut row = json!({
+            "kind": "epoch",
+            "step": step,
+            "epoch": epoch,
+            "train_loss": number(self.progress.epoch_loss / per_epoch as f64),
+            "knn_top1": null,
+            "verdict": self.watch.verdict().name(),
+        });
+        let mut said = String::new();
+        if config.knn_every > 0 && (last || (epoch + 1).is_multiple_of(config.knn_every)) {
+            let mut weights = vec![0.0; self.plan.table.backbone_len()];
+            self.device.download(Pool::Weights, self.plan.table.len(), &mut weights);
+            let (rank, top1) = judge::<D>(config, &weights, self.run.splits)?;
+            row["feature_rank"] = number(rank);
+            if let Some(top1) = top1 {
+                row["knn_top1"] = number(top1);
+                said = format!(", k-NN {top1:.2} %");
+            }
+            said += &format!(", feature rank {rank:.1}");
+        }
+        self.log.row(&row)?;
+        self.screen.say(&format!(
+            "epoch {epoch}: loss {:.4} (ln K {:.4}){said}",
+            self.progress.epoch_loss / per_epoch as f64,
+            (config.out_dim as f64).ln()
+        ));
+        self.progress.epoch_loss = 0.0;
+        self.save()?;
+        if config.save_every > 0 && epoch.is_multiple_of(config.save_every) {
+            let numbered = self.run.out.join(format!("checkpoint{epoch:04}.safetensors"));
+            checkpoint::save(&numbered, &mut self.device, &self.plan, config, self.progress)?;
+        }
+        Ok(())
+    }
+}
+
+/// Says one whole step to a backend; `put` uploads.
+fn say_step<O: Update>(
+    o: &mut O,
+    plan: &Plan,
+    config: &Config,
+    per_epoch: u64,
+    step: u64,
+    batch: &Batch,
+    hyper: &Hyper,
+    mut put: impl FnMut(&mut O, Pool, usize, &[f32]),
+) {
+    let numbers = hyper.derive(config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+    put(o, Pool::State, plan.hyper.0.at, &numbers);
+    let mut drop = vec![0.0f32; plan.student.acts.drop().len()];
+    step::begin(o, plan);
+    let parts = batch.images.chunks(config.micro_batch).zip(batch.pixels.chunks(plan.pixels.len()));
+    for (images, pixels) in parts {
+        plan.drop_path(&mut drop, config.seed, (step / per_epoch) as u32, images, config.drop_path_rate);
+        put(o, Pool::State, plan.student.acts.drop().0.at, &drop);
+        put(o, Pool::Acts, plan.pixels.0.at, pixels);
+        step::micro_batch(o, plan);
+    }
+    step::commit(o, plan);
+}
+
+/// Feature rank, and, with labels, the top-1 of the k-NN vote on the test part, of a backbone.
+pub fn judge<D: Device>(config: &Config, weights: &[f32], splits: &Splits) -> Result<(f64, Option<f64>)> {
+    let mut extractor = Extractor::<D>::new(config, weights)?;
+    let bank = extractor.run(&*splits.train, |_| ())?;
+    let rank = effective_rank(&bank);
+    let (Some(bank_labels), Some(labels)) = (labels(&*splits.train), labels(&*splits.test)) else {
+        return Ok((rank, None));
+    };
+    if labels.is_empty() {
+        return Ok((rank, None));
+    }
+    let queries = extractor.run(&*splits.test, |_| ())?;
+    let scores = knn::evaluate(bank, &bank_labels, queries, &labels, &[KNN.0], KNN.1)?;
+    Ok((rank, scores.first().map(|s| s.top1)))
+}
+
+/// All labels, if every image has one.
+pub fn labels(set: &dyn Dataset) -> Option<Vec<u32>> {
+    (0..set.len()).map(|i| set.label(i)).collect()
+}
+
+/// The folder's configuration, for `--resume`.
+pub fn recorded(out: &Path) -> Result<Config> {
+    Ok(Checkpoint::open(&out.join(CHECKPOINT))
+        .map_err(|e| e.hint("--resume goes on from a folder that `train --out` has written; leave it out to start anew"))?
+        .config)
+}
+
+/// What the folder's run was trained on.
+pub fn recorded_data(out: &Path) -> Result<String> {
+    let path = out.join(MANIFEST);
+    let bad = |what: String| Error::new(format!("cannot read {}: {what}", path.display())).hint("name the data with --data");
+    let text = std::fs::read_to_string(&path).map_err(|e| bad(e.to_string()))?;
+    let manifest: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    manifest["data"].as_str().map(str::to_owned).ok_or_else(|| bad("it does not say what the run was trained on".into()))
+}
+
+/// A progress bar on a terminal, plain lines otherwise.
+struct Screen {
+    bar: Option<ProgressBar>,
+    total: u64,
+    started: Instant,
+    first: u64,
+    spoke: Instant,
+}
+
+impl Screen {
+    fn new(total: u64, done: u64) -> Screen {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total).with_position(done);
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        Screen { bar, total, started: Instant::now(), first: done, spoke: Instant::now() }
+    }
+
+    fn step(&mut self, done: u64, epoch: u64, epochs: u64, loss: f64, rate: f64, wait: f64) {
+        let message = format!("epoch {epoch}/{epochs}, loss {loss:.4}, {rate:.0} images/s, data wait {:.0} %", 100.0 * wait);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(message);
+                bar.set_position(done);
+            }
+            None if self.spoke.elapsed() > Duration::from_secs(20) => {
+                self.spoke = Instant::now();
+                let pace = self.started.elapsed().as_secs_f64() / (done - self.first) as f64;
+                let left = pace * (self.total - done) as f64;
+                eprintln!("step {done}/{}, {message}, {left:.0} s left", self.total);
+            }
+            None => (),
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish();
+        }
+    }
+}
