@@ -1,5 +1,7 @@
 //! Images with or without labels: the trait every data set implements, and the one function that opens any of them.
 
+pub mod builtin;
+
 use crate::error::Result;
 
 /// An RGB image, 8 bits a channel.
