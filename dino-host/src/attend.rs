@@ -6,6 +6,13 @@ use crate::error::Result;
 use std::path::Path;
 
 /// Draws.
-pub fn draw<D: Device>(_config: &Config, _weights: &[f32], _image: &Image, _size: usize, _keep: f64, _out: &Path) -> Result<()> {
+pub fn draw<D: Device>(
+    _config: &Config,
+    _weights: &[f32],
+    _image: &Image,
+    _size: usize,
+    _keep: f64,
+    _out: &Path,
+) -> Result<()> {
     Ok(())
 }

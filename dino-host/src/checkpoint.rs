@@ -130,7 +130,8 @@ impl Checkpoint {
         SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("{e}, {} bytes", bytes.len())))?;
         let entries = header.metadata().clone().unwrap_or_default();
         let entry = |k: &str| entries.get(k).ok_or_else(|| bad(format!("its header has no {k}")));
-        let config: Config = serde_json::from_str(entry("config")?).map_err(|e| bad(format!("its configuration: {e}")))?;
+        let config: Config =
+            serde_json::from_str(entry("config")?).map_err(|e| bad(format!("its configuration: {e}")))?;
         let config = config.resolve().map_err(|e| bad(format!("its configuration: {}", e.message)))?;
         let step = entry("step")?.parse().map_err(|e| bad(format!("its step: {e}")))?;
         let bits = u64::from_str_radix(entry("epoch_loss")?, 16).map_err(|e| bad(format!("its epoch loss: {e}")))?;
@@ -141,7 +142,8 @@ impl Checkpoint {
     fn tensor(&self, key: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let all = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::new(format!("{}: {e}", self.path)))?;
         let t = all.tensor(key).map_err(|_| {
-            Error::new(format!("{} has no tensor {key}", self.path)).hint("was it written by a run with another --arch?")
+            Error::new(format!("{} has no tensor {key}", self.path))
+                .hint("was it written by a run with another --arch?")
         })?;
         if t.dtype() != Dtype::F32 || t.shape() != shape {
             let found = format!("{:?} {:?}", t.dtype(), t.shape());

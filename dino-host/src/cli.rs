@@ -213,10 +213,9 @@ fn dispatch<D: Device>(command: Command) -> Result<u8> {
 }
 
 fn threads(shared: &Shared) -> Result<()> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(shared.threads)
-        .build_global()
-        .map_err(|e| Error::new(format!("cannot start {} threads: {e}", shared.threads)).hint("--threads 0 takes one a core"))
+    rayon::ThreadPoolBuilder::new().num_threads(shared.threads).build_global().map_err(|e| {
+        Error::new(format!("cannot start {} threads: {e}", shared.threads)).hint("--threads 0 takes one a core")
+    })
 }
 
 fn open(data: &str, config: &Config) -> Result<Splits> {
@@ -259,7 +258,9 @@ fn run_train<D: Device>(args: Train) -> Result<u8> {
         (None, true, _) => train::recorded_data(&out)?,
         (None, false, true) => data::BUILTIN.into(),
         (None, false, false) => {
-            return Err(Error::new("what to train on? --data PATH").hint("--data builtin, or --small, draws its own images"));
+            return Err(
+                Error::new("what to train on? --data PATH").hint("--data builtin, or --small, draws its own images")
+            );
         }
     };
     let splits = open(&data, &config)?;
@@ -273,7 +274,10 @@ fn run_train<D: Device>(args: Train) -> Result<u8> {
         out.display()
     );
     if config.warmup_epochs > config.epochs {
-        eprintln!("note: the learning rate warms up over {} epochs, the run has {}", config.warmup_epochs, config.epochs);
+        eprintln!(
+            "note: the learning rate warms up over {} epochs, the run has {}",
+            config.warmup_epochs, config.epochs
+        );
     }
     // Setting the handler fails only if one is set already, as when the library runs twice in one process.
     let _ = ctrlc::set_handler(|| {
@@ -295,7 +299,9 @@ fn network(source: &Source, which: Which) -> Result<(Config, Option<Vec<f32>>)> 
     let config = match &checkpoint {
         Some(c) => c.config.clone(),
         // Without a checkpoint the small preset is what the built-in set is made for.
-        None => Model { small: true, config: source.model.config.clone(), flags: source.model.flags.clone() }.resolve()?,
+        None => {
+            Model { small: true, config: source.model.config.clone(), flags: source.model.flags.clone() }.resolve()?
+        }
     };
     let weights = match (which, checkpoint) {
         (Which::Pixels, _) => None,
@@ -319,7 +325,9 @@ fn network(source: &Source, which: Which) -> Result<(Config, Option<Vec<f32>>)> 
 fn run_knn<D: Device>(args: Knn) -> Result<u8> {
     threads(&args.source.shared)?;
     if args.k.contains(&0) || args.k.is_empty() || !(args.temperature > 0.0 && args.temperature.is_finite()) {
-        return Err(Error::new("--k and --temperature are above 0").hint("published: --k 10,20,100,200 --temperature 0.07"));
+        return Err(
+            Error::new("--k and --temperature are above 0").hint("published: --k 10,20,100,200 --temperature 0.07")
+        );
     }
     let trained = args.source.checkpoint.is_some();
     let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Pixels });
@@ -357,7 +365,8 @@ fn run_attention<D: Device>(args: Attention) -> Result<u8> {
     let trained = args.source.checkpoint.is_some();
     let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Random });
     let (config, weights) = network(&args.source, which)?;
-    let weights = weights.ok_or_else(|| Error::new("pixels do not attend").hint("--which teacher, student or random"))?;
+    let weights =
+        weights.ok_or_else(|| Error::new("pixels do not attend").hint("--which teacher, student or random"))?;
     let splits = open(&args.source.data, &config)?;
     let jaccard = attention::evaluate::<D>(&config, &weights, &*splits.test, args.keep)?;
     let name = format!("{which:?}").to_lowercase();

@@ -224,7 +224,13 @@ impl Config {
             Some("tiny") => Vit::TINY_16,
             Some("small") => Vit::SMALL_16,
             Some("base") => Vit::BASE_16,
-            _ => return bad("arch", &self.arch, "vit_tiny, vit_small or vit_base; other backbones are not supported yet"),
+            _ => {
+                return bad(
+                    "arch",
+                    &self.arch,
+                    "vit_tiny, vit_small or vit_base; other backbones are not supported yet",
+                );
+            }
         };
         let fill = |key: &mut usize, preset| *key = if *key == 0 { preset } else { *key };
         fill(&mut self.embed_dim, shape.dim);
@@ -239,7 +245,11 @@ impl Config {
         let positive = [("student-temp", self.student_temp), ("teacher-temp", self.teacher_temp)];
         for (flag, x) in positive.into_iter().chain([("warmup-teacher-temp", self.warmup_teacher_temp)]) {
             if !(x > 0.0 && x.is_finite()) {
-                return bad(flag, &x, "a temperature is above 0; published: 0.1 for the student, 0.04 to 0.07 for the teacher");
+                return bad(
+                    flag,
+                    &x,
+                    "a temperature is above 0; published: 0.1 for the student, 0.04 to 0.07 for the teacher",
+                );
             }
         }
         let unit = [

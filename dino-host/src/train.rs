@@ -195,7 +195,16 @@ impl<D: Device> Trainer<'_, D> {
 
     fn step(&mut self, batch: &Batch, hyper: &Hyper) -> Result<Report> {
         let plan = &self.plan;
-        say_step(&mut self.device, plan, &self.run.config, self.recipe.per_epoch, self.progress.step, batch, hyper, D::upload);
+        say_step(
+            &mut self.device,
+            plan,
+            &self.run.config,
+            self.recipe.per_epoch,
+            self.progress.step,
+            batch,
+            hyper,
+            D::upload,
+        );
         self.device.sync()?;
         let mut m = [0.0f32; monitor::LEN];
         self.device.download(Pool::State, plan.monitor.0.at, &mut m);
@@ -353,17 +362,23 @@ pub fn labels(set: &dyn Dataset) -> Option<Vec<u32>> {
 /// The folder's configuration, for `--resume`.
 pub fn recorded(out: &Path) -> Result<Config> {
     Ok(Checkpoint::open(&out.join(CHECKPOINT))
-        .map_err(|e| e.hint("--resume goes on from a folder that `train --out` has written; leave it out to start anew"))?
+        .map_err(|e| {
+            e.hint("--resume goes on from a folder that `train --out` has written; leave it out to start anew")
+        })?
         .config)
 }
 
 /// What the folder's run was trained on.
 pub fn recorded_data(out: &Path) -> Result<String> {
     let path = out.join(MANIFEST);
-    let bad = |what: String| Error::new(format!("cannot read {}: {what}", path.display())).hint("name the data with --data");
+    let bad =
+        |what: String| Error::new(format!("cannot read {}: {what}", path.display())).hint("name the data with --data");
     let text = std::fs::read_to_string(&path).map_err(|e| bad(e.to_string()))?;
     let manifest: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-    manifest["data"].as_str().map(str::to_owned).ok_or_else(|| bad("it does not say what the run was trained on".into()))
+    manifest["data"]
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| bad("it does not say what the run was trained on".into()))
 }
 
 /// A progress bar on a terminal, plain lines otherwise.
@@ -386,7 +401,8 @@ impl Screen {
     }
 
     fn step(&mut self, done: u64, epoch: u64, epochs: u64, loss: f64, rate: f64, wait: f64) {
-        let message = format!("epoch {epoch}/{epochs}, loss {loss:.4}, {rate:.0} images/s, data wait {:.0} %", 100.0 * wait);
+        let message =
+            format!("epoch {epoch}/{epochs}, loss {loss:.4}, {rate:.0} images/s, data wait {:.0} %", 100.0 * wait);
         match &self.bar {
             Some(bar) => {
                 bar.set_message(message);

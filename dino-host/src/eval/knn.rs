@@ -107,7 +107,11 @@ pub fn evaluate(
     temperature: f64,
 ) -> Result<Vec<Score>> {
     if bank.nrows() == 0 || queries.nrows() == 0 {
-        return Err(Error::new(format!("k-NN needs images on both sides: {} in the bank, {} queries", bank.nrows(), queries.nrows())));
+        return Err(Error::new(format!(
+            "k-NN needs images on both sides: {} in the bank, {} queries",
+            bank.nrows(),
+            queries.nrows()
+        )));
     }
     if let Some(row) = bank.rows().into_iter().chain(queries.rows()).position(|r| r.iter().any(|x| !x.is_finite())) {
         return Err(Error::new(format!("the features of image {row} are not finite")).hint("are the weights sound?"));
