@@ -146,7 +146,7 @@ const fn check_backbone(v: &Vit, crops: &Crops) -> Result<(), PlanError> {
     if v.patch == 0 || v.channels == 0 || v.dim == 0 || v.depth == 0 || v.heads == 0 || v.mlp == 0 {
         return Err(PlanError::Zero("patch, channels, width, depth, heads and MLP width"));
     }
-    if v.dim % v.heads != 0 {
+    if !v.dim.is_multiple_of(v.heads) {
         return Err(PlanError::Heads { dim: v.dim, heads: v.heads });
     }
     if v.dim / v.heads > MAX_HEAD_DIM {
@@ -226,7 +226,7 @@ impl Plan {
         if teachers == 0 || teachers > MAX_TEACHERS || views.count() < 2 {
             return Err(PlanError::Views { teachers, views: views.count() });
         }
-        if batch % micro_batch != 0 {
+        if !batch.is_multiple_of(micro_batch) {
             return Err(PlanError::MicroBatch { batch, micro_batch });
         }
         if let Err(e) = check_size(&vit, Some(&head), &views, micro_batch) {
@@ -370,12 +370,12 @@ impl Plan {
     pub fn locate(&self, len: usize, index: usize) -> Option<(usize, usize)> {
         let place = |crop: usize| (crop / self.config.micro_batch, crop % self.config.micro_batch);
         for tokens in [self.student.acts.tokens(), self.teacher.acts.tokens()] {
-            if len != 0 && len % tokens.rows() == 0 {
+            if len != 0 && len.is_multiple_of(tokens.rows()) {
                 return tokens.crop_of(index / (len / tokens.rows())).map(place);
             }
         }
         let crops = self.student.acts.crops().count();
-        (len != 0 && len % crops == 0).then(|| place(index / (len / crops)))
+        (len != 0 && len.is_multiple_of(crops)).then(|| place(index / (len / crops)))
     }
 }
 
