@@ -158,7 +158,6 @@ pub struct Losses {
     pub loss: Vec<f64>,
     pub dz: Vec<f64>,
     /// One a teacher row.
-    pub lse: Vec<f64>,
     pub entropy: Vec<f64>,
     /// The centre that follows.
     pub centre: Vec<f64>,
@@ -197,8 +196,19 @@ pub fn loss_over_logits<F: Factory>(
     Losses {
         loss: read(&mut o, loss),
         dz: read(&mut o, dz),
-        lse: read(&mut o, lse_teacher),
         entropy: read(&mut o, entropy),
         centre: read(&mut o, centre),
     }
+}
+
+/// The teacher's distributions (rows, K) as the loss rebuilds them: against the uniform student that zero logits give, the gradient
+/// is (1 / K - q) times a known factor.
+pub fn teacher_probs<F: Factory>(teacher: &[f64], centre: &[f64], h: &Hyper) -> Vec<f64> {
+    let k = centre.len();
+    let images = teacher.len() / k;
+    let n = LossDims { images, first_view: 1, views: 1, teachers: 1, bottleneck: k, prototypes: k };
+    let dz = loss_over_logits::<F>(n, &vec![0.0; teacher.len()], teacher, centre, h).dz;
+    let h = h.derive(images, 2, 1);
+    let factor = h[hyper::INV_STUDENT_TEMP] * h[hyper::LOSS_SCALE];
+    dz.into_iter().map(|d| 1.0 / k as f64 - d / factor).collect()
 }

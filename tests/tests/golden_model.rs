@@ -285,10 +285,8 @@ fn head_and_loss<F: Factory>(who: &str) {
     f.assert_golden("out.student.logits", &student);
     f.assert_golden("out.teacher.logits", &teacher);
 
-    let lse = read(&mut run.o, p.lse_teacher);
     let centre = &f.get("init.center").data;
-    let prob = |i: usize| ((teacher[i] - centre[i % k]) / h.teacher_temp - lse[i / k]).exp();
-    f.assert_golden("out.teacher.probs", &(0..teacher.len()).map(prob).collect::<Vec<_>>());
+    f.assert_golden("out.teacher.probs", &tests::training::teacher_probs::<F>(&teacher, centre, &h));
 
     // With unit prototypes the rows are the logits, so that dz is their gradient.
     let dims = LossDims { bottleneck: k, ..p.loss_dims() };
