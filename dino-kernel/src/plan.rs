@@ -121,6 +121,7 @@ pub struct Plan {
     pub grads: VitGrads,
     pub head_grads: HeadGrads,
     pub loss: Stat,
+    /// Two numbers a row: the largest score, and ln of the sum of exp(score - largest).
     pub lse: Stat,
     pub lse_teacher: Stat,
     pub entropy: Stat,
@@ -262,8 +263,8 @@ impl Plan {
             head: head_teacher,
             scale: s.stat(head.prototypes),
         };
-        let (loss, lse) = (s.stat(rows), s.stat(rows));
-        let (lse_teacher, entropy) = (s.stat(rows_teacher), s.stat(rows_teacher));
+        let (loss, lse) = (s.stat(rows), s.stat(2 * rows));
+        let (lse_teacher, entropy) = (s.stat(2 * rows_teacher), s.stat(rows_teacher));
         let (centre, teacher_sum) = (t.state(head.prototypes), t.state(head.bottleneck));
         let (hyper, monitor) = (t.state(hyper::LEN), t.state(monitor::LEN));
         let pools = Pools {

@@ -180,8 +180,8 @@ pub fn loss_over_logits<F: Factory>(
     let (z, zt, dz) = (a.input(student), a.input(teacher), a.act(student.len()));
     let p = |a: &mut Arena| Prototypes { v: a.weight(&identity), scale: a.stats(&vec![1.0; k]) };
     let (ps, pt) = (p(&mut a), p(&mut a));
-    let (loss, lse) = (a.stat(n.rows()), a.stat(n.rows()));
-    let (lse_teacher, entropy) = (a.stat(n.images * n.teachers), a.stat(n.images * n.teachers));
+    let (loss, lse) = (a.stat(n.rows()), a.stat(2 * n.rows()));
+    let (lse_teacher, entropy) = (a.stat(2 * n.images * n.teachers), a.stat(n.images * n.teachers));
     let views = student.len() / k / n.images + n.first_view;
     let hyper = a.state(&h.derive(n.images, views, n.teachers));
     let (centre, sum) = (a.state(centre), a.state(&vec![0.0; k]));

@@ -93,8 +93,9 @@ fn softmax_through_log_sum_exp() {
             let row: Vec<T> = row.iter().map(|&v| T::of(v)).collect();
             let mut sum = LogSumExp::new();
             row.iter().for_each(|&v| sum.push(v));
-            log_y.extend(row.iter().map(|&v| v - sum.value()));
-            y.extend(row.iter().map(|&v| (v - sum.top).exp() / sum.total));
+            let [top, rest] = sum.parts();
+            log_y.extend(row.iter().map(|&v| (v - top) - rest));
+            y.extend(row.iter().map(|&v| ((v - top) - rest).exp()));
         }
         f.assert_golden("softmax.y", &y);
         f.assert_golden("softmax.log_y", &log_y);
