@@ -92,6 +92,12 @@ pub fn read<O: Memory, P: Place>(o: &mut O, place: P) -> Vec<f64> {
     read_span(o, P::POOL, place.span())
 }
 
+/// Sets a parameter's gradient.
+pub fn write_grad<O: Memory>(o: &mut O, w: Weight, values: &[f64]) {
+    assert_eq!(values.len(), w.len(), "as many values as the handle has elements");
+    o.write(Pool::Grads, w.0.at, values);
+}
+
 /// Puts values at a handle of that very length.
 pub fn write<O: Memory, P: Place>(o: &mut O, place: P, values: &[f64]) {
     assert_eq!(values.len(), place.span().len, "as many values as the handle has elements");

@@ -6,6 +6,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Span, Weight};
 use dino_kernel::middleware::{Memory, Pool};
 use dino_kernel::plan::Plan;
+use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::spec::Spec;
 use dino_kernel::step::{self, Hyper, hyper, monitor};
 
@@ -40,24 +41,22 @@ pub fn groups(sizes: impl Iterator<Item = (usize, usize)>) -> Crops {
 pub struct Run<O> {
     pub plan: Plan,
     pub o: O,
+    /// Rate of stochastic depth, where the plan has room for it.
+    pub drop_rate: f64,
 }
 
 impl<O: Update + Memory> Run<O> {
-    /// Pools of exactly the plan's sizes, all of them NaN but for the state, the gradients and the moments.
+    /// Pools of exactly the plan's sizes, activations and stats NaN.
     pub fn new<F: Factory<Backend = O>>(plan: Plan) -> Run<O> {
         Run::over(plan, make_poisoned::<F>(plan.pools))
     }
 
     /// The same over a backend of the caller's.
     pub fn over(plan: Plan, o: O) -> Run<O> {
-        let mut run = Run { plan, o };
+        let mut run = Run { plan, o, drop_rate: 0.0 };
         let mut state = vec![0.0f64; plan.pools.state];
         plan.initial_state(&mut state);
         run.o.write(Pool::State, 0, &state);
-        if plan.student.acts.drop().len() > 0 {
-            let ones = vec![1.0; plan.student.acts.drop().len()];
-            write(&mut run.o, plan.student.acts.drop(), &ones);
-        }
         run
     }
 
@@ -118,14 +117,19 @@ impl<O: Update + Memory> Run<O> {
         self.monitor(monitor::LOSS) * read(&mut self.o, self.plan.hyper)[hyper::LOSS_SCALE]
     }
 
-    /// Puts micro-batch `part` of the batch into place.
-    pub fn put_pixels(&mut self, views: &[View], part: usize) {
+    /// Puts micro-batch `part` of the batch into place: its crops, and which of their branches are dropped.
+    pub fn put_part(&mut self, views: &[View], part: usize) {
         let mut pixels = Vec::with_capacity(self.plan.pixels.len());
         for view in views {
             let part_len = view.pixels.len() / self.plan.parts();
             pixels.extend_from_slice(&view.pixels[part * part_len..][..part_len]);
         }
         write(&mut self.o, self.plan.pixels, &pixels);
+        let (micro_batch, drop) = (self.plan.config.micro_batch, self.plan.student.acts.drop());
+        let images: Vec<u32> = (0..micro_batch).map(|i| (part * micro_batch + i) as u32).collect();
+        let mut scales = vec![0.0; drop.len()];
+        self.plan.drop_path(&mut scales, 1, 0, &images, self.drop_rate);
+        write(&mut self.o, drop, &scales);
     }
 
     /// Everything of a step but its commit: forward, loss, gradients; the prototypes' gradient is still the raw one.
@@ -133,7 +137,7 @@ impl<O: Update + Memory> Run<O> {
         self.set_hyper(h);
         step::begin(&mut self.o, &self.plan);
         for part in 0..self.plan.parts() {
-            self.put_pixels(views, part);
+            self.put_part(views, part);
             step::micro_batch(&mut self.o, &self.plan);
         }
     }
@@ -211,4 +215,38 @@ pub fn teacher_probs<F: Factory>(teacher: &[f64], centre: &[f64], h: &Hyper) -> 
     let h = h.derive(images, 2, 1);
     let factor = h[hyper::INV_STUDENT_TEMP] * h[hyper::LOSS_SCALE];
     dz.into_iter().map(|d| 1.0 / k as f64 - d / factor).collect()
+}
+
+/// Numbers of a test: normal, from the project's own generator.
+pub fn normals(seed: u64, n: usize) -> Vec<f64> {
+    let mut rng = Rng::new(seed, 0, 0, 0, Kind::Test, 0);
+    (0..n).map(|_| rng.normal()).collect()
+}
+
+/// Random crops for a plan's batch.
+pub fn random_views(plan: &Plan, seed: u64) -> Vec<View> {
+    let config = &plan.config;
+    let groups = config.views.groups().iter().flat_map(|g| std::iter::repeat_n(g, g.count));
+    let view = |(i, g): (usize, &Group)| {
+        let len = config.batch * config.backbone.channels * g.height * g.width;
+        View { height: g.height, width: g.width, pixels: normals(seed + i as u64, len) }
+    };
+    groups.enumerate().map(view).collect()
+}
+
+/// Random parameters in both networks that leave no gradient small: weights of order 1/sqrt(fan in), gains and norms around one.
+pub fn random_parameters<O: Update + Memory>(run: &mut Run<O>, seed: u64) {
+    for (net, seed) in [(Net::Student, seed), (Net::Teacher, seed + 1)] {
+        let mut ordinal = 0;
+        run.load(net, |spec| {
+            ordinal += 1;
+            let name = spec.name.to_string();
+            let one =
+                if name.contains("norm") && name.ends_with("weight") || name.ends_with("weight_g") { 1.0 } else { 0.0 };
+            let fan_in: usize = spec.shape()[1..].iter().product();
+            let deviation = if spec.rank > 1 { 1.0 / (fan_in as f64).sqrt() } else { 0.3 };
+            let deviation = if name.ends_with("weight_g") { 0.2 } else { deviation };
+            normals(1000 * seed + ordinal, spec.at.len()).iter().map(|x| one + deviation * x).collect()
+        });
+    }
 }

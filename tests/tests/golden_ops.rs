@@ -3,10 +3,9 @@
 
 use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group, Ragged};
-use dino_kernel::middleware::Memory;
 use dino_kernel::ops::loss::LogSumExp;
 use dino_kernel::ops::position::{self, Dialect};
-use tests::backend::{Arena, Factory, Reference, read, read_grad, write};
+use tests::backend::{Arena, Factory, Reference, read, read_grad, write, write_grad};
 use tests::fixture::Fixture;
 use tests::for_backends;
 
@@ -180,12 +179,12 @@ fn weight_norm<F: Factory>(who: &str) {
     o.linear_backward(dx, dy, x, dense, bias, mat);
     f.assert_golden("weightnorm.dx", &read(&mut o, dx));
     let raw = read_grad(&mut o, dense);
-    o.write(dino_kernel::middleware::Pool::Grads, v.0.at, &raw);
+    write_grad(&mut o, v, &raw);
     o.weight_norm_backward(v, g, scale, true, n);
     f.assert_golden("weightnorm.dv", &read_grad(&mut o, v));
     f.assert_golden("weightnorm.dg", &read_grad(&mut o, g));
     // With a frozen gain its gradient is left alone.
-    o.write(dino_kernel::middleware::Pool::Grads, v.0.at, &raw);
+    write_grad(&mut o, v, &raw);
     let before = read_grad(&mut o, g);
     o.weight_norm_backward(v, g, scale, false, n);
     f.assert_golden("weightnorm.dv", &read_grad(&mut o, v));
