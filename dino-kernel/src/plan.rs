@@ -171,8 +171,14 @@ const fn check_backbone(v: &Vit, crops: &Crops) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Refuses sizes whose products would overflow: an upper bound in u128 of the elements of the largest pool.
-const fn check_size(v: &Vit, head: Option<&Head>, crops: &Crops, images: usize) -> Result<(), PlanError> {
+/// Refuses sizes whose products would overflow: upper bounds in u128 of the elements of the pools.
+const fn check_size(
+    v: &Vit,
+    head: Option<&Head>,
+    crops: &Crops,
+    images: usize,
+    queries: usize,
+) -> Result<(), PlanError> {
     const MOST: u128 = isize::MAX as u128 / 64;
     const fn mul(a: u128, b: usize) -> u128 {
         a.saturating_mul(b as u128)
@@ -184,14 +190,17 @@ const fn check_size(v: &Vit, head: Option<&Head>, crops: &Crops, images: usize) 
     let patch = mul(mul(mul(mul(1, v.dim), v.channels), v.patch), v.patch);
     let mut weights = mul(block, v.depth).saturating_add(table).saturating_add(patch);
     let (mut tokens, mut pixels, mut count, mut i) = (0u128, 0u128, 0u128, 0);
+    let (mut state, mut attention) = (0u128, 0u128);
     while i < crops.len() {
         let g = crops.group(i);
+        let [rows, cols] = g.grid(v.patch);
+        state = state.saturating_add(mul(rows as u128 + cols as u128, side));
+        let crop = rows.saturating_mul(cols).saturating_add(1);
+        let asked = if queries < crop { queries } else { crop };
+        attention = attention.saturating_add(mul(mul(mul(mul(1, g.count), crop), asked), v.heads));
         let area = mul(mul(mul(1, g.count), g.height), g.width);
         pixels = pixels.saturating_add(mul(mul(area, v.channels), images));
-        tokens = tokens.saturating_add(mul(
-            mul(mul(1, g.count), (g.height / v.patch).saturating_mul(g.width / v.patch).saturating_add(1)),
-            images,
-        ));
+        tokens = tokens.saturating_add(mul(mul(mul(1, g.count), crop), images));
         count = count.saturating_add(mul(mul(1, g.count), images));
         i += 1;
     }
@@ -204,7 +213,8 @@ const fn check_size(v: &Vit, head: Option<&Head>, crops: &Crops, images: usize) 
         weights = weights.saturating_add(mul(mul(2, h.prototypes), h.bottleneck.saturating_add(1)));
         acts = acts.saturating_add(mul(mul(count, wide), 8 * MAX_LAYERS));
     }
-    if weights > MOST || acts > MOST { Err(PlanError::TooLarge) } else { Ok(()) }
+    acts = acts.saturating_add(attention);
+    if weights > MOST || acts > MOST || state > MOST { Err(PlanError::TooLarge) } else { Ok(()) }
 }
 
 impl Plan {
@@ -223,15 +233,15 @@ impl Plan {
         if head.layers == 0 || head.layers > MAX_LAYERS {
             return Err(PlanError::HeadLayers { layers: head.layers });
         }
+        if let Err(e) = check_size(&vit, Some(&head), &views, micro_batch, 0) {
+            return Err(e);
+        }
         let teachers = if views.is_empty() { 0 } else { views.group(0).count };
         if teachers == 0 || teachers > MAX_TEACHERS || views.count() < 2 {
             return Err(PlanError::Views { teachers, views: views.count() });
         }
         if !batch.is_multiple_of(micro_batch) {
             return Err(PlanError::MicroBatch { batch, micro_batch });
-        }
-        if let Err(e) = check_size(&vit, Some(&head), &views, micro_batch) {
-            return Err(e);
         }
 
         let table = Table { backbone: vit, head };
@@ -403,7 +413,7 @@ impl FeaturePlan {
         if let Err(e) = check_backbone(&backbone, &crops) {
             return Err(e);
         }
-        if let Err(e) = check_size(&backbone, None, &crops, 1) {
+        if let Err(e) = check_size(&backbone, None, &crops, 1, queries) {
             return Err(e);
         }
         let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());

@@ -71,12 +71,12 @@ fn views(f: &Fixture, step: usize) -> Vec<View> {
     (0..n).map(crop).map(|x| View { height: x.shape[2], width: x.shape[3], pixels: x.data.clone() }).collect()
 }
 
-fn plan(f: &Fixture, train_gain: bool) -> Plan {
+fn plan(f: &Fixture, train_gain: bool, parts: usize) -> Plan {
     let cfg = f.get("cfg.crops").sizes();
     let Table { backbone, head } = table(f, train_gain);
     let views = groups(views(f, 0).iter().map(|v| (v.height, v.width)));
     assert_eq!((views.group(0).count, views.count()), (cfg[1], cfg[1] + cfg[2]), "the crops are those of cfg.crops");
-    let (batch, micro_batch) = (cfg[0], cfg[0]);
+    let (batch, micro_batch) = (cfg[0], cfg[0] / parts);
     Plan::new(Config { backbone, head, views, batch, micro_batch, drop_path: false }).expect("a sound plan")
 }
 
@@ -114,9 +114,9 @@ fn initial<'a>(f: &'a Fixture, net: Net, name: &str, gain: Option<&'a Tensor>) -
     }
 }
 
-/// A run that stands where the file's begin.
-fn start<F: Factory>(f: &Fixture, train_gain: bool, gain: Option<&Tensor>) -> Run<F::Backend> {
-    let mut run = Run::new::<F>(plan(f, train_gain));
+/// A run that stands where the file's begin, its batch in so many parts.
+fn start<F: Factory>(f: &Fixture, train_gain: bool, gain: Option<&Tensor>, parts: usize) -> Run<F::Backend> {
+    let mut run = Run::new::<F>(plan(f, train_gain, parts));
     for net in [Net::Student, Net::Teacher] {
         run.load(net, |spec| {
             let tensor = initial(f, net, &spec.name.to_string(), gain);
@@ -260,7 +260,7 @@ fn assert_close(what: &str, a: &[f64], b: &[f64], tolerance: f64) {
 
 fn head_and_loss<F: Factory>(who: &str) {
     let f = Fixture::open("vit_train");
-    let mut run = start::<F>(&f, false, None);
+    let mut run = start::<F>(&f, false, None, 1);
     let h = hyper(&f, 0, 0.0, 0);
     run.accumulate(&h, &views(&f, 0));
     let p = run.plan;
@@ -301,14 +301,14 @@ fn head_and_loss<F: Factory>(who: &str) {
 fn gradients<F: Factory>(who: &str) {
     let f = Fixture::open("vit_train");
     // The file states the gain's gradient too, though scenario A does not train it.
-    let mut run = start::<F>(&f, true, None);
+    let mut run = start::<F>(&f, true, None, 1);
     run.accumulate(&hyper(&f, 0, 0.0, 0), &views(&f, 0));
     run.finish_grads();
     for spec in run.specs() {
         f.assert_golden(&format!("grad.{}", spec.name), &run.grad(&spec));
     }
     // A frozen gain gets no gradient, and changes nobody else's.
-    let mut frozen = start::<F>(&f, false, None);
+    let mut frozen = start::<F>(&f, false, None, 1);
     frozen.accumulate(&hyper(&f, 0, 0.0, 0), &views(&f, 0));
     frozen.finish_grads();
     for spec in frozen.specs() {
@@ -363,10 +363,18 @@ fn scenario<F: Factory>(
     f.assert_golden(&format!("{tag}losses"), &losses);
 }
 
+/// Every number of parts that a batch divides into.
+fn splits(f: &Fixture) -> impl Iterator<Item = usize> {
+    let batch = f.get("cfg.crops").sizes()[0];
+    (1..=batch).filter(move |parts| batch.is_multiple_of(*parts))
+}
+
 fn scenario_a<F: Factory>(who: &str) {
     let f = Fixture::open("vit_train");
-    let mut run = start::<F>(&f, false, None);
-    scenario::<F>(&f, "", &mut run, None, 0.0, 0);
+    for parts in splits(&f) {
+        let mut run = start::<F>(&f, false, None, parts);
+        scenario::<F>(&f, "", &mut run, None, 0.0, 0);
+    }
     f.finish(who, SCENARIO_A, &[]);
 }
 
@@ -375,7 +383,7 @@ fn scenario_b<F: Factory>(who: &str) {
     let (clip, frozen) = (f.get("hp.b").data[0], f.get("hp.b").data[1] as usize);
     let gain = Some(f.get("b.init.weight_g"));
 
-    let mut run = start::<F>(&f, true, gain);
+    let mut run = start::<F>(&f, true, gain, 1);
     run.accumulate(&hyper(&f, 0, clip, frozen), &views(&f, 0));
     run.finish_grads();
     let order: Vec<&str> =
@@ -387,16 +395,17 @@ fn scenario_b<F: Factory>(who: &str) {
     }
     f.assert_golden("b.grad_norms", &norms);
 
-    let mut run = start::<F>(&f, true, gain);
-    scenario::<F>(&f, "b.", &mut run, gain, clip, frozen);
-    let total = |norms: &[f64]| norms.iter().map(|n| n * n).sum::<f64>().sqrt();
     assert!(norms.iter().any(|&n| n > clip), "the scenario clips");
     let steps = f.get("hp.lr").data.len();
-    for spec in run.specs() {
-        for (which, moment) in ["adam_m", "adam_v"].into_iter().enumerate() {
-            let key = format!("b.after{steps}.{moment}.{}", spec.name);
-            if f.has(&key) {
-                f.assert_golden(&key, &run.moment(which, &spec));
+    for parts in splits(&f) {
+        let mut run = start::<F>(&f, true, gain, parts);
+        scenario::<F>(&f, "b.", &mut run, gain, clip, frozen);
+        for spec in run.specs() {
+            for (which, moment) in ["adam_m", "adam_v"].into_iter().enumerate() {
+                let key = format!("b.after{steps}.{moment}.{}", spec.name);
+                if f.has(&key) {
+                    f.assert_golden(&key, &run.moment(which, &spec));
+                }
             }
         }
     }
@@ -404,9 +413,10 @@ fn scenario_b<F: Factory>(who: &str) {
     f.assert_golden(&format!("b.after{steps}.adam_t"), &[last.step as f64, last.step_last as f64]);
 
     // The monitor reports the norm of all gradients before the clip.
-    let mut run = start::<F>(&f, true, gain);
+    let mut run = start::<F>(&f, true, gain, 1);
     run.step(&hyper(&f, 0, clip, frozen), &views(&f, 0));
-    let (got, want) = (run.monitor(monitor::GRAD_NORM), total(&norms));
+    let total = norms.iter().map(|n| n * n).sum::<f64>().sqrt();
+    let (got, want) = (run.monitor(monitor::GRAD_NORM), total);
     assert!((got - want).abs() <= 1e-6 * want, "gradient norm {got}, want {want}");
     f.finish(who, SCENARIO_B, &[]);
 }

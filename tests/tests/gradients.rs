@@ -360,6 +360,42 @@ fn loss_and_weight_norm() {
     assert!(error <= 1e-8, "loss: prototypes: relative error {error:.3e}, allowed 1e-8");
 }
 
+/// The loss may be taken over some views at a time: student rows from `first_view` on.
+#[test]
+fn loss_by_groups_of_views() {
+    let n = LossDims { images: 2, first_view: 0, views: 5, teachers: 2, bottleneck: 5, prototypes: 67 };
+    let (c, k) = (n.bottleneck, n.prototypes);
+    let mut a = Arena::new();
+    let (z, dz) = (a.input(&normals(1, n.rows() * c)), a.act(n.rows() * c));
+    let (zt, v) = (a.input(&normals(2, n.images * n.teachers * c)), a.weight(&normals(3, k * c)));
+    let p = Prototypes { v, scale: a.stats(&normals(6, k)) };
+    let teacher = Prototypes { v: a.weight(&normals(5, k * c)), scale: a.stats(&normals(4, k)) };
+    let (loss, lse) = (a.stat(n.rows()), a.stat(2 * n.rows()));
+    let (lse_t, entropy) = (a.stat(2 * n.images * n.teachers), a.stat(n.images * n.teachers));
+    let centre = a.state(&normals(7, k));
+    let numbers = a.state(&hyper_numbers().derive(n.images, n.views, n.teachers));
+    let mut o = a.build::<Reference<f64>>();
+    o.teacher_lse(lse_t, entropy, zt, teacher, centre, numbers, n);
+    let mut pass = |groups: &[[usize; 2]]| {
+        o.zero_grads();
+        for &[first_view, views] in groups {
+            let n = LossDims { first_view, views, ..n };
+            let (row, rows) = (first_view * n.images, n.rows());
+            let (loss, lse) = (loss.part(row, rows), lse.part(2 * row, 2 * rows));
+            let (z, dz) = (z.part(row * c, rows * c), dz.part(row * c, rows * c));
+            o.dino_loss(loss, lse, dz, z, p, zt, lse_t, teacher, centre, numbers, n);
+        }
+        (read(&mut o, loss), read(&mut o, dz), read_grad(&mut o, v))
+    };
+    let whole = pass(&[[0, 5]]);
+    for groups in [vec![[0, 2], [2, 3]], vec![[0, 1], [1, 1], [2, 1], [3, 1], [4, 1]]] {
+        let parts = pass(&groups);
+        assert_eq!((&parts.0, &parts.1), (&whole.0, &whole.1), "rows do not see each other");
+        let error = relative(&parts.2, &whole.2);
+        assert!(error <= 1e-15, "prototypes: relative difference {error:.3e}, allowed 1e-15");
+    }
+}
+
 fn hyper_numbers() -> Hyper {
     Hyper {
         lr: 1e-3,
