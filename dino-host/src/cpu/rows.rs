@@ -167,8 +167,9 @@ impl Running {
         Running { top, total: t1 + t2, spread: s1 + s2 }
     }
 
-    pub fn lse(self) -> f32 {
-        self.top + libm::logf(self.total)
+    /// The log-sum-exp as two numbers whose sum it is: added up in f32 they would round every probability of the row alike.
+    pub fn parts(self) -> [f32; 2] {
+        [self.top, libm::logf(self.total)]
     }
 
     pub fn entropy(self) -> f32 {
@@ -216,31 +217,32 @@ fn sharpen(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, factor: f32) {
     }
 }
 
-/// Raw teacher products of one row become probabilities: t[k] = exp((t[k] scale[k] - centre[k]) factor - lse).
+/// Raw teacher products of one row become probabilities: t[k] = exp((t[k] scale[k] - centre[k]) factor - lse), lse in two parts.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-pub fn targets(t: &mut [f32], scale: &[f32], centre: &[f32], factor: f32, lse: f32) {
+pub fn targets(t: &mut [f32], scale: &[f32], centre: &[f32], factor: f32, lse: [f32; 2]) {
     sharpen(t, scale, Some(centre), factor);
     for x in t.iter_mut() {
-        *x = fast::exp(*x - lse);
+        *x = fast::exp((*x - lse[0]) - lse[1]);
     }
 }
 
 /// One student row over some prototypes: raw products `s` become dL/ds = (pairs p - q) gradient_scale with q the summed targets;
-/// returns the sum of q x, x the tempered logits.
+/// returns the sum of q (lse - x), x the tempered logits: the row's cross-entropy with its targets.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn student_row(
     s: &mut [f32],
     q: &[f32],
     scale: &[f32],
     factor: f32,
-    lse: f32,
+    lse: [f32; 2],
     pairs: f32,
     gradient_scale: f32,
 ) -> f32 {
     sharpen(s, scale, None, factor);
+    s.iter_mut().for_each(|x| *x = (lse[0] - *x) + lse[1]);
     let met = ops::dot(s, q);
-    for (x, &q) in s.iter_mut().zip(q) {
-        *x = (pairs * fast::exp(*x - lse) - q) * gradient_scale;
+    for (below, &q) in s.iter_mut().zip(q) {
+        *below = (pairs * fast::exp(-*below) - q) * gradient_scale;
     }
     met
 }

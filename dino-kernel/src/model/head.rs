@@ -138,8 +138,8 @@ impl Head {
 
     /// Scratch of a backward pass over `rows` rows.
     pub const fn grads(&self, rows: usize, a: &mut Cursor) -> HeadGrads {
-        let width = rows * self.bottleneck;
-        HeadGrads { dz: a.act(width), d_bottleneck: a.act(width), d_hid: a.act(rows * self.hidden) }
+        let (width, hidden) = (rows * self.bottleneck, if self.layers > 1 { rows * self.hidden } else { 0 });
+        HeadGrads { dz: a.act(width), d_bottleneck: a.act(width), d_hid: a.act(hidden) }
     }
 
     /// The prototypes as the loss words take them.
