@@ -206,8 +206,8 @@ pub trait Update: Backward {
     fn zero_grads(&mut self);
     /// x = 0.
     fn zero(&mut self, x: State);
-    /// Per teacher row: lse = log-sum-exp over prototypes of x = (t - centre) / teacher_temp, kept as two numbers (max x, ln sum
-    /// exp(x - max)), lse (rows, 2); and the entropy of that softmax. Streams over K.
+    /// Per teacher row: log-sum-exp over prototypes of x / teacher_temp, x = t - centre, kept as two numbers, lse (rows, 2) =
+    /// (max x, ln sum exp((x - max) / teacher_temp)); and the entropy of that softmax. Streams over K.
     fn teacher_lse(
         &mut self,
         lse: Stat,

@@ -121,7 +121,7 @@ pub struct Plan {
     pub grads: VitGrads,
     pub head_grads: HeadGrads,
     pub loss: Stat,
-    /// Two numbers a row: the largest score, and ln of the sum of exp(score - largest).
+    /// Two numbers a row: the largest logit, and ln of the sum of exp((logit - largest) / temperature).
     pub lse: Stat,
     pub lse_teacher: Stat,
     pub entropy: Stat,

@@ -90,7 +90,7 @@ fn softmax_through_log_sum_exp() {
         let (mut y, mut log_y) = (Vec::new(), Vec::new());
         for row in x.data.chunks(x.last()) {
             let row: Vec<T> = row.iter().map(|&v| T::of(v)).collect();
-            let mut sum = LogSumExp::new();
+            let mut sum = LogSumExp::new(T::ONE);
             row.iter().for_each(|&v| sum.push(v));
             let [top, rest] = sum.parts();
             log_y.extend(row.iter().map(|&v| (v - top) - rest));

@@ -7,8 +7,9 @@
 //! So the sum of the targets meets each student row once: V passes instead of pairs.
 //!
 //! Everything streams over prototypes. The teacher is kept as its unit bottleneck rows and one log-sum-exp a row, and that as two
-//! numbers, top and ln of the sum of exp(x - top): at low temperatures scores reach thousands, where their f32 sum would round
-//! every probability of the row by one common factor of up to 1e-4.
+//! numbers: the largest x, before it is divided by the temperature T, and ln of the sum of exp((x - largest) / T). At low
+//! temperatures scores reach thousands, where one f32 number would be off by 1e-4, and every probability of the row with it; so
+//! differences are formed first and sharpened afterwards.
 
 use super::{axpy, dot};
 use crate::backend::LossDims;
@@ -21,48 +22,43 @@ pub const MAX_TEACHERS: usize = 8;
 /// Prototypes whose targets are held at once, and whose part of a row's loss is summed before it is added to the row's.
 const TILE: usize = 64;
 
-/// A running log-sum-exp: `top` is the largest term so far, `total` the sum of exp(term - top), in f64 because one f32 sum of many
-/// thousand terms loses digits that every probability of the row would share.
+/// A running log-sum-exp of terms times `slope` > 0: `top` is the largest term so far, `total` the sum of exp(slope (term - top)), in
+/// f64 because one f32 sum of many thousand terms loses digits that every probability of the row would share.
 #[derive(Clone, Copy, Debug)]
 pub struct LogSumExp<T> {
+    pub slope: T,
     pub top: T,
     pub total: f64,
 }
 
 impl<T: Real> LogSumExp<T> {
-    pub fn new() -> Self {
-        LogSumExp { top: T::of(f64::NEG_INFINITY), total: 0.0 }
+    pub fn new(slope: T) -> Self {
+        LogSumExp { slope, top: T::of(f64::NEG_INFINITY), total: 0.0 }
     }
 
     #[inline(always)]
     pub fn push(&mut self, x: T) {
         if x > self.top || x.is_nan() {
-            self.total = self.total * (self.top - x).exp().to_f64() + 1.0;
+            self.total = self.total * ((self.top - x) * self.slope).exp().to_f64() + 1.0;
             self.top = x;
         } else {
-            self.total += (x - self.top).exp().to_f64();
+            self.total += ((x - self.top) * self.slope).exp().to_f64();
         }
     }
 
-    /// The value so far, as the two numbers that are kept: it is their sum.
+    /// The value so far, as the two numbers that are kept: slope times the first, plus the second.
     pub fn parts(self) -> [T; 2] {
         [self.top, T::of(libm::log(self.total))]
     }
 }
 
-/// lse - x, without adding the parts first.
+/// lse - slope x, differences first.
 #[inline(always)]
-fn below<T: Real>(lse: [T; 2], x: T) -> T {
-    (lse[0] - x) + lse[1]
+fn below<T: Real>(lse: [T; 2], x: T, slope: T) -> T {
+    (lse[0] - x) * slope + lse[1]
 }
 
-impl<T: Real> Default for LogSumExp<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// lse (teachers * images, 2: top, ln of the rest), entropy (teachers * images); z (teachers * images, bottleneck); v (K, bottleneck); scale, centre (K).
+/// lse (teachers * images, 2: see above), entropy (teachers * images); z (teachers * images, bottleneck); v (K, bottleneck); scale, centre (K).
 /// The entropy is a sum of non-negative terms q (lse - x), so that a nearly one-hot row keeps its digits.
 pub fn teacher_lse<T: Real>(
     lse: &mut [T],
@@ -75,16 +71,16 @@ pub fn teacher_lse<T: Real>(
     n: LossDims,
 ) {
     let (c, sharpen) = (n.bottleneck, h[hyper::INV_TEACHER_TEMP]);
-    let score = |row: usize, k: usize| (dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k] - centre[k]) * sharpen;
+    let score = |row: usize, k: usize| dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k] - centre[k];
     for row in 0..n.teachers * n.images {
-        let mut sum = LogSumExp::new();
+        let mut sum = LogSumExp::new(sharpen);
         for k in 0..n.prototypes {
             sum.push(score(row, k));
         }
         let parts = sum.parts();
         lse[2 * row..][..2].copy_from_slice(&parts);
         let term = |k| {
-            let below = below(parts, score(row, k));
+            let below = below(parts, score(row, k), sharpen);
             ((-below).exp() * below).to_f64()
         };
         entropy[row] = T::of((0..n.prototypes).map(term).sum());
@@ -111,9 +107,9 @@ pub fn forward_backward<T: Real>(
     let c = n.bottleneck;
     let (soften, sharpen) = (h[hyper::INV_STUDENT_TEMP], h[hyper::INV_TEACHER_TEMP]);
     let gradient_scale = soften * h[hyper::LOSS_SCALE];
-    let score = |row: usize, k: usize| dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k] * soften;
+    let score = |row: usize, k: usize| dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k];
     for row in 0..n.rows() {
-        let mut sum = LogSumExp::new();
+        let mut sum = LogSumExp::new(soften);
         for k in 0..n.prototypes {
             sum.push(score(row, k));
         }
@@ -130,7 +126,7 @@ pub fn forward_backward<T: Real>(
                 let row = i * n.images + image;
                 for (k, target) in tile.clone().zip(targets) {
                     let t = dot(&z_teacher[row * c..][..c], &v_teacher[k * c..][..c]) * scale_teacher[k];
-                    *target = (-below(lse_teacher[row], (t - centre[k]) * sharpen)).exp();
+                    *target = (-below(lse_teacher[row], t - centre[k], sharpen)).exp();
                 }
             }
             for view in 0..n.views {
@@ -143,7 +139,7 @@ pub fn forward_backward<T: Real>(
                             target += targets[k - first];
                         }
                     }
-                    let below = below(lse[row], score(row, k));
+                    let below = below(lse[row], score(row, k), soften);
                     sum += (target * below).to_f64();
                     let ds = (others * (-below).exp() - target) * gradient_scale;
                     axpy(&mut dz[row * c..][..c], ds * scale[k], &v[k * c..][..c]);
