@@ -7,6 +7,8 @@
 //! ([`Output::Dense`]). Block i's handles are base + i * stride: depth is a number, not a type. A pass that saves nothing has
 //! stride 0 and two streams that take turns.
 
+pub(crate) mod spans;
+
 use crate::backend::{Backward, Embed, Forward, Grid, Heads, Mat, Patches, Rows};
 use crate::crops::{Crops, Group, MAX_GROUPS, Ragged};
 use crate::mem::{Act, Cursor, Stat, State, Weight};
