@@ -37,7 +37,7 @@ fn strip_len(prototypes: usize) -> usize {
 }
 
 /// The running softmax of every row over all prototypes, strips merged in order.
-fn sweep(network: Rows, centre: Option<&[f32]>, factor: f32, n: LossDims, scratch: &mut Vec<f32>) -> Vec<Running> {
+fn sweep(network: Rows, centre: Option<&[f32]>, slope: f32, n: LossDims, scratch: &mut Vec<f32>) -> Vec<Running> {
     let rows = network.z.len() / n.bottleneck;
     let strip = strip_len(n.prototypes);
     let strips = n.prototypes.div_ceil(strip);
@@ -55,13 +55,13 @@ fn sweep(network: Rows, centre: Option<&[f32]>, factor: f32, n: LossDims, scratc
                 network.products(s, at, tile, n.bottleneck);
                 for (row, sum) in s.chunks_mut(tile).zip(&mut sums) {
                     let centre = centre.map(|c| &c[at..at + tile]);
-                    *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], centre, factor));
+                    *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], centre, slope), slope);
                 }
             }
             sums
         })
         .collect();
-    (0..rows).map(|r| partial.iter().fold(Running::START, |sum, strip| sum.merge(strip[r]))).collect()
+    (0..rows).map(|r| partial.iter().fold(Running::START, |sum, strip| sum.merge(strip[r], slope))).collect()
 }
 
 /// lse (teacher rows, 2), entropy (teacher rows).
