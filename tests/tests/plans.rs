@@ -7,7 +7,7 @@ use dino_kernel::middleware::{Checked, Memory, Pool};
 use dino_kernel::model::vit::Output;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::position::Dialect;
-use dino_kernel::plan::{Config, FeaturePlan, Plan};
+use dino_kernel::plan::{Config, FeaturePlan, Plan, PlanError};
 use dino_kernel::real::Real;
 use dino_kernel::spec::Role;
 use dino_kernel::step::{self, Hyper, monitor};
@@ -261,6 +261,37 @@ fn hostile_sizes_are_answered() {
     });
     println!("{} plans accepted", accepted.get());
     assert!(accepted.get() >= 1000, "{} accepted: too few to show anything", accepted.get());
+}
+
+/// Products that only overflow when two large sizes meet, each of them harmless alone.
+#[test]
+fn products_that_overflow_are_refused() {
+    let vit = |image, depth| Vit {
+        image,
+        patch: 1,
+        channels: 1,
+        dim: 1,
+        depth,
+        heads: 1,
+        mlp: 1,
+        positions: Dialect::Published,
+    };
+    let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
+    let plan = |backbone, height| {
+        let views = Crops::one(Group { count: 2, height, width: 1 });
+        Plan::new(Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path: false }).map(|p| p.pools)
+    };
+    let (tall, wide) = (1 << 45, 1 << 27);
+    assert!(plan(vit(wide, 1), 2).is_ok() && plan(vit(2, 1), tall).is_ok());
+    assert_eq!(plan(vit(wide, 1), tall), Err(PlanError::TooLarge), "position matrices");
+    let features = |height, queries| {
+        let crops = Crops::one(Group { count: 2, height, width: 1 });
+        FeaturePlan::new(vit(2, 1), crops, Output::Dense, queries).map(|p| p.pools)
+    };
+    assert!(features(tall, 1).is_ok());
+    assert_eq!(features(tall, usize::MAX), Err(PlanError::TooLarge), "attention rows");
+    // Depth is a number, not a loop.
+    assert!(plan(vit(2, 1 << 48), 2).is_ok());
 }
 
 // -------------------------------------------------------------------------------------------------------- micro-batches
