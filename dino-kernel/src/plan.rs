@@ -222,15 +222,16 @@ impl Plan {
         if head.layers == 0 || head.layers > MAX_LAYERS {
             return Err(PlanError::HeadLayers { layers: head.layers });
         }
+        // From here on sums and products of sizes cannot overflow.
+        if let Err(e) = check_size(&vit, Some(&head), &views, micro_batch) {
+            return Err(e);
+        }
         let teachers = if views.is_empty() { 0 } else { views.group(0).count };
         if teachers == 0 || teachers > MAX_TEACHERS || views.count() < 2 {
             return Err(PlanError::Views { teachers, views: views.count() });
         }
         if batch % micro_batch != 0 {
             return Err(PlanError::MicroBatch { batch, micro_batch });
-        }
-        if let Err(e) = check_size(&vit, Some(&head), &views, micro_batch) {
-            return Err(e);
         }
 
         let table = Table { backbone: vit, head };
