@@ -129,33 +129,33 @@ impl Augment {
     /// Refuses values outside their meaning; the error names the key.
     pub fn check(&self) -> Result<()> {
         let fail = |key: &str, value: &dyn std::fmt::Debug, hint: &str| {
-            Err(Error::new(format!("{key} = {value:?} makes no sense")).hint(hint.to_string()))
+            Err(Error::new(format!("--{key} {value:?} makes no sense")).hint(hint.to_string()))
         };
-        for (key, size) in [("global_size", self.global_size), ("local_size", self.local_size)] {
+        for (key, size) in [("global-size", self.global_size), ("local-size", self.local_size)] {
             if size == 0 {
                 return fail(key, &size, "a side in pixels, at least 1");
             }
         }
         let ranges = [
-            ("global_crops_scale", self.global_crops_scale, 1.0, "parts of the area, 0 < least <= greatest <= 1"),
-            ("local_crops_scale", self.local_crops_scale, 1.0, "parts of the area, 0 < least <= greatest <= 1"),
-            ("ratio", self.ratio, f64::MAX, "width / height, 0 < least <= greatest"),
-            ("blur_radius", self.blur_radius, 100.0, "pixels, 0 <= least <= greatest <= 100"),
+            ("global-crops-scale", self.global_crops_scale, 1.0, "parts of the area, 0 < least <= greatest <= 1"),
+            ("local-crops-scale", self.local_crops_scale, 1.0, "parts of the area, 0 < least <= greatest <= 1"),
+            ("crop-ratio", self.ratio, f64::MAX, "width / height, 0 < least <= greatest"),
+            ("blur-radius", self.blur_radius, 100.0, "pixels, 0 <= least <= greatest <= 100"),
         ];
         for (key, [low, high], most, hint) in ranges {
-            let above_zero = low > 0.0 || (low == 0.0 && key == "blur_radius");
+            let above_zero = low > 0.0 || (low == 0.0 && key == "blur-radius");
             if !(above_zero && low <= high && high <= most) {
                 return fail(key, &[low, high], hint);
             }
         }
         let probabilities = [
             ("flip", self.flip),
-            ("jitter_prob", self.jitter_prob),
-            ("gray_prob", self.gray_prob),
-            ("blur_probs", self.blur_probs[0]),
-            ("blur_probs", self.blur_probs[1]),
-            ("blur_probs", self.blur_probs[2]),
-            ("solarize_prob", self.solarize_prob),
+            ("jitter", self.jitter_prob),
+            ("gray", self.gray_prob),
+            ("blur", self.blur_probs[0]),
+            ("blur", self.blur_probs[1]),
+            ("blur", self.blur_probs[2]),
+            ("solarize", self.solarize_prob),
         ];
         for (key, p) in probabilities {
             if !(0.0..=1.0).contains(&p) {
@@ -525,15 +525,15 @@ mod tests {
         assert!(Augment::default().check().is_ok() && plain().check().is_ok());
         let d = Augment::default;
         for (bad, key) in [
-            (Augment { local_size: 0, ..d() }, "local_size"),
-            (Augment { global_crops_scale: [0.0, 1.0], ..d() }, "global_crops_scale"),
-            (Augment { local_crops_scale: [0.5, 0.4], ..d() }, "local_crops_scale"),
-            (Augment { ratio: [f64::NAN, 1.0], ..d() }, "ratio"),
-            (Augment { blur_radius: [1.0, f64::INFINITY], ..d() }, "blur_radius"),
-            (Augment { gray_prob: 1.5, ..d() }, "gray_prob"),
-            (Augment { hue: 0.6, ..d() }, "hue"),
-            (Augment { contrast: -0.1, ..d() }, "contrast"),
-            (Augment { std: [0.2, 0.0, 0.2], ..d() }, "std"),
+            (Augment { local_size: 0, ..d() }, "--local-size"),
+            (Augment { global_crops_scale: [0.0, 1.0], ..d() }, "--global-crops-scale"),
+            (Augment { local_crops_scale: [0.5, 0.4], ..d() }, "--local-crops-scale"),
+            (Augment { ratio: [f64::NAN, 1.0], ..d() }, "--crop-ratio"),
+            (Augment { blur_radius: [1.0, f64::INFINITY], ..d() }, "--blur-radius"),
+            (Augment { gray_prob: 1.5, ..d() }, "--gray"),
+            (Augment { hue: 0.6, ..d() }, "--hue"),
+            (Augment { contrast: -0.1, ..d() }, "--contrast"),
+            (Augment { std: [0.2, 0.0, 0.2], ..d() }, "--std"),
         ] {
             let text = bad.check().expect_err(key).to_string();
             assert!(text.contains(key) && text.contains("hint:"), "{text}");

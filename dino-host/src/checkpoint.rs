@@ -15,7 +15,7 @@ use dino_kernel::plan::Plan;
 use dino_kernel::spec::Spec;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -65,19 +65,30 @@ fn stretches(table: &Table) -> [(&'static str, Pool, usize); 4] {
     ]
 }
 
-fn metadata(config: &Config, progress: Progress) -> HashMap<String, String> {
-    HashMap::from([
-        ("config".into(), serde_json::to_string(config).expect("a configuration is plain data")),
-        ("step".into(), progress.step.to_string()),
-        ("epoch_loss".into(), format!("{:016x}", progress.epoch_loss.to_bits())),
-        ("version".into(), env!("CARGO_PKG_VERSION").into()),
+fn metadata(config: &Config, progress: Progress) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
+        ("config", serde_json::to_string(config).expect("a configuration is plain data")),
+        ("step", progress.step.to_string()),
+        ("epoch_loss", format!("{:016x}", progress.epoch_loss.to_bits())),
+        ("version", env!("CARGO_PKG_VERSION").into()),
     ])
 }
 
-fn write(path: &Path, tensors: Vec<(String, Out)>, metadata: HashMap<String, String>) -> Result<()> {
-    let bytes = safetensors::serialize(tensors, Some(metadata))
-        .map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
-    write_atomically(path, |f| f.write_all(&bytes))
+/// Equal runs give equal files. The library takes metadata as a hash map, in an order that changes from run to run, so the entries
+/// are put at the head of its header here.
+fn write(path: &Path, tensors: Vec<(String, Out)>, metadata: BTreeMap<&'static str, String>) -> Result<()> {
+    let failed = |e: &dyn std::fmt::Display| Error::new(format!("cannot write {}: {e}", path.display()));
+    let bytes = safetensors::serialize(tensors, None).map_err(|e| failed(&e))?;
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| failed(&"no header"))?;
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let entries = serde_json::to_vec(&metadata).expect("strings are plain data");
+    let mut header = [b"{\"__metadata__\":", &entries[..], b",", &header[1..]].concat();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    write_atomically(path, |f| {
+        f.write_all(&(header.len() as u64).to_le_bytes())?;
+        f.write_all(&header)?;
+        f.write_all(data)
+    })
 }
 
 /// Writes everything a run needs to go on.
@@ -117,22 +128,34 @@ pub struct Checkpoint {
     pub progress: Progress,
 }
 
+fn unreadable(name: &str, what: String) -> Error {
+    Error::new(format!("cannot read the checkpoint {name}: {what}"))
+        .hint("a checkpoint is the checkpoint.safetensors or teacher.safetensors of a run")
+}
+
 impl Checkpoint {
     /// Reads and checks the header; tensors are checked when they are asked for.
     pub fn open(path: &Path) -> Result<Checkpoint> {
         let name = path.display().to_string();
-        let bad = |what: String| {
-            Error::new(format!("cannot read the checkpoint {name}: {what}"))
-                .hint("a checkpoint is the checkpoint.safetensors or teacher.safetensors of a run")
-        };
-        let bytes = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+        match std::fs::read(path) {
+            Ok(bytes) => Checkpoint::parse(name, bytes),
+            Err(e) => Err(unreadable(&name, e.to_string())),
+        }
+    }
+
+    /// The same for the bytes of a file; `name` is for the errors.
+    pub fn parse(name: String, bytes: Vec<u8>) -> Result<Checkpoint> {
+        let bad = |what| unreadable(&name, what);
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("{e}, {} bytes", bytes.len())))?;
-        SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("{e}, {} bytes", bytes.len())))?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("{e}, {} bytes", bytes.len())))?.len();
         let entries = header.metadata().clone().unwrap_or_default();
         let entry = |k: &str| entries.get(k).ok_or_else(|| bad(format!("its header has no {k}")));
         let config: Config =
             serde_json::from_str(entry("config")?).map_err(|e| bad(format!("its configuration: {e}")))?;
         let config = config.resolve().map_err(|e| bad(format!("its configuration: {}", e.message)))?;
+        if config.depth > tensors {
+            return Err(bad(format!("its configuration has {} blocks, but it holds {tensors} tensors", config.depth)));
+        }
         let step = entry("step")?.parse().map_err(|e| bad(format!("its step: {e}")))?;
         let bits = u64::from_str_radix(entry("epoch_loss")?, 16).map_err(|e| bad(format!("its epoch loss: {e}")))?;
         let progress = Progress { step, epoch_loss: f64::from_bits(bits) };
@@ -147,9 +170,15 @@ impl Checkpoint {
         })?;
         if t.dtype() != Dtype::F32 || t.shape() != shape {
             let found = format!("{:?} {:?}", t.dtype(), t.shape());
-            return Err(Error::new(format!("{}: {key} is {found}, this plan has F32 {shape:?}", self.path)));
+            return Err(Error::new(format!("{}: {key} is {found}, this plan has F32 {shape:?}", self.path))
+                .hint("the configuration in the file does not fit its tensors: it was changed after the run"));
         }
-        Ok(t.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
+        let values: Vec<f32> = t.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+        match values.iter().position(|x| !x.is_finite()) {
+            None => Ok(values),
+            Some(i) => Err(Error::new(format!("{}: {key} is not finite: element {i} is {}", self.path, values[i]))
+                .hint("the file is damaged; go back to a numbered checkpoint (--save-every) if there is one")),
+        }
     }
 
     /// Fills a device with a whole run. Nothing is written before every tensor has been found sound.
@@ -178,8 +207,8 @@ impl Checkpoint {
             return Err(Error::new(format!("{} holds the teacher's backbone alone", self.path))
                 .hint("the student is in the run's checkpoint.safetensors"));
         }
-        let mut weights = vec![0.0; table.backbone_len()];
-        let mut error = None;
+        // The file may claim any size: room is made when every tensor has been found.
+        let (mut found, mut error) = (Vec::new(), None);
         table.visit(|spec| {
             if !spec.name.part.is_empty() {
                 return;
@@ -187,10 +216,15 @@ impl Checkpoint {
             let key = if bare { spec.name.to_string() } else { format!("{network}.backbone.{}", spec.name) };
             let Weight(span) = spec.at;
             match self.tensor(&key, spec.shape()) {
-                Ok(values) => weights[span.range()].copy_from_slice(&values),
+                Ok(values) => found.push((span, values)),
                 Err(e) => error = error.take().or(Some(e)),
             }
         });
-        error.map_or(Ok(weights), Err)
+        if let Some(e) = error {
+            return Err(e);
+        }
+        let mut weights = vec![0.0; table.backbone_len()];
+        found.iter().for_each(|(span, values)| weights[span.range()].copy_from_slice(values));
+        Ok(weights)
     }
 }

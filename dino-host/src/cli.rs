@@ -9,6 +9,7 @@ use crate::eval::{attention, knn};
 use crate::features::{self, Extractor};
 use crate::train::{self, Outcome};
 use crate::{attend, check, inspect};
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dino_kernel::init;
 use std::path::{Path, PathBuf};
@@ -194,11 +195,28 @@ pub fn main<D: Device>(program: &str) -> ExitCode {
             }
         },
         // Help and version are not errors.
-        Err(e) => {
+        Err(e) if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = e.print();
             ExitCode::from(if e.use_stderr() { 2 } else { 0 })
         }
+        Err(e) => {
+            eprintln!("{program}: {}", brief(&e.render().to_string()));
+            ExitCode::from(2)
+        }
     }
+}
+
+/// What the parser says over several lines as one, and a hint.
+fn brief(text: &str) -> Error {
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    let (mut message, mut hint) = (Vec::new(), "--help lists the commands and flags".to_string());
+    for line in lines.by_ref().take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more")) {
+        match line.strip_prefix("tip: ").or(line.strip_prefix("[").and_then(|l| l.strip_suffix("]"))) {
+            Some(tip) => hint = tip.into(),
+            None => message.push(line.trim_start_matches("error: ")),
+        }
+    }
+    Error::new(message.join(" ")).hint(hint)
 }
 
 fn dispatch<D: Device>(command: Command) -> Result<u8> {
@@ -232,7 +250,9 @@ fn run_train<D: Device>(args: Train) -> Result<u8> {
     let out = match (args.out, args.resume) {
         (Some(out), _) => out,
         (None, false) => free_folder(),
-        (None, true) => return Err(Error::new("--resume needs --out DIR: the folder of the run to go on with")),
+        (None, true) => {
+            return Err(Error::new("--resume needs --out").hint("--out DIR is the folder of the run to go on with"));
+        }
     };
     let config = if args.resume {
         let mut config = train::recorded(&out)?;
@@ -307,7 +327,11 @@ fn network(source: &Source, which: Which) -> Result<(Config, Option<Vec<f32>>)> 
         (Which::Pixels, _) => None,
         (Which::Random, _) => {
             let table = config.table();
-            let mut weights = vec![0.0; table.len()];
+            let mut weights = Vec::new();
+            weights.try_reserve_exact(table.len()).map_err(|_| {
+                Error::new(format!("not enough memory for {} weights", table.len())).hint("smaller sizes take less")
+            })?;
+            weights.resize(table.len(), 0.0);
             init::weights(&mut weights, &table, config.seed);
             weights.truncate(table.backbone_len());
             Some(weights)

@@ -206,11 +206,20 @@ impl Config {
 
     /// Reads keys from a TOML file; unknown keys are refused by name.
     pub fn file(path: &Path) -> Result<Flags> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::new(format!("cannot read the configuration {}: {e}", path.display())))?;
-        toml::from_str(&text).map_err(|e: toml::de::Error| {
-            let line = e.span().map_or(0, |s| text[..s.start.min(text.len())].lines().count().max(1));
-            Error::new(format!("{}, line {line}: {}", path.display(), e.message().replace('\n', " ")))
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Error::new(format!("cannot read the configuration {}: {e}", path.display()))
+                .hint("--config takes a TOML file")
+        })?;
+        Config::parse(&path.display().to_string(), &text)
+    }
+
+    /// The same for a file's text; `name` is for the errors.
+    pub fn parse(name: &str, text: &str) -> Result<Flags> {
+        toml::from_str(text).map_err(|e: toml::de::Error| {
+            let before = e.span().map_or(0, |s| s.start.min(text.len()));
+            let line = text.as_bytes()[..before].iter().filter(|b| **b == b'\n').count();
+            let said: String = text.lines().nth(line).unwrap_or_default().chars().take(60).collect();
+            Error::new(format!("{name}, line {}, `{}`: {}", line + 1, said.trim(), e.message().replace('\n', " ")))
                 .hint("keys are the long flags without dashes in front, such as `batch = 64`")
         })
     }
@@ -282,6 +291,17 @@ impl Config {
         if self.epochs == 0 {
             return bad("epochs", &self.epochs, "at least 1");
         }
+        let epochs = [
+            ("epochs", self.epochs),
+            ("warmup-epochs", self.warmup_epochs),
+            ("warmup-teacher-temp-epochs", self.warmup_teacher_temp_epochs),
+            ("freeze-last-layer", self.freeze_last_layer),
+        ];
+        for (flag, n) in epochs {
+            if n > u32::MAX as u64 {
+                return bad(flag, &n, "at most 4294967295");
+            }
+        }
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio.is_finite()) {
             return bad("mlp-ratio", &self.mlp_ratio, "above 0; published: 4");
         }
@@ -299,7 +319,8 @@ impl Config {
         ];
         for (flag, got, want) in lists {
             if got != want {
-                return Err(Error::new(format!("--{flag} takes {want} numbers, not {got}")));
+                return Err(Error::new(format!("--{flag} takes {want} numbers, not {got}"))
+                    .hint("on the command line they follow the flag, in a file they are a list: [a, b]"));
             }
         }
         self.augment().check()?;
@@ -408,13 +429,18 @@ impl Config {
     }
 }
 
+/// The divisor of `n` nearest to `wish`, if one is near; else 1.
+fn divisor(n: usize, wish: usize) -> usize {
+    let near = |away: usize| [wish.saturating_sub(away), wish.saturating_add(away)];
+    (0..10_000).flat_map(near).find(|&d| d > 0 && n.is_multiple_of(d) && d <= n).unwrap_or(1)
+}
+
 /// What to change when a plan is refused.
 fn remedy(e: PlanError) -> String {
     match e {
         PlanError::Zero(_) => "sizes are at least 1".into(),
         PlanError::Heads { dim, heads } => {
-            let near = (1..=dim).filter(|h| dim.is_multiple_of(*h)).min_by_key(|h| h.abs_diff(heads)).unwrap_or(1);
-            format!("--heads {near} divides --embed-dim {dim}")
+            format!("--heads {} divides --embed-dim {dim}", divisor(dim, heads))
         }
         PlanError::HeadDim { dim, most, .. } => format!("--heads {} or more", dim.div_ceil(most)),
         PlanError::HeadInput { .. } => "the head follows --embed-dim".into(),
@@ -422,8 +448,7 @@ fn remedy(e: PlanError) -> String {
         PlanError::SmallCrop { side, .. } => format!("--patch-size {side} or smaller, or larger crops"),
         PlanError::Views { .. } => "there are two global crops; add --local-crops-number".into(),
         PlanError::MicroBatch { batch, micro_batch } => {
-            let near = (1..=batch).filter(|m| batch.is_multiple_of(*m)).min_by_key(|m| m.abs_diff(micro_batch));
-            format!("--micro-batch {} divides --batch {batch}", near.unwrap_or(1))
+            format!("--micro-batch {} divides --batch {batch}", divisor(batch, micro_batch))
         }
         PlanError::TooLarge => "a smaller --micro-batch, crops, width or --out-dim".into(),
     }

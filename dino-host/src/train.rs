@@ -86,9 +86,13 @@ pub fn run<D: Device>(run: &Run) -> Result<Outcome> {
         micro_batch: config.micro_batch,
         per_epoch,
     };
-    let log = Log::open(&run.out.join(LOG), progress.step)?;
+    let mut watch = Watch::new(config.out_dim);
+    let log = Log::open(&run.out.join(LOG), progress.step, |row| {
+        if let (Some(entropy), Some(kl)) = (row["teacher_entropy"].as_f64(), row["kl"].as_f64()) {
+            watch.step(entropy, kl);
+        }
+    })?;
     let screen = Screen::new(config.epochs * per_epoch, progress.step);
-    let watch = Watch::new(config.out_dim);
     let mut trainer = Trainer { run, plan, device, recipe, progress, watch, log, screen, saved: Instant::now() };
     if !run.resume {
         trainer.save()?; // from here on there is always something to go on from
@@ -104,17 +108,34 @@ fn start<D: Device>(run: &Run, device: &mut D, plan: &Plan) -> Result<Progress> 
     if run.resume {
         let checkpoint = Checkpoint::open(&run.out.join(CHECKPOINT))?;
         checkpoint.load(device, plan)?;
+        check_data(run)?;
         manifest(run)?;
         return Ok(checkpoint.progress);
     }
-    std::fs::create_dir_all(&run.out)
-        .map_err(|e| Error::new(format!("cannot make the folder {}: {e}", run.out.display())))?;
+    std::fs::create_dir_all(&run.out).map_err(|e| {
+        Error::new(format!("cannot make the folder {}: {e}", run.out.display())).hint("--out names another")
+    })?;
     manifest(run)?;
     let mut weights = vec![0.0f32; plan.table.len()];
     init::weights(&mut weights, &plan.table, run.config.seed);
     device.upload(Pool::Weights, 0, &weights);
     device.upload(Pool::Weights, plan.table.len(), &weights);
     Ok(Progress::default())
+}
+
+/// Refuses to go on with other images than the run began with; where they lie does not matter.
+fn check_data(run: &Run) -> Result<()> {
+    let Ok(text) = std::fs::read_to_string(run.out.join(MANIFEST)) else { return Ok(()) };
+    let known = serde_json::from_str(&text).unwrap_or(serde_json::Value::Null);
+    match known["train"]["fingerprint"].as_str() {
+        Some(known) if known != run.splits.train.fingerprint() => Err(Error::new(format!(
+            "{} does not hold the images that the run in {} began with",
+            run.data,
+            run.out.display()
+        ))
+        .hint("--data names where they are now; another set needs a new run")),
+        _ => Ok(()),
+    }
 }
 
 /// `run.json`: what made this run.
@@ -304,12 +325,12 @@ impl<D: Device> Trainer<'_, D> {
             (config.out_dim as f64).ln()
         ));
         self.progress.epoch_loss = 0.0;
-        self.save()?;
+        // The numbered one first: killed in between, the run comes by here again.
         if config.save_every > 0 && epoch.is_multiple_of(config.save_every) {
             let numbered = self.run.out.join(format!("checkpoint{epoch:04}.safetensors"));
             checkpoint::save(&numbered, &mut self.device, &self.plan, config, self.progress)?;
         }
-        Ok(())
+        self.save()
     }
 }
 
@@ -361,11 +382,12 @@ pub fn labels(set: &dyn Dataset) -> Option<Vec<u32>> {
 
 /// The folder's configuration, for `--resume`.
 pub fn recorded(out: &Path) -> Result<Config> {
-    Ok(Checkpoint::open(&out.join(CHECKPOINT))
-        .map_err(|e| {
-            e.hint("--resume goes on from a folder that `train --out` has written; leave it out to start anew")
-        })?
-        .config)
+    let path = out.join(CHECKPOINT);
+    if !path.exists() {
+        return Err(Error::new(format!("there is no run in {}: it has no {CHECKPOINT}", out.display()))
+            .hint("--resume goes on from a folder that `train --out` has written; leave it out to start anew"));
+    }
+    Ok(Checkpoint::open(&path)?.config)
 }
 
 /// What the folder's run was trained on.

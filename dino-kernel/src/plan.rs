@@ -233,6 +233,7 @@ impl Plan {
         if head.layers == 0 || head.layers > MAX_LAYERS {
             return Err(PlanError::HeadLayers { layers: head.layers });
         }
+        // From here on sums and products of sizes cannot overflow.
         if let Err(e) = check_size(&vit, Some(&head), &views, micro_batch, 0) {
             return Err(e);
         }

@@ -4,6 +4,8 @@
 //! list. Pools start out as NaN where nothing has been written: a word that reads what it should set, or leaves part of it
 //! unset, shows.
 
+use dino_host::cpu::Cpu;
+use dino_host::device::Device;
 use dino_kernel::backend::Update;
 use dino_kernel::mem::{Act, Cursor, Span, Stat, State, Weight};
 use dino_kernel::middleware::{Memory, Pool};
@@ -38,6 +40,14 @@ impl<T: Real> Factory for Reference<T> {
             stats: pool(pools.stats),
             state: pool(pools.state),
         }
+    }
+}
+
+impl Factory for Cpu {
+    type Backend = Cpu;
+
+    fn make(pools: Pools) -> Cpu {
+        Device::new(pools).expect("a test's pools fit the memory")
     }
 }
 

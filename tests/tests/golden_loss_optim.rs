@@ -1,5 +1,6 @@
 //! The loss at extreme temperatures, the optimiser's words and the schedules against golden tensors.
 
+use dino_host::cpu::Cpu;
 use dino_kernel::backend::{LossDims, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::middleware::{Memory, Pool};
@@ -15,7 +16,7 @@ use tests::fixture::Fixture;
 use tests::for_backends;
 use tests::training::{Net, Run, loss_over_logits, teacher_probs};
 
-for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>] [loss, adamw, clip, ema]);
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [loss, adamw, clip, ema]);
 
 const LATER: &str = "this optimiser is not implemented yet";
 

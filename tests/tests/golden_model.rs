@@ -1,6 +1,7 @@
 //! The whole model against golden tensors: forward taps, odd image sizes, loss, gradients, and five optimisation steps in two
 //! scenarios (A: plain; B: trained gain, per-tensor clip, last layer frozen at first).
 
+use dino_host::cpu::Cpu;
 use dino_kernel::backend::{Forward, LossDims, Mat, Prototypes};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Cursor;
@@ -17,7 +18,7 @@ use tests::fixture::{Fixture, Tensor};
 use tests::for_backends;
 use tests::training::{Net, Run, View, groups};
 
-for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>] [
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [
     forward_taps,
     odd_images,
     head_and_loss,

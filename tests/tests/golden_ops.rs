@@ -1,6 +1,7 @@
 //! Single words of the vocabulary against golden tensors: operators, loss, optimiser. Operands are laid out by hand, the word
 //! is said, and everything it wrote is compared.
 
+use dino_host::cpu::Cpu;
 use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group, Ragged};
 use dino_kernel::ops::loss::LogSumExp;
@@ -9,7 +10,7 @@ use tests::backend::{Arena, Factory, Reference, read, read_grad, write, write_gr
 use tests::fixture::Fixture;
 use tests::for_backends;
 
-for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>] [
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [
     layernorm,
     gelu,
     linear,

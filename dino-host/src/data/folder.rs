@@ -190,11 +190,15 @@ pub fn decode(path: &Path) -> Result<Image> {
         return Err(Error::new(format!("{} has {bytes} bytes", path.display()))
             .hint(format!("files of up to {MAX_BYTES} bytes are read")));
     }
-    let bytes = fs::read(path).map_err(|e| unreadable(path, &e))?;
+    decode_bytes(path, &fs::read(path).map_err(|e| unreadable(path, &e))?)
+}
+
+/// The same for the bytes of a file; `path` is for the errors.
+pub fn decode_bytes(path: &Path, bytes: &[u8]) -> Result<Image> {
     if bytes.is_empty() {
         return Err(Error::new(format!("{} is empty", path.display())).hint("remove it or copy it again"));
     }
-    if bytes.starts_with(&[0xff, 0xd8]) && !jpeg_is_whole(&bytes) {
+    if bytes.starts_with(&[0xff, 0xd8]) && !jpeg_is_whole(bytes) {
         return Err(Error::new(format!("{} is cut short: a JPEG without an end", path.display()))
             .hint("remove it or copy it again"));
     }
@@ -208,7 +212,7 @@ pub fn decode(path: &Path) -> Result<Image> {
             _ => error.hint("remove it or copy it again"),
         }
     };
-    let mut reader = image::ImageReader::new(Cursor::new(&bytes));
+    let mut reader = image::ImageReader::new(Cursor::new(bytes));
     let mut limits = image::Limits::default();
     (limits.max_image_width, limits.max_image_height) = (Some(MAX_SIDE), Some(MAX_SIDE));
     limits.max_alloc = Some(MAX_BYTES);

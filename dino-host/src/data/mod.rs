@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-pub use folder::decode;
+pub use folder::{decode, decode_bytes};
 
 /// An RGB image, 8 bits a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,183 @@
+//! The command line as a user meets it: the program is run as a process.
+
+mod common;
+mod crash;
+mod refusals;
+
+use common::*;
+use image::ImageFormat::{Jpeg, Png};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn help_and_version() {
+    let version = succeeds("--version", &[]);
+    assert_eq!(version.trim(), concat!("dino-host ", env!("CARGO_PKG_VERSION")));
+    for line in ["--help", "help", "train --help", "eval --help", "eval knn --help", "attend --help", "plan --help"] {
+        let text = succeeds(line, &[]);
+        assert!(text.contains("Usage:"), "{line}: {text}");
+    }
+    for flag in ["--batch", "--teacher-temp", "--resume", "--small", "--threads"] {
+        assert!(succeeds("train --help", &[]).contains(flag), "{flag}");
+    }
+    let nothing = dino("", &[]);
+    assert!(nothing.code == 2 && nothing.err.contains("Usage:"), "{}", nothing.err);
+}
+
+fn keys(row: &Value) -> Vec<&str> {
+    row.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn a_run_leaves_its_manifest_log_and_weights() {
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let out = dir.path().join("deep/run");
+    succeeds(&format!("train {TINY} --epochs 2 --save-every 0 --data {{}} --out {{}}"), &[data.path(), &out]);
+
+    let files: Vec<_> = content(&out).into_iter().map(|(p, _)| p.file_name().unwrap().to_owned()).collect();
+    assert_eq!(files, ["checkpoint.safetensors", "log.jsonl", "run.json", "teacher.safetensors"]);
+
+    let manifest: Value = serde_json::from_slice(&fs::read(out.join("run.json")).unwrap()).unwrap();
+    assert_eq!(manifest["config"]["embed-dim"], 24);
+    assert_eq!(manifest["seed"], 0);
+    assert_eq!(manifest["data"], data.path().to_str().unwrap());
+    assert_eq!((&manifest["train"]["images"], &manifest["test"]["images"]), (&TRAIN.into(), &TEST.into()));
+
+    let rows = log(&out);
+    let steps: Vec<&Value> = rows.iter().filter(|r| r["kind"] == "step").collect();
+    let epochs: Vec<&Value> = rows.iter().filter(|r| r["kind"] == "epoch").collect();
+    assert_eq!((steps.len(), epochs.len()), (2 * STEPS, 2));
+    for (i, row) in steps.iter().enumerate() {
+        assert_eq!((&row["step"], &row["epoch"]), (&i.into(), &(i / STEPS).into()));
+        for key in ["loss", "lr", "wd", "momentum", "teacher_temp", "teacher_entropy", "kl", "grad_norm"] {
+            assert!(row[key].is_f64(), "{key}: {row}");
+        }
+        assert!(row["images_per_second"].as_f64().unwrap() > 0.0, "{row}");
+        assert!(
+            (row["kl"].as_f64().unwrap() + row["teacher_entropy"].as_f64().unwrap() - row["loss"].as_f64().unwrap())
+                .abs()
+                < 1e-9
+        );
+    }
+    for (i, row) in epochs.iter().enumerate() {
+        assert_eq!(row["epoch"], i);
+        let mean = steps[i * STEPS..][..STEPS].iter().map(|r| r["loss"].as_f64().unwrap()).sum::<f64>() / STEPS as f64;
+        assert!((row["train_loss"].as_f64().unwrap() - mean).abs() < 1e-9, "{row}");
+        assert!((0.0..=100.0).contains(&row["knn_top1"].as_f64().unwrap()), "{row}");
+    }
+
+    let checkpoint = header(&fs::read(out.join("checkpoint.safetensors")).unwrap());
+    let teacher = header(&fs::read(out.join("teacher.safetensors")).unwrap());
+    assert_eq!(checkpoint["__metadata__"]["step"], (2 * STEPS).to_string());
+    let shape = |key: &str| checkpoint[key]["shape"].clone();
+    assert_eq!(shape("center"), serde_json::json!([1, 64]));
+    let parameters =
+        ["backbone.cls_token", "backbone.pos_embed", "backbone.blocks.1.attn.qkv.weight", "head.mlp.0.weight"];
+    for parameter in parameters.into_iter().chain(["head.last_layer.weight_g", "head.last_layer.weight_v"]) {
+        for prefix in ["student", "teacher", "optimizer.exp_avg", "optimizer.exp_avg_sq"] {
+            assert!(checkpoint[format!("{prefix}.{parameter}")].is_object(), "{prefix}.{parameter}");
+        }
+    }
+    assert_eq!(shape("student.backbone.blocks.1.attn.qkv.weight"), serde_json::json!([72, 24]));
+    let known = ["student.", "teacher.", "optimizer.exp_avg.", "optimizer.exp_avg_sq.", "center", "__metadata__"];
+    for key in keys(&checkpoint) {
+        assert!(known.iter().any(|k| key.starts_with(k)), "{key}");
+    }
+    for key in keys(&teacher).into_iter().filter(|k| *k != "__metadata__") {
+        assert_eq!(teacher[key]["shape"], shape(&format!("teacher.backbone.{key}")), "{key}");
+    }
+    assert_eq!(teacher["cls_token"]["shape"], serde_json::json!([1, 1, 24]));
+}
+
+/// Class folders of `n` pictures each, every other one a JPEG under a PNG's or its own name.
+fn class_folders(n: u32) -> tempfile::TempDir {
+    let mut files = Vec::new();
+    for class in ["cat", "dog"] {
+        for i in 0..n {
+            let (format, ending) = if i % 2 == 0 { (Png, "png") } else { (Jpeg, "jpeg") };
+            files.push((format!("{class}/{i}.{ending}"), picture(format, i)));
+        }
+    }
+    folder(&files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect::<Vec<_>>())
+}
+
+#[test]
+fn folders_of_pictures_train_with_and_without_labels() {
+    let labelled = class_folders(12);
+    let flat = folder(&[]);
+    for i in 0..20 {
+        fs::write(flat.path().join(format!("{i}.png")), picture(Png, i)).unwrap();
+    }
+    for (data, labels) in [(&labelled, true), (&flat, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let line = format!("train {TINY} --epochs 1 --data {{}} --out {{}}");
+        succeeds(&line, &[data.path(), dir.path()]);
+        let rows = log(dir.path());
+        let last = rows.last().unwrap();
+        assert_eq!(last["kind"], "epoch");
+        assert_eq!(last.get("knn_top1").map(Value::is_number), Some(labels), "{last}");
+        assert!(last["knn_top1"].is_null() != labels && last["train_loss"].is_f64(), "{last}");
+    }
+    let text = succeeds("eval knn --data {} --k 3 --json", &[labelled.path()]);
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["scores"][0]["k"], 3);
+    refuses_saying("eval knn --data {}", &[flat.path()], &["has no labels"]);
+}
+
+#[test]
+fn a_configuration_file_is_read_and_flags_win() {
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let file = dir.path().join("c.toml");
+    fs::write(&file, "epochs = 1\nlr = 0.001\nbatch = 4\nglobal-crops-scale = [0.5, 1.0]\n").unwrap();
+    let out = dir.path().join("run");
+    succeeds(&format!("train {TINY} --config {{}} --data {{}} --out {{}}"), &[&file, data.path(), &out]);
+    let manifest: Value = serde_json::from_slice(&fs::read(out.join("run.json")).unwrap()).unwrap();
+    let config = &manifest["config"];
+    assert_eq!((&config["lr"], &config["batch"], &config["epochs"]), (&0.001.into(), &8.into(), &1.into()));
+    assert_eq!(config["global-crops-scale"], serde_json::json!([0.5, 1.0]));
+}
+
+fn knn(line: &str, paths: &[&Path]) -> Value {
+    serde_json::from_str(&succeeds(&format!("eval knn {line} --k 1,5 --json"), paths)).unwrap()
+}
+
+#[test]
+fn knn_of_pixels_random_and_trained_features() {
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    succeeds(&format!("train {TINY} --epochs 1 --data {{}} --out {{}}"), &[data.path(), dir.path()]);
+    let (checkpoint, teacher) = (dir.path().join("checkpoint.safetensors"), dir.path().join("teacher.safetensors"));
+    let data = data.path();
+
+    let pixels = knn("--data {}", &[data]);
+    let random = knn("--embed-dim 48 --which random --data {}", &[data]);
+    let trained = knn("--checkpoint {} --data {}", &[&checkpoint, data]);
+    let student = knn("--checkpoint {} --which student --data {}", &[&checkpoint, data]);
+    for (found, which, width) in [
+        (&pixels, "pixels", 3 * 32 * 32),
+        (&random, "random", 48),
+        (&trained, "teacher", 24),
+        (&student, "student", 24),
+    ] {
+        assert_eq!((&found["which"], &found["width"]), (&which.into(), &width.into()));
+        assert_eq!((&found["bank"], &found["queries"]), (&TRAIN.into(), &TEST.into()));
+        let ks: Vec<_> = found["scores"].as_array().unwrap().iter().map(|s| s["k"].as_u64()).collect();
+        assert_eq!(ks, [Some(1), Some(5)]);
+        for score in found["scores"].as_array().unwrap() {
+            let (top1, top5) = (score["top1"].as_f64().unwrap(), score["top5"].as_f64().unwrap());
+            assert!(0.0 <= top1 && top1 <= top5 && top5 <= 100.0, "{score}");
+        }
+    }
+    // What the run itself logged is what the program finds afterwards, in either file.
+    let logged = log(dir.path()).last().unwrap()["knn_top1"].clone();
+    for file in [&checkpoint, &teacher] {
+        let text = succeeds("eval knn --checkpoint {} --data {} --k 20 --json", &[file, data]);
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["scores"][0]["top1"], logged);
+    }
+    let table = succeeds("eval knn --checkpoint {} --data {} --k 7", &[&checkpoint, data]);
+    assert!(table.starts_with("k-NN, teacher") && table.lines().count() == 3, "{table}");
+    refuses_saying(
+        "eval knn --checkpoint {} --which student --data {}",
+        &[&teacher, data],
+        &["teacher's backbone alone"],
+    );
+}
