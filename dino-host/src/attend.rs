@@ -3,7 +3,7 @@
 //! Written to the folder, for heads h = 0, 1, …:
 //! `image.png` (what the network saw), `head{h}.png` (attention, white = the head's largest), `head{h}-mask.png` (the patches that
 //! hold `keep` of the head's attention, the rest darkened), `mean.png` (mean over heads), `overlay.png` (all on one sheet: image, heads
-//! and mean as heat over the image), `attention.json` (the numbers). Small images are enlarged by a whole factor.
+//! and mean as heat over the image, from the least to the greatest attention), `attention.json` (the numbers). Small images are enlarged by a whole factor.
 
 use crate::augment::normalize;
 use crate::config::Config;
@@ -50,11 +50,16 @@ pub fn draw<D: Device>(
 
     let scale = WIDTH.div_ceil(width);
     let shown = Canvas::of(&image, scale);
-    // One value a patch to one a pixel of the pictures.
-    let spread = |row: &[f32]| {
-        let most = row.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
-        let shares: Vec<f32> = row.iter().map(|x| x / most).collect();
+    // One value a patch, `zero` to `one` as 0 to 1, to one a pixel of the pictures.
+    let spread = |row: &[f32], zero: f32, one: f32| {
+        let shares: Vec<f32> = row.iter().map(|x| (x - zero) / (one - zero).max(f32::MIN_POSITIVE)).collect();
         enlarge(&shares, grid, patch * scale, [shown.height, shown.width], 0.0)
+    };
+    let range = |row: &[f32]| row.iter().fold((f32::MAX, 0.0), |(a, b): (f32, f32), &x| (a.min(x), b.max(x)));
+    // The grey map shows how even the attention is; heat goes from the least to the greatest, as in the published pictures.
+    let maps = |row: &[f32]| {
+        let (least, most) = range(row);
+        (grey(&spread(row, 0.0, most), &shown), heat(&spread(row, least, most), &shown))
     };
     std::fs::create_dir_all(out).map_err(|e| {
         Error::new(format!("cannot make the folder {}: {e}", out.display())).hint("--out names a folder")
@@ -62,15 +67,15 @@ pub fn draw<D: Device>(
     shown.write(&out.join("image.png"))?;
     let mut sheet = vec![shown.clone()];
     for (h, row) in heads.iter().enumerate() {
-        let (values, kept) = (spread(row), mask(row, keep));
-        let kept = enlarge(&kept, grid, patch * scale, [shown.height, shown.width], false);
-        grey(&values, &shown).write(&out.join(format!("head{h}.png")))?;
+        let (map, hot) = maps(row);
+        let kept = enlarge(&mask(row, keep), grid, patch * scale, [shown.height, shown.width], false);
+        map.write(&out.join(format!("head{h}.png")))?;
         shown.map(|i, p| if kept[i] { p } else { p.map(|x| x / 4) }).write(&out.join(format!("head{h}-mask.png")))?;
-        sheet.push(heat(&values, &shown));
+        sheet.push(hot);
     }
-    let values = spread(&mean);
-    grey(&values, &shown).write(&out.join("mean.png"))?;
-    sheet.push(heat(&values, &shown));
+    let (map, hot) = maps(&mean);
+    map.write(&out.join("mean.png"))?;
+    sheet.push(hot);
     contact(&sheet).write(&out.join("overlay.png"))?;
     let numbers = json!({
         "width": width, "height": height, "patch": patch, "rows": grid[0], "cols": grid[1], "heads": heads.len(), "attention": heads,
@@ -151,7 +156,7 @@ fn grey(values: &[f32], like: &Canvas) -> Canvas {
 /// Values in 0 to 1 as heat over the image: the image in grey below, the more opaque the hotter.
 fn heat(values: &[f32], image: &Canvas) -> Canvas {
     image.map(|i, [r, g, b]| {
-        let (hot, share) = (colour(values[i]), 0.35 + 0.5 * values[i]);
+        let (hot, share) = (colour(values[i]), 0.2 + 0.55 * values[i]);
         let below = 0.299 * r as f32 + 0.587 * g as f32 + 0.114 * b as f32;
         hot.map(|hot| (share * hot + (1.0 - share) * below).round() as u8)
     })

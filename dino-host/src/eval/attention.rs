@@ -127,6 +127,7 @@ pub fn evaluate<D: Device>(config: &Config, weights: &[f32], set: &dyn Dataset, 
         return Err(Error::new("there are no images to judge the attention by"));
     }
     let side = config.global_size;
+    exact_mask(set, 0)?;
     let count = features::batch(config).min(set.len());
     let mut network = Attention::<D>::new(config, weights, Group { count, height: side, width: side })?;
     let (grid, heads, patch) = (network.grid(), config.heads, config.patch_size);
@@ -139,7 +140,7 @@ pub fn evaluate<D: Device>(config: &Config, weights: &[f32], set: &dyn Dataset, 
         pixels[..here * wide].par_chunks_mut(wide).enumerate().try_for_each(fill)?;
         let rows = network.run(&pixels)?;
         for (i, rows) in rows.chunks(heads * cells).take(here).enumerate() {
-            let exact = exact_mask(set, first + i, side)?;
+            let exact = exact_mask(set, first + i)?;
             for row in rows.chunks(cells) {
                 let found = enlarge(&mask(row, keep), grid, patch, [side, side], false);
                 scores.push(jaccard(&found, &exact));
@@ -163,9 +164,9 @@ fn view(out: &mut [f32], set: &dyn Dataset, i: usize, config: &Config) -> Result
     Ok(())
 }
 
-fn exact_mask(set: &dyn Dataset, i: usize, side: usize) -> Result<Vec<bool>> {
-    set.mask(i).filter(|m| m.len() == side * side).ok_or_else(|| {
-        Error::new(format!("{} has no exact mask of its object ({})", set.name(i), set.fingerprint()))
+fn exact_mask(set: &dyn Dataset, i: usize) -> Result<Vec<bool>> {
+    set.mask(i).ok_or_else(|| {
+        Error::new(format!("{} has no exact mask of its object (data set {})", set.name(i), set.fingerprint()))
             .hint("--data builtin draws images whose masks are known")
     })
 }
@@ -260,6 +261,10 @@ mod tests {
         let message = |r: Result<Jaccard>| r.unwrap_err().to_string();
         let found = message(evaluate::<Cpu>(&config, &weights, &set, 0.6));
         assert!(found.contains("40 x 40"), "{found}");
+        let folder = tempfile::tempdir().unwrap();
+        image::RgbImage::new(32, 32).save(folder.path().join("a.png")).unwrap();
+        let found = message(evaluate::<Cpu>(&config, &weights, &*data::open(folder.path()).unwrap().train, 0.6));
+        assert!(found.contains("a.png") && found.contains("exact mask"), "{found}");
         for keep in [0.0, -1.0, 1.01, f64::NAN] {
             assert!(message(evaluate::<Cpu>(&config, &weights, &set, keep)).contains("--keep"));
         }
