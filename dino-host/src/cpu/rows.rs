@@ -185,7 +185,7 @@ pub fn running(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, slope: f32)
     let top = maximum(s);
     let mut spread = [0.0f32; 16];
     let (chunks, tail) = s.as_chunks_mut::<16>();
-    let mut term = |x: &mut f32, sum: &mut f32| {
+    let term = |x: &mut f32, sum: &mut f32| {
         let below = (top - *x) * slope;
         *x = fast::exp(-below);
         // exp(-inf) * inf is no number, and a term that is exactly nothing adds nothing.
