@@ -1,6 +1,305 @@
-//! `check`: gradients in f64 against finite differences.
+//! `check`: is this machine's arithmetic what the program takes it for? Every gradient against finite differences in f64, every word
+//! of the CPU backend against the reference, one thread against two.
 
-/// Prints a table; true if all is well.
+use crate::config::Config;
+use crate::cpu::Cpu;
+use crate::device::Device;
+use dino_kernel::backend::Update;
+use dino_kernel::crops::{Crops, Group};
+use dino_kernel::init;
+use dino_kernel::middleware::{Lockstep, Memory, Pool};
+use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::position::Dialect;
+use dino_kernel::plan::{self, Plan, Pools};
+use dino_kernel::real::Real;
+use dino_kernel::reference::Train;
+use dino_kernel::rng::{Kind, Rng};
+use dino_kernel::spec::Spec;
+use dino_kernel::step::{self, Hyper, hyper, monitor};
+use rayon::prelude::*;
+use std::time::Instant;
+
+/// Largest relative error of a directional derivative.
+const GRADIENT: f64 = 1e-7;
+/// Step along a unit direction: the stencil's own error falls with its fourth power, rounding grows as it shrinks.
+const STEP: f64 = 1e-3;
+
+/// A training step that takes every path, small enough for thousands of evaluations: stochastic depth, crops of three shapes (none
+/// square, one with surplus pixels), two micro-batches, a trained gain.
+fn tiny() -> plan::Config {
+    let backbone =
+        Vit { image: 12, patch: 3, channels: 3, dim: 24, depth: 3, heads: 3, mlp: 40, positions: Dialect::Published };
+    let group = |count, height, width| Group { count, height, width };
+    plan::Config {
+        backbone,
+        head: Head { inp: 24, layers: 3, hidden: 32, bottleneck: 12, prototypes: 67, train_gain: true },
+        views: Crops::one(group(2, 9, 12)).with(group(2, 7, 6)).with(group(1, 3, 10)),
+        batch: 4,
+        micro_batch: 2,
+        drop_path: true,
+    }
+}
+
+/// A plan and all that a step of it reads, the same for every backend.
+struct Case {
+    plan: Plan,
+    weights: Vec<f64>,
+    state: Vec<f64>,
+    /// Pixels and stochastic-depth scales of every micro-batch.
+    parts: Vec<[Vec<f64>; 2]>,
+    /// What turns the monitor's sum into the loss.
+    loss_scale: f64,
+}
+
+impl Case {
+    fn new(plan: Plan) -> Case {
+        let mut rng = Rng::new(1, 0, 0, 0, Kind::Test, 0);
+        let len = plan.table.len();
+        let mut weights = vec![0.0; 2 * len];
+        for (seed, w) in weights.chunks_mut(len).enumerate() {
+            init::weights(w, &plan.table, seed as u64);
+            // Zeros and ones hide errors that a trained network would show.
+            plan.table.visit(|s| w[s.at.range()].iter_mut().for_each(|w| *w += 0.1 * rng.normal()));
+        }
+        let hyper = Hyper {
+            lr: 1e-3,
+            weight_decay: 0.1,
+            momentum: 0.99,
+            teacher_temp: 0.07,
+            student_temp: 0.1,
+            center_momentum: 0.9,
+            clip_grad: 1.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            step: 1,
+            step_last: 1,
+            freeze_last: false,
+        };
+        let numbers = hyper.derive(plan.config.batch, plan.views(), plan.teachers());
+        let mut state = vec![0.0; plan.pools.state];
+        plan.initial_state(&mut state);
+        state[plan.hyper.range()].copy_from_slice(&numbers);
+        state[plan.centre.range()].iter_mut().for_each(|c| *c = 0.1 * rng.normal());
+        let n = plan.config.micro_batch as u32;
+        let part = |i: u32| {
+            let pixels = (0..plan.pixels.len()).map(|_| rng.normal()).collect();
+            let images: Vec<u32> = (i * n..(i + 1) * n).collect();
+            let mut drop = vec![0.0; plan.student.acts.drop().len()];
+            plan.drop_path(&mut drop, 1, 0, &images, 0.3);
+            [pixels, drop]
+        };
+        let parts = (0..plan.parts() as u32).map(part).collect();
+        Case { plan, weights, state, parts, loss_scale: numbers[hyper::LOSS_SCALE] }
+    }
+
+    /// Fills a backend.
+    fn load(&self, o: &mut impl Memory) {
+        o.write(Pool::Weights, 0, &self.weights);
+        o.write(Pool::State, 0, &self.state);
+    }
+
+    /// A step up to the commit.
+    fn accumulate(&self, o: &mut (impl Memory + Update)) {
+        let p = &self.plan;
+        step::begin(o, p);
+        for [pixels, drop] in &self.parts {
+            o.write(Pool::Acts, p.pixels.0.at, pixels);
+            o.write(Pool::State, p.student.acts.drop().0.at, drop);
+            step::micro_batch(o, p);
+        }
+    }
+
+    fn loss(&self, o: &mut (impl Memory + Update)) -> f64 {
+        self.accumulate(o);
+        let mut sum = [0.0];
+        o.read(Pool::State, self.plan.monitor.0.at + monitor::LOSS, &mut sum);
+        sum[0] * self.loss_scale
+    }
+}
+
+/// The reference backend's memory.
+struct Owned<T> {
+    pools: [Vec<T>; 6],
+}
+
+impl<T: Real> Owned<T> {
+    fn new(n: &Pools) -> Owned<T> {
+        Owned { pools: [n.weights, n.grads, n.moments, n.acts, n.stats, n.state].map(|len| vec![T::ZERO; len]) }
+    }
+
+    fn backend(&mut self) -> Train<'_, T> {
+        let [weights, grads, moments, acts, stats, state] = &mut self.pools;
+        Train { weights, grads, moments, acts, stats, state }
+    }
+}
+
+/// What one tensor's check found.
+struct Found {
+    key: String,
+    elements: usize,
+    slope: f64,
+    error: f64,
+}
+
+/// Every tensor's gradient, along a random direction, against the loss at four points of it.
+fn gradients(case: &Case) -> Vec<Found> {
+    let plan = &case.plan;
+    let mut owned = Owned::<f64>::new(&plan.pools);
+    let mut o = owned.backend();
+    case.load(&mut o);
+    case.accumulate(&mut o);
+    // The last layer's gradients are raw until the commit projects them.
+    let (s, n) = (&plan.student, plan.prototype_rows());
+    o.weight_norm_backward(s.head_weights.v, s.head_weights.g, s.scale, plan.table.head.train_gain, n);
+    let mut specs = Vec::new();
+    plan.table.visit(|spec| specs.push(spec));
+    let grads = &owned.pools[1];
+    specs.par_iter().enumerate().map(|(i, spec)| gradient(case, grads, i as u32, spec)).collect()
+}
+
+fn gradient(case: &Case, grads: &[f64], i: u32, spec: &Spec) -> Found {
+    let mut rng = Rng::new(2, 0, i, 0, Kind::Test, 0);
+    let mut direction: Vec<f64> = (0..spec.at.len()).map(|_| rng.normal()).collect();
+    let length = direction.iter().map(|d| d * d).sum::<f64>().sqrt();
+    direction.iter_mut().for_each(|d| *d /= length);
+    let slope: f64 = direction.iter().zip(&grads[spec.at.range()]).map(|(d, g)| d * g).sum();
+
+    let mut owned = Owned::<f64>::new(&case.plan.pools);
+    let mut o = owned.backend();
+    case.load(&mut o);
+    let mut loss = |steps: f64| {
+        let here = &case.weights[spec.at.range()];
+        let moved: Vec<f64> = here.iter().zip(&direction).map(|(w, d)| w + steps * STEP * d).collect();
+        o.write(Pool::Weights, spec.at.0.at, &moved);
+        case.loss(&mut o)
+    };
+    let difference = (8.0 * (loss(1.0) - loss(-1.0)) - (loss(2.0) - loss(-2.0))) / (12.0 * STEP);
+    let error = (difference - slope).abs() / slope.abs();
+    Found { key: spec.name.to_string(), elements: spec.at.len(), slope, error }
+}
+
+/// Largest error of any word of the CPU backend over a whole step, which word, and what is allowed.
+fn words(case: &Case) -> (String, f64, f64) {
+    let plan = &case.plan;
+    let cpu = match Cpu::new(plan.pools) {
+        Ok(cpu) => cpu,
+        Err(e) => return (e.message, f64::INFINITY, 0.0),
+    };
+    let mut owned = Owned::<f32>::new(&plan.pools);
+    let mut both = Lockstep::new(owned.backend(), cpu);
+    case.load(&mut both);
+    case.accumulate(&mut both);
+    step::commit(&mut both, plan);
+    // Both are f32 programs, each within 8 eps sqrt(k) of the truth for a sum of k numbers; the longest here are the tokens of a
+    // weight's gradient and the prototypes.
+    let k = plan.student.acts.tokens().rows().max(plan.table.head.prototypes) as f64;
+    let allowed = 16.0 * f32::EPSILON as f64 * k.sqrt();
+    match both.worst() {
+        Some(worst) => (worst.word.name().to_string(), worst.error, allowed),
+        None => ("nothing was compared".into(), f64::INFINITY, allowed),
+    }
+}
+
+/// Everything that a step on `threads` threads leaves behind, as bits.
+fn bits(case: &Case, threads: usize) -> Result<Vec<u32>, String> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
+    pool.install(|| {
+        let mut o = Cpu::new(case.plan.pools).map_err(|e| e.message)?;
+        case.load(&mut o);
+        case.accumulate(&mut o);
+        step::commit(&mut o, &case.plan);
+        let n = case.plan.pools;
+        let mut all = Vec::new();
+        for (pool, len) in
+            [(Pool::Weights, n.weights), (Pool::Grads, n.grads), (Pool::Moments, n.moments), (Pool::State, n.state)]
+        {
+            let mut values = vec![0.0; len];
+            o.download(pool, 0, &mut values);
+            all.extend(values.into_iter().map(f32::to_bits));
+        }
+        Ok(all)
+    })
+}
+
+/// One and two threads on a step of the small preset, which is large enough to be cut into tasks.
+fn threads() -> Result<(), String> {
+    let config = Config { batch: 8, micro_batch: 4, drop_path_rate: 0.1, ..Config::small() };
+    let plan = config.resolve().and_then(|c| c.plan()).map_err(|e| e.message)?;
+    let case = Case::new(plan);
+    let (one, two) = (bits(&case, 1)?, bits(&case, 2)?);
+    match one.iter().zip(&two).filter(|(a, b)| a != b).count() {
+        0 => Ok(()),
+        n => Err(format!("{n} of {} numbers differ", one.len())),
+    }
+}
+
+/// Prints what was compared and how well it agrees; true if all is within its bound.
 pub fn run() -> bool {
-    false
+    let started = Instant::now();
+    let case = match Plan::new(tiny()) {
+        Ok(plan) => Case::new(plan),
+        Err(e) => {
+            println!("FAILED: {e}");
+            return false;
+        }
+    };
+    let word = |good: bool| if good { "good" } else { "FAILED" };
+
+    println!("gradients in f64 against finite differences of the loss, one direction a tensor, allowed {GRADIENT:.0e}");
+    println!("{:<28} {:>8} {:>14} {:>10}", "tensor", "elements", "slope", "error");
+    let found = gradients(&case);
+    for f in &found {
+        let mark = if f.error <= GRADIENT { "" } else { "  FAILED" };
+        println!("{:<28} {:>8} {:>14.6e} {:>10.1e}{mark}", f.key, f.elements, f.slope, f.error);
+    }
+    // A NaN is the worst of all.
+    let worst = found.iter().max_by(|a, b| a.error.total_cmp(&b.error));
+    let sound = found.iter().all(|f| f.error <= GRADIENT);
+    if let Some(f) = worst {
+        println!("{}: {} tensors, worst {:.1e} in {}", word(sound), found.len(), f.error, f.key);
+    }
+
+    let (worst, error, allowed) = words(&case);
+    let agree = error <= allowed;
+    println!(
+        "{}: CPU and reference in f32, word by word: worst {error:.1e} in {worst}, allowed {allowed:.1e}",
+        word(agree)
+    );
+
+    let repeat = threads();
+    let why = repeat.as_ref().err().map(|e| format!(": {e}")).unwrap_or_default();
+    println!("{}: the same bits on 1 thread and on 2{why}", word(repeat.is_ok()));
+
+    let good = sound && agree && repeat.is_ok();
+    println!("{} ({:.1} s)", if good { "all good" } else { "FAILED" }, started.elapsed().as_secs_f64());
+    good
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_passes() {
+        assert!(run());
+    }
+
+    #[test]
+    fn a_wrong_gradient_is_noticed() {
+        let case = Case::new(Plan::new(tiny()).unwrap());
+        let mut owned = Owned::<f64>::new(&case.plan.pools);
+        let mut o = owned.backend();
+        case.load(&mut o);
+        case.accumulate(&mut o);
+        // Without the projection the last layer's gradients are not those of the loss.
+        let mut specs = Vec::new();
+        case.plan.table.visit(|spec| specs.push(spec));
+        let error = |key: &str| {
+            let spec = specs.iter().find(|s| s.name.to_string() == key).unwrap();
+            gradient(&case, &owned.pools[1], 0, spec).error
+        };
+        assert!(error("head.last_layer.weight_v") > 1e-3);
+        assert!(error("norm.weight") <= GRADIENT);
+    }
 }

@@ -13,7 +13,7 @@ use ndarray::Array2;
 use rayon::prelude::*;
 
 /// Images that go through the backbone at once: at most this many, fewer where they are large.
-fn batch(config: &Config) -> usize {
+pub(crate) fn batch(config: &Config) -> usize {
     let tokens = (config.global_size / config.patch_size).pow(2) + 1;
     (4096 / tokens).clamp(1, 64)
 }

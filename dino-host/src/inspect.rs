@@ -1,8 +1,231 @@
-//! `plan`: what a training step takes.
+//! `plan`: what a training step takes, tensor by tensor, span by span, without allocating any of it.
+
 use crate::config::Config;
 use crate::error::Result;
+use dino_kernel::middleware::Pool;
+use dino_kernel::plan::Plan;
+use serde_json::{Value, json};
+use std::io::{self, Write};
 
-/// Prints every pool and tensor.
-pub fn print(_config: &Config, _json: bool) -> Result<()> {
+/// Bytes of an element: every pool is f32.
+const ELEMENT: usize = size_of::<f32>();
+
+/// A stretch of a pool.
+struct Row {
+    name: String,
+    /// Which pool, in words.
+    pool: &'static str,
+    /// Shape and role for parameters, empty else.
+    shape: Vec<usize>,
+    role: String,
+    at: usize,
+    len: usize,
+}
+
+/// Everything there is to print.
+struct Report {
+    /// Name, elements.
+    pools: Vec<(&'static str, usize)>,
+    tensors: Vec<Row>,
+    spans: Vec<Row>,
+    backbone: usize,
+    head: usize,
+    /// Elements of the tensors in a run's checkpoint, and in the teacher's.
+    checkpoint: [usize; 2],
+}
+
+fn report(plan: &Plan) -> Report {
+    let (table, pools) = (&plan.table, &plan.pools);
+    let (mut tensors, mut spans, mut backbone) = (Vec::new(), Vec::new(), 0);
+    table.visit(|s| {
+        let in_backbone = s.name.part.is_empty();
+        backbone += if in_backbone { s.at.len() } else { 0 };
+        tensors.push(Row {
+            name: format!("{}{}", if in_backbone { "backbone." } else { "" }, s.name),
+            pool: "weights",
+            shape: s.shape().to_vec(),
+            role: format!("{:?}", s.role).to_lowercase() + if s.last_layer { ", last layer" } else { "" },
+            at: s.at.0.at,
+            len: s.at.len(),
+        });
+    });
+    plan.visit_spans(|name, pool, span| {
+        let pool = match pool {
+            Pool::Acts => "activations",
+            Pool::Stats => "statistics",
+            _ => "state",
+        };
+        spans.push(Row {
+            name: name.to_string(),
+            pool,
+            shape: vec![],
+            role: String::new(),
+            at: span.at,
+            len: span.len,
+        });
+    });
+    let parameters = table.parameters();
+    Report {
+        pools: vec![
+            ("student weights", table.len()),
+            ("teacher weights", pools.weights - table.len()),
+            ("gradients", pools.grads),
+            ("Adam's first moments", pools.moments / 2),
+            ("Adam's second moments", pools.moments - pools.moments / 2),
+            ("activations", pools.acts),
+            ("statistics", pools.stats),
+            ("state", pools.state),
+        ],
+        tensors,
+        spans,
+        backbone,
+        head: parameters - backbone,
+        checkpoint: [4 * parameters + plan.centre.len(), backbone],
+    }
+}
+
+/// Prints every pool, parameter and span of a training step, as a table or as JSON.
+pub fn print(config: &Config, json: bool) -> Result<()> {
+    let plan = config.plan()?;
+    let report = report(&plan);
+    let mut out = io::stdout().lock();
+    let written = if json { writeln!(out, "{}", as_json(&report)) } else { as_table(&mut out, &plan, &report) };
+    // A reader that has seen enough (`| head`) is no error.
+    let _ = written;
     Ok(())
+}
+
+fn as_json(r: &Report) -> Value {
+    let row = |x: &Row| {
+        let mut row =
+            json!({"name": x.name, "pool": x.pool, "offset": x.at, "elements": x.len, "bytes": x.len * ELEMENT});
+        if !x.shape.is_empty() {
+            (row["shape"], row["role"]) = (json!(x.shape), json!(x.role));
+        }
+        row
+    };
+    let sized = |name: &str, len: usize| json!({"name": name, "elements": len, "bytes": len * ELEMENT});
+    let total = r.pools.iter().map(|p| p.1).sum();
+    json!({
+        "pools": r.pools.iter().map(|&(name, len)| sized(name, len)).collect::<Vec<_>>(),
+        "total": sized("all pools", total),
+        "parameters": {"backbone": r.backbone, "head": r.head, "all": r.backbone + r.head},
+        "checkpoints": [
+            sized("checkpoint.safetensors", r.checkpoint[0]), sized("teacher.safetensors", r.checkpoint[1]),
+        ],
+        "tensors": r.tensors.iter().map(row).collect::<Vec<_>>(),
+        "spans": r.spans.iter().map(row).collect::<Vec<_>>(),
+    })
+}
+
+/// Elements as MiB of f32.
+fn mib(elements: usize) -> f64 {
+    (elements * ELEMENT) as f64 / (1 << 20) as f64
+}
+
+/// The long lists first: what counts then stands last on the screen.
+fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
+    let widest = |rows: &[Row]| rows.iter().map(|x| x.name.len()).max().unwrap_or(0);
+    let w = widest(&r.tensors);
+    writeln!(out, "parameters of one network; the teacher's lie {} elements further on", plan.table.len())?;
+    writeln!(out, "{:<w$}  {:<16}  {:<18} {:>12} {:>14} {:>10}", "key", "shape", "role", "offset", "bytes", "MiB")?;
+    for x in &r.tensors {
+        let (shape, bytes, size) = (format!("{:?}", x.shape), x.len * ELEMENT, mib(x.len));
+        writeln!(out, "{:<w$}  {shape:<16}  {:<18} {:>12} {bytes:>14} {size:>10.3}", x.name, x.role, x.at)?;
+    }
+    let w = widest(&r.spans);
+    writeln!(out, "\nwhat a step writes; the teacher's activations lie where the student's and the gradients' will")?;
+    writeln!(out, "{:<w$}  {:<12} {:>12} {:>14} {:>10}", "name", "pool", "offset", "bytes", "MiB")?;
+    for x in &r.spans {
+        let (bytes, size) = (x.len * ELEMENT, mib(x.len));
+        writeln!(out, "{:<w$}  {:<12} {:>12} {bytes:>14} {size:>10.3}", x.name, x.pool, x.at)?;
+    }
+    let line = |out: &mut dyn Write, name: &str, elements: usize| {
+        writeln!(out, "{name:<24} {elements:>14} {:>16} {:>12.2}", elements * ELEMENT, mib(elements))
+    };
+    writeln!(out, "\n{:<24} {:>14} {:>16} {:>12}", "pool", "elements", "bytes", "MiB")?;
+    for (name, elements) in &r.pools {
+        line(out, name, *elements)?;
+    }
+    line(out, "all pools", r.pools.iter().map(|p| p.1).sum())?;
+    writeln!(out)?;
+    line(out, "checkpoint.safetensors", r.checkpoint[0])?;
+    line(out, "teacher.safetensors", r.checkpoint[1])?;
+    let (b, h, c) = (r.backbone, r.head, &plan.config);
+    writeln!(out, "(tensors alone: a header of some KiB comes on top)\n")?;
+    writeln!(out, "parameters: {b} backbone + {h} head = {}, in {} tensors", b + h, r.tensors.len())?;
+    writeln!(
+        out,
+        "a step: {} images in {} parts of {}, {} crops each",
+        c.batch,
+        plan.parts(),
+        c.micro_batch,
+        plan.views()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dino_kernel::mem::Cursor;
+
+    fn configs() -> [Config; 4] {
+        let published = Config::published();
+        [
+            Config::small(),
+            Config { drop_path_rate: 0.1, head_layers: 5, depth: 2, norm_last_layer: false, ..Config::small() },
+            Config { head_layers: 1, local_crops_number: 0, batch: 2, ..Config::small() },
+            Config { batch: 16, ..published },
+        ]
+    }
+
+    /// No span is forgotten and none is invented: together they are the pools.
+    #[test]
+    fn the_named_spans_fill_every_pool() {
+        for config in configs() {
+            let plan = config.resolve().unwrap().plan().unwrap();
+            let r = report(&plan);
+            let sizes =
+                [("activations", plan.pools.acts), ("statistics", plan.pools.stats), ("state", plan.pools.state)];
+            for (pool, size) in sizes.into_iter().chain([("weights", plan.table.len())]) {
+                let rows = if pool == "weights" { &r.tensors } else { &r.spans };
+                let mut ends: Vec<(usize, usize)> =
+                    rows.iter().filter(|x| x.pool == pool).map(|x| (x.at, x.at + x.len)).collect();
+                ends.sort_unstable();
+                let reached = ends.into_iter().fold(0usize, |reached, (at, end)| {
+                    assert!(
+                        at <= reached.next_multiple_of(Cursor::ALIGN),
+                        "nothing named at {reached}..{at} of {pool}"
+                    );
+                    reached.max(end)
+                });
+                assert_eq!(reached.next_multiple_of(Cursor::ALIGN), size, "{pool}");
+            }
+        }
+    }
+
+    /// What is the student's or the gradients' outlives the pass, so nothing of it lies on anything else of it.
+    #[test]
+    fn what_training_keeps_does_not_overlap() {
+        for config in configs() {
+            let plan = config.resolve().unwrap().plan().unwrap();
+            let mut rows = report(&plan).spans;
+            rows.retain(|x| x.pool != "activations" || !x.name.starts_with("teacher."));
+            rows.sort_by_key(|x| (x.pool, x.at));
+            for pair in rows.windows(2) {
+                let apart = pair[0].pool != pair[1].pool || pair[0].at + pair[0].len <= pair[1].at;
+                assert!(apart, "{} and {} overlap", pair[0].name, pair[1].name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_json_adds_up() {
+        let json = as_json(&report(&Config::published().resolve().unwrap().plan().unwrap()));
+        assert_eq!(json["parameters"]["backbone"], 21_665_664);
+        let bytes: u64 = json["pools"].as_array().unwrap().iter().map(|p| p["bytes"].as_u64().unwrap()).sum();
+        assert_eq!(json["total"]["bytes"], bytes);
+        let first = &json["tensors"][0];
+        assert_eq!((first["name"].as_str(), first["bytes"].as_u64()), (Some("backbone.cls_token"), Some(4 * 384)));
+    }
 }

@@ -206,7 +206,8 @@ pub trait Update: Backward {
     fn zero_grads(&mut self);
     /// x = 0.
     fn zero(&mut self, x: State);
-    /// Per teacher row: lse = log-sum-exp over prototypes of (t - centre) / teacher_temp, and the entropy of that softmax. Streams over K.
+    /// Per teacher row: log-sum-exp over prototypes of x / teacher_temp, x = t - centre, kept as two numbers, lse (rows, 2) =
+    /// (max x, ln sum exp((x - max) / teacher_temp)); and the entropy of that softmax. Streams over K.
     fn teacher_lse(
         &mut self,
         lse: Stat,
@@ -219,7 +220,8 @@ pub trait Update: Backward {
     );
     /// The centred, sharpened cross-entropy. Per student row: loss = sum over its teachers of -sum_k q_k log p_k (not yet divided);
     /// dz = the gradient of the mean; the *raw* product gradient dL/d(normalised prototype) accumulates at `student.v`
-    /// (see [`Update::weight_norm_backward`]). The teacher's softmax is rebuilt from `lse_teacher`. Streams over K.
+    /// (see [`Update::weight_norm_backward`]). The teacher's softmax is rebuilt from `lse_teacher`; both lse are (rows, 2) as in
+    /// [`Update::teacher_lse`]. Streams over K.
     fn dino_loss(
         &mut self,
         loss: Stat,

@@ -23,6 +23,7 @@ pub mod middleware;
 pub mod model;
 pub mod ops;
 pub mod plan;
+mod plan_spans;
 pub mod real;
 pub mod reference;
 pub mod rng;

@@ -306,6 +306,20 @@ impl<O: Memory> Checked<O> {
     }
 }
 
+impl<O: Memory> Memory for Checked<O> {
+    fn read(&mut self, pool: Pool, at: usize, out: &mut [f64]) {
+        self.inner.read(pool, at, out);
+    }
+
+    fn write(&mut self, pool: Pool, at: usize, values: &[f64]) {
+        self.inner.write(pool, at, values);
+    }
+
+    fn len(&mut self, pool: Pool) -> usize {
+        self.inner.len(pool)
+    }
+}
+
 macro_rules! checked {
     ($($tr:ident { $($word:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
         $(impl<O: $tr + Memory> $tr for Checked<O> {

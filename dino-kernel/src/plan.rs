@@ -121,6 +121,7 @@ pub struct Plan {
     pub grads: VitGrads,
     pub head_grads: HeadGrads,
     pub loss: Stat,
+    /// Two numbers a row: the largest logit, and ln of the sum of exp((logit - largest) / temperature).
     pub lse: Stat,
     pub lse_teacher: Stat,
     pub entropy: Stat,
@@ -146,7 +147,7 @@ const fn check_backbone(v: &Vit, crops: &Crops) -> Result<(), PlanError> {
     if v.patch == 0 || v.channels == 0 || v.dim == 0 || v.depth == 0 || v.heads == 0 || v.mlp == 0 {
         return Err(PlanError::Zero("patch, channels, width, depth, heads and MLP width"));
     }
-    if v.dim % v.heads != 0 {
+    if !v.dim.is_multiple_of(v.heads) {
         return Err(PlanError::Heads { dim: v.dim, heads: v.heads });
     }
     if v.dim / v.heads > MAX_HEAD_DIM {
@@ -170,8 +171,14 @@ const fn check_backbone(v: &Vit, crops: &Crops) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Refuses sizes whose products would overflow: an upper bound in u128 of the elements of the largest pool.
-const fn check_size(v: &Vit, head: Option<&Head>, crops: &Crops, images: usize) -> Result<(), PlanError> {
+/// Refuses sizes whose products would overflow: upper bounds in u128 of the elements of the pools.
+const fn check_size(
+    v: &Vit,
+    head: Option<&Head>,
+    crops: &Crops,
+    images: usize,
+    queries: usize,
+) -> Result<(), PlanError> {
     const MOST: u128 = isize::MAX as u128 / 64;
     const fn mul(a: u128, b: usize) -> u128 {
         a.saturating_mul(b as u128)
@@ -183,14 +190,17 @@ const fn check_size(v: &Vit, head: Option<&Head>, crops: &Crops, images: usize) 
     let patch = mul(mul(mul(mul(1, v.dim), v.channels), v.patch), v.patch);
     let mut weights = mul(block, v.depth).saturating_add(table).saturating_add(patch);
     let (mut tokens, mut pixels, mut count, mut i) = (0u128, 0u128, 0u128, 0);
+    let (mut state, mut attention) = (0u128, 0u128);
     while i < crops.len() {
         let g = crops.group(i);
+        let [rows, cols] = g.grid(v.patch);
+        state = state.saturating_add(mul(rows as u128 + cols as u128, side));
+        let crop = rows.saturating_mul(cols).saturating_add(1);
+        let asked = if queries < crop { queries } else { crop };
+        attention = attention.saturating_add(mul(mul(mul(mul(1, g.count), crop), asked), v.heads));
         let area = mul(mul(mul(1, g.count), g.height), g.width);
         pixels = pixels.saturating_add(mul(mul(area, v.channels), images));
-        tokens = tokens.saturating_add(mul(
-            mul(mul(1, g.count), (g.height / v.patch).saturating_mul(g.width / v.patch).saturating_add(1)),
-            images,
-        ));
+        tokens = tokens.saturating_add(mul(mul(mul(1, g.count), crop), images));
         count = count.saturating_add(mul(mul(1, g.count), images));
         i += 1;
     }
@@ -203,7 +213,8 @@ const fn check_size(v: &Vit, head: Option<&Head>, crops: &Crops, images: usize) 
         weights = weights.saturating_add(mul(mul(2, h.prototypes), h.bottleneck.saturating_add(1)));
         acts = acts.saturating_add(mul(mul(count, wide), 8 * MAX_LAYERS));
     }
-    if weights > MOST || acts > MOST { Err(PlanError::TooLarge) } else { Ok(()) }
+    acts = acts.saturating_add(attention);
+    if weights > MOST || acts > MOST || state > MOST { Err(PlanError::TooLarge) } else { Ok(()) }
 }
 
 impl Plan {
@@ -223,14 +234,14 @@ impl Plan {
             return Err(PlanError::HeadLayers { layers: head.layers });
         }
         // From here on sums and products of sizes cannot overflow.
-        if let Err(e) = check_size(&vit, Some(&head), &views, micro_batch) {
+        if let Err(e) = check_size(&vit, Some(&head), &views, micro_batch, 0) {
             return Err(e);
         }
         let teachers = if views.is_empty() { 0 } else { views.group(0).count };
         if teachers == 0 || teachers > MAX_TEACHERS || views.count() < 2 {
             return Err(PlanError::Views { teachers, views: views.count() });
         }
-        if batch % micro_batch != 0 {
+        if !batch.is_multiple_of(micro_batch) {
             return Err(PlanError::MicroBatch { batch, micro_batch });
         }
 
@@ -263,8 +274,8 @@ impl Plan {
             head: head_teacher,
             scale: s.stat(head.prototypes),
         };
-        let (loss, lse) = (s.stat(rows), s.stat(rows));
-        let (lse_teacher, entropy) = (s.stat(rows_teacher), s.stat(rows_teacher));
+        let (loss, lse) = (s.stat(rows), s.stat(2 * rows));
+        let (lse_teacher, entropy) = (s.stat(2 * rows_teacher), s.stat(rows_teacher));
         let (centre, teacher_sum) = (t.state(head.prototypes), t.state(head.bottleneck));
         let (hyper, monitor) = (t.state(hyper::LEN), t.state(monitor::LEN));
         let pools = Pools {
@@ -371,12 +382,12 @@ impl Plan {
     pub fn locate(&self, len: usize, index: usize) -> Option<(usize, usize)> {
         let place = |crop: usize| (crop / self.config.micro_batch, crop % self.config.micro_batch);
         for tokens in [self.student.acts.tokens(), self.teacher.acts.tokens()] {
-            if len != 0 && len % tokens.rows() == 0 {
+            if len != 0 && len.is_multiple_of(tokens.rows()) {
                 return tokens.crop_of(index / (len / tokens.rows())).map(place);
             }
         }
         let crops = self.student.acts.crops().count();
-        (len != 0 && len % crops == 0).then(|| place(index / (len / crops)))
+        (len != 0 && len.is_multiple_of(crops)).then(|| place(index / (len / crops)))
     }
 }
 
@@ -403,7 +414,7 @@ impl FeaturePlan {
         if let Err(e) = check_backbone(&backbone, &crops) {
             return Err(e);
         }
-        if let Err(e) = check_size(&backbone, None, &crops, 1) {
+        if let Err(e) = check_size(&backbone, None, &crops, 1, queries) {
             return Err(e);
         }
         let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());

@@ -91,10 +91,10 @@ impl Hyper {
         h[hyper::EPS] = self.eps;
         h[hyper::EMA_RATE] = 1.0 - self.momentum;
         h[hyper::CENTRE_RATE] = 1.0 - self.center_momentum;
-        h[hyper::INV_TEACHER_ROWS] = 1.0 / (images * teachers) as f64;
+        h[hyper::INV_TEACHER_ROWS] = 1.0 / (images as f64 * teachers as f64);
         h[hyper::INV_STUDENT_TEMP] = 1.0 / self.student_temp;
         h[hyper::INV_TEACHER_TEMP] = 1.0 / self.teacher_temp;
-        h[hyper::LOSS_SCALE] = 1.0 / (images * teachers * (views - 1)) as f64;
+        h[hyper::LOSS_SCALE] = 1.0 / (images as f64 * teachers as f64 * (views - 1) as f64);
         h[hyper::CLIP] = self.clip_grad;
         h[hyper::FREEZE_LAST] = if self.freeze_last { 1.0 } else { 0.0 };
         h

@@ -37,7 +37,7 @@ fn strip_len(prototypes: usize) -> usize {
 }
 
 /// The running softmax of every row over all prototypes, strips merged in order.
-fn sweep(network: Rows, centre: Option<&[f32]>, factor: f32, n: LossDims, scratch: &mut Vec<f32>) -> Vec<Running> {
+fn sweep(network: Rows, centre: Option<&[f32]>, slope: f32, n: LossDims, scratch: &mut Vec<f32>) -> Vec<Running> {
     let rows = network.z.len() / n.bottleneck;
     let strip = strip_len(n.prototypes);
     let strips = n.prototypes.div_ceil(strip);
@@ -55,16 +55,16 @@ fn sweep(network: Rows, centre: Option<&[f32]>, factor: f32, n: LossDims, scratc
                 network.products(s, at, tile, n.bottleneck);
                 for (row, sum) in s.chunks_mut(tile).zip(&mut sums) {
                     let centre = centre.map(|c| &c[at..at + tile]);
-                    *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], centre, factor));
+                    *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], centre, slope), slope);
                 }
             }
             sums
         })
         .collect();
-    (0..rows).map(|r| partial.iter().fold(Running::START, |sum, strip| sum.merge(strip[r]))).collect()
+    (0..rows).map(|r| partial.iter().fold(Running::START, |sum, strip| sum.merge(strip[r], slope))).collect()
 }
 
-/// lse, entropy (teacher rows).
+/// lse (teacher rows, 2), entropy (teacher rows).
 pub fn teacher_lse(
     lse: &mut [f32],
     entropy: &mut [f32],
@@ -75,7 +75,8 @@ pub fn teacher_lse(
     scratch: &mut Vec<f32>,
 ) {
     for (r, sum) in sweep(teacher, Some(centre), h[hyper::INV_TEACHER_TEMP], n, scratch).into_iter().enumerate() {
-        (lse[r], entropy[r]) = (sum.lse(), sum.entropy());
+        lse[2 * r..][..2].copy_from_slice(&sum.parts());
+        entropy[r] = sum.entropy();
     }
 }
 
@@ -97,8 +98,7 @@ pub fn forward_backward(
     let gradient_scale = soften * h[hyper::LOSS_SCALE];
     let (rows, rows_teacher, c) = (n.rows(), n.teachers * n.images, n.bottleneck);
     for (r, sum) in sweep(student, None, soften, n, scratch).into_iter().enumerate() {
-        lse[r] = sum.lse();
-        loss[r] = n.pairs_of(n.first_view + r / n.images) as f32 * lse[r];
+        lse[2 * r..][..2].copy_from_slice(&sum.parts());
     }
 
     // A strip's own memory: student products, teacher probabilities, summed targets of a row, what the rows met, dz.
@@ -106,7 +106,7 @@ pub fn forward_backward(
     let strips = n.prototypes.div_ceil(strip);
     let share = (rows + rows_teacher + 1) * TILE + rows + rows * c;
     scratch.resize(scratch.len().max(strips * share), 0.0);
-    let lse: &[f32] = lse;
+    let (lse, lse_teacher) = (lse.as_chunks::<2>().0, lse_teacher.as_chunks::<2>().0);
     let tasks = scratch.par_chunks_mut(share).zip(dw.par_chunks_mut(strip * c)).enumerate();
     tasks.for_each(|(i, (own, dw))| {
         let (s, own) = own.split_at_mut(rows * TILE);
@@ -143,9 +143,10 @@ pub fn forward_backward(
         }
     });
     dz.fill(0.0);
+    loss.fill(0.0);
     for own in scratch.chunks(share).take(strips) {
         let (met, part) = own[(rows + rows_teacher + 1) * TILE..].split_at(rows);
         rows::add_assign(dz, part);
-        loss.iter_mut().zip(met).for_each(|(loss, met)| *loss -= met);
+        rows::add_assign(loss, met);
     }
 }

@@ -137,110 +137,116 @@ fn maximum(x: &[f32]) -> f32 {
     lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |a, &b| if a.is_nan() { a } else { pick(a, b) })
 }
 
-/// A running softmax of one row: `top`, `total` = sum of exp(x - top), `spread` = sum of exp(x - top) (top - x).
-/// The log-sum-exp is top + ln total, the entropy spread / total + ln total: all terms are non-negative, so a nearly
-/// one-hot row keeps its digits.
+/// A running softmax of slope x over one row: `top` is its largest x, `rest` the sum of exp(slope (x - top)) without the top's own 1,
+/// `spread` the sum of exp(slope (x - top)) slope (top - x). Kept apart from the 1, and with no negative term, a nearly one-hot row keeps its digits.
 #[derive(Clone, Copy, Debug)]
 pub struct Running {
     pub top: f32,
-    pub total: f32,
+    pub rest: f32,
     pub spread: f32,
 }
 
 impl Running {
-    pub const START: Running = Running { top: f32::NEG_INFINITY, total: 0.0, spread: 0.0 };
+    /// No terms yet: the total, 1 + rest, is zero.
+    pub const START: Running = Running { top: f32::NEG_INFINITY, rest: -1.0, spread: 0.0 };
 
     /// Both rows' terms.
-    pub fn merge(self, other: Running) -> Running {
-        if self.total == 0.0 {
+    pub fn merge(self, other: Running, slope: f32) -> Running {
+        if self.rest == -1.0 {
             return other;
         }
-        if other.total == 0.0 {
+        if other.rest == -1.0 {
             return self;
         }
-        let top = if other.top > self.top || other.top.is_nan() { other.top } else { self.top };
-        let moved = |r: Running| {
-            let (shift, factor) = (top - r.top, fast::exp(r.top - top));
-            (factor * r.total, factor * (r.spread + shift * r.total))
-        };
-        let ((t1, s1), (t2, s2)) = (moved(self), moved(other));
-        Running { top, total: t1 + t2, spread: s1 + s2 }
+        let (high, low) = if other.top > self.top || other.top.is_nan() { (other, self) } else { (self, other) };
+        let fall = (high.top - low.top) * slope;
+        let factor = fast::exp(-fall);
+        let total = 1.0 + low.rest;
+        // A row that has fallen to nothing adds nothing, however far it fell.
+        let fallen = if factor > 0.0 || factor.is_nan() { factor * (low.spread + fall * total) } else { 0.0 };
+        Running { top: high.top, rest: high.rest + factor * total, spread: high.spread + fallen }
     }
 
-    pub fn lse(self) -> f32 {
-        self.top + libm::logf(self.total)
+    /// The log-sum-exp as the two numbers the vocabulary keeps: slope times the first, plus the second.
+    pub fn parts(self) -> [f32; 2] {
+        [self.top, libm::log1pf(self.rest)]
     }
 
+    /// Entropy of the softmax.
     pub fn entropy(self) -> f32 {
-        self.spread / self.total + libm::logf(self.total)
+        self.spread / (1.0 + self.rest) + libm::log1pf(self.rest)
     }
 }
 
-/// The running softmax of one row of up to 1024 logits: x[k] = (s[k] scale[k] - centre[k]) factor; without a centre, the student's.
+/// The running softmax of one row of raw products: x[k] = s[k] scale[k] - centre[k]; without a centre, the student's. Overwrites s.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-pub fn running(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, factor: f32) -> Running {
-    sharpen(s, scale, centre, factor);
+pub fn running(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, slope: f32) -> Running {
+    logits(s, scale, centre);
     let top = maximum(s);
     let mut spread = [0.0f32; 16];
     let (chunks, tail) = s.as_chunks_mut::<16>();
+    let mut term = |x: &mut f32, sum: &mut f32| {
+        let below = (top - *x) * slope;
+        *x = fast::exp(-below);
+        // exp(-inf) * inf is no number, and a term that is exactly nothing adds nothing.
+        *sum += if *x > 0.0 { *x * below } else { 0.0 };
+    };
     for c in chunks {
         for (x, sum) in c.iter_mut().zip(&mut spread) {
-            let below = top - *x;
-            *x = fast::exp(-below);
-            // exp(-inf) * inf is no number, and a term that is exactly nothing adds nothing.
-            *sum += if *x > 0.0 { *x * below } else { 0.0 };
+            term(x, sum);
         }
     }
-    let mut rest = 0.0;
-    for x in tail {
-        let below = top - *x;
-        *x = fast::exp(-below);
-        rest += if *x > 0.0 { *x * below } else { 0.0 };
+    for (x, sum) in tail.iter_mut().zip(&mut spread) {
+        term(x, sum);
     }
-    Running { top, total: ops::sum(s), spread: ops::sum(&spread) + rest }
+    if let Some(own) = s.iter_mut().find(|x| **x == 1.0) {
+        *own = 0.0;
+    }
+    Running { top, rest: ops::sum(s), spread: ops::sum(&spread) }
 }
 
 #[inline(always)]
-fn sharpen(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, factor: f32) {
+fn logits(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>) {
     match centre {
         Some(centre) => {
             for ((x, &scale), &c) in s.iter_mut().zip(scale).zip(centre) {
-                *x = (*x * scale - c) * factor;
+                *x = *x * scale - c;
             }
         }
         None => {
             for (x, &scale) in s.iter_mut().zip(scale) {
-                *x = *x * scale * factor;
+                *x *= scale;
             }
         }
     }
 }
 
-/// Raw teacher products of one row become probabilities: t[k] = exp((t[k] scale[k] - centre[k]) factor - lse).
+/// Raw teacher products of one row become probabilities exp(slope x - lse), x[k] = t[k] scale[k] - centre[k], lse in two parts.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-pub fn targets(t: &mut [f32], scale: &[f32], centre: &[f32], factor: f32, lse: f32) {
-    sharpen(t, scale, Some(centre), factor);
+pub fn targets(t: &mut [f32], scale: &[f32], centre: &[f32], slope: f32, lse: [f32; 2]) {
+    logits(t, scale, Some(centre));
     for x in t.iter_mut() {
-        *x = fast::exp(*x - lse);
+        *x = fast::exp((*x - lse[0]) * slope - lse[1]);
     }
 }
 
 /// One student row over some prototypes: raw products `s` become dL/ds = (pairs p - q) gradient_scale with q the summed targets;
-/// returns the sum of q x, x the tempered logits.
+/// returns the sum of q (lse - slope x), x the logits: the row's cross-entropy with its targets.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn student_row(
     s: &mut [f32],
     q: &[f32],
     scale: &[f32],
-    factor: f32,
-    lse: f32,
+    slope: f32,
+    lse: [f32; 2],
     pairs: f32,
     gradient_scale: f32,
 ) -> f32 {
-    sharpen(s, scale, None, factor);
+    logits(s, scale, None);
+    s.iter_mut().for_each(|x| *x = (lse[0] - *x) * slope + lse[1]);
     let met = ops::dot(s, q);
-    for (x, &q) in s.iter_mut().zip(q) {
-        *x = (pairs * fast::exp(*x - lse) - q) * gradient_scale;
+    for (below, &q) in s.iter_mut().zip(q) {
+        *below = (pairs * fast::exp(-*below) - q) * gradient_scale;
     }
     met
 }

@@ -2,7 +2,9 @@
 //! prototypes without bias. The prototypes themselves meet the rows inside the loss words, which stream over K.
 
 use crate::backend::{Backward, Forward, Mat, Prototypes, Rows};
-use crate::mem::{Act, Cursor, Stat, Weight};
+use crate::mem::{Act, Cursor, Span, Stat, Weight};
+use crate::middleware::Pool;
+use crate::model::vit::spans::pass_on;
 use crate::spec::{Init, Name, Role, Spec, spec};
 
 /// Most layers a head may have.
@@ -61,6 +63,34 @@ impl HeadActs {
     /// Rows before normalisation (rows, bottleneck).
     pub const fn bottleneck(&self) -> Act {
         self.bottleneck
+    }
+
+    /// Calls `f` for every span of the pass, its name beginning with `part`.
+    pub fn visit(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span)) {
+        for i in 0..MAX_LAYERS {
+            // Where nothing is saved, later layers write where earlier ones did.
+            let new = |all: &[Act; MAX_LAYERS]| if all[..i].contains(&all[i]) { Span::EMPTY } else { all[i].0 };
+            let spans = [("pre", Pool::Acts, new(&self.pre)), ("hid", Pool::Acts, new(&self.hid))];
+            pass_on(f, part, "head.layer.", i, spans);
+        }
+        let spans = [
+            ("head.bottleneck", Pool::Acts, self.bottleneck.0),
+            ("head.z", Pool::Acts, self.z.0),
+            ("head.norm", Pool::Stats, self.norm.0),
+        ];
+        pass_on(f, part, "", 0, spans);
+    }
+}
+
+impl HeadGrads {
+    /// Calls `f` for every span of the scratch, its name beginning with `part`.
+    pub fn visit(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span)) {
+        let spans = [
+            ("head.dz", Pool::Acts, self.dz.0),
+            ("head.d_bottleneck", Pool::Acts, self.d_bottleneck.0),
+            ("head.d_hid", Pool::Acts, self.d_hid.0),
+        ];
+        pass_on(f, part, "", 0, spans);
     }
 }
 
@@ -138,8 +168,8 @@ impl Head {
 
     /// Scratch of a backward pass over `rows` rows.
     pub const fn grads(&self, rows: usize, a: &mut Cursor) -> HeadGrads {
-        let width = rows * self.bottleneck;
-        HeadGrads { dz: a.act(width), d_bottleneck: a.act(width), d_hid: a.act(rows * self.hidden) }
+        let (width, hidden) = (rows * self.bottleneck, if self.layers > 1 { rows * self.hidden } else { 0 });
+        HeadGrads { dz: a.act(width), d_bottleneck: a.act(width), d_hid: a.act(hidden) }
     }
 
     /// The prototypes as the loss words take them.

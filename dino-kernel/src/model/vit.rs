@@ -7,6 +7,8 @@
 //! ([`Output::Dense`]). Block i's handles are base + i * stride: depth is a number, not a type. A pass that saves nothing has
 //! stride 0 and two streams that take turns.
 
+pub(crate) mod spans;
+
 use crate::backend::{Backward, Embed, Forward, Grid, Heads, Mat, Patches, Rows};
 use crate::crops::{Crops, Group, MAX_GROUPS, Ragged};
 use crate::mem::{Act, Cursor, Stat, State, Weight};
@@ -431,24 +433,13 @@ impl Vit {
             Output::Class => self.depth - 1,
             Output::Dense => self.depth,
         };
+        let blocks = if save || full == 0 { full } else { 1 };
         let patches = a.act(crops.patches(self.patch) * self.dim);
         let x = a.act(rows * self.dim);
-        let more = if save { full } else { 1 };
-        let mut i = 0;
-        while i < more {
-            a.take(rows * self.dim);
-            i += 1;
-        }
+        a.next += blocks * (a.next - x.0.at);
         let (a0, s0) = (a.next, s.next);
         let block = BlockActs::take(rows, self, a, s);
         let stride = [a.next - a0, s.next - s0];
-        let blocks = if full == 0 {
-            0
-        } else if save {
-            full
-        } else {
-            1
-        };
         a.next = a0 + blocks * stride[0];
         s.next = s0 + blocks * stride[1];
         let branch = a.act(rows * self.dim);

@@ -3,10 +3,13 @@
 //! Logits of prototype k: s_k = (z . v_k) scale_k. Teacher: q = softmax((t - centre) / T_t); student: p = softmax(s / T_s).
 //! loss = 1 / (B pairs) sum over images b, teachers i, views v != i of -sum_k q_ik log p_vk, pairs = teachers (V - 1).
 //! With Q_v = sum of q_i over i != v and n_v how many those are:
-//!   loss of a row = n_v lse_v - sum_k Q_vk s_vk / T_s;   dL/ds_v = (n_v p_v - Q_v) / (T_s B pairs).
+//!   loss of a row = sum_k Q_vk (lse_v - s_vk / T_s);   dL/ds_v = (n_v p_v - Q_v) / (T_s B pairs).
 //! So the sum of the targets meets each student row once: V passes instead of pairs.
 //!
-//! Everything streams over prototypes. The teacher is kept as its unit bottleneck rows and one log-sum-exp a row.
+//! Everything streams over prototypes. The teacher is kept as its unit bottleneck rows and one log-sum-exp a row, and that as two
+//! numbers: the largest x, before it is divided by the temperature T, and ln of the sum of exp((x - largest) / T). At low
+//! temperatures scores reach thousands, where one f32 number would be off by 1e-4, and every probability of the row with it; so
+//! differences are formed first and sharpened afterwards.
 
 use super::{axpy, dot};
 use crate::backend::LossDims;
@@ -16,59 +19,47 @@ use crate::step::hyper;
 /// Most teacher views a plan accepts.
 pub const MAX_TEACHERS: usize = 8;
 
-/// A running softmax: `top` is the largest term so far, `total` the sum of exp(term - top), `spread` the sum of
-/// exp(term - top) (top - term). Measured from the top, every part is non-negative and a nearly one-hot row keeps its digits.
+/// Prototypes whose targets are held at once, and whose part of a row's loss is summed before it is added to the row's.
+const TILE: usize = 64;
+
+/// A running log-sum-exp of terms times `slope` > 0: `top` is the largest term so far, `total` the sum of exp(slope (term - top)), in
+/// f64 because one f32 sum of many thousand terms loses digits that every probability of the row would share.
 #[derive(Clone, Copy, Debug)]
 pub struct LogSumExp<T> {
+    pub slope: T,
     pub top: T,
-    pub total: T,
-    pub spread: T,
+    pub total: f64,
 }
 
 impl<T: Real> LogSumExp<T> {
-    pub fn new() -> Self {
-        LogSumExp { top: T::of(f64::NEG_INFINITY), total: T::ZERO, spread: T::ZERO }
+    pub fn new(slope: T) -> Self {
+        LogSumExp { slope, top: T::of(f64::NEG_INFINITY), total: 0.0 }
     }
 
     #[inline(always)]
     pub fn push(&mut self, x: T) {
         if x > self.top || x.is_nan() {
-            if self.total > T::ZERO {
-                let rise = x - self.top;
-                let factor = (-rise).exp();
-                self.spread = factor * (self.spread + rise * self.total);
-                self.total *= factor;
-            }
-            self.total += T::ONE;
+            self.total = self.total * ((self.top - x) * self.slope).exp().to_f64() + 1.0;
             self.top = x;
         } else {
-            let term = (x - self.top).exp();
-            self.total += term;
-            // exp(-inf) * inf is no number, and a term that is exactly nothing adds nothing.
-            if term > T::ZERO {
-                self.spread += term * (self.top - x);
-            }
+            self.total += ((x - self.top) * self.slope).exp().to_f64();
         }
     }
 
-    /// ln of the sum of exp(term).
-    pub fn value(self) -> T {
-        self.top + self.total.ln()
-    }
-
-    /// Entropy of the softmax of the terms.
-    pub fn entropy(self) -> T {
-        self.spread / self.total + self.total.ln()
+    /// The value so far, as the two numbers that are kept: slope times the first, plus the second.
+    pub fn parts(self) -> [T; 2] {
+        [self.top, T::of(libm::log(self.total))]
     }
 }
 
-impl<T: Real> Default for LogSumExp<T> {
-    fn default() -> Self {
-        Self::new()
-    }
+/// lse - slope x, differences first.
+#[inline(always)]
+fn below<T: Real>(lse: [T; 2], x: T, slope: T) -> T {
+    (lse[0] - x) * slope + lse[1]
 }
 
-/// lse, entropy (teachers * images); z (teachers * images, bottleneck); v (K, bottleneck); scale, centre (K).
+/// lse (teachers * images, 2: see above), entropy (teachers * images); z (teachers * images, bottleneck); v (K, bottleneck); scale, centre (K).
+/// The entropy is a sum of non-negative terms q (lse - x), so that a nearly one-hot row keeps its digits.
 pub fn teacher_lse<T: Real>(
     lse: &mut [T],
     entropy: &mut [T],
@@ -80,18 +71,23 @@ pub fn teacher_lse<T: Real>(
     n: LossDims,
 ) {
     let (c, sharpen) = (n.bottleneck, h[hyper::INV_TEACHER_TEMP]);
-    let score = |row: usize, k: usize| (dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k] - centre[k]) * sharpen;
+    let score = |row: usize, k: usize| dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k] - centre[k];
     for row in 0..n.teachers * n.images {
-        let mut sum = LogSumExp::new();
+        let mut sum = LogSumExp::new(sharpen);
         for k in 0..n.prototypes {
             sum.push(score(row, k));
         }
-        lse[row] = sum.value();
-        entropy[row] = sum.entropy();
+        let parts = sum.parts();
+        lse[2 * row..][..2].copy_from_slice(&parts);
+        let term = |k| {
+            let below = below(parts, score(row, k), sharpen);
+            ((-below).exp() * below).to_f64()
+        };
+        entropy[row] = T::of((0..n.prototypes).map(term).sum());
     }
 }
 
-/// loss, lse (rows) and dz (rows, bottleneck) are set; `dw` (K, bottleneck) accumulates the gradient of the normalised prototypes.
+/// loss (rows), lse (rows, 2) and dz (rows, bottleneck) are set; `dw` (K, bottleneck) accumulates the gradient of the normalised prototypes.
 pub fn forward_backward<T: Real>(
     loss: &mut [T],
     lse: &mut [T],
@@ -111,38 +107,45 @@ pub fn forward_backward<T: Real>(
     let c = n.bottleneck;
     let (soften, sharpen) = (h[hyper::INV_STUDENT_TEMP], h[hyper::INV_TEACHER_TEMP]);
     let gradient_scale = soften * h[hyper::LOSS_SCALE];
-    let score = |row: usize, k: usize| dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k] * soften;
+    let score = |row: usize, k: usize| dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k];
     for row in 0..n.rows() {
-        let mut sum = LogSumExp::new();
+        let mut sum = LogSumExp::new(soften);
         for k in 0..n.prototypes {
             sum.push(score(row, k));
         }
-        lse[row] = sum.value();
-        loss[row] = T::of(n.pairs_of(n.first_view + row / n.images) as f64) * lse[row];
+        lse[2 * row..][..2].copy_from_slice(&sum.parts());
     }
+    let (lse, lse_teacher) = (lse.as_chunks::<2>().0, lse_teacher.as_chunks::<2>().0);
+    loss.fill(T::ZERO);
     dz.fill(T::ZERO);
-    for k in 0..n.prototypes {
+    for first in (0..n.prototypes).step_by(TILE) {
+        let tile = first..n.prototypes.min(first + TILE);
         for image in 0..n.images {
-            let mut targets = [T::ZERO; MAX_TEACHERS];
-            for (i, target) in targets[..n.teachers].iter_mut().enumerate() {
+            let mut targets = [[T::ZERO; TILE]; MAX_TEACHERS];
+            for (i, targets) in targets[..n.teachers].iter_mut().enumerate() {
                 let row = i * n.images + image;
-                let t = dot(&z_teacher[row * c..][..c], &v_teacher[k * c..][..c]) * scale_teacher[k];
-                *target = ((t - centre[k]) * sharpen - lse_teacher[row]).exp();
+                for (k, target) in tile.clone().zip(targets) {
+                    let t = dot(&z_teacher[row * c..][..c], &v_teacher[k * c..][..c]) * scale_teacher[k];
+                    *target = (-below(lse_teacher[row], t - centre[k], sharpen)).exp();
+                }
             }
             for view in 0..n.views {
-                let (row, v_all) = (view * n.images + image, n.first_view + view);
-                let mut target = T::ZERO;
-                for (i, &q) in targets[..n.teachers].iter().enumerate() {
-                    if i != v_all {
-                        target += q;
+                let (row, v_all, mut sum) = (view * n.images + image, n.first_view + view, 0.0);
+                let others = T::of(n.pairs_of(v_all) as f64);
+                for k in tile.clone() {
+                    let mut target = T::ZERO;
+                    for (i, targets) in targets[..n.teachers].iter().enumerate() {
+                        if i != v_all {
+                            target += targets[k - first];
+                        }
                     }
+                    let below = below(lse[row], score(row, k), soften);
+                    sum += (target * below).to_f64();
+                    let ds = (others * (-below).exp() - target) * gradient_scale;
+                    axpy(&mut dz[row * c..][..c], ds * scale[k], &v[k * c..][..c]);
+                    axpy(&mut dw[k * c..][..c], ds, &z[row * c..][..c]);
                 }
-                let s = score(row, k);
-                loss[row] -= target * s;
-                let p = (s - lse[row]).exp();
-                let ds = (T::of(n.pairs_of(v_all) as f64) * p - target) * gradient_scale;
-                axpy(&mut dz[row * c..][..c], ds * scale[k], &v[k * c..][..c]);
-                axpy(&mut dw[k * c..][..c], ds, &z[row * c..][..c]);
+                loss[row] += T::of(sum);
             }
         }
     }

@@ -1,0 +1,122 @@
+//! The names of everything a pass writes, for printed plans.
+
+use super::{BlockActs, ClassActs, MlpActs, Norm, PositionActs, VitActs, VitGrads};
+use crate::mem::Span;
+use crate::middleware::Pool;
+use crate::model::vit::Output;
+use crate::spec::Name;
+
+/// A span, the pool it lies in, and the last part of its name.
+pub(crate) type Named = (&'static str, Pool, Span);
+
+/// Passes `spans` on under `part` + `list` + `index`; empty ones are left out.
+pub(crate) fn pass_on<const N: usize>(
+    f: &mut impl FnMut(Name, Pool, Span),
+    part: &'static str,
+    list: &'static str,
+    index: usize,
+    spans: [Named; N],
+) {
+    for (leaf, pool, span) in spans {
+        if span.len > 0 {
+            f(Name { part, list, index, leaf }, pool, span);
+        }
+    }
+}
+
+impl Norm {
+    fn spans(&self, [y, mean, rstd]: [&'static str; 3]) -> [Named; 3] {
+        [(y, Pool::Acts, self.y.0), (mean, Pool::Stats, self.mean.0), (rstd, Pool::Stats, self.rstd.0)]
+    }
+}
+
+const NORM1: [&str; 3] = ["norm1.y", "norm1.mean", "norm1.rstd"];
+const NORM2: [&str; 3] = ["norm2.y", "norm2.mean", "norm2.rstd"];
+
+impl MlpActs {
+    fn spans(&self) -> [Named; 5] {
+        let [y, mean, rstd] = self.norm.spans(NORM2);
+        [y, mean, rstd, ("mlp.pre", Pool::Acts, self.pre.0), ("mlp.hid", Pool::Acts, self.hid.0)]
+    }
+}
+
+impl BlockActs {
+    fn spans(&self) -> [Named; 7] {
+        let [y, mean, rstd] = self.norm.spans(NORM1);
+        let (qkv, att) = (("attn.qkv", Pool::Acts, self.qkv.0), ("attn.y", Pool::Acts, self.att.0));
+        [y, mean, rstd, qkv, att, ("attn.lse", Pool::Stats, self.lse.0), ("mid", Pool::Acts, self.mid.0)]
+    }
+}
+
+impl ClassActs {
+    fn spans(&self) -> [Named; 11] {
+        let [y, mean, rstd] = self.norm.spans(NORM1);
+        [
+            y,
+            mean,
+            rstd,
+            ("attn.kv", Pool::Acts, self.kv.0),
+            ("norm1.class", Pool::Acts, self.norm_class.0),
+            ("attn.q", Pool::Acts, self.q.0),
+            ("attn.y", Pool::Acts, self.att.0),
+            ("attn.lse", Pool::Stats, self.lse.0),
+            ("class", Pool::Acts, self.x.0),
+            ("mid", Pool::Acts, self.mid.0),
+            ("out", Pool::Acts, self.out.0),
+        ]
+    }
+}
+
+impl PositionActs {
+    /// Calls `f` for every span, its name beginning with `part`.
+    pub fn visit(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span)) {
+        for i in 0..self.crops.len() {
+            let (y, rows, cols) = self.group(i);
+            let spans =
+                [("y", Pool::Acts, y.0), ("row_matrix", Pool::State, rows.0), ("column_matrix", Pool::State, cols.0)];
+            pass_on(f, part, "positions.", i, spans);
+        }
+    }
+}
+
+impl VitActs {
+    /// Calls `f` for every span of a pass through `depth` blocks, its name beginning with `part`. Where nothing is saved, one
+    /// block's spans serve all full blocks and two streams take turns.
+    pub fn visit(&self, depth: usize, part: &'static str, f: &mut impl FnMut(Name, Pool, Span)) {
+        let full = if self.output == Output::Class { depth - 1 } else { depth };
+        let blocks = if self.save { full } else { full.min(1) };
+        pass_on(f, part, "", 0, [("patches", Pool::Acts, self.patches.0)]);
+        for i in 0..=blocks {
+            pass_on(f, part, "stream.", i, [("x", Pool::Acts, self.stream(i).0)]);
+        }
+        for i in 0..blocks {
+            let b = self.full(i);
+            pass_on(f, part, "blocks.", i, b.spans());
+            pass_on(f, part, "blocks.", i, b.mlp.spans());
+        }
+        pass_on(f, part, "", 0, [("branch", Pool::Acts, self.branch.0)]);
+        pass_on(f, part, "blocks.", depth - 1, self.last.spans());
+        pass_on(f, part, "blocks.", depth - 1, self.last.mlp.spans());
+        pass_on(f, part, "", 0, self.norm.spans(["norm.y", "norm.mean", "norm.rstd"]));
+        pass_on(f, part, "", 0, [("drop_path", Pool::State, self.drop.0)]);
+    }
+}
+
+impl VitGrads {
+    /// Calls `f` for every span of the scratch, its name beginning with `part`.
+    pub fn visit(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span)) {
+        let spans = [
+            ("dy", self.dy),
+            ("dx", self.dx),
+            ("d_norm", self.d_norm),
+            ("d_branch", self.d_branch),
+            ("d_attn", self.d_att),
+            ("d_qkv", self.d_qkv),
+            ("d_hid", self.d_hid),
+            ("d_class", self.d_class),
+            ("d_q", self.d_q),
+            ("d_norm_class", self.d_norm_class),
+        ];
+        pass_on(f, part, "", 0, spans.map(|(leaf, a)| (leaf, Pool::Acts, a.0)));
+    }
+}

@@ -1,0 +1,201 @@
+//! Backends made to measure, and reading and writing their pools by handle.
+//!
+//! A test is written over a [`Factory`], so that another backend runs through it with one more line in [`crate::for_backends`]'s
+//! list. Pools start out as NaN where nothing has been written: a word that reads what it should set, or leaves part of it
+//! unset, shows.
+
+use dino_host::cpu::Cpu;
+use dino_host::device::Device;
+use dino_kernel::backend::Update;
+use dino_kernel::mem::{Act, Cursor, Span, Stat, State, Weight};
+use dino_kernel::middleware::{Memory, Pool};
+use dino_kernel::plan::Pools;
+use dino_kernel::real::Real;
+use dino_kernel::reference::Train;
+use std::marker::PhantomData;
+
+/// Makes backends.
+pub trait Factory {
+    type Backend: Update + Memory;
+    /// Pools of exactly these sizes.
+    fn make(pools: Pools) -> Self::Backend;
+}
+
+/// The reference backend over the real type `T`.
+pub struct Reference<T>(PhantomData<T>);
+
+impl<T: Real> Factory for Reference<T> {
+    type Backend = Train<'static, T>;
+
+    /// The memory is never given back: a test makes few of them.
+    fn make(pools: Pools) -> Train<'static, T> {
+        fn pool<T: Real>(len: usize) -> &'static mut [T] {
+            vec![T::ZERO; len].leak()
+        }
+        Train {
+            weights: pool(pools.weights),
+            grads: pool(pools.grads),
+            moments: pool(pools.moments),
+            acts: pool(pools.acts),
+            stats: pool(pools.stats),
+            state: pool(pools.state),
+        }
+    }
+}
+
+impl Factory for Cpu {
+    type Backend = Cpu;
+
+    fn make(pools: Pools) -> Cpu {
+        Device::new(pools).expect("a test's pools fit the memory")
+    }
+}
+
+/// Makes one test of every named function for every named backend.
+#[macro_export]
+macro_rules! for_backends {
+    ([$($backend:ident: $factory:ty),* $(,)?] $tests:tt) => {
+        $($crate::for_backends!(@one $backend: $factory, $tests);)*
+    };
+    (@one $backend:ident: $factory:ty, [$($test:ident),* $(,)?]) => {
+        mod $backend {
+            #[allow(unused_imports)]
+            use super::*;
+            $(#[test]
+            fn $test() {
+                super::$test::<$factory>(concat!(stringify!($backend), "::", stringify!($test)));
+            })*
+        }
+    };
+}
+
+/// Anything with a place in a pool.
+pub trait Place: Copy {
+    const POOL: Pool;
+    fn span(self) -> Span;
+}
+
+macro_rules! place {
+    ($handle:ty, $pool:expr) => {
+        impl Place for $handle {
+            const POOL: Pool = $pool;
+            fn span(self) -> Span {
+                self.0
+            }
+        }
+    };
+}
+place!(Act, Pool::Acts);
+place!(Stat, Pool::Stats);
+place!(State, Pool::State);
+place!(Weight, Pool::Weights);
+
+/// Elements of a span of any pool.
+pub fn read_span<O: Memory>(o: &mut O, pool: Pool, span: Span) -> Vec<f64> {
+    let mut out = vec![0.0; span.len];
+    o.read(pool, span.at, &mut out);
+    out
+}
+
+/// What lies at a handle.
+pub fn read<O: Memory, P: Place>(o: &mut O, place: P) -> Vec<f64> {
+    read_span(o, P::POOL, place.span())
+}
+
+/// Sets a parameter's gradient.
+pub fn write_grad<O: Memory>(o: &mut O, w: Weight, values: &[f64]) {
+    assert_eq!(values.len(), w.len(), "as many values as the handle has elements");
+    o.write(Pool::Grads, w.0.at, values);
+}
+
+/// Puts values at a handle of that very length.
+pub fn write<O: Memory, P: Place>(o: &mut O, place: P, values: &[f64]) {
+    assert_eq!(values.len(), place.span().len, "as many values as the handle has elements");
+    o.write(P::POOL, place.span().at, values);
+}
+
+/// A parameter's gradient.
+pub fn read_grad<O: Memory>(o: &mut O, w: Weight) -> Vec<f64> {
+    read_span(o, Pool::Grads, w.0)
+}
+
+/// Makes a backend whose activations and stats are NaN.
+pub fn make_poisoned<F: Factory>(pools: Pools) -> F::Backend {
+    let mut o = F::make(pools);
+    for pool in [Pool::Acts, Pool::Stats] {
+        let len = o.len(pool);
+        o.write(pool, 0, &vec![f64::NAN; len]);
+    }
+    o
+}
+
+/// Lays out operands of a few words by hand, then makes a backend that holds them.
+#[derive(Default)]
+pub struct Arena {
+    acts: Cursor,
+    weights: Cursor,
+    stats: Cursor,
+    state: Cursor,
+    writes: Vec<(Pool, Span, Vec<f64>)>,
+}
+
+impl Arena {
+    pub fn new() -> Arena {
+        Arena::default()
+    }
+
+    /// Room for activations.
+    pub fn act(&mut self, len: usize) -> Act {
+        self.acts.act(len)
+    }
+
+    /// Activations with content.
+    pub fn input(&mut self, x: &[f64]) -> Act {
+        let at = self.acts.act(x.len());
+        self.writes.push((Pool::Acts, at.0, x.to_vec()));
+        at
+    }
+
+    /// Room for stats.
+    pub fn stat(&mut self, len: usize) -> Stat {
+        self.stats.stat(len)
+    }
+
+    /// Stats with content.
+    pub fn stats(&mut self, x: &[f64]) -> Stat {
+        let at = self.stats.stat(x.len());
+        self.writes.push((Pool::Stats, at.0, x.to_vec()));
+        at
+    }
+
+    /// State with content.
+    pub fn state(&mut self, x: &[f64]) -> State {
+        let at = self.state.state(x.len());
+        self.writes.push((Pool::State, at.0, x.to_vec()));
+        at
+    }
+
+    /// A parameter with content; its gradient starts at zero.
+    pub fn weight(&mut self, x: &[f64]) -> Weight {
+        let at = Weight(self.weights.take(x.len()));
+        self.writes.push((Pool::Weights, at.0, x.to_vec()));
+        at
+    }
+
+    /// Everything written so far in a backend of exactly this size.
+    pub fn build<F: Factory>(self) -> F::Backend {
+        let pools = Pools {
+            weights: self.weights.next,
+            grads: self.weights.next,
+            moments: 0,
+            acts: self.acts.next,
+            stats: self.stats.next,
+            state: self.state.next,
+        };
+        let mut o = make_poisoned::<F>(pools);
+        for (pool, span, values) in self.writes {
+            o.write(pool, span.at, &values);
+        }
+        o
+    }
+}

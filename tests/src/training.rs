@@ -1,0 +1,252 @@
+//! Whole training runs over any backend that gives access to its memory.
+
+use crate::backend::{Arena, Factory, make_poisoned, read, read_grad, read_span, write};
+use dino_kernel::backend::{LossDims, Prototypes, Rows, Update};
+use dino_kernel::crops::{Crops, Group};
+use dino_kernel::mem::{Span, Weight};
+use dino_kernel::middleware::{Memory, Pool};
+use dino_kernel::plan::Plan;
+use dino_kernel::rng::{Kind, Rng};
+use dino_kernel::spec::Spec;
+use dino_kernel::step::{self, Hyper, hyper, monitor};
+
+/// Which network of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Net {
+    Student,
+    Teacher,
+}
+
+/// The crops of a batch, one entry a view: (images, channels, height, width).
+#[derive(Clone, Debug)]
+pub struct View {
+    pub height: usize,
+    pub width: usize,
+    pub pixels: Vec<f64>,
+}
+
+/// Groups of one image's views: neighbours of one size belong together.
+pub fn groups(sizes: impl Iterator<Item = (usize, usize)>) -> Crops {
+    let mut groups: Vec<Group> = Vec::new();
+    for (height, width) in sizes {
+        match groups.last_mut() {
+            Some(g) if (g.height, g.width) == (height, width) => g.count += 1,
+            _ => groups.push(Group { count: 1, height, width }),
+        }
+    }
+    groups.into_iter().fold(Crops::EMPTY, Crops::with)
+}
+
+/// A plan and the backend it runs on.
+pub struct Run<O> {
+    pub plan: Plan,
+    pub o: O,
+    /// Rate of stochastic depth, where the plan has room for it.
+    pub drop_rate: f64,
+}
+
+impl<O: Update + Memory> Run<O> {
+    /// Pools of exactly the plan's sizes, activations and stats NaN.
+    pub fn new<F: Factory<Backend = O>>(plan: Plan) -> Run<O> {
+        Run::over(plan, make_poisoned::<F>(plan.pools))
+    }
+
+    /// The same over a backend of the caller's.
+    pub fn over(plan: Plan, o: O) -> Run<O> {
+        let mut run = Run { plan, o, drop_rate: 0.0 };
+        let mut state = vec![0.0f64; plan.pools.state];
+        plan.initial_state(&mut state);
+        run.o.write(Pool::State, 0, &state);
+        run
+    }
+
+    /// All rows of the parameter table.
+    pub fn specs(&self) -> Vec<Spec> {
+        let mut specs = Vec::new();
+        self.plan.table.visit(|s| specs.push(s));
+        specs
+    }
+
+    /// Where a network's copy of a parameter lies.
+    pub fn place(&self, net: Net, spec: &Spec) -> Weight {
+        match net {
+            Net::Student => spec.at,
+            Net::Teacher => self.plan.table.teacher(spec.at),
+        }
+    }
+
+    /// Sets every parameter of a network.
+    pub fn load(&mut self, net: Net, mut values: impl FnMut(&Spec) -> Vec<f64>) {
+        for spec in self.specs() {
+            let at = self.place(net, &spec);
+            write(&mut self.o, at, &values(&spec));
+        }
+    }
+
+    pub fn parameter(&mut self, net: Net, spec: &Spec) -> Vec<f64> {
+        let at = self.place(net, spec);
+        read(&mut self.o, at)
+    }
+
+    pub fn grad(&mut self, spec: &Spec) -> Vec<f64> {
+        read_grad(&mut self.o, spec.at)
+    }
+
+    /// Adam's moments of a parameter: 0 the first, 1 the second.
+    pub fn moment(&mut self, which: usize, spec: &Spec) -> Vec<f64> {
+        let span = Span { at: which * self.plan.table.len() + spec.at.0.at, len: spec.at.len() };
+        read_span(&mut self.o, Pool::Moments, span)
+    }
+
+    pub fn set_centre(&mut self, centre: &[f64]) {
+        write(&mut self.o, self.plan.centre, centre);
+    }
+
+    pub fn set_hyper(&mut self, h: &Hyper) {
+        let h = h.derive(self.plan.config.batch, self.plan.views(), self.plan.teachers());
+        write(&mut self.o, self.plan.hyper, &h);
+    }
+
+    /// One of the monitors.
+    pub fn monitor(&mut self, which: usize) -> f64 {
+        read(&mut self.o, self.plan.monitor)[which]
+    }
+
+    /// The loss of the step so far.
+    pub fn loss(&mut self) -> f64 {
+        self.monitor(monitor::LOSS) * read(&mut self.o, self.plan.hyper)[hyper::LOSS_SCALE]
+    }
+
+    /// Puts micro-batch `part` of the batch into place: its crops, and which of their branches are dropped.
+    pub fn put_part(&mut self, views: &[View], part: usize) {
+        let mut pixels = Vec::with_capacity(self.plan.pixels.len());
+        for view in views {
+            let part_len = view.pixels.len() / self.plan.parts();
+            pixels.extend_from_slice(&view.pixels[part * part_len..][..part_len]);
+        }
+        write(&mut self.o, self.plan.pixels, &pixels);
+        let (micro_batch, drop) = (self.plan.config.micro_batch, self.plan.student.acts.drop());
+        let images: Vec<u32> = (0..micro_batch).map(|i| (part * micro_batch + i) as u32).collect();
+        let mut scales = vec![0.0; drop.len()];
+        self.plan.drop_path(&mut scales, 1, 0, &images, self.drop_rate);
+        write(&mut self.o, drop, &scales);
+    }
+
+    /// Everything of a step but its commit: forward, loss, gradients; the prototypes' gradient is still the raw one.
+    pub fn accumulate(&mut self, h: &Hyper, views: &[View]) {
+        self.set_hyper(h);
+        step::begin(&mut self.o, &self.plan);
+        for part in 0..self.plan.parts() {
+            self.put_part(views, part);
+            step::micro_batch(&mut self.o, &self.plan);
+        }
+    }
+
+    /// The first word of a commit: raw prototype gradients become those of directions and gains.
+    pub fn finish_grads(&mut self) {
+        let (w, n) = (self.plan.student.head_weights, self.plan.prototype_rows());
+        let train_gain = self.plan.table.head.train_gain;
+        self.o.weight_norm_backward(w.v, w.g, self.plan.student.scale, train_gain, n);
+    }
+
+    /// A whole step.
+    pub fn step(&mut self, h: &Hyper, views: &[View]) {
+        self.accumulate(h, views);
+        step::commit(&mut self.o, &self.plan);
+    }
+}
+
+/// What the loss words say about given logits.
+pub struct Losses {
+    /// One a student row, not yet divided.
+    pub loss: Vec<f64>,
+    pub dz: Vec<f64>,
+    /// One a teacher row.
+    pub entropy: Vec<f64>,
+    /// The centre that follows.
+    pub centre: Vec<f64>,
+}
+
+/// The loss words over given logits: the prototypes are the unit vectors (so `n.bottleneck` is `n.prototypes`) with scale 1, and
+/// a row is its own logits. The dimensions' images are the whole batch.
+pub fn loss_over_logits<F: Factory>(
+    n: LossDims,
+    student: &[f64],
+    teacher: &[f64],
+    centre: &[f64],
+    h: &Hyper,
+) -> Losses {
+    assert_eq!(n.bottleneck, n.prototypes, "unit prototypes are square");
+    let k = n.prototypes;
+    let mut identity = vec![0.0; k * k];
+    identity.iter_mut().step_by(k + 1).for_each(|x| *x = 1.0);
+    let mut a = Arena::new();
+    let (z, zt, dz) = (a.input(student), a.input(teacher), a.act(student.len()));
+    let p = |a: &mut Arena| Prototypes { v: a.weight(&identity), scale: a.stats(&vec![1.0; k]) };
+    let (ps, pt) = (p(&mut a), p(&mut a));
+    let (loss, lse) = (a.stat(n.rows()), a.stat(2 * n.rows()));
+    let (lse_teacher, entropy) = (a.stat(2 * n.images * n.teachers), a.stat(n.images * n.teachers));
+    let views = student.len() / k / n.images + n.first_view;
+    let hyper = a.state(&h.derive(n.images, views, n.teachers));
+    let (centre, sum) = (a.state(centre), a.state(&vec![0.0; k]));
+    let mut finite = [0.0; monitor::LEN];
+    finite[monitor::FINITE] = 1.0;
+    let monitor = a.state(&finite);
+    let mut o = a.build::<F>();
+    o.teacher_lse(lse_teacher, entropy, zt, pt, centre, hyper, n);
+    o.dino_loss(loss, lse, dz, z, ps, zt, lse_teacher, pt, centre, hyper, n);
+    o.sum_rows(sum, zt, Rows { rows: n.images * n.teachers, cols: k });
+    o.commit_centre(centre, monitor, sum, pt, hyper, Rows { rows: k, cols: k });
+    Losses {
+        loss: read(&mut o, loss),
+        dz: read(&mut o, dz),
+        entropy: read(&mut o, entropy),
+        centre: read(&mut o, centre),
+    }
+}
+
+/// The teacher's distributions (rows, K) as the loss rebuilds them: against the uniform student that zero logits give, the gradient
+/// is (1 / K - q) times a known factor.
+pub fn teacher_probs<F: Factory>(teacher: &[f64], centre: &[f64], h: &Hyper) -> Vec<f64> {
+    let k = centre.len();
+    let images = teacher.len() / k;
+    let n = LossDims { images, first_view: 1, views: 1, teachers: 1, bottleneck: k, prototypes: k };
+    let dz = loss_over_logits::<F>(n, &vec![0.0; teacher.len()], teacher, centre, h).dz;
+    let h = h.derive(images, 2, 1);
+    let factor = h[hyper::INV_STUDENT_TEMP] * h[hyper::LOSS_SCALE];
+    dz.into_iter().map(|d| 1.0 / k as f64 - d / factor).collect()
+}
+
+/// Numbers of a test: normal, from the project's own generator.
+pub fn normals(seed: u64, n: usize) -> Vec<f64> {
+    let mut rng = Rng::new(seed, 0, 0, 0, Kind::Test, 0);
+    (0..n).map(|_| rng.normal()).collect()
+}
+
+/// Random crops for a plan's batch.
+pub fn random_views(plan: &Plan, seed: u64) -> Vec<View> {
+    let config = &plan.config;
+    let groups = config.views.groups().iter().flat_map(|g| std::iter::repeat_n(g, g.count));
+    let view = |(i, g): (usize, &Group)| {
+        let len = config.batch * config.backbone.channels * g.height * g.width;
+        View { height: g.height, width: g.width, pixels: normals(seed + i as u64, len) }
+    };
+    groups.enumerate().map(view).collect()
+}
+
+/// Random parameters in both networks that leave no gradient small: weights of order 1/sqrt(fan in), gains and norms around one.
+pub fn random_parameters<O: Update + Memory>(run: &mut Run<O>, seed: u64) {
+    for (net, seed) in [(Net::Student, seed), (Net::Teacher, seed + 1)] {
+        let mut ordinal = 0;
+        run.load(net, |spec| {
+            ordinal += 1;
+            let name = spec.name.to_string();
+            let one =
+                if name.contains("norm") && name.ends_with("weight") || name.ends_with("weight_g") { 1.0 } else { 0.0 };
+            let fan_in: usize = spec.shape()[1..].iter().product();
+            let deviation = if spec.rank > 1 { 1.0 / (fan_in as f64).sqrt() } else { 0.3 };
+            let deviation = if name.ends_with("weight_g") { 0.2 } else { deviation };
+            normals(1000 * seed + ordinal, spec.at.len()).iter().map(|x| one + deviation * x).collect()
+        });
+    }
+}

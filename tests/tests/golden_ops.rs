@@ -1,0 +1,395 @@
+//! Single words of the vocabulary against golden tensors: operators, loss, optimiser. Operands are laid out by hand, the word
+//! is said, and everything it wrote is compared.
+
+use dino_host::cpu::Cpu;
+use dino_kernel::backend::*;
+use dino_kernel::crops::{Crops, Group, Ragged};
+use dino_kernel::ops::loss::LogSumExp;
+use dino_kernel::ops::position::{self, Dialect};
+use tests::backend::{Arena, Factory, Reference, read, read_grad, write, write_grad};
+use tests::fixture::Fixture;
+use tests::for_backends;
+
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [
+    layernorm,
+    gelu,
+    linear,
+    l2_normalise,
+    weight_norm,
+    attention,
+    attention_module,
+    drop_path,
+    patch_embed,
+    positions,
+]);
+
+#[test]
+fn every_golden_tensor_belongs_to_a_test() {
+    let f = Fixture::open("ops_basic");
+    let all = [
+        "layernorm",
+        "gelu.",
+        "softmax.",
+        "linear.",
+        "l2norm",
+        "weightnorm.",
+        "attention.",
+        "attention_module.",
+        "drop_path.",
+        "patch_embed",
+        "pos_",
+    ];
+    assert_eq!(f.outputs(&all), f.outputs(&[""]));
+}
+
+/// Crops of `count` times `tokens` rows, whatever pixels that takes.
+fn ragged(count: usize, tokens: usize) -> Ragged {
+    Crops::one(Group { count, height: tokens - 1, width: 1 }).tokens(1)
+}
+
+fn layernorm<F: Factory>(who: &str) {
+    let f = Fixture::open("ops_basic");
+    for case in f.between("layernorm", ".x") {
+        let get = |k: &str| f.get(&format!("layernorm{case}.{k}"));
+        let x = get("x");
+        let n = Rows { rows: x.rows(), cols: x.last() };
+        let mut a = Arena::new();
+        let (at, dy, y) = (a.input(&x.data), a.input(&get("dy").data), a.act(x.data.len()));
+        let dx = a.input(&vec![0.0; x.data.len()]);
+        let (w, b) = (a.weight(&get("w").data), a.weight(&get("b").data));
+        let (mean, rstd) = (a.stat(n.rows), a.stat(n.rows));
+        let mut o = a.build::<F>();
+        o.layernorm(y, mean, rstd, at, w, b, n);
+        o.layernorm_backward(dx, dy, at, mean, rstd, w, b, n);
+        f.assert_golden(&format!("layernorm{case}.y"), &read(&mut o, y));
+        f.assert_golden(&format!("layernorm{case}.dx"), &read(&mut o, dx));
+        f.assert_golden(&format!("layernorm{case}.dw"), &read_grad(&mut o, w));
+        f.assert_golden(&format!("layernorm{case}.db"), &read_grad(&mut o, b));
+    }
+    f.finish(who, &["layernorm"], &[]);
+}
+
+fn gelu<F: Factory>(who: &str) {
+    let f = Fixture::open("ops_basic");
+    let (x, dy) = (&f.get("gelu.x").data, &f.get("gelu.dy").data);
+    let mut a = Arena::new();
+    let (at, dy, y, dx) = (a.input(x), a.input(dy), a.act(x.len()), a.act(x.len()));
+    let mut o = a.build::<F>();
+    o.gelu(y, at);
+    o.gelu_backward(dx, dy, at);
+    f.assert_golden("gelu.y", &read(&mut o, y));
+    f.assert_golden("gelu.dx", &read(&mut o, dx));
+    f.finish(who, &["gelu."], &[]);
+}
+
+/// No word is a plain softmax: attention and loss stream it through [`LogSumExp`], which this holds to the golden rows.
+#[test]
+fn softmax_through_log_sum_exp() {
+    fn check<T: dino_kernel::real::Real + Into<f64>>(who: &str) {
+        let f = Fixture::open("ops_basic");
+        let x = f.get("softmax.x");
+        let (mut y, mut log_y) = (Vec::new(), Vec::new());
+        for row in x.data.chunks(x.last()) {
+            let row: Vec<T> = row.iter().map(|&v| T::of(v)).collect();
+            let mut sum = LogSumExp::new(T::ONE);
+            row.iter().for_each(|&v| sum.push(v));
+            let [top, rest] = sum.parts();
+            log_y.extend(row.iter().map(|&v| (v - top) - rest));
+            y.extend(row.iter().map(|&v| ((v - top) - rest).exp()));
+        }
+        f.assert_golden("softmax.y", &y);
+        f.assert_golden("softmax.log_y", &log_y);
+        let why = "no word is the backward of a plain softmax; attention's and the loss's stand for it";
+        f.finish(who, &["softmax."], &[("softmax.dx", why)]);
+    }
+    check::<f32>("f32::softmax");
+    check::<f64>("f64::softmax");
+}
+
+fn linear<F: Factory>(who: &str) {
+    let f = Fixture::open("ops_basic");
+    let get = |k: &str| f.get(&format!("linear.{k}"));
+    let n = Mat { rows: get("x").rows(), inp: get("x").last(), out: get("w").shape[0] };
+    let mut a = Arena::new();
+    let (x, dy) = (a.input(&get("x").data), a.input(&get("dy").data));
+    let (y, dx) = (a.act(n.rows * n.out), a.act(n.rows * n.inp));
+    let (w, b) = (a.weight(&get("w").data), a.weight(&get("b").data));
+    // The form without dx, for parameters of their own.
+    let (w2, b2) = (a.weight(&get("w").data), a.weight(&get("b").data));
+    let (pre, hid, plain) = (a.act(n.rows * n.out), a.act(n.rows * n.out), a.act(n.rows * n.out));
+    let mut o = a.build::<F>();
+    o.linear(y, x, w, b, n);
+    o.linear_backward(dx, dy, x, w, b, n);
+    o.linear_backward_params(dy, x, w2, b2, n);
+    f.assert_golden("linear.y", &read(&mut o, y));
+    f.assert_golden("linear.dx", &read(&mut o, dx));
+    for (w, b) in [(w, b), (w2, b2)] {
+        f.assert_golden("linear.dw", &read_grad(&mut o, w));
+        f.assert_golden("linear.db", &read_grad(&mut o, b));
+    }
+    // The fused form: its first half has a golden tensor, its second is the plain word's.
+    o.linear_gelu(hid, pre, x, w, b, n);
+    o.gelu(plain, pre);
+    f.assert_golden("linear.y", &read(&mut o, pre));
+    for (got, want) in read(&mut o, hid).into_iter().zip(read(&mut o, plain)) {
+        assert!((got - want).abs() <= 1e-6 * want.abs().max(1.0), "linear_gelu {got}, gelu of linear {want}");
+    }
+    f.finish(who, &["linear."], &[]);
+}
+
+fn l2_normalise<F: Factory>(who: &str) {
+    let f = Fixture::open("ops_basic");
+    for case in f.between("l2norm", ".x") {
+        let x = f.get(&format!("l2norm{case}.x"));
+        let n = Rows { rows: x.rows(), cols: x.last() };
+        let mut a = Arena::new();
+        let (at, y, dx, norm) = (a.input(&x.data), a.act(x.data.len()), a.act(x.data.len()), a.stat(n.rows));
+        let key = format!("l2norm{case}.dy");
+        let dy = f.has(&key).then(|| a.input(&f.get(&key).data));
+        let mut o = a.build::<F>();
+        o.l2_normalise(y, norm, at, n);
+        f.assert_golden(&format!("l2norm{case}.y"), &read(&mut o, y));
+        if let Some(dy) = dy {
+            o.l2_normalise_backward(dx, dy, y, norm, n);
+            f.assert_golden(&format!("l2norm{case}.dx"), &read(&mut o, dx));
+        }
+    }
+    f.finish(who, &["l2norm"], &[]);
+}
+
+/// The words never make the normalised prototypes: logits are scaled, and the raw gradient dW = dy^T x is projected once.
+fn weight_norm<F: Factory>(who: &str) {
+    let f = Fixture::open("ops_basic");
+    let get = |k: &str| f.get(&format!("weightnorm.{k}"));
+    let (k, c, rows) = (get("v").shape[0], get("v").last(), get("x").rows());
+    let (n, mat) = (Rows { rows: k, cols: c }, Mat { rows, inp: c, out: k });
+    let mut a = Arena::new();
+    let (x, dy) = (a.input(&get("x").data), a.input(&get("dy").data));
+    let (y, dx) = (a.act(rows * k), a.act(rows * c));
+    let (v, g) = (a.weight(&get("v").data), a.weight(&get("g").data));
+    let scale = a.stat(k);
+    // A plain linear layer on the rows W[k] = scale[k] v[k] gives dx; its dw is the raw gradient.
+    let (dense, bias) = (a.weight(&vec![0.0; k * c]), a.weight(&vec![0.0; k]));
+    let mut o = a.build::<F>();
+    o.prototype_scale(scale, v, g, n);
+    o.logits(y, x, Prototypes { v, scale }, mat);
+    f.assert_golden("weightnorm.y", &read(&mut o, y));
+    let by_row = read(&mut o, scale);
+    let normalised: Vec<f64> = get("v").data.iter().enumerate().map(|(i, v)| v * by_row[i / c]).collect();
+    write(&mut o, dense, &normalised);
+    o.linear_backward(dx, dy, x, dense, bias, mat);
+    f.assert_golden("weightnorm.dx", &read(&mut o, dx));
+    let raw = read_grad(&mut o, dense);
+    write_grad(&mut o, v, &raw);
+    o.weight_norm_backward(v, g, scale, true, n);
+    f.assert_golden("weightnorm.dv", &read_grad(&mut o, v));
+    f.assert_golden("weightnorm.dg", &read_grad(&mut o, g));
+    // With a frozen gain its gradient is left alone.
+    write_grad(&mut o, v, &raw);
+    let before = read_grad(&mut o, g);
+    o.weight_norm_backward(v, g, scale, false, n);
+    f.assert_golden("weightnorm.dv", &read_grad(&mut o, v));
+    assert_eq!(read_grad(&mut o, g), before);
+    f.finish(who, &["weightnorm."], &[]);
+}
+
+/// (B, heads, N, D) to packed rows (B, N, parts, heads, D) and back.
+fn pack(parts: &[&[f64]], [b, h, n, d]: [usize; 4]) -> Vec<f64> {
+    let mut out = Vec::with_capacity(parts.len() * b * h * n * d);
+    for i in 0..b * n {
+        for part in parts {
+            for head in 0..h {
+                out.extend_from_slice(&part[((i / n * h + head) * n + i % n) * d..][..d]);
+            }
+        }
+    }
+    out
+}
+
+fn unpack(rows: &[f64], part: usize, parts: usize, [b, h, n, d]: [usize; 4]) -> Vec<f64> {
+    let mut out = Vec::with_capacity(b * h * n * d);
+    for i in 0..b * h * n {
+        let (image, head, token) = (i / (h * n), i / n % h, i % n);
+        out.extend_from_slice(&rows[(((image * n + token) * parts + part) * h + head) * d..][..d]);
+    }
+    out
+}
+
+fn attention<F: Factory>(who: &str) {
+    let f = Fixture::open("ops_basic");
+    let get = |k: &str| f.get(&format!("attention.{k}")).data.as_slice();
+    let shape: [usize; 4] = f.get("attention.q").shape.as_slice().try_into().unwrap();
+    let [b, heads, tokens, head_dim] = shape;
+    let n = Heads { crops: ragged(b, tokens), heads, head_dim };
+    let (rows, c) = (b * tokens, n.cols());
+    let mut a = Arena::new();
+    let qkv = a.input(&pack(&[get("q"), get("k"), get("v")], shape));
+    let dy = a.input(&pack(&[get("do")], shape));
+    let (y, dqkv, probs) = (a.act(rows * c), a.act(rows * 3 * c), a.act(b * heads * tokens * tokens));
+    let lse = a.stat(rows * heads);
+    // The class token's query alone, over the same keys and values.
+    let kv = a.input(&pack(&[get("k"), get("v")], shape));
+    let class = |part: &[f64]| -> Vec<f64> {
+        pack(&[part], shape).chunks(tokens * c).flat_map(|crop| crop[..c].to_vec()).collect()
+    };
+    let (q1, dy1) = (a.input(&class(get("q"))), a.input(&class(get("do"))));
+    let (y1, dq1, dkv1, lse1) = (a.act(b * c), a.act(b * c), a.act(rows * 2 * c), a.stat(b * heads));
+    // What the full form says when only class rows have a gradient.
+    let mut only = pack(&[get("do")], shape);
+    only.iter_mut().enumerate().filter(|(i, _)| i % (tokens * c) >= c).for_each(|(_, x)| *x = 0.0);
+    let (dy_only, dqkv_only) = (a.input(&only), a.act(rows * 3 * c));
+    let mut o = a.build::<F>();
+
+    o.attention(y, lse, qkv, n);
+    o.attention_rows(probs, lse, qkv, tokens, n);
+    o.attention_backward(dqkv, dy, y, lse, qkv, n);
+    f.assert_golden("attention.o", &unpack(&read(&mut o, y), 0, 1, shape));
+    f.assert_golden("attention.probs", &read(&mut o, probs));
+    let d = read(&mut o, dqkv);
+    for (part, key) in ["dq", "dk", "dv"].into_iter().enumerate() {
+        f.assert_golden(&format!("attention.{key}"), &unpack(&d, part, 3, shape));
+    }
+
+    // Fewer rows are the first rows of every head.
+    let some = tokens.div_ceil(2);
+    let part = probs.part(0, b * heads * some * tokens);
+    o.attention_rows(part, lse, qkv, some, n);
+    let whole = &f.get("attention.probs").data;
+    for (got, want) in read(&mut o, part).chunks(some * tokens).zip(whole.chunks(tokens * tokens)) {
+        for (got, want) in got.iter().zip(want) {
+            assert!((got - want).abs() <= f.note("attention.probs", "atol").unwrap(), "{got}, golden {want}");
+        }
+    }
+
+    o.attention_class(y1, lse1, q1, kv, n);
+    o.attention_class_backward(dq1, dkv1, dy1, y1, lse1, q1, kv, n);
+    o.attention_backward(dqkv_only, dy_only, y, lse, qkv, n);
+    let near = |what: &str, key: &str, got: &[f64], want: &[f64]| {
+        let atol = f.note(&format!("attention.{key}"), "atol").unwrap();
+        assert_eq!(got.len(), want.len(), "{what}: lengths");
+        let worst = got.iter().zip(want).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
+        assert!(worst <= atol, "class attention: {what}: error {worst:.3e}, allowed {atol:.1e}");
+    };
+    let first = |rows: &[f64], width: usize| -> Vec<f64> {
+        rows.chunks(tokens * width).flat_map(|crop| crop[..width].to_vec()).collect()
+    };
+    near("output", "o", &read(&mut o, y1), &class(&f.get("attention.o").data));
+    near("lse", "o", &read(&mut o, lse1), &first(&read(&mut o, lse), heads));
+    let full = read(&mut o, dqkv_only);
+    let columns =
+        |from: usize, to: usize| -> Vec<f64> { full.chunks(3 * c).flat_map(|row| row[from..to].to_vec()).collect() };
+    near("dq", "dq", &read(&mut o, dq1), &first(&columns(0, c), c));
+    near("dk, dv", "dk", &read(&mut o, dkv1), &columns(c, 3 * c));
+    f.finish(who, &["attention."], &[]);
+}
+
+fn attention_module<F: Factory>(who: &str) {
+    let f = Fixture::open("ops_basic");
+    let get = |k: &str| f.get(&format!("attention_module.{k}"));
+    let &[b, tokens, c] = get("x").shape.as_slice() else { panic!("three axes") };
+    let heads = get("heads").scalar() as usize;
+    let (n, rows) = (Heads { crops: ragged(b, tokens), heads, head_dim: c / heads }, b * tokens);
+    let (wide, square) = (Mat { rows, inp: c, out: 3 * c }, Mat { rows, inp: c, out: c });
+    let mut a = Arena::new();
+    let (x, dy) = (a.input(&get("x").data), a.input(&get("dy").data));
+    let (qkv, att, y, lse) = (a.act(rows * 3 * c), a.act(rows * c), a.act(rows * c), a.stat(rows * heads));
+    let (dqkv, datt, dx) = (a.act(rows * 3 * c), a.act(rows * c), a.act(rows * c));
+    let [qkv_w, qkv_b, proj_w, proj_b] = ["qkv_w", "qkv_b", "proj_w", "proj_b"].map(|k| a.weight(&get(k).data));
+    let mut o = a.build::<F>();
+    o.linear(qkv, x, qkv_w, qkv_b, wide);
+    o.attention(att, lse, qkv, n);
+    o.linear(y, att, proj_w, proj_b, square);
+    o.linear_backward(datt, dy, att, proj_w, proj_b, square);
+    o.attention_backward(dqkv, datt, att, lse, qkv, n);
+    o.linear_backward(dx, dqkv, x, qkv_w, qkv_b, wide);
+    f.assert_golden("attention_module.y", &read(&mut o, y));
+    f.assert_golden("attention_module.dx", &read(&mut o, dx));
+    for (key, w) in [("qkv_w", qkv_w), ("qkv_b", qkv_b), ("proj_w", proj_w), ("proj_b", proj_b)] {
+        f.assert_golden(&format!("attention_module.d{key}"), &read_grad(&mut o, w));
+    }
+    f.finish(who, &["attention_module."], &[]);
+}
+
+fn drop_path<F: Factory>(who: &str) {
+    let f = Fixture::open("ops_basic");
+    let get = |k: &str| f.get(&format!("drop_path.{k}"));
+    let &[count, tokens, cols] = get("x").shape.as_slice() else { panic!("three axes") };
+    let n = ragged(count, tokens);
+    let keep = get("keep").scalar();
+    let scales: Vec<f64> = get("keep_mask").data.iter().map(|mask| mask / keep).collect();
+    let mut a = Arena::new();
+    let (x, branch, dy) = (a.input(&get("x").data), a.input(&get("branch").data), a.input(&get("dy").data));
+    let (y, d_branch, scale) = (a.act(x.len()), a.act(x.len()), a.state(&scales));
+    let mut o = a.build::<F>();
+    o.add_scaled(y, x, branch, scale, n, cols);
+    o.scale_crops(d_branch, dy, scale, n, cols);
+    f.assert_golden("drop_path.y", &read(&mut o, y));
+    f.assert_golden("drop_path.dbranch", &read(&mut o, d_branch));
+    let why = "the residual's own gradient is its upstream gradient, which no word touches";
+    f.finish(who, &["drop_path."], &[("drop_path.dx", why)]);
+}
+
+fn patch_embed<F: Factory>(who: &str) {
+    let f = Fixture::open("ops_basic");
+    for case in f.between("patch_embed", ".x") {
+        let get = |k: &str| f.get(&format!("patch_embed{case}.{k}"));
+        let &[count, channels, height, width] = get("x").shape.as_slice() else { panic!("four axes") };
+        let &[out, _, patch, _] = get("w").shape.as_slice() else { panic!("four axes") };
+        let crops = Crops::one(Group { count, height, width });
+        let n = Mat { rows: crops.patches(patch), inp: channels * patch * patch, out };
+        let mut a = Arena::new();
+        let (x, dy) = (a.input(&get("x").data), a.input(&get("dy").data));
+        let (cols, y) = (a.act(n.rows * n.inp), a.act(n.rows * n.out));
+        let (w, b) = (a.weight(&get("w").data), a.weight(&get("b").data));
+        let mut o = a.build::<F>();
+        o.patchify(cols, x, Patches { crops, patch, channels });
+        o.linear(y, cols, w, b, n);
+        o.linear_backward_params(dy, cols, w, b, n);
+        f.assert_golden(&format!("patch_embed{case}.y"), &read(&mut o, y));
+        f.assert_golden(&format!("patch_embed{case}.dw"), &read_grad(&mut o, w));
+        f.assert_golden(&format!("patch_embed{case}.db"), &read_grad(&mut o, b));
+    }
+    let why = "pixels are data: the patch embedding has no gradient towards them";
+    let skip: Vec<String> =
+        f.between("patch_embed", ".dx").iter().map(|case| format!("patch_embed{case}.dx")).collect();
+    f.finish(who, &["patch_embed"], &skip.iter().map(|key| (key.as_str(), why)).collect::<Vec<_>>());
+}
+
+fn positions<F: Factory>(who: &str) {
+    let f = Fixture::open("ops_basic");
+    for case in f.between("pos_", ".pos") {
+        // Names are pos_{side}_{rows}x{columns}_{dialect}.
+        let [side, grid, dialect] = case.split('_').collect::<Vec<_>>()[..] else { panic!("pos_{case}") };
+        let (rows, columns) = grid.split_once('x').expect("rows x columns");
+        let [side, r, c]: [usize; 3] = [side, rows, columns].map(|n| n.parse().expect("a size"));
+        let dialect = match dialect {
+            "dino" => Dialect::Published,
+            "size" => Dialect::Size,
+            other => panic!("unknown dialect {other}"),
+        };
+        let get = |k: &str| f.get(&format!("pos_{case}.{k}"));
+        let d = get("pos").last();
+        assert_eq!((get("pos").rows(), get("dy").rows()), (1 + side * side, 1 + r * c), "pos_{case}");
+        let matrix = |n_out: usize| {
+            let mut m = vec![0.0f64; n_out * side];
+            position::matrix(&mut m, side, n_out, Some(dialect));
+            m
+        };
+        let n = Grid { from: [side; 2], to: [r, c], cols: d };
+        let mut a = Arena::new();
+        // The whole table is one parameter, of which the class token's row is left out.
+        let table = a.weight(&get("pos").data);
+        let patches = table.part(d, side * side * d);
+        let (y, dy) = (a.act(r * c * d), a.input(&get("dy").data[d..]));
+        let (rows, cols) = (a.state(&matrix(r)), a.state(&matrix(c)));
+        let mut o = a.build::<F>();
+        o.resize_positions(y, patches, rows, cols, n);
+        o.resize_positions_backward(dy, patches, rows, cols, n);
+        let with_class = |class: &[f64], rest: Vec<f64>| [class, &rest].concat();
+        f.assert_golden(&format!("pos_{case}.y"), &with_class(&get("pos").data[..d], read(&mut o, y)));
+        let grad = read_grad(&mut o, table);
+        assert!(grad[..d].iter().all(|&g| g == 0.0), "the class token's position is not resized");
+        f.assert_golden(&format!("pos_{case}.dpos"), &with_class(&get("dy").data[..d], grad[d..].to_vec()));
+    }
+    f.finish(who, &["pos_"], &[]);
+}

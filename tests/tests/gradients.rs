@@ -1,0 +1,467 @@
+//! Every backward word, and the whole model, against finite differences in f64 (a stencil of four points: its own error falls with
+//! the fourth power of the step).
+
+use dino_kernel::backend::*;
+use dino_kernel::crops::{Crops, Group, Ragged};
+use dino_kernel::mem::{Act, Span, Weight};
+use dino_kernel::middleware::{Memory, Pool};
+use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::position::{self, Dialect};
+use dino_kernel::plan::{Config, Plan};
+use dino_kernel::reference::Train;
+use dino_kernel::step::{Hyper, hyper};
+use tests::backend::{Arena, Place, Reference, read, read_grad, read_span, write, write_grad};
+use tests::training::{Run, normals, random_parameters, random_views};
+
+type Backend = Train<'static, f64>;
+
+/// d value / dx by (8 (f(x+h) - f(x-h)) - (f(x+2h) - f(x-2h))) / 12h, for every element of a span.
+fn differences(
+    o: &mut Backend,
+    pool: Pool,
+    span: Span,
+    step: f64,
+    value: &mut dyn FnMut(&mut Backend) -> f64,
+) -> Vec<f64> {
+    let x = read_span(o, pool, span);
+    let mut slopes = Vec::with_capacity(x.len());
+    for (i, &x) in x.iter().enumerate() {
+        let mut f = |by: f64| {
+            o.write(pool, span.at + i, &[x + by * step]);
+            value(o)
+        };
+        slopes.push((8.0 * (f(1.0) - f(-1.0)) - (f(2.0) - f(-2.0))) / (12.0 * step));
+        o.write(pool, span.at + i, &[x]);
+    }
+    slopes
+}
+
+/// |got - want| / |want| as vectors.
+fn relative(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+    norm(&mut got.iter().zip(want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied())
+}
+
+/// What a backward word must have found: the gradient with respect to `x` lies at `dx` (set), at `acc` (added), or among the
+/// parameters' gradients (added).
+enum Wrt {
+    Set(Act, Act),
+    Acc(Act, Act),
+    Parameter(Weight),
+}
+
+/// Holds `backward` to the differences of the sum of `dy` times what `forward` leaves at `y`.
+fn check(
+    name: &str,
+    a: Arena,
+    [y, dy]: [Act; 2],
+    wrt: &[Wrt],
+    forward: impl Fn(&mut Backend),
+    backward: impl Fn(&mut Backend),
+) {
+    let weights = normals(99, dy.len());
+    let mut o = a.build::<Reference<f64>>();
+    write(&mut o, dy, &weights);
+    let mut value = |o: &mut Backend| {
+        forward(o);
+        read(o, y).iter().zip(&weights).map(|(y, w)| y * w).sum()
+    };
+    check_value(name, &mut o, wrt, &mut value, backward);
+}
+
+fn check_value(
+    name: &str,
+    o: &mut Backend,
+    wrt: &[Wrt],
+    value: &mut dyn FnMut(&mut Backend) -> f64,
+    backward: impl Fn(&mut Backend),
+) {
+    value(o);
+    // What accumulates starts at something: what is set starts as NaN.
+    o.grads.fill(0.25);
+    for x in wrt {
+        if let Wrt::Acc(_, dx) = *x {
+            write(o, dx, &vec![0.5; dx.len()]);
+        }
+    }
+    backward(o);
+    let less = |x: Vec<f64>, by: f64| x.into_iter().map(|x| x - by).collect::<Vec<_>>();
+    let found: Vec<_> = wrt
+        .iter()
+        .map(|x| match *x {
+            Wrt::Set(x, dx) => (Pool::Acts, x.span(), read(o, dx)),
+            Wrt::Acc(x, dx) => (Pool::Acts, x.span(), less(read(o, dx), 0.5)),
+            Wrt::Parameter(w) => (Pool::Weights, w.span(), less(read_grad(o, w), 0.25)),
+        })
+        .collect();
+    for (i, (pool, span, got)) in found.into_iter().enumerate() {
+        let want = differences(o, pool, span, 1e-3, value);
+        let error = relative(&got, &want);
+        println!("{name}, operand {i}: relative error {error:.1e}");
+        assert!(error <= 1e-8, "{name}, operand {i}: relative error {error:.3e}, allowed 1e-8");
+    }
+}
+
+/// Three groups of different lengths.
+fn crops() -> Crops {
+    let group = |count, height, width| Group { count, height, width };
+    Crops::one(group(2, 2, 3)).with(group(1, 1, 1)).with(group(3, 4, 1))
+}
+
+fn tokens() -> Ragged {
+    crops().tokens(1)
+}
+
+#[test]
+fn linear() {
+    let n = Mat { rows: 5, inp: 19, out: 3 };
+    let mut a = Arena::new();
+    let (x, y, dx) = (a.input(&normals(1, 95)), a.act(15), a.act(95));
+    let (dy, w, b) = (a.act(15), a.weight(&normals(2, 57)), a.weight(&normals(3, 3)));
+    let wrt = [Wrt::Set(x, dx), Wrt::Parameter(w), Wrt::Parameter(b)];
+    check("linear", a, [y, dy], &wrt, |o| o.linear(y, x, w, b, n), |o| o.linear_backward(dx, dy, x, w, b, n));
+}
+
+#[test]
+fn linear_params() {
+    let n = Mat { rows: 5, inp: 19, out: 3 };
+    let mut a = Arena::new();
+    let (x, y, dy) = (a.input(&normals(1, 95)), a.act(15), a.act(15));
+    let (w, b) = (a.weight(&normals(2, 57)), a.weight(&normals(3, 3)));
+    let wrt = [Wrt::Parameter(w), Wrt::Parameter(b)];
+    check("linear_params", a, [y, dy], &wrt, |o| o.linear(y, x, w, b, n), |o| o.linear_backward_params(dy, x, w, b, n));
+}
+
+#[test]
+fn linear_gelu() {
+    let n = Mat { rows: 4, inp: 6, out: 5 };
+    let mut a = Arena::new();
+    let (x, y, pre, dx) = (a.input(&normals(1, 24)), a.act(20), a.act(20), a.act(24));
+    let (dy, d_pre) = (a.act(20), a.act(20));
+    let (w, b) = (a.weight(&normals(2, 30)), a.weight(&normals(3, 5)));
+    let wrt = [Wrt::Set(x, dx), Wrt::Parameter(w), Wrt::Parameter(b)];
+    check(
+        "linear_gelu",
+        a,
+        [y, dy],
+        &wrt,
+        |o| o.linear_gelu(y, pre, x, w, b, n),
+        |o| {
+            o.gelu_backward(d_pre, dy, pre);
+            o.linear_backward(dx, d_pre, x, w, b, n);
+        },
+    );
+}
+
+#[test]
+fn gelu() {
+    let mut a = Arena::new();
+    let x: Vec<f64> = (0..41).map(|i| 0.3 * (i as f64 - 20.0)).collect();
+    let (x, y, dx, dy) = (a.input(&x), a.act(41), a.act(41), a.act(41));
+    check("gelu", a, [y, dy], &[Wrt::Set(x, dx)], |o| o.gelu(y, x), |o| o.gelu_backward(dx, dy, x));
+}
+
+#[test]
+fn layernorm() {
+    // One width below a lane, one above and not a multiple.
+    for cols in [5, 37] {
+        let n = Rows { rows: 4, cols };
+        let len = n.rows * cols;
+        let mut a = Arena::new();
+        let (x, y, dx, dy) = (a.input(&normals(1, len)), a.act(len), a.act(len), a.act(len));
+        let (w, b) = (a.weight(&normals(2, cols)), a.weight(&normals(3, cols)));
+        let (mean, rstd) = (a.stat(n.rows), a.stat(n.rows));
+        let wrt = [Wrt::Acc(x, dx), Wrt::Parameter(w), Wrt::Parameter(b)];
+        check(
+            "layernorm",
+            a,
+            [y, dy],
+            &wrt,
+            |o| o.layernorm(y, mean, rstd, x, w, b, n),
+            |o| o.layernorm_backward(dx, dy, x, mean, rstd, w, b, n),
+        );
+    }
+}
+
+#[test]
+fn add_layernorm() {
+    let n = Rows { rows: 3, cols: 18 };
+    let mut a = Arena::new();
+    let (x, branch) = (a.input(&normals(1, 54)), a.input(&normals(2, 54)));
+    let (y, mid, dx, dy) = (a.act(54), a.act(54), a.act(54), a.act(54));
+    let (w, b) = (a.weight(&normals(3, 18)), a.weight(&normals(4, 18)));
+    let (mean, rstd) = (a.stat(3), a.stat(3));
+    // The sum's gradient is that of both operands.
+    let wrt = [Wrt::Acc(x, dx), Wrt::Acc(branch, dx), Wrt::Parameter(w), Wrt::Parameter(b)];
+    check(
+        "add_layernorm",
+        a,
+        [y, dy],
+        &wrt,
+        |o| o.add_layernorm(y, mid, mean, rstd, x, branch, w, b, n),
+        |o| o.layernorm_backward(dx, dy, mid, mean, rstd, w, b, n),
+    );
+}
+
+#[test]
+fn residuals_under_stochastic_depth() {
+    let (n, cols) = (tokens(), 3);
+    let len = n.rows() * cols;
+    let mut a = Arena::new();
+    let (x, branch) = (a.input(&normals(1, len)), a.input(&normals(2, len)));
+    let (y, d_branch, dy) = (a.act(len), a.act(len), a.act(len));
+    let scale = a.state(&[0.0, 1.25, 1.25, 0.0, 1.25, 1.0]);
+    // The stream's gradient is the upstream gradient itself.
+    let wrt = [Wrt::Set(branch, d_branch), Wrt::Set(x, dy)];
+    check(
+        "add_scaled",
+        a,
+        [y, dy],
+        &wrt,
+        |o| o.add_scaled(y, x, branch, scale, n, cols),
+        |o| o.scale_crops(d_branch, dy, scale, n, cols),
+    );
+}
+
+#[test]
+fn attention() {
+    let n = Heads { crops: tokens(), heads: 2, head_dim: 3 };
+    let (rows, c) = (n.crops.rows(), n.cols());
+    let mut a = Arena::new();
+    let (qkv, dqkv) = (a.input(&normals(1, rows * 3 * c)), a.act(rows * 3 * c));
+    let (y, dy, lse) = (a.act(rows * c), a.act(rows * c), a.stat(rows * n.heads));
+    check(
+        "attention",
+        a,
+        [y, dy],
+        &[Wrt::Set(qkv, dqkv)],
+        |o| o.attention(y, lse, qkv, n),
+        |o| o.attention_backward(dqkv, dy, y, lse, qkv, n),
+    );
+}
+
+#[test]
+fn attention_class() {
+    let n = Heads { crops: tokens(), heads: 2, head_dim: 3 };
+    let (rows, crops, c) = (n.crops.rows(), n.crops.crops(), n.cols());
+    let mut a = Arena::new();
+    let (q, dq) = (a.input(&normals(1, crops * c)), a.act(crops * c));
+    let (kv, dkv) = (a.input(&normals(2, rows * 2 * c)), a.act(rows * 2 * c));
+    let (y, dy, lse) = (a.act(crops * c), a.act(crops * c), a.stat(crops * n.heads));
+    let wrt = [Wrt::Set(q, dq), Wrt::Set(kv, dkv)];
+    check(
+        "attention_class",
+        a,
+        [y, dy],
+        &wrt,
+        |o| o.attention_class(y, lse, q, kv, n),
+        |o| o.attention_class_backward(dq, dkv, dy, y, lse, q, kv, n),
+    );
+}
+
+#[test]
+fn class_rows() {
+    let (n, cols) = (tokens(), 3);
+    let (rows, crops) = (n.rows() * cols, n.crops() * cols);
+    let mut a = Arena::new();
+    let (x, dx, y, dy) = (a.input(&normals(1, rows)), a.act(rows), a.act(crops), a.act(crops));
+    check(
+        "gather_class",
+        a,
+        [y, dy],
+        &[Wrt::Acc(x, dx)],
+        |o| o.gather_class(y, x, n, cols),
+        |o| o.scatter_class_acc(dx, dy, n, cols),
+    );
+}
+
+#[test]
+fn embed_with_resized_positions() {
+    let (side, [r, c], cols, crops) = (4, [3, 5], 4, 2);
+    let (grid, n) = (Grid { from: [side; 2], to: [r, c], cols }, Embed { crops, patches: r * c, cols });
+    let mut matrices = [vec![0.0; r * side], vec![0.0; c * side]];
+    position::matrix(&mut matrices[0], side, r, Some(Dialect::Published));
+    position::matrix(&mut matrices[1], side, c, Some(Dialect::Published));
+    let (body, all) = (crops * r * c * cols, crops * (1 + r * c) * cols);
+    let mut a = Arena::new();
+    let (patches, dpatches) = (a.input(&normals(1, body)), a.act(body));
+    let (positions, dpositions) = (a.act(r * c * cols), a.act(r * c * cols));
+    let (y, dy) = (a.act(all), a.act(all));
+    let (class, table) = (a.weight(&normals(2, cols)), a.weight(&normals(3, (1 + side * side) * cols)));
+    let (own, rest) = (table.part(0, cols), table.part(cols, side * side * cols));
+    let (rows, columns) = (a.state(&matrices[0]), a.state(&matrices[1]));
+    let wrt = [Wrt::Set(patches, dpatches), Wrt::Parameter(class), Wrt::Parameter(table)];
+    let forward = |o: &mut Backend| {
+        o.resize_positions(positions, rest, rows, columns, grid);
+        o.embed(y, patches, class, own, positions, n);
+    };
+    check("embed", a, [y, dy], &wrt, forward, |o| {
+        o.embed_backward(dpatches, dpositions, dy, class, own, n);
+        o.resize_positions_backward(dpositions, rest, rows, columns, grid);
+    });
+}
+
+#[test]
+fn l2_normalise() {
+    let n = Rows { rows: 4, cols: 7 };
+    let mut a = Arena::new();
+    let (x, dx, y, dy, norm) = (a.input(&normals(1, 28)), a.act(28), a.act(28), a.act(28), a.stat(4));
+    check(
+        "l2_normalise",
+        a,
+        [y, dy],
+        &[Wrt::Set(x, dx)],
+        |o| o.l2_normalise(y, norm, x, n),
+        |o| o.l2_normalise_backward(dx, dy, y, norm, n),
+    );
+}
+
+/// The loss and its gradient come from one word; the weight norm's backward turns the raw gradient into those of v and g.
+#[test]
+fn loss_and_weight_norm() {
+    let n = LossDims { images: 2, first_view: 0, views: 4, teachers: 2, bottleneck: 5, prototypes: 67 };
+    let (c, k) = (n.bottleneck, n.prototypes);
+    let h = hyper_numbers().derive(n.images, n.views, n.teachers);
+    let mut a = Arena::new();
+    let (z, dz) = (a.input(&normals(1, n.rows() * c)), a.act(n.rows() * c));
+    let zt = a.input(&normals(2, n.images * n.teachers * c));
+    let (v, g, vt) = (a.weight(&normals(3, k * c)), a.weight(&normals(4, k)), a.weight(&normals(5, k * c)));
+    let (scale, scale_t) = (a.stat(k), a.stats(&normals(6, k)));
+    let (loss, lse) = (a.stat(n.rows()), a.stat(2 * n.rows()));
+    let (lse_t, entropy) = (a.stat(2 * n.images * n.teachers), a.stat(n.images * n.teachers));
+    let (centre, numbers) = (a.state(&normals(7, k)), a.state(&h));
+    let (student, teacher) = (Prototypes { v, scale }, Prototypes { v: vt, scale: scale_t });
+    let mut o = a.build::<Reference<f64>>();
+    let say = |o: &mut Backend| {
+        o.prototype_scale(scale, v, g, Rows { rows: k, cols: c });
+        o.teacher_lse(lse_t, entropy, zt, teacher, centre, numbers, n);
+        o.dino_loss(loss, lse, dz, z, student, zt, lse_t, teacher, centre, numbers, n);
+    };
+    let mut value = |o: &mut Backend| {
+        say(o);
+        read(o, loss).iter().sum::<f64>() * h[hyper::LOSS_SCALE]
+    };
+    // The raw gradient of v is projected as a whole, so it starts at zero; that of the gain accumulates.
+    let wrt = [Wrt::Set(z, dz), Wrt::Parameter(g)];
+    let project = |o: &mut Backend| o.weight_norm_backward(v, g, scale, true, Rows { rows: k, cols: c });
+    check_value("loss: rows and gain", &mut o, &wrt, &mut value, |o| {
+        write_grad(o, v, &vec![0.0; k * c]);
+        say(o);
+        project(o);
+    });
+    write_grad(&mut o, v, &vec![0.0; k * c]);
+    // Two passes accumulate twice the gradient.
+    say(&mut o);
+    say(&mut o);
+    project(&mut o);
+    let got: Vec<f64> = read_grad(&mut o, v).iter().map(|d| d / 2.0).collect();
+    let error = relative(&got, &differences(&mut o, Pool::Weights, v.span(), 1e-3, &mut value));
+    assert!(error <= 1e-8, "loss: prototypes: relative error {error:.3e}, allowed 1e-8");
+}
+
+/// The loss may be taken over some views at a time: student rows from `first_view` on.
+#[test]
+fn loss_by_groups_of_views() {
+    let n = LossDims { images: 2, first_view: 0, views: 5, teachers: 2, bottleneck: 5, prototypes: 67 };
+    let (c, k) = (n.bottleneck, n.prototypes);
+    let mut a = Arena::new();
+    let (z, dz) = (a.input(&normals(1, n.rows() * c)), a.act(n.rows() * c));
+    let (zt, v) = (a.input(&normals(2, n.images * n.teachers * c)), a.weight(&normals(3, k * c)));
+    let p = Prototypes { v, scale: a.stats(&normals(6, k)) };
+    let teacher = Prototypes { v: a.weight(&normals(5, k * c)), scale: a.stats(&normals(4, k)) };
+    let (loss, lse) = (a.stat(n.rows()), a.stat(2 * n.rows()));
+    let (lse_t, entropy) = (a.stat(2 * n.images * n.teachers), a.stat(n.images * n.teachers));
+    let centre = a.state(&normals(7, k));
+    let numbers = a.state(&hyper_numbers().derive(n.images, n.views, n.teachers));
+    let mut o = a.build::<Reference<f64>>();
+    o.teacher_lse(lse_t, entropy, zt, teacher, centre, numbers, n);
+    let mut pass = |groups: &[[usize; 2]]| {
+        o.zero_grads();
+        for &[first_view, views] in groups {
+            let n = LossDims { first_view, views, ..n };
+            let (row, rows) = (first_view * n.images, n.rows());
+            let (loss, lse) = (loss.part(row, rows), lse.part(2 * row, 2 * rows));
+            let (z, dz) = (z.part(row * c, rows * c), dz.part(row * c, rows * c));
+            o.dino_loss(loss, lse, dz, z, p, zt, lse_t, teacher, centre, numbers, n);
+        }
+        (read(&mut o, loss), read(&mut o, dz), read_grad(&mut o, v))
+    };
+    let whole = pass(&[[0, 5]]);
+    for groups in [vec![[0, 2], [2, 3]], vec![[0, 1], [1, 1], [2, 1], [3, 1], [4, 1]]] {
+        let parts = pass(&groups);
+        assert_eq!((&parts.0, &parts.1), (&whole.0, &whole.1), "rows do not see each other");
+        let error = relative(&parts.2, &whole.2);
+        assert!(error <= 1e-15, "prototypes: relative difference {error:.3e}, allowed 1e-15");
+    }
+}
+
+fn hyper_numbers() -> Hyper {
+    Hyper {
+        lr: 1e-3,
+        weight_decay: 0.1,
+        momentum: 0.9,
+        teacher_temp: 0.5,
+        student_temp: 0.7,
+        center_momentum: 0.9,
+        clip_grad: 0.0,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        step: 1,
+        step_last: 1,
+        freeze_last: false,
+    }
+}
+
+/// The loss with respect to every parameter: ragged groups that are not square, positions resized, stochastic depth, a trained gain,
+/// two micro-batches.
+#[test]
+fn whole_model() {
+    let backbone =
+        Vit { image: 6, patch: 2, channels: 2, dim: 6, depth: 3, heads: 2, mlp: 9, positions: Dialect::Published };
+    let head = Head { inp: 6, layers: 3, hidden: 7, bottleneck: 5, prototypes: 11, train_gain: true };
+    let group = |count, height, width| Group { count, height, width };
+    let views = Crops::one(group(2, 6, 6)).with(group(1, 4, 7)).with(group(1, 2, 5));
+    let config = Config { backbone, head, views, batch: 4, micro_batch: 2, drop_path: true };
+    let mut run = Run::new::<Reference<f64>>(Plan::new(config).expect("a sound plan"));
+    run.drop_rate = 0.4;
+    random_parameters(&mut run, 5);
+    run.set_centre(&normals(8, 11));
+    let pixels = random_views(&run.plan, 20);
+    let h = Hyper { student_temp: 0.1, teacher_temp: 0.07, ..hyper_numbers() };
+
+    run.accumulate(&h, &pixels);
+    let dropped = read(&mut run.o, run.plan.student.acts.drop());
+    assert!(dropped.contains(&0.0) && dropped.iter().any(|&s| s > 1.0), "some branches are dropped: {dropped:?}");
+    run.finish_grads();
+    let found: Vec<_> = run.specs().into_iter().map(|spec| (spec, run.grad(&spec))).collect();
+    let mut worst = 0.0f64;
+    for (spec, got) in found {
+        let want: Vec<f64> = (0..spec.at.len())
+            .map(|i| {
+                let x = read_span(&mut run.o, Pool::Weights, Span { at: spec.at.0.at + i, len: 1 })[0];
+                let step = 3e-4;
+                let mut f = |by: f64| {
+                    run.o.write(Pool::Weights, spec.at.0.at + i, &[x + by * step]);
+                    run.accumulate(&h, &pixels);
+                    run.loss()
+                };
+                let slope = (8.0 * (f(1.0) - f(-1.0)) - (f(2.0) - f(-2.0))) / (12.0 * step);
+                run.o.write(Pool::Weights, spec.at.0.at + i, &[x]);
+                slope
+            })
+            .collect();
+        if spec.name.to_string().ends_with("qkv.bias") {
+            // The softmax does not see a shift of the keys: their bias has no gradient.
+            let keys = spec.at.len() / 3..spec.at.len() / 3 * 2;
+            for i in keys {
+                assert!(got[i].abs() <= 1e-14 && want[i].abs() <= 1e-10, "{}: {} {}", spec.name, got[i], want[i]);
+            }
+        }
+        let error = relative(&got, &want);
+        worst = worst.max(error);
+        assert!(error <= 1e-7, "{}: relative error {error:.3e}, allowed 1e-7", spec.name);
+    }
+    println!("whole model: worst relative error {worst:.1e}");
+}

@@ -1,0 +1,367 @@
+//! Plans: accepted exactly when they make sense, sound when accepted, never a panic; and a batch may be split into micro-batches in
+//! any way.
+
+use dino_kernel::crops::{Crops, Group};
+use dino_kernel::mem::{Cursor, Span};
+use dino_kernel::middleware::{Checked, Memory, Pool};
+use dino_kernel::model::vit::Output;
+use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::position::Dialect;
+use dino_kernel::plan::{Config, FeaturePlan, Plan, PlanError};
+use dino_kernel::real::Real;
+use dino_kernel::spec::Role;
+use dino_kernel::step::{self, Hyper, monitor};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use std::cell::Cell;
+use std::ops::Range;
+use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
+use tests::for_backends;
+use tests::training::{Net, Run, normals, random_parameters, random_views};
+
+/// The same cases every time, unless the environment says otherwise.
+fn cases(n: u32) -> ProptestConfig {
+    let fixed = std::env::var_os("PROPTEST_RNG_SEED").is_none();
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(n) };
+    if fixed { ProptestConfig { rng_seed: RngSeed::Fixed(1), ..config } } else { config }
+}
+
+fn hyper_numbers() -> Hyper {
+    Hyper {
+        lr: 1e-3,
+        weight_decay: 0.1,
+        momentum: 0.9,
+        teacher_temp: 0.2,
+        student_temp: 0.3,
+        center_momentum: 0.9,
+        clip_grad: 1.0,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        step: 1,
+        step_last: 1,
+        freeze_last: false,
+    }
+}
+
+/// Something sensible, now and then something that must be refused.
+fn mostly(good: Range<usize>, bad: usize) -> impl Strategy<Value = usize> {
+    prop_oneof![40 => good, 1 => Just(bad)]
+}
+
+/// Small configurations, most of them sound.
+fn small() -> impl Strategy<Value = Config> {
+    let dialect = prop_oneof![Just(Dialect::Published), Just(Dialect::Size)];
+    let width = (1usize..4, 1usize..4, mostly(0..1, 1));
+    let vit = (mostly(0..6, usize::MAX), 1usize..4, mostly(1..3, 0), width, mostly(1..4, 0), mostly(1..7, 0), dialect);
+    let head = (prop_oneof![mostly(1..4, 0), mostly(4..9, 9)], 1usize..6, 2usize..6, 1usize..80, any::<bool>());
+    let side = || mostly(0..7, usize::MAX);
+    let groups = prop::collection::vec((mostly(1..3, 0), side(), side()), 1..4);
+    let groups = prop_oneof![40 => groups, 1 => Just(Vec::new())];
+    (vit, head, groups, (1usize..4, mostly(0..1, 1)), mostly(1..4, 0), any::<bool>()).prop_map(
+        |(
+            (image, patch, channels, (heads, each, odd), depth, mlp, positions),
+            (layers, hidden, bottleneck, prototypes, train_gain),
+            groups,
+            (parts, over),
+            micro_batch,
+            drop_path,
+        )| {
+            // Sides are patches and some surplus pixels; the sentinel becomes one pixel too few.
+            let side = |over: usize| patch.wrapping_add(over);
+            let (image, batch) = (side(image), (parts * micro_batch + over).max(1));
+            let dim = heads * each + odd;
+            let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions };
+            let head = Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain };
+            let group = |(count, height, width)| Group { count, height: side(height), width: side(width) };
+            let views = groups.into_iter().map(group).fold(Crops::EMPTY, Crops::with);
+            Config { backbone, head, views, batch, micro_batch, drop_path }
+        },
+    )
+}
+
+/// What a plan's door lets through, said once more. (Sizes are small here.)
+fn sound_backbone(v: &Vit, crops: &Crops) -> bool {
+    v.channels > 0
+        && v.dim > 0
+        && v.mlp > 0
+        && v.depth > 0
+        && v.dim.is_multiple_of(v.heads)
+        && v.image >= v.patch
+        && crops.groups().iter().all(|g| g.count > 0 && g.height.min(g.width) >= v.patch)
+}
+
+fn sound(c: &Config) -> bool {
+    sound_backbone(&c.backbone, &c.views)
+        && (1..=8).contains(&c.head.layers)
+        && c.micro_batch > 0
+        && c.batch.is_multiple_of(c.micro_batch)
+        && c.views.count() >= 2
+}
+
+/// Accepted or refused as it should be; where accepted, a step faults nowhere, fills its pools to the last element, and its
+/// gradient predicts the loss along a random direction, which it would not if two things that live at once shared a place.
+#[test]
+fn a_plan_is_refused_or_sound() {
+    let accepted = Cell::new(0);
+    proptest!(cases(400), |(config in small(), seed in 0u64..1000)| {
+            let plan = Plan::new(config);
+            prop_assert_eq!(plan.is_ok(), sound(&config), "{:?}", plan.err());
+            let Ok(plan) = plan else { return Ok(()) };
+            accepted.set(accepted.get() + 1);
+            let mut run = Run::over(plan, Checked::new(make_poisoned::<Reference<f64>>(plan.pools)));
+            run.drop_rate = 0.3;
+            random_parameters(&mut run, seed);
+            run.set_centre(&normals(seed + 7, plan.centre.len()));
+            let (views, h) = (random_views(&plan, seed + 20), hyper_numbers());
+
+            run.accumulate(&h, &views);
+            for (pool, len) in [(Pool::Acts, plan.pools.acts), (Pool::Stats, plan.pools.stats)] {
+                let content = read_span(&mut run.o, pool, Span { at: 0, len });
+                let used = content.iter().rposition(|x| !x.is_nan()).map_or(0, |i| i + 1);
+                prop_assert_eq!(used.next_multiple_of(Cursor::ALIGN), len, "{:?} is as large as needed", pool);
+            }
+            let state = plan.monitor.0;
+            prop_assert_eq!((state.at + state.len).next_multiple_of(Cursor::ALIGN), plan.pools.state);
+            prop_assert_eq!(plan.pools.weights, 2 * plan.table.len());
+            prop_assert_eq!((plan.pools.grads, plan.pools.moments), (plan.table.len(), 2 * plan.table.len()));
+
+            run.finish_grads();
+            let specs: Vec<_> = run.specs().into_iter().filter(|s| s.role != Role::Frozen).collect();
+            let mut slope = 0.0;
+            let mut size = 0.0;
+            let directions: Vec<Vec<f64>> = specs
+                .iter()
+                .enumerate()
+                .map(|(i, spec)| normals(seed + 1000 + i as u64, spec.at.len()))
+                .collect();
+            for (spec, direction) in specs.iter().zip(&directions) {
+                for (g, d) in run.grad(spec).iter().zip(direction) {
+                    slope += g * d;
+                    size += g * g;
+                }
+            }
+            let start: Vec<Vec<f64>> = specs.iter().map(|spec| run.parameter(Net::Student, spec)).collect();
+            let mut at = |by: f64| {
+                for ((spec, start), direction) in specs.iter().zip(&start).zip(&directions) {
+                    let moved: Vec<f64> = start.iter().zip(direction).map(|(x, d)| x + by * d).collect();
+                    run.o.write(Pool::Weights, spec.at.0.at, &moved);
+                }
+                run.accumulate(&h, &views);
+                run.loss()
+            };
+            let step = 1e-5;
+            let found = (8.0 * (at(step) - at(-step)) - (at(2.0 * step) - at(-2.0 * step))) / (12.0 * step);
+            at(0.0);
+            prop_assert!((found - slope).abs() <= 1e-6 * size.sqrt() + 1e-9, "along a direction {found}, by the gradient {slope}");
+
+            step::commit(&mut run.o, &plan);
+            prop_assert_eq!(run.o.fault, None);
+            prop_assert_eq!(run.monitor(monitor::FINITE), 1.0);
+    });
+    println!("{} plans accepted", accepted.get());
+    assert!(accepted.get() >= 100, "{} accepted: too few to show anything", accepted.get());
+}
+
+/// A forward pass: the same, in both forms, and the forms agree.
+#[test]
+fn a_feature_plan_is_refused_or_sound() {
+    let accepted = Cell::new(0);
+    proptest!(cases(400), |(config in small(), queries in 0usize..5, seed in 0u64..1000)| {
+            let (vit, crops) = (config.backbone, config.views);
+            let good = sound_backbone(&vit, &crops) && !crops.is_empty();
+            let mut class = Vec::new();
+            for output in [Output::Class, Output::Dense] {
+                let queries = if output == Output::Dense { queries } else { 0 };
+                let plan = FeaturePlan::new(vit, crops, output, queries);
+                prop_assert_eq!(plan.is_ok(), good, "{:?}", plan.err());
+                let Ok(plan) = plan else { continue };
+                accepted.set(accepted.get() + 1);
+                let mut o = Checked::new(make_poisoned::<Reference<f64>>(plan.pools));
+                let mut state = vec![0.0f64; plan.pools.state];
+                plan.initial_state(&mut state);
+                o.write(Pool::State, 0, &state);
+                o.write(Pool::Weights, 0, &normals(seed, plan.pools.weights));
+                o.write(Pool::Acts, plan.pixels.0.at, &normals(seed + 1, plan.pixels.len()));
+                plan.forward(&mut o);
+                if plan.attention.len() > 0 {
+                    vit.last_attention(&mut o, plan.attention, &plan.acts, queries);
+                    let rows: Vec<usize> = crops.tokens(vit.patch).each().map(|(_, n)| n).collect();
+                    let attention = read(&mut o, plan.attention);
+                    let mut at = 0;
+                    for tokens in rows {
+                        for _ in 0..queries.min(tokens) * vit.heads {
+                            let sum: f64 = attention[at..][..tokens].iter().sum();
+                            prop_assert!((sum - 1.0).abs() < 1e-12, "attention row sums to {}", sum);
+                            at += tokens;
+                        }
+                    }
+                    prop_assert_eq!(at, attention.len());
+                }
+                prop_assert_eq!(o.fault, None);
+                let used = read_span(&mut o, Pool::Acts, Span { at: 0, len: plan.pools.acts });
+                let used = used.iter().rposition(|x| !x.is_nan()).map_or(0, |i| i + 1);
+                prop_assert_eq!(used.next_multiple_of(Cursor::ALIGN), plan.pools.acts, "acts are as many as needed");
+                let y = read(&mut o, plan.acts.y());
+                match output {
+                    Output::Class => class = y,
+                    Output::Dense => {
+                        let rows = plan.acts.tokens();
+                        let dense: Vec<f64> =
+                            rows.each().flat_map(|(first, _)| y[first * vit.dim..][..vit.dim].to_vec()).collect();
+                        for (a, b) in class.iter().zip(&dense) {
+                            prop_assert!((a - b).abs() <= 1e-9 * b.abs().max(1.0), "class form {}, dense form {}", a, b);
+                        }
+                    }
+                }
+            }
+    });
+    println!("{} plans accepted", accepted.get());
+    assert!(accepted.get() >= 100, "{} accepted: too few to show anything", accepted.get());
+}
+
+fn hostile_size() -> impl Strategy<Value = usize> {
+    let corner =
+        prop::sample::select(vec![0, 1, 2, 3, 16, usize::MAX, usize::MAX - 1, usize::MAX / 2, isize::MAX as usize]);
+    prop_oneof![3 => corner, 3 => (0u32..usize::BITS).prop_map(|b| 1usize << b), 2 => 0usize..100, 1 => any::<usize>()]
+}
+
+/// Whatever is asked for: an answer, without panic and at once. (What is accepted need not fit this machine.)
+#[test]
+fn hostile_sizes_are_answered() {
+    let accepted = Cell::new(0);
+    proptest!(cases(20_000), |(sizes in prop::array::uniform16(hostile_size()),
+        groups in prop::collection::vec((hostile_size(), hostile_size(), hostile_size()), 0..9),
+        // Only a few sizes are hostile at a time, or every plan would fail at its first check.
+        tame in prop::array::uniform16(prop::bool::weighted(0.8)))| {
+            let ordinary = [8, 2, 3, 4, 2, 2, 8, 4, 3, 8, 4, 16, 4, 2, 3, 1];
+            let n: [usize; 16] = std::array::from_fn(|i| if tame[i] { ordinary[i] } else { sizes[i] });
+            let group = |(count, height, width)| Group { count, height, width };
+            let views = if tame[15] {
+                Crops::one(group((2, 8, 8))).with(group((n[13], n[15].max(2), 4)))
+            } else {
+                groups.into_iter().take(8).map(group).fold(Crops::EMPTY, Crops::with)
+            };
+            let [image, patch, channels, dim, depth, heads, mlp, inp, layers, hidden, bottleneck, prototypes, batch, micro_batch, ..] = n;
+            let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions: Dialect::Published };
+            let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: true };
+            let config = Config { backbone, head, views, batch, micro_batch, drop_path: true };
+            if let Ok(plan) = Plan::new(config) {
+                accepted.set(accepted.get() + 1);
+                prop_assert!(plan.pools.total() > 0 && plan.parts() > 0);
+                prop_assert!(plan.pools.weights >= 2 * prototypes * bottleneck, "room for the prototypes");
+                let h = hyper_numbers().derive(batch, plan.views(), plan.teachers());
+                prop_assert!(h.iter().all(|x| x.is_finite()));
+            }
+            for output in [Output::Class, Output::Dense] {
+                if let Ok(plan) = FeaturePlan::new(backbone, views, output, sizes[0]) {
+                    prop_assert!(plan.pools.total() > 0);
+                }
+            }
+    });
+    println!("{} plans accepted", accepted.get());
+    assert!(accepted.get() >= 1000, "{} accepted: too few to show anything", accepted.get());
+}
+
+/// Products that only overflow when two large sizes meet, each of them harmless alone.
+#[test]
+fn products_that_overflow_are_refused() {
+    let vit = |image, depth| Vit {
+        image,
+        patch: 1,
+        channels: 1,
+        dim: 1,
+        depth,
+        heads: 1,
+        mlp: 1,
+        positions: Dialect::Published,
+    };
+    let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
+    let plan = |backbone, height| {
+        let views = Crops::one(Group { count: 2, height, width: 1 });
+        Plan::new(Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path: false }).map(|p| p.pools)
+    };
+    let (tall, wide) = (1 << 45, 1 << 27);
+    assert!(plan(vit(wide, 1), 2).is_ok() && plan(vit(2, 1), tall).is_ok());
+    assert_eq!(plan(vit(wide, 1), tall), Err(PlanError::TooLarge), "position matrices");
+    let features = |height, queries| {
+        let crops = Crops::one(Group { count: 2, height, width: 1 });
+        FeaturePlan::new(vit(2, 1), crops, Output::Dense, queries).map(|p| p.pools)
+    };
+    assert!(features(tall, 1).is_ok());
+    assert_eq!(features(tall, usize::MAX), Err(PlanError::TooLarge), "attention rows");
+    // Depth is a number, not a loop.
+    assert!(plan(vit(2, 1 << 48), 2).is_ok());
+}
+
+// -------------------------------------------------------------------------------------------------------- micro-batches
+
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>] [any_split_of_a_batch]);
+
+/// How far two splits may differ, by what the backend computes in.
+trait Tolerance {
+    const GRADIENT: f64;
+}
+
+impl<T: Real> Tolerance for Reference<T> {
+    const GRADIENT: f64 = if size_of::<T>() == 4 { 1e-6 } else { 1e-14 };
+}
+
+/// The gradients, the teacher's sum and the centre do not depend on how a batch was split, with stochastic depth drawn by image.
+fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
+    let backbone =
+        Vit { image: 12, patch: 4, channels: 3, dim: 24, depth: 3, heads: 3, mlp: 48, positions: Dialect::Published };
+    let head = Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true };
+    let group = |count, height, width| Group { count, height, width };
+    let views = Crops::one(group(2, 12, 12)).with(group(2, 8, 8)).with(group(1, 8, 13));
+    let batch = 8;
+    let whole = split::<F>(Config { backbone, head, views, batch, micro_batch: batch, drop_path: true });
+    for micro_batch in [1, 2, 4] {
+        let parts = split::<F>(Config { backbone, head, views, batch, micro_batch, drop_path: true });
+        let mut worst = (0.0, String::new());
+        for ((name, want), (_, got)) in whole.iter().zip(&parts) {
+            let keys = if name.ends_with("qkv.bias") { want.len() / 3..want.len() / 3 * 2 } else { 0..0 };
+            let (mut difference, mut size) = (0.0, 0.0);
+            for i in 0..want.len() {
+                if keys.contains(&i) {
+                    assert!(
+                        (got[i] - want[i]).abs() <= F::GRADIENT,
+                        "{who}: {name}: key bias {} and {}",
+                        got[i],
+                        want[i]
+                    );
+                } else {
+                    difference += (got[i] - want[i]).powi(2);
+                    size += want[i].powi(2);
+                }
+            }
+            let error = (difference / size).sqrt();
+            assert!(error <= F::GRADIENT, "{who}: micro-batch {micro_batch}: {name}: relative difference {error:.3e}");
+            if error > worst.0 {
+                worst = (error, name.clone());
+            }
+        }
+        println!(
+            "{who}: micro-batch {micro_batch} of {batch}: worst relative difference {:.1e} ({})",
+            worst.0, worst.1
+        );
+    }
+}
+
+/// Everything contract 8 speaks of, named.
+fn split<F: Factory>(config: Config) -> Vec<(String, Vec<f64>)> {
+    let mut run = Run::new::<F>(Plan::new(config).expect("a sound plan"));
+    run.drop_rate = 0.2;
+    random_parameters(&mut run, 3);
+    run.set_centre(&normals(4, config.head.prototypes));
+    let views = random_views(&run.plan, 9);
+    run.accumulate(&Hyper { clip_grad: 0.0, ..hyper_numbers() }, &views);
+    let mut found = vec![
+        ("loss".to_string(), vec![run.loss()]),
+        ("teacher sum".to_string(), read(&mut run.o, run.plan.teacher_sum)),
+    ];
+    step::commit(&mut run.o, &run.plan);
+    found.push(("centre".to_string(), read(&mut run.o, run.plan.centre)));
+    found.extend(run.specs().iter().map(|spec| (spec.name.to_string(), run.grad(spec))));
+    found
+}
