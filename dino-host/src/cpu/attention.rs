@@ -26,13 +26,13 @@ fn scale(n: Heads) -> f32 {
 }
 
 /// Cuts a packed matrix of `width` elements a token into its crops.
-fn crops<'a>(mut data: &'a mut [f32], n: Heads, width: usize) -> Vec<&'a mut [f32]> {
+fn crops(mut data: &mut [f32], n: Heads, width: usize) -> Vec<&mut [f32]> {
     let cut = |(_, tokens): (usize, usize)| data.split_off_mut(..tokens * width);
     n.crops.each().map_while(cut).collect()
 }
 
 /// The same for a matrix that is read.
-fn crops_of<'a>(data: &'a [f32], n: Heads, width: usize) -> Vec<&'a [f32]> {
+fn crops_of(data: &[f32], n: Heads, width: usize) -> Vec<&[f32]> {
     n.crops.each().map(|(first, tokens)| &data[first * width..][..tokens * width]).collect()
 }
 
