@@ -241,7 +241,7 @@ mod tests {
         let config = Config { depth: 2, embed_dim: 24, ..Config::small() }.resolve().unwrap();
         let table = config.table();
         let mut weights = vec![0.0; table.len()];
-        init::weights(&mut weights, &table, 1);
+        init::weights(&mut weights, &table, 1, init::LINEAR_STD);
         weights.truncate(table.backbone_len());
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("new/folder");

@@ -57,7 +57,7 @@ impl Case {
         let len = plan.table.len();
         let mut weights = vec![0.0; 2 * len];
         for (seed, w) in weights.chunks_mut(len).enumerate() {
-            init::weights(w, &plan.table, seed as u64);
+            init::weights(w, &plan.table, seed as u64, init::LINEAR_STD);
             // Zeros and ones hide errors that a trained network would show.
             plan.table.visit(|s| w[s.at.range()].iter_mut().for_each(|w| *w += 0.1 * rng.normal()));
         }

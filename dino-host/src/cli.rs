@@ -332,7 +332,7 @@ fn network(source: &Source, which: Which) -> Result<(Config, Option<Vec<f32>>)> 
                 Error::new(format!("not enough memory for {} weights", table.len())).hint("smaller sizes take less")
             })?;
             weights.resize(table.len(), 0.0);
-            init::weights(&mut weights, &table, config.seed);
+            init::weights(&mut weights, &table, config.seed, config.init_std);
             weights.truncate(table.backbone_len());
             Some(weights)
         }

@@ -6,6 +6,7 @@ use crate::augment::Augment;
 use crate::error::{Error, Result};
 use clap::Args;
 use dino_kernel::crops::{Crops, Group};
+use dino_kernel::init::LINEAR_STD;
 use dino_kernel::model::{Head, Table, Vit};
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{self, Plan, PlanError};
@@ -78,6 +79,9 @@ keys! {
     #[arg(long, help_heading = "Model")] mlp_ratio: f64 = 4.0;
     /// How positions are resized for other grids: published (the +0.1 rule) or size
     #[arg(long, help_heading = "Model")] position_resize: String = "published".into();
+    /// Standard deviation of initial linear weights; narrow networks start faster near 1 / sqrt(C)
+    #[arg(long, help_heading = "Model")]
+    init_std: f64 = LINEAR_STD;
     /// Prototypes K
     #[arg(long, help_heading = "Head")] out_dim: usize = 65536;
     /// Linear layers before the l2 normalisation
@@ -284,6 +288,9 @@ impl Config {
             if !(x >= 0.0 && x.is_finite()) {
                 return bad(flag, &x, "a finite number, at least 0");
             }
+        }
+        if !(self.init_std > 0.0 && self.init_std <= 1.0) {
+            return bad("init-std", &self.init_std, "above 0, at most 1; published: 0.02");
         }
         if !(0.0..1.0).contains(&self.drop_path_rate) {
             return bad("drop-path-rate", &self.drop_path_rate, "a probability below 1");

@@ -117,7 +117,7 @@ fn start<D: Device>(run: &Run, device: &mut D, plan: &Plan) -> Result<Progress> 
     })?;
     manifest(run)?;
     let mut weights = vec![0.0f32; plan.table.len()];
-    init::weights(&mut weights, &plan.table, run.config.seed);
+    init::weights(&mut weights, &plan.table, run.config.seed, run.config.init_std);
     device.upload(Pool::Weights, 0, &weights);
     device.upload(Pool::Weights, plan.table.len(), &weights);
     Ok(Progress::default())

@@ -34,6 +34,8 @@ pub enum Init {
     Ones,
     /// Normal with this standard deviation, redrawn outside +-2 (absolute).
     TruncNormal(f64),
+    /// The same with the recipe's standard deviation for linear layers; published: 0.02, whatever the width.
+    Linear,
     /// Uniform in +-1/sqrt(fan_in): PyTorch's default for convolutions and linear layers.
     FanIn(usize),
 }

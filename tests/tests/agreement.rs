@@ -37,8 +37,8 @@ fn load(o: &mut impl Memory, p: &Plan, seed: u64, h: Hyper) {
     let mut rng = Rng::new(seed, 0, 0, 0, Kind::Test, 0);
     let len = p.table.len();
     let mut w = vec![0.0f64; 2 * len];
-    init::weights(&mut w[..len], &p.table, seed);
-    init::weights(&mut w[len..], &p.table, seed + 1);
+    init::weights(&mut w[..len], &p.table, seed, init::LINEAR_STD);
+    init::weights(&mut w[len..], &p.table, seed + 1, init::LINEAR_STD);
     w.iter_mut().filter(|w| **w != 0.0).for_each(|w| *w += 0.1 * rng.normal());
     o.write(Pool::Weights, 0, &w);
     let mut state = vec![0.0; p.pools.state];

@@ -240,7 +240,7 @@ mod tests {
         let config = Config { depth: 2, embed_dim: 24, ..Config::small() }.resolve().unwrap();
         let table = config.table();
         let mut weights = vec![0.0; table.len()];
-        init::weights(&mut weights, &table, 1);
+        init::weights(&mut weights, &table, 1, init::LINEAR_STD);
         weights.truncate(table.backbone_len());
         let set = data::builtin::Builtin::new(32, 70, data::builtin::Part::Test, 0);
         let found = evaluate::<Cpu>(&config, &weights, &set, 0.6).unwrap();

@@ -117,7 +117,7 @@ impl Head {
             Name { part: "head.", list: "mlp.", index: 2 * i, leaf }
         }
         [
-            spec(name(i, "weight"), [out, inp], Init::TruncNormal(0.02), Role::Decay, c),
+            spec(name(i, "weight"), [out, inp], Init::Linear, Role::Decay, c),
             spec(name(i, "bias"), [out], Init::Zeros, Role::Plain, c),
         ]
     }

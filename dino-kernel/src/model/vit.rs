@@ -338,7 +338,6 @@ impl Vit {
     }
 
     const fn block_table(&self, index: usize, c: &mut Cursor) -> [Spec; 12] {
-        const NORMAL: Init = Init::TruncNormal(0.02);
         const fn name(index: usize, leaf: &'static str) -> Name {
             Name { part: "", list: "blocks.", index, leaf }
         }
@@ -346,15 +345,15 @@ impl Vit {
         [
             spec(name(i, "norm1.weight"), [d], Init::Ones, Role::Plain, c),
             spec(name(i, "norm1.bias"), [d], Init::Zeros, Role::Plain, c),
-            spec(name(i, "attn.qkv.weight"), [3 * d, d], NORMAL, Role::Decay, c),
+            spec(name(i, "attn.qkv.weight"), [3 * d, d], Init::Linear, Role::Decay, c),
             spec(name(i, "attn.qkv.bias"), [3 * d], Init::Zeros, Role::Plain, c),
-            spec(name(i, "attn.proj.weight"), [d, d], NORMAL, Role::Decay, c),
+            spec(name(i, "attn.proj.weight"), [d, d], Init::Linear, Role::Decay, c),
             spec(name(i, "attn.proj.bias"), [d], Init::Zeros, Role::Plain, c),
             spec(name(i, "norm2.weight"), [d], Init::Ones, Role::Plain, c),
             spec(name(i, "norm2.bias"), [d], Init::Zeros, Role::Plain, c),
-            spec(name(i, "mlp.fc1.weight"), [m, d], NORMAL, Role::Decay, c),
+            spec(name(i, "mlp.fc1.weight"), [m, d], Init::Linear, Role::Decay, c),
             spec(name(i, "mlp.fc1.bias"), [m], Init::Zeros, Role::Plain, c),
-            spec(name(i, "mlp.fc2.weight"), [d, m], NORMAL, Role::Decay, c),
+            spec(name(i, "mlp.fc2.weight"), [d, m], Init::Linear, Role::Decay, c),
             spec(name(i, "mlp.fc2.bias"), [d], Init::Zeros, Role::Plain, c),
         ]
     }
