@@ -116,7 +116,7 @@ pub trait Forward {
     fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: Rows);
     /// y = x + branch.
     fn add(&mut self, y: Act, x: Act, branch: Act);
-    /// y = x + scale[crop] * branch: the residual under stochastic depth.
+    /// `y = x + scale[crop] * branch`: the residual under stochastic depth.
     fn add_scaled(&mut self, y: Act, x: Act, branch: Act, scale: State, n: Ragged, cols: usize);
     /// mid = x + branch; y = layernorm(mid).
     fn add_layernorm(
@@ -134,7 +134,7 @@ pub trait Forward {
         self.add(mid, x, branch);
         self.layernorm(y, mean, rstd, mid, w, b, n);
     }
-    /// y (to, C) = the patch part of the table (from, C), resampled by the small matrices `rows` (to[0], from[0]) and `cols` (to[1], from[1]).
+    /// y (to, C) = the patch part of the table (from, C), resampled by the small matrices `rows (to[0], from[0])` and `cols (to[1], from[1])`.
     fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid);
     /// y = [class + its position, patches + positions] for one group.
     fn embed(&mut self, y: Act, patches: Act, class: Weight, class_position: Weight, positions: Act, n: Embed);
@@ -148,7 +148,7 @@ pub trait Forward {
     fn gather_class(&mut self, y: Act, x: Act, n: Ragged, cols: usize);
     /// y = x / norm, norm = max(|x|, 1e-12) by row.
     fn l2_normalise(&mut self, y: Act, norm: Stat, x: Act, n: Rows);
-    /// scale[k] = g[k] / |v[k]|.
+    /// `scale[k] = g[k] / |v[k]|`.
     fn prototype_scale(&mut self, scale: Stat, v: Weight, g: Weight, n: Rows);
     /// y (rows, K) = z v^T * scale. For tests and small heads: training streams the logits instead.
     fn logits(&mut self, y: Act, z: Act, p: Prototypes, n: Mat);
@@ -174,7 +174,7 @@ pub trait Backward: Forward {
         b: Weight,
         n: Rows,
     );
-    /// y = scale[crop] * x: the gradient of a branch under stochastic depth.
+    /// `y = scale[crop] * x`: the gradient of a branch under stochastic depth.
     fn scale_crops(&mut self, y: Act, x: Act, scale: State, n: Ragged, cols: usize);
     /// dqkv from dy, with the probabilities recomputed from lse.
     fn attention_backward(&mut self, dqkv: Act, dy: Act, y: Act, lse: Stat, qkv: Act, n: Heads);
@@ -238,7 +238,7 @@ pub trait Update: Backward {
     );
     /// sum (cols) += column sums of x: the teacher's unit bottleneck rows, from which the centre's batch mean follows by linearity.
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows);
-    /// sum[at] += sum of x, for the monitors.
+    /// `sum[at] +=` sum of x, for the monitors.
     fn sum_stat(&mut self, sum: State, x: Stat);
     /// Once per step, before the clip: turns the raw gradient dW at `v` into dv = scale (dW - v^ (v^ . dW)), and, if the gain is trained,
     /// dg += v^ . dW (with v^ = v / |v|).

@@ -178,7 +178,7 @@ impl Running {
     }
 }
 
-/// The running softmax of one row of raw products: x[k] = s[k] scale[k] - centre[k]; without a centre, the student's. Overwrites s.
+/// The running softmax of one row of raw products: `x[k] = s[k] scale[k] - centre[k]`; without a centre, the student's. Overwrites s.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn running(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, slope: f32) -> Running {
     logits(s, scale, centre);
@@ -221,7 +221,7 @@ fn logits(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>) {
     }
 }
 
-/// Raw teacher products of one row become probabilities exp(slope x - lse), x[k] = t[k] scale[k] - centre[k], lse in two parts.
+/// Raw teacher products of one row become probabilities exp(slope x - lse), `x[k] = t[k] scale[k] - centre[k]`, lse in two parts.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn targets(t: &mut [f32], scale: &[f32], centre: &[f32], slope: f32, lse: [f32; 2]) {
     logits(t, scale, Some(centre));
@@ -251,7 +251,7 @@ pub fn student_row(
     met
 }
 
-/// x[k] *= scale[k].
+/// `x[k] *= scale[k]`.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn scale_columns(x: &mut [f32], scale: &[f32]) {
     for (x, &s) in x.iter_mut().zip(scale) {

@@ -214,7 +214,7 @@ impl Scene {
                 fold(row) < 0.25 || fold(1.2 * p * u + a + 0.5 * row.floor()) < 0.12
             }
             "lattice" => fold(1.9 * p * u + a) < 0.25 || fold(1.9 * p * v + b) < 0.25,
-            "ring" => square < 0.4 || square > 0.82,
+            "ring" => !(0.4..=0.82).contains(&square),
             _ => square < 0.12,
         };
         usize::from(second)

@@ -1,7 +1,7 @@
 //! y = x^ w + b,  x^ = (x - mean) rstd,  rstd = 1 / sqrt(var + eps), biased variance, over the last axis (C).
 //! dx = rstd (g - mean(g) - x^ mean(g x^)),  g = dy w;   dw = sum of dy x^;   db = sum of dy.
 //!
-//! Two passes for the variance: E[x^2] - E[x]^2 loses everything in f32 when the mean is large.
+//! Two passes for the variance: `E[x^2] - E[x]^2` loses everything in f32 when the mean is large.
 
 use super::{dot, sum};
 use crate::backend::Rows;

@@ -151,7 +151,7 @@ pub fn forward_backward<T: Real>(
     }
 }
 
-/// centre += rate (mean - centre), mean[k] = (sum . v_k) scale_k / rows: the mean teacher logit, by linearity.
+/// centre += rate (mean - centre), `mean[k] = (sum . v_k) scale_k / rows`: the mean teacher logit, by linearity.
 #[inline(always)]
 pub fn commit_centre<T: Real>(centre: &mut [T], sum: &[T], v: &[T], scale: &[T], h: &[T]) {
     let c = sum.len();

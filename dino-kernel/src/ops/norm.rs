@@ -1,7 +1,7 @@
 //! l2 normalisation of the bottleneck, and weight normalisation of the prototypes.
 //!
 //! l2: y = x / max(|x|, 1e-12);  dx = (dy - y (y . dy)) / |x|.
-//! Weight norm: W[k] = g[k] v[k] / |v[k]|, no epsilon. With v^ = v / |v|:
+//! Weight norm: `W[k] = g[k] v[k] / |v[k]|`, no epsilon. With v^ = v / |v|:
 //! dv = g / |v| (dW - v^ (v^ . dW));  dg = v^ . dW.
 
 use super::{axpy, dot};

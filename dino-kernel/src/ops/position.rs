@@ -55,7 +55,7 @@ pub fn matrix<T: Real>(m: &mut [T], n_in: usize, n_out: usize, dialect: Option<D
     }
 }
 
-/// y (to, C); table (from, C): the patch part; rows (to[0], from[0]); cols (to[1], from[1]).
+/// y (to, C); table (from, C): the patch part; `rows (to[0], from[0])`; `cols (to[1], from[1])`.
 pub fn forward<T: Real>(y: &mut [T], table: &[T], rows: &[T], cols: &[T], n: Grid) {
     y.fill(T::ZERO);
     visit(rows, cols, n, |to, from, weight| {

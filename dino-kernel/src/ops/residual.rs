@@ -1,4 +1,4 @@
-//! y = x + branch, and under stochastic depth y = x + scale[crop] branch with scale 0 or 1 / keep, drawn per crop and branch.
+//! y = x + branch, and under stochastic depth `y = x + scale[crop] branch` with scale 0 or 1 / keep, drawn per crop and branch.
 
 use crate::crops::Ragged;
 use crate::real::Real;
@@ -21,7 +21,7 @@ pub fn add_scaled<T: Real>(y: &mut [T], x: &[T], branch: &[T], scale: &[T], n: R
     }
 }
 
-/// y = scale[crop] x; y, x (rows, cols); scale (crops).
+/// `y = scale[crop] x`; y, x (rows, cols); scale (crops).
 pub fn scale_crops<T: Real>(y: &mut [T], x: &[T], scale: &[T], n: Ragged, cols: usize) {
     for ((first, tokens), &s) in n.each().zip(scale) {
         let part = first * cols..(first + tokens) * cols;

@@ -1,0 +1,102 @@
+//! Any sizes: a plan is made or refused, never a panic; a small one takes a whole step on the reference backend, every word checked
+//! for spans that overlap, leave their pool, or hold numbers that are not finite.
+#![no_main]
+
+use arbitrary::{Arbitrary, Unstructured};
+use dino_kernel::crops::{Crops, Group};
+use dino_kernel::init;
+use dino_kernel::middleware::{Checked, Memory, Pool};
+use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::position::Dialect;
+use dino_kernel::plan::{Config, Plan};
+use dino_kernel::reference::Train;
+use dino_kernel::rng::{Kind, Rng};
+use dino_kernel::step::{self, Hyper};
+use libfuzzer_sys::fuzz_target;
+
+/// A size: mostly small, sometimes anything.
+fn size(u: &mut Unstructured) -> arbitrary::Result<usize> {
+    Ok(match u.arbitrary::<u8>()? {
+        0 => u.arbitrary()?,
+        1 => u.arbitrary::<u32>()? as usize,
+        x => (x % 16) as usize,
+    })
+}
+
+#[derive(Debug)]
+struct Sizes(Config);
+
+impl<'a> Arbitrary<'a> for Sizes {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Sizes> {
+        let positions = if u.arbitrary()? { Dialect::Published } else { Dialect::Size };
+        let (heads, patch) = (size(u)?, size(u)?);
+        // Mostly sizes that fit together, or nothing would get past the first checks.
+        let dim = if u.ratio(9, 10)? { heads.wrapping_mul(size(u)?) } else { size(u)? };
+        let side = |u: &mut Unstructured| -> arbitrary::Result<usize> {
+            Ok(patch.wrapping_mul(size(u)?).wrapping_add(size(u)?))
+        };
+        let backbone =
+            Vit { image: side(u)?, patch, channels: size(u)?, dim, depth: size(u)?, heads, mlp: size(u)?, positions };
+        let mut views = Crops::EMPTY;
+        for _ in 0..u.int_in_range(0..=2)? {
+            views = views.with(Group { count: size(u)?, height: side(u)?, width: side(u)? });
+        }
+        let inp = if u.ratio(9, 10)? { dim } else { size(u)? };
+        let (layers, hidden, bottleneck, prototypes) = (size(u)?, size(u)?, size(u)?, size(u)?);
+        let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: u.arbitrary()? };
+        let micro_batch = size(u)?;
+        let batch = if u.ratio(9, 10)? { micro_batch.wrapping_mul(size(u)?) } else { size(u)? };
+        Ok(Sizes(Config { backbone, head, views, batch, micro_batch, drop_path: u.arbitrary()? }))
+    }
+}
+
+const HYPER: Hyper = Hyper {
+    lr: 1e-3,
+    weight_decay: 0.1,
+    momentum: 0.99,
+    teacher_temp: 0.05,
+    student_temp: 0.1,
+    center_momentum: 0.9,
+    clip_grad: 1.0,
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    step: 1,
+    step_last: 1,
+    freeze_last: false,
+};
+
+fuzz_target!(|sizes: Sizes| {
+    let Ok(p) = Plan::new(sizes.0) else { return };
+    let work = p.pools.total() as u128 * p.parts() as u128 * p.config.backbone.dim.max(p.config.backbone.mlp) as u128;
+    if p.pools.total() > 200_000 || p.parts() > 3 || work > 2_000_000 {
+        return;
+    }
+    let n = p.pools;
+    let [mut weights, mut grads, mut moments, mut acts, mut stats, mut state] =
+        [n.weights, n.grads, n.moments, n.acts, n.stats, n.state].map(|len| vec![0f64; len]);
+    let mut rng = Rng::new(1, 0, 0, 0, Kind::Test, 0);
+    let len = p.table.len();
+    init::weights(&mut weights[..len], &p.table, 1);
+    init::weights(&mut weights[len..], &p.table, 2);
+    p.initial_state(&mut state);
+    let images: Vec<u32> = (0..p.config.micro_batch as u32).collect();
+    p.drop_path(&mut state[p.student.acts.drop().range()], 1, 0, &images, 0.3);
+    state[p.hyper.range()].copy_from_slice(&HYPER.derive(p.config.batch, p.views(), p.teachers()));
+    let pixels: Vec<f64> = (0..p.pixels.len()).map(|_| rng.normal()).collect();
+    let mut o = Checked::new(Train {
+        weights: &mut weights[..],
+        grads: &mut grads,
+        moments: &mut moments,
+        acts: &mut acts,
+        stats: &mut stats,
+        state: &mut state,
+    });
+    step::begin(&mut o, &p);
+    for _ in 0..p.parts() {
+        o.inner.write(Pool::Acts, p.pixels.0.at, &pixels);
+        step::micro_batch(&mut o, &p);
+    }
+    step::commit(&mut o, &p);
+    assert!(o.fault.is_none(), "{:?} under {:?}", o.fault, p.config);
+});
