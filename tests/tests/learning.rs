@@ -1,0 +1,44 @@
+//! The small preset learns: after two epochs on the built-in set the teacher's features are better than those of a random backbone
+//! and than pixels, by far more than chance.
+
+use dino_host::config::Config;
+use dino_host::cpu::Cpu;
+use dino_host::data;
+use dino_host::eval::knn;
+use dino_host::features;
+use dino_host::train::{self, Outcome, Run};
+use dino_kernel::init;
+use std::sync::atomic::AtomicBool;
+
+#[test]
+fn two_epochs_beat_random_features_and_pixels() {
+    let config = Config { epochs: 2, ..Config::small() }.resolve().expect("the small preset is sound");
+    let splits = data::builtin(config.global_size);
+    let table = config.table();
+    let mut random = vec![0.0; table.len()];
+    init::weights(&mut random, &table, config.seed, config.init_std);
+    random.truncate(table.backbone_len());
+    let (_, random) = train::judge::<Cpu>(&config, &random, &splits).expect("features");
+    let labels = |set: &dyn data::Dataset| train::labels(set).expect("the built-in set has labels");
+    let (bank, queries) = (&*splits.train, &*splits.test);
+    let [bank_pixels, query_pixels] = [bank, queries].map(|set| features::pixels(set, &config).expect("pixels"));
+    let pixels =
+        knn::evaluate(bank_pixels, &labels(bank), query_pixels, &labels(queries), &[20], 0.07).expect("a vote")[0].top1;
+
+    let out = tempfile::tempdir().expect("a scratch folder");
+    let stop = AtomicBool::new(false);
+    let run = Run {
+        config,
+        splits: &splits,
+        out: out.path().join("run"),
+        resume: false,
+        data: "builtin".into(),
+        stop: &stop,
+    };
+    assert_eq!(train::run::<Cpu>(&run).expect("a run"), Outcome::Finished);
+    let log = std::fs::read_to_string(run.out.join(train::LOG)).expect("a log");
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().expect("rows")).expect("JSON");
+    let teacher = last["knn_top1"].as_f64().expect("an epoch row ends the log");
+    println!("k-NN: teacher {teacher:.1} %, random {:.1} %, pixels {pixels:.1} %", random.unwrap_or(0.0));
+    assert!(teacher > random.expect("labels").max(pixels) + 5.0, "{last}");
+}
