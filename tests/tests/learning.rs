@@ -1,4 +1,4 @@
-//! The small preset learns: after two epochs on the built-in set the teacher's features are better than those of a random backbone
+//! The small preset learns: after four epochs on the built-in set the teacher's features are better than those of a random backbone
 //! and than pixels, by far more than chance.
 
 use dino_host::config::Config;
@@ -11,8 +11,8 @@ use dino_kernel::init;
 use std::sync::atomic::AtomicBool;
 
 #[test]
-fn two_epochs_beat_random_features_and_pixels() {
-    let config = Config { epochs: 2, ..Config::small() }.resolve().expect("the small preset is sound");
+fn four_epochs_beat_random_features_and_pixels() {
+    let config = Config { epochs: 4, ..Config::small() }.resolve().expect("the small preset is sound");
     let splits = data::builtin(config.global_size);
     let table = config.table();
     let mut random = vec![0.0; table.len()];
@@ -40,5 +40,5 @@ fn two_epochs_beat_random_features_and_pixels() {
     let last: serde_json::Value = serde_json::from_str(log.lines().last().expect("rows")).expect("JSON");
     let teacher = last["knn_top1"].as_f64().expect("an epoch row ends the log");
     println!("k-NN: teacher {teacher:.1} %, random {:.1} %, pixels {pixels:.1} %", random.unwrap_or(0.0));
-    assert!(teacher > random.expect("labels").max(pixels) + 5.0, "{last}");
+    assert!(teacher > random.expect("labels").max(pixels) + 10.0, "{last}");
 }
