@@ -25,9 +25,10 @@ macro_rules! keys {
             $($(#[$meta])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $key: Option<$ty>,)*
         }
 
-        /// The keys with their values: what a run is made of.
+        /// The keys with their values: what a run is made of. A key that is not there (in a checkpoint older than the key) has its
+        /// published value.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        #[serde(deny_unknown_fields, default = "Config::published", rename_all = "kebab-case")]
         pub struct Config {
             $(#[allow(missing_docs)] pub $key: $ty,)*
         }
@@ -505,6 +506,13 @@ mod tests {
             let read: Config = serde_json::from_str(&serde_json::to_string(&c).unwrap()).unwrap();
             assert_eq!(read.lr.to_bits(), c.lr.to_bits(), "{:e}", c.lr);
         }
+    }
+
+    #[test]
+    fn a_checkpoint_older_than_a_key_reads_as_published() {
+        let read: Config = serde_json::from_str(r#"{"batch": 8}"#).unwrap();
+        assert_eq!(read, Config { batch: 8, ..Config::published() });
+        assert!(serde_json::from_str::<Config>(r#"{"bacth": 8}"#).is_err());
     }
 
     #[test]

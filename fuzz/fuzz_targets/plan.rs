@@ -77,8 +77,8 @@ fuzz_target!(|sizes: Sizes| {
         [n.weights, n.grads, n.moments, n.acts, n.stats, n.state].map(|len| vec![0f64; len]);
     let mut rng = Rng::new(1, 0, 0, 0, Kind::Test, 0);
     let len = p.table.len();
-    init::weights(&mut weights[..len], &p.table, 1);
-    init::weights(&mut weights[len..], &p.table, 2);
+    init::weights(&mut weights[..len], &p.table, 1, init::LINEAR_STD);
+    init::weights(&mut weights[len..], &p.table, 2, init::LINEAR_STD);
     p.initial_state(&mut state);
     let images: Vec<u32> = (0..p.config.micro_batch as u32).collect();
     p.drop_path(&mut state[p.student.acts.drop().range()], 1, 0, &images, 0.3);

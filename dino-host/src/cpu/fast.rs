@@ -28,7 +28,6 @@ pub fn exp(x: f32) -> f32 {
 
 /// Phi(x) = erfc(-x / sqrt 2) / 2. Absolutely exact to 2.5e-7, relatively to eps x^2: a Chebyshev fit of
 /// ln(erfc(z) / t) + z^2 with t = 1 / (1 + z / 2) (Press et al., Numerical Recipes, "erfcc").
-#[allow(clippy::excessive_precision)] // the constants as published
 #[inline(always)]
 pub fn normal_cdf(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
