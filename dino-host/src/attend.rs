@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_picture_is_written_and_can_be_read() {
-        let config = Config { depth: 2, embed_dim: 24, ..Config::small() }.resolve().unwrap();
+        let config = Config { depth: 2, embed_dim: 24, ..Config::tiny() }.resolve().unwrap();
         let table = config.table();
         let mut weights = vec![0.0; table.len()];
         init::weights(&mut weights, &table, 1, init::LINEAR_STD);

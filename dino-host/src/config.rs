@@ -15,6 +15,10 @@ use dino_kernel::step::Hyper;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
+/// Rows of the token matrix that a micro-batch chosen for the user makes at most: enough for the products to run at full speed, few
+/// enough for the activations of the published model to stay around two gigabytes.
+const MICRO_BATCH_TOKENS: usize = 8192;
+
 /// Declares `Flags` (every key optional: flags and files) and `Config` (every key with its value).
 macro_rules! keys {
     ($($(#[$meta:meta])* $key:ident: $ty:ty = $published:expr;)*) => {
@@ -107,7 +111,7 @@ keys! {
     #[arg(long, help_heading = "Teacher")] center_momentum: f64 = 0.9;
     /// Images of an optimisation step
     #[arg(long, help_heading = "Training")] batch: usize = 64;
-    /// Images that go through the model at once (divides --batch; gradients are the same); 0 = the largest divisor up to 16
+    /// Images that go through the model at once (divides --batch; gradients are the same); 0 = the most that make up to 8192 tokens
     #[arg(long, help_heading = "Training")] micro_batch: usize = 0;
     /// Epochs
     #[arg(long, help_heading = "Training")] epochs: u64 = 100;
@@ -198,7 +202,6 @@ impl Config {
             warmup_teacher_temp: 0.02,
             teacher_temp: 0.02,
             batch: 32,
-            micro_batch: 32,
             epochs: 12,
             lr: 0.016,
             warmup_epochs: 1,
@@ -214,6 +217,26 @@ impl Config {
             mean: vec![0.5, 0.5, 0.5],
             std: vec![0.25, 0.25, 0.25],
             ..Config::published()
+        }
+    }
+
+    /// A fixed shape for tests, which do not change with the preset.
+    #[cfg(test)]
+    pub(crate) fn tiny() -> Config {
+        Config {
+            patch_size: 8,
+            embed_dim: 96,
+            depth: 4,
+            heads: 3,
+            init_std: LINEAR_STD,
+            out_dim: 1024,
+            hidden: 256,
+            bottleneck: 64,
+            batch: 64,
+            global_size: 32,
+            local_size: 16,
+            local_crops_number: 2,
+            ..Config::small()
         }
     }
 
@@ -259,7 +282,11 @@ impl Config {
         fill(&mut self.depth, shape.depth);
         fill(&mut self.heads, shape.heads);
         if self.micro_batch == 0 {
-            self.micro_batch = (1..=16.min(self.batch)).rev().find(|m| self.batch.is_multiple_of(*m)).unwrap_or(1);
+            let side = |pixels: usize| (pixels / self.patch_size.max(1)).saturating_pow(2).saturating_add(1);
+            let local = self.local_crops_number.saturating_mul(side(self.local_size));
+            let tokens = side(self.global_size).saturating_mul(2).saturating_add(local);
+            let most = (MICRO_BATCH_TOKENS / tokens).clamp(1, self.batch.max(1));
+            self.micro_batch = (1..=most).rev().find(|m| self.batch.is_multiple_of(*m)).unwrap_or(1);
         }
         if self.optimizer != "adamw" {
             return bad("optimizer", &self.optimizer, "adamw; others are not supported yet");
@@ -502,7 +529,7 @@ mod tests {
     fn numbers_survive_the_checkpoint_header_to_the_bit() {
         let mut rng = dino_kernel::rng::Rng::new(1, 0, 0, 0, dino_kernel::rng::Kind::Test, 0);
         for _ in 0..2000 {
-            let c = Config { lr: libm::exp(10.0 * rng.normal()), ..Config::small() };
+            let c = Config { lr: libm::exp(10.0 * rng.normal()), ..Config::tiny() };
             let read: Config = serde_json::from_str(&serde_json::to_string(&c).unwrap()).unwrap();
             assert_eq!(read.lr.to_bits(), c.lr.to_bits(), "{:e}", c.lr);
         }
@@ -518,7 +545,7 @@ mod tests {
     #[test]
     fn bad_values_are_refused_by_flag() {
         let refuse = |change: fn(&mut Config), word: &str| {
-            let mut c = Config::small();
+            let mut c = Config::tiny();
             change(&mut c);
             let message = c.resolve().unwrap_err().to_string();
             assert!(message.contains(word), "{message}");

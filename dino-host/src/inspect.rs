@@ -172,9 +172,9 @@ mod tests {
     fn configs() -> [Config; 4] {
         let published = Config::published();
         [
-            Config::small(),
-            Config { drop_path_rate: 0.1, head_layers: 5, depth: 2, norm_last_layer: false, ..Config::small() },
-            Config { head_layers: 1, local_crops_number: 0, batch: 2, ..Config::small() },
+            Config::tiny(),
+            Config { drop_path_rate: 0.1, head_layers: 5, depth: 2, norm_last_layer: false, ..Config::tiny() },
+            Config { head_layers: 1, local_crops_number: 0, batch: 2, ..Config::tiny() },
             Config { batch: 16, ..published },
         ]
     }

@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn an_untrained_network_has_rows_of_attention_and_an_index() {
-        let config = Config { depth: 2, embed_dim: 24, ..Config::small() }.resolve().unwrap();
+        let config = Config { depth: 2, embed_dim: 24, ..Config::tiny() }.resolve().unwrap();
         let table = config.table();
         let mut weights = vec![0.0; table.len()];
         init::weights(&mut weights, &table, 1, init::LINEAR_STD);
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn other_sizes_and_sets_without_masks_are_refused() {
-        let config = Config::small().resolve().unwrap();
+        let config = Config::tiny().resolve().unwrap();
         let weights = vec![0.0; config.table().backbone_len()];
         let set = data::builtin::Builtin::new(40, 3, data::builtin::Part::Test, 0);
         let message = |r: Result<Jaccard>| r.unwrap_err().to_string();
