@@ -73,10 +73,21 @@ impl Model {
         Ok(self.flags.clone().over(file))
     }
 
-    fn resolve(&self) -> Result<Config> {
-        let mut config = if self.small { Config::small() } else { Config::published() };
+    fn resolve(&self, data: Option<&str>) -> Result<Config> {
+        let mut config = if self.small { small(data) } else { Config::published() };
         config.set(&self.named()?);
         config.resolve()
+    }
+}
+
+/// The small preset that suits the data: the built-in set's, or, where images have the size of CIFAR's, theirs. Data that cannot be
+/// opened is reported when it is used.
+fn small(data: Option<&str>) -> Config {
+    let folder = data.filter(|data| *data != data::BUILTIN);
+    let first = folder.and_then(|folder| data::open(Path::new(folder)).ok()?.train.image(0).ok());
+    match first {
+        Some(image) if (image.width, image.height) == (32, 32) => Config::small_32(),
+        _ => Config::small(),
     }
 }
 
@@ -225,7 +236,7 @@ fn dispatch<D: Device>(command: Command) -> Result<u8> {
         Command::Eval(Eval::Knn(args)) => run_knn::<D>(args),
         Command::Eval(Eval::Attention(args)) => run_attention::<D>(args),
         Command::Attend(args) => run_attend::<D>(args),
-        Command::Plan(args) => inspect::print(&args.model.resolve()?, args.json).map(|()| 0),
+        Command::Plan(args) => inspect::print(&args.model.resolve(None)?, args.json).map(|()| 0),
         Command::Check => Ok(if check::run() { 0 } else { 1 }),
     }
 }
@@ -254,8 +265,18 @@ fn run_train<D: Device>(args: Train) -> Result<u8> {
             return Err(Error::new("--resume needs --out").hint("--out DIR is the folder of the run to go on with"));
         }
     };
-    let config = if args.resume {
-        let mut config = train::recorded(&out)?;
+    let recorded = if args.resume { Some(train::recorded(&out)?) } else { None };
+    let data = match (args.data, args.resume, args.model.small) {
+        (Some(data), ..) => data,
+        (None, true, _) => train::recorded_data(&out)?,
+        (None, false, true) => data::BUILTIN.into(),
+        (None, false, false) => {
+            return Err(
+                Error::new("what to train on? --data PATH").hint("--data builtin, or --small, draws its own images")
+            );
+        }
+    };
+    let config = if let Some(mut config) = recorded {
         let mut named = args.model.named()?;
         if let Some(epochs) = named.epochs.take().filter(|e| *e != config.epochs) {
             eprintln!("--epochs {epochs} instead of {}: the schedules are recomputed for it", config.epochs);
@@ -271,23 +292,14 @@ fn run_train<D: Device>(args: Train) -> Result<u8> {
             return Err(Error::new(format!("{} already holds a run", out.display()))
                 .hint("--resume goes on with it, another --out starts a new one"));
         }
-        args.model.resolve()?
-    };
-    let data = match (args.data, args.resume, args.model.small) {
-        (Some(data), ..) => data,
-        (None, true, _) => train::recorded_data(&out)?,
-        (None, false, true) => data::BUILTIN.into(),
-        (None, false, false) => {
-            return Err(
-                Error::new("what to train on? --data PATH").hint("--data builtin, or --small, draws its own images")
-            );
-        }
+        args.model.resolve(Some(&data))?
     };
     let splits = open(&data, &config)?;
     eprintln!(
-        "{} training and {} test images ({data}); {} images a step in parts of {}; {} into {}",
+        "{} training and {} test images ({data}); crops of {} pixels, {} images a step in parts of {}; {} into {}",
         splits.train.len(),
         splits.test.len(),
+        config.global_size,
         config.batch,
         config.micro_batch,
         if args.resume { "going on" } else { "training" },
@@ -318,9 +330,10 @@ fn network(source: &Source, which: Which) -> Result<(Config, Option<Vec<f32>>)> 
     let checkpoint = source.checkpoint.as_deref().map(Checkpoint::open).transpose()?;
     let config = match &checkpoint {
         Some(c) => c.config.clone(),
-        // Without a checkpoint the small preset is what the built-in set is made for.
+        // Without a checkpoint the small preset says what the crops look like.
         None => {
-            Model { small: true, config: source.model.config.clone(), flags: source.model.flags.clone() }.resolve()?
+            let (config, flags) = (source.model.config.clone(), source.model.flags.clone());
+            Model { small: true, config, flags }.resolve(Some(&source.data))?
         }
     };
     let weights = match (which, checkpoint) {

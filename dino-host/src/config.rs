@@ -186,7 +186,7 @@ keys! {
 }
 
 impl Config {
-    /// What `--small` stands for: a ViT that learns something in minutes on two cores.
+    /// What `--small` stands for: a ViT that learns something in minutes on two cores, made for the built-in set.
     pub fn small() -> Config {
         Config {
             arch: "vit_tiny".into(),
@@ -217,6 +217,27 @@ impl Config {
             mean: vec![0.5, 0.5, 0.5],
             std: vec![0.25, 0.25, 0.25],
             ..Config::published()
+        }
+    }
+
+    /// What `--small` stands for on images of 32 x 32 pixels (CIFAR): of the settings tried, those that learn most per minute.
+    pub fn small_32() -> Config {
+        Config {
+            patch_size: 8,
+            embed_dim: 96,
+            depth: 4,
+            heads: 3,
+            init_std: 0.1,
+            hidden: 256,
+            bottleneck: 64,
+            epochs: 16,
+            lr: 0.008,
+            global_size: 32,
+            local_size: 16,
+            global_crops_scale: vec![0.25, 1.0],
+            mean: vec![0.4914, 0.4822, 0.4465],
+            std: vec![0.247, 0.2435, 0.2616],
+            ..Config::small()
         }
     }
 

@@ -51,7 +51,7 @@ fn values_that_make_no_sense() {
         ("--out-dim 18446744073709551615", "memory"),
         ("--patch-size 33", "33"),
         ("--patch-size 0", "at least 1"),
-        ("--local-size 4", "--patch-size 4"),
+        ("--local-size 4 --local-crops-number 2", "--patch-size 4"),
         ("--depth 1000000000000", "memory"),
         ("--head-layers 9", "9"),
         ("--head-layers 0", "0"),
