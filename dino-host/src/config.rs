@@ -230,7 +230,7 @@ impl Config {
             init_std: 0.1,
             hidden: 256,
             bottleneck: 64,
-            epochs: 16,
+            epochs: 40,
             lr: 0.008,
             global_size: 32,
             local_size: 16,
