@@ -172,9 +172,9 @@ impl Running {
         [self.top, libm::log1pf(self.rest)]
     }
 
-    /// Entropy of the softmax.
+    /// Entropy of the softmax. The logarithm is that of an f64 total, as in the reference: below 1e-16 the rest does not show in it.
     pub fn entropy(self) -> f32 {
-        self.spread / (1.0 + self.rest) + libm::log1pf(self.rest)
+        self.spread / (1.0 + self.rest) + libm::log(1.0 + self.rest as f64) as f32
     }
 }
 
