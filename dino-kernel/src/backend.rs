@@ -243,7 +243,8 @@ pub trait Update: Backward {
     /// Once per step, before the clip: turns the raw gradient dW at `v` into dv = scale (dW - v^ (v^ . dW)), and, if the gain is trained,
     /// dg += v^ . dW (with v^ = v / |v|).
     fn weight_norm_backward(&mut self, v: Weight, g: Weight, scale: Stat, train_gain: bool, n: Rows);
-    /// Per tensor g *= min(1, clip / (|g| + 1e-6)); monitor gets the global norm before clipping and whether loss and gradients are finite.
+    /// Per tensor g *= min(1, clip / (|g| + 1e-6)); monitor gets the global norm before clipping and whether the step is
+    /// finite: loss and gradients are, and no step before has set HALTED. If they are not, HALTED is set.
     fn clip(&mut self, monitor: State, table: &Table, hyper: State);
     /// centre += rate (mean teacher logit - centre), the mean being (sum / rows) v^T * scale. Nothing if the step is not finite.
     fn commit_centre(&mut self, centre: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows);

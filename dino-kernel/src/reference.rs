@@ -281,8 +281,12 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
             }
         });
         let finite = total.is_finite() && self.state[m.0.at + monitor::LOSS].is_finite();
-        self.state[m.0.at + monitor::FINITE] = if finite { T::ONE } else { T::ZERO };
-        self.state[m.0.at + monitor::GRAD_NORM] = T::of(libm::sqrt(total));
+        let m = &mut self.state[m.range()];
+        m[monitor::FINITE] = if finite && m[monitor::HALTED] == T::ZERO { T::ONE } else { T::ZERO };
+        if !finite {
+            m[monitor::HALTED] = T::ONE;
+        }
+        m[monitor::GRAD_NORM] = T::of(libm::sqrt(total));
     }
 
     fn commit_centre(&mut self, centre: State, m: State, sum: State, teacher: Prototypes, hyper: State, _n: Rows) {

@@ -45,13 +45,16 @@ pub mod monitor {
     pub const LOSS: usize = 0;
     /// Sum over teacher rows of their entropy.
     pub const ENTROPY: usize = 1;
-    /// 1 if loss and gradients were finite and the step was taken, else 0.
+    /// 1 if loss and gradients were finite, and those of every step before, so that the step was taken; else 0.
     pub const FINITE: usize = 2;
     /// Global gradient norm before clipping.
     pub const GRAD_NORM: usize = 3;
     /// Norm of the centre after the step.
     pub const CENTRE_NORM: usize = 4;
-    pub const LEN: usize = 5;
+    /// 1 from the first step on that was not finite: a host that reads late has queued further steps, and they must change nothing.
+    /// The last of the places: [`super::begin`] clears those before it, only the host clears this one.
+    pub const HALTED: usize = 5;
+    pub const LEN: usize = 6;
 }
 
 /// What the schedules say about a step, and the recipe's constants.
@@ -105,7 +108,7 @@ impl Hyper {
 pub fn begin<O: Update>(o: &mut O, p: &Plan) {
     let (vit, n) = (&p.table.backbone, p.prototype_rows());
     o.zero_grads();
-    o.zero(p.monitor);
+    o.zero(p.monitor.part(0, monitor::HALTED));
     o.zero(p.teacher_sum);
     vit.resize_positions(o, &p.student.weights, &p.student.positions);
     vit.resize_positions(o, &p.teacher.weights, &p.teacher.positions);
@@ -147,7 +150,7 @@ pub fn micro_batch<O: Update>(o: &mut O, p: &Plan) {
     vit.backward(o, &s.weights, &s.acts, &p.grads, p.cols);
 }
 
-/// Once per step: clip, centre, optimiser, teacher. Every word is a no-op if anything was not finite.
+/// Once per step: clip, centre, optimiser, teacher. Every word is a no-op if anything was not finite, in this step or before.
 pub fn commit<O: Update>(o: &mut O, p: &Plan) {
     let (s, t, n) = (&p.student, &p.teacher, p.prototype_rows());
     o.weight_norm_backward(s.head_weights.v, s.head_weights.g, s.scale, p.table.head.train_gain, n);

@@ -60,6 +60,16 @@ impl<O: Update + Memory> Run<O> {
         run
     }
 
+    /// Ready for a step in which nothing has a special value: random parameters in both networks, a random centre, stochastic depth.
+    pub fn random(plan: Plan, o: O, seed: u64) -> Run<O> {
+        let mut run = Run { drop_rate: 0.3, ..Run::over(plan, o) };
+        random_parameters(&mut run, seed);
+        // Cosines are what the centre is a mean of: a larger one would make every teacher row one-hot.
+        let centre: Vec<f64> = normals(seed + 7, plan.centre.len()).iter().map(|x| 0.1 * x).collect();
+        run.set_centre(&centre);
+        run
+    }
+
     /// All rows of the parameter table.
     pub fn specs(&self) -> Vec<Spec> {
         let mut specs = Vec::new();
@@ -217,6 +227,25 @@ pub fn teacher_probs<F: Factory>(teacher: &[f64], centre: &[f64], h: &Hyper) -> 
     dz.into_iter().map(|d| 1.0 / k as f64 - d / factor).collect()
 }
 
+/// The schedules' values of a step for tests: temperatures at which no probability vanishes.
+pub fn hyper_numbers() -> Hyper {
+    Hyper {
+        lr: 1e-3,
+        weight_decay: 0.1,
+        momentum: 0.9,
+        teacher_temp: 0.2,
+        student_temp: 0.3,
+        center_momentum: 0.9,
+        clip_grad: 1.0,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        step: 1,
+        step_last: 1,
+        freeze_last: false,
+    }
+}
+
 /// Numbers of a test: normal, from the project's own generator.
 pub fn normals(seed: u64, n: usize) -> Vec<f64> {
     let mut rng = Rng::new(seed, 0, 0, 0, Kind::Test, 0);
@@ -235,7 +264,7 @@ pub fn random_views(plan: &Plan, seed: u64) -> Vec<View> {
 }
 
 /// Random parameters in both networks that leave no gradient small: weights of order 1/sqrt(fan in), gains and norms around one.
-pub fn random_parameters<O: Update + Memory>(run: &mut Run<O>, seed: u64) {
+fn random_parameters<O: Update + Memory>(run: &mut Run<O>, seed: u64) {
     for (net, seed) in [(Net::Student, seed), (Net::Teacher, seed + 1)] {
         let mut ordinal = 0;
         run.load(net, |spec| {

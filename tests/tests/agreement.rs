@@ -1,86 +1,83 @@
-//! Two backends, the same model: every word of whole training steps compared, on random plans and data.
+//! Two backends, the same model: every word of whole training steps compared with the reference, on random plans and data. And what
+//! every backend does when a step is not finite.
 
 use dino_host::cpu::Cpu;
-use dino_host::device::Device;
+use dino_kernel::backend::Update;
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::init;
+use dino_kernel::mem::Span;
 use dino_kernel::middleware::{Lockstep, Memory, Pool};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{Config, Plan};
-use dino_kernel::reference::Train;
-use dino_kernel::rng::{Kind, Rng};
-use dino_kernel::step::{self, Hyper, monitor};
+use dino_kernel::step::{Hyper, monitor};
 use proptest::prelude::*;
+use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
+use tests::for_backends;
+use tests::training::{Run, hyper_numbers, random_views};
 
-/// The schedules' values of a typical step.
-fn hyper(teacher_temp: f64) -> Hyper {
-    Hyper {
-        lr: 1e-3,
-        weight_decay: 0.1,
-        momentum: 0.99,
-        teacher_temp,
-        student_temp: 0.1,
-        center_momentum: 0.9,
-        clip_grad: 1.0,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        step: 1,
-        step_last: 1,
-        freeze_last: false,
-    }
+// The reference agrees with itself, of course: the comparison is sound.
+for_backends!([
+    reference: Reference<f32>,
+    cpu: Cpu,
+] [
+    agrees_with_the_reference_word_by_word,
+    a_step_that_is_not_finite_is_the_last,
+]);
+
+fn agrees_with_the_reference_word_by_word<F: Factory>(who: &str) {
+    proptest!(ProptestConfig::with_cases(64), |(config in configs(), seed in 0..1u64 << 32, temp in 0.02f64..1.0)| {
+        agree::<F>(who, config, seed, temp);
+    });
 }
 
-/// Weights, state, pixels and this step's numbers, the same for any backend.
-fn load(o: &mut impl Memory, p: &Plan, seed: u64, h: Hyper) {
-    let mut rng = Rng::new(seed, 0, 0, 0, Kind::Test, 0);
-    let len = p.table.len();
-    let mut w = vec![0.0f64; 2 * len];
-    init::weights(&mut w[..len], &p.table, seed, init::LINEAR_STD);
-    init::weights(&mut w[len..], &p.table, seed + 1, init::LINEAR_STD);
-    w.iter_mut().filter(|w| **w != 0.0).for_each(|w| *w += 0.1 * rng.normal());
-    o.write(Pool::Weights, 0, &w);
-    let mut state = vec![0.0; p.pools.state];
-    p.initial_state(&mut state);
-    let images: Vec<u32> = (0..p.config.micro_batch as u32).collect();
-    p.drop_path(&mut state[p.student.acts.drop().range()], seed, 0, &images, 0.3);
-    state[p.centre.range()].iter_mut().for_each(|c| *c = 0.1 * rng.normal());
-    state[p.hyper.range()].copy_from_slice(&h.derive(p.config.batch, p.views(), p.teachers()));
-    o.write(Pool::State, 0, &state);
-    let pixels: Vec<f64> = (0..p.pixels.len()).map(|_| rng.normal()).collect();
-    o.write(Pool::Acts, p.pixels.0.at, &pixels);
-}
-
-fn agree(config: Config, seed: u64, teacher_temp: f64) {
-    let p = Plan::new(config).expect("a sound plan");
-    let n = p.pools;
-    let (mut weights, mut grads, mut moments) = (vec![0f32; n.weights], vec![0f32; n.grads], vec![0f32; n.moments]);
-    let (mut acts, mut stats, mut state) = (vec![0f32; n.acts], vec![0f32; n.stats], vec![0f32; n.state]);
-    let reference = Train {
-        weights: &mut weights[..],
-        grads: &mut grads,
-        moments: &mut moments,
-        acts: &mut acts,
-        stats: &mut stats,
-        state: &mut state,
-    };
-    let mut both = Lockstep::new(reference, Cpu::new(n).expect("memory"));
-    load(&mut both, &p, seed, hyper(teacher_temp));
-    step::begin(&mut both, &p);
-    for _ in 0..p.parts() {
-        step::micro_batch(&mut both, &p);
-    }
-    step::commit(&mut both, &p);
+fn agree<F: Factory>(who: &str, config: Config, seed: u64, teacher_temp: f64) {
+    let plan = Plan::new(config).expect("a sound plan");
+    let both = Lockstep::new(make_poisoned::<Reference<f32>>(plan.pools), make_poisoned::<F>(plan.pools));
+    let mut run = Run::random(plan, both, seed);
+    run.step(&Hyper { teacher_temp, student_temp: 0.1, ..hyper_numbers() }, &random_views(&plan, seed));
     // Both are f32 programs: each is within 8 eps sqrt(k) of the truth for a reduction of length k, and the longest here is the
     // tokens of a weight gradient.
-    let k = p.student.acts.tokens().rows().max(config.head.prototypes) as f64;
+    let k = plan.student.acts.tokens().rows().max(config.head.prototypes) as f64;
     let bound = 16.0 * f32::EPSILON as f64 * k.sqrt();
-    let worst = both.worst().expect("words were said");
-    assert!(worst.error <= bound, "{worst:?} exceeds {bound:e} under {config:?}");
-    let mut m = [0.0; monitor::LEN];
-    both.read(Pool::State, p.monitor.0.at, &mut m);
-    assert_eq!(m[monitor::FINITE], 1.0, "{m:?}");
+    let worst = run.o.worst().expect("words were said");
+    assert!(worst.error <= bound, "{who}: {worst:?} exceeds {bound:e} under {config:?}");
+    assert_eq!(run.monitor(monitor::FINITE), 1.0, "{who}");
+}
+
+/// Everything a step may change for good.
+fn kept<O: Update + Memory>(run: &mut Run<O>) -> Vec<f64> {
+    let n = run.plan.pools;
+    let mut all = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: n.weights });
+    all.extend(read_span(&mut run.o, Pool::Moments, Span { at: 0, len: n.moments }));
+    all.extend(read(&mut run.o, run.plan.centre));
+    all
+}
+
+/// A host that reads reports late has queued further steps by then: they change nothing, until the host says so.
+fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
+    let backbone =
+        Vit { image: 8, patch: 4, channels: 3, dim: 12, depth: 2, heads: 3, mlp: 24, positions: Dialect::Published };
+    let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
+    let views = Crops::one(Group { count: 2, height: 8, width: 8 });
+    let plan =
+        Plan::new(Config { backbone, head, views, batch: 4, micro_batch: 2, drop_path: true }).expect("a sound plan");
+    let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 1);
+    let (h, good) = (hyper_numbers(), random_views(&plan, 2));
+    let mut bad = good.clone();
+    bad[1].pixels[5] = f64::INFINITY;
+
+    run.step(&h, &good);
+    assert_eq!((run.monitor(monitor::FINITE), run.monitor(monitor::HALTED)), (1.0, 0.0), "{who}");
+    let before = kept(&mut run);
+    for views in [&bad, &good, &good] {
+        run.step(&h, views);
+        assert_eq!((run.monitor(monitor::FINITE), run.monitor(monitor::HALTED)), (0.0, 1.0), "{who}");
+        assert!(kept(&mut run) == before, "{who}: a halted step changed something");
+    }
+    run.o.write(Pool::State, plan.monitor.0.at + monitor::HALTED, &[0.0]);
+    run.step(&h, &good);
+    assert_eq!((run.monitor(monitor::FINITE), run.monitor(monitor::HALTED)), (1.0, 0.0), "{who}");
+    assert!(kept(&mut run) != before, "{who}");
 }
 
 prop_compose! {
@@ -104,13 +101,5 @@ prop_compose! {
         }
         let head = Head { inp: backbone.dim, layers, hidden, bottleneck, prototypes, train_gain };
         Config { backbone, head, views, batch: images * parts, micro_batch: images, drop_path }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-    #[test]
-    fn reference_and_cpu_agree_word_by_word(config in configs(), seed in any::<u64>(), temp in 0.02f64..1.0) {
-        agree(config, seed, temp);
     }
 }

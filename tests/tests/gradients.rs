@@ -10,8 +10,8 @@ use dino_kernel::ops::position::{self, Dialect};
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::reference::Train;
 use dino_kernel::step::{Hyper, hyper};
-use tests::backend::{Arena, Place, Reference, read, read_grad, read_span, write, write_grad};
-use tests::training::{Run, normals, random_parameters, random_views};
+use tests::backend::{Arena, Place, Reference, make_poisoned, read, read_grad, read_span, write, write_grad};
+use tests::training::{Run, hyper_numbers, normals, random_views};
 
 type Backend = Train<'static, f64>;
 
@@ -396,24 +396,6 @@ fn loss_by_groups_of_views() {
     }
 }
 
-fn hyper_numbers() -> Hyper {
-    Hyper {
-        lr: 1e-3,
-        weight_decay: 0.1,
-        momentum: 0.9,
-        teacher_temp: 0.5,
-        student_temp: 0.7,
-        center_momentum: 0.9,
-        clip_grad: 0.0,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        step: 1,
-        step_last: 1,
-        freeze_last: false,
-    }
-}
-
 /// The loss with respect to every parameter: ragged groups that are not square, positions resized, stochastic depth, a trained gain,
 /// two micro-batches.
 #[test]
@@ -424,10 +406,8 @@ fn whole_model() {
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 6, 6)).with(group(1, 4, 7)).with(group(1, 2, 5));
     let config = Config { backbone, head, views, batch: 4, micro_batch: 2, drop_path: true };
-    let mut run = Run::new::<Reference<f64>>(Plan::new(config).expect("a sound plan"));
-    run.drop_rate = 0.4;
-    random_parameters(&mut run, 5);
-    run.set_centre(&normals(8, 11));
+    let plan = Plan::new(config).expect("a sound plan");
+    let mut run = Run::random(plan, make_poisoned::<Reference<f64>>(plan.pools), 5);
     let pixels = random_views(&run.plan, 20);
     let h = Hyper { student_temp: 0.1, teacher_temp: 0.07, ..hyper_numbers() };
 

@@ -17,31 +17,13 @@ use std::cell::Cell;
 use std::ops::Range;
 use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
 use tests::for_backends;
-use tests::training::{Net, Run, normals, random_parameters, random_views};
+use tests::training::{Net, Run, hyper_numbers, normals, random_views};
 
 /// The same cases every time, unless the environment says otherwise.
 fn cases(n: u32) -> ProptestConfig {
     let fixed = std::env::var_os("PROPTEST_RNG_SEED").is_none();
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(n) };
     if fixed { ProptestConfig { rng_seed: RngSeed::Fixed(1), ..config } } else { config }
-}
-
-fn hyper_numbers() -> Hyper {
-    Hyper {
-        lr: 1e-3,
-        weight_decay: 0.1,
-        momentum: 0.9,
-        teacher_temp: 0.2,
-        student_temp: 0.3,
-        center_momentum: 0.9,
-        clip_grad: 1.0,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        step: 1,
-        step_last: 1,
-        freeze_last: false,
-    }
 }
 
 /// Something sensible, now and then something that must be refused.
@@ -109,10 +91,7 @@ fn a_plan_is_refused_or_sound() {
             prop_assert_eq!(plan.is_ok(), sound(&config), "{:?}", plan.err());
             let Ok(plan) = plan else { return Ok(()) };
             accepted.set(accepted.get() + 1);
-            let mut run = Run::over(plan, Checked::new(make_poisoned::<Reference<f64>>(plan.pools)));
-            run.drop_rate = 0.3;
-            random_parameters(&mut run, seed);
-            run.set_centre(&normals(seed + 7, plan.centre.len()));
+            let mut run = Run::random(plan, Checked::new(make_poisoned::<Reference<f64>>(plan.pools)), seed);
             let (views, h) = (random_views(&plan, seed + 20), hyper_numbers());
 
             run.accumulate(&h, &views);
@@ -350,10 +329,8 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
 
 /// Everything contract 8 speaks of, named.
 fn split<F: Factory>(config: Config) -> Vec<(String, Vec<f64>)> {
-    let mut run = Run::new::<F>(Plan::new(config).expect("a sound plan"));
-    run.drop_rate = 0.2;
-    random_parameters(&mut run, 3);
-    run.set_centre(&normals(4, config.head.prototypes));
+    let plan = Plan::new(config).expect("a sound plan");
+    let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 3);
     let views = random_views(&run.plan, 9);
     run.accumulate(&Hyper { clip_grad: 0.0, ..hyper_numbers() }, &views);
     let mut found = vec![

@@ -386,7 +386,11 @@ impl Update for Cpu {
             }
         });
         let m = &mut self.state[m.range()];
-        m[monitor::FINITE] = if total.is_finite() && m[monitor::LOSS].is_finite() { 1.0 } else { 0.0 };
+        let finite = total.is_finite() && m[monitor::LOSS].is_finite();
+        m[monitor::FINITE] = if finite && m[monitor::HALTED] == 0.0 { 1.0 } else { 0.0 };
+        if !finite {
+            m[monitor::HALTED] = 1.0;
+        }
         m[monitor::GRAD_NORM] = total.sqrt() as f32;
     }
 
