@@ -29,6 +29,7 @@ const GAP: usize = 6;
 /// Draws what a backbone (`weights` in the table's layout) attends to in `image`, its shorter side resized to `size` (0: the run's global
 /// crop), both sides then cut to whole patches around the centre.
 pub fn draw<D: Device>(
+    options: &D::Options,
     config: &Config,
     weights: &[f32],
     image: &Image,
@@ -42,7 +43,7 @@ pub fn draw<D: Device>(
     let (height, width) = (image.height, image.width);
     let mut pixels = vec![0.0; 3 * height * width];
     normalize(&mut pixels, &image.pixels, augment.mean, augment.std);
-    let mut network = Attention::<D>::new(config, weights, Group { count: 1, height, width })?;
+    let mut network = Attention::<D>::new(options, config, weights, Group { count: 1, height, width })?;
     let rows = network.run(&pixels)?;
     let (grid, cells) = (network.grid(), network.grid()[0] * network.grid()[1]);
     let heads: Vec<&[f32]> = rows.chunks(cells).collect();
@@ -198,7 +199,7 @@ fn contact(pictures: &[Canvas]) -> Canvas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::Cpu;
+    use crate::cpu::{Cpu, NoOptions};
     use crate::data;
     use dino_kernel::init;
 
@@ -245,7 +246,7 @@ mod tests {
         weights.truncate(table.backbone_len());
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("new/folder");
-        draw::<Cpu>(&config, &weights, &plain(70, 40), 0, 0.6, &out).unwrap();
+        draw::<Cpu>(&NoOptions {}, &config, &weights, &plain(70, 40), 0, 0.6, &out).unwrap();
         for name in ["image", "head0", "head2", "head2-mask", "mean", "overlay"] {
             let picture = data::decode(&out.join(format!("{name}.png"))).unwrap();
             assert!(name == "overlay" || (picture.width, picture.height) == (56 * 5, 32 * 5), "{name}");
@@ -254,7 +255,7 @@ mod tests {
         let numbers: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((numbers["rows"].as_u64(), numbers["cols"].as_u64()), (Some(4), Some(7)));
         assert_eq!(numbers["attention"][2].as_array().unwrap().len(), 28);
-        let refused = draw::<Cpu>(&config, &weights, &plain(70, 40), 0, 1.5, &out).unwrap_err();
+        let refused = draw::<Cpu>(&NoOptions {}, &config, &weights, &plain(70, 40), 0, 1.5, &out).unwrap_err();
         assert!(refused.to_string().contains("--keep"));
     }
 }

@@ -2,7 +2,7 @@
 //! of the CPU backend against the reference, one thread against two.
 
 use crate::config::Config;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, NoOptions};
 use crate::device::Device;
 use dino_kernel::backend::Update;
 use dino_kernel::crops::{Crops, Group};
@@ -182,7 +182,7 @@ fn gradient(case: &Case, grads: &[f64], i: u32, spec: &Spec) -> Found {
 /// Largest error of any word of the CPU backend over a whole step, which word, and what is allowed.
 fn words(case: &Case) -> (String, f64, f64) {
     let plan = &case.plan;
-    let cpu = match Cpu::new(plan.pools) {
+    let cpu = match Cpu::new(&NoOptions {}, plan.pools) {
         Ok(cpu) => cpu,
         Err(e) => return (e.message, f64::INFINITY, 0.0),
     };
@@ -205,7 +205,7 @@ fn words(case: &Case) -> (String, f64, f64) {
 fn bits(case: &Case, threads: usize) -> Result<Vec<u32>, String> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
     pool.install(|| {
-        let mut o = Cpu::new(case.plan.pools).map_err(|e| e.message)?;
+        let mut o = Cpu::new(&NoOptions {}, case.plan.pools).map_err(|e| e.message)?;
         case.load(&mut o);
         case.accumulate(&mut o);
         step::commit(&mut o, &case.plan);

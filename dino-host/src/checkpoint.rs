@@ -91,7 +91,7 @@ fn write(path: &Path, tensors: Vec<(String, Out)>, metadata: BTreeMap<&'static s
     })
 }
 
-/// Writes everything a run needs to go on.
+/// Writes everything a run needs to go on. If the device is lost, or the disk is full, the file that was there stays.
 pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<()> {
     let mut tensors = Vec::new();
     for (prefix, pool, offset) in stretches(&p.table) {
@@ -104,10 +104,11 @@ pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progre
     let mut values = vec![0.0; p.centre.len()];
     o.download(Pool::State, p.centre.0.at, &mut values);
     tensors.push(("center".into(), Out { shape: vec![1, values.len()], values }));
+    o.sync()?; // what a lost device gave must not replace a good file
     write(path, tensors, metadata(config, progress))
 }
 
-/// Writes the teacher's backbone alone.
+/// Writes the teacher's backbone alone, on the same terms.
 pub fn save_teacher<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<()> {
     let mut tensors = Vec::new();
     p.table.visit(|spec| {
@@ -117,6 +118,7 @@ pub fn save_teacher<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config
             tensors.push((spec.name.to_string(), Out { shape: spec.shape().to_vec(), values }));
         }
     });
+    o.sync()?;
     write(path, tensors, metadata(config, progress))
 }
 

@@ -19,20 +19,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// DINO v1: self-distillation with no labels
 #[derive(Parser)]
 #[command(version, propagate_version = true)]
-struct Cli {
+struct Cli<O: Args> {
     #[command(subcommand)]
-    command: Command,
+    command: Command<O>,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum Command<O: Args> {
     /// Train a student and its teacher
-    Train(Train),
+    Train(Train<O>),
     /// Judge features
     #[command(subcommand)]
-    Eval(Eval),
+    Eval(Eval<O>),
     /// Draw what the class token of the last block attends to
-    Attend(Attend),
+    Attend(Attend<O>),
     /// Print every pool and tensor of a training step and their bytes; allocates nothing
     Plan(Plan),
     /// Check every gradient against finite differences in f64, on this machine
@@ -40,18 +40,20 @@ enum Command {
 }
 
 #[derive(Subcommand)]
-enum Eval {
+enum Eval<O: Args> {
     /// Weighted k-nearest-neighbours vote
-    Knn(Knn),
+    Knn(Knn<O>),
     /// How well the attention covers the objects of the built-in set (Jaccard index with the exact masks)
-    Attention(Attention),
+    Attention(Attention<O>),
 }
 
 #[derive(Args)]
-struct Shared {
+struct Shared<O: Args> {
     /// Worker threads; 0 = one a core. The numbers do not depend on it
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    #[command(flatten)]
+    device: O,
 }
 
 #[derive(Args)]
@@ -92,11 +94,11 @@ fn small(data: Option<&str>) -> Config {
 }
 
 #[derive(Args)]
-struct Train {
+struct Train<O: Args> {
     #[command(flatten)]
     model: Model,
     #[command(flatten)]
-    shared: Shared,
+    shared: Shared<O>,
     /// Folder of images (see the README); without it --small draws its own
     #[arg(long, value_name = "PATH")]
     data: Option<String>,
@@ -120,11 +122,11 @@ pub enum Which {
 }
 
 #[derive(Args)]
-struct Source {
+struct Source<O: Args> {
     #[command(flatten)]
     model: Model,
     #[command(flatten)]
-    shared: Shared,
+    shared: Shared<O>,
     /// checkpoint.safetensors or teacher.safetensors of a run; its configuration is used
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -137,9 +139,9 @@ struct Source {
 }
 
 #[derive(Args)]
-struct Knn {
+struct Knn<O: Args> {
     #[command(flatten)]
-    source: Source,
+    source: Source<O>,
     /// Neighbours, a list
     #[arg(long, value_delimiter = ',', default_value = "10,20,100,200")]
     k: Vec<usize>,
@@ -151,9 +153,9 @@ struct Knn {
 }
 
 #[derive(Args)]
-struct Attention {
+struct Attention<O: Args> {
     #[command(flatten)]
-    source: Source,
+    source: Source<O>,
     /// Whose attention [default: teacher with --checkpoint, else random]
     #[arg(long)]
     which: Option<Which>,
@@ -163,7 +165,7 @@ struct Attention {
 }
 
 #[derive(Args)]
-struct Attend {
+struct Attend<O: Args> {
     /// checkpoint.safetensors or teacher.safetensors of a run
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
@@ -180,7 +182,7 @@ struct Attend {
     #[arg(long, default_value_t = 0.6)]
     keep: f64,
     #[command(flatten)]
-    shared: Shared,
+    shared: Shared<O>,
 }
 
 #[derive(Args)]
@@ -197,7 +199,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Runs the program on device `D`: 0 done, 1 a check failed, 2 an error, 130 interrupted.
 pub fn main<D: Device>(program: &str) -> ExitCode {
-    match Cli::try_parse() {
+    match Cli::<D::Options>::try_parse() {
         Ok(cli) => match dispatch::<D>(cli.command) {
             Ok(code) => ExitCode::from(code),
             Err(e) => {
@@ -230,7 +232,7 @@ fn brief(text: &str) -> Error {
     Error::new(message.join(" ")).hint(hint)
 }
 
-fn dispatch<D: Device>(command: Command) -> Result<u8> {
+fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
     match command {
         Command::Train(args) => run_train::<D>(args),
         Command::Eval(Eval::Knn(args)) => run_knn::<D>(args),
@@ -241,7 +243,7 @@ fn dispatch<D: Device>(command: Command) -> Result<u8> {
     }
 }
 
-fn threads(shared: &Shared) -> Result<()> {
+fn threads<O: Args>(shared: &Shared<O>) -> Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(shared.threads).build_global().map_err(|e| {
         Error::new(format!("cannot start {} threads: {e}", shared.threads)).hint("--threads 0 takes one a core")
     })
@@ -256,8 +258,9 @@ fn free_folder() -> PathBuf {
     (1..).map(|i| PathBuf::from(format!("runs/{i}"))).find(|p| !p.exists()).expect("folders are finite")
 }
 
-fn run_train<D: Device>(args: Train) -> Result<u8> {
+fn run_train<D: Device>(args: Train<D::Options>) -> Result<u8> {
     threads(&args.shared)?;
+    let device = &args.shared.device;
     let out = match (args.out, args.resume) {
         (Some(out), _) => out,
         (None, false) => free_folder(),
@@ -318,15 +321,15 @@ fn run_train<D: Device>(args: Train) -> Result<u8> {
         }
         eprintln!("stopping after this step; once more to stop at once");
     });
-    let run = train::Run { config, splits: &splits, out, resume: args.resume, data, stop: &STOP };
-    Ok(match train::run::<D>(&run)? {
+    let run = train::Run::<D> { device, config, splits: &splits, out, resume: args.resume, data, stop: &STOP };
+    Ok(match train::run(&run)? {
         Outcome::Finished => 0,
         Outcome::Interrupted => 130,
     })
 }
 
 /// The configuration, and for networks the backbone's weights, that `which` means.
-fn network(source: &Source, which: Which) -> Result<(Config, Option<Vec<f32>>)> {
+fn network<O: Args>(source: &Source<O>, which: Which) -> Result<(Config, Option<Vec<f32>>)> {
     let checkpoint = source.checkpoint.as_deref().map(Checkpoint::open).transpose()?;
     let config = match &checkpoint {
         Some(c) => c.config.clone(),
@@ -359,7 +362,7 @@ fn network(source: &Source, which: Which) -> Result<(Config, Option<Vec<f32>>)> 
     Ok((config, weights))
 }
 
-fn run_knn<D: Device>(args: Knn) -> Result<u8> {
+fn run_knn<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     threads(&args.source.shared)?;
     if args.k.contains(&0) || args.k.is_empty() || !(args.temperature > 0.0 && args.temperature.is_finite()) {
         return Err(
@@ -376,7 +379,7 @@ fn run_knn<D: Device>(args: Knn) -> Result<u8> {
     let (bank, queries) = match weights {
         None => (features::pixels(&*splits.train, &config)?, features::pixels(&*splits.test, &config)?),
         Some(weights) => {
-            let mut extractor = Extractor::<D>::new(&config, &weights)?;
+            let mut extractor = Extractor::<D>::new(&args.source.shared.device, &config, &weights)?;
             (extractor.run(&*splits.train, |_| ())?, extractor.run(&*splits.test, |_| ())?)
         }
     };
@@ -397,7 +400,7 @@ fn run_knn<D: Device>(args: Knn) -> Result<u8> {
     Ok(0)
 }
 
-fn run_attention<D: Device>(args: Attention) -> Result<u8> {
+fn run_attention<D: Device>(args: Attention<D::Options>) -> Result<u8> {
     threads(&args.source.shared)?;
     let trained = args.source.checkpoint.is_some();
     let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Random });
@@ -405,7 +408,7 @@ fn run_attention<D: Device>(args: Attention) -> Result<u8> {
     let weights =
         weights.ok_or_else(|| Error::new("pixels do not attend").hint("--which teacher, student or random"))?;
     let splits = open(&args.source.data, &config)?;
-    let jaccard = attention::evaluate::<D>(&config, &weights, &*splits.test, args.keep)?;
+    let jaccard = attention::evaluate::<D>(&args.source.shared.device, &config, &weights, &*splits.test, args.keep)?;
     let name = format!("{which:?}").to_lowercase();
     if args.source.json {
         println!("{}", serde_json::json!({"which": name, "keep": args.keep, "jaccard": jaccard}));
@@ -417,11 +420,11 @@ fn run_attention<D: Device>(args: Attention) -> Result<u8> {
     Ok(0)
 }
 
-fn run_attend<D: Device>(args: Attend) -> Result<u8> {
+fn run_attend<D: Device>(args: Attend<D::Options>) -> Result<u8> {
     threads(&args.shared)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let weights = checkpoint.backbone("teacher")?;
     let image = data::decode(&args.image)?;
-    attend::draw::<D>(&checkpoint.config, &weights, &image, args.size, args.keep, &args.out)?;
+    attend::draw::<D>(&args.shared.device, &checkpoint.config, &weights, &image, args.size, args.keep, &args.out)?;
     Ok(0)
 }

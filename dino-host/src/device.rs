@@ -3,18 +3,91 @@
 use crate::error::Result;
 use dino_kernel::backend::Update;
 use dino_kernel::middleware::{Memory, Pool};
-use dino_kernel::plan::Pools;
+use dino_kernel::plan::{Plan, Pools};
+use dino_kernel::step::{self, hyper, monitor};
+
+/// Steps that may be queued before the report of the oldest must have been taken: the device works on one while the host makes ready
+/// the next.
+pub const QUEUE: usize = 2;
+
+/// The data of one optimisation step.
+#[derive(Clone, Debug)]
+pub struct Step<'a> {
+    /// This step's derived numbers.
+    pub hyper: [f32; hyper::LEN],
+    /// The micro-batches, as many as the plan has parts.
+    pub parts: Vec<Part<'a>>,
+}
+
+/// The data of one micro-batch.
+#[derive(Clone, Debug)]
+pub struct Part<'a> {
+    /// The stochastic-depth scales, as `plan.student.acts.drop()` lays them out; empty without stochastic depth.
+    pub drop: Vec<f32>,
+    /// The crops, as `plan.pixels` lays them out.
+    pub pixels: &'a [f32],
+}
 
 /// A backend that owns its pools. Training, evaluation and checkpoints are generic over it.
 pub trait Device: Update + Memory + Sized {
+    /// Flags of this device on the command line, beside everyone's. (`--device` is taken, by `plan`.)
+    type Options: clap::Args + Clone + Default + std::fmt::Debug + Send + Sync + 'static;
+    /// What `plan --device` and errors call it: "cpu", "cuda".
+    const KIND: &'static str;
+
+    /// Bytes of an element of a pool.
+    fn element_bytes(_options: &Self::Options, _pool: Pool) -> u64 {
+        4
+    }
+
+    /// What [`Device::new`] will allocate for these pools, by name, in bytes. Allocates nothing.
+    fn memory(options: &Self::Options, pools: Pools) -> Vec<(&'static str, u64)>;
+
     /// Allocates the pools, zeroed. The error says how much was wanted.
-    fn new(pools: Pools) -> Result<Self>;
+    fn new(options: &Self::Options, pools: Pools) -> Result<Self>;
+
     /// Host to device. Queued: the source may be reused at once, later words see the new values.
     fn upload(&mut self, pool: Pool, at: usize, values: &[f32]);
-    /// Device to host; waits for the words before it.
+
+    /// Device to host; waits for the words before it. What it gives after a fault means nothing: [`Device::sync`] tells.
     fn download(&mut self, pool: Pool, at: usize, values: &mut [f32]);
-    /// Waits for everything queued, and reports a fault that happened on the way.
+
+    /// Waits for everything queued, and reports a fault that happened on the way. After a fault the device is lost: every later
+    /// call of this, of [`Device::step`] and of [`Device::report`] is an error too.
     fn sync(&mut self) -> Result<()>;
+
     /// For logs: what this is.
     fn name(&self) -> String;
+
+    /// Queues one whole optimisation step; `step` may be reused at once.
+    fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
+        say(self, plan, step, Self::upload);
+        Ok(())
+    }
+
+    /// The monitor of the oldest of the `queued` steps whose report has not been taken (at most [`QUEUE`]); `None` if there is no such
+    /// step, or while it may still be running, unless `wait`.
+    ///
+    /// This default is for a device that works at once: it always has it.
+    fn report(&mut self, plan: &Plan, queued: usize, _wait: bool) -> Result<Option<[f32; monitor::LEN]>> {
+        if queued == 0 {
+            return Ok(None);
+        }
+        self.sync()?;
+        let mut found = [0.0; monitor::LEN];
+        self.download(Pool::State, plan.monitor.0.at, &mut found);
+        Ok(Some(found))
+    }
+}
+
+/// Says one whole step to a backend; `put` uploads.
+pub fn say<O: Update>(o: &mut O, plan: &Plan, step: &Step, mut put: impl FnMut(&mut O, Pool, usize, &[f32])) {
+    put(o, Pool::State, plan.hyper.0.at, &step.hyper);
+    step::begin(o, plan);
+    for part in &step.parts {
+        put(o, Pool::State, plan.student.acts.drop().0.at, &part.drop);
+        put(o, Pool::Acts, plan.pixels.0.at, part.pixels);
+        step::micro_batch(o, plan);
+    }
+    step::commit(o, plan);
 }

@@ -27,11 +27,11 @@ pub struct Extractor<D> {
 
 impl<D: Device> Extractor<D> {
     /// `weights`: a backbone in the table's layout.
-    pub fn new(config: &Config, weights: &[f32]) -> Result<Extractor<D>> {
+    pub fn new(options: &D::Options, config: &Config, weights: &[f32]) -> Result<Extractor<D>> {
         let group = Group { count: batch(config), height: config.global_size, width: config.global_size };
         let plan = FeaturePlan::new(config.table().backbone, Crops::one(group), Output::Class, 0)
             .map_err(|e| Error::new(e.to_string()))?;
-        let mut device = D::new(plan.pools)?;
+        let mut device = D::new(options, plan.pools)?;
         let mut state = vec![0.0; plan.pools.state];
         plan.initial_state(&mut state);
         device.upload(Pool::State, 0, &state);

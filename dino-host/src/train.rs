@@ -3,27 +3,29 @@
 use crate::checkpoint::{self, Checkpoint, Progress};
 use crate::config::Config;
 use crate::data::{Dataset, Splits};
-use crate::device::Device;
+use crate::device::{self, Device, Part, QUEUE, Step};
 use crate::error::{Error, Result};
 use crate::eval::knn;
 use crate::features::Extractor;
 use crate::loader::{self, Batch, Recipe};
 use crate::log::{Log, number, write_atomically};
 use crate::monitor::{Verdict, Watch, effective_rank};
-use dino_kernel::backend::Update;
 use dino_kernel::init;
 use dino_kernel::middleware::{Checked, Fault, Pool};
 use dino_kernel::plan::Plan;
-use dino_kernel::step::{self, Hyper, monitor};
+use dino_kernel::step::{Hyper, monitor};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A run: what, where to, and whether to go on from what lies there.
-pub struct Run<'a> {
+pub struct Run<'a, D: Device> {
+    /// The device's flags.
+    pub device: &'a D::Options,
     pub config: Config,
     pub splits: &'a Splits,
     pub out: PathBuf,
@@ -51,33 +53,50 @@ pub const TEACHER: &str = "teacher.safetensors";
 pub const LOG: &str = "log.jsonl";
 pub const MANIFEST: &str = "run.json";
 
+/// A step that the device has been given, its report not yet taken.
+struct Pending {
+    /// Counted from 0.
+    number: u64,
+    hyper: Hyper,
+    batch: Batch,
+    /// How long its batch was waited for.
+    waited: Duration,
+}
+
 /// What a step reports.
 struct Report {
     loss: f64,
     entropy: f64,
     grad_norm: f64,
     centre_norm: f64,
-    finite: bool,
 }
 
-struct Trainer<'a, D> {
-    run: &'a Run<'a>,
+struct Trainer<'a, D: Device> {
+    run: &'a Run<'a, D>,
     plan: Plan,
     device: D,
     recipe: Recipe,
+    /// As of the last report taken.
     progress: Progress,
+    /// Oldest first, at most [`QUEUE`].
+    pending: VecDeque<Pending>,
     watch: Watch,
     log: Log,
     screen: Screen,
     saved: Instant,
+    /// Where the checkpoint on the disk stands, once there is one.
+    saved_step: Option<u64>,
+    /// When the last report was taken, or the last save done.
+    reported: Instant,
 }
 
-/// Trains until the last epoch, or until `run.stop`. Every error leaves the last good state saved.
-pub fn run<D: Device>(run: &Run) -> Result<Outcome> {
+/// Trains until the last epoch, or until `run.stop`. Every error leaves a good state saved: the last one, or, if the device itself
+/// failed, what was last saved before (the error says of which step).
+pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let config = &run.config;
     let per_epoch = loader::check_size(&*run.splits.train, config.batch)?;
     let plan = config.plan()?;
-    let mut device = D::new(plan.pools)?;
+    let mut device = D::new(run.device, plan.pools)?;
     let progress = start(run, &mut device, &plan)?;
     let recipe = Recipe {
         augment: config.augment(),
@@ -93,7 +112,20 @@ pub fn run<D: Device>(run: &Run) -> Result<Outcome> {
         }
     })?;
     let screen = Screen::new(config.epochs * per_epoch, progress.step);
-    let mut trainer = Trainer { run, plan, device, recipe, progress, watch, log, screen, saved: Instant::now() };
+    let mut trainer = Trainer {
+        run,
+        plan,
+        device,
+        recipe,
+        progress,
+        pending: VecDeque::new(),
+        watch,
+        log,
+        screen,
+        saved: Instant::now(),
+        saved_step: run.resume.then_some(progress.step),
+        reported: Instant::now(),
+    };
     if !run.resume {
         trainer.save()?; // from here on there is always something to go on from
     }
@@ -101,7 +133,7 @@ pub fn run<D: Device>(run: &Run) -> Result<Outcome> {
 }
 
 /// Fills the device: from the checkpoint, or with the initial weights, the teacher an exact copy of the student.
-fn start<D: Device>(run: &Run, device: &mut D, plan: &Plan) -> Result<Progress> {
+fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan) -> Result<Progress> {
     let mut state = vec![0.0f32; plan.pools.state];
     plan.initial_state(&mut state);
     device.upload(Pool::State, 0, &state);
@@ -124,7 +156,7 @@ fn start<D: Device>(run: &Run, device: &mut D, plan: &Plan) -> Result<Progress> 
 }
 
 /// Refuses to go on with other images than the run began with; where they lie does not matter.
-fn check_data(run: &Run) -> Result<()> {
+fn check_data<D: Device>(run: &Run<D>) -> Result<()> {
     let Ok(text) = std::fs::read_to_string(run.out.join(MANIFEST)) else { return Ok(()) };
     let known = serde_json::from_str(&text).unwrap_or(serde_json::Value::Null);
     match known["train"]["fingerprint"].as_str() {
@@ -139,7 +171,7 @@ fn check_data(run: &Run) -> Result<()> {
 }
 
 /// `run.json`: what made this run.
-fn manifest(run: &Run) -> Result<()> {
+fn manifest<D: Device>(run: &Run<D>) -> Result<()> {
     let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});
     let manifest = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -159,35 +191,26 @@ impl<D: Device> Trainer<'_, D> {
         let total = self.run.config.epochs * per_epoch;
         let recipe = self.recipe.clone();
         std::thread::scope(|scope| {
-            let (batches, _thread) = recipe.start(scope, &*self.run.splits.train, self.progress.step..total);
-            while self.progress.step < total {
+            let steps = self.progress.step..total;
+            let (batches, _thread) = recipe.start(scope, &*self.run.splits.train, steps.clone());
+            for number in steps {
                 let started = Instant::now();
                 let batch = match batches.recv() {
                     Ok(Ok(batch)) => batch,
                     Ok(Err(e)) => return self.fail(e),
                     Err(_) => return self.fail(Error::new("the loader thread ended early")),
                 };
-                let waited = started.elapsed();
-                let number = self.progress.step;
                 let hyper = self.run.config.hyper(number, per_epoch);
-                let report = self.step(&batch, &hyper)?;
-                if !report.finite {
-                    let error = self.explain(&batch, &hyper);
-                    return self.fail(error);
-                }
-                self.progress.step += 1;
-                self.progress.epoch_loss += report.loss;
-                self.write_step(number, &hyper, &report, started.elapsed(), waited)?;
-                if self.progress.step.is_multiple_of(per_epoch) {
+                self.queue(Pending { number, hyper, batch, waited: started.elapsed() })?;
+                self.take_reports(QUEUE - 1)?;
+                let done = number + 1;
+                if done.is_multiple_of(per_epoch) {
+                    self.take_reports(0)?;
                     self.end_epoch(number)?;
                 }
-                if self.run.stop.load(Ordering::Relaxed) && self.progress.step < total {
+                if self.run.stop.load(Ordering::Relaxed) && done < total {
                     self.save()?;
-                    self.screen.say(&format!(
-                        "stopped after step {}; go on with: train --resume --out {}",
-                        self.progress.step,
-                        self.run.out.display()
-                    ));
+                    self.screen.say(&format!("stopped after step {done}; {}", self.resume_hint()));
                     return Ok(Outcome::Interrupted);
                 }
                 if self.saved.elapsed() > SAVE_AFTER {
@@ -200,60 +223,101 @@ impl<D: Device> Trainer<'_, D> {
         })
     }
 
-    /// Saves the last good state, then passes the error on.
+    /// Hands a step to the device.
+    fn queue(&mut self, pending: Pending) -> Result<()> {
+        let step = self.data(&pending);
+        self.device.step(&self.plan, &step).map_err(|e| self.lost(e))?;
+        self.pending.push_back(pending);
+        Ok(())
+    }
+
+    /// What a device needs to know of a step.
+    fn data<'a>(&self, of: &'a Pending) -> Step<'a> {
+        let (plan, config) = (&self.plan, &self.run.config);
+        let epoch = (of.number / self.recipe.per_epoch) as u32;
+        let parts = of.batch.images.chunks(config.micro_batch).zip(of.batch.pixels.chunks(plan.pixels.len()));
+        let part = |(images, pixels)| {
+            let mut drop = vec![0.0; plan.student.acts.drop().len()];
+            plan.drop_path(&mut drop, config.seed, epoch, images, config.drop_path_rate);
+            Part { drop, pixels }
+        };
+        let hyper = of.hyper.derive(config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+        Step { hyper, parts: parts.map(part).collect() }
+    }
+
+    /// Takes and logs the reports that are there, oldest first, and waits for more while more than `most` are missing.
+    fn take_reports(&mut self, most: usize) -> Result<()> {
+        while let queued @ 1.. = self.pending.len() {
+            let found = self.device.report(&self.plan, queued, queued > most).map_err(|e| self.lost(e))?;
+            let Some((m, step)) = found.and_then(|m| Some((m, self.pending.pop_front()?))) else { break };
+            if m[monitor::FINITE] != 1.0 {
+                self.pending.clear(); // the steps after it changed nothing
+                self.save()?; // before the replay, which must not matter
+                return Err(self.explain(&step));
+            }
+            let (images, teachers) = (self.run.config.batch, self.plan.teachers());
+            let report = Report {
+                loss: m[monitor::LOSS] as f64 / (images * teachers * (self.plan.views() - 1)) as f64,
+                entropy: m[monitor::ENTROPY] as f64 / (images * teachers) as f64,
+                grad_norm: m[monitor::GRAD_NORM] as f64,
+                centre_norm: m[monitor::CENTRE_NORM] as f64,
+            };
+            self.progress.step += 1;
+            self.progress.epoch_loss += report.loss;
+            let took = self.reported.elapsed();
+            self.reported = Instant::now();
+            self.write_step(&step, &report, took)?;
+        }
+        Ok(())
+    }
+
+    /// Saves the last good state, then passes the error on. For errors that leave the device alive.
     fn fail(&mut self, error: Error) -> Result<Outcome> {
         self.save()?;
         Err(error)
     }
 
+    /// An error of the device: nothing can be saved from it any more, so the error says what there is to go on from.
+    fn lost(&self, error: Error) -> Error {
+        let Some(step) = self.saved_step else { return error };
+        let message = format!("{}; the run is saved as it was after step {step}", error.message);
+        Error::new(message).hint(error.hint.unwrap_or_else(|| self.resume_hint()))
+    }
+
+    fn resume_hint(&self) -> String {
+        format!("go on with: train --resume --out {}", self.run.out.display())
+    }
+
+    /// Saves the state after the steps queued so far.
     fn save(&mut self) -> Result<()> {
+        self.take_reports(0)?;
         let (out, config) = (&self.run.out, &self.run.config);
-        checkpoint::save(&out.join(CHECKPOINT), &mut self.device, &self.plan, config, self.progress)?;
-        checkpoint::save_teacher(&out.join(TEACHER), &mut self.device, &self.plan, config, self.progress)?;
+        checkpoint::save(&out.join(CHECKPOINT), &mut self.device, &self.plan, config, self.progress)
+            .map_err(|e| self.lost(e))?;
+        self.saved_step = Some(self.progress.step);
+        checkpoint::save_teacher(&out.join(TEACHER), &mut self.device, &self.plan, config, self.progress)
+            .map_err(|e| self.lost(e))?;
         self.saved = Instant::now();
+        self.reported = Instant::now();
         Ok(())
     }
 
-    fn step(&mut self, batch: &Batch, hyper: &Hyper) -> Result<Report> {
-        let plan = &self.plan;
-        say_step(
-            &mut self.device,
-            plan,
-            &self.run.config,
-            self.recipe.per_epoch,
-            self.progress.step,
-            batch,
-            hyper,
-            D::upload,
-        );
-        self.device.sync()?;
-        let mut m = [0.0f32; monitor::LEN];
-        self.device.download(Pool::State, plan.monitor.0.at, &mut m);
-        let (images, teachers) = (self.run.config.batch, plan.teachers());
-        Ok(Report {
-            loss: m[monitor::LOSS] as f64 / (images * teachers * (plan.views() - 1)) as f64,
-            entropy: m[monitor::ENTROPY] as f64 / (images * teachers) as f64,
-            grad_norm: m[monitor::GRAD_NORM] as f64,
-            centre_norm: m[monitor::CENTRE_NORM] as f64,
-            finite: m[monitor::FINITE] == 1.0,
-        })
-    }
-
     /// Replays a step that was not finite under a backend that looks at every number, and names the first bad one.
-    fn explain(&mut self, batch: &Batch, hyper: &Hyper) -> Error {
-        let (step, plan) = (self.progress.step, &self.plan);
+    fn explain(&mut self, step: &Pending) -> Error {
+        let (data, plan) = (self.data(step), &self.plan);
+        self.device.upload(Pool::State, plan.monitor.0.at + monitor::HALTED, &[0.0]);
         let mut checked = Checked::new(&mut self.device);
         let mut parts = 0; // micro-batches begun before the fault
         let put = |o: &mut Checked<&mut D>, pool, at, values: &[f32]| {
             parts += (pool == Pool::Acts && o.fault.is_none()) as usize;
             o.inner.upload(pool, at, values);
         };
-        say_step(&mut checked, plan, &self.run.config, self.recipe.per_epoch, step, batch, hyper, put);
+        device::say(&mut checked, plan, &data, put);
         let place = match checked.fault {
             Some((Fault::NonFinite(touch, index), word, said)) => {
                 let located = (touch.pool == Pool::Acts).then(|| plan.locate(touch.span.len, index)).flatten();
                 let image = located.map(|(view, i)| {
-                    let id = batch.images[(parts - 1) * plan.config.micro_batch + i];
+                    let id = step.batch.images[(parts - 1) * plan.config.micro_batch + i];
                     format!(", crop {view} of image {}", self.run.splits.train.name(id as usize))
                 });
                 format!("first in {} (word {said}){}", word.name(), image.unwrap_or_default())
@@ -261,14 +325,18 @@ impl<D: Device> Trainer<'_, D> {
             Some((fault, word, said)) => format!("{fault:?} in {} (word {said})", word.name()),
             None => "only in the sum of all gradients, which overflowed".into(),
         };
-        Error::new(format!("a number stopped being finite in step {step}: {place}"))
+        Error::new(format!("a number stopped being finite in step {}: {place}", step.number))
             .hint("the state before this step is saved; a lower --lr or a smaller --clip-grad usually helps")
     }
 
-    fn write_step(&mut self, step: u64, h: &Hyper, r: &Report, took: Duration, waited: Duration) -> Result<()> {
+    /// `took`: the time between the report before (or a save) and this one, which, reports being taken at the pace of the steps, is
+    /// that between two queued steps. From it come the row's `images_per_second`, and `data_wait`, the part spent waiting for
+    /// the loader.
+    fn write_step(&mut self, of: &Pending, r: &Report, took: Duration) -> Result<()> {
+        let (step, h) = (of.number, &of.hyper);
         let (epoch, ln_k) = (step / self.recipe.per_epoch, (self.run.config.out_dim as f64).ln());
         let rate = self.run.config.batch as f64 / took.as_secs_f64();
-        let wait = waited.as_secs_f64() / took.as_secs_f64();
+        let wait = of.waited.as_secs_f64() / took.as_secs_f64();
         self.log.row(&json!({
             "kind": "step",
             "step": step,
@@ -310,7 +378,8 @@ impl<D: Device> Trainer<'_, D> {
         if config.knn_every > 0 && (last || (epoch + 1).is_multiple_of(config.knn_every)) {
             let mut weights = vec![0.0; self.plan.table.backbone_len()];
             self.device.download(Pool::Weights, self.plan.table.len(), &mut weights);
-            let (rank, top1) = judge::<D>(config, &weights, self.run.splits)?;
+            self.device.sync().map_err(|e| self.lost(e))?;
+            let (rank, top1) = judge::<D>(self.run.device, config, &weights, self.run.splits)?;
             row["feature_rank"] = number(rank);
             if let Some(top1) = top1 {
                 row["knn_top1"] = number(top1);
@@ -328,40 +397,21 @@ impl<D: Device> Trainer<'_, D> {
         // The numbered one first: killed in between, the run comes by here again.
         if config.save_every > 0 && epoch.is_multiple_of(config.save_every) {
             let numbered = self.run.out.join(format!("checkpoint{epoch:04}.safetensors"));
-            checkpoint::save(&numbered, &mut self.device, &self.plan, config, self.progress)?;
+            checkpoint::save(&numbered, &mut self.device, &self.plan, config, self.progress)
+                .map_err(|e| self.lost(e))?;
         }
         self.save()
     }
 }
 
-/// Says one whole step to a backend; `put` uploads.
-fn say_step<O: Update>(
-    o: &mut O,
-    plan: &Plan,
-    config: &Config,
-    per_epoch: u64,
-    step: u64,
-    batch: &Batch,
-    hyper: &Hyper,
-    mut put: impl FnMut(&mut O, Pool, usize, &[f32]),
-) {
-    let numbers = hyper.derive(config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
-    put(o, Pool::State, plan.hyper.0.at, &numbers);
-    let mut drop = vec![0.0f32; plan.student.acts.drop().len()];
-    step::begin(o, plan);
-    let parts = batch.images.chunks(config.micro_batch).zip(batch.pixels.chunks(plan.pixels.len()));
-    for (images, pixels) in parts {
-        plan.drop_path(&mut drop, config.seed, (step / per_epoch) as u32, images, config.drop_path_rate);
-        put(o, Pool::State, plan.student.acts.drop().0.at, &drop);
-        put(o, Pool::Acts, plan.pixels.0.at, pixels);
-        step::micro_batch(o, plan);
-    }
-    step::commit(o, plan);
-}
-
 /// Feature rank, and, with labels, the top-1 of the k-NN vote on the test part, of a backbone.
-pub fn judge<D: Device>(config: &Config, weights: &[f32], splits: &Splits) -> Result<(f64, Option<f64>)> {
-    let mut extractor = Extractor::<D>::new(config, weights)?;
+pub fn judge<D: Device>(
+    options: &D::Options,
+    config: &Config,
+    weights: &[f32],
+    splits: &Splits,
+) -> Result<(f64, Option<f64>)> {
+    let mut extractor = Extractor::<D>::new(options, config, weights)?;
     let bank = extractor.run(&*splits.train, |_| ())?;
     let rank = effective_rank(&bank);
     let (Some(bank_labels), Some(labels)) = (labels(&*splits.train), labels(&*splits.test)) else {
@@ -453,3 +503,6 @@ impl Screen {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

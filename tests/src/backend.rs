@@ -4,7 +4,7 @@
 //! list. Pools start out as NaN where nothing has been written: a word that reads what it should set, or leaves part of it
 //! unset, shows.
 
-use dino_host::cpu::Cpu;
+use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::device::Device;
 use dino_kernel::backend::Update;
 use dino_kernel::mem::{Act, Cursor, Span, Stat, State, Weight};
@@ -47,7 +47,7 @@ impl Factory for Cpu {
     type Backend = Cpu;
 
     fn make(pools: Pools) -> Cpu {
-        Device::new(pools).expect("a test's pools fit the memory")
+        Device::new(&NoOptions {}, pools).expect("a test's pools fit the memory")
     }
 }
 

@@ -2,7 +2,7 @@
 //! tested on the program itself, in `dino-host/tests/cli.rs`.
 
 use dino_host::config::Config;
-use dino_host::cpu::Cpu;
+use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data::Splits;
 use dino_host::data::builtin::{Builtin, Part};
 use dino_host::loader::{self, Recipe};
@@ -41,8 +41,15 @@ fn config() -> Config {
 /// Trains in `out` until it is done, or for one step.
 fn train(config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
     let (splits, stop) = (splits(), AtomicBool::new(one_step));
-    let run =
-        Run { config: config.clone(), splits: &splits, out: out.into(), resume, data: "test".into(), stop: &stop };
+    let run = Run {
+        device: &NoOptions {},
+        config: config.clone(),
+        splits: &splits,
+        out: out.into(),
+        resume,
+        data: "test".into(),
+        stop: &stop,
+    };
     train::run::<Cpu>(&run).unwrap()
 }
 

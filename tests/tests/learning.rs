@@ -2,7 +2,7 @@
 //! and than pixels, by far more than chance.
 
 use dino_host::config::Config;
-use dino_host::cpu::Cpu;
+use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data;
 use dino_host::eval::knn;
 use dino_host::features;
@@ -18,7 +18,7 @@ fn four_epochs_beat_random_features_and_pixels() {
     let mut random = vec![0.0; table.len()];
     init::weights(&mut random, &table, config.seed, config.init_std);
     random.truncate(table.backbone_len());
-    let (_, random) = train::judge::<Cpu>(&config, &random, &splits).expect("features");
+    let (_, random) = train::judge::<Cpu>(&NoOptions {}, &config, &random, &splits).expect("features");
     let labels = |set: &dyn data::Dataset| train::labels(set).expect("the built-in set has labels");
     let (bank, queries) = (&*splits.train, &*splits.test);
     let [bank_pixels, query_pixels] = [bank, queries].map(|set| features::pixels(set, &config).expect("pixels"));
@@ -28,6 +28,7 @@ fn four_epochs_beat_random_features_and_pixels() {
     let out = tempfile::tempdir().expect("a scratch folder");
     let stop = AtomicBool::new(false);
     let run = Run {
+        device: &NoOptions {},
         config,
         splits: &splits,
         out: out.path().join("run"),

@@ -35,6 +35,10 @@ pub struct Cpu {
     scratch: Vec<f32>,
 }
 
+/// The CPU takes no flags of its own.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct NoOptions {}
+
 /// Elements per task of an elementwise word: large enough to hide the task, small enough for a cache.
 const CHUNK: usize = 1 << 14;
 
@@ -455,7 +459,22 @@ impl Memory for Cpu {
 }
 
 impl Device for Cpu {
-    fn new(pools: Pools) -> Result<Cpu> {
+    type Options = NoOptions;
+    const KIND: &'static str = "cpu";
+
+    fn memory(_: &NoOptions, n: Pools) -> Vec<(&'static str, u64)> {
+        let pools = [
+            ("weights", n.weights),
+            ("gradients", n.grads),
+            ("Adam's moments", n.moments),
+            ("activations", n.acts),
+            ("statistics", n.stats),
+            ("state", n.state),
+        ];
+        pools.map(|(name, len)| (name, 4 * len as u64)).to_vec()
+    }
+
+    fn new(_: &NoOptions, pools: Pools) -> Result<Cpu> {
         let zeros = |len: usize| {
             let mut v = Vec::new();
             match v.try_reserve_exact(len) {

@@ -38,11 +38,11 @@ pub struct Attention<D> {
 
 impl<D: Device> Attention<D> {
     /// For batches of `group`; `weights`: a backbone in the table's layout.
-    pub fn new(config: &Config, weights: &[f32], group: Group) -> Result<Attention<D>> {
+    pub fn new(options: &D::Options, config: &Config, weights: &[f32], group: Group) -> Result<Attention<D>> {
         let backbone = config.table().backbone;
         let plan = FeaturePlan::new(backbone, Crops::one(group), Output::Dense, 1)
             .map_err(|e| Error::new(format!("images of {} x {} pixels: {e}", group.width, group.height)))?;
-        let mut device = D::new(plan.pools)?;
+        let mut device = D::new(options, plan.pools)?;
         let mut state = vec![0.0; plan.pools.state];
         plan.initial_state(&mut state);
         device.upload(Pool::State, 0, &state);
@@ -121,7 +121,13 @@ pub fn jaccard(a: &[bool], b: &[bool]) -> f64 {
 }
 
 /// Judges the attention of a backbone on a set that knows its objects' masks and whose images have the run's global size.
-pub fn evaluate<D: Device>(config: &Config, weights: &[f32], set: &dyn Dataset, keep: f64) -> Result<Jaccard> {
+pub fn evaluate<D: Device>(
+    options: &D::Options,
+    config: &Config,
+    weights: &[f32],
+    set: &dyn Dataset,
+    keep: f64,
+) -> Result<Jaccard> {
     check_keep(keep)?;
     if set.is_empty() {
         return Err(Error::new("there are no images to judge the attention by"));
@@ -129,7 +135,7 @@ pub fn evaluate<D: Device>(config: &Config, weights: &[f32], set: &dyn Dataset, 
     let side = config.global_size;
     exact_mask(set, 0)?;
     let count = features::batch(config).min(set.len());
-    let mut network = Attention::<D>::new(config, weights, Group { count, height: side, width: side })?;
+    let mut network = Attention::<D>::new(options, config, weights, Group { count, height: side, width: side })?;
     let (grid, heads, patch) = (network.grid(), config.heads, config.patch_size);
     let (wide, cells) = (3 * side * side, grid[0] * grid[1]);
     let mut pixels = vec![0.0; count * wide];
@@ -185,7 +191,7 @@ fn summary(scores: &[f64], heads: usize) -> Jaccard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::Cpu;
+    use crate::cpu::{Cpu, NoOptions};
     use crate::data;
     use dino_kernel::init;
 
@@ -243,10 +249,11 @@ mod tests {
         init::weights(&mut weights, &table, 1, init::LINEAR_STD);
         weights.truncate(table.backbone_len());
         let set = data::builtin::Builtin::new(32, 70, data::builtin::Part::Test, 0);
-        let found = evaluate::<Cpu>(&config, &weights, &set, 0.6).unwrap();
+        let found = evaluate::<Cpu>(&NoOptions {}, &config, &weights, &set, 0.6).unwrap();
         assert_eq!(found.heads.len(), 3);
         assert!(found.heads.iter().all(|&j| (0.05..found.best).contains(&j)) && found.best < 0.9, "{found:?}");
-        let mut network = Attention::<Cpu>::new(&config, &weights, Group { count: 2, height: 17, width: 26 }).unwrap();
+        let mut network =
+            Attention::<Cpu>::new(&NoOptions {}, &config, &weights, Group { count: 2, height: 17, width: 26 }).unwrap();
         let rows = network.run(&vec![0.5; 2 * 3 * 17 * 26]).unwrap();
         assert_eq!((network.grid(), rows.len()), ([2, 3], 2 * 3 * 6));
         assert!(rows.chunks(6).all(|r| (0.5..1.0).contains(&r.iter().sum::<f32>())), "{rows:?}");
@@ -259,14 +266,15 @@ mod tests {
         let weights = vec![0.0; config.table().backbone_len()];
         let set = data::builtin::Builtin::new(40, 3, data::builtin::Part::Test, 0);
         let message = |r: Result<Jaccard>| r.unwrap_err().to_string();
-        let found = message(evaluate::<Cpu>(&config, &weights, &set, 0.6));
+        let found = message(evaluate::<Cpu>(&NoOptions {}, &config, &weights, &set, 0.6));
         assert!(found.contains("40 x 40"), "{found}");
         let folder = tempfile::tempdir().unwrap();
         image::RgbImage::new(32, 32).save(folder.path().join("a.png")).unwrap();
-        let found = message(evaluate::<Cpu>(&config, &weights, &*data::open(folder.path()).unwrap().train, 0.6));
+        let found =
+            message(evaluate::<Cpu>(&NoOptions {}, &config, &weights, &*data::open(folder.path()).unwrap().train, 0.6));
         assert!(found.contains("a.png") && found.contains("exact mask"), "{found}");
         for keep in [0.0, -1.0, 1.01, f64::NAN] {
-            assert!(message(evaluate::<Cpu>(&config, &weights, &set, keep)).contains("--keep"));
+            assert!(message(evaluate::<Cpu>(&NoOptions {}, &config, &weights, &set, keep)).contains("--keep"));
         }
     }
 }

@@ -1,0 +1,165 @@
+//! Devices that work late, and devices that die, made of the CPU.
+
+use super::*;
+use crate::cpu::{Cpu, NoOptions};
+use crate::data::builtin::{Builtin, Part as Set};
+use dino_kernel::plan::Pools;
+use serde_json::Value;
+use std::cell::RefCell;
+
+/// What the device of a test does, and the reports it holds back: one a thread, which is one a test.
+#[derive(Default)]
+struct Script {
+    reports: VecDeque<[f32; monitor::LEN]>,
+    /// Most reports that were ever held back.
+    most: usize,
+    steps: u64,
+    /// The device dies in this step, counted from 0.
+    dies: Option<u64>,
+    dead: bool,
+}
+
+thread_local! {
+    static SCRIPT: RefCell<Script> = RefCell::default();
+}
+
+/// The CPU, giving a step's report only when it must.
+type Late = Checked<Cpu>;
+
+impl Device for Late {
+    type Options = NoOptions;
+    const KIND: &'static str = "late";
+
+    fn memory(options: &NoOptions, pools: Pools) -> Vec<(&'static str, u64)> {
+        Cpu::memory(options, pools)
+    }
+
+    fn new(options: &NoOptions, pools: Pools) -> Result<Late> {
+        Ok(Checked::new(Cpu::new(options, pools)?))
+    }
+
+    fn upload(&mut self, pool: Pool, at: usize, values: &[f32]) {
+        self.inner.upload(pool, at, values);
+    }
+
+    fn download(&mut self, pool: Pool, at: usize, values: &mut [f32]) {
+        self.inner.download(pool, at, values);
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        SCRIPT.with_borrow(|s| if s.dead { Err(Error::new("the device is lost")) } else { Ok(()) })
+    }
+
+    fn name(&self) -> String {
+        "late".into()
+    }
+
+    fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
+        self.inner.step(plan, step)?;
+        let report = self.inner.report(plan, 1, true)?.expect("the CPU has it");
+        SCRIPT.with_borrow_mut(|s| {
+            s.dead |= s.dies == Some(s.steps);
+            s.steps += 1;
+            s.reports.push_back(report);
+            s.most = s.most.max(s.reports.len());
+        });
+        Ok(())
+    }
+
+    fn report(&mut self, _: &Plan, queued: usize, wait: bool) -> Result<Option<[f32; monitor::LEN]>> {
+        SCRIPT.with_borrow_mut(|s| {
+            assert_eq!(s.reports.len(), queued);
+            assert!(queued <= QUEUE);
+            match (s.dead, wait) {
+                (true, _) => Err(Error::new("the device is lost")),
+                (_, true) => Ok(s.reports.pop_front()),
+                _ => Ok(None),
+            }
+        })
+    }
+}
+
+fn config() -> Config {
+    let config = Config {
+        batch: 8,
+        micro_batch: 4,
+        epochs: 2,
+        embed_dim: 24,
+        depth: 2,
+        heads: 2,
+        out_dim: 64,
+        drop_path_rate: 0.2,
+        save_every: 1,
+        ..Config::tiny()
+    };
+    config.resolve().unwrap()
+}
+
+/// Weights files by name.
+type Files = Vec<(String, Vec<u8>)>;
+
+/// Trains on three batches an epoch; what was said in the end, and what was left: files, and the log without the clock's numbers.
+fn train<D: Device>(config: Config, stop: bool) -> (Result<Outcome>, Files, Vec<Value>) {
+    let dir = tempfile::tempdir().unwrap();
+    let part = |count, part| Box::new(Builtin::new(32, count, part, 0));
+    let splits = Splits { train: part(24, Set::Train), test: part(8, Set::Test), held_out: false };
+    let (device, stop) = (&D::Options::default(), &AtomicBool::new(stop));
+    let run =
+        Run::<D> { device, config, splits: &splits, out: dir.path().into(), resume: false, data: "test".into(), stop };
+    let outcome = super::run(&run);
+    let mut files = Files::new();
+    for path in std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()) {
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            files.push((path.file_name().unwrap().to_str().unwrap().into(), std::fs::read(&path).unwrap()));
+        }
+    }
+    files.sort();
+    let text = std::fs::read_to_string(dir.path().join(LOG)).unwrap();
+    let mut rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for row in rows.iter_mut().filter_map(Value::as_object_mut) {
+        row.remove("images_per_second");
+        row.remove("data_wait");
+    }
+    (outcome, files, rows)
+}
+
+fn step_of(files: &Files) -> u64 {
+    let (name, bytes) = files.iter().find(|f| f.0 == CHECKPOINT).unwrap();
+    Checkpoint::parse(name.clone(), bytes.clone()).unwrap().progress.step
+}
+
+#[test]
+fn late_reports_change_nothing() {
+    for stop in [false, true] {
+        let (outcome, files, rows) = train::<Cpu>(config(), stop);
+        let late = train::<Late>(config(), stop);
+        assert_eq!((outcome.unwrap(), &rows), (late.0.unwrap(), &late.2));
+        assert!(files == late.1, "the weights differ");
+        assert_eq!(step_of(&files), if stop { 1 } else { 6 });
+    }
+    assert_eq!(SCRIPT.with_borrow(|s| s.most), QUEUE, "steps were queued");
+}
+
+/// The step after a bad one is queued before anybody knows: what is saved, logged and said is the same.
+#[test]
+fn a_step_that_is_not_finite_is_found_late() {
+    let exploding = Config { lr: 1e30, warmup_epochs: 0, clip_grad: 0.0, ..config() };
+    let (outcome, files, rows) = train::<Cpu>(exploding.clone(), false);
+    let late = train::<Late>(exploding, false);
+    let (said, said_late) = (outcome.unwrap_err().to_string(), late.0.unwrap_err().to_string());
+    assert!(said.contains("a number stopped being finite in step 1: first in"), "{said}");
+    assert_eq!((said, rows), (said_late, late.2));
+    assert!(files == late.1, "the weights differ");
+    assert_eq!(step_of(&files), 1);
+}
+
+#[test]
+fn a_lost_device_leaves_the_last_checkpoint() {
+    SCRIPT.with_borrow_mut(|s| s.dies = Some(4));
+    let (outcome, files, rows) = train::<Late>(config(), false);
+    let error = outcome.unwrap_err();
+    assert_eq!(error.message, "the device is lost; the run is saved as it was after step 3");
+    assert!(error.hint.unwrap().contains("train --resume --out"));
+    assert_eq!(step_of(&files), 3);
+    assert_eq!(rows.iter().filter(|r| r["kind"] == "step").count(), 3);
+}
