@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::eval::{attention, knn};
 use crate::features::{self, Extractor};
 use crate::train::{self, Outcome};
-use crate::{attend, check, inspect};
+use crate::{attend, check, inspect, memory};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dino_kernel::init;
@@ -34,7 +34,7 @@ enum Command<O: Args> {
     /// Draw what the class token of the last block attends to
     Attend(Attend<O>),
     /// Print every pool and tensor of a training step and their bytes; allocates nothing
-    Plan(Plan),
+    Plan(Plan<O>),
     /// Check every gradient against finite differences in f64, on this machine
     Check,
 }
@@ -94,6 +94,13 @@ fn small(data: Option<&str>) -> Config {
 }
 
 #[derive(Args)]
+struct Limit {
+    /// Choose the largest --micro-batch whose plan takes at most this, such as 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = memory::parse)]
+    mem_limit: Option<u64>,
+}
+
+#[derive(Args)]
 struct Train<O: Args> {
     #[command(flatten)]
     model: Model,
@@ -108,6 +115,8 @@ struct Train<O: Args> {
     /// Go on from the checkpoint in --out, with its configuration
     #[arg(long)]
     resume: bool,
+    #[command(flatten)]
+    limit: Limit,
 }
 
 /// Whose features.
@@ -186,12 +195,19 @@ struct Attend<O: Args> {
 }
 
 #[derive(Args)]
-struct Plan {
+struct Plan<O: Args> {
     #[command(flatten)]
     model: Model,
+    #[command(flatten)]
+    limit: Limit,
+    #[command(flatten)]
+    options: O,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Whose bytes: this program's device, by name
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
 }
 
 /// Set by Ctrl-C and SIGTERM; the second one ends the program at once.
@@ -238,7 +254,7 @@ fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
         Command::Eval(Eval::Knn(args)) => run_knn::<D>(args),
         Command::Eval(Eval::Attention(args)) => run_attention::<D>(args),
         Command::Attend(args) => run_attend::<D>(args),
-        Command::Plan(args) => inspect::print(&args.model.resolve(None)?, args.json).map(|()| 0),
+        Command::Plan(args) => run_plan::<D>(args),
         Command::Check => Ok(if check::run() { 0 } else { 1 }),
     }
 }
@@ -256,6 +272,26 @@ fn open(data: &str, config: &Config) -> Result<Splits> {
 /// The first of runs/1, runs/2, … that does not exist.
 fn free_folder() -> PathBuf {
     (1..).map(|i| PathBuf::from(format!("runs/{i}"))).find(|p| !p.exists()).expect("folders are finite")
+}
+
+/// A new run's configuration, its micro-batch chosen by `--mem-limit` if that is given.
+fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data: Option<&str>) -> Result<Config> {
+    let config = model.resolve(data)?;
+    match (limit.mem_limit, model.named()?.micro_batch) {
+        (None, _) => Ok(config),
+        (Some(limit), None | Some(0)) => memory::fit::<D>(options, config, limit),
+        (Some(_), Some(m)) => {
+            Err(Error::new(format!("--mem-limit chooses the micro-batch, --micro-batch {m} names it"))
+                .hint("leave one of the two out"))
+        }
+    }
+}
+
+fn run_plan<D: Device>(args: Plan<D::Options>) -> Result<u8> {
+    args.device.as_deref().map_or(Ok(()), inspect::check_kind::<D>)?;
+    let config = sized::<D>(&args.options, &args.model, &args.limit, None)?;
+    inspect::print::<D>(&args.options, &config, args.json)?;
+    Ok(0)
 }
 
 fn run_train<D: Device>(args: Train<D::Options>) -> Result<u8> {
@@ -289,13 +325,16 @@ fn run_train<D: Device>(args: Train<D::Options>) -> Result<u8> {
             return Err(Error::new(format!("the run in {} cannot go on with {other}", out.display()))
                 .hint("leave the flag out, or start a new run; only --epochs, --threads and paths may change"));
         }
+        if let Some(limit) = args.limit.mem_limit {
+            memory::check::<D>(device, &config, limit)?;
+        }
         config.resolve()?
     } else {
         if out.join(train::CHECKPOINT).exists() {
             return Err(Error::new(format!("{} already holds a run", out.display()))
                 .hint("--resume goes on with it, another --out starts a new one"));
         }
-        args.model.resolve(Some(&data))?
+        sized::<D>(device, &args.model, &args.limit, Some(&data))?
     };
     let splits = open(&data, &config)?;
     eprintln!(

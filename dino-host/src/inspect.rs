@@ -1,14 +1,12 @@
 //! `plan`: what a training step takes, tensor by tensor, span by span, without allocating any of it.
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::device::Device;
+use crate::error::{Error, Result};
 use dino_kernel::middleware::Pool;
 use dino_kernel::plan::Plan;
 use serde_json::{Value, json};
 use std::io::{self, Write};
-
-/// Bytes of an element: every pool is f32.
-const ELEMENT: usize = size_of::<f32>();
 
 /// A stretch of a pool.
 struct Row {
@@ -20,21 +18,32 @@ struct Row {
     role: String,
     at: usize,
     len: usize,
+    bytes: u64,
+}
+
+/// A pool or a file.
+struct Size {
+    name: &'static str,
+    elements: usize,
+    bytes: u64,
 }
 
 /// Everything there is to print.
 struct Report {
-    /// Name, elements.
-    pools: Vec<(&'static str, usize)>,
+    pools: Vec<Size>,
+    /// What the device allocates: the pools, in its own element types, and whatever else it needs.
+    kind: &'static str,
+    memory: Vec<(&'static str, u64)>,
     tensors: Vec<Row>,
     spans: Vec<Row>,
     backbone: usize,
     head: usize,
-    /// Elements of the tensors in a run's checkpoint, and in the teacher's.
-    checkpoint: [usize; 2],
+    /// The tensors of a run's checkpoint, and of the teacher's.
+    checkpoints: [Size; 2],
 }
 
-fn report(plan: &Plan) -> Report {
+fn report<D: Device>(options: &D::Options, plan: &Plan) -> Report {
+    let bytes = |pool, len: usize| len as u64 * D::element_bytes(options, pool);
     let (table, pools) = (&plan.table, &plan.pools);
     let (mut tensors, mut spans, mut backbone) = (Vec::new(), Vec::new(), 0);
     table.visit(|s| {
@@ -47,47 +56,81 @@ fn report(plan: &Plan) -> Report {
             role: format!("{:?}", s.role).to_lowercase() + if s.last_layer { ", last layer" } else { "" },
             at: s.at.0.at,
             len: s.at.len(),
+            bytes: bytes(Pool::Weights, s.at.len()),
         });
     });
     plan.visit_spans(|name, pool, span| {
-        let pool = match pool {
+        let named = match pool {
             Pool::Acts => "activations",
             Pool::Stats => "statistics",
             _ => "state",
         };
         spans.push(Row {
             name: name.to_string(),
-            pool,
+            pool: named,
             shape: vec![],
             role: String::new(),
             at: span.at,
             len: span.len,
+            bytes: bytes(pool, span.len),
         });
     });
     let parameters = table.parameters();
+    let pool = |name, pool, elements| Size { name, elements, bytes: bytes(pool, elements) };
+    // Checkpoints are f32 whatever the device computes in.
+    let file = |name, elements| Size { name, elements, bytes: 4 * elements as u64 };
     Report {
         pools: vec![
-            ("student weights", table.len()),
-            ("teacher weights", pools.weights - table.len()),
-            ("gradients", pools.grads),
-            ("Adam's first moments", pools.moments / 2),
-            ("Adam's second moments", pools.moments - pools.moments / 2),
-            ("activations", pools.acts),
-            ("statistics", pools.stats),
-            ("state", pools.state),
+            pool("student weights", Pool::Weights, table.len()),
+            pool("teacher weights", Pool::Weights, pools.weights - table.len()),
+            pool("gradients", Pool::Grads, pools.grads),
+            pool("Adam's first moments", Pool::Moments, pools.moments / 2),
+            pool("Adam's second moments", Pool::Moments, pools.moments - pools.moments / 2),
+            pool("activations", Pool::Acts, pools.acts),
+            pool("statistics", Pool::Stats, pools.stats),
+            pool("state", Pool::State, pools.state),
         ],
+        kind: D::KIND,
+        memory: D::memory(options, *pools),
         tensors,
         spans,
         backbone,
         head: parameters - backbone,
-        checkpoint: [4 * parameters + plan.centre.len(), backbone],
+        checkpoints: [
+            file("checkpoint.safetensors", 4 * parameters + plan.centre.len()),
+            file("teacher.safetensors", backbone),
+        ],
     }
 }
 
+impl Report {
+    fn all_pools(&self) -> Size {
+        let sum = |of: fn(&Size) -> u64| self.pools.iter().map(of).sum::<u64>();
+        Size { name: "all pools", elements: sum(|p| p.elements as u64) as usize, bytes: sum(|p| p.bytes) }
+    }
+
+    fn all_memory(&self) -> u64 {
+        self.memory.iter().map(|item| item.1).sum()
+    }
+}
+
+/// Refuses `plan --device` with the name of a device that this program does not run on, and says which one does.
+pub fn check_kind<D: Device>(name: &str) -> Result<()> {
+    if name == D::KIND {
+        return Ok(());
+    }
+    let hint = match name {
+        "cpu" => "dino-host plan",
+        "cuda" => "dino-gpu plan --device cuda",
+        _ => "the devices are cpu (dino-host plan) and cuda (dino-gpu plan --device cuda)",
+    };
+    Err(Error::new(format!("--device {name}: this program runs on {}", D::KIND)).hint(hint))
+}
+
 /// Prints every pool, parameter and span of a training step, as a table or as JSON.
-pub fn print(config: &Config, json: bool) -> Result<()> {
+pub fn print<D: Device>(options: &D::Options, config: &Config, json: bool) -> Result<()> {
     let plan = config.plan()?;
-    let report = report(&plan);
+    let report = report::<D>(options, &plan);
     let mut out = io::stdout().lock();
     let written = if json { writeln!(out, "{}", as_json(&report)) } else { as_table(&mut out, &plan, &report) };
     // A reader that has seen enough (`| head`) is no error.
@@ -97,30 +140,29 @@ pub fn print(config: &Config, json: bool) -> Result<()> {
 
 fn as_json(r: &Report) -> Value {
     let row = |x: &Row| {
-        let mut row =
-            json!({"name": x.name, "pool": x.pool, "offset": x.at, "elements": x.len, "bytes": x.len * ELEMENT});
+        let mut row = json!({"name": x.name, "pool": x.pool, "offset": x.at, "elements": x.len, "bytes": x.bytes});
         if !x.shape.is_empty() {
             (row["shape"], row["role"]) = (json!(x.shape), json!(x.role));
         }
         row
     };
-    let sized = |name: &str, len: usize| json!({"name": name, "elements": len, "bytes": len * ELEMENT});
-    let total = r.pools.iter().map(|p| p.1).sum();
+    let sized = |s: &Size| json!({"name": s.name, "elements": s.elements, "bytes": s.bytes});
+    let item = |&(name, bytes): &(&str, u64)| json!({"name": name, "bytes": bytes});
     json!({
-        "pools": r.pools.iter().map(|&(name, len)| sized(name, len)).collect::<Vec<_>>(),
-        "total": sized("all pools", total),
+        "pools": r.pools.iter().map(sized).collect::<Vec<_>>(),
+        "total": sized(&r.all_pools()),
+        "device": r.kind,
+        "memory": r.memory.iter().map(item).collect::<Vec<_>>(),
+        "memory_total": r.all_memory(),
         "parameters": {"backbone": r.backbone, "head": r.head, "all": r.backbone + r.head},
-        "checkpoints": [
-            sized("checkpoint.safetensors", r.checkpoint[0]), sized("teacher.safetensors", r.checkpoint[1]),
-        ],
+        "checkpoints": r.checkpoints.iter().map(sized).collect::<Vec<_>>(),
         "tensors": r.tensors.iter().map(row).collect::<Vec<_>>(),
         "spans": r.spans.iter().map(row).collect::<Vec<_>>(),
     })
 }
 
-/// Elements as MiB of f32.
-fn mib(elements: usize) -> f64 {
-    (elements * ELEMENT) as f64 / (1 << 20) as f64
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1 << 20) as f64
 }
 
 /// The long lists first: what counts then stands last on the screen.
@@ -130,27 +172,32 @@ fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
     writeln!(out, "parameters of one network; the teacher's lie {} elements further on", plan.table.len())?;
     writeln!(out, "{:<w$}  {:<16}  {:<18} {:>12} {:>14} {:>10}", "key", "shape", "role", "offset", "bytes", "MiB")?;
     for x in &r.tensors {
-        let (shape, bytes, size) = (format!("{:?}", x.shape), x.len * ELEMENT, mib(x.len));
+        let (shape, bytes, size) = (format!("{:?}", x.shape), x.bytes, mib(x.bytes));
         writeln!(out, "{:<w$}  {shape:<16}  {:<18} {:>12} {bytes:>14} {size:>10.3}", x.name, x.role, x.at)?;
     }
     let w = widest(&r.spans);
     writeln!(out, "\nwhat a step writes; the teacher's activations lie where the student's and the gradients' will")?;
     writeln!(out, "{:<w$}  {:<12} {:>12} {:>14} {:>10}", "name", "pool", "offset", "bytes", "MiB")?;
     for x in &r.spans {
-        let (bytes, size) = (x.len * ELEMENT, mib(x.len));
+        let (bytes, size) = (x.bytes, mib(x.bytes));
         writeln!(out, "{:<w$}  {:<12} {:>12} {bytes:>14} {size:>10.3}", x.name, x.pool, x.at)?;
     }
-    let line = |out: &mut dyn Write, name: &str, elements: usize| {
-        writeln!(out, "{name:<24} {elements:>14} {:>16} {:>12.2}", elements * ELEMENT, mib(elements))
+    let line = |out: &mut dyn Write, s: &Size| {
+        writeln!(out, "{:<24} {:>14} {:>16} {:>12.2}", s.name, s.elements, s.bytes, mib(s.bytes))
     };
     writeln!(out, "\n{:<24} {:>14} {:>16} {:>12}", "pool", "elements", "bytes", "MiB")?;
-    for (name, elements) in &r.pools {
-        line(out, name, *elements)?;
+    for pool in &r.pools {
+        line(out, pool)?;
     }
-    line(out, "all pools", r.pools.iter().map(|p| p.1).sum())?;
+    line(out, &r.all_pools())?;
+    writeln!(out, "\n{:<24} {:>14} {:>16} {:>12}", format!("allocated on {}", r.kind), "", "bytes", "MiB")?;
+    for (name, bytes) in r.memory.iter().copied().chain([("all", r.all_memory())]) {
+        writeln!(out, "{name:<24} {:>14} {bytes:>16} {:>12.2}", "", mib(bytes))?;
+    }
     writeln!(out)?;
-    line(out, "checkpoint.safetensors", r.checkpoint[0])?;
-    line(out, "teacher.safetensors", r.checkpoint[1])?;
+    for file in &r.checkpoints {
+        line(out, file)?;
+    }
     let (b, h, c) = (r.backbone, r.head, &plan.config);
     writeln!(out, "(tensors alone: a header of some KiB comes on top)\n")?;
     writeln!(out, "parameters: {b} backbone + {h} head = {}, in {} tensors", b + h, r.tensors.len())?;
@@ -167,6 +214,7 @@ fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::{Cpu, NoOptions};
     use dino_kernel::mem::Cursor;
 
     fn configs() -> [Config; 4] {
@@ -184,7 +232,7 @@ mod tests {
     fn the_named_spans_fill_every_pool() {
         for config in configs() {
             let plan = config.resolve().unwrap().plan().unwrap();
-            let r = report(&plan);
+            let r = report::<Cpu>(&NoOptions {}, &plan);
             let sizes =
                 [("activations", plan.pools.acts), ("statistics", plan.pools.stats), ("state", plan.pools.state)];
             for (pool, size) in sizes.into_iter().chain([("weights", plan.table.len())]) {
@@ -209,7 +257,7 @@ mod tests {
     fn what_training_keeps_does_not_overlap() {
         for config in configs() {
             let plan = config.resolve().unwrap().plan().unwrap();
-            let mut rows = report(&plan).spans;
+            let mut rows = report::<Cpu>(&NoOptions {}, &plan).spans;
             rows.retain(|x| x.pool != "activations" || !x.name.starts_with("teacher."));
             rows.sort_by_key(|x| (x.pool, x.at));
             for pair in rows.windows(2) {
@@ -221,10 +269,11 @@ mod tests {
 
     #[test]
     fn the_json_adds_up() {
-        let json = as_json(&report(&Config::published().resolve().unwrap().plan().unwrap()));
+        let plan = Config::published().resolve().unwrap().plan().unwrap();
+        let json = as_json(&report::<Cpu>(&NoOptions {}, &plan));
         assert_eq!(json["parameters"]["backbone"], 21_665_664);
         let bytes: u64 = json["pools"].as_array().unwrap().iter().map(|p| p["bytes"].as_u64().unwrap()).sum();
-        assert_eq!(json["total"]["bytes"], bytes);
+        assert_eq!((&json["total"]["bytes"], &json["memory_total"]), (&bytes.into(), &bytes.into()));
         let first = &json["tensors"][0];
         assert_eq!((first["name"].as_str(), first["bytes"].as_u64()), (Some("backbone.cls_token"), Some(4 * 384)));
     }

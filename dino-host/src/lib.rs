@@ -15,6 +15,7 @@ pub mod features;
 pub mod inspect;
 pub mod loader;
 pub mod log;
+pub mod memory;
 pub mod monitor;
 pub mod resize;
 pub mod train;

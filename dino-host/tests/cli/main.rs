@@ -25,6 +25,54 @@ fn help_and_version() {
     assert!(nothing.code == 2 && nothing.err.contains("Usage:"), "{}", nothing.err);
 }
 
+fn plan(flags: &str) -> Value {
+    serde_json::from_str(&succeeds(&format!("plan --small {flags} --json"), &[])).unwrap()
+}
+
+#[test]
+fn a_plan_says_what_is_allocated_where() {
+    let found = plan("--device cpu");
+    assert_eq!((&found["device"], &found["memory_total"]), (&"cpu".into(), &found["total"]["bytes"]));
+    let memory = found["memory"].as_array().unwrap();
+    let sum: u64 = memory.iter().map(|item| item["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(found["memory_total"], sum);
+    assert!(succeeds("plan --small", &[]).contains("allocated on cpu"));
+    refuses_saying("plan --small --device cuda", &[], &["runs on cpu", "dino-gpu plan --device cuda"]);
+    refuses_saying("plan --small --device tpu", &[], &["tpu", "dino-host plan"]);
+}
+
+#[test]
+fn a_memory_limit_chooses_the_micro_batch_and_a_resume_keeps_it() {
+    let total = |micro_batch: usize| {
+        let bytes = &plan(&format!("--batch 12 --micro-batch {micro_batch}"))["memory_total"];
+        bytes.as_u64().unwrap()
+    };
+    // 5 would fit and does not divide 12.
+    assert_eq!(plan(&format!("--batch 12 --mem-limit {}B", total(6) - 1))["memory_total"], total(4));
+    let small = total(1) - 1;
+    refuses_saying(
+        &format!("plan --small --batch 12 --mem-limit {small}B"),
+        &[],
+        &["micro-batches of 1 take", "more than"],
+    );
+    refuses_saying(
+        "plan --small --mem-limit 2GiB --micro-batch 4",
+        &[],
+        &["--micro-batch 4", "leave one of the two out"],
+    );
+    refuses_saying("plan --small --mem-limit 2", &[], &["512MiB"]);
+
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let (run, line) = (dir.path().join("run"), format!("train {TINY} --epochs 1 --data {{}} --out {{}}"));
+    let done = dino(&format!("{line} --mem-limit 1MB"), &[data.path(), &run]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let manifest: Value = serde_json::from_slice(&fs::read(run.join("run.json")).unwrap()).unwrap();
+    let chosen = manifest["config"]["micro-batch"].as_u64().unwrap();
+    assert!(chosen < 8 && done.err.contains(&format!("--micro-batch {chosen} takes")), "{chosen}: {}", done.err);
+    succeeds("train --resume --out {} --mem-limit 1MB", &[&run]);
+    refuses_saying("train --resume --out {} --mem-limit 1kB", &[&run], &["cannot go on", "keeps its micro-batch"]);
+}
+
 fn keys(row: &Value) -> Vec<&str> {
     row.as_object().unwrap().keys().map(String::as_str).collect()
 }

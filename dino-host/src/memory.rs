@@ -1,0 +1,126 @@
+//! `--mem-limit`: the largest micro-batch whose plan a device has room for.
+
+use crate::config::Config;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use indicatif::BinaryBytes;
+
+/// A micro-batch chosen for the user has no more images than this, so that the search ends for any batch.
+const MOST: usize = 1 << 20;
+
+/// Bytes of a size such as 2GiB, 512 MiB or 24GB: a number above 0 and a unit, powers of 1024 with an i, of 1000 without.
+pub fn parse(text: &str) -> Result<u64, String> {
+    let bad = || "a number and a unit, such as 2GiB, 512MiB or 24GB".to_string();
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+    let (number, unit) = text.split_at(unit_at);
+    let number: f64 = number.parse().map_err(|_| bad())?;
+    let unit = unit.trim().to_ascii_lowercase();
+    let prefix = unit.strip_suffix('b').ok_or_else(bad)?;
+    let (prefix, base) = match prefix.strip_suffix('i') {
+        Some(prefix) => (prefix, 1024.0),
+        None => (prefix, 1000.0),
+    };
+    let power = ["", "k", "m", "g", "t"].iter().position(|p| *p == prefix).ok_or_else(bad)?;
+    let bytes = number * f64::powi(base, power as i32);
+    if bytes >= 1.0 && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(bad()) }
+}
+
+/// What a plan takes, and the largest item of it.
+struct Need {
+    total: u64,
+    largest: (&'static str, u64),
+}
+
+fn need<D: Device>(options: &D::Options, config: &Config) -> Result<Need> {
+    let items = D::memory(options, config.plan()?.pools);
+    let total = items.iter().fold(0u64, |sum, item| sum.saturating_add(item.1));
+    let largest = items.into_iter().max_by_key(|item| item.1).unwrap_or(("nothing", 0));
+    Ok(Need { total, largest })
+}
+
+fn too_much(need: &Need, config: &Config, limit: u64) -> String {
+    let (name, bytes) = need.largest;
+    format!(
+        "micro-batches of {} take {}, {} of it {name}: more than --mem-limit {}",
+        config.micro_batch,
+        BinaryBytes(need.total),
+        BinaryBytes(bytes),
+        BinaryBytes(limit)
+    )
+}
+
+/// The configuration with the largest divisor of its batch as micro-batch whose plan takes at most `limit` bytes on `D`.
+pub fn fit<D: Device>(options: &D::Options, config: Config, limit: u64) -> Result<Config> {
+    let sized = |micro_batch| Config { micro_batch, ..config.clone() };
+    let divisors = (1..=config.batch.min(MOST)).rev().filter(|m| config.batch.is_multiple_of(*m));
+    for config in divisors.map(sized) {
+        // A plan that cannot be made is one that no memory holds: the rest of the configuration is sound.
+        let Ok(need) = need::<D>(options, &config) else { continue };
+        if need.total <= limit {
+            let (m, total, limit) = (config.micro_batch, BinaryBytes(need.total), BinaryBytes(limit));
+            eprintln!("--mem-limit {limit}: --micro-batch {m} takes {total}");
+            return Ok(config);
+        }
+    }
+    let least = sized(1);
+    Err(Error::new(too_much(&need::<D>(options, &least)?, &least, limit))
+        .hint("that is the smallest micro-batch: a smaller --out-dim, --arch or crops, or a higher limit"))
+}
+
+/// Refuses a run whose own micro-batch takes more than `limit` bytes on `D`.
+pub fn check<D: Device>(options: &D::Options, config: &Config, limit: u64) -> Result<()> {
+    let need = need::<D>(options, config)?;
+    if need.total <= limit {
+        return Ok(());
+    }
+    Err(Error::new(format!("this run cannot go on within that: {}", too_much(&need, config, limit)))
+        .hint("a run keeps its micro-batch: a higher --mem-limit, none, or a new run"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{Cpu, NoOptions};
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("2GiB", 2 << 30),
+            ("512MiB", 512 << 20),
+            ("24GB", 24_000_000_000),
+            ("1.5 kib", 1536),
+            ("7B", 7),
+            ("3kB", 3000),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "2", "GiB", "-2GiB", "2G", "2Gi", "2XB", "0GiB", "1.2.3GB", "nanGB", "1e9B", "99999999TiB"] {
+            assert!(parse(text).unwrap_err().contains("512MiB"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_largest_divisor_that_fits_is_taken() {
+        let config = Config { batch: 60, ..Config::tiny() }.resolve().unwrap();
+        let take = |m| need::<Cpu>(&NoOptions {}, &Config { micro_batch: m, ..config.clone() }).unwrap().total;
+        let fit = |limit| fit::<Cpu>(&NoOptions {}, config.clone(), limit).map(|c| c.micro_batch);
+        assert_eq!(fit(u64::MAX).unwrap(), 60);
+        assert_eq!(fit(take(12)).unwrap(), 12);
+        // 13 would fit and does not divide.
+        assert_eq!(fit(take(15) - 1).unwrap(), 12);
+        assert_eq!(fit(take(1)).unwrap(), 1);
+        let said = fit(take(1) - 1).unwrap_err().to_string();
+        assert!(said.contains("micro-batches of 1 take") && said.contains("Adam's moments"), "{said}");
+        assert!(check::<Cpu>(&NoOptions {}, &config, take(config.micro_batch)).is_ok());
+        let said = check::<Cpu>(&NoOptions {}, &config, take(config.micro_batch) - 1).unwrap_err().to_string();
+        assert!(said.contains("cannot go on"), "{said}");
+        // A batch beyond all sense is answered at once.
+        assert!(fit_any(usize::MAX) <= MOST && fit_any((1 << 61) - 1) == 1);
+    }
+
+    fn fit_any(batch: usize) -> usize {
+        let config = Config { batch, micro_batch: 1, ..Config::tiny() };
+        fit::<Cpu>(&NoOptions {}, config, u64::MAX).unwrap().micro_batch
+    }
+}
