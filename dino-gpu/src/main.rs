@@ -1,8 +1,7 @@
-//! The `dino-gpu` program: the command line of `dino-host` on an NVIDIA GPU. Its backend is not built yet, and it says so.
+//! The `dino-gpu` program: the command line of `dino-host` on an NVIDIA GPU.
 
-fn main() {
-    eprintln!(
-        "dino-gpu: the CUDA backend is not built yet\n  hint: dino-host takes the same commands and trains on the CPU"
-    );
-    std::process::exit(2);
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dino_host::cli::main::<dino_gpu::Gpu>("dino-gpu")
 }

@@ -13,6 +13,7 @@ use dino_kernel::step::{Hyper, monitor};
 use proptest::prelude::*;
 use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
 use tests::for_backends;
+use tests::plans::configs;
 use tests::training::{Run, hyper_numbers, random_views};
 
 // The reference agrees with itself, of course: the comparison is sound.
@@ -78,28 +79,4 @@ fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
     run.step(&h, &good);
     assert_eq!((run.monitor(monitor::FINITE), run.monitor(monitor::HALTED)), (1.0, 0.0), "{who}");
     assert!(kept(&mut run) != before, "{who}");
-}
-
-prop_compose! {
-    fn configs()(
-        // Widths of a few channels leave gradients that are nothing but cancellation; those are compared in f64 elsewhere.
-        (heads, head_dim, depth, patch) in (1usize..4, 8usize..40, 1usize..4, 1usize..6),
-        mlp in 8usize..150,
-        grid in 1usize..5,
-        globals in (1usize..6, 1usize..6),
-        locals in prop::option::of((1usize..4, 1usize..4, 1usize..4)),
-        (layers, hidden, bottleneck, prototypes) in (1usize..5, 8usize..70, 4usize..40, 8usize..700),
-        (images, parts, drop_path, train_gain) in (1usize..4, 1usize..3, any::<bool>(), any::<bool>()),
-    ) -> Config {
-        let backbone = Vit {
-            image: grid * patch, patch, channels: 3, dim: heads * head_dim, depth, heads, mlp, positions: Dialect::Published,
-        };
-        let group = |count, rows: usize, cols: usize| Group { count, height: rows * patch, width: cols * patch + patch / 2 };
-        let mut views = Crops::one(group(2, globals.0, globals.1));
-        if let Some((count, rows, cols)) = locals {
-            views = views.with(group(count, rows, cols));
-        }
-        let head = Head { inp: backbone.dim, layers, hidden, bottleneck, prototypes, train_gain };
-        Config { backbone, head, views, batch: images * parts, micro_batch: images, drop_path }
-    }
 }

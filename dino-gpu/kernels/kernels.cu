@@ -1,0 +1,34 @@
+// Every kernel, one translation unit: what does not depend on the activation type once, the rest for f32 and for bf16.
+#include "common.cuh"
+#include "optim.cu"
+
+#define act float
+#define KERNEL(name) name##_f32
+#include "gelu.cu"
+#include "residual.cu"
+#include "layernorm.cu"
+#include "embed.cu"
+#include "position.cu"
+#include "norm.cu"
+#include "attention.cu"
+#include "loss.cu"
+#undef act
+#undef KERNEL
+
+#include "linear.cu"
+
+#define act bf16
+#define KERNEL(name) name##_bf16
+#include "gelu.cu"
+#include "residual.cu"
+#include "layernorm.cu"
+#include "embed.cu"
+#include "position.cu"
+#include "norm.cu"
+#include "attention.cu"
+#include "loss.cu"
+#undef act
+#undef KERNEL
+
+#include "gemm_bf16.cuh"
+#include "attention_bf16.cu"

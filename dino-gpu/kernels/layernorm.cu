@@ -1,0 +1,99 @@
+// y = (x - mean) rstd w + b by row, two passes for the variance; dx_acc += rstd (g - mean(g) - x^ mean(g x^)), g = dy w.
+// One warp a row.  dino-kernel/src/ops/layernorm.rs
+
+// With a branch: mid = x + branch first, and mid is normalised as it was stored.
+extern "C" __global__ void KERNEL(layernorm)(act* __restrict__ y, act* mid, float* __restrict__ mean, float* __restrict__ rstd,
+    const act* x, const act* __restrict__ branch, const float* __restrict__ w, const float* __restrict__ b, int rows, int cols) {
+  long long row = WARP_ROW();
+  if (row >= rows) return;
+  int lane = LANE();
+  x += row * cols, y += row * cols;
+  float v[4], s = 0;
+  if (branch) {
+    branch += row * cols, mid += row * cols;
+    for (int c = lane * 4; c < cols; c += 128) {
+      float d[4];
+      load4(v, x, c, cols);
+      load4(d, branch, c, cols);
+      for (int i = 0; i < 4; i++) v[i] = rounded(v[i] + d[i], y), s += v[i];
+      store4(mid, v, c, cols);
+    }
+    x = mid;  // each lane reads back only what it wrote
+  } else {
+    for (int c = lane * 4; c < cols; c += 128) {
+      load4(v, x, c, cols);
+      for (int i = 0; i < 4; i++) s += v[i];
+    }
+  }
+  float mu = warp_sum(s) / cols, q = 0;
+  for (int c = lane * 4; c < cols; c += 128) {
+    load4(v, x, c, cols);
+    for (int i = 0; i < 4; i++)
+      if (c + i < cols) q += (v[i] - mu) * (v[i] - mu);
+  }
+  float rs = 1.f / sqrtf(warp_sum(q) / cols + 1e-6f);
+  for (int c = lane * 4; c < cols; c += 128) {
+    float g[4], o[4];
+    load4(v, x, c, cols);
+    load4(g, w, c, cols);
+    load4(o, b, c, cols);
+    for (int i = 0; i < 4; i++) v[i] = (v[i] - mu) * rs * g[i] + o[i];
+    store4(y, v, c, cols);
+  }
+  if (lane == 0) mean[row] = mu, rstd[row] = rs;
+}
+REGISTER(KERNEL(layernorm));
+
+extern "C" __global__ void KERNEL(layernorm_backward)(act* __restrict__ dx_acc, const act* __restrict__ dy, const act* __restrict__ x,
+    const float* __restrict__ mean, const float* __restrict__ rstd, const float* __restrict__ w, int rows, int cols) {
+  long long row = WARP_ROW();
+  if (row >= rows) return;
+  int lane = LANE();
+  x += row * cols, dy += row * cols, dx_acc += row * cols;
+  float mu = mean[row], rs = rstd[row], v[4], d[4], g[4], s = 0, sx = 0;
+  for (int c = lane * 4; c < cols; c += 128) {
+    load4(v, x, c, cols);
+    load4(d, dy, c, cols);
+    load4(g, w, c, cols);
+    for (int i = 0; i < 4; i++) {
+      float t = d[i] * g[i];  // zero beyond the end
+      s += t, sx += t * (v[i] - mu) * rs;
+    }
+  }
+  s = warp_sum(s) / cols, sx = warp_sum(sx) / cols;
+  for (int c = lane * 4; c < cols; c += 128) {
+    float a[4];
+    load4(v, x, c, cols);
+    load4(d, dy, c, cols);
+    load4(g, w, c, cols);
+    load4(a, dx_acc, c, cols);
+    for (int i = 0; i < 4; i++) a[i] += (d[i] * g[i] - s - (v[i] - mu) * rs * sx) * rs;
+    store4(dx_acc, a, c, cols);
+  }
+}
+REGISTER(KERNEL(layernorm_backward));
+
+// Column sums over a strip of rows, block (32, 8), grid (ceil(cols / 32), strips): parts (strips, 2, cols) = sums of dy x^ and of dy;
+// without x only the sums of dy, parts (strips, cols). Strips are added in order by `split_sum`.
+extern "C" __global__ void KERNEL(column_sums)(float* __restrict__ parts, const act* __restrict__ dy, const act* __restrict__ x,
+    const float* __restrict__ mean, const float* __restrict__ rstd, int rows, int cols, int strip) {
+  __shared__ float sum[2][8][33];
+  int c = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * strip, end = min(first + strip, rows);
+  float s = 0, sx = 0;
+  if (c < cols) {
+    for (int r = first + threadIdx.y; r < end; r += 8) {
+      float d = get(dy[(long long)r * cols + c]);
+      s += d;
+      if (x) sx += d * (get(x[(long long)r * cols + c]) - mean[r]) * rstd[r];
+    }
+  }
+  sum[0][threadIdx.y][threadIdx.x] = s;
+  sum[1][threadIdx.y][threadIdx.x] = sx;
+  __syncthreads();
+  if (threadIdx.y == 0 && c < cols) {
+    for (int i = 1; i < 8; i++) s += sum[0][i][threadIdx.x], sx += sum[1][i][threadIdx.x];
+    if (x) parts[((long long)blockIdx.y * 2) * cols + c] = sx, parts[((long long)blockIdx.y * 2 + 1) * cols + c] = s;
+    else parts[(long long)blockIdx.y * cols + c] = s;
+  }
+}
+REGISTER(KERNEL(column_sums));

@@ -1,0 +1,126 @@
+//! The kernels by name, and how one is launched.
+
+use crate::cuda::{self, Card, Stream};
+use cust::function::Function;
+use dino_host::error::{Error, Result};
+use std::ffi::c_void;
+
+/// One kernel.
+pub struct Kernel {
+    function: Function<'static>,
+    /// Bytes of its parameters, where the driver can say.
+    sizes: Option<Vec<usize>>,
+    name: String,
+}
+
+/// A kernel's argument: its bits, and how many bytes of them count.
+#[derive(Clone, Copy)]
+pub struct Argument {
+    bits: u64,
+    bytes: usize,
+}
+
+macro_rules! argument {
+    ($($t:ty),*) => {
+        $(impl From<$t> for Argument {
+            fn from(x: $t) -> Argument {
+                let (mut bits, x) = ([0; 8], x.to_ne_bytes());
+                bits[..x.len()].copy_from_slice(&x);
+                Argument { bits: u64::from_ne_bytes(bits), bytes: x.len() }
+            }
+        })*
+    };
+}
+argument!(u64, i64, i32, f32);
+
+/// The shape of a launch: blocks, threads of a block, bytes of dynamic shared memory.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub grid: [u32; 3],
+    pub block: [u32; 2],
+    pub shared: u32,
+}
+
+impl Shape {
+    pub fn new(grid: [usize; 3], block: [u32; 2]) -> Shape {
+        Shape { grid: grid.map(|g| u32::try_from(g).expect("a grid fits the plan's sizes")), block, shared: 0 }
+    }
+
+    /// A thread for each of `n` elements.
+    pub fn flat(n: usize) -> Shape {
+        Shape::new([n.div_ceil(256), 1, 1], [256, 1])
+    }
+
+    /// A warp for each of `rows` rows.
+    pub fn warps(rows: usize) -> Shape {
+        Shape::new([rows.div_ceil(4), 1, 1], [128, 1])
+    }
+
+    /// A block of 256 for each of `n`.
+    pub fn blocks(n: usize) -> Shape {
+        Shape::new([n, 1, 1], [256, 1])
+    }
+}
+
+impl Kernel {
+    /// `shared`: the most dynamic shared memory it is launched with.
+    fn new(card: &'static Card, name: String, shared: u32) -> Result<Kernel> {
+        let function = card.function(&name)?;
+        if shared > 48 << 10 {
+            cuda::allow_shared(&function, shared)?;
+        }
+        Ok(Kernel { sizes: cuda::parameters(&function), function, name })
+    }
+
+    /// Queues it. A launch of nothing is nothing.
+    pub fn launch(&self, stream: &Stream, shape: Shape, arguments: &[Argument]) -> Result<()> {
+        if shape.grid.contains(&0) {
+            return Ok(());
+        }
+        if let Some(sizes) = &self.sizes {
+            let given = arguments.iter().map(|a| a.bytes);
+            assert!(given.eq(sizes.iter().copied()), "{} takes arguments of {sizes:?} bytes", self.name);
+        }
+        let mut list = [std::ptr::null_mut(); 32];
+        for (slot, a) in list.iter_mut().zip(arguments) {
+            *slot = (&raw const a.bits).cast_mut().cast::<c_void>();
+        }
+        // SAFETY: number and sizes of the arguments were compared with the kernel's where the driver can tell; the plan keeps every span
+        // inside its pool.
+        unsafe { stream.launch(&self.function, shape.grid, shape.block, shape.shared, &list[..arguments.len()]) }
+            .map_err(|e| Error { message: format!("{}: {}", self.name, e.message), ..e })
+    }
+}
+
+macro_rules! kernels {
+    (common: $($common:ident),*; typed: $($typed:ident),*; tensor: $($tensor:ident = $shared:expr),*;) => {
+        /// All of them, for one activation type.
+        pub struct Kernels {
+            $(pub $common: Kernel,)*
+            $(pub $typed: Kernel,)*
+            $(pub $tensor: Kernel,)*
+        }
+
+        impl Kernels {
+            /// `suffix`: "_f32" or "_bf16".
+            pub fn new(card: &'static Card, suffix: &str) -> Result<Kernels> {
+                Ok(Kernels {
+                    $($common: Kernel::new(card, stringify!($common).into(), 0)?,)*
+                    $($typed: Kernel::new(card, format!("{}{suffix}", stringify!($typed)), 0)?,)*
+                    $($tensor: Kernel::new(card, stringify!($tensor).into(), $shared)?,)*
+                })
+            }
+        }
+    };
+}
+
+// What does not depend on the activation type, what is compiled for either, and what runs on the tensor cores, with its shared memory.
+kernels! {
+    common: adamw, centre_norm, clip_apply, clip_factors, clip_squares, clip_verdict, commit_centre, ema, gemm_f32, loss_running,
+        loss_targets, prototype_scale, shadow_weights, split_sum, sum_stat, weight_norm_backward;
+    typed: add, add_scaled, attend, attend_dkv, attend_dq, attention_rows, column_sums, embed, embed_backward, from_f32,
+        gather_class, gelu, gelu_backward, l2_normalise, l2_normalise_backward, layernorm, layernorm_backward, loss_gradient, patchify,
+        resize_positions, resize_positions_backward, scale_columns, scatter_class_acc, sum_rows;
+    tensor: gemm_nt_bf16 = 30720, gemm_nt_bf16_128 = 61440, gemm_nn_bf16 = 29184, gemm_nn_bf16_128 = 56832, gemm_tn_bf16 = 27648,
+        gemm_tn_bf16_128 = 52224;
+}

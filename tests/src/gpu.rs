@@ -1,0 +1,79 @@
+//! The GPU backend for tests: on the card where there is one, else on the emulation, which is built here; skipped aloud where
+//! there is neither a card nor a C++ compiler.
+
+use crate::backend::Factory;
+use dino_gpu::{Gpu, Launch, Options, Precision, driver};
+use dino_kernel::plan::Pools;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// What the GPU tests of this process run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ground {
+    Card,
+    Emulation,
+    /// Neither, and why.
+    None(String),
+}
+
+fn emulator() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../dino-gpu/emulate/build.sh")
+}
+
+/// Builds the stand-in driver and the stand-in cuBLASLt; nothing is done where they are newer than their sources.
+pub fn build_emulation() -> Result<PathBuf, String> {
+    let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/emulation");
+    let built = Command::new("sh").arg(emulator()).arg(&out).output().map_err(|e| format!("cannot run sh: {e}"))?;
+    if !built.status.success() {
+        return Err(format!("the emulation does not build: {}", String::from_utf8_lossy(&built.stderr)));
+    }
+    Ok(out)
+}
+
+/// Finds or makes the ground, once.
+pub fn ground() -> &'static Ground {
+    static GROUND: OnceLock<Ground> = OnceLock::new();
+    GROUND.get_or_init(|| {
+        if std::env::var_os(driver::DRIVER_VARIABLE).is_some() || Path::new("/dev/nvidiactl").exists() {
+            return Ground::Card; // or whatever the variable names
+        }
+        if Command::new(std::env::var_os("CXX").unwrap_or_else(|| "g++".into())).arg("--version").output().is_err() {
+            return Ground::None("there is no GPU, and no C++ compiler (g++ or $CXX) to build the emulation".into());
+        }
+        let out = build_emulation().expect("with a compiler, the emulation builds");
+        assert!(driver::use_library(out.join("libcuda_emulated.so")), "the driver was used before the emulation was ready");
+        Ground::Emulation
+    })
+}
+
+/// Whether GPU tests can run; says so where they cannot.
+pub fn ready(who: &str) -> bool {
+    match ground() {
+        Ground::None(why) => {
+            eprintln!("SKIPPED {who}: {why}");
+            false
+        }
+        _ => true,
+    }
+}
+
+/// The GPU backend in f32 or bf16, with a workspace of `KIB` KiB: a small one makes many tiles, strips and splits of small sizes.
+pub struct OnGpu<const BF16: bool, const KIB: usize>;
+
+impl<const BF16: bool, const KIB: usize> OnGpu<BF16, KIB> {
+    /// Its flags.
+    pub fn options() -> Options {
+        let precision = if BF16 { Precision::Bf16 } else { Precision::F32 };
+        Options { precision, launch: Launch::Direct, workspace: KIB }
+    }
+}
+
+impl<const BF16: bool, const KIB: usize> Factory for OnGpu<BF16, KIB> {
+    type Backend = Gpu;
+
+    fn make(pools: Pools) -> Gpu {
+        assert_ne!(ground(), &Ground::None(String::new()));
+        Gpu::create(&Self::options(), pools).expect("a test's pools fit the GPU")
+    }
+}
