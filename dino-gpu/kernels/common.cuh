@@ -21,9 +21,6 @@ __device__ __forceinline__ float get(float x) { return x; }
 __device__ __forceinline__ float get(bf16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ void put(float& y, float x) { y = x; }
 __device__ __forceinline__ void put(bf16& y, float x) { y = __float2bfloat16(x); }
-// x as the type of `like` keeps it
-__device__ __forceinline__ float rounded(float x, const float*) { return x; }
-__device__ __forceinline__ float rounded(float x, const bf16*) { return __bfloat162float(__float2bfloat16(x)); }
 
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll

@@ -1,40 +1,43 @@
 // y = (x - mean) rstd w + b by row, two passes for the variance; dx_acc += rstd (g - mean(g) - x^ mean(g x^)), g = dy w.
 // One warp a row.  dino-kernel/src/ops/layernorm.rs
 
-// With a branch: mid = x + branch first, and mid is normalised as it was stored.
-extern "C" __global__ void KERNEL(layernorm)(act* __restrict__ y, act* mid, float* __restrict__ mean, float* __restrict__ rstd,
-    const act* x, const act* __restrict__ branch, const float* __restrict__ w, const float* __restrict__ b, int rows, int cols) {
+#ifndef LAYERNORM_ONCE
+#define LAYERNORM_ONCE
+// Four elements of x, or of x + branch where there is one.
+template <class T> __device__ __forceinline__ void load_sum(float (&v)[4], const T* x, const T* branch, int at, int cols) {
+  load4(v, x, at, cols);
+  if (branch) {
+    float d[4];
+    load4(d, branch, at, cols);
+    for (int i = 0; i < 4; i++) v[i] += d[i];
+  }
+}
+#endif
+
+// With a branch, mid = x + branch is stored too; mean, variance and y are those of the sum before it is rounded to mid's type.
+extern "C" __global__ void KERNEL(layernorm)(act* __restrict__ y, act* __restrict__ mid, float* __restrict__ mean, float* __restrict__ rstd,
+    const act* __restrict__ x, const act* __restrict__ branch, const float* __restrict__ w, const float* __restrict__ b, int rows, int cols) {
   long long row = WARP_ROW();
   if (row >= rows) return;
   int lane = LANE();
   x += row * cols, y += row * cols;
+  if (branch) branch += row * cols, mid += row * cols;
   float v[4], s = 0;
-  if (branch) {
-    branch += row * cols, mid += row * cols;
-    for (int c = lane * 4; c < cols; c += 128) {
-      float d[4];
-      load4(v, x, c, cols);
-      load4(d, branch, c, cols);
-      for (int i = 0; i < 4; i++) v[i] = rounded(v[i] + d[i], y), s += v[i];
-      store4(mid, v, c, cols);
-    }
-    x = mid;  // each lane reads back only what it wrote
-  } else {
-    for (int c = lane * 4; c < cols; c += 128) {
-      load4(v, x, c, cols);
-      for (int i = 0; i < 4; i++) s += v[i];
-    }
+  for (int c = lane * 4; c < cols; c += 128) {
+    load_sum(v, x, branch, c, cols);
+    for (int i = 0; i < 4; i++) s += v[i];
+    if (branch) store4(mid, v, c, cols);
   }
   float mu = warp_sum(s) / cols, q = 0;
   for (int c = lane * 4; c < cols; c += 128) {
-    load4(v, x, c, cols);
+    load_sum(v, x, branch, c, cols);
     for (int i = 0; i < 4; i++)
       if (c + i < cols) q += (v[i] - mu) * (v[i] - mu);
   }
   float rs = 1.f / sqrtf(warp_sum(q) / cols + 1e-6f);
   for (int c = lane * 4; c < cols; c += 128) {
     float g[4], o[4];
-    load4(v, x, c, cols);
+    load_sum(v, x, branch, c, cols);
     load4(g, w, c, cols);
     load4(o, b, c, cols);
     for (int i = 0; i < 4; i++) v[i] = (v[i] - mu) * rs * g[i] + o[i];

@@ -22,11 +22,11 @@ const DEPTH: usize = 512;
 pub type Size = [usize; 3];
 
 impl Gpu {
-    /// The large tile where it makes enough blocks, else the small one: (kernel, side, threads, bytes of shared memory).
-    fn tile(&self, kernels: [&'static Kernel; 2], shared: [u32; 2], [m, n, _]: Size, splits: usize) -> (&'static Kernel, usize, u32, u32) {
-        let large = m.div_ceil(128) * n.div_ceil(128) * splits >= FILL / 2;
-        let i = large as usize;
-        (kernels[i], [64, 128][i], [128, 256][i], shared[i])
+    /// The large tile where it makes enough blocks, else the small one, and the launch's shape.
+    fn tile(&self, kernels: [&'static Kernel; 2], [m, n, _]: Size, splits: usize) -> (&'static Kernel, Shape) {
+        let large = (m.div_ceil(128) * n.div_ceil(128) * splits >= FILL / 2) as usize;
+        let (side, threads) = ([64, 128][large], [128, 256][large]);
+        (kernels[large], Shape::new([n.div_ceil(side), m.div_ceil(side).min(65535), splits], [threads, 1]))
     }
 
     /// f32 by strides: a[i, p] at i * a.1 + p * a.2, b[p, j] at p * b.1 + j * b.2.
@@ -53,9 +53,7 @@ impl Gpu {
             }
             (Precision::Bf16, Out::Act(at) | Out::F32(at)) => {
                 let kernels = self.kernels;
-                let (kernel, side, threads, shared) =
-                    self.tile([&kernels.gemm_nt_bf16, &kernels.gemm_nt_bf16_128], [30720, 61440], [m, n, k], 1);
-                let shape = Shape { shared, ..Shape::new([n.div_ceil(side), m.div_ceil(side).min(65535), 1], [threads, 1]) };
+                let (kernel, shape) = self.tile([&kernels.gemm_nt_bf16, &kernels.gemm_nt_bf16_128], [m, n, k], 1);
                 let f32_out = matches!(y, Out::F32(_)) as i32;
                 self.launch(
                     kernel,
@@ -74,9 +72,7 @@ impl Gpu {
             }
             (Precision::Bf16, Out::Act(at) | Out::F32(at)) => {
                 let kernels = self.kernels;
-                let (kernel, side, threads, shared) =
-                    self.tile([&kernels.gemm_nn_bf16, &kernels.gemm_nn_bf16_128], [29184, 56832], [m, n, k], 1);
-                let shape = Shape { shared, ..Shape::new([n.div_ceil(side), m.div_ceil(side).min(65535), 1], [threads, 1]) };
+                let (kernel, shape) = self.tile([&kernels.gemm_nn_bf16, &kernels.gemm_nn_bf16_128], [m, n, k], 1);
                 let f32_out = matches!(y, Out::F32(_)) as i32;
                 self.launch(
                     kernel,
@@ -98,10 +94,7 @@ impl Gpu {
         match self.precision {
             Precision::F32 => self.plain((to, n), (dy, 1, m), (x, n, 1), [m, n, k], 0, 0, splits == 1, (splits, stride)),
             Precision::Bf16 => {
-                let (kernel, side, threads, shared) =
-                    self.tile([&kernels.gemm_tn_bf16, &kernels.gemm_tn_bf16_128], [27648, 52224], [m, n, k], splits);
-                let shape =
-                    Shape { shared, ..Shape::new([n.div_ceil(side), m.div_ceil(side).min(65535), splits], [threads, 1]) };
+                let (kernel, shape) = self.tile([&kernels.gemm_tn_bf16, &kernels.gemm_tn_bf16_128], [m, n, k], splits);
                 // Whole steps of 32, so that only the last split has a tail.
                 let depth = k.div_ceil(splits).next_multiple_of(32);
                 self.launch(

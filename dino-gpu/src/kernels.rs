@@ -11,6 +11,8 @@ pub struct Kernel {
     /// Bytes of its parameters, where the driver can say.
     sizes: Option<Vec<usize>>,
     name: String,
+    /// Bytes of dynamic shared memory it is launched with.
+    shared: u32,
 }
 
 /// A kernel's argument: its bits, and how many bytes of them count.
@@ -33,17 +35,16 @@ macro_rules! argument {
 }
 argument!(u64, i64, i32, f32);
 
-/// The shape of a launch: blocks, threads of a block, bytes of dynamic shared memory.
+/// The shape of a launch: blocks, threads of a block.
 #[derive(Clone, Copy)]
 pub struct Shape {
     pub grid: [u32; 3],
     pub block: [u32; 2],
-    pub shared: u32,
 }
 
 impl Shape {
     pub fn new(grid: [usize; 3], block: [u32; 2]) -> Shape {
-        Shape { grid: grid.map(|g| u32::try_from(g).expect("a grid fits the plan's sizes")), block, shared: 0 }
+        Shape { grid: grid.map(|g| u32::try_from(g).expect("a grid fits the plan's sizes")), block }
     }
 
     /// A thread for each of `n` elements.
@@ -63,13 +64,13 @@ impl Shape {
 }
 
 impl Kernel {
-    /// `shared`: the most dynamic shared memory it is launched with.
+    /// `shared`: the bytes of dynamic shared memory it is launched with.
     fn new(card: &'static Card, name: String, shared: u32) -> Result<Kernel> {
         let function = card.function(&name)?;
         if shared > 48 << 10 {
             cuda::allow_shared(&function, shared)?;
         }
-        Ok(Kernel { sizes: cuda::parameters(&function), function, name })
+        Ok(Kernel { sizes: cuda::parameters(&function), function, name, shared })
     }
 
     /// Queues it. A launch of nothing is nothing.
@@ -87,7 +88,7 @@ impl Kernel {
         }
         // SAFETY: number and sizes of the arguments were compared with the kernel's where the driver can tell; the plan keeps every span
         // inside its pool.
-        unsafe { stream.launch(&self.function, shape.grid, shape.block, shape.shared, &list[..arguments.len()]) }
+        unsafe { stream.launch(&self.function, shape.grid, shape.block, self.shared, &list[..arguments.len()]) }
             .map_err(|e| Error { message: format!("{}: {}", self.name, e.message), ..e })
     }
 }
@@ -122,5 +123,21 @@ kernels! {
         gather_class, gelu, gelu_backward, l2_normalise, l2_normalise_backward, layernorm, layernorm_backward, loss_gradient, patchify,
         resize_positions, resize_positions_backward, scale_columns, scatter_class_acc, sum_rows;
     tensor: gemm_nt_bf16 = 30720, gemm_nt_bf16_128 = 61440, gemm_nn_bf16 = 29184, gemm_nn_bf16_128 = 56832, gemm_tn_bf16 = 27648,
-        gemm_tn_bf16_128 = 52224;
+        gemm_tn_bf16_128 = 52224, attention_delta_bf16 = 0,
+        attention_fwd_bf16_32 = 25600, attention_dq_bf16_32 = 30720, attention_dkv_bf16_32 = 31744,
+        attention_fwd_bf16_64 = 46080, attention_dq_bf16_64 = 55296, attention_dkv_bf16_64 = 37376,
+        attention_fwd_bf16_96 = 39936, attention_dq_bf16_96 = 53248, attention_dkv_bf16_96 = 53760,
+        attention_fwd_bf16_128 = 52224, attention_dq_bf16_128 = 69632, attention_dkv_bf16_128 = 70144;
+}
+
+impl Kernels {
+    /// Attention on the tensor cores, [forward, dq, dk and dv], for the least width that holds a head; a head is at most 128 wide.
+    pub fn flash(&self, head_dim: usize) -> [&Kernel; 3] {
+        match head_dim {
+            ..=32 => [&self.attention_fwd_bf16_32, &self.attention_dq_bf16_32, &self.attention_dkv_bf16_32],
+            33..=64 => [&self.attention_fwd_bf16_64, &self.attention_dq_bf16_64, &self.attention_dkv_bf16_64],
+            65..=96 => [&self.attention_fwd_bf16_96, &self.attention_dq_bf16_96, &self.attention_dkv_bf16_96],
+            _ => [&self.attention_fwd_bf16_128, &self.attention_dq_bf16_128, &self.attention_dkv_bf16_128],
+        }
+    }
 }

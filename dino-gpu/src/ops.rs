@@ -2,7 +2,7 @@
 
 use crate::args;
 use crate::gemm::Out;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Precision};
 use crate::kernels::Shape;
 use dino_host::error::Error;
 use dino_kernel::backend::*;
@@ -42,6 +42,11 @@ impl Gpu {
     fn class_packed(&self, q: Act, q_at: usize, kv: Act, kv_at: usize, c: usize) -> Projections {
         let kv = |i: usize| self.act(kv) + ((kv_at + i * c) * self.act_bytes()) as u64;
         Projections { q: (self.act_at(q, q_at), c), k: kv(0), v: kv(1), stride: 2 * c }
+    }
+
+    /// Whether the tensor cores take these heads: bf16, rows on 16 bytes, and heads of at most 128.
+    fn flashes(&self, n: Heads) -> bool {
+        self.precision == Precision::Bf16 && n.head_dim.is_multiple_of(8) && n.head_dim <= 128
     }
 
     fn attend(&mut self, y: u64, lse: u64, p: Projections, [crops, queries, tokens]: [usize; 3], n: Heads) {
@@ -202,7 +207,14 @@ impl Forward for Gpu {
         let c = n.cols();
         for [_, crops, row, tokens] in groups(n.crops) {
             let (y, lse, p) = (self.act_at(y, row * c), self.stat_at(lse, row * n.heads), self.packed(qkv, row * 3 * c, c));
-            self.attend(y, lse, p, [crops, tokens, tokens], n);
+            if self.flashes(n) {
+                let [kernel, ..] = self.kernels.flash(n.head_dim);
+                let shape = Shape::new([crops * tokens.div_ceil(64), n.heads, 1], [128, 1]);
+                let (heads, d) = (n.heads as i32, n.head_dim as i32);
+                self.launch(kernel, shape, args![y, lse, p.q.0, tokens as i32, heads, d, scale(n)]);
+            } else {
+                self.attend(y, lse, p, [crops, tokens, tokens], n);
+            }
         }
     }
 
@@ -337,7 +349,20 @@ impl Backward for Gpu {
         for [_, crops, row, tokens] in groups(n.crops) {
             let (d, p) = (self.packed(dqkv, row * 3 * c, c), self.packed(qkv, row * 3 * c, c));
             let read = [self.act_at(dy, row * c), self.act_at(y, row * c), self.stat_at(lse, row * n.heads)];
-            self.attend_backward(d, read, p, [crops, tokens, tokens], n);
+            let rows = crops * tokens;
+            if self.flashes(n) && 4 * rows * n.heads <= self.workspace_bytes() {
+                let [dy, y, lse] = read;
+                let (delta, heads, dim) = (self.workspace_at(), n.heads as i32, n.head_dim as i32);
+                let sums = Shape::blocks((rows * n.heads).div_ceil(32));
+                self.launch(&self.kernels.attention_delta_bf16, sums, args![delta, y, dy, rows as i32, heads, dim]);
+                let [_, queries, keys] = self.kernels.flash(n.head_dim);
+                let shape = Shape::new([crops * tokens.div_ceil(64), n.heads, 1], [128, 1]);
+                let arguments = args![d.q.0, dy, p.q.0, lse, delta, tokens as i32, heads, dim, scale(n)];
+                self.launch(queries, shape, arguments);
+                self.launch(keys, shape, arguments);
+            } else {
+                self.attend_backward(d, read, p, [crops, tokens, tokens], n);
+            }
         }
     }
 

@@ -382,7 +382,8 @@ pub struct Mismatch {
     pub error: f64,
 }
 
-/// Runs two backends word by word and compares everything written, norm-wise; then copies A's result into B, so that drift hides nothing.
+/// Runs two backends word by word and compares everything written, norm-wise; then gives both A's result, as B can hold it (B may keep
+/// activations in fewer digits), so that drift hides nothing.
 pub struct Lockstep<A, B> {
     pub a: A,
     pub b: B,
@@ -398,6 +399,13 @@ impl<A: Memory, B: Memory> Lockstep<A, B> {
     /// The largest error of any word.
     pub fn worst(&self) -> Option<Mismatch> {
         self.worst.iter().flatten().copied().reduce(|x, y| if y.error > x.error || y.error.is_nan() { y } else { x })
+    }
+
+    /// The same values on both sides.
+    fn settle(&mut self, pool: Pool, at: usize, values: &mut [f64]) {
+        self.b.write(pool, at, values);
+        self.b.read(pool, at, values);
+        self.a.write(pool, at, values);
     }
 
     fn after(&mut self, word: Word, t: &Touches) {
@@ -417,7 +425,7 @@ impl<A: Memory, B: Memory> Lockstep<A, B> {
                         alike &= x == y || (x.is_nan() && y.is_nan());
                     }
                 }
-                self.b.write(touch.pool, touch.span.at + at, &a[..len]);
+                self.settle(touch.pool, touch.span.at + at, &mut a[..len]);
             }
             let error = match (alike, difference == 0.0) {
                 (false, _) => f64::INFINITY,
@@ -438,8 +446,12 @@ impl<A: Memory, B: Memory> Memory for Lockstep<A, B> {
     }
 
     fn write(&mut self, pool: Pool, at: usize, values: &[f64]) {
-        self.a.write(pool, at, values);
-        self.b.write(pool, at, values);
+        for (i, part) in values.chunks(256).enumerate() {
+            let mut copy = [0.0; 256];
+            let copy = &mut copy[..part.len()];
+            copy.copy_from_slice(part);
+            self.settle(pool, at + 256 * i, copy);
+        }
     }
 
     fn len(&mut self, pool: Pool) -> usize {
