@@ -82,8 +82,12 @@ static bool image_known(const void* image) {
 }  // namespace emulation
 
 // ---- start, device, context
+static void read_environment();
 API cuInit(unsigned flags) {
   Lock lock(mutex);
+  static bool read = false;
+  if (!read) read_environment();
+  read = true;
   if (flags) return INVALID_VALUE;
   if (!state.devices) return NO_DEVICE;
   state.initialised = true;
@@ -356,7 +360,8 @@ static void report() {
       counts.launches, counts.graph_launches, counts.allocations, counts.frees, counts.synchronisations, counts.refused_in_capture,
       counts.pageable_copies, counts.guard_violations, counts.live_bytes, counts.peak_bytes);
 }
-__attribute__((constructor)) static void read_environment() {
+// At the first cuInit: a constructor could run before what it sets exists.
+static void read_environment() {
   for (const char* what : {"memory_limit", "fail_after", "fail_code", "devices", "capability_major", "capability_minor", "memset_is_async"}) {
     std::string name = std::string("EMULATION_") + what;
     for (char& c : name) c = (char)toupper(c);

@@ -1,5 +1,6 @@
 //! The GPU as the trainer's device.
 
+use crate::cuda::Card;
 use crate::gpu::{self, Gpu, Options};
 use dino_host::device::{Device, QUEUE, Step};
 use dino_host::error::{Error, Result};
@@ -10,6 +11,10 @@ use dino_kernel::step::monitor;
 impl Device for Gpu {
     type Options = Options;
     const KIND: &'static str = "cuda";
+
+    fn ready(_options: &Options) -> Result<()> {
+        Card::get().map(|_| ())
+    }
 
     fn element_bytes(options: &Options, pool: Pool) -> u64 {
         if pool == Pool::Acts { gpu::act_bytes(options.precision) as u64 } else { 4 }

@@ -447,13 +447,16 @@ impl Gpu {
         }
     }
 
-    /// Waits for everything queued; the first thing that went wrong since the last wait.
+    /// Waits for everything queued; the first thing that ever went wrong.
     pub fn wait(&mut self) -> Result<()> {
         let r = self.stream.wait();
-        match self.fault.take() {
-            Some(e) => Err(e),
-            None => r,
-        }
+        self.note(r);
+        self.sound()
+    }
+
+    /// The first fault. It stays: what a device holds after one means nothing.
+    fn sound(&self) -> Result<()> {
+        self.fault.clone().map_or(Ok(()), Err)
     }
 
     // A step.
@@ -470,17 +473,15 @@ impl Gpu {
             None => Feed::new(plan.pixels.len() + plan.student.acts.drop().len())?,
         };
         // The first step finds what it must allocate; the second is captured.
+        let mut r = Ok(());
         if self.launch == Launch::Graph && self.steps == 1 {
-            self.graphs = Some(self.capture(plan)?);
+            r = self.capture(plan).map(|graphs| self.graphs = Some(graphs));
         }
-        let r = self.queue_step(plan, numbers, parts, &mut feed);
+        let r = r.and_then(|()| self.queue_step(plan, numbers, parts, &mut feed));
         self.feed = Some(feed);
-        r?;
+        self.note(r);
         self.steps += 1;
-        match self.fault.take() {
-            Some(e) => Err(e),
-            None => Ok(()),
-        }
+        self.sound()
     }
 
     fn capture(&mut self, plan: &Plan) -> Result<[Graph; 3]> {
@@ -544,9 +545,13 @@ impl Gpu {
 
     /// The monitor of the oldest of the last `queued` steps (one or two), once it has run.
     pub fn take_report(&mut self, queued: usize) -> Result<[f32; monitor::LEN]> {
+        self.sound()?;
         let feed = self.feed.as_ref().expect("a step was queued");
         let slot = (self.steps - queued) % 2;
-        feed.reported[slot].wait()?;
+        if let Err(e) = feed.reported[slot].wait() {
+            self.fault = Some(e.clone());
+            return Err(e);
+        }
         let mut m = [0.0; monitor::LEN];
         m.copy_from_slice(feed.report[slot].get());
         Ok(m)

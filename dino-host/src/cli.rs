@@ -259,7 +259,9 @@ fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
     }
 }
 
-fn threads<O: Args>(shared: &Shared<O>) -> Result<()> {
+/// The device is there, and as many threads as asked for.
+fn start<D: Device>(shared: &Shared<D::Options>) -> Result<()> {
+    D::ready(&shared.device)?;
     rayon::ThreadPoolBuilder::new().num_threads(shared.threads).build_global().map_err(|e| {
         Error::new(format!("cannot start {} threads: {e}", shared.threads)).hint("--threads 0 takes one a core")
     })
@@ -295,7 +297,7 @@ fn run_plan<D: Device>(args: Plan<D::Options>) -> Result<u8> {
 }
 
 fn run_train<D: Device>(args: Train<D::Options>) -> Result<u8> {
-    threads(&args.shared)?;
+    start::<D>(&args.shared)?;
     let device = &args.shared.device;
     let out = match (args.out, args.resume) {
         (Some(out), _) => out,
@@ -402,7 +404,7 @@ fn network<O: Args>(source: &Source<O>, which: Which) -> Result<(Config, Option<
 }
 
 fn run_knn<D: Device>(args: Knn<D::Options>) -> Result<u8> {
-    threads(&args.source.shared)?;
+    start::<D>(&args.source.shared)?;
     if args.k.contains(&0) || args.k.is_empty() || !(args.temperature > 0.0 && args.temperature.is_finite()) {
         return Err(
             Error::new("--k and --temperature are above 0").hint("published: --k 10,20,100,200 --temperature 0.07")
@@ -440,7 +442,7 @@ fn run_knn<D: Device>(args: Knn<D::Options>) -> Result<u8> {
 }
 
 fn run_attention<D: Device>(args: Attention<D::Options>) -> Result<u8> {
-    threads(&args.source.shared)?;
+    start::<D>(&args.source.shared)?;
     let trained = args.source.checkpoint.is_some();
     let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Random });
     let (config, weights) = network(&args.source, which)?;
@@ -460,7 +462,7 @@ fn run_attention<D: Device>(args: Attention<D::Options>) -> Result<u8> {
 }
 
 fn run_attend<D: Device>(args: Attend<D::Options>) -> Result<u8> {
-    threads(&args.shared)?;
+    start::<D>(&args.shared)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let weights = checkpoint.backbone("teacher")?;
     let image = data::decode(&args.image)?;

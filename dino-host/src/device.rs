@@ -35,6 +35,11 @@ pub trait Device: Update + Memory + Sized {
     /// What `plan --device` and errors call it: "cpu", "cuda".
     const KIND: &'static str;
 
+    /// Whether the device is there. Asked first of all: nothing has been opened or written yet.
+    fn ready(_options: &Self::Options) -> Result<()> {
+        Ok(())
+    }
+
     /// Bytes of an element of a pool.
     fn element_bytes(_options: &Self::Options, _pool: Pool) -> u64 {
         4

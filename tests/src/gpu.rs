@@ -43,6 +43,7 @@ pub fn ground() -> &'static Ground {
         }
         let out = build_emulation().expect("with a compiler, the emulation builds");
         assert!(driver::use_library(out.join("libcuda_emulated.so")), "the driver was used before the emulation was ready");
+        eprintln!("no GPU here: the kernels run on the CPU, behind a stand-in driver");
         Ground::Emulation
     })
 }
@@ -72,8 +73,21 @@ impl<const BF16: bool, const KIB: usize> OnGpu<BF16, KIB> {
 impl<const BF16: bool, const KIB: usize> Factory for OnGpu<BF16, KIB> {
     type Backend = Gpu;
 
+    fn ready(who: &str) -> bool {
+        ready(who)
+    }
+
     fn make(pools: Pools) -> Gpu {
-        assert_ne!(ground(), &Ground::None(String::new()));
         Gpu::create(&Self::options(), pools).expect("a test's pools fit the GPU")
+    }
+}
+
+/// `count` small PNG pictures of noise.
+pub fn pictures(folder: &Path, side: u32, count: u64) {
+    use dino_kernel::rng::{Kind, Rng};
+    for i in 0..count {
+        let mut rng = Rng::new(i, 0, 0, 0, Kind::Test, 0);
+        let picture = image::RgbImage::from_fn(side, side, |_, _| image::Rgb([0; 3].map(|_: u8| (rng.uniform() * 255.0) as u8)));
+        picture.save(folder.join(format!("{i:03}.png"))).expect("a picture can be written");
     }
 }

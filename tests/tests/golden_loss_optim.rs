@@ -14,9 +14,10 @@ use std::collections::BTreeMap;
 use tests::backend::{Factory, Reference, write};
 use tests::fixture::Fixture;
 use tests::for_backends;
+use tests::gpu::OnGpu;
 use tests::training::{Net, Run, loss_over_logits, teacher_probs};
 
-for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [loss, adamw, clip, ema]);
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [loss, adamw, clip, ema]);
 
 const LATER: &str = "this optimiser is not implemented yet";
 

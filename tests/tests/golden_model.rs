@@ -16,9 +16,10 @@ use dino_kernel::step::{Hyper, monitor};
 use tests::backend::{Arena, Factory, Reference, make_poisoned, read, read_grad, write};
 use tests::fixture::{Fixture, Tensor};
 use tests::for_backends;
+use tests::gpu::OnGpu;
 use tests::training::{Net, Run, View, groups};
 
-for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [
     forward_taps,
     odd_images,
     head_and_loss,

@@ -9,8 +9,9 @@ use dino_kernel::ops::position::{self, Dialect};
 use tests::backend::{Arena, Factory, Reference, read, read_grad, write, write_grad};
 use tests::fixture::Fixture;
 use tests::for_backends;
+use tests::gpu::OnGpu;
 
-for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [
     layernorm,
     gelu,
     linear,

@@ -8,7 +8,7 @@ use dino_kernel::step::{Hyper, monitor};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use tests::backend::{Factory, make_poisoned, read_span};
-use tests::gpu::{OnGpu, ready};
+use tests::gpu::OnGpu;
 use tests::plans::configs;
 use tests::training::{Run, hyper_numbers, random_views};
 
@@ -52,7 +52,7 @@ fn agree<F: Factory>(config: Config, seed: u64, teacher_temp: f64, bound: fn(Wor
 
 /// Random plans through `F`, and how near its bound every word came.
 fn words<F: Factory>(who: &str, cases: u32, bound: fn(Word, f64) -> f64) {
-    if !ready(who) {
+    if !F::ready(who) {
         return;
     }
     let worst = std::cell::RefCell::new(BTreeMap::new());

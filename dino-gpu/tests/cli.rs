@@ -1,0 +1,110 @@
+//! The program as a user meets it, on the emulation: what it says where there is no GPU, too old a GPU, too little memory, a device that
+//! is lost, and that none of these costs a checkpoint.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// The stand-in driver, or none where it cannot be built.
+fn emulation() -> Option<&'static Path> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| match tests::gpu::build_emulation() {
+        Ok(out) => Some(out.join("libcuda_emulated.so")),
+        Err(why) => {
+            eprintln!("SKIPPED what needs the emulation: {why}");
+            None
+        }
+    });
+    built.as_deref()
+}
+
+/// Runs a command line (split at blanks, then `more`) with the driver at `driver` and the emulation's settings.
+fn run(line: &str, more: &[&Path], driver: &Path, settings: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-gpu"));
+    command.args(line.split_whitespace()).args(more).env("DINO_LIBCUDA", driver);
+    command.env("DINO_CUBLASLT", "/nowhere"); // the kernels of this project
+    settings.iter().for_each(|(name, value)| {
+        command.env(format!("EMULATION_{name}"), value);
+    });
+    command.output().expect("the program runs")
+}
+
+fn said(o: &Output) -> String {
+    String::from_utf8_lossy(&o.stderr).into_owned()
+}
+
+#[track_caller]
+fn refuses(o: &Output, words: &[&str]) {
+    let text = said(o);
+    assert_eq!(o.status.code(), Some(2), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    for word in words {
+        assert!(text.contains(word), "no `{word}` in: {text}");
+    }
+}
+
+/// Six steps of a tiny model.
+const TRAIN: &str = "train --data builtin --patch-size 8 --embed-dim 16 --depth 1 --heads 2 --out-dim 32 --hidden 16 --bottleneck 8 \
+    --global-size 16 --local-crops-number 0 --batch 400 --micro-batch 2 --epochs 1 --warmup-epochs 0 --knn-every 0 \
+    --workspace 256 --seed 3 --threads 1 --out";
+
+#[test]
+fn without_a_driver_it_says_so_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let o = run(TRAIN, &[&out], Path::new("/nowhere/libcuda.so.1"), &[]);
+    refuses(&o, &["dino-gpu: no NVIDIA driver found (/nowhere/libcuda.so.1", "dino-host"]);
+    assert!(said(&o).lines().count() == 2 && !out.exists(), "{}", said(&o));
+    // What needs no GPU works without one.
+    let o = run("plan --small --device cuda --json", &[], Path::new("/nowhere"), &[]);
+    assert!(o.status.success(), "{}", said(&o));
+    let plan: Value = serde_json::from_slice(&o.stdout).unwrap();
+    let f32_plan = run("plan --small --device cuda --precision f32 --json", &[], Path::new("/nowhere"), &[]);
+    let f32_plan: Value = serde_json::from_slice(&f32_plan.stdout).unwrap();
+    let bytes = |plan: &Value, name: &str| {
+        let items = plan["memory"].as_array().unwrap().iter().filter(|item| item["name"] == name);
+        items.map(|item| item["bytes"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(plan["device"], "cuda");
+    assert_eq!(2 * bytes(&plan, "activations"), bytes(&f32_plan, "activations"));
+    assert_eq!(2 * bytes(&plan, "weights as bf16"), bytes(&plan, "weights"));
+    assert_eq!(bytes(&f32_plan, "weights as bf16"), 0);
+}
+
+#[test]
+fn an_unfit_gpu_is_named() {
+    let Some(driver) = emulation() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    refuses(&run(TRAIN, &[&out], driver, &[("DEVICES", "0")]), &["GPU", "hint"]);
+    let old = [("CAPABILITY_MAJOR", "7"), ("CAPABILITY_MINOR", "5")];
+    refuses(&run(TRAIN, &[&out], driver, &old), &["compute capability 7.5", "8.0"]);
+    let o = run(TRAIN, &[&out], driver, &[("MEMORY_LIMIT", "100000")]);
+    refuses(&o, &["not enough memory on the GPU", "--mem-limit"]);
+    assert!(!out.join("checkpoint.safetensors").exists());
+}
+
+#[test]
+fn a_lost_device_leaves_the_last_checkpoint() {
+    let Some(driver) = emulation() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let line = TRAIN.replace("--batch 400 --micro-batch 2", "--batch 4 --micro-batch 4").replace("builtin", "DATA");
+    let data = folder.path().join("images");
+    std::fs::create_dir(&data).unwrap();
+    tests::gpu::pictures(&data, 16, 20);
+    let line = line.replace("DATA", data.to_str().unwrap()).replace("--epochs 1", "--epochs 3");
+    let (whole, lost) = (folder.path().join("whole"), folder.path().join("lost"));
+    let o = run(&line, &[&whole], driver, &[]);
+    assert!(o.status.success(), "{}", said(&o));
+
+    // Somewhere in the second epoch; the first is saved.
+    let o = run(&line, &[&lost], driver, &[("FAIL_AFTER", "700"), ("FAIL_CODE", "719")]);
+    refuses(&o, &["checkpoint", "--resume", "719"]);
+    let saved = std::fs::read(lost.join("checkpoint.safetensors")).unwrap();
+    assert!(!lost.join("checkpoint.part").exists());
+    let o = run("train --resume --workspace 256 --threads 1 --out", &[&lost], driver, &[]);
+    assert!(o.status.success(), "{}", said(&o));
+    let end = |out: &Path| std::fs::read(out.join("checkpoint.safetensors")).unwrap();
+    assert!(end(&lost) != saved && end(&lost) == end(&whole), "the resumed run has other weights");
+}

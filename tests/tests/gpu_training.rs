@@ -1,0 +1,132 @@
+//! Whole runs on the GPU backend: the losses of the CPU, the same bits however a step is launched, and checkpoints that either
+//! backend goes on from.
+
+use dino_gpu::{Gpu, Launch, Options, Precision};
+use dino_host::config::Config;
+use dino_host::cpu::{Cpu, NoOptions};
+use dino_host::data::Splits;
+use dino_host::data::builtin::{Builtin, Part};
+use dino_host::device::Device;
+use dino_host::train::{self, Outcome, Run};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use tests::gpu::ready;
+
+/// Five steps an epoch.
+const IMAGES: usize = 20;
+
+fn splits() -> Splits {
+    let part = |count, part| Box::new(Builtin::new(24, count, part, 0));
+    Splits { train: part(IMAGES, Part::Train), test: part(8, Part::Test), held_out: false }
+}
+
+/// Tiny, with two micro-batches a step, local crops and stochastic depth.
+fn config(epochs: u64) -> Config {
+    let config = Config {
+        patch_size: 8,
+        embed_dim: 32,
+        depth: 2,
+        heads: 2,
+        out_dim: 100,
+        hidden: 32,
+        bottleneck: 16,
+        global_size: 24,
+        local_size: 16,
+        local_crops_number: 1,
+        batch: 4,
+        micro_batch: 2,
+        epochs,
+        warmup_epochs: 1,
+        drop_path_rate: 0.2,
+        save_every: 0,
+        knn_every: 0,
+        ..Config::small()
+    };
+    config.resolve().unwrap()
+}
+
+/// Trains in `out` to the end, or for one more step.
+fn train<D: Device>(device: &D::Options, config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
+    let (splits, stop) = (splits(), AtomicBool::new(one_step));
+    let run =
+        Run { device, config: config.clone(), splits: &splits, out: out.into(), resume, data: "test".into(), stop: &stop };
+    train::run::<D>(&run).unwrap()
+}
+
+fn losses(out: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(out.join(train::LOG)).unwrap();
+    let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    rows.filter(|row| row["kind"] == "step").map(|row| row["loss"].as_f64().unwrap()).collect()
+}
+
+fn gpu(precision: Precision, launch: Launch) -> Options {
+    Options { precision, launch, workspace: 256 }
+}
+
+fn checkpoint(out: &Path) -> Vec<u8> {
+    std::fs::read(out.join(train::CHECKPOINT)).unwrap()
+}
+
+#[test]
+fn twenty_steps_have_the_losses_of_the_cpu() {
+    if !ready("twenty_steps_have_the_losses_of_the_cpu") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (config, at) = (config(4), |name: &str| folder.path().join(name));
+    train::<Cpu>(&NoOptions {}, &config, &at("cpu"), false, false);
+    let cpu = losses(&at("cpu"));
+    assert_eq!(cpu.len(), 20);
+    // The first loss has the error of one forward pass: of f32 sums, or of half a bf16 digit. Then differences grow: Adam divides by
+    // the root of squares, so a gradient that is nearly nothing moves its weight by lr whatever its sign.
+    for (precision, first, all) in [(Precision::F32, 1e-5, 1e-4), (Precision::Bf16, 1.0 / 256.0, 4.0 / 256.0)] {
+        let name = format!("{precision:?}");
+        train::<Gpu>(&gpu(precision, Launch::Graph), &config, &at(&name), false, false);
+        let found = losses(&at(&name));
+        assert_eq!(found.len(), 20);
+        let errors: Vec<f64> = cpu.iter().zip(&found).map(|(c, g)| (c - g).abs() / c).collect();
+        println!("{name}: relative difference of the losses {errors:.5?}");
+        assert!(errors[0] <= first, "{name}: the first loss is {:e} off", errors[0]);
+        assert!(errors.iter().all(|e| *e <= all), "{name}: {errors:?} exceeds {all}; CPU {cpu:?}, GPU {found:?}");
+
+        // Kernel by kernel instead of as graphs: the same bits.
+        let direct = format!("{precision:?} direct");
+        train::<Gpu>(&gpu(precision, Launch::Direct), &config, &at(&direct), false, false);
+        assert_eq!(losses(&at(&direct)), found, "{direct}");
+        assert!(checkpoint(&at(&direct)) == checkpoint(&at(&name)), "{direct}: other weights");
+    }
+    assert!(cpu[19] != cpu[0]);
+}
+
+#[test]
+fn either_backend_goes_on_from_the_others_checkpoint() {
+    if !ready("either_backend_goes_on_from_the_others_checkpoint") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (config, at) = (config(1), |name: &str| folder.path().join(name));
+    let options = gpu(Precision::F32, Launch::Graph);
+    train::<Cpu>(&NoOptions {}, &config, &at("cpu"), false, false);
+    let cpu = losses(&at("cpu"));
+
+    // The backend changes after every step.
+    let mixed = at("mixed");
+    assert_eq!(train::<Cpu>(&NoOptions {}, &config, &mixed, false, true), Outcome::Interrupted);
+    assert_eq!(train::<Gpu>(&options, &config, &mixed, true, true), Outcome::Interrupted);
+    assert_eq!(train::<Cpu>(&NoOptions {}, &config, &mixed, true, true), Outcome::Interrupted);
+    assert_eq!(train::<Gpu>(&options, &config, &mixed, true, false), Outcome::Finished);
+    let found = losses(&mixed);
+    assert_eq!(found.len(), cpu.len());
+    for (c, m) in cpu.iter().zip(&found) {
+        assert!((c - m).abs() <= 1e-4 * c, "CPU {cpu:?}, in turns {found:?}");
+    }
+
+    // A run on the GPU alone that is stopped after every step has the bits of one that is not.
+    let (whole, stopped) = (at("whole"), at("stopped"));
+    train::<Gpu>(&options, &config, &whole, false, false);
+    assert_eq!(train::<Gpu>(&options, &config, &stopped, false, true), Outcome::Interrupted);
+    while train::<Gpu>(&options, &config, &stopped, true, true) == Outcome::Interrupted {}
+    assert_eq!(losses(&whole), losses(&stopped));
+    assert!(checkpoint(&whole) == checkpoint(&stopped), "stopped after every step: other weights");
+}
