@@ -121,8 +121,11 @@ struct Feed {
     hyper: [Pinned; 2],
     report: [Pinned; 2],
     reported: [Event; 2],
-    /// Micro-batches fed so far.
+    /// Micro-batches fed so far, and how many of them belong to steps whose report was read: those are done.
     parts: usize,
+    done: usize,
+    /// Micro-batches fed when the last two steps were queued.
+    ends: [usize; 2],
 }
 
 impl Feed {
@@ -139,6 +142,8 @@ impl Feed {
             report: pair(monitor::LEN)?,
             reported: events()?,
             parts: 0,
+            done: 0,
+            ends: [0; 2],
         })
     }
 }
@@ -518,7 +523,10 @@ impl Gpu {
         let (pixels, drop) = (plan.pixels, plan.student.acts.drop());
         for (scales, values) in parts {
             let slot = feed.parts % 2;
-            feed.copied[slot].wait()?; // the copy of two micro-batches ago, long done
+            // The slot's last copy is done if its step is; within a step of many micro-batches the host keeps two ahead.
+            if feed.parts >= feed.done + 2 {
+                feed.copied[slot].wait()?;
+            }
             let host = feed.pinned[slot].get_mut();
             host[..values.len()].copy_from_slice(values);
             host[pixels.len()..][..scales.len()].copy_from_slice(scales);
@@ -540,13 +548,14 @@ impl Gpu {
         self.say(2, plan)?;
         // SAFETY: pinned, of that length, and read only after `reported`.
         unsafe { self.stream.download(feed.report[slot].address(), self.state(plan.monitor), 4 * monitor::LEN)? };
+        feed.ends[slot] = feed.parts;
         self.stream.record(&feed.reported[slot])
     }
 
     /// The monitor of the oldest of the last `queued` steps (one or two), once it has run.
     pub fn take_report(&mut self, queued: usize) -> Result<[f32; monitor::LEN]> {
         self.sound()?;
-        let feed = self.feed.as_ref().expect("a step was queued");
+        let feed = self.feed.as_mut().expect("a step was queued");
         let slot = (self.steps - queued) % 2;
         if let Err(e) = feed.reported[slot].wait() {
             self.fault = Some(e.clone());
@@ -554,6 +563,7 @@ impl Gpu {
         }
         let mut m = [0.0; monitor::LEN];
         m.copy_from_slice(feed.report[slot].get());
+        feed.done = feed.ends[slot];
         Ok(m)
     }
 }

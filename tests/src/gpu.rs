@@ -4,6 +4,7 @@
 use crate::backend::Factory;
 use dino_gpu::{Gpu, Launch, Options, Precision, driver};
 use dino_kernel::plan::Pools;
+use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -59,6 +60,15 @@ pub fn ready(who: &str) -> bool {
     }
 }
 
+/// A count of the emulation, such as "allocations" (see `emulate/driver.cpp`).
+pub fn emulation_count(what: &CStr) -> i64 {
+    let address = driver::symbol(c"emulation_count").expect("this ground is the emulation");
+    // SAFETY: the emulation's function of that name has this signature.
+    let count: unsafe extern "C" fn(*const c_char) -> i64 = unsafe { std::mem::transmute(address) };
+    // SAFETY: a name that ends in nul.
+    unsafe { count(what.as_ptr()) }
+}
+
 /// The GPU backend in f32 or bf16, with a workspace of `KIB` KiB: a small one makes many tiles, strips and splits of small sizes.
 pub struct OnGpu<const BF16: bool, const KIB: usize>;
 
@@ -66,7 +76,7 @@ impl<const BF16: bool, const KIB: usize> OnGpu<BF16, KIB> {
     /// Its flags.
     pub fn options() -> Options {
         let precision = if BF16 { Precision::Bf16 } else { Precision::F32 };
-        Options { precision, launch: Launch::Direct, workspace: KIB }
+        Options { precision, launch: Launch::Direct, workspace: KIB, ..Options::default() }
     }
 }
 

@@ -1,0 +1,79 @@
+//! A step leaves the host alone: it allocates nothing, waits for nothing, reads nothing back, and what it queues is the same however it is
+//! launched. The emulation counts. One test, because its counts are the process's.
+
+use dino_gpu::{Gpu, Launch, Options, Precision};
+use dino_host::device::{Device, Part, QUEUE, Step};
+use dino_kernel::crops::{Crops, Group};
+use dino_kernel::middleware::Pool;
+use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::position::Dialect;
+use dino_kernel::plan::{Config, Plan};
+use dino_kernel::step::monitor;
+use tests::gpu::{Ground, emulation_count, ground};
+use tests::training::{Run, hyper_numbers, normals};
+
+fn plan(parts: usize) -> Plan {
+    let backbone =
+        Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
+    let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
+    let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
+    Plan::new(Config { backbone, head, views, batch: 2 * parts, micro_batch: 2, drop_path: true }).expect("a sound plan")
+}
+
+/// Six steps, reports one step late as the trainer takes them: the monitors, the weights, and what the last four steps cost.
+fn steps(launch: Launch, parts: usize) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, [i64; 5]) {
+    let plan = plan(parts);
+    let options = Options { precision: Precision::Bf16, launch, workspace: 128, ..Options::default() };
+    let gpu = Gpu::create(&options, plan.pools).expect("it fits");
+    let mut gpu = Run::random(plan, gpu, 5).o;
+    let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+    let count = || [c"allocations", c"synchronisations", c"pageable_copies", c"refused_in_capture", c"guard_violations"].map(emulation_count);
+    let (mut queued, mut monitors, mut cost) = (0, Vec::new(), [0; 5]);
+    for i in 0..6 {
+        let data: Vec<Vec<f32>> = (0..parts)
+            .map(|p| normals((10 * i + p) as u64, plan.pixels.len()).iter().map(|x| *x as f32).collect())
+            .collect();
+        let drop = vec![1.0; plan.student.acts.drop().len()];
+        let step = Step { hyper, parts: data.iter().map(|pixels| Part { drop: drop.clone(), pixels }).collect() };
+        let before = count();
+        gpu.step(&plan, &step).expect("a step");
+        let after = count();
+        if i >= 2 {
+            (0..5).for_each(|k| cost[k] += after[k] - before[k]);
+        }
+        queued += 1;
+        while let Some(m) = gpu.report(&plan, queued, false).expect("a report") {
+            monitors.push(m);
+            queued -= 1;
+        }
+        assert!(queued < QUEUE);
+    }
+    monitors.push(gpu.report(&plan, queued, true).expect("a report").expect("the last"));
+    let mut weights = vec![0.0; plan.pools.weights];
+    gpu.download(Pool::Weights, 0, &mut weights);
+    gpu.sync().expect("no fault");
+    (monitors, weights, cost)
+}
+
+#[test]
+fn a_step_leaves_the_host_alone() {
+    match ground() {
+        Ground::Emulation => (),
+        other => return eprintln!("SKIPPED a_step_leaves_the_host_alone: only the emulation counts, this is {other:?}"),
+    }
+    for parts in [1, 3] {
+        let (monitors, weights, cost) = steps(Launch::Graph, parts);
+        assert_eq!(monitors.len(), 6);
+        assert!(monitors.iter().all(|m| m[monitor::FINITE] == 1.0));
+        // With several micro-batches the host may not run further ahead than the two pinned buffers: it waits for a copy, not for work.
+        let waits = if parts == 1 { 0 } else { 4 * parts as i64 };
+        assert_eq!(cost[0], 0, "allocations");
+        assert!(cost[1] <= waits, "{} waits in four steps", cost[1]);
+        assert_eq!(cost[2..], [0; 3], "pageable copies, refusals in a capture, guards");
+
+        let (direct, same, cost) = steps(Launch::Direct, parts);
+        assert_eq!(cost[0], 0, "allocations");
+        assert_eq!(monitors, direct, "as graphs and kernel by kernel");
+        assert!(weights == same, "as graphs and kernel by kernel: other weights");
+    }
+}
