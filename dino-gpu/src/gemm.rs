@@ -1,8 +1,8 @@
 //! Matrix products: which kernel, which tile, how many splits. Chosen from the shape alone, so that the bits do not depend on the card.
 
+use crate::args;
 use crate::gpu::{Gpu, Precision};
 use crate::kernels::{Kernel, Shape};
-use crate::args;
 
 /// Where a product goes.
 #[derive(Clone, Copy)]
@@ -30,7 +30,17 @@ impl Gpu {
     }
 
     /// f32 by strides: a[i, p] at i * a.1 + p * a.2, b[p, j] at p * b.1 + j * b.2.
-    fn plain(&mut self, c: (u64, usize), a: (u64, usize, usize), b: (u64, usize, usize), [m, n, k]: Size, bias: u64, gelu: u64, accumulate: bool, split: (usize, usize)) {
+    fn plain(
+        &mut self,
+        c: (u64, usize),
+        a: (u64, usize, usize),
+        b: (u64, usize, usize),
+        [m, n, k]: Size,
+        bias: u64,
+        gelu: u64,
+        accumulate: bool,
+        split: (usize, usize),
+    ) {
         let (splits, stride) = split;
         let shape = Shape::new([n.div_ceil(64), m.div_ceil(64), splits], [16, 16]);
         let long = |x: usize| x as i64;
@@ -39,8 +49,22 @@ impl Gpu {
             &self.kernels.gemm_f32,
             shape,
             args![
-                c.0, long(c.1), a.0, long(a.1), long(a.2), b.0, long(b.1), long(b.2), m as i32, n as i32, k as i32, depth as i32,
-                long(stride), bias, gelu, accumulate as i32
+                c.0,
+                long(c.1),
+                a.0,
+                long(a.1),
+                long(a.2),
+                b.0,
+                long(b.1),
+                long(b.2),
+                m as i32,
+                n as i32,
+                k as i32,
+                depth as i32,
+                long(stride),
+                bias,
+                gelu,
+                accumulate as i32
             ],
         );
     }
@@ -77,7 +101,19 @@ impl Gpu {
                 self.launch(
                     kernel,
                     shape,
-                    args![at, n as i32, x, k as i32, w, n as i32, m as i32, n as i32, k as i32, f32_out, accumulate as i32],
+                    args![
+                        at,
+                        n as i32,
+                        x,
+                        k as i32,
+                        w,
+                        n as i32,
+                        m as i32,
+                        n as i32,
+                        k as i32,
+                        f32_out,
+                        accumulate as i32
+                    ],
                 );
             }
         }
@@ -92,7 +128,9 @@ impl Gpu {
         let splits = FILL.div_ceil(tiles.max(1)).min(k.div_ceil(DEPTH)).min(fit).max(1);
         let (to, stride) = if splits == 1 { (dw, 0) } else { (self.workspace_at(), m * n) };
         match self.precision {
-            Precision::F32 => self.plain((to, n), (dy, 1, m), (x, n, 1), [m, n, k], 0, 0, splits == 1, (splits, stride)),
+            Precision::F32 => {
+                self.plain((to, n), (dy, 1, m), (x, n, 1), [m, n, k], 0, 0, splits == 1, (splits, stride))
+            }
             Precision::Bf16 => {
                 let (kernel, shape) = self.tile([&kernels.gemm_tn_bf16, &kernels.gemm_tn_bf16_128], [m, n, k], splits);
                 // Whole steps of 32, so that only the last split has a tail.
@@ -101,7 +139,17 @@ impl Gpu {
                     kernel,
                     shape,
                     args![
-                        to, n as i32, dy, m as i32, x, n as i32, m as i32, n as i32, k as i32, depth as i32, (splits == 1) as i32,
+                        to,
+                        n as i32,
+                        dy,
+                        m as i32,
+                        x,
+                        n as i32,
+                        m as i32,
+                        n as i32,
+                        k as i32,
+                        depth as i32,
+                        (splits == 1) as i32,
                         stride as u64
                     ],
                 );
@@ -127,4 +175,3 @@ impl Gpu {
 macro_rules! args {
     ($($x:expr),* $(,)?) => { &[$($crate::kernels::Argument::from($x)),*] };
 }
-

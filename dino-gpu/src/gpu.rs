@@ -169,8 +169,8 @@ pub fn act_bytes(precision: Precision) -> usize {
     }
 }
 
-/// What [`Gpu::create`] will allocate for these pools, by name. The feed, which a training step adds, is twice a micro-batch's
-/// pixels.
+/// What [`Gpu::create`] and the first step will allocate for these pools, by name. Not counted: the driver's context, a few hundred
+/// MiB, and the parameter table's pieces, a ten-thousandth of the weights.
 pub fn memory(options: &Options, pools: Pools) -> Vec<(&'static str, u64)> {
     let f32s = |n: usize| 4 * n as u64;
     let mut list = vec![
@@ -181,6 +181,7 @@ pub fn memory(options: &Options, pools: Pools) -> Vec<(&'static str, u64)> {
         ("stats", f32s(pools.stats)),
         ("state", f32s(pools.state)),
         ("workspace", (options.workspace << 10) as u64),
+        ("input, staged twice", 2 * f32s(pools.input)),
     ];
     if options.precision == Precision::Bf16 {
         list.push(("weights as bf16", 2 * pools.weights as u64));
@@ -237,7 +238,12 @@ impl Gpu {
     pub(crate) fn describe(&self) -> String {
         let (c, precision) = (self.card, if self.precision == Precision::Bf16 { "bf16" } else { "f32" });
         let (major, minor) = c.capability;
-        format!("{}, compute capability {major}.{minor}, CUDA {}.{}, {precision}", c.name, c.driver / 1000, c.driver % 1000 / 10)
+        format!(
+            "{}, compute capability {major}.{minor}, CUDA {}.{}, {precision}",
+            c.name,
+            c.driver / 1000,
+            c.driver % 1000 / 10
+        )
     }
 
     // Addresses of handles.
@@ -360,7 +366,13 @@ impl Gpu {
             } + if spec.last_layer { 4 } else { 0 };
             for from in (0..spec.at.len()).step_by(PIECE) {
                 let len = PIECE.min(spec.at.len() - from) as i32;
-                pieces.push(Piece { at: (spec.at.0.at + from) as i64, len, tensor: first.len() as i32 - 1, flags, pad: 0 });
+                pieces.push(Piece {
+                    at: (spec.at.0.at + from) as i64,
+                    len,
+                    tensor: first.len() as i32 - 1,
+                    flags,
+                    pad: 0,
+                });
             }
             first.push(pieces.len() as i32);
         });
@@ -475,7 +487,7 @@ impl Gpu {
     ) -> Result<()> {
         let mut feed = match self.feed.take() {
             Some(feed) => feed,
-            None => Feed::new(plan.pixels.len() + plan.student.acts.drop().len())?,
+            None => Feed::new(plan.pools.input)?,
         };
         // The first step finds what it must allocate; the second is captured.
         let mut r = Ok(());

@@ -54,8 +54,19 @@ impl Gpu {
             &self.kernels.attend,
             Shape::warps(crops * queries * n.heads),
             args![
-                y, lse, p.q.0, p.q.1 as i32, p.k, p.v, p.stride as i32, crops as i32, queries as i32, tokens as i32, n.heads as i32,
-                n.head_dim as i32, scale(n)
+                y,
+                lse,
+                p.q.0,
+                p.q.1 as i32,
+                p.k,
+                p.v,
+                p.stride as i32,
+                crops as i32,
+                queries as i32,
+                tokens as i32,
+                n.heads as i32,
+                n.head_dim as i32,
+                scale(n)
             ],
         );
     }
@@ -73,16 +84,43 @@ impl Gpu {
             &self.kernels.attend_dq,
             Shape::warps(crops * queries * n.heads),
             args![
-                d.q.0, dy, y, lse, p.q.0, p.q.1 as i32, p.k, p.v, p.stride as i32, crops as i32, queries as i32, tokens as i32,
-                n.heads as i32, n.head_dim as i32, scale(n)
+                d.q.0,
+                dy,
+                y,
+                lse,
+                p.q.0,
+                p.q.1 as i32,
+                p.k,
+                p.v,
+                p.stride as i32,
+                crops as i32,
+                queries as i32,
+                tokens as i32,
+                n.heads as i32,
+                n.head_dim as i32,
+                scale(n)
             ],
         );
         self.launch(
             &self.kernels.attend_dkv,
             Shape::warps(crops * tokens * n.heads),
             args![
-                d.k, d.v, dy, y, lse, p.q.0, p.q.1 as i32, p.k, p.v, p.stride as i32, crops as i32, queries as i32, tokens as i32,
-                n.heads as i32, n.head_dim as i32, scale(n)
+                d.k,
+                d.v,
+                dy,
+                y,
+                lse,
+                p.q.0,
+                p.q.1 as i32,
+                p.k,
+                p.v,
+                p.stride as i32,
+                crops as i32,
+                queries as i32,
+                tokens as i32,
+                n.heads as i32,
+                n.head_dim as i32,
+                scale(n)
             ],
         );
     }
@@ -127,7 +165,15 @@ impl Forward for Gpu {
                 &self.kernels.patchify,
                 Shape::flat(len),
                 args![
-                    y, x, len as i64, n.channels as i32, g.height as i32, g.width as i32, n.patch as i32, rows as i32, cols as i32
+                    y,
+                    x,
+                    len as i64,
+                    n.channels as i32,
+                    g.height as i32,
+                    g.width as i32,
+                    n.patch as i32,
+                    rows as i32,
+                    cols as i32
                 ],
             );
             from += g.count * n.channels * g.height * g.width;
@@ -199,14 +245,16 @@ impl Forward for Gpu {
         let len = n.crops * (1 + n.patches) * n.cols;
         let (y, patches, positions) = (self.act(y), self.act(patches), self.act(positions));
         let (class, class_position) = (self.weight(class), self.weight(class_position));
-        let arguments = args![y, patches, class, class_position, positions, len as i64, n.patches as i32, n.cols as i32];
+        let arguments =
+            args![y, patches, class, class_position, positions, len as i64, n.patches as i32, n.cols as i32];
         self.launch(&self.kernels.embed, Shape::flat(len), arguments);
     }
 
     fn attention(&mut self, y: Act, lse: Stat, qkv: Act, n: Heads) {
         let c = n.cols();
         for [_, crops, row, tokens] in groups(n.crops) {
-            let (y, lse, p) = (self.act_at(y, row * c), self.stat_at(lse, row * n.heads), self.packed(qkv, row * 3 * c, c));
+            let (y, lse, p) =
+                (self.act_at(y, row * c), self.stat_at(lse, row * n.heads), self.packed(qkv, row * 3 * c, c));
             if self.flashes(n) {
                 let [kernel, ..] = self.kernels.flash(n.head_dim);
                 let shape = Shape::new([crops * tokens.div_ceil(64), n.heads, 1], [128, 1]);
@@ -237,7 +285,15 @@ impl Forward for Gpu {
                 &self.kernels.attention_rows,
                 Shape::flat(len),
                 args![
-                    y, lse, qkv, len as i64, queries as i32, tokens as i32, n.heads as i32, n.head_dim as i32, scale(n)
+                    y,
+                    lse,
+                    qkv,
+                    len as i64,
+                    queries as i32,
+                    tokens as i32,
+                    n.heads as i32,
+                    n.head_dim as i32,
+                    scale(n)
                 ],
             );
             to += len;
@@ -492,8 +548,19 @@ impl Update for Gpu {
                 &self.kernels.loss_gradient,
                 Shape::blocks(rows),
                 args![
-                    loss, ds, ds_scaled, s, t, lse, scale, hyper, width as i32, n.images as i32, n.first_view as i32,
-                    n.teachers as i32, (at == 0) as i32
+                    loss,
+                    ds,
+                    ds_scaled,
+                    s,
+                    t,
+                    lse,
+                    scale,
+                    hyper,
+                    width as i32,
+                    n.images as i32,
+                    n.first_view as i32,
+                    n.teachers as i32,
+                    (at == 0) as i32
                 ],
             );
             self.product_tn(grad + 4 * (at * c) as u64, ds, zs, [width, c, rows], 0); // the workspace is taken

@@ -15,9 +15,9 @@ use dino_kernel::step::Hyper;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Rows of the token matrix that a micro-batch chosen for the user makes at most: enough for the products to run at full speed, few
-/// enough for the activations of the published model to stay around two gigabytes.
-const MICRO_BATCH_TOKENS: usize = 8192;
+/// Rows of the token matrix that a micro-batch chosen for the user makes at most, on a CPU: enough for the products to run at full
+/// speed, few enough for the activations of the published model to stay around two gigabytes.
+pub const MICRO_BATCH_TOKENS: usize = 8192;
 
 /// Declares `Flags` (every key optional: flags and files) and `Config` (every key with its value).
 macro_rules! keys {
@@ -111,7 +111,7 @@ keys! {
     #[arg(long, help_heading = "Teacher")] center_momentum: f64 = 0.9;
     /// Images of an optimisation step
     #[arg(long, help_heading = "Training")] batch: usize = 64;
-    /// Images that go through the model at once (divides --batch; gradients are the same); 0 = the most that make up to 8192 tokens
+    /// Images that go through the model at once (divides --batch; gradients are the same); 0 = the most that make up to 8192 tokens on a CPU, 65536 on a GPU
     #[arg(long, help_heading = "Training")] micro_batch: usize = 0;
     /// Epochs
     #[arg(long, help_heading = "Training")] epochs: u64 = 100;
@@ -287,7 +287,13 @@ impl Config {
     }
 
     /// Fills in what depends on other keys and checks every value; the errors name the flag.
-    pub fn resolve(mut self) -> Result<Config> {
+    pub fn resolve(self) -> Result<Config> {
+        self.resolve_for(MICRO_BATCH_TOKENS)
+    }
+
+    /// The same where a micro-batch left to us may make up to `most` tokens: what suits a device is a number of its own, never what
+    /// happens to be free.
+    pub fn resolve_for(mut self, most: usize) -> Result<Config> {
         let bad = |flag: &str, value: &dyn std::fmt::Debug, fits: &str| {
             Err(Error::new(format!("--{flag} {value:?} makes no sense")).hint(fits.to_string()))
         };
@@ -311,7 +317,7 @@ impl Config {
             let side = |pixels: usize| (pixels / self.patch_size.max(1)).saturating_pow(2).saturating_add(1);
             let local = self.local_crops_number.saturating_mul(side(self.local_size));
             let tokens = side(self.global_size).saturating_mul(2).saturating_add(local);
-            let most = (MICRO_BATCH_TOKENS / tokens).clamp(1, self.batch.max(1));
+            let most = (most / tokens).clamp(1, self.batch.max(1));
             self.micro_batch = (1..=most).rev().find(|m| self.batch.is_multiple_of(*m)).unwrap_or(1);
         }
         if self.optimizer != "adamw" {

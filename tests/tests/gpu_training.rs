@@ -49,8 +49,15 @@ fn config(epochs: u64) -> Config {
 /// Trains in `out` to the end, or for one more step.
 fn train<D: Device>(device: &D::Options, config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
     let (splits, stop) = (splits(), AtomicBool::new(one_step));
-    let run =
-        Run { device, config: config.clone(), splits: &splits, out: out.into(), resume, data: "test".into(), stop: &stop };
+    let run = Run {
+        device,
+        config: config.clone(),
+        splits: &splits,
+        out: out.into(),
+        resume,
+        data: "test".into(),
+        stop: &stop,
+    };
     train::run::<D>(&run).unwrap()
 }
 
