@@ -1,7 +1,9 @@
 //! The CUDA backend: pools in device memory, words as launches on one stream, a step as graphs that are captured once and replayed.
 
 use crate::args;
+use crate::cublaslt::Products;
 use crate::cuda::{Buffer, Card, Event, Graph, Pinned, Stream};
+use crate::gemm::Product;
 use crate::kernels::{Argument, Kernel, Kernels, Shape};
 use dino_host::error::{Error, Result};
 use dino_kernel::mem::{Act, Stat, State, Weight};
@@ -32,6 +34,18 @@ pub enum Launch {
     Direct,
 }
 
+/// What runs the products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Gemm {
+    /// cuBLASLt in bf16 where it is found, else own kernels.
+    #[default]
+    Auto,
+    /// Own kernels: the bits depend on no library.
+    Own,
+    /// cuBLASLt, or an error.
+    Cublaslt,
+}
+
 /// Flags of the GPU.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
@@ -44,11 +58,14 @@ pub struct Options {
     /// Partial sums and tiles of the loss, KiB
     #[arg(long, value_name = "KIB", default_value_t = 64 << 10)]
     pub workspace: usize,
+    /// What runs the products
+    #[arg(long, value_enum, default_value_t = Gemm::Auto)]
+    pub gemm: Gemm,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { precision: Precision::Bf16, launch: Launch::Graph, workspace: 64 << 10 }
+        Options { precision: Precision::Bf16, launch: Launch::Graph, workspace: 64 << 10, gemm: Gemm::Auto }
     }
 }
 
@@ -69,6 +86,10 @@ pub struct Gpu {
     stats: Buffer,
     state: Buffer,
     workspace: Buffer,
+    /// cuBLASLt, where products go there; it has the workspace's end.
+    pub(crate) products: Option<Products>,
+    /// Whether launches are being recorded.
+    capturing: bool,
     optimiser: Option<(Table, Optimiser)>,
     feed: Option<Feed>,
     graphs: Option<[Graph; 3]>,
@@ -207,6 +228,8 @@ impl Gpu {
             .hint("a smaller --micro-batch takes less, and --mem-limit finds one; `dino-gpu plan` shows what takes how much"));
         }
         let floats = |n: usize| Buffer::new(4 * n);
+        let workspace = Buffer::new(options.workspace << 10)?;
+        let products = Products::open(options.gemm, options.precision, (workspace.at, workspace.bytes))?;
         let gpu = Gpu {
             card,
             kernels: kernels(card, options.precision)?,
@@ -221,7 +244,9 @@ impl Gpu {
             acts: Buffer::new(pools.acts * act_bytes(options.precision))?,
             stats: floats(pools.stats)?,
             state: floats(pools.state)?,
-            workspace: Buffer::new(options.workspace << 10)?,
+            workspace,
+            products,
+            capturing: false,
             optimiser: None,
             feed: None,
             graphs: None,
@@ -234,16 +259,21 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// For logs: card, driver, precision.
+    /// For logs: card, driver, precision, and what runs the products.
     pub(crate) fn describe(&self) -> String {
         let (c, precision) = (self.card, if self.precision == Precision::Bf16 { "bf16" } else { "f32" });
         let (major, minor) = c.capability;
+        let products = self.products.as_ref().map_or("own kernels".into(), |p| format!("cuBLASLt {}", p.version()));
+        let (driver, minor_driver) = (c.driver / 1000, c.driver % 1000 / 10);
         format!(
-            "{}, compute capability {major}.{minor}, CUDA {}.{}, {precision}",
-            c.name,
-            c.driver / 1000,
-            c.driver % 1000 / 10
+            "{}, compute capability {major}.{minor}, CUDA {driver}.{minor_driver}, {precision}, products by {products}",
+            c.name
         )
+    }
+
+    /// Products that went to cuBLASLt so far; one that is captured counts once.
+    pub fn library_products(&self) -> usize {
+        self.products.as_ref().map_or(0, Products::launched)
     }
 
     // Addresses of handles.
@@ -309,8 +339,9 @@ impl Gpu {
         self.workspace.at
     }
 
+    /// Without what is cuBLASLt's.
     pub(crate) fn workspace_bytes(&self) -> usize {
-        self.workspace.bytes
+        self.workspace.bytes - self.products.as_ref().map_or(0, Products::scratch)
     }
 
     // Queueing.
@@ -329,6 +360,17 @@ impl Gpu {
     pub(crate) fn launch(&mut self, kernel: &'static Kernel, shape: Shape, arguments: &[Argument]) {
         let r = kernel.launch(&self.stream, shape, arguments);
         self.note(r);
+    }
+
+    /// Gives a product to cuBLASLt; false where that is not used or does not take it. Nothing may be made during a capture, so a shape
+    /// that is met there for the first time is not taken.
+    pub(crate) fn by_library(&mut self, product: Product, addresses: [u64; 4]) -> bool {
+        let Some(products) = &mut self.products else { return false };
+        let r = products.multiply(&self.stream, product, addresses, !self.capturing);
+        r.unwrap_or_else(|e| {
+            self.fail(e);
+            true
+        })
     }
 
     pub(crate) fn clear_bytes(&mut self, at: u64, bytes: usize) {
@@ -504,7 +546,9 @@ impl Gpu {
     fn capture(&mut self, plan: &Plan) -> Result<[Graph; 3]> {
         let mut graph = |say: fn(&mut Gpu, &Plan)| {
             self.stream.capture()?;
+            self.capturing = true;
             say(self, plan);
+            self.capturing = false;
             self.stream.captured()
         };
         Ok([graph(step::begin)?, graph(step::micro_batch)?, graph(step::commit)?])

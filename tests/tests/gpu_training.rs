@@ -73,7 +73,7 @@ fn losses(out: &Path) -> Vec<f64> {
 }
 
 fn gpu(precision: Precision, launch: Launch) -> Options {
-    Options { precision, launch, workspace: 256 }
+    Options { precision, launch, workspace: 256, ..Options::default() }
 }
 
 fn checkpoint(out: &Path) -> Vec<u8> {
