@@ -117,7 +117,6 @@ const DESC_TRANSA: c_int = 3;
 const DESC_TRANSB: c_int = 4;
 const DESC_EPILOGUE: c_int = 7;
 const DESC_BIAS_POINTER: c_int = 8;
-const DESC_BIAS_DATA_TYPE: c_int = 26;
 /// Of the epilogues only this one: the library's GELU is the tanh form, DINO's is erf.
 const EPILOGUE_BIAS: u32 = 4;
 const PREF_WORKSPACE: c_int = 1;
@@ -291,9 +290,8 @@ impl Products {
         desc.set(f.desc_set, DESC_TRANSA, b.2 as i32)?;
         desc.set(f.desc_set, DESC_TRANSB, a.2 as i32)?;
         if p.bias {
-            // An f32 bias of a bf16 result is not among the combinations NVIDIA lists: where it is refused, own kernels have it.
+            // The bias has the type of the result: NVIDIA lists no f32 bias of a bf16 one.
             desc.set(f.desc_set, DESC_EPILOGUE, EPILOGUE_BIAS)?;
-            desc.set(f.desc_set, DESC_BIAS_DATA_TYPE, R_32F)?;
             desc.set(f.desc_set, DESC_BIAS_POINTER, bias)?;
         }
         let c = if p.f32_out { R_32F } else { R_16BF };
@@ -311,7 +309,7 @@ impl Products {
         Ok(Chosen { desc, layouts, algorithm: found.algorithm })
     }
 
-    /// Queues C = A B, all row by row; addresses of C, A, B and the bias (f32). False: not queued, for the library does not take it, or it
+    /// Queues C = A B, all row by row; addresses of C, A, B and the bias (bf16). False: not queued, for the library does not take it, or it
     /// would have to be asked first and `ask` forbids that.
     pub fn multiply(&mut self, stream: &Stream, p: Product, [c, a, b, bias]: [u64; 4], ask: bool) -> Result<bool> {
         if p.size.contains(&0) || !p.aligned() || [c, a, b, bias].iter().any(|at| at % ALIGNMENT as u64 != 0) {

@@ -364,9 +364,11 @@ impl Gpu {
 
     /// Gives a product to cuBLASLt; false where that is not used or does not take it. Nothing may be made during a capture, so a shape
     /// that is met there for the first time is not taken.
-    pub(crate) fn by_library(&mut self, product: Product, addresses: [u64; 4]) -> bool {
+    pub(crate) fn by_library(&mut self, product: Product, [c, a, b, bias]: [u64; 4]) -> bool {
         let Some(products) = &mut self.products else { return false };
-        let r = products.multiply(&self.stream, product, addresses, !self.capturing);
+        // The library wants the bias in the result's type, which the weights are kept in too.
+        let bias = if product.bias { self.shadow.at + (bias - self.weights.at) / 2 } else { 0 };
+        let r = products.multiply(&self.stream, product, [c, a, b, bias], !self.capturing);
         r.unwrap_or_else(|e| {
             self.fail(e);
             true
