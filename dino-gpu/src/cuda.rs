@@ -203,12 +203,13 @@ impl Drop for Pinned {
 pub struct Event(sys::CUevent);
 
 impl Event {
-    const WITHOUT_TIME: u32 = 2;
+    /// Without a time, and the host sleeps while it waits: the loader's threads want its core.
+    const FLAGS: u32 = 2 | 1;
 
     pub fn new() -> Result<Event> {
         let mut event = null_mut();
         // SAFETY: writes the new handle.
-        check(unsafe { sys::cuEventCreate(&mut event, Self::WITHOUT_TIME) }, "cannot make an event")?;
+        check(unsafe { sys::cuEventCreate(&mut event, Self::FLAGS) }, "cannot make an event")?;
         Ok(Event(event))
     }
 
@@ -260,10 +261,10 @@ impl Stream {
         check(unsafe { sys::cuStreamWaitEvent(self.0, event.0, 0) }, "cannot wait for an event")
     }
 
-    /// Host to device. From pinned memory it is read when the copy runs, from other memory before this returns.
+    /// Host to device. Pinned memory is read when the copy runs, other memory at the latest then.
     ///
     /// # Safety
-    /// `from` has that many bytes, and pinned memory keeps them until the copy has run.
+    /// `from` has that many bytes, and keeps them until the copy has run.
     pub unsafe fn upload(&self, to: u64, from: *const c_void, bytes: usize) -> Result<()> {
         // SAFETY: the caller's; the driver checks the device's side.
         check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, self.0) }, "cannot copy to the GPU")

@@ -57,12 +57,20 @@ pub struct Options {
     /// How a step is launched
     #[arg(long, value_enum, default_value_t = Launch::Graph)]
     pub launch: Launch,
-    /// Partial sums and tiles of the loss, KiB
-    #[arg(long, value_name = "KIB", default_value_t = 64 << 10)]
+    /// Partial sums and tiles of the loss, KiB; their order, and so the last bits of a run, depends on it
+    #[arg(long, value_name = "KIB", default_value_t = 64 << 10, value_parser = workspace)]
     pub workspace: usize,
     /// What runs the products
     #[arg(long, value_enum, default_value_t = Gemm::Auto)]
     pub gemm: Gemm,
+}
+
+/// A workspace that holds the partial sums of any word.
+fn workspace(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(kib @ 64..=4_194_304) => Ok(kib),
+        _ => Err("between 64 and 4194304 KiB".into()),
+    }
 }
 
 impl Default for Options {
@@ -173,13 +181,16 @@ pub fn memory(options: &Options, pools: Pools) -> Vec<(&'static str, u64)> {
     list
 }
 
+/// What is left free for the driver: graphs, cuBLASLt's own modules, the parameter table.
+const SLACK: u64 = 256 << 20;
+
 impl Gpu {
     /// Allocates the pools, zeroed.
     pub fn create(options: &Options, pools: Pools) -> Result<Gpu> {
         let card = Card::get()?;
         let wanted: u64 = memory(options, pools).iter().map(|(_, bytes)| bytes).sum();
         let (free, total) = card.free()?;
-        if wanted > free {
+        if wanted + SLACK > free {
             let gib = |b: u64| b as f64 / f64::powi(2.0, 30);
             return Err(Error::new(format!(
                 "not enough memory on the GPU: the plan takes {:.2} GiB, {} has {:.2} of {:.2} GiB free",
@@ -314,6 +325,12 @@ impl Gpu {
         self.fault.get_or_insert(e);
     }
 
+    /// A word needs this many bytes of workspace, and there are fewer.
+    pub(crate) fn too_small(&mut self, bytes: usize) {
+        let message = format!("a word needs {bytes} bytes of workspace, there are {}", self.workspace_bytes());
+        self.fail(Error::new(message).hint("a larger --workspace, or a smaller --micro-batch"));
+    }
+
     fn note(&mut self, r: Result<()>) {
         if let Err(e) = r {
             self.fail(e);
@@ -330,6 +347,9 @@ impl Gpu {
     pub(crate) fn by_library(&mut self, product: Product, [c, a, b, bias]: [u64; 4]) -> bool {
         let Some(products) = &mut self.products else { return false };
         // The library wants the bias in the result's type, which the weights are kept in too.
+        if product.bias && product.f32_out {
+            return false;
+        }
         let bias = if product.bias { self.shadow.at + (bias - self.weights.at) / 2 } else { 0 };
         let r = products.multiply(&self.stream, product, [c, a, b, bias], !self.capturing);
         r.unwrap_or_else(|e| {
@@ -391,11 +411,12 @@ impl Gpu {
             Buffer::new(8 * tensors)?,
             Buffer::new(4 * tensors)?,
         ];
-        // SAFETY: the vectors have those bytes, and memory that is not pinned is read before the calls return.
+        // SAFETY: the vectors have those bytes and outlive the wait.
         unsafe {
             self.stream.upload(memory[0].at, pieces.as_ptr().cast(), memory[0].bytes)?;
             self.stream.upload(memory[1].at, first.as_ptr().cast(), memory[1].bytes)?;
         }
+        self.stream.wait()?;
         let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|i| memory[i].at);
         let count = pieces.len();
         let pieces = Pieces { pieces: a, first: b, squares: c, tensor_squares: d, factors: e, count, tensors };
@@ -424,11 +445,13 @@ impl Gpu {
         let to = self.buffer(pool).at + (at * element) as u64;
         if element == 2 {
             let values: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
-            // SAFETY: the vector has those bytes, and memory that is not pinned is read before this returns.
-            return unsafe { self.stream.upload(to, values.as_ptr().cast(), 2 * values.len()) };
+            // SAFETY: the vector has those bytes and outlives the wait.
+            unsafe { self.stream.upload(to, values.as_ptr().cast(), 2 * values.len())? };
+            return self.stream.wait();
         }
         // SAFETY: as above.
         unsafe { self.stream.upload(to, values.as_ptr().cast(), 4 * values.len())? };
+        self.stream.wait()?;
         if pool == Pool::Weights && self.shadow.bytes > 0 {
             let arguments = args![self.shadow.at + 2 * at as u64, to, values.len() as i64];
             self.kernels.shadow_weights.launch(&self.stream, Shape::flat(values.len()), arguments)?;
@@ -452,7 +475,7 @@ impl Gpu {
         self.stream.wait()
     }
 
-    /// Host to device; queued, and the source may be reused at once.
+    /// Host to device; waits, for memory that is not pinned must stay until it was read. Steps feed from pinned memory.
     pub fn put(&mut self, pool: Pool, at: usize, values: &[f32]) {
         if !values.is_empty() {
             let r = self.send(pool, at, values);

@@ -105,8 +105,11 @@ impl Gpu {
         parts: impl Iterator<Item = (&'a [f32], &'a [f32])>,
         feed: &mut Feed,
     ) -> Result<()> {
-        // Free since the report of two steps ago was read.
+        // The slot was that of the step before the last: free, unless the caller has not read its report.
         let slot = self.steps % 2;
+        if self.steps >= 2 && feed.done < feed.ends[slot] {
+            feed.reported[slot].wait()?;
+        }
         feed.hyper[slot].get_mut().copy_from_slice(numbers);
         // SAFETY: pinned, of that length, and left alone until this step's report is read.
         unsafe { self.stream.upload(self.state(plan.hyper), feed.hyper[slot].address(), 4 * hyper::LEN)? };

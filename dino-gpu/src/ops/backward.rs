@@ -14,6 +14,9 @@ impl Gpu {
     fn column_sums(&mut self, dw: Option<(u64, [u64; 3])>, db: u64, dy: u64, n: Rows) {
         let kinds = if dw.is_some() { 2 } else { 1 };
         let room = self.workspace_bytes() / (4 * kinds * n.cols);
+        if room == 0 {
+            return self.too_small(4 * kinds * n.cols);
+        }
         let strips = n.rows.div_ceil(128).min(room).clamp(1, 512);
         let strip = n.rows.div_ceil(strips);
         let strips = n.rows.div_ceil(strip.max(1)).max(1);

@@ -170,7 +170,10 @@ impl Forward for Gpu {
     }
 
     fn logits(&mut self, y: Act, z: Act, p: Prototypes, n: Mat) {
-        let block = (self.workspace_bytes() / (4 * n.out)).clamp(1, n.rows.max(1));
+        let block = (self.workspace_bytes() / (4 * n.out)).min(n.rows.max(1));
+        if block == 0 {
+            return self.too_small(4 * n.out);
+        }
         let (scale, v, products) = (self.stat(p.scale), self.factor(p.v), self.workspace_at());
         for first in (0..n.rows).step_by(block) {
             let rows = block.min(n.rows - first);

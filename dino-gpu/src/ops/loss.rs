@@ -4,7 +4,6 @@ use crate::args;
 use crate::gemm::Out;
 use crate::gpu::Gpu;
 use crate::kernels::Shape;
-use dino_host::error::Error;
 use dino_kernel::backend::*;
 use dino_kernel::mem::{Act, Stat, State};
 use dino_kernel::step::hyper;
@@ -50,7 +49,8 @@ impl Gpu {
         // The workspace: dz's sums, then a tile's student products, targets, gradients and scaled gradients.
         let element = self.act_bytes();
         let fixed = 4 * rows * c;
-        let tile = self.loss_tile(fixed, rows * (4 + 2 * element) + rows_teacher * 4, n.prototypes);
+        let each = rows * (4 + 2 * element) + rows_teacher * 4;
+        let Some(tile) = self.loss_tile(fixed, each, n.prototypes) else { return };
         let mut next = self.workspace_at();
         let mut take = |bytes: usize| {
             let at = next;
@@ -97,16 +97,15 @@ impl Gpu {
     }
 
     /// Prototypes of a tile, such that `fixed` bytes and `each` bytes a prototype fit the workspace: whole blocks of 64 where they do.
-    fn loss_tile(&mut self, fixed: usize, each: usize, prototypes: usize) -> usize {
+    /// None, and a fault, where not one fits.
+    fn loss_tile(&mut self, fixed: usize, each: usize, prototypes: usize) -> Option<usize> {
         let room = self.workspace_bytes().saturating_sub(fixed + 5 * 256) / each.max(1);
         if room == 0 {
-            self.fail(
-                Error::new(format!("a workspace of {} bytes holds no tile of the loss", self.workspace_bytes()))
-                    .hint("a larger --workspace, or a smaller --micro-batch"),
-            );
+            self.too_small(fixed + 5 * 256 + each);
+            return None;
         }
-        let tile = if room >= 64 { room / 64 * 64 } else { room.max(1) };
-        tile.min(8192).min(prototypes)
+        let tile = if room >= 64 { room / 64 * 64 } else { room };
+        Some(tile.min(8192).min(prototypes))
     }
 
     /// The running softmax of every row over all prototypes: lse (rows, 2), and the entropy unless 0. `centre` may be 0.
@@ -122,7 +121,7 @@ impl Gpu {
         n: LossDims,
     ) {
         let fixed = 12 * rows;
-        let tile = self.loss_tile(fixed, 4 * rows, n.prototypes);
+        let Some(tile) = self.loss_tile(fixed, 4 * rows, n.prototypes) else { return };
         let (running, z, v) = (self.workspace_at(), self.act(z), self.factor(p.v));
         let s = running + fixed.next_multiple_of(256) as u64;
         for at in (0..n.prototypes).step_by(tile) {
