@@ -72,7 +72,7 @@ impl Gpu {
         split: (usize, usize),
     ) {
         let (splits, stride) = split;
-        let shape = Shape::new([n.div_ceil(64), m.div_ceil(64), splits], [16, 16]);
+        let shape = Shape::new([n.div_ceil(64), m.div_ceil(64).min(65535), splits], [16, 16]);
         let long = |x: usize| x as i64;
         let depth = k.div_ceil(splits).max(1);
         self.launch(

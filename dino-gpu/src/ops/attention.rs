@@ -63,18 +63,26 @@ impl Gpu {
         [crops, queries, tokens]: [usize; 3],
         n: Heads,
     ) {
-        let rows = crops * tokens;
-        if self.flashes(p, n) && 4 * rows * n.heads <= self.workspace_bytes() {
-            let shape = Shape::new([crops * tokens.div_ceil(64), n.heads, 1], [128, 1]);
-            let (delta, sums) = (self.workspace_at(), Shape::blocks((rows * n.heads).div_ceil(32)));
-            let [rows, tokens, heads, d] = [rows, tokens, n.heads, n.head_dim].map(|x| x as i32);
-            self.launch(&self.kernels.attention_delta_bf16, sums, args![delta, y, dy, rows, heads, d]);
+        // As many crops at a time as the workspace holds deltas for.
+        let fit = self.workspace_bytes() / (4 * tokens * n.heads);
+        if self.flashes(p, n) && fit > 0 {
             let [_, dq, dkv] = self.kernels.flash(n.head_dim);
-            let arguments = args![to.q.0, dy, p.q.0, lse, delta, tokens, heads, d, scale(n)];
-            self.launch(dq, shape, arguments);
-            return self.launch(dkv, shape, arguments);
+            for first in (0..crops).step_by(fit) {
+                let (crops, row) = (fit.min(crops - first), first * tokens);
+                let act = |at: u64, width: usize| at + (row * width * n.cols() * self.act_bytes()) as u64;
+                let (dqkv, dy, y, qkv, lse) =
+                    (act(to.q.0, 3), act(dy, 1), act(y, 1), act(p.q.0, 3), lse + 4 * (row * n.heads) as u64);
+                let shape = Shape::new([crops * tokens.div_ceil(64), n.heads, 1], [128, 1]);
+                let (delta, sums) = (self.workspace_at(), Shape::blocks((crops * tokens * n.heads).div_ceil(32)));
+                let [rows, tokens, heads, d] = [crops * tokens, tokens, n.heads, n.head_dim].map(|x| x as i32);
+                self.launch(&self.kernels.attention_delta_bf16, sums, args![delta, y, dy, rows, heads, d]);
+                let arguments = args![dqkv, dy, qkv, lse, delta, tokens, heads, d, scale(n)];
+                self.launch(dq, shape, arguments);
+                self.launch(dkv, shape, arguments);
+            }
+            return;
         }
-        let (by_query, by_key) = (Shape::warps(crops * queries * n.heads), Shape::warps(rows * n.heads));
+        let (by_query, by_key) = (Shape::warps(crops * queries * n.heads), Shape::warps(crops * tokens * n.heads));
         let [qs, ks] = [p.q.1, p.stride].map(|x| x as i32);
         let [crops, queries, tokens, heads, d] = [crops, queries, tokens, n.heads, n.head_dim].map(|x| x as i32);
         let arguments = args![to.q.0, dy, y, lse, p.q.0, qs, p.k, p.v, ks, crops, queries, tokens, heads, d, scale(n)];

@@ -17,14 +17,15 @@ impl Gpu {
         if room == 0 {
             return self.too_small(4 * kinds * n.cols);
         }
-        let strips = n.rows.div_ceil(128).min(room).clamp(1, 512);
+        // More strips than this only lengthen the sum over them.
+        let strips = n.rows.div_ceil(128).min(room).clamp(1, 128);
         let strip = n.rows.div_ceil(strips);
         let strips = n.rows.div_ceil(strip.max(1)).max(1);
         let parts = self.workspace_at();
         let [x, mean, rstd] = dw.map_or([0; 3], |(_, read)| read);
         self.launch(
             &self.kernels.column_sums,
-            Shape::new([n.cols.div_ceil(32), strips, 1], [32, 8]),
+            Shape::new([n.cols.div_ceil(128), strips, 1], [32, 8]),
             args![parts, dy, x, mean, rstd, n.rows as i32, n.cols as i32, strip as i32],
         );
         match dw {
@@ -76,10 +77,10 @@ impl Backward for Gpu {
 
     fn scale_crops(&mut self, y: Act, x: Act, scale: State, n: Ragged, cols: usize) {
         for [crop, count, row, tokens] in groups(n) {
-            let (at, len) = (row * cols, count * tokens * cols);
+            let (at, len) = (row * cols, tokens * cols);
             let (y, x, scale) = (self.act_at(y, at), self.act_at(x, at), self.state(scale) + 4 * crop as u64);
             let kernel = &self.kernels.add_scaled;
-            self.launch(kernel, Shape::flat(len), args![y, 0u64, x, scale, len as i64, (tokens * cols) as i32]);
+            self.launch(kernel, Shape::crops(count, len), args![y, 0u64, x, scale, count as i32, len as i64]);
         }
     }
 

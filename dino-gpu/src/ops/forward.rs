@@ -66,11 +66,11 @@ impl Forward for Gpu {
 
     fn add_scaled(&mut self, y: Act, x: Act, branch: Act, scale: State, n: Ragged, cols: usize) {
         for [crop, count, row, tokens] in groups(n) {
-            let (at, len) = (row * cols, count * tokens * cols);
+            let (at, len) = (row * cols, tokens * cols);
             let (y, x, branch) = (self.act_at(y, at), self.act_at(x, at), self.act_at(branch, at));
             let scale = self.state(scale) + 4 * crop as u64;
             let kernel = &self.kernels.add_scaled;
-            self.launch(kernel, Shape::flat(len), args![y, x, branch, scale, len as i64, (tokens * cols) as i32]);
+            self.launch(kernel, Shape::crops(count, len), args![y, x, branch, scale, count as i32, len as i64]);
         }
     }
 
