@@ -76,7 +76,7 @@ impl Args {
         };
         let mut config = if self.tiny { tiny } else { Config::published() };
         config.set(&self.flags);
-        config.resolve()
+        config.resolve_for(Gpu::MICRO_BATCH_TOKENS)
     }
 }
 
