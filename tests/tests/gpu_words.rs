@@ -194,7 +194,9 @@ fn layer_norms<F: Both>(_: &str) {
         let (len, n) = (rows * cols, Rows { rows, cols });
         let mut a = Arena::new();
         // Far from zero, so that the mean matters.
-        let near = |seed, at: f64| numbers(seed, len, 1.0).iter().map(|x| f64::from(half::bf16::from_f64(x + at))).collect::<Vec<_>>();
+        let near = |seed, at: f64| {
+            numbers(seed, len, 1.0).iter().map(|x| f64::from(half::bf16::from_f64(x + at))).collect::<Vec<_>>()
+        };
         let (x, branch, dy) = (a.input(&near(1, 3.0)), a.input(&numbers(2, len, 1.0)), a.input(&near(3, 0.5)));
         let (y, mid, dx) = (a.act(len), a.act(len), a.input(&numbers(4, len, 1.0)));
         let (w, b) = (a.weight(&numbers(5, cols, 1.0)), a.weight(&numbers(6, cols, 0.3)));
@@ -220,7 +222,9 @@ fn patches_and_positions<F: Both>(_: &str) {
 
     let (mut a, n) = (Arena::new(), Grid { from: [3, 4], to: [5, 2], cols: 37 });
     // Some of the taps are zero, as most are in truth.
-    let sparse = |seed, len| numbers(seed, len, 1.0).iter().enumerate().map(|(i, x)| if i % 3 == 1 { 0.0 } else { *x }).collect::<Vec<_>>();
+    let sparse = |seed, len| {
+        numbers(seed, len, 1.0).iter().enumerate().map(|(i, x)| if i % 3 == 1 { 0.0 } else { *x }).collect::<Vec<_>>()
+    };
     let (rows, columns) = (a.state(&sparse(1, 15)), a.state(&sparse(2, 8)));
     let (table, y, dy) = (a.weight(&numbers(3, 12 * 37, 1.0)), a.act(10 * 37), a.input(&numbers(4, 10 * 37, 1.0)));
     let mut o = build::<F>(a);
@@ -424,7 +428,8 @@ fn optimiser<F: Both>(_: &str) {
             Vit { image: 4, patch: 2, channels: 3, dim: 8, depth: 24, heads: 1, mlp: 9, positions: Dialect::Published };
         let head = Head { inp: 8, layers: 2, hidden: 700, bottleneck: 37, prototypes: 301, train_gain };
         let views = Crops::one(Group { count: 2, height: 4, width: 4 });
-        let plan = Plan::new(Config { backbone, head, views, batch: 2, micro_batch: 2, drop_path: false }).expect("a sound plan");
+        let plan = Plan::new(Config { backbone, head, views, batch: 2, micro_batch: 2, drop_path: false })
+            .expect("a sound plan");
         let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 1);
         assert!(run.specs().len() > 256 && run.specs().iter().any(|s| s.at.len() > 1 << 14));
         let (s, t, n) = (&plan.student, &plan.teacher, plan.prototype_rows());
@@ -468,10 +473,12 @@ fn optimiser<F: Both>(_: &str) {
 
 /// After an update the factors of products are what they are when the same weights are written anew. (In lockstep they always are written.)
 fn products_see_the_new_weights<F: Both>(_: &str) {
-    let backbone = Vit { image: 4, patch: 2, channels: 3, dim: 8, depth: 1, heads: 1, mlp: 9, positions: Dialect::Published };
+    let backbone =
+        Vit { image: 4, patch: 2, channels: 3, dim: 8, depth: 1, heads: 1, mlp: 9, positions: Dialect::Published };
     let head = Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 4, width: 4 });
-    let plan = Plan::new(Config { backbone, head, views, batch: 2, micro_batch: 2, drop_path: false }).expect("a sound plan");
+    let plan =
+        Plan::new(Config { backbone, head, views, batch: 2, micro_batch: 2, drop_path: false }).expect("a sound plan");
     let all = 2 * plan.table.len();
     // Beyond the plan's activations: a unit matrix, and its product with all weights.
     let (unit, y) = (Act(Span { at: plan.pools.acts, len: 256 }), Act(Span { at: plan.pools.acts + 256, len: all }));
