@@ -111,7 +111,8 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
             watch.step(entropy, kl);
         }
     })?;
-    let screen = Screen::new(config.epochs * per_epoch, progress.step);
+    let mut screen = Screen::new(config.epochs * per_epoch, progress.step);
+    screen.say(&format!("on {}", device.name()));
     let mut trainer = Trainer {
         run,
         plan,
@@ -141,13 +142,13 @@ fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan) -> Result<Progres
         let checkpoint = Checkpoint::open(&run.out.join(CHECKPOINT))?;
         checkpoint.load(device, plan)?;
         check_data(run)?;
-        manifest(run)?;
+        manifest(run, &device.name())?;
         return Ok(checkpoint.progress);
     }
     std::fs::create_dir_all(&run.out).map_err(|e| {
         Error::new(format!("cannot make the folder {}: {e}", run.out.display())).hint("--out names another")
     })?;
-    manifest(run)?;
+    manifest(run, &device.name())?;
     let mut weights = vec![0.0f32; plan.table.len()];
     init::weights(&mut weights, &plan.table, run.config.seed, run.config.init_std);
     device.upload(Pool::Weights, 0, &weights);
@@ -171,12 +172,13 @@ fn check_data<D: Device>(run: &Run<D>) -> Result<()> {
 }
 
 /// `run.json`: what made this run.
-fn manifest<D: Device>(run: &Run<D>) -> Result<()> {
+fn manifest<D: Device>(run: &Run<D>, device: &str) -> Result<()> {
     let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});
     let manifest = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "config": run.config,
         "seed": run.config.seed,
+        "device": device,
         "data": run.data,
         "train": set(&*run.splits.train),
         "test": set(&*run.splits.test),

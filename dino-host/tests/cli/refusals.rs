@@ -49,7 +49,7 @@ fn values_that_make_no_sense() {
         ("--out-dim 0", "at least 1"),
         ("--out-dim 100000000000000", "memory"),
         ("--out-dim 18446744073709551615", "memory"),
-        ("--patch-size 33", "33"),
+        ("--patch-size 41", "41"),
         ("--patch-size 0", "at least 1"),
         ("--local-size 4 --local-crops-number 2", "--patch-size 4"),
         ("--depth 1000000000000", "memory"),
