@@ -3,6 +3,7 @@
 
 use crate::backend::Factory;
 use dino_gpu::{Gpu, Launch, Options, Precision, driver};
+use dino_kernel::middleware::Word;
 use dino_kernel::plan::Pools;
 use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
@@ -90,6 +91,26 @@ impl<const BF16: bool, const KIB: usize> Factory for OnGpu<BF16, KIB> {
     fn make(pools: Pools) -> Gpu {
         Gpu::create(&Self::options(), pools).expect("a test's pools fit the GPU")
     }
+}
+
+/// 8 eps sqrt(k) from the truth for either side, k the longest sum: the rows of a weight gradient, or the prototypes.
+pub fn f32_bound(k: f64) -> f64 {
+    16.0 * f32::EPSILON as f64 * k.sqrt()
+}
+
+/// Half a unit in the last place of bf16, relative: the most that rounding a result does. The operands are the same numbers on both
+/// sides.
+const HALF_ULP: f64 = 1.0 / 256.0;
+
+/// What a word may differ by in bf16. Sums are f32, so a word that writes f32 is as near as in f32, and one that writes activations
+/// is a rounding further off. GELU sees the rounded sum; attention rounds its probabilities and their gradients on the way; the
+/// loss the gradient of the logits.
+pub fn bf16_bound(word: Word, k: f64) -> f64 {
+    let roundings = match word {
+        Word::linear_gelu | Word::attention | Word::attention_backward | Word::dino_loss => 2.0,
+        _ => 1.0,
+    };
+    roundings * HALF_ULP + f32_bound(k)
 }
 
 /// `count` small PNG pictures of noise.

@@ -9,29 +9,9 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use tests::backend::{Factory, make_poisoned, read_span};
-use tests::gpu::OnGpu;
+use tests::gpu::{OnGpu, bf16_bound, f32_bound};
 use tests::plans::configs;
 use tests::training::{Run, hyper_numbers, random_views};
-
-/// 8 eps sqrt(k) from the truth for either side, k the longest sum: the rows of a weight gradient, or the prototypes.
-fn f32_bound(k: f64) -> f64 {
-    16.0 * f32::EPSILON as f64 * k.sqrt()
-}
-
-/// Half a unit in the last place of bf16, relative: the most that rounding a result does. The operands are the same numbers on both
-/// sides.
-const HALF_ULP: f64 = 1.0 / 256.0;
-
-/// What a word may differ by in bf16. Sums are f32, so a word that writes f32 is as near as in f32, and one that writes activations
-/// is a rounding further off. GELU sees the rounded sum; attention rounds its probabilities and their gradients on the way; the
-/// loss the gradient of the logits.
-fn bf16_bound(word: Word, k: f64) -> f64 {
-    let roundings = match word {
-        Word::linear_gelu | Word::attention | Word::attention_backward | Word::dino_loss => 2.0,
-        _ => 1.0,
-    };
-    roundings * HALF_ULP + f32_bound(k)
-}
 
 fn agree<F: Factory>(
     config: Config,
