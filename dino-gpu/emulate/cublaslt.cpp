@@ -161,7 +161,7 @@ int describe(const char* call, void* handle, void* d, void* a, void* b, void* c,
   if (p.c.type != p.out.type) return wrong(call, "C and D have different types", NOT_SUPPORTED);
   if (p.a.type != p.b.type) return wrong(call, "A and B have different types", NOT_SUPPORTED);
   if (p.a.type == R_32F && p.out.type != R_32F) return wrong(call, "f32 factors and a bf16 result", NOT_SUPPORTED);
-  if (p.d.epilogue == EPILOGUE_BIAS && p.d.bias_type >= 0 && p.d.bias_type != p.out.type && !(p.d.bias_type == R_32F && p.out.type == R_16BF))
+  if (p.d.epilogue == EPILOGUE_BIAS && p.d.bias_type >= 0 && p.d.bias_type != p.out.type)
     return wrong(call, "the type of the bias does not go with D", NOT_SUPPORTED);
   return SUCCESS;
 }

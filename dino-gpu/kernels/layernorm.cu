@@ -76,27 +76,34 @@ extern "C" __global__ void KERNEL(layernorm_backward)(act* __restrict__ dx_acc, 
 }
 REGISTER(KERNEL(layernorm_backward));
 
-// Column sums over a strip of rows, block (32, 8), grid (ceil(cols / 32), strips): parts (strips, 2, cols) = sums of dy x^ and of dy;
-// without x only the sums of dy, parts (strips, cols). Strips are added in order by `split_sum`.
+// Column sums over a strip of rows, four columns a thread, block (32, 8), grid (ceil(cols / 128), strips): parts (strips, 2, cols) = sums of
+// dy x^ and of dy; without x only the sums of dy, parts (strips, cols). Strips are added in order by `split_sum`.
 extern "C" __global__ void KERNEL(column_sums)(float* __restrict__ parts, const act* __restrict__ dy, const act* __restrict__ x,
     const float* __restrict__ mean, const float* __restrict__ rstd, int rows, int cols, int strip) {
-  __shared__ float sum[2][8][33];
-  int c = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * strip, end = min(first + strip, rows);
-  float s = 0, sx = 0;
-  if (c < cols) {
-    for (int r = first + threadIdx.y; r < end; r += 8) {
-      float d = get(dy[(long long)r * cols + c]);
-      s += d;
-      if (x) sx += d * (get(x[(long long)r * cols + c]) - mean[r]) * rstd[r];
+  __shared__ float sum[2][8][132];
+  int c = blockIdx.x * 128 + threadIdx.x * 4, first = blockIdx.y * strip, end = min(first + strip, rows);
+  float s[4] = {}, sx[4] = {};
+  for (int r = first + threadIdx.y; r < end && c < cols; r += 8) {
+    float d[4], v[4];
+    load4(d, dy + (long long)r * cols, c, cols);
+    for (int i = 0; i < 4; i++) s[i] += d[i];
+    if (x) {
+      load4(v, x + (long long)r * cols, c, cols);
+      float mu = mean[r], rs = rstd[r];
+      for (int i = 0; i < 4; i++) sx[i] += d[i] * (v[i] - mu) * rs;
     }
   }
-  sum[0][threadIdx.y][threadIdx.x] = s;
-  sum[1][threadIdx.y][threadIdx.x] = sx;
-  __syncthreads();
-  if (threadIdx.y == 0 && c < cols) {
-    for (int i = 1; i < 8; i++) s += sum[0][i][threadIdx.x], sx += sum[1][i][threadIdx.x];
-    if (x) parts[((long long)blockIdx.y * 2) * cols + c] = sx, parts[((long long)blockIdx.y * 2 + 1) * cols + c] = s;
-    else parts[(long long)blockIdx.y * cols + c] = s;
+  for (int i = 0; i < 4; i++) {
+    sum[0][threadIdx.y][threadIdx.x * 4 + i] = s[i];
+    sum[1][threadIdx.y][threadIdx.x * 4 + i] = sx[i];
   }
+  __syncthreads();
+  int column = threadIdx.y * 32 + threadIdx.x;  // a thread for each of the block's 128
+  c = blockIdx.x * 128 + column;
+  if (column >= 128 || c >= cols) return;
+  float total = 0, total_x = 0;
+  for (int i = 0; i < 8; i++) total += sum[0][i][column], total_x += sum[1][i][column];
+  if (x) parts[((long long)blockIdx.y * 2) * cols + c] = total_x, parts[((long long)blockIdx.y * 2 + 1) * cols + c] = total;
+  else parts[(long long)blockIdx.y * cols + c] = total;
 }
 REGISTER(KERNEL(column_sums));

@@ -18,6 +18,11 @@ __device__ __forceinline__ Running merge(Running a, Running b, float slope) {
   return high;
 }
 
+// x of one prototype: s scale - centre, with one rounding however a loop is compiled, for the largest must be found again.
+__device__ __forceinline__ float term(const float* s, const float* scale, const float* centre, int k) {
+  return fmaf(s[k], scale[k], centre ? -centre[k] : 0.f);
+}
+
 // One block of 256 a row: merges `tile` products into the row's running softmax; x = s scale - centre (centre may be null).
 // `finish`: lse (rows, 2) = (top, ln of the sum), and, unless null, the entropy.
 extern "C" __global__ void loss_running(Running* __restrict__ running, float* __restrict__ lse, float* __restrict__ entropy,
@@ -29,7 +34,7 @@ extern "C" __global__ void loss_running(Running* __restrict__ running, float* __
   s += row * tile;
   float slope = *slope_at, top = -INFINITY;
   for (int k = threadIdx.x; k < tile; k += 256) {
-    float x = s[k] * scale[k] - (centre ? centre[k] : 0.f);
+    float x = term(s, scale, centre, k);
     top = x > top || x != x ? x : top;
   }
   if (threadIdx.x == 0) own = tile;
@@ -37,12 +42,12 @@ extern "C" __global__ void loss_running(Running* __restrict__ running, float* __
   // The first of the largest terms is the one that `rest` leaves out.
   int first = tile;
   for (int k = threadIdx.x; k < tile && first == tile; k += 256)
-    if (s[k] * scale[k] - (centre ? centre[k] : 0.f) == top) first = k;
+    if (term(s, scale, centre, k) == top) first = k;
   atomicMin(&own, first);
   __syncthreads();
   float rest = 0, spread = 0;
   for (int k = threadIdx.x; k < tile; k += 256) {
-    float x = s[k] * scale[k] - (centre ? centre[k] : 0.f), below = (top - x) * slope, e = expf(-below);
+    float x = term(s, scale, centre, k), below = (top - x) * slope, e = expf(-below);
     if (k != own) rest += e;
     if (e > 0) spread += e * below;
   }
@@ -66,7 +71,7 @@ extern "C" __global__ void loss_targets(float* __restrict__ t, const float* __re
   long long row = blockIdx.x;
   t += row * tile;
   float top = lse[2 * row], ln = lse[2 * row + 1], sharpen = hyper[INV_TEACHER_TEMP];
-  for (int k = threadIdx.x; k < tile; k += 256) t[k] = expf(-((top - (t[k] * scale[k] - centre[k])) * sharpen + ln));
+  for (int k = threadIdx.x; k < tile; k += 256) t[k] = expf(-((top - term(t, scale, centre, k)) * sharpen + ln));
 }
 REGISTER(loss_targets);
 #endif
@@ -86,7 +91,7 @@ extern "C" __global__ void KERNEL(loss_gradient)(float* __restrict__ loss, act* 
     float q = 0;
     for (int i = 0; i < teachers; i++)
       if (i != view) q += targets[((long long)i * images + image) * tile + k];
-    float below = (top - s[k] * scale[k]) * soften + ln, d = (others * expf(-below) - q) * gradient_scale;
+    float below = (top - term(s, scale, nullptr, k)) * soften + ln, d = (others * expf(-below) - q) * gradient_scale;
     met += q * below;
     put(ds[k], d);
     put(ds_scaled[k], d * scale[k]);

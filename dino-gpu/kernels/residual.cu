@@ -14,13 +14,21 @@ extern "C" __global__ void KERNEL(add)(act* __restrict__ y, const act* __restric
 }
 REGISTER(KERNEL(add));
 
-// One group of crops, `crop` = tokens * cols elements each. x may be null: y = scale[crop] branch.
+// One group of `crops` crops of `len` elements each, grid (ceil(len / 1024), crops or fewer), four elements a thread. x may be null:
+// y = scale[crop] branch.
 extern "C" __global__ void KERNEL(add_scaled)(act* __restrict__ y, const act* __restrict__ x, const act* __restrict__ branch,
-    const float* __restrict__ scale, long long n, int crop) {
-  long long i = FLAT();
-  if (i >= n) return;
-  float s = scale[i / crop] * get(branch[i]);
-  put(y[i], x ? get(x[i]) + s : s);
+    const float* __restrict__ scale, int crops, long long len) {
+  long long at = FLAT() * 4;
+  if (at >= len) return;
+  int left = (int)(len - at < 4 ? len - at : 4);
+  for (int crop = blockIdx.y; crop < crops; crop += gridDim.y) {
+    long long here = crop * len + at;
+    float a[4] = {}, b[4], s = scale[crop];
+    load4(b, branch + here, 0, left);
+    if (x) load4(a, x + here, 0, left);
+    for (int i = 0; i < 4; i++) a[i] += s * b[i];
+    store4(y + here, a, 0, left);
+  }
 }
 REGISTER(KERNEL(add_scaled));
 

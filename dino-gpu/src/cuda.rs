@@ -23,12 +23,18 @@ pub fn check(code: CUresult, what: &str) -> Result<()> {
     use CUresult::*;
     let hint = match code {
         CUDA_SUCCESS => return Ok(()),
-        CUDA_ERROR_OUT_OF_MEMORY => "a smaller --micro-batch takes less, and --mem-limit finds one; `dino-gpu plan` shows what takes how much",
-        CUDA_ERROR_NO_BINARY_FOR_GPU => "the kernels need compute capability 8.0 (Ampere) or later, and a driver of CUDA 13",
+        CUDA_ERROR_OUT_OF_MEMORY => {
+            "a smaller --micro-batch takes less, and --mem-limit finds one; `dino-gpu plan` shows what takes how much"
+        }
+        CUDA_ERROR_NO_BINARY_FOR_GPU => {
+            "the kernels need compute capability 8.0 (Ampere) or later, and a driver of CUDA 13"
+        }
         CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUDA_ERROR_STREAM_CAPTURE_INVALIDATED => {
             "a step did what cannot be captured; --launch direct goes on without graphs"
         }
-        _ => "if the device is lost, nvidia-smi and the kernel's log say why; train --resume goes on from the last checkpoint",
+        _ => {
+            "if the device is lost, nvidia-smi and the kernel's log say why; train --resume goes on from the last checkpoint"
+        }
     };
     let name = match (code, driver::last_unknown()) {
         (CUDA_ERROR_UNKNOWN, Some(number)) => format!("CUDA error {number}"),
@@ -85,15 +91,22 @@ impl Card {
         let device = Device::get_device(0).map_err(|e| said(e, "cannot open the GPU"))?;
         let name = device.name().map_err(|e| said(e, "cannot read the GPU's name"))?;
         let number = |a| device.get_attribute(a).map_err(|e| said(e, "cannot read the GPU's attributes"));
-        let capability = (number(DeviceAttribute::ComputeCapabilityMajor)?, number(DeviceAttribute::ComputeCapabilityMinor)?);
+        let capability =
+            (number(DeviceAttribute::ComputeCapabilityMajor)?, number(DeviceAttribute::ComputeCapabilityMinor)?);
         if capability < (8, 0) {
-            return Err(Error::new(format!("{name} has compute capability {}.{}, which is too old", capability.0, capability.1))
-                .hint("the kernels need 8.0 (Ampere) or later; dino-host trains on the CPU with the same commands"));
+            return Err(Error::new(format!(
+                "{name} has compute capability {}.{}, which is too old",
+                capability.0, capability.1
+            ))
+            .hint("the kernels need 8.0 (Ampere) or later; dino-host trains on the CPU with the same commands"));
         }
         let context = Context::new(device).map_err(|e| said(e, "cannot make a context on the GPU"))?;
         let module = Module::from_fatbin(FATBIN, &[]).map_err(|e| {
-            Error::new(format!("{name} (compute capability {}.{}) does not take the kernels: {e}", capability.0, capability.1))
-                .hint("they need a driver of CUDA 13 (580 or later)")
+            Error::new(format!(
+                "{name} (compute capability {}.{}) does not take the kernels: {e}",
+                capability.0, capability.1
+            ))
+            .hint("they need a driver of CUDA 13 (580 or later)")
         })?;
         let mut driver = 0;
         // SAFETY: writes one number.
@@ -190,12 +203,13 @@ impl Drop for Pinned {
 pub struct Event(sys::CUevent);
 
 impl Event {
-    const WITHOUT_TIME: u32 = 2;
+    /// Without a time, and the host sleeps while it waits: the loader's threads want its core.
+    const FLAGS: u32 = 2 | 1;
 
     pub fn new() -> Result<Event> {
         let mut event = null_mut();
         // SAFETY: writes the new handle.
-        check(unsafe { sys::cuEventCreate(&mut event, Self::WITHOUT_TIME) }, "cannot make an event")?;
+        check(unsafe { sys::cuEventCreate(&mut event, Self::FLAGS) }, "cannot make an event")?;
         Ok(Event(event))
     }
 
@@ -247,10 +261,10 @@ impl Stream {
         check(unsafe { sys::cuStreamWaitEvent(self.0, event.0, 0) }, "cannot wait for an event")
     }
 
-    /// Host to device. From pinned memory it is read when the copy runs, from other memory before this returns.
+    /// Host to device. Pinned memory is read when the copy runs, other memory at the latest then.
     ///
     /// # Safety
-    /// `from` has that many bytes, and pinned memory keeps them until the copy has run.
+    /// `from` has that many bytes, and keeps them until the copy has run.
     pub unsafe fn upload(&self, to: u64, from: *const c_void, bytes: usize) -> Result<()> {
         // SAFETY: the caller's; the driver checks the device's side.
         check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, self.0) }, "cannot copy to the GPU")

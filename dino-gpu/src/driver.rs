@@ -32,6 +32,12 @@ fn library() -> &'static Result<Library, String> {
     })
 }
 
+/// Whether the driver is one that was named, by the variable or by [`use_library`]: a stand-in, perhaps.
+pub fn named() -> bool {
+    let _ = library();
+    NAMED.get().is_some_and(|name| name.as_os_str() != "libcuda.so.1")
+}
+
 /// Why the driver cannot be loaded, if so.
 pub fn missing() -> Option<&'static str> {
     library().as_ref().err().map(String::as_str)

@@ -1,8 +1,9 @@
-//! Matrix products: which kernel, which tile, how many splits. Chosen from the shape alone, so that the bits do not depend on the card.
+//! Matrix products: cuBLASLt where it is in use and takes them, else own kernels: which, which tile, how many splits. The latter are
+//! chosen from the shape alone, so that their bits do not depend on the card.
 
+use crate::args;
 use crate::gpu::{Gpu, Precision};
 use crate::kernels::{Kernel, Shape};
-use crate::args;
 
 /// Where a product goes.
 #[derive(Clone, Copy)]
@@ -13,6 +14,14 @@ pub enum Out {
     F32(u64),
 }
 
+impl Out {
+    fn at(self) -> u64 {
+        match self {
+            Out::Act(at) | Out::F32(at) => at,
+        }
+    }
+}
+
 /// Blocks that fill a large card twice: more tiles than this need no further splitting.
 const FILL: usize = 264;
 /// Least depth of a split, so that its tile is worth starting.
@@ -20,6 +29,27 @@ const DEPTH: usize = 512;
 
 /// m, n, k of C (m, n) = A (m, k) B (k, n).
 pub type Size = [usize; 3];
+
+/// Which factor is transposed, row by row: C = A B^T, A B or A^T B.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Nt,
+    Nn,
+    Tn,
+}
+
+/// All that cuBLASLt's choice of an algorithm depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Product {
+    pub kind: Kind,
+    /// m, n, k of C (m, n).
+    pub size: Size,
+    /// C in f32 instead of bf16.
+    pub f32_out: bool,
+    /// C += instead of C =.
+    pub accumulate: bool,
+    pub bias: bool,
+}
 
 impl Gpu {
     /// The large tile where it makes enough blocks, else the small one, and the launch's shape.
@@ -30,23 +60,56 @@ impl Gpu {
     }
 
     /// f32 by strides: a[i, p] at i * a.1 + p * a.2, b[p, j] at p * b.1 + j * b.2.
-    fn plain(&mut self, c: (u64, usize), a: (u64, usize, usize), b: (u64, usize, usize), [m, n, k]: Size, bias: u64, gelu: u64, accumulate: bool, split: (usize, usize)) {
+    fn plain(
+        &mut self,
+        c: (u64, usize),
+        a: (u64, usize, usize),
+        b: (u64, usize, usize),
+        [m, n, k]: Size,
+        bias: u64,
+        gelu: u64,
+        accumulate: bool,
+        split: (usize, usize),
+    ) {
         let (splits, stride) = split;
-        let shape = Shape::new([n.div_ceil(64), m.div_ceil(64), splits], [16, 16]);
+        let shape = Shape::new([n.div_ceil(64), m.div_ceil(64).min(65535), splits], [16, 16]);
         let long = |x: usize| x as i64;
         let depth = k.div_ceil(splits).max(1);
         self.launch(
             &self.kernels.gemm_f32,
             shape,
             args![
-                c.0, long(c.1), a.0, long(a.1), long(a.2), b.0, long(b.1), long(b.2), m as i32, n as i32, k as i32, depth as i32,
-                long(stride), bias, gelu, accumulate as i32
+                c.0,
+                long(c.1),
+                a.0,
+                long(a.1),
+                long(a.2),
+                b.0,
+                long(b.1),
+                long(b.2),
+                m as i32,
+                n as i32,
+                k as i32,
+                depth as i32,
+                long(stride),
+                bias,
+                gelu,
+                accumulate as i32
             ],
         );
     }
 
     /// y (m, n) = x (m, k) w^T + bias, w (n, k); with `gelu` that gets gelu(y). `bias` and `gelu` may be 0.
     pub(crate) fn product_nt(&mut self, y: Out, x: u64, w: u64, [m, n, k]: Size, bias: u64, gelu: u64) {
+        let f32_out = matches!(y, Out::F32(_));
+        let product = Product { kind: Kind::Nt, size: [m, n, k], f32_out, accumulate: false, bias: bias != 0 };
+        if self.by_library(product, [y.at(), x, w, bias]) {
+            if gelu != 0 {
+                let shape = Shape::flat((m * n).div_ceil(4));
+                self.launch(&self.kernels.gelu, shape, args![gelu, y.at(), (m * n) as i64]);
+            }
+            return;
+        }
         match (self.precision, y) {
             (Precision::F32, Out::Act(y) | Out::F32(y)) => {
                 self.plain((y, n), (x, k, 1), (w, 1, k), [m, n, k], bias, gelu, false, (1, 0));
@@ -54,11 +117,23 @@ impl Gpu {
             (Precision::Bf16, Out::Act(at) | Out::F32(at)) => {
                 let kernels = self.kernels;
                 let (kernel, shape) = self.tile([&kernels.gemm_nt_bf16, &kernels.gemm_nt_bf16_128], [m, n, k], 1);
-                let f32_out = matches!(y, Out::F32(_)) as i32;
                 self.launch(
                     kernel,
                     shape,
-                    args![at, n as i32, x, k as i32, w, k as i32, m as i32, n as i32, k as i32, bias, gelu, f32_out],
+                    args![
+                        at,
+                        n as i32,
+                        x,
+                        k as i32,
+                        w,
+                        k as i32,
+                        m as i32,
+                        n as i32,
+                        k as i32,
+                        bias,
+                        gelu,
+                        f32_out as i32
+                    ],
                 );
             }
         }
@@ -66,6 +141,11 @@ impl Gpu {
 
     /// y (m, n) = x (m, k) w, w (k, n); `accumulate` adds, f32 only.
     pub(crate) fn product_nn(&mut self, y: Out, x: u64, w: u64, [m, n, k]: Size, accumulate: bool) {
+        let f32_out = matches!(y, Out::F32(_));
+        let product = Product { kind: Kind::Nn, size: [m, n, k], f32_out, accumulate, bias: false };
+        if self.by_library(product, [y.at(), x, w, 0]) {
+            return;
+        }
         match (self.precision, y) {
             (Precision::F32, Out::Act(y) | Out::F32(y)) => {
                 self.plain((y, n), (x, k, 1), (w, n, 1), [m, n, k], 0, 0, accumulate, (1, 0));
@@ -73,11 +153,22 @@ impl Gpu {
             (Precision::Bf16, Out::Act(at) | Out::F32(at)) => {
                 let kernels = self.kernels;
                 let (kernel, shape) = self.tile([&kernels.gemm_nn_bf16, &kernels.gemm_nn_bf16_128], [m, n, k], 1);
-                let f32_out = matches!(y, Out::F32(_)) as i32;
                 self.launch(
                     kernel,
                     shape,
-                    args![at, n as i32, x, k as i32, w, n as i32, m as i32, n as i32, k as i32, f32_out, accumulate as i32],
+                    args![
+                        at,
+                        n as i32,
+                        x,
+                        k as i32,
+                        w,
+                        n as i32,
+                        m as i32,
+                        n as i32,
+                        k as i32,
+                        f32_out as i32,
+                        accumulate as i32
+                    ],
                 );
             }
         }
@@ -86,13 +177,19 @@ impl Gpu {
     /// dw (m, n; f32) += dy^T x, dy (k, m), x (k, n). The long sum over rows is split where there are few tiles; the splits lie in the
     /// first `room` bytes of the workspace and are added in order.
     pub(crate) fn product_tn(&mut self, dw: u64, dy: u64, x: u64, [m, n, k]: Size, room: usize) {
+        let product = Product { kind: Kind::Tn, size: [m, n, k], f32_out: true, accumulate: true, bias: false };
+        if self.by_library(product, [dw, dy, x, 0]) {
+            return;
+        }
         let kernels = self.kernels;
         let tiles = m.div_ceil(128) * n.div_ceil(128);
         let fit = room / (4 * m * n).max(1);
         let splits = FILL.div_ceil(tiles.max(1)).min(k.div_ceil(DEPTH)).min(fit).max(1);
         let (to, stride) = if splits == 1 { (dw, 0) } else { (self.workspace_at(), m * n) };
         match self.precision {
-            Precision::F32 => self.plain((to, n), (dy, 1, m), (x, n, 1), [m, n, k], 0, 0, splits == 1, (splits, stride)),
+            Precision::F32 => {
+                self.plain((to, n), (dy, 1, m), (x, n, 1), [m, n, k], 0, 0, splits == 1, (splits, stride))
+            }
             Precision::Bf16 => {
                 let (kernel, shape) = self.tile([&kernels.gemm_tn_bf16, &kernels.gemm_tn_bf16_128], [m, n, k], splits);
                 // Whole steps of 32, so that only the last split has a tail.
@@ -101,7 +198,17 @@ impl Gpu {
                     kernel,
                     shape,
                     args![
-                        to, n as i32, dy, m as i32, x, n as i32, m as i32, n as i32, k as i32, depth as i32, (splits == 1) as i32,
+                        to,
+                        n as i32,
+                        dy,
+                        m as i32,
+                        x,
+                        n as i32,
+                        m as i32,
+                        n as i32,
+                        k as i32,
+                        depth as i32,
+                        (splits == 1) as i32,
                         stride as u64
                     ],
                 );
@@ -127,4 +234,3 @@ impl Gpu {
 macro_rules! args {
     ($($x:expr),* $(,)?) => { &[$($crate::kernels::Argument::from($x)),*] };
 }
-

@@ -1,15 +1,19 @@
 //! The CUDA backend: pools in device memory, words as launches on one stream, a step as graphs that are captured once and replayed.
 
+mod feed;
+
 use crate::args;
-use crate::cuda::{Buffer, Card, Event, Graph, Pinned, Stream};
+use crate::cublaslt::Products;
+use crate::cuda::{Buffer, Card, Graph, Stream};
+use crate::gemm::Product;
 use crate::kernels::{Argument, Kernel, Kernels, Shape};
 use dino_host::error::{Error, Result};
 use dino_kernel::mem::{Act, Stat, State, Weight};
 use dino_kernel::middleware::{Memory, Pool};
 use dino_kernel::model::Table;
-use dino_kernel::plan::{Plan, Pools};
+use dino_kernel::plan::Pools;
 use dino_kernel::spec::Role;
-use dino_kernel::step::{self, hyper, monitor};
+use feed::Feed;
 use half::bf16;
 use std::sync::{Mutex, OnceLock};
 
@@ -32,6 +36,18 @@ pub enum Launch {
     Direct,
 }
 
+/// What runs the products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Gemm {
+    /// cuBLASLt in bf16 where it is found, else own kernels.
+    #[default]
+    Auto,
+    /// Own kernels: the bits depend on no library.
+    Own,
+    /// cuBLASLt, or an error.
+    Cublaslt,
+}
+
 /// Flags of the GPU.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
@@ -41,14 +57,25 @@ pub struct Options {
     /// How a step is launched
     #[arg(long, value_enum, default_value_t = Launch::Graph)]
     pub launch: Launch,
-    /// Partial sums and tiles of the loss, KiB
-    #[arg(long, value_name = "KIB", default_value_t = 64 << 10)]
+    /// Partial sums and tiles of the loss, KiB; their order, and so the last bits of a run, depends on it
+    #[arg(long, value_name = "KIB", default_value_t = 64 << 10, value_parser = workspace)]
     pub workspace: usize,
+    /// What runs the products
+    #[arg(long, value_enum, default_value_t = Gemm::Auto)]
+    pub gemm: Gemm,
+}
+
+/// A workspace that holds the partial sums of any word.
+fn workspace(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(kib @ 64..=4_194_304) => Ok(kib),
+        _ => Err("between 64 and 4194304 KiB".into()),
+    }
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { precision: Precision::Bf16, launch: Launch::Graph, workspace: 64 << 10 }
+        Options { precision: Precision::Bf16, launch: Launch::Graph, workspace: 64 << 10, gemm: Gemm::Auto }
     }
 }
 
@@ -69,6 +96,10 @@ pub struct Gpu {
     stats: Buffer,
     state: Buffer,
     workspace: Buffer,
+    /// cuBLASLt, where products go there; it has the workspace's end.
+    pub(crate) products: Option<Products>,
+    /// Whether launches are being recorded.
+    capturing: bool,
     optimiser: Option<(Table, Optimiser)>,
     feed: Option<Feed>,
     graphs: Option<[Graph; 3]>,
@@ -109,45 +140,6 @@ struct Piece {
 /// Elements of a piece: 64 a thread.
 const PIECE: usize = 1 << 14;
 
-/// What goes in and out beside the steps: two of each, so that one is filled while the other is used.
-struct Feed {
-    copies: Stream,
-    /// A micro-batch's pixels and stochastic-depth scales, on the host and, as f32, on the device.
-    pinned: [Pinned; 2],
-    staged: [Buffer; 2],
-    /// Pinned is free again; staged is full; staged is free again.
-    copied: [Event; 2],
-    consumed: [Event; 2],
-    hyper: [Pinned; 2],
-    report: [Pinned; 2],
-    reported: [Event; 2],
-    /// Micro-batches fed so far, and how many of them belong to steps whose report was read: those are done.
-    parts: usize,
-    done: usize,
-    /// Micro-batches fed when the last two steps were queued.
-    ends: [usize; 2],
-}
-
-impl Feed {
-    fn new(part: usize) -> Result<Feed> {
-        let pair = |len: usize| Ok([Pinned::new(len)?, Pinned::new(len)?]);
-        let events = || Ok([Event::new()?, Event::new()?]);
-        Ok(Feed {
-            copies: Stream::new()?,
-            pinned: pair(part)?,
-            staged: [Buffer::new(4 * part)?, Buffer::new(4 * part)?],
-            copied: events()?,
-            consumed: events()?,
-            hyper: pair(hyper::LEN)?,
-            report: pair(monitor::LEN)?,
-            reported: events()?,
-            parts: 0,
-            done: 0,
-            ends: [0; 2],
-        })
-    }
-}
-
 /// The kernels of a precision, loaded once.
 fn kernels(card: &'static Card, precision: Precision) -> Result<&'static Kernels> {
     static LOADED: [OnceLock<&'static Kernels>; 2] = [OnceLock::new(), OnceLock::new()];
@@ -169,8 +161,8 @@ pub fn act_bytes(precision: Precision) -> usize {
     }
 }
 
-/// What [`Gpu::create`] will allocate for these pools, by name. The feed, which a training step adds, is twice a micro-batch's
-/// pixels.
+/// What [`Gpu::create`] and the first step will allocate for these pools, by name. Not counted: the driver's context, a few hundred
+/// MiB, and the parameter table's pieces, a ten-thousandth of the weights.
 pub fn memory(options: &Options, pools: Pools) -> Vec<(&'static str, u64)> {
     let f32s = |n: usize| 4 * n as u64;
     let mut list = vec![
@@ -181,6 +173,7 @@ pub fn memory(options: &Options, pools: Pools) -> Vec<(&'static str, u64)> {
         ("stats", f32s(pools.stats)),
         ("state", f32s(pools.state)),
         ("workspace", (options.workspace << 10) as u64),
+        ("input, staged twice", 2 * f32s(pools.input)),
     ];
     if options.precision == Precision::Bf16 {
         list.push(("weights as bf16", 2 * pools.weights as u64));
@@ -188,13 +181,16 @@ pub fn memory(options: &Options, pools: Pools) -> Vec<(&'static str, u64)> {
     list
 }
 
+/// What is left free for the driver: graphs, cuBLASLt's own modules, the parameter table.
+const SLACK: u64 = 256 << 20;
+
 impl Gpu {
     /// Allocates the pools, zeroed.
     pub fn create(options: &Options, pools: Pools) -> Result<Gpu> {
         let card = Card::get()?;
         let wanted: u64 = memory(options, pools).iter().map(|(_, bytes)| bytes).sum();
         let (free, total) = card.free()?;
-        if wanted > free {
+        if wanted + SLACK > free {
             let gib = |b: u64| b as f64 / f64::powi(2.0, 30);
             return Err(Error::new(format!(
                 "not enough memory on the GPU: the plan takes {:.2} GiB, {} has {:.2} of {:.2} GiB free",
@@ -206,6 +202,8 @@ impl Gpu {
             .hint("a smaller --micro-batch takes less, and --mem-limit finds one; `dino-gpu plan` shows what takes how much"));
         }
         let floats = |n: usize| Buffer::new(4 * n);
+        let workspace = Buffer::new(options.workspace << 10)?;
+        let products = Products::open(options.gemm, options.precision, (workspace.at, workspace.bytes))?;
         let gpu = Gpu {
             card,
             kernels: kernels(card, options.precision)?,
@@ -220,7 +218,9 @@ impl Gpu {
             acts: Buffer::new(pools.acts * act_bytes(options.precision))?,
             stats: floats(pools.stats)?,
             state: floats(pools.state)?,
-            workspace: Buffer::new(options.workspace << 10)?,
+            workspace,
+            products,
+            capturing: false,
             optimiser: None,
             feed: None,
             graphs: None,
@@ -233,11 +233,21 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// For logs: card, driver, precision.
+    /// For logs: card, driver, precision, and what runs the products.
     pub(crate) fn describe(&self) -> String {
         let (c, precision) = (self.card, if self.precision == Precision::Bf16 { "bf16" } else { "f32" });
         let (major, minor) = c.capability;
-        format!("{}, compute capability {major}.{minor}, CUDA {}.{}, {precision}", c.name, c.driver / 1000, c.driver % 1000 / 10)
+        let products = self.products.as_ref().map_or("own kernels".into(), |p| format!("cuBLASLt {}", p.version()));
+        let (driver, minor_driver) = (c.driver / 1000, c.driver % 1000 / 10);
+        format!(
+            "{}, compute capability {major}.{minor}, CUDA {driver}.{minor_driver}, {precision}, products by {products}",
+            c.name
+        )
+    }
+
+    /// Products that went to cuBLASLt so far; one that is captured counts once.
+    pub fn library_products(&self) -> usize {
+        self.products.as_ref().map_or(0, Products::launched)
     }
 
     // Addresses of handles.
@@ -303,8 +313,9 @@ impl Gpu {
         self.workspace.at
     }
 
+    /// Without what is cuBLASLt's.
     pub(crate) fn workspace_bytes(&self) -> usize {
-        self.workspace.bytes
+        self.workspace.bytes - self.products.as_ref().map_or(0, Products::scratch)
     }
 
     // Queueing.
@@ -312,6 +323,12 @@ impl Gpu {
     /// Keeps the first error.
     pub(crate) fn fail(&mut self, e: Error) {
         self.fault.get_or_insert(e);
+    }
+
+    /// A word needs this many bytes of workspace, and there are fewer.
+    pub(crate) fn too_small(&mut self, bytes: usize) {
+        let message = format!("a word needs {bytes} bytes of workspace, there are {}", self.workspace_bytes());
+        self.fail(Error::new(message).hint("a larger --workspace, or a smaller --micro-batch"));
     }
 
     fn note(&mut self, r: Result<()>) {
@@ -323,6 +340,22 @@ impl Gpu {
     pub(crate) fn launch(&mut self, kernel: &'static Kernel, shape: Shape, arguments: &[Argument]) {
         let r = kernel.launch(&self.stream, shape, arguments);
         self.note(r);
+    }
+
+    /// Gives a product to cuBLASLt; false where that is not used or does not take it. Nothing may be made during a capture, so a shape
+    /// that is met there for the first time is not taken.
+    pub(crate) fn by_library(&mut self, product: Product, [c, a, b, bias]: [u64; 4]) -> bool {
+        let Some(products) = &mut self.products else { return false };
+        // The library wants the bias in the result's type, which the weights are kept in too.
+        if product.bias && product.f32_out {
+            return false;
+        }
+        let bias = if product.bias { self.shadow.at + (bias - self.weights.at) / 2 } else { 0 };
+        let r = products.multiply(&self.stream, product, [c, a, b, bias], !self.capturing);
+        r.unwrap_or_else(|e| {
+            self.fail(e);
+            true
+        })
     }
 
     pub(crate) fn clear_bytes(&mut self, at: u64, bytes: usize) {
@@ -360,7 +393,13 @@ impl Gpu {
             } + if spec.last_layer { 4 } else { 0 };
             for from in (0..spec.at.len()).step_by(PIECE) {
                 let len = PIECE.min(spec.at.len() - from) as i32;
-                pieces.push(Piece { at: (spec.at.0.at + from) as i64, len, tensor: first.len() as i32 - 1, flags, pad: 0 });
+                pieces.push(Piece {
+                    at: (spec.at.0.at + from) as i64,
+                    len,
+                    tensor: first.len() as i32 - 1,
+                    flags,
+                    pad: 0,
+                });
             }
             first.push(pieces.len() as i32);
         });
@@ -372,11 +411,12 @@ impl Gpu {
             Buffer::new(8 * tensors)?,
             Buffer::new(4 * tensors)?,
         ];
-        // SAFETY: the vectors have those bytes, and memory that is not pinned is read before the calls return.
+        // SAFETY: the vectors have those bytes and outlive the wait.
         unsafe {
             self.stream.upload(memory[0].at, pieces.as_ptr().cast(), memory[0].bytes)?;
             self.stream.upload(memory[1].at, first.as_ptr().cast(), memory[1].bytes)?;
         }
+        self.stream.wait()?;
         let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|i| memory[i].at);
         let count = pieces.len();
         let pieces = Pieces { pieces: a, first: b, squares: c, tensor_squares: d, factors: e, count, tensors };
@@ -405,11 +445,13 @@ impl Gpu {
         let to = self.buffer(pool).at + (at * element) as u64;
         if element == 2 {
             let values: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
-            // SAFETY: the vector has those bytes, and memory that is not pinned is read before this returns.
-            return unsafe { self.stream.upload(to, values.as_ptr().cast(), 2 * values.len()) };
+            // SAFETY: the vector has those bytes and outlives the wait.
+            unsafe { self.stream.upload(to, values.as_ptr().cast(), 2 * values.len())? };
+            return self.stream.wait();
         }
         // SAFETY: as above.
         unsafe { self.stream.upload(to, values.as_ptr().cast(), 4 * values.len())? };
+        self.stream.wait()?;
         if pool == Pool::Weights && self.shadow.bytes > 0 {
             let arguments = args![self.shadow.at + 2 * at as u64, to, values.len() as i64];
             self.kernels.shadow_weights.launch(&self.stream, Shape::flat(values.len()), arguments)?;
@@ -433,7 +475,7 @@ impl Gpu {
         self.stream.wait()
     }
 
-    /// Host to device; queued, and the source may be reused at once.
+    /// Host to device; waits, for memory that is not pinned must stay until it was read. Steps feed from pinned memory.
     pub fn put(&mut self, pool: Pool, at: usize, values: &[f32]) {
         if !values.is_empty() {
             let r = self.send(pool, at, values);
@@ -463,109 +505,6 @@ impl Gpu {
     fn sound(&self) -> Result<()> {
         self.fault.clone().map_or(Ok(()), Err)
     }
-
-    // A step.
-
-    /// Queues one step; `hyper` this step's numbers, `parts` the micro-batches' (stochastic-depth scales, pixels).
-    pub fn run_step<'a>(
-        &mut self,
-        plan: &Plan,
-        numbers: &[f32; hyper::LEN],
-        parts: impl Iterator<Item = (&'a [f32], &'a [f32])>,
-    ) -> Result<()> {
-        let mut feed = match self.feed.take() {
-            Some(feed) => feed,
-            None => Feed::new(plan.pixels.len() + plan.student.acts.drop().len())?,
-        };
-        // The first step finds what it must allocate; the second is captured.
-        let mut r = Ok(());
-        if self.launch == Launch::Graph && self.steps == 1 {
-            r = self.capture(plan).map(|graphs| self.graphs = Some(graphs));
-        }
-        let r = r.and_then(|()| self.queue_step(plan, numbers, parts, &mut feed));
-        self.feed = Some(feed);
-        self.note(r);
-        self.steps += 1;
-        self.sound()
-    }
-
-    fn capture(&mut self, plan: &Plan) -> Result<[Graph; 3]> {
-        let mut graph = |say: fn(&mut Gpu, &Plan)| {
-            self.stream.capture()?;
-            say(self, plan);
-            self.stream.captured()
-        };
-        Ok([graph(step::begin)?, graph(step::micro_batch)?, graph(step::commit)?])
-    }
-
-    /// One of the three parts of a step.
-    fn say(&mut self, part: usize, plan: &Plan) -> Result<()> {
-        if let Some(graphs) = &self.graphs {
-            return self.stream.replay(&graphs[part]);
-        }
-        [step::begin, step::micro_batch, step::commit][part](self, plan);
-        Ok(())
-    }
-
-    fn queue_step<'a>(
-        &mut self,
-        plan: &Plan,
-        numbers: &[f32; hyper::LEN],
-        parts: impl Iterator<Item = (&'a [f32], &'a [f32])>,
-        feed: &mut Feed,
-    ) -> Result<()> {
-        // Free since the report of two steps ago was read.
-        let slot = self.steps % 2;
-        feed.hyper[slot].get_mut().copy_from_slice(numbers);
-        // SAFETY: pinned, of that length, and left alone until this step's report is read.
-        unsafe { self.stream.upload(self.state(plan.hyper), feed.hyper[slot].address(), 4 * hyper::LEN)? };
-        self.say(0, plan)?;
-        let (pixels, drop) = (plan.pixels, plan.student.acts.drop());
-        for (scales, values) in parts {
-            let slot = feed.parts % 2;
-            // The slot's last copy is done if its step is; within a step of many micro-batches the host keeps two ahead.
-            if feed.parts >= feed.done + 2 {
-                feed.copied[slot].wait()?;
-            }
-            let host = feed.pinned[slot].get_mut();
-            host[..values.len()].copy_from_slice(values);
-            host[pixels.len()..][..scales.len()].copy_from_slice(scales);
-            feed.copies.wait_for(&feed.consumed[slot])?;
-            let staged = &feed.staged[slot];
-            // SAFETY: pinned, of that length, and left alone until `copied`.
-            unsafe { feed.copies.upload(staged.at, feed.pinned[slot].address(), staged.bytes)? };
-            feed.copies.record(&feed.copied[slot])?;
-            self.stream.wait_for(&feed.copied[slot])?;
-            let arguments = args![self.act(pixels), staged.at, pixels.len() as i64];
-            self.kernels.from_f32.launch(&self.stream, Shape::flat(pixels.len()), arguments)?;
-            if !scales.is_empty() {
-                self.stream.copy(self.state(drop), staged.at + 4 * pixels.len() as u64, 4 * scales.len())?;
-            }
-            self.stream.record(&feed.consumed[slot])?;
-            feed.parts += 1;
-            self.say(1, plan)?;
-        }
-        self.say(2, plan)?;
-        // SAFETY: pinned, of that length, and read only after `reported`.
-        unsafe { self.stream.download(feed.report[slot].address(), self.state(plan.monitor), 4 * monitor::LEN)? };
-        feed.ends[slot] = feed.parts;
-        self.stream.record(&feed.reported[slot])
-    }
-
-    /// The monitor of the oldest of the last `queued` steps (one or two), once it has run.
-    pub fn take_report(&mut self, queued: usize) -> Result<[f32; monitor::LEN]> {
-        self.sound()?;
-        let feed = self.feed.as_mut().expect("a step was queued");
-        let slot = (self.steps - queued) % 2;
-        if let Err(e) = feed.reported[slot].wait() {
-            self.fault = Some(e.clone());
-            return Err(e);
-        }
-        let mut m = [0.0; monitor::LEN];
-        m.copy_from_slice(feed.report[slot].get());
-        feed.done = feed.ends[slot];
-        Ok(m)
-    }
 }
 
 impl Drop for Gpu {
@@ -573,7 +512,7 @@ impl Drop for Gpu {
         // Nothing may run in memory that is about to go; a device that is lost runs nothing.
         let _ = self.stream.wait();
         if let Some(feed) = &self.feed {
-            let _ = feed.copies.wait();
+            let _ = feed.wait();
         }
     }
 }

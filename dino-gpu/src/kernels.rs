@@ -52,6 +52,11 @@ impl Shape {
         Shape::new([n.div_ceil(256), 1, 1], [256, 1])
     }
 
+    /// Four elements a thread, for each of `crops` crops of `len`; a block goes on to further crops where there are many.
+    pub fn crops(crops: usize, len: usize) -> Shape {
+        Shape::new([len.div_ceil(1024), crops.min(65535), 1], [256, 1])
+    }
+
     /// A warp for each of `rows` rows.
     pub fn warps(rows: usize) -> Shape {
         Shape::new([rows.div_ceil(4), 1, 1], [128, 1])

@@ -75,10 +75,10 @@ impl Model {
         Ok(self.flags.clone().over(file))
     }
 
-    fn resolve(&self, data: Option<&str>) -> Result<Config> {
+    fn resolve<D: Device>(&self, data: Option<&str>) -> Result<Config> {
         let mut config = if self.small { small(data) } else { Config::published() };
         config.set(&self.named()?);
-        config.resolve()
+        config.resolve_for(D::MICRO_BATCH_TOKENS)
     }
 }
 
@@ -278,7 +278,7 @@ fn free_folder() -> PathBuf {
 
 /// A new run's configuration, its micro-batch chosen by `--mem-limit` if that is given.
 fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data: Option<&str>) -> Result<Config> {
-    let config = model.resolve(data)?;
+    let config = model.resolve::<D>(data)?;
     match (limit.mem_limit, model.named()?.micro_batch) {
         (None, _) => Ok(config),
         (Some(limit), None | Some(0)) => memory::fit::<D>(options, config, limit),
@@ -330,7 +330,7 @@ fn run_train<D: Device>(args: Train<D::Options>) -> Result<u8> {
         if let Some(limit) = args.limit.mem_limit {
             memory::check::<D>(device, &config, limit)?;
         }
-        config.resolve()?
+        config.resolve_for(D::MICRO_BATCH_TOKENS)?
     } else {
         if out.join(train::CHECKPOINT).exists() {
             return Err(Error::new(format!("{} already holds a run", out.display()))
@@ -370,14 +370,14 @@ fn run_train<D: Device>(args: Train<D::Options>) -> Result<u8> {
 }
 
 /// The configuration, and for networks the backbone's weights, that `which` means.
-fn network<O: Args>(source: &Source<O>, which: Which) -> Result<(Config, Option<Vec<f32>>)> {
+fn network<D: Device>(source: &Source<D::Options>, which: Which) -> Result<(Config, Option<Vec<f32>>)> {
     let checkpoint = source.checkpoint.as_deref().map(Checkpoint::open).transpose()?;
     let config = match &checkpoint {
         Some(c) => c.config.clone(),
         // Without a checkpoint the small preset says what the crops look like.
         None => {
             let (config, flags) = (source.model.config.clone(), source.model.flags.clone());
-            Model { small: true, config, flags }.resolve(Some(&source.data))?
+            Model { small: true, config, flags }.resolve::<D>(Some(&source.data))?
         }
     };
     let weights = match (which, checkpoint) {
@@ -412,7 +412,7 @@ fn run_knn<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     }
     let trained = args.source.checkpoint.is_some();
     let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Pixels });
-    let (config, weights) = network(&args.source, which)?;
+    let (config, weights) = network::<D>(&args.source, which)?;
     let splits = open(&args.source.data, &config)?;
     let (Some(bank_labels), Some(labels)) = (train::labels(&*splits.train), train::labels(&*splits.test)) else {
         return Err(Error::new(format!("{} has no labels", args.source.data)).hint("class folders give labels"));
@@ -445,7 +445,7 @@ fn run_attention<D: Device>(args: Attention<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
     let trained = args.source.checkpoint.is_some();
     let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Random });
-    let (config, weights) = network(&args.source, which)?;
+    let (config, weights) = network::<D>(&args.source, which)?;
     let weights =
         weights.ok_or_else(|| Error::new("pixels do not attend").hint("--which teacher, student or random"))?;
     let splits = open(&args.source.data, &config)?;

@@ -1,5 +1,6 @@
 //! The seam between the trainer and the hardware: what a backend offers beyond the vocabulary.
 
+use crate::config::MICRO_BATCH_TOKENS;
 use crate::error::Result;
 use dino_kernel::backend::Update;
 use dino_kernel::middleware::{Memory, Pool};
@@ -34,6 +35,8 @@ pub trait Device: Update + Memory + Sized {
     type Options: clap::Args + Clone + Default + std::fmt::Debug + Send + Sync + 'static;
     /// What `plan --device` and errors call it: "cpu", "cuda".
     const KIND: &'static str;
+    /// Tokens that a micro-batch makes at most where the user leaves its size to us.
+    const MICRO_BATCH_TOKENS: usize = MICRO_BATCH_TOKENS;
 
     /// Whether the device is there. Asked first of all: nothing has been opened or written yet.
     fn ready(_options: &Self::Options) -> Result<()> {

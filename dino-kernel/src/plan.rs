@@ -85,6 +85,9 @@ pub struct Pools {
     pub acts: usize,
     pub stats: usize,
     pub state: usize,
+    /// What the host sends for a micro-batch: pixels and stochastic-depth scales. It lies in the pools above; a device that copies
+    /// while it works keeps room for it beside them.
+    pub input: usize,
 }
 
 impl Pools {
@@ -285,6 +288,7 @@ impl Plan {
             acts: if a.next > b.next { a.next } else { b.next },
             stats: s.next,
             state: t.next,
+            input: pixels.len() + acts.drop().len(),
         };
         Ok(Plan {
             config,
@@ -430,7 +434,8 @@ impl FeaturePlan {
             i += 1;
         }
         let attention = a.act(rows * backbone.heads);
-        let pools = Pools { weights: w.next, grads: 0, moments: 0, acts: a.next, stats: s.next, state: t.next };
+        let pools =
+            Pools { weights: w.next, grads: 0, moments: 0, acts: a.next, stats: s.next, state: t.next, input: 0 };
         Ok(FeaturePlan { backbone, weights, pixels, cols, positions, acts, attention, pools })
     }
 

@@ -198,6 +198,7 @@ impl Arena {
             acts: self.acts.next,
             stats: self.stats.next,
             state: self.state.next,
+            input: 0,
         };
         let mut o = make_poisoned::<F>(pools);
         for (pool, span, values) in self.writes {

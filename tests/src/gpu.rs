@@ -44,7 +44,10 @@ pub fn ground() -> &'static Ground {
             return Ground::None("there is no GPU, and no C++ compiler (g++ or $CXX) to build the emulation".into());
         }
         let out = build_emulation().expect("with a compiler, the emulation builds");
-        assert!(driver::use_library(out.join("libcuda_emulated.so")), "the driver was used before the emulation was ready");
+        assert!(
+            driver::use_library(out.join("libcuda_emulated.so")),
+            "the driver was used before the emulation was ready"
+        );
         eprintln!("no GPU here: the kernels run on the CPU, behind a stand-in driver");
         Ground::Emulation
     })
@@ -118,7 +121,8 @@ pub fn pictures(folder: &Path, side: u32, count: u64) {
     use dino_kernel::rng::{Kind, Rng};
     for i in 0..count {
         let mut rng = Rng::new(i, 0, 0, 0, Kind::Test, 0);
-        let picture = image::RgbImage::from_fn(side, side, |_, _| image::Rgb([0; 3].map(|_: u8| (rng.uniform() * 255.0) as u8)));
+        let picture =
+            image::RgbImage::from_fn(side, side, |_, _| image::Rgb([0; 3].map(|_: u8| (rng.uniform() * 255.0) as u8)));
         picture.save(folder.join(format!("{i:03}.png"))).expect("a picture can be written");
     }
 }

@@ -143,7 +143,7 @@ fn dense_plan(backbone: Vit, crops: Crops) -> FeaturePlan {
     let positions = backbone.positions(crops, &mut a, &mut t);
     let acts = backbone.acts(crops, positions, Output::Dense, true, false, &mut a, &mut s, &mut t);
     let attention = a.act(crops.tokens(backbone.patch).squares() * backbone.heads);
-    let pools = Pools { weights: w.next, grads: 0, moments: 0, acts: a.next, stats: s.next, state: t.next };
+    let pools = Pools { weights: w.next, grads: 0, moments: 0, acts: a.next, stats: s.next, state: t.next, input: 0 };
     FeaturePlan { backbone, weights, pixels, cols, positions, acts, attention, pools }
 }
 

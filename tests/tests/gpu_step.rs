@@ -17,17 +17,22 @@ fn plan(parts: usize) -> Plan {
         Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
-    Plan::new(Config { backbone, head, views, batch: 2 * parts, micro_batch: 2, drop_path: true }).expect("a sound plan")
+    Plan::new(Config { backbone, head, views, batch: 2 * parts, micro_batch: 2, drop_path: true })
+        .expect("a sound plan")
 }
 
 /// Six steps, reports one step late as the trainer takes them: the monitors, the weights, and what the last four steps cost.
 fn steps(launch: Launch, parts: usize) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, [i64; 5]) {
     let plan = plan(parts);
     let options = Options { precision: Precision::Bf16, launch, workspace: 128, ..Options::default() };
+    let before = emulation_count(c"live_bytes");
     let gpu = Gpu::create(&options, plan.pools).expect("it fits");
     let mut gpu = Run::random(plan, gpu, 5).o;
     let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
-    let count = || [c"allocations", c"synchronisations", c"pageable_copies", c"refused_in_capture", c"guard_violations"].map(emulation_count);
+    let count = || {
+        [c"allocations", c"synchronisations", c"pageable_copies", c"refused_in_capture", c"guard_violations"]
+            .map(emulation_count)
+    };
     let (mut queued, mut monitors, mut cost) = (0, Vec::new(), [0; 5]);
     for i in 0..6 {
         let data: Vec<Vec<f32>> = (0..parts)
@@ -48,6 +53,10 @@ fn steps(launch: Launch, parts: usize) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, [
         }
         assert!(queued < QUEUE);
     }
+    // What `plan` predicts is what there is, but for the parameter table.
+    let (found, predicted) = (emulation_count(c"live_bytes") - before, Gpu::memory(&options, plan.pools));
+    let predicted: u64 = predicted.iter().map(|(_, bytes)| bytes).sum();
+    assert!((0..16 << 10).contains(&(found - predicted as i64)), "{found} bytes, predicted {predicted}");
     monitors.push(gpu.report(&plan, queued, true).expect("a report").expect("the last"));
     let mut weights = vec![0.0; plan.pools.weights];
     gpu.download(Pool::Weights, 0, &mut weights);
@@ -59,7 +68,9 @@ fn steps(launch: Launch, parts: usize) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, [
 fn a_step_leaves_the_host_alone() {
     match ground() {
         Ground::Emulation => (),
-        other => return eprintln!("SKIPPED a_step_leaves_the_host_alone: only the emulation counts, this is {other:?}"),
+        other => {
+            return eprintln!("SKIPPED a_step_leaves_the_host_alone: only the emulation counts, this is {other:?}");
+        }
     }
     for parts in [1, 3] {
         let (monitors, weights, cost) = steps(Launch::Graph, parts);

@@ -7,11 +7,16 @@ use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data::Splits;
 use dino_host::data::builtin::{Builtin, Part};
 use dino_host::device::Device;
+use dino_host::eval::attention::Attention;
+use dino_host::features::Extractor;
 use dino_host::train::{self, Outcome, Run};
+use dino_kernel::crops::Group;
+use dino_kernel::init;
 use serde_json::Value;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use tests::gpu::ready;
+use tests::training::normals;
 
 /// Five steps an epoch.
 const IMAGES: usize = 20;
@@ -49,8 +54,15 @@ fn config(epochs: u64) -> Config {
 /// Trains in `out` to the end, or for one more step.
 fn train<D: Device>(device: &D::Options, config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
     let (splits, stop) = (splits(), AtomicBool::new(one_step));
-    let run =
-        Run { device, config: config.clone(), splits: &splits, out: out.into(), resume, data: "test".into(), stop: &stop };
+    let run = Run {
+        device,
+        config: config.clone(),
+        splits: &splits,
+        out: out.into(),
+        resume,
+        data: "test".into(),
+        stop: &stop,
+    };
     train::run::<D>(&run).unwrap()
 }
 
@@ -61,7 +73,7 @@ fn losses(out: &Path) -> Vec<f64> {
 }
 
 fn gpu(precision: Precision, launch: Launch) -> Options {
-    Options { precision, launch, workspace: 256 }
+    Options { precision, launch, workspace: 256, ..Options::default() }
 }
 
 fn checkpoint(out: &Path) -> Vec<u8> {
@@ -129,4 +141,40 @@ fn either_backend_goes_on_from_the_others_checkpoint() {
     while train::<Gpu>(&options, &config, &stopped, true, true) == Outcome::Interrupted {}
     assert_eq!(losses(&whole), losses(&stopped));
     assert!(checkpoint(&whole) == checkpoint(&stopped), "stopped after every step: other weights");
+}
+
+/// |a - b| / |a|.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let square = |x: f32, y: f32| f64::from(x - y).powi(2);
+    let apart: f64 = a.iter().zip(b).map(|(&a, &b)| square(a, b)).sum();
+    (apart / a.iter().map(|&a| square(a, 0.0)).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn features_and_attention_are_those_of_the_cpu() {
+    if !ready("features_and_attention_are_those_of_the_cpu") {
+        return;
+    }
+    let (config, splits) = (config(1), splits());
+    let mut weights = vec![0.0; config.table().len()];
+    init::weights(&mut weights, &config.table(), 1, config.init_std);
+    weights.truncate(config.table().backbone_len());
+    let pixels: Vec<f32> = normals(3, 2 * 3 * 24 * 16).iter().map(|x| *x as f32).collect();
+    let group = Group { count: 2, height: 24, width: 16 };
+
+    fn both<D: Device>(o: &D::Options, c: &Config, w: &[f32], s: &Splits, pixels: &[f32], g: Group) -> [Vec<f32>; 2] {
+        let features = Extractor::<D>::new(o, c, w).unwrap().run(&*s.train, |_| ()).unwrap();
+        let attention = Attention::<D>::new(o, c, w, g).unwrap().run(pixels).unwrap();
+        [features.into_raw_vec_and_offset().0, attention]
+    }
+    let cpu = both::<Cpu>(&NoOptions {}, &config, &weights, &splits, &pixels, group);
+    // Through two blocks errors of a rounding each add up, in bf16 to two or three.
+    for (precision, bound) in [(Precision::F32, 1e-5), (Precision::Bf16, 3.0 / 256.0)] {
+        let found = both::<Gpu>(&gpu(precision, Launch::Graph), &config, &weights, &splits, &pixels, group);
+        for (what, (c, g)) in ["features", "attention"].iter().zip(cpu.iter().zip(&found)) {
+            assert_eq!(c.len(), g.len());
+            let apart = distance(c, g);
+            assert!(apart <= bound, "{what} in {precision:?}: {apart:e}");
+        }
+    }
 }

@@ -1,0 +1,163 @@
+//! Steps: what goes in and out beside them, and how they are queued, captured and replayed. The host runs one step ahead.
+
+use super::{Gpu, Launch};
+use crate::args;
+use crate::cuda::{Buffer, Event, Graph, Pinned, Stream};
+use crate::kernels::Shape;
+use dino_host::error::Result;
+use dino_kernel::plan::Plan;
+use dino_kernel::step::{self, hyper, monitor};
+
+/// What goes in and out beside the steps: two of each, so that one is filled while the other is used.
+pub(super) struct Feed {
+    copies: Stream,
+    /// A micro-batch's pixels and stochastic-depth scales, on the host and, as f32, on the device.
+    pinned: [Pinned; 2],
+    staged: [Buffer; 2],
+    /// Pinned is free again; staged is full; staged is free again.
+    copied: [Event; 2],
+    consumed: [Event; 2],
+    hyper: [Pinned; 2],
+    report: [Pinned; 2],
+    reported: [Event; 2],
+    /// Micro-batches fed so far, and how many of them belong to steps whose report was read: those are done.
+    parts: usize,
+    done: usize,
+    /// Micro-batches fed when the last two steps were queued.
+    ends: [usize; 2],
+}
+
+impl Feed {
+    fn new(part: usize) -> Result<Feed> {
+        let pair = |len: usize| Ok([Pinned::new(len)?, Pinned::new(len)?]);
+        let events = || Ok([Event::new()?, Event::new()?]);
+        Ok(Feed {
+            copies: Stream::new()?,
+            pinned: pair(part)?,
+            staged: [Buffer::new(4 * part)?, Buffer::new(4 * part)?],
+            copied: events()?,
+            consumed: events()?,
+            hyper: pair(hyper::LEN)?,
+            report: pair(monitor::LEN)?,
+            reported: events()?,
+            parts: 0,
+            done: 0,
+            ends: [0; 2],
+        })
+    }
+}
+
+impl Feed {
+    /// Waits for the copies.
+    pub(super) fn wait(&self) -> Result<()> {
+        self.copies.wait()
+    }
+}
+
+impl Gpu {
+    /// Queues one step; `hyper` this step's numbers, `parts` the micro-batches' (stochastic-depth scales, pixels).
+    pub fn run_step<'a>(
+        &mut self,
+        plan: &Plan,
+        numbers: &[f32; hyper::LEN],
+        parts: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+    ) -> Result<()> {
+        let mut feed = match self.feed.take() {
+            Some(feed) => feed,
+            None => Feed::new(plan.pools.input)?,
+        };
+        // The first step finds what it must allocate; the second is captured.
+        let mut r = Ok(());
+        if self.launch == Launch::Graph && self.steps == 1 {
+            r = self.capture(plan).map(|graphs| self.graphs = Some(graphs));
+        }
+        let r = r.and_then(|()| self.queue_step(plan, numbers, parts, &mut feed));
+        self.feed = Some(feed);
+        self.note(r);
+        self.steps += 1;
+        self.sound()
+    }
+
+    fn capture(&mut self, plan: &Plan) -> Result<[Graph; 3]> {
+        let mut graph = |say: fn(&mut Gpu, &Plan)| {
+            self.stream.capture()?;
+            self.capturing = true;
+            say(self, plan);
+            self.capturing = false;
+            self.stream.captured()
+        };
+        Ok([graph(step::begin)?, graph(step::micro_batch)?, graph(step::commit)?])
+    }
+
+    /// One of the three parts of a step.
+    fn say(&mut self, part: usize, plan: &Plan) -> Result<()> {
+        if let Some(graphs) = &self.graphs {
+            return self.stream.replay(&graphs[part]);
+        }
+        [step::begin, step::micro_batch, step::commit][part](self, plan);
+        Ok(())
+    }
+
+    fn queue_step<'a>(
+        &mut self,
+        plan: &Plan,
+        numbers: &[f32; hyper::LEN],
+        parts: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+        feed: &mut Feed,
+    ) -> Result<()> {
+        // The slot was that of the step before the last: free, unless the caller has not read its report.
+        let slot = self.steps % 2;
+        if self.steps >= 2 && feed.done < feed.ends[slot] {
+            feed.reported[slot].wait()?;
+        }
+        feed.hyper[slot].get_mut().copy_from_slice(numbers);
+        // SAFETY: pinned, of that length, and left alone until this step's report is read.
+        unsafe { self.stream.upload(self.state(plan.hyper), feed.hyper[slot].address(), 4 * hyper::LEN)? };
+        self.say(0, plan)?;
+        let (pixels, drop) = (plan.pixels, plan.student.acts.drop());
+        for (scales, values) in parts {
+            let slot = feed.parts % 2;
+            // The slot's last copy is done if its step is; within a step of many micro-batches the host keeps two ahead.
+            if feed.parts >= feed.done + 2 {
+                feed.copied[slot].wait()?;
+            }
+            let host = feed.pinned[slot].get_mut();
+            host[..values.len()].copy_from_slice(values);
+            host[pixels.len()..][..scales.len()].copy_from_slice(scales);
+            feed.copies.wait_for(&feed.consumed[slot])?;
+            let staged = &feed.staged[slot];
+            // SAFETY: pinned, of that length, and left alone until `copied`.
+            unsafe { feed.copies.upload(staged.at, feed.pinned[slot].address(), staged.bytes)? };
+            feed.copies.record(&feed.copied[slot])?;
+            self.stream.wait_for(&feed.copied[slot])?;
+            let arguments = args![self.act(pixels), staged.at, pixels.len() as i64];
+            self.kernels.from_f32.launch(&self.stream, Shape::flat(pixels.len()), arguments)?;
+            if !scales.is_empty() {
+                self.stream.copy(self.state(drop), staged.at + 4 * pixels.len() as u64, 4 * scales.len())?;
+            }
+            self.stream.record(&feed.consumed[slot])?;
+            feed.parts += 1;
+            self.say(1, plan)?;
+        }
+        self.say(2, plan)?;
+        // SAFETY: pinned, of that length, and read only after `reported`.
+        unsafe { self.stream.download(feed.report[slot].address(), self.state(plan.monitor), 4 * monitor::LEN)? };
+        feed.ends[slot] = feed.parts;
+        self.stream.record(&feed.reported[slot])
+    }
+
+    /// The monitor of the oldest of the last `queued` steps (one or two), once it has run.
+    pub fn take_report(&mut self, queued: usize) -> Result<[f32; monitor::LEN]> {
+        self.sound()?;
+        let feed = self.feed.as_mut().expect("a step was queued");
+        let slot = (self.steps - queued) % 2;
+        if let Err(e) = feed.reported[slot].wait() {
+            self.fault = Some(e.clone());
+            return Err(e);
+        }
+        let mut m = [0.0; monitor::LEN];
+        m.copy_from_slice(feed.report[slot].get());
+        feed.done = feed.ends[slot];
+        Ok(m)
+    }
+}

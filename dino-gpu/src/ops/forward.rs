@@ -1,0 +1,207 @@
+//! Forward words.
+
+use super::attention::scale;
+use super::groups;
+use crate::args;
+use crate::gemm::Out;
+use crate::gpu::Gpu;
+use crate::kernels::Shape;
+use dino_kernel::backend::*;
+use dino_kernel::crops::Ragged;
+use dino_kernel::mem::{Act, Stat, State, Weight};
+
+impl Forward for Gpu {
+    fn patchify(&mut self, y: Act, x: Act, n: Patches) {
+        let (mut from, mut to) = (0, 0);
+        for g in n.crops.groups() {
+            let [rows, cols] = g.grid(n.patch);
+            let len = g.count * rows * cols * n.channels * n.patch * n.patch;
+            let (y, x) = (self.act_at(y, to), self.act_at(x, from));
+            self.launch(
+                &self.kernels.patchify,
+                Shape::flat(len),
+                args![
+                    y,
+                    x,
+                    len as i64,
+                    n.channels as i32,
+                    g.height as i32,
+                    g.width as i32,
+                    n.patch as i32,
+                    rows as i32,
+                    cols as i32
+                ],
+            );
+            from += g.count * n.channels * g.height * g.width;
+            to += len;
+        }
+    }
+
+    fn linear(&mut self, y: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+        let (y, x, w, b) = (self.act(y), self.act(x), self.factor(w), self.weight(b));
+        self.product_nt(Out::Act(y), x, w, [n.rows, n.out, n.inp], b, 0);
+    }
+
+    fn gelu(&mut self, y: Act, x: Act) {
+        let len = y.len();
+        let (y, x) = (self.act(y), self.act(x));
+        self.launch(&self.kernels.gelu, Shape::flat(len.div_ceil(4)), args![y, x, len as i64]);
+    }
+
+    fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+        let (y, pre, x, w, b) = (self.act(y), self.act(pre), self.act(x), self.factor(w), self.weight(b));
+        self.product_nt(Out::Act(pre), x, w, [n.rows, n.out, n.inp], b, y);
+    }
+
+    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: Rows) {
+        let (y, x) = (self.act(y), self.act(x));
+        self.normalise(y, 0, mean, rstd, x, 0, w, b, n);
+    }
+
+    fn add(&mut self, y: Act, x: Act, branch: Act) {
+        let len = y.len();
+        let (y, x, branch) = (self.act(y), self.act(x), self.act(branch));
+        self.launch(&self.kernels.add, Shape::flat(len.div_ceil(4)), args![y, x, branch, len as i64]);
+    }
+
+    fn add_scaled(&mut self, y: Act, x: Act, branch: Act, scale: State, n: Ragged, cols: usize) {
+        for [crop, count, row, tokens] in groups(n) {
+            let (at, len) = (row * cols, tokens * cols);
+            let (y, x, branch) = (self.act_at(y, at), self.act_at(x, at), self.act_at(branch, at));
+            let scale = self.state(scale) + 4 * crop as u64;
+            let kernel = &self.kernels.add_scaled;
+            self.launch(kernel, Shape::crops(count, len), args![y, x, branch, scale, count as i32, len as i64]);
+        }
+    }
+
+    fn add_layernorm(
+        &mut self,
+        y: Act,
+        mid: Act,
+        mean: Stat,
+        rstd: Stat,
+        x: Act,
+        branch: Act,
+        w: Weight,
+        b: Weight,
+        n: Rows,
+    ) {
+        let (y, mid, x, branch) = (self.act(y), self.act(mid), self.act(x), self.act(branch));
+        self.normalise(y, mid, mean, rstd, x, branch, w, b, n);
+    }
+
+    fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid) {
+        let (y, table, rows, cols) = (self.act(y), self.weight(table), self.state(rows), self.state(cols));
+        let [from, to] = [n.from, n.to].map(|g| g.map(|x| x as i32));
+        let arguments = args![y, table, rows, cols, from[0], from[1], to[0], to[1], n.cols as i32];
+        self.launch(&self.kernels.resize_positions, Shape::flat(n.to[0] * n.to[1] * n.cols), arguments);
+    }
+
+    fn embed(&mut self, y: Act, patches: Act, class: Weight, class_position: Weight, positions: Act, n: Embed) {
+        let len = n.crops * (1 + n.patches) * n.cols;
+        let (y, patches, positions) = (self.act(y), self.act(patches), self.act(positions));
+        let (class, class_position) = (self.weight(class), self.weight(class_position));
+        let arguments =
+            args![y, patches, class, class_position, positions, len as i64, n.patches as i32, n.cols as i32];
+        self.launch(&self.kernels.embed, Shape::flat(len), arguments);
+    }
+
+    fn attention(&mut self, y: Act, lse: Stat, qkv: Act, n: Heads) {
+        let c = n.cols();
+        for [_, crops, row, tokens] in groups(n.crops) {
+            let (y, lse, p) =
+                (self.act_at(y, row * c), self.stat_at(lse, row * n.heads), self.packed(qkv, row * 3 * c, c));
+            self.attend(y, lse, p, [crops, tokens, tokens], n);
+        }
+    }
+
+    fn attention_class(&mut self, y: Act, lse: Stat, q: Act, kv: Act, n: Heads) {
+        let c = n.cols();
+        for [crop, crops, row, tokens] in groups(n.crops) {
+            let p = self.class_packed(q, crop * c, kv, row * 2 * c, c);
+            let (y, lse) = (self.act_at(y, crop * c), self.stat_at(lse, crop * n.heads));
+            self.attend(y, lse, p, [crops, 1, tokens], n);
+        }
+    }
+
+    fn attention_rows(&mut self, y: Act, lse: Stat, qkv: Act, queries: usize, n: Heads) {
+        let (c, mut to) = (n.cols(), 0);
+        for [_, crops, row, tokens] in groups(n.crops) {
+            let queries = queries.min(tokens);
+            let len = crops * n.heads * queries * tokens;
+            let (y, lse, qkv) = (self.act_at(y, to), self.stat_at(lse, row * n.heads), self.act_at(qkv, row * 3 * c));
+            self.launch(
+                &self.kernels.attention_rows,
+                Shape::flat(len),
+                args![
+                    y,
+                    lse,
+                    qkv,
+                    len as i64,
+                    queries as i32,
+                    tokens as i32,
+                    n.heads as i32,
+                    n.head_dim as i32,
+                    scale(n)
+                ],
+            );
+            to += len;
+        }
+    }
+
+    fn gather_class(&mut self, y: Act, x: Act, n: Ragged, cols: usize) {
+        for [crop, count, row, tokens] in groups(n) {
+            let (y, x, len) = (self.act_at(y, crop * cols), self.act_at(x, row * cols), count * cols);
+            let kernel = &self.kernels.gather_class;
+            self.launch(kernel, Shape::flat(len), args![y, x, len as i64, tokens as i32, cols as i32]);
+        }
+    }
+
+    fn l2_normalise(&mut self, y: Act, norm: Stat, x: Act, n: Rows) {
+        let (y, norm, x) = (self.act(y), self.stat(norm), self.act(x));
+        let arguments = args![y, norm, x, n.rows as i32, n.cols as i32];
+        self.launch(&self.kernels.l2_normalise, Shape::warps(n.rows), arguments);
+    }
+
+    fn prototype_scale(&mut self, scale: Stat, v: Weight, g: Weight, n: Rows) {
+        let (scale, v, g) = (self.stat(scale), self.weight(v), self.weight(g));
+        let arguments = args![scale, v, g, n.rows as i32, n.cols as i32];
+        self.launch(&self.kernels.prototype_scale, Shape::warps(n.rows), arguments);
+    }
+
+    fn logits(&mut self, y: Act, z: Act, p: Prototypes, n: Mat) {
+        let block = (self.workspace_bytes() / (4 * n.out)).min(n.rows.max(1));
+        if block == 0 {
+            return self.too_small(4 * n.out);
+        }
+        let (scale, v, products) = (self.stat(p.scale), self.factor(p.v), self.workspace_at());
+        for first in (0..n.rows).step_by(block) {
+            let rows = block.min(n.rows - first);
+            let (y, z) = (self.act_at(y, first * n.out), self.act_at(z, first * n.inp));
+            self.product_nt(Out::F32(products), z, v, [rows, n.out, n.inp], 0, 0);
+            let len = rows * n.out;
+            let arguments = args![y, products, scale, len as i64, n.out as i32];
+            self.launch(&self.kernels.scale_columns, Shape::flat(len), arguments);
+        }
+    }
+}
+
+impl Gpu {
+    /// y = layernorm(x), or of mid = x + branch where there is one (not 0).
+    fn normalise(
+        &mut self,
+        y: u64,
+        mid: u64,
+        mean: Stat,
+        rstd: Stat,
+        x: u64,
+        branch: u64,
+        w: Weight,
+        b: Weight,
+        n: Rows,
+    ) {
+        let (mean, rstd, w, b) = (self.stat(mean), self.stat(rstd), self.weight(w), self.weight(b));
+        let arguments = args![y, mid, mean, rstd, x, branch, w, b, n.rows as i32, n.cols as i32];
+        self.launch(&self.kernels.layernorm, Shape::warps(n.rows), arguments);
+    }
+}

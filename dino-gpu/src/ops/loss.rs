@@ -1,0 +1,140 @@
+//! The loss, streamed over tiles of prototypes that lie in the workspace.
+
+use crate::args;
+use crate::gemm::Out;
+use crate::gpu::Gpu;
+use crate::kernels::Shape;
+use dino_kernel::backend::*;
+use dino_kernel::mem::{Act, Stat, State};
+use dino_kernel::step::hyper;
+
+impl Gpu {
+    /// See [`Update::teacher_lse`].
+    pub(super) fn streamed_teacher_lse(
+        &mut self,
+        lse: Stat,
+        entropy: Stat,
+        z: Act,
+        p: Prototypes,
+        centre: State,
+        hyper: State,
+        n: LossDims,
+    ) {
+        let (lse, entropy) = (self.stat(lse), self.stat(entropy));
+        let slope = self.state(hyper) + 4 * hyper::INV_TEACHER_TEMP as u64;
+        let centre = self.state(centre);
+        self.sweep(lse, entropy, z, p, centre, slope, n.teachers * n.images, n);
+    }
+
+    /// See [`Update::dino_loss`].
+    pub(super) fn streamed_loss(
+        &mut self,
+        loss: Stat,
+        lse: Stat,
+        dz: Act,
+        z: Act,
+        student: Prototypes,
+        z_teacher: Act,
+        lse_teacher: Stat,
+        teacher: Prototypes,
+        centre: State,
+        hyper: State,
+        n: LossDims,
+    ) {
+        let (rows, rows_teacher, c) = (n.rows(), n.teachers * n.images, n.bottleneck);
+        let slope = self.state(hyper) + 4 * hyper::INV_STUDENT_TEMP as u64;
+        let lse = self.stat(lse);
+        self.sweep(lse, 0, z, student, 0, slope, rows, n);
+
+        // The workspace: dz's sums, then a tile's student products, targets, gradients and scaled gradients.
+        let element = self.act_bytes();
+        let fixed = 4 * rows * c;
+        let each = rows * (4 + 2 * element) + rows_teacher * 4;
+        let Some(tile) = self.loss_tile(fixed, each, n.prototypes) else { return };
+        let mut next = self.workspace_at();
+        let mut take = |bytes: usize| {
+            let at = next;
+            next += bytes.next_multiple_of(256) as u64;
+            at
+        };
+        let (sums, s, t) = (take(fixed), take(4 * rows * tile), take(4 * rows_teacher * tile));
+        let (ds, ds_scaled) = (take(element * rows * tile), take(element * rows * tile));
+        let (zs, zt, loss, lse_teacher) = (self.act(z), self.act(z_teacher), self.stat(loss), self.stat(lse_teacher));
+        let (hyper, centre, grad) = (self.state(hyper), self.state(centre), self.grad(student.v));
+        let (vs, vt) = (self.factor(student.v), self.factor(teacher.v));
+        for at in (0..n.prototypes).step_by(tile) {
+            let width = tile.min(n.prototypes - at);
+            let v_at = (at * c * element) as u64;
+            let (scale, scale_t) = (self.stat_at(student.scale, at), self.stat_at(teacher.scale, at));
+            self.product_nt(Out::F32(s), zs, vs + v_at, [rows, width, c], 0, 0);
+            self.product_nt(Out::F32(t), zt, vt + v_at, [rows_teacher, width, c], 0, 0);
+            let arguments = args![t, lse_teacher, scale_t, centre + 4 * at as u64, hyper, width as i32];
+            self.launch(&self.kernels.loss_targets, Shape::blocks(rows_teacher), arguments);
+            self.launch(
+                &self.kernels.loss_gradient,
+                Shape::blocks(rows),
+                args![
+                    loss,
+                    ds,
+                    ds_scaled,
+                    s,
+                    t,
+                    lse,
+                    scale,
+                    hyper,
+                    width as i32,
+                    n.images as i32,
+                    n.first_view as i32,
+                    n.teachers as i32,
+                    (at == 0) as i32
+                ],
+            );
+            self.product_tn(grad + 4 * (at * c) as u64, ds, zs, [width, c, rows], 0); // the workspace is taken
+            self.product_nn(Out::F32(sums), ds_scaled, vs + v_at, [rows, c, width], at > 0);
+        }
+        let dz = self.act(dz);
+        self.launch(&self.kernels.from_f32, Shape::flat(rows * c), args![dz, sums, (rows * c) as i64]);
+    }
+
+    /// Prototypes of a tile, such that `fixed` bytes and `each` bytes a prototype fit the workspace: whole blocks of 64 where they do.
+    /// None, and a fault, where not one fits.
+    fn loss_tile(&mut self, fixed: usize, each: usize, prototypes: usize) -> Option<usize> {
+        let room = self.workspace_bytes().saturating_sub(fixed + 5 * 256) / each.max(1);
+        if room == 0 {
+            self.too_small(fixed + 5 * 256 + each);
+            return None;
+        }
+        let tile = if room >= 64 { room / 64 * 64 } else { room };
+        Some(tile.min(8192).min(prototypes))
+    }
+
+    /// The running softmax of every row over all prototypes: lse (rows, 2), and the entropy unless 0. `centre` may be 0.
+    fn sweep(
+        &mut self,
+        lse: u64,
+        entropy: u64,
+        z: Act,
+        p: Prototypes,
+        centre: u64,
+        slope: u64,
+        rows: usize,
+        n: LossDims,
+    ) {
+        let fixed = 12 * rows;
+        let Some(tile) = self.loss_tile(fixed, 4 * rows, n.prototypes) else { return };
+        let (running, z, v) = (self.workspace_at(), self.act(z), self.factor(p.v));
+        let s = running + fixed.next_multiple_of(256) as u64;
+        for at in (0..n.prototypes).step_by(tile) {
+            let width = tile.min(n.prototypes - at);
+            let v = v + (at * n.bottleneck * self.act_bytes()) as u64;
+            self.product_nt(Out::F32(s), z, v, [rows, width, n.bottleneck], 0, 0);
+            let (scale, last) = (self.stat_at(p.scale, at), at + width == n.prototypes);
+            let centre = if centre == 0 { 0 } else { centre + 4 * at as u64 };
+            self.launch(
+                &self.kernels.loss_running,
+                Shape::blocks(rows),
+                args![running, lse, entropy, s, scale, centre, slope, width as i32, (at == 0) as i32, last as i32],
+            );
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Words of an optimisation step; the loss's own are in `loss.rs`.
+
+use crate::args;
+use crate::gpu::Gpu;
+use crate::kernels::Shape;
+use dino_kernel::backend::*;
+use dino_kernel::mem::{Act, Stat, State, Weight};
+use dino_kernel::model::Table;
+
+impl Update for Gpu {
+    fn zero_grads(&mut self) {
+        let (at, bytes) = self.all_grads();
+        self.clear_bytes(at, bytes);
+    }
+
+    fn zero(&mut self, x: State) {
+        let at = self.state(x);
+        self.clear_bytes(at, 4 * x.len());
+    }
+
+    fn teacher_lse(
+        &mut self,
+        lse: Stat,
+        entropy: Stat,
+        z: Act,
+        p: Prototypes,
+        centre: State,
+        hyper: State,
+        n: LossDims,
+    ) {
+        self.streamed_teacher_lse(lse, entropy, z, p, centre, hyper, n);
+    }
+
+    fn dino_loss(
+        &mut self,
+        loss: Stat,
+        lse: Stat,
+        dz: Act,
+        z: Act,
+        student: Prototypes,
+        z_teacher: Act,
+        lse_teacher: Stat,
+        teacher: Prototypes,
+        centre: State,
+        hyper: State,
+        n: LossDims,
+    ) {
+        self.streamed_loss(loss, lse, dz, z, student, z_teacher, lse_teacher, teacher, centre, hyper, n);
+    }
+
+    fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
+        let (sum, x) = (self.state(sum), self.act(x));
+        self.launch(&self.kernels.sum_rows, Shape::flat(n.cols), args![sum, x, n.rows as i32, n.cols as i32]);
+    }
+
+    fn sum_stat(&mut self, sum: State, x: Stat) {
+        let (sum, at) = (self.state(sum), self.stat(x));
+        self.launch(&self.kernels.sum_stat, Shape::blocks(1), args![sum, at, x.len() as i32]);
+    }
+
+    fn weight_norm_backward(&mut self, v: Weight, g: Weight, scale: Stat, train_gain: bool, n: Rows) {
+        let (dv, dg) = (self.grad(v), if train_gain { self.grad(g) } else { 0 });
+        let (v, scale) = (self.weight(v), self.stat(scale));
+        let arguments = args![dv, dg, v, scale, n.rows as i32, n.cols as i32];
+        self.launch(&self.kernels.weight_norm_backward, Shape::warps(n.rows), arguments);
+    }
+
+    fn clip(&mut self, monitor: State, table: &Table, hyper: State) {
+        let Some(p) = self.pieces(table) else { return };
+        let (monitor, hyper, grads) = (self.state(monitor), self.state(hyper), self.all_grads().0);
+        let k = self.kernels;
+        self.launch(&k.clip_squares, Shape::blocks(p.count), args![p.squares, p.pieces, grads]);
+        let arguments = args![p.factors, p.tensor_squares, p.squares, p.first, hyper];
+        self.launch(&k.clip_factors, Shape::blocks(p.tensors), arguments);
+        self.launch(&k.clip_verdict, Shape::blocks(1), args![monitor, p.tensor_squares, p.tensors as i32]);
+        self.launch(&k.clip_apply, Shape::blocks(p.count), args![grads, p.pieces, p.factors]);
+    }
+
+    fn commit_centre(&mut self, centre: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows) {
+        let (at, monitor, sum, hyper) = (self.state(centre), self.state(monitor), self.state(sum), self.state(hyper));
+        let (v, scale) = (self.weight(teacher.v), self.stat(teacher.scale));
+        let arguments = args![at, sum, v, scale, monitor, hyper, n.rows as i32, n.cols as i32];
+        self.launch(&self.kernels.commit_centre, Shape::warps(n.rows), arguments);
+        self.launch(&self.kernels.centre_norm, Shape::blocks(1), args![monitor, at, centre.len() as i32]);
+    }
+
+    fn adamw(&mut self, monitor: State, table: &Table, hyper: State) {
+        let Some(p) = self.pieces(table) else { return };
+        let (monitor, hyper, grads) = (self.state(monitor), self.state(hyper), self.all_grads().0);
+        let ([weights, shadow], [first, second]) = (self.networks(0), self.moments(table.len()));
+        let arguments = args![weights, shadow, first, second, grads, p.pieces, monitor, hyper];
+        self.launch(&self.kernels.adamw, Shape::blocks(p.count), arguments);
+    }
+
+    fn ema(&mut self, monitor: State, table: &Table, hyper: State) {
+        let len = table.len();
+        let ([student, _], [teacher, shadow]) = (self.networks(0), self.networks(len));
+        let (monitor, hyper) = (self.state(monitor), self.state(hyper));
+        self.launch(&self.kernels.ema, Shape::flat(len), args![teacher, shadow, student, monitor, hyper, len as i64]);
+    }
+}

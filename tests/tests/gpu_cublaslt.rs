@@ -1,0 +1,165 @@
+//! Products through cuBLASLt: every word against the CPU, and whole steps as graphs and kernel by kernel. On a card with its library where
+//! there is one, else on the emulation with the stand-in library.
+
+use dino_gpu::{Gemm, Gpu, Launch, Options, Precision, cublaslt};
+use dino_host::cpu::Cpu;
+use dino_host::device::{Device, Part, Step};
+use dino_kernel::mem::Span;
+use dino_kernel::middleware::{Lockstep, Memory, Pool, Word};
+use dino_kernel::plan::{Config, Plan, Pools};
+use dino_kernel::step::{Hyper, monitor};
+use proptest::prelude::*;
+use std::sync::Once;
+use tests::backend::{Factory, make_poisoned, read_span};
+use tests::gpu::{Ground, build_emulation, ground, ready};
+use tests::plans::configs;
+use tests::training::{Run, hyper_numbers, normals, random_views};
+
+/// Whether there is a library to test; says so where not. The emulation always has one.
+fn ready_with_library(who: &str) -> bool {
+    if !ready(who) {
+        return false;
+    }
+    static NAMED: Once = Once::new();
+    NAMED.call_once(|| {
+        if ground() == &Ground::Emulation {
+            let out = build_emulation().expect("built before");
+            assert!(
+                cublaslt::use_library(out.join("libcublaslt_emulated.so")),
+                "cuBLASLt was used before it was named"
+            );
+        }
+    });
+    match cublaslt::missing() {
+        Some(why) if ground() != &Ground::Emulation => {
+            eprintln!("SKIPPED {who}: {why}");
+            false
+        }
+        missing => {
+            assert_eq!(missing, None);
+            true
+        }
+    }
+}
+
+fn options(launch: Launch, gemm: Gemm) -> Options {
+    Options { precision: Precision::Bf16, launch, workspace: 256, gemm }
+}
+
+struct WithLibrary;
+
+impl Factory for WithLibrary {
+    type Backend = Gpu;
+
+    fn make(pools: Pools) -> Gpu {
+        Gpu::create(&options(Launch::Direct, Gemm::Cublaslt), pools).expect("it fits")
+    }
+}
+
+/// Widths of whole 16 bytes, which the library takes, for every second plan; any widths for the others, where few products are.
+fn plans() -> impl Strategy<Value = Config> {
+    (configs(), any::<bool>()).prop_map(|(mut c, whole)| {
+        if whole {
+            let up = |x: usize| x.next_multiple_of(8);
+            c.backbone.dim = c.backbone.heads * up(c.backbone.dim / c.backbone.heads);
+            (c.backbone.mlp, c.head.inp) = (up(c.backbone.mlp), c.backbone.dim);
+            (c.head.hidden, c.head.bottleneck) = (up(c.head.hidden), up(c.head.bottleneck));
+            c.head.prototypes = up(c.head.prototypes);
+        }
+        c
+    })
+}
+
+/// As in `gpu_agreement.rs`: a rounding to bf16 for a word that writes activations, two where it rounds on the way, and f32 sums of `k`.
+fn bound(word: Word, k: f64, coldest: f64) -> f64 {
+    let roundings = match word {
+        Word::linear_gelu | Word::attention | Word::attention_backward | Word::dino_loss => 2.0,
+        _ => 1.0,
+    };
+    let sharpness = match word {
+        Word::teacher_lse | Word::dino_loss | Word::sum_stat => 2.0 * f32::EPSILON as f64 / coldest,
+        _ => 0.0,
+    };
+    roundings / 256.0 + 16.0 * f32::EPSILON as f64 * k.sqrt() + sharpness
+}
+
+#[test]
+fn words_agree() {
+    if !ready_with_library("words_agree") {
+        return;
+    }
+    let worst = std::cell::Cell::new(0.0f64);
+    proptest!(ProptestConfig::with_cases(12), |(config in plans(), seed in 0..1u64 << 32, temp in 0.02f64..1.0)| {
+        let plan = Plan::new(config).expect("a sound plan");
+        let both = Lockstep::new(make_poisoned::<Cpu>(plan.pools), make_poisoned::<WithLibrary>(plan.pools));
+        let mut run = Run::random(plan, both, seed);
+        // Weights that bf16 holds, so that the products have the same factors.
+        let mut weights = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: plan.pools.weights });
+        weights.iter_mut().for_each(|w| *w = f64::from(half::bf16::from_f64(*w)));
+        run.o.write(Pool::Weights, 0, &weights);
+        run.step(&Hyper { teacher_temp: temp, student_temp: 0.1, ..hyper_numbers() }, &random_views(&plan, seed));
+        let k = plan.student.acts.tokens().rows().max(config.head.prototypes) as f64;
+        for m in run.o.worst.iter().flatten() {
+            let bound = bound(m.word, k, temp.min(0.1));
+            prop_assert!(m.error <= bound, "{m:?} exceeds {bound:e}");
+            worst.set(worst.get().max(m.error / bound));
+        }
+        prop_assert_eq!(run.monitor(monitor::FINITE), 1.0);
+        let whole = [config.backbone.dim, config.backbone.mlp, config.head.hidden, config.head.bottleneck, config.head.prototypes];
+        if whole.iter().all(|x| x.is_multiple_of(8)) {
+            // Of every block the forward passes of both networks (four products each) and the backward pass (eight).
+            let least = 16 * config.backbone.depth;
+            let taken = run.o.b.library_products();
+            // A card's library may refuse the bias, of forward products only.
+            let least = if ground() == &Ground::Emulation { least } else { least / 2 };
+            prop_assert!(taken >= least, "{} of at least {} products went to the library", taken, least);
+        }
+    });
+    println!("words_agree: the largest error is {:.2} of its bound", worst.get());
+}
+
+/// Four steps: monitors, weights, products that went to the library, and the device's name.
+fn steps(launch: Launch, gemm: Gemm) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, usize, String) {
+    use dino_kernel::crops::{Crops, Group};
+    use dino_kernel::model::{Head, Vit};
+    use dino_kernel::ops::position::Dialect;
+    let backbone =
+        Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
+    let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
+    let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
+    let plan =
+        Plan::new(Config { backbone, head, views, batch: 4, micro_batch: 2, drop_path: true }).expect("a sound plan");
+    let gpu = Gpu::create(&options(launch, gemm), plan.pools).expect("it fits");
+    let mut gpu = Run::random(plan, gpu, 5).o;
+    let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+    let mut monitors = Vec::new();
+    for i in 0..4 {
+        let pixels = |p: u64| normals(10 * i + p, plan.pixels.len()).iter().map(|x| *x as f32).collect::<Vec<f32>>();
+        let data = [pixels(0), pixels(1)];
+        let drop = vec![1.0; plan.student.acts.drop().len()];
+        let parts = data.iter().map(|pixels| Part { drop: drop.clone(), pixels }).collect();
+        gpu.step(&plan, &Step { hyper, parts }).expect("a step");
+        monitors.push(gpu.report(&plan, 1, true).expect("a report").expect("the last"));
+    }
+    let mut weights = vec![0.0; plan.pools.weights];
+    gpu.download(Pool::Weights, 0, &mut weights);
+    gpu.sync().expect("no fault");
+    (monitors, weights, gpu.library_products(), gpu.name())
+}
+
+#[test]
+fn captured_steps_have_the_bits_of_direct_ones() {
+    if !ready_with_library("captured_steps_have_the_bits_of_direct_ones") {
+        return;
+    }
+    let (monitors, weights, direct, name) = steps(Launch::Direct, Gemm::Auto);
+    assert!(monitors.iter().all(|m| m[monitor::FINITE] == 1.0));
+    assert!(name.contains("cuBLASLt"), "{name}");
+    let (captured_monitors, captured_weights, captured, _) = steps(Launch::Graph, Gemm::Cublaslt);
+    assert!(monitors == captured_monitors && weights == captured_weights, "as graphs and kernel by kernel");
+    // Four steps of two micro-batches, against the first of them and what is captured.
+    assert!(direct > 0 && 8 * captured == 3 * direct, "{captured} captured, {direct} direct");
+    let (own_monitors, _, none, name) = steps(Launch::Graph, Gemm::Own);
+    assert!(none == 0 && name.contains("own kernels"), "{name}");
+    assert!(own_monitors[0].iter().zip(&monitors[0]).all(|(a, b)| (a - b).abs() <= 0.02 * (1.0 + b.abs())));
+}
