@@ -414,10 +414,12 @@ fn run_knn<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Pixels });
     let (mut config, weights) = network::<D>(&args.source, which)?;
     let splits = open(&args.source.data, &config)?;
-    // The preset may enlarge small images for its patches; pixels by themselves are taken as they are.
-    let first = splits.train.image(0)?;
-    if which == Which::Pixels && !trained && first.width == first.height && first.width < config.global_size {
-        config.global_size = first.width;
+    // The preset may enlarge small images for its patches; pixels by themselves are taken as they are, unless a size was asked for.
+    if which == Which::Pixels && !trained && args.source.model.named()?.global_size.is_none() {
+        let first = splits.train.image(0)?;
+        if first.width == first.height {
+            config.global_size = config.global_size.min(first.width);
+        }
     }
     let (Some(bank_labels), Some(labels)) = (train::labels(&*splits.train), train::labels(&*splits.test)) else {
         return Err(Error::new(format!("{} has no labels", args.source.data)).hint("class folders give labels"));
