@@ -4,7 +4,7 @@ use super::{Gpu, Launch};
 use crate::args;
 use crate::cuda::{Buffer, Event, Graph, Pinned, Stream};
 use crate::kernels::Shape;
-use dino_host::error::Result;
+use dino_host::error::{Error, Result};
 use dino_kernel::plan::Plan;
 use dino_kernel::step::{self, hyper, monitor};
 
@@ -45,9 +45,7 @@ impl Feed {
             ends: [0; 2],
         })
     }
-}
 
-impl Feed {
     /// Waits for the copies.
     pub(super) fn wait(&self) -> Result<()> {
         self.copies.wait()
@@ -62,9 +60,14 @@ impl Gpu {
         numbers: &[f32; hyper::LEN],
         parts: impl Iterator<Item = (&'a [f32], &'a [f32])>,
     ) -> Result<()> {
-        let mut feed = match self.feed.take() {
-            Some(feed) => feed,
-            None => Feed::new(plan.pools.input)?,
+        self.sound()?;
+        let feed = self.feed.take().map_or_else(|| Feed::new(plan.pools.input), Ok);
+        let mut feed = match feed {
+            Ok(feed) => feed,
+            Err(e) => {
+                self.note(Err(e));
+                return self.sound();
+            }
         };
         // The first step finds what it must allocate; the second is captured.
         let mut r = Ok(());
@@ -149,7 +152,7 @@ impl Gpu {
     /// The monitor of the oldest of the last `queued` steps (one or two), once it has run.
     pub fn take_report(&mut self, queued: usize) -> Result<[f32; monitor::LEN]> {
         self.sound()?;
-        let feed = self.feed.as_mut().expect("a step was queued");
+        let Some(feed) = self.feed.as_mut() else { return Err(Error::new("no step was queued")) };
         let slot = (self.steps - queued) % 2;
         if let Err(e) = feed.reported[slot].wait() {
             self.fault = Some(e.clone());
