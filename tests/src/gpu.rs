@@ -1,10 +1,14 @@
 //! The GPU backend for tests: on the card where there is one, else on the emulation, which is built here; skipped aloud where
 //! there is neither a card nor a C++ compiler.
 
-use crate::backend::Factory;
+use crate::backend::{Factory, make_poisoned, read_span};
+use crate::training::{Run, hyper_numbers, random_views};
 use dino_gpu::{Gpu, Launch, Options, Precision, driver};
-use dino_kernel::middleware::Word;
-use dino_kernel::plan::Pools;
+use dino_host::cpu::Cpu;
+use dino_kernel::mem::Span;
+use dino_kernel::middleware::{Lockstep, Memory, Mismatch, Pool, Word};
+use dino_kernel::plan::{Config, Plan, Pools};
+use dino_kernel::step::{Hyper, monitor};
 use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -114,6 +118,44 @@ pub fn bf16_bound(word: Word, k: f64) -> f64 {
         _ => 1.0,
     };
     roundings * HALF_ULP + f32_bound(k)
+}
+
+/// The same where logits are sharpened: a cosine is 2 eps off (what bf16 drops is the same on both sides), a logit as much divided by
+/// the lower temperature, and a probability that much of itself.
+pub fn sharpened(bound: f64, word: Word, coldest: f64) -> f64 {
+    match word {
+        Word::teacher_lse | Word::dino_loss | Word::sum_stat => bound + 2.0 * f32::EPSILON as f64 / coldest,
+        _ => bound,
+    }
+}
+
+/// A run of the CPU and of another backend in lockstep.
+pub type BesideCpu<B> = Run<Lockstep<Cpu, B>>;
+
+/// One training step of the CPU and of `F` in lockstep, from random weights that bf16 holds, so that the products have the same factors.
+/// Panics where a word differs by more than `bound(word, longest sum)`; returns the run, and every word's error as a part of its bound.
+pub fn step_beside_cpu<F: Factory>(
+    config: Config,
+    seed: u64,
+    [teacher_temp, student_temp]: [f64; 2],
+    bound: fn(Word, f64) -> f64,
+) -> (BesideCpu<F::Backend>, Vec<(Word, f64)>) {
+    let plan = Plan::new(config).expect("a sound plan");
+    let both = Lockstep::new(make_poisoned::<Cpu>(plan.pools), make_poisoned::<F>(plan.pools));
+    let mut run = Run::random(plan, both, seed);
+    let mut weights = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: plan.pools.weights });
+    weights.iter_mut().for_each(|w| *w = f64::from(half::bf16::from_f64(*w)));
+    run.o.write(Pool::Weights, 0, &weights);
+    run.step(&Hyper { teacher_temp, student_temp, ..hyper_numbers() }, &random_views(&plan, seed));
+    assert_eq!(run.monitor(monitor::FINITE), 1.0);
+    let k = plan.student.acts.tokens().rows().max(config.head.prototypes) as f64;
+    let part = |m: &Mismatch| {
+        let bound = sharpened(bound(m.word, k), m.word, teacher_temp.min(student_temp));
+        assert!(m.error <= bound, "{m:?} exceeds {bound:e} under {config:?}");
+        (m.word, m.error / bound)
+    };
+    let parts = run.o.worst.iter().flatten().map(part).collect();
+    (run, parts)
 }
 
 /// `count` small PNG pictures of noise.

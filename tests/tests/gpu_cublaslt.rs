@@ -2,18 +2,16 @@
 //! there is one, else on the emulation with the stand-in library.
 
 use dino_gpu::{Gemm, Gpu, Launch, Options, Precision, cublaslt};
-use dino_host::cpu::Cpu;
 use dino_host::device::{Device, Part, Step};
-use dino_kernel::mem::Span;
-use dino_kernel::middleware::{Lockstep, Memory, Pool, Word};
+use dino_kernel::middleware::Pool;
 use dino_kernel::plan::{Config, Plan, Pools};
-use dino_kernel::step::{Hyper, monitor};
+use dino_kernel::step::monitor;
 use proptest::prelude::*;
 use std::sync::Once;
-use tests::backend::{Factory, make_poisoned, read_span};
-use tests::gpu::{Ground, build_emulation, ground, ready};
+use tests::backend::Factory;
+use tests::gpu::{Ground, bf16_bound, build_emulation, ground, ready, step_beside_cpu};
 use tests::plans::configs;
-use tests::training::{Run, hyper_numbers, normals, random_views};
+use tests::training::{Run, hyper_numbers, normals};
 
 /// Whether there is a library to test; says so where not. The emulation always has one.
 fn ready_with_library(who: &str) -> bool {
@@ -70,19 +68,6 @@ fn plans() -> impl Strategy<Value = Config> {
     })
 }
 
-/// As in `gpu_agreement.rs`: a rounding to bf16 for a word that writes activations, two where it rounds on the way, and f32 sums of `k`.
-fn bound(word: Word, k: f64, coldest: f64) -> f64 {
-    let roundings = match word {
-        Word::linear_gelu | Word::attention | Word::attention_backward | Word::dino_loss => 2.0,
-        _ => 1.0,
-    };
-    let sharpness = match word {
-        Word::teacher_lse | Word::dino_loss | Word::sum_stat => 2.0 * f32::EPSILON as f64 / coldest,
-        _ => 0.0,
-    };
-    roundings / 256.0 + 16.0 * f32::EPSILON as f64 * k.sqrt() + sharpness
-}
-
 #[test]
 fn words_agree() {
     if !ready_with_library("words_agree") {
@@ -90,21 +75,8 @@ fn words_agree() {
     }
     let worst = std::cell::Cell::new(0.0f64);
     proptest!(ProptestConfig::with_cases(12), |(config in plans(), seed in 0..1u64 << 32, temp in 0.02f64..1.0)| {
-        let plan = Plan::new(config).expect("a sound plan");
-        let both = Lockstep::new(make_poisoned::<Cpu>(plan.pools), make_poisoned::<WithLibrary>(plan.pools));
-        let mut run = Run::random(plan, both, seed);
-        // Weights that bf16 holds, so that the products have the same factors.
-        let mut weights = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: plan.pools.weights });
-        weights.iter_mut().for_each(|w| *w = f64::from(half::bf16::from_f64(*w)));
-        run.o.write(Pool::Weights, 0, &weights);
-        run.step(&Hyper { teacher_temp: temp, student_temp: 0.1, ..hyper_numbers() }, &random_views(&plan, seed));
-        let k = plan.student.acts.tokens().rows().max(config.head.prototypes) as f64;
-        for m in run.o.worst.iter().flatten() {
-            let bound = bound(m.word, k, temp.min(0.1));
-            prop_assert!(m.error <= bound, "{m:?} exceeds {bound:e}");
-            worst.set(worst.get().max(m.error / bound));
-        }
-        prop_assert_eq!(run.monitor(monitor::FINITE), 1.0);
+        let (run, parts) = step_beside_cpu::<WithLibrary>(config, seed, [temp, 0.1], bf16_bound);
+        parts.iter().for_each(|(_, part)| worst.set(worst.get().max(*part)));
         let whole = [config.backbone.dim, config.backbone.mlp, config.head.hidden, config.head.bottleneck, config.head.prototypes];
         if whole.iter().all(|x| x.is_multiple_of(8)) {
             // Of every block the forward passes of both networks (four products each) and the backward pass (eight).
