@@ -1,8 +1,9 @@
 //! Products through NVIDIA's cuBLASLt, opened at run time where it is there. Nothing links against it.
 //!
 //! The library is asked once a shape for an algorithm, at the shape's first use, and the answer is kept as long as the [`Products`]
-//! live: every step of a run, launched or replayed, sums in the same order. Another version of library or driver, or another card,
-//! may choose otherwise, and then bits differ; with `--gemm own` they do not depend on the library.
+//! live: every step of a run, launched or replayed, sums in the same order. The choice follows from library version, card and shape,
+//! which `run.json` names (NVIDIA restores an algorithm within one version only): a run that resumes where one of them is another says
+//! so. With `--gemm own` no bit depends on the library.
 
 use crate::cuda::Stream;
 use crate::driver;

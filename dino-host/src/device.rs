@@ -67,6 +67,11 @@ pub trait Device: Update + Memory + Sized {
     /// For logs: what this is.
     fn name(&self) -> String;
 
+    /// What the bits of a result depend on: hardware, libraries and precision, not the number of threads.
+    fn arithmetic(&self) -> String {
+        self.name()
+    }
+
     /// Queues one whole optimisation step; `step` may be reused at once.
     fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
         say(self, plan, step, Self::upload);

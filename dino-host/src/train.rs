@@ -97,7 +97,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let per_epoch = loader::check_size(&*run.splits.train, config.batch)?;
     let plan = config.plan()?;
     let mut device = D::new(run.device, plan.pools)?;
-    let progress = start(run, &mut device, &plan)?;
+    let (progress, moved) = start(run, &mut device, &plan)?;
     let recipe = Recipe {
         augment: config.augment(),
         seed: config.seed,
@@ -113,6 +113,11 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     })?;
     let mut screen = Screen::new(config.epochs * per_epoch, progress.step);
     screen.say(&format!("on {}", device.name()));
+    if let Some(known) = moved {
+        screen.say(&format!(
+            "the run was on {known}: from here on its bits may differ from those of a run that stays there"
+        ));
+    }
     let mut trainer = Trainer {
         run,
         plan,
@@ -133,33 +138,35 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     trainer.train()
 }
 
-/// Fills the device: from the checkpoint, or with the initial weights, the teacher an exact copy of the student.
-fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan) -> Result<Progress> {
+/// Fills the device: from the checkpoint, or with the initial weights, the teacher an exact copy of the student. Also returns what
+/// arithmetic the run had before, if it was another.
+fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan) -> Result<(Progress, Option<String>)> {
     let mut state = vec![0.0f32; plan.pools.state];
     plan.initial_state(&mut state);
     device.upload(Pool::State, 0, &state);
     if run.resume {
         let checkpoint = Checkpoint::open(&run.out.join(CHECKPOINT))?;
         checkpoint.load(device, plan)?;
-        check_data(run)?;
-        manifest(run, &device.name())?;
-        return Ok(checkpoint.progress);
+        let text = std::fs::read_to_string(run.out.join(MANIFEST)).unwrap_or_default();
+        let known: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        check_data(run, &known)?;
+        manifest(run, device)?;
+        let before = known["arithmetic"].as_str().filter(|before| *before != device.arithmetic());
+        return Ok((checkpoint.progress, before.map(String::from)));
     }
     std::fs::create_dir_all(&run.out).map_err(|e| {
         Error::new(format!("cannot make the folder {}: {e}", run.out.display())).hint("--out names another")
     })?;
-    manifest(run, &device.name())?;
+    manifest(run, device)?;
     let mut weights = vec![0.0f32; plan.table.len()];
     init::weights(&mut weights, &plan.table, run.config.seed, run.config.init_std);
     device.upload(Pool::Weights, 0, &weights);
     device.upload(Pool::Weights, plan.table.len(), &weights);
-    Ok(Progress::default())
+    Ok((Progress::default(), None))
 }
 
-/// Refuses to go on with other images than the run began with; where they lie does not matter.
-fn check_data<D: Device>(run: &Run<D>) -> Result<()> {
-    let Ok(text) = std::fs::read_to_string(run.out.join(MANIFEST)) else { return Ok(()) };
-    let known = serde_json::from_str(&text).unwrap_or(serde_json::Value::Null);
+/// Refuses to go on with other images than the run began with (its manifest is `known`); where they lie does not matter.
+fn check_data<D: Device>(run: &Run<D>, known: &serde_json::Value) -> Result<()> {
     match known["train"]["fingerprint"].as_str() {
         Some(known) if known != run.splits.train.fingerprint() => Err(Error::new(format!(
             "{} does not hold the images that the run in {} began with",
@@ -172,13 +179,14 @@ fn check_data<D: Device>(run: &Run<D>) -> Result<()> {
 }
 
 /// `run.json`: what made this run.
-fn manifest<D: Device>(run: &Run<D>, device: &str) -> Result<()> {
+fn manifest<D: Device>(run: &Run<D>, device: &D) -> Result<()> {
     let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});
     let manifest = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "config": run.config,
         "seed": run.config.seed,
-        "device": device,
+        "device": device.name(),
+        "arithmetic": device.arithmetic(),
         "data": run.data,
         "train": set(&*run.splits.train),
         "test": set(&*run.splits.test),

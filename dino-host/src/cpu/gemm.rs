@@ -45,6 +45,22 @@ pub fn sgemm(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 
     }
 }
 
+/// The instructions `sgemm` uses on this machine: what the bits of a product depend on, besides its shape.
+pub fn instructions() -> &'static str {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        match () {
+            () if has!("avx512f") => "AVX-512",
+            () if has!("fma") && has!("avx2") => "AVX2 and FMA",
+            () if has!("avx") => "AVX",
+            () => "SSE2",
+        }
+    }
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64")))]
+    std::env::consts::ARCH
+}
+
 /// Rows per task: enough that packing the other matrix once per task is cheap, few enough that several tasks exist.
 pub fn row_block(rows: usize) -> usize {
     rows.div_ceil(16).next_multiple_of(32).clamp(64, 512)

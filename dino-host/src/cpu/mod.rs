@@ -514,6 +514,10 @@ impl Device for Cpu {
     }
 
     fn name(&self) -> String {
-        format!("CPU, {} threads", rayon::current_num_threads())
+        format!("{}, {} threads", self.arithmetic(), rayon::current_num_threads())
+    }
+
+    fn arithmetic(&self) -> String {
+        format!("CPU, {}", gemm::instructions())
     }
 }
