@@ -90,7 +90,7 @@ struct Work {
 
 impl Work {
     fn new(config: Config) -> Result<Work> {
-        let plan = config.plan()?;
+        let plan = config.plan(Gpu::RECOMPUTE)?;
         let mut rng = Rng::new(config.seed, 0, 0, 0, Kind::Test, 0);
         let pixels = (0..plan.pixels.len()).map(|_| rng.normal() as f32).collect();
         Ok(Work { config, plan, pixels })

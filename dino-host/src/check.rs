@@ -37,6 +37,7 @@ fn tiny() -> plan::Config {
         batch: 4,
         micro_batch: 2,
         drop_path: true,
+        recompute: true,
     }
 }
 
@@ -225,7 +226,7 @@ fn bits(case: &Case, threads: usize) -> Result<Vec<u32>, String> {
 /// One and two threads on a step of the small preset, which is large enough to be cut into tasks.
 fn threads() -> Result<(), String> {
     let config = Config { batch: 8, micro_batch: 4, drop_path_rate: 0.1, ..Config::small() };
-    let plan = config.resolve().and_then(|c| c.plan()).map_err(|e| e.message)?;
+    let plan = config.resolve().and_then(|c| c.plan(true)).map_err(|e| e.message)?;
     let case = Case::new(plan);
     let (one, two) = (bits(&case, 1)?, bits(&case, 2)?);
     match one.iter().zip(&two).filter(|(a, b)| a != b).count() {

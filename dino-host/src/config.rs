@@ -382,7 +382,7 @@ impl Config {
             }
         }
         self.augment().check()?;
-        self.plan()?;
+        self.plan(true)?;
         Ok(self)
     }
 
@@ -439,8 +439,9 @@ impl Config {
         Table { backbone, head }
     }
 
-    /// The memory plan of a training step.
-    pub fn plan(&self) -> Result<Plan> {
+    /// The memory plan of a training step, on a device that computes some things again in the backward pass
+    /// ([`crate::device::Device::RECOMPUTE`]) or does not.
+    pub fn plan(&self, recompute: bool) -> Result<Plan> {
         let Table { backbone, head } = self.table();
         let square = |count, side| Group { count, height: side, width: side };
         let mut views = Crops::one(square(2, self.global_size));
@@ -448,8 +449,8 @@ impl Config {
             views = views.with(square(self.local_crops_number, self.local_size));
         }
         let drop_path = self.drop_path_rate > 0.0;
-        let config =
-            plan::Config { backbone, head, views, batch: self.batch, micro_batch: self.micro_batch, drop_path };
+        let (batch, micro_batch) = (self.batch, self.micro_batch);
+        let config = plan::Config { backbone, head, views, batch, micro_batch, drop_path, recompute };
         Plan::new(config).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
     }
 

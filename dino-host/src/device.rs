@@ -38,6 +38,10 @@ pub trait Device: Update + Memory + Sized {
     /// Tokens that a micro-batch makes at most where the user leaves its size to us.
     const MICRO_BATCH_TOKENS: usize = MICRO_BATCH_TOKENS;
 
+    /// Whether a training step keeps little and computes it again: three eighths less memory for activations, for two more passes over
+    /// them a block. Off where memory is plenty, or where a word made again from rounded numbers would not give the same bits.
+    const RECOMPUTE: bool = false;
+
     /// Whether the device is there. Asked first of all: nothing has been opened or written yet.
     fn ready(_options: &Self::Options) -> Result<()> {
         Ok(())

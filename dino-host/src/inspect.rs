@@ -129,7 +129,7 @@ pub fn check_kind<D: Device>(name: &str) -> Result<()> {
 
 /// Prints every pool, parameter and span of a training step, as a table or as JSON.
 pub fn print<D: Device>(options: &D::Options, config: &Config, json: bool) -> Result<()> {
-    let plan = config.plan()?;
+    let plan = config.plan(D::RECOMPUTE)?;
     let report = report::<D>(options, &plan);
     let mut out = io::stdout().lock();
     let written = if json { writeln!(out, "{}", as_json(&report)) } else { as_table(&mut out, &plan, &report) };
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn the_named_spans_fill_every_pool() {
         for config in configs() {
-            let plan = config.resolve().unwrap().plan().unwrap();
+            let plan = config.resolve().unwrap().plan(true).unwrap();
             let r = report::<Cpu>(&NoOptions {}, &plan);
             let sizes =
                 [("activations", plan.pools.acts), ("statistics", plan.pools.stats), ("state", plan.pools.state)];
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn what_training_keeps_does_not_overlap() {
         for config in configs() {
-            let plan = config.resolve().unwrap().plan().unwrap();
+            let plan = config.resolve().unwrap().plan(true).unwrap();
             let mut rows = report::<Cpu>(&NoOptions {}, &plan).spans;
             rows.retain(|x| x.pool != "activations" || !x.name.starts_with("teacher."));
             rows.sort_by_key(|x| (x.pool, x.at));
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_json_adds_up() {
-        let plan = Config::published().resolve().unwrap().plan().unwrap();
+        let plan = Config::published().resolve().unwrap().plan(true).unwrap();
         let json = as_json(&report::<Cpu>(&NoOptions {}, &plan));
         assert_eq!(json["parameters"]["backbone"], 21_665_664);
         let bytes: u64 = json["pools"].as_array().unwrap().iter().map(|p| p["bytes"].as_u64().unwrap()).sum();

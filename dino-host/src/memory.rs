@@ -32,7 +32,7 @@ struct Need {
 }
 
 fn need<D: Device>(options: &D::Options, config: &Config) -> Result<Need> {
-    let items = D::memory(options, config.plan()?.pools);
+    let items = D::memory(options, config.plan(D::RECOMPUTE)?.pools);
     let total = items.iter().fold(0u64, |sum, item| sum.saturating_add(item.1));
     let largest = items.into_iter().max_by_key(|item| item.1).unwrap_or(("nothing", 0));
     Ok(Need { total, largest })

@@ -95,7 +95,7 @@ struct Trainer<'a, D: Device> {
 pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let config = &run.config;
     let per_epoch = loader::check_size(&*run.splits.train, config.batch)?;
-    let plan = config.plan()?;
+    let plan = config.plan(D::RECOMPUTE)?;
     let mut device = D::new(run.device, plan.pools)?;
     let (progress, moved) = start(run, &mut device, &plan)?;
     let recipe = Recipe {

@@ -336,12 +336,61 @@ words!(checked);
 
 // ------------------------------------------------------------------------------------------------------------------ Timed
 
-/// Calls and time of one word.
+/// Calls, time and work of one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub calls: u64,
     pub nanoseconds: u64,
+    /// Floating-point operations of its matrix products, as its formula needs them; of a word without products none.
+    pub operations: u64,
 }
+
+/// What dimensions say about a word's work.
+trait Work {
+    fn operations(&self, _word: Word) -> u64 {
+        0
+    }
+}
+
+impl Work for Mat {
+    fn operations(&self, word: Word) -> u64 {
+        let product = 2 * (self.rows * self.inp * self.out) as u64;
+        if word == Word::linear_backward { 2 * product } else { product }
+    }
+}
+
+impl Work for Heads {
+    fn operations(&self, word: Word) -> u64 {
+        let square = self.crops.each().map(|(_, tokens)| (tokens * tokens) as u64).sum::<u64>();
+        let (all, one) = (2 * self.cols() as u64 * square, 2 * (self.cols() * self.crops.rows()) as u64);
+        match word {
+            Word::attention => 2 * all,
+            Word::attention_backward => 5 * all, // the scores again, and two products for each of the two forward
+            Word::attention_class => 2 * one,
+            Word::attention_class_backward => 5 * one,
+            _ => 0,
+        }
+    }
+}
+
+impl Work for LossDims {
+    fn operations(&self, word: Word) -> u64 {
+        let product = |rows: usize| 2 * (rows * self.bottleneck * self.prototypes) as u64;
+        let teacher = product(self.teachers * self.images);
+        match word {
+            Word::teacher_lse => teacher,
+            _ => 3 * product(self.rows()) + teacher, // the teacher's logits again
+        }
+    }
+}
+
+impl Work for Rows {}
+impl Work for Patches {}
+impl Work for Grid {}
+impl Work for Embed {}
+impl Work for Ragged {}
+impl Work for usize {}
+impl Work for bool {}
 
 /// A profile by word. The clock is the caller's: the core has none.
 pub struct Timed<O> {
@@ -366,6 +415,7 @@ macro_rules! timed {
                 let tally = &mut self.tally[Word::$word as usize];
                 tally.calls += 1;
                 tally.nanoseconds += (self.clock)() - start;
+                tally.operations += 0 $(+ $dim.operations(Word::$word))*;
             })*
         })*
     };

@@ -5,7 +5,7 @@ use crate::crops::{Crops, Group};
 use crate::init;
 use crate::mem::{Act, Cursor, Stat, State};
 use crate::model::head::{HeadActs, HeadGrads, HeadWeights, MAX_LAYERS};
-use crate::model::vit::{Output, PositionActs, VitActs, VitGrads, VitWeights};
+use crate::model::vit::{Output, PositionActs, Save, VitActs, VitGrads, VitWeights};
 use crate::model::{Head, Table, Vit};
 use crate::ops::attention::MAX_HEAD_DIM;
 use crate::ops::loss::MAX_TEACHERS;
@@ -26,6 +26,8 @@ pub struct Config {
     pub micro_batch: usize,
     /// Whether to reserve stochastic-depth scales.
     pub drop_path: bool,
+    /// Whether the backward pass computes norms and GELU again instead of finding them kept ([`Save::Least`]).
+    pub recompute: bool,
 }
 
 /// Why a plan was refused.
@@ -223,7 +225,7 @@ const fn check_size(
 impl Plan {
     /// The only door: after it every shape agrees.
     pub const fn new(config: Config) -> Result<Plan, PlanError> {
-        let Config { backbone: vit, head, views, batch, micro_batch, drop_path } = config;
+        let Config { backbone: vit, head, views, batch, micro_batch, drop_path, recompute } = config;
         if let Err(e) = check_backbone(&vit, &views) {
             return Err(e);
         }
@@ -262,8 +264,10 @@ impl Plan {
         let positions_teacher = vit.positions(globals, &mut a, &mut t);
         let head_teacher = head.acts(rows_teacher, false, &mut a, &mut s);
         let mut b = a;
-        let acts_teacher = vit.acts(globals, positions_teacher, Output::Class, false, false, &mut b, &mut s, &mut t);
-        let acts = vit.acts(crops, positions, Output::Class, true, drop_path, &mut a, &mut s, &mut t);
+        let acts_teacher =
+            vit.acts(globals, positions_teacher, Output::Class, Save::Nothing, false, &mut b, &mut s, &mut t);
+        let save = if recompute { Save::Least } else { Save::All };
+        let acts = vit.acts(crops, positions, Output::Class, save, drop_path, &mut a, &mut s, &mut t);
         let head_acts = head.acts(rows, true, &mut a, &mut s);
         let (grads, head_grads) = (vit.grads(&acts, &mut a), head.grads(rows, &mut a));
 
@@ -426,7 +430,7 @@ impl FeaturePlan {
         let pixels = a.act(crops.pixels() * backbone.channels);
         let cols = a.act(crops.patches(backbone.patch) * backbone.patch_len());
         let positions = backbone.positions(crops, &mut a, &mut t);
-        let acts = backbone.acts(crops, positions, output, false, false, &mut a, &mut s, &mut t);
+        let acts = backbone.acts(crops, positions, output, Save::Nothing, false, &mut a, &mut s, &mut t);
         let (mut rows, mut i) = (0, 0);
         while i < crops.len() {
             let n = 1 + crops.group(i).patches(backbone.patch);

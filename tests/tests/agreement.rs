@@ -60,8 +60,8 @@ fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
         Vit { image: 8, patch: 4, channels: 3, dim: 12, depth: 2, heads: 3, mlp: 24, positions: Dialect::Published };
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
     let views = Crops::one(Group { count: 2, height: 8, width: 8 });
-    let plan =
-        Plan::new(Config { backbone, head, views, batch: 4, micro_batch: 2, drop_path: true }).expect("a sound plan");
+    let plan = Plan::new(Config { backbone, head, views, batch: 4, micro_batch: 2, drop_path: true, recompute: true })
+        .expect("a sound plan");
     let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 1);
     let (h, good) = (hyper_numbers(), random_views(&plan, 2));
     let mut bad = good.clone();

@@ -6,7 +6,7 @@ use dino_kernel::backend::{Forward, LossDims, Mat, Prototypes};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Cursor;
 use dino_kernel::middleware::{Memory, Pool};
-use dino_kernel::model::vit::Output;
+use dino_kernel::model::vit::{Output, Save};
 use dino_kernel::model::{Head, Table, Vit};
 use dino_kernel::ops::layernorm;
 use dino_kernel::ops::position::Dialect;
@@ -79,7 +79,8 @@ fn plan(f: &Fixture, train_gain: bool, parts: usize) -> Plan {
     let views = groups(views(f, 0).iter().map(|v| (v.height, v.width)));
     assert_eq!((views.group(0).count, views.count()), (cfg[1], cfg[1] + cfg[2]), "the crops are those of cfg.crops");
     let (batch, micro_batch) = (cfg[0], cfg[0] / parts);
-    Plan::new(Config { backbone, head, views, batch, micro_batch, drop_path: false }).expect("a sound plan")
+    Plan::new(Config { backbone, head, views, batch, micro_batch, drop_path: false, recompute: parts > 1 })
+        .expect("a sound plan")
 }
 
 /// The constants are meant as the decimals they print as, not as their f32 roundings.
@@ -141,7 +142,7 @@ fn dense_plan(backbone: Vit, crops: Crops) -> FeaturePlan {
     let pixels = a.act(crops.pixels() * backbone.channels);
     let cols = a.act(crops.patches(backbone.patch) * backbone.patch_len());
     let positions = backbone.positions(crops, &mut a, &mut t);
-    let acts = backbone.acts(crops, positions, Output::Dense, true, false, &mut a, &mut s, &mut t);
+    let acts = backbone.acts(crops, positions, Output::Dense, Save::All, false, &mut a, &mut s, &mut t);
     let attention = a.act(crops.tokens(backbone.patch).squares() * backbone.heads);
     let pools = Pools { weights: w.next, grads: 0, moments: 0, acts: a.next, stats: s.next, state: t.next, input: 0 };
     FeaturePlan { backbone, weights, pixels, cols, positions, acts, attention, pools }

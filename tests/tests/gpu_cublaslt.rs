@@ -99,8 +99,8 @@ fn steps(launch: Launch, gemm: Gemm) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, usi
         Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
-    let plan =
-        Plan::new(Config { backbone, head, views, batch: 4, micro_batch: 2, drop_path: true }).expect("a sound plan");
+    let plan = Plan::new(Config { backbone, head, views, batch: 4, micro_batch: 2, drop_path: true, recompute: true })
+        .expect("a sound plan");
     let gpu = Gpu::create(&options(launch, gemm), plan.pools).expect("it fits");
     let mut gpu = Run::random(plan, gpu, 5).o;
     let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);

@@ -17,7 +17,7 @@ fn plan(parts: usize) -> Plan {
         Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
-    Plan::new(Config { backbone, head, views, batch: 2 * parts, micro_batch: 2, drop_path: true })
+    Plan::new(Config { backbone, head, views, batch: 2 * parts, micro_batch: 2, drop_path: true, recompute: true })
         .expect("a sound plan")
 }
 

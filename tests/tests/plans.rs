@@ -1,6 +1,7 @@
 //! Plans: accepted exactly when they make sense, sound when accepted, never a panic; and a batch may be split into micro-batches in
 //! any way.
 
+use dino_host::cpu::Cpu;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Cursor, Span};
 use dino_kernel::middleware::{Checked, Memory, Pool};
@@ -40,14 +41,14 @@ fn small() -> impl Strategy<Value = Config> {
     let side = || mostly(0..7, usize::MAX);
     let groups = prop::collection::vec((mostly(1..3, 0), side(), side()), 1..4);
     let groups = prop_oneof![40 => groups, 1 => Just(Vec::new())];
-    (vit, head, groups, (1usize..4, mostly(0..1, 1)), mostly(1..4, 0), any::<bool>()).prop_map(
+    (vit, head, groups, (1usize..4, mostly(0..1, 1)), mostly(1..4, 0), any::<(bool, bool)>()).prop_map(
         |(
             (image, patch, channels, (heads, each, odd), depth, mlp, positions),
             (layers, hidden, bottleneck, prototypes, train_gain),
             groups,
             (parts, over),
             micro_batch,
-            drop_path,
+            (drop_path, recompute),
         )| {
             // Sides are patches and some surplus pixels; the sentinel becomes one pixel too few.
             let side = |over: usize| patch.wrapping_add(over);
@@ -57,7 +58,7 @@ fn small() -> impl Strategy<Value = Config> {
             let head = Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain };
             let group = |(count, height, width)| Group { count, height: side(height), width: side(width) };
             let views = groups.into_iter().map(group).fold(Crops::EMPTY, Crops::with);
-            Config { backbone, head, views, batch, micro_batch, drop_path }
+            Config { backbone, head, views, batch, micro_batch, drop_path, recompute }
         },
     )
 }
@@ -129,10 +130,11 @@ fn a_plan_is_refused_or_sound() {
                 run.accumulate(&h, &views);
                 run.loss()
             };
-            let step = 1e-5;
-            let found = (8.0 * (at(step) - at(-step)) - (at(2.0 * step) - at(-2.0 * step))) / (12.0 * step);
+            // A row of few columns that are nearly equal bends sharply under its norm: there a shorter step sees the slope.
+            let found = [1e-5, 1e-6, 1e-7].map(|h| (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h));
             at(0.0);
-            prop_assert!((found - slope).abs() <= 1e-6 * size.sqrt() + 1e-9, "along a direction {found}, by the gradient {slope}");
+            let near = |found: &f64| (found - slope).abs() <= 1e-6 * size.sqrt() + 1e-9;
+            prop_assert!(found.iter().any(near), "along a direction {found:?}, by the gradient {slope}");
 
             step::commit(&mut run.o, &plan);
             prop_assert_eq!(run.o.fault, None);
@@ -224,7 +226,7 @@ fn hostile_sizes_are_answered() {
             let [image, patch, channels, dim, depth, heads, mlp, inp, layers, hidden, bottleneck, prototypes, batch, micro_batch, ..] = n;
             let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions: Dialect::Published };
             let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: true };
-            let config = Config { backbone, head, views, batch, micro_batch, drop_path: true };
+            let config = Config { backbone, head, views, batch, micro_batch, drop_path: true, recompute: tame[0] };
             if let Ok(plan) = Plan::new(config) {
                 accepted.set(accepted.get() + 1);
                 prop_assert!(plan.pools.total() > 0 && plan.parts() > 0);
@@ -258,7 +260,8 @@ fn products_that_overflow_are_refused() {
     let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
     let plan = |backbone, height| {
         let views = Crops::one(Group { count: 2, height, width: 1 });
-        Plan::new(Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path: false }).map(|p| p.pools)
+        let (drop_path, recompute) = (false, false);
+        Plan::new(Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path, recompute }).map(|p| p.pools)
     };
     let (tall, wide) = (1 << 45, 1 << 27);
     assert!(plan(vit(wide, 1), 2).is_ok() && plan(vit(2, 1), tall).is_ok());
@@ -276,6 +279,7 @@ fn products_that_overflow_are_refused() {
 // -------------------------------------------------------------------------------------------------------- micro-batches
 
 for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>] [any_split_of_a_batch]);
+for_backends!([reference: Reference<f64>, cpu: Cpu] [computing_again_changes_no_bit]);
 
 /// How far two splits may differ, by what the backend computes in.
 trait Tolerance {
@@ -294,9 +298,10 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(2, 8, 8)).with(group(1, 8, 13));
     let batch = 8;
-    let whole = split::<F>(Config { backbone, head, views, batch, micro_batch: batch, drop_path: true });
+    let (drop_path, recompute) = (true, false);
+    let whole = split::<F>(Config { backbone, head, views, batch, micro_batch: batch, drop_path, recompute });
     for micro_batch in [1, 2, 4] {
-        let parts = split::<F>(Config { backbone, head, views, batch, micro_batch, drop_path: true });
+        let parts = split::<F>(Config { backbone, head, views, batch, micro_batch, drop_path, recompute });
         let mut worst = (0.0, String::new());
         for ((name, want), (_, got)) in whole.iter().zip(&parts) {
             let keys = if name.ends_with("qkv.bias") { want.len() / 3..want.len() / 3 * 2 } else { 0..0 };
@@ -324,6 +329,24 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
             "{who}: micro-batch {micro_batch} of {batch}: worst relative difference {:.1e} ({})",
             worst.0, worst.1
         );
+    }
+}
+
+/// A step that keeps little and computes it again, and one that keeps all.
+fn computing_again_changes_no_bit<F: Factory>(who: &str) {
+    let backbone =
+        Vit { image: 12, patch: 4, channels: 3, dim: 24, depth: 3, heads: 3, mlp: 44, positions: Dialect::Published };
+    let head = Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true };
+    let group = |count, height, width| Group { count, height, width };
+    let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8));
+    for drop_path in [false, true] {
+        let config = Config { backbone, head, views, batch: 6, micro_batch: 3, drop_path, recompute: false };
+        let [kept, again] = [false, true].map(|recompute| split::<F>(Config { recompute, ..config }));
+        for ((name, kept), (_, again)) in kept.iter().zip(&again) {
+            assert!(kept == again, "{who}: {name} with stochastic depth {drop_path}");
+        }
+        let [kept, again] = [false, true].map(|recompute| Plan::new(Config { recompute, ..config }).unwrap().pools);
+        assert!(again.acts < kept.acts, "{who}: {} elements of activations, not fewer than {}", again.acts, kept.acts);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Attention on the CPU: one task a crop, heads in turn, scores in a thread's own scratch, where one head's fit the cache.
 
 use super::gemm::{View, sgemm};
-use super::rows;
+use super::{crops, crops_of, rows};
 use dino_kernel::backend::Heads;
 use dino_kernel::ops;
 use rayon::prelude::*;
@@ -25,22 +25,11 @@ fn scale(n: Heads) -> f32 {
     (1.0 / libm::sqrt(n.head_dim as f64)) as f32
 }
 
-/// Cuts a packed matrix of `width` elements a token into its crops.
-fn crops(mut data: &mut [f32], n: Heads, width: usize) -> Vec<&mut [f32]> {
-    let cut = |(_, tokens): (usize, usize)| data.split_off_mut(..tokens * width);
-    n.crops.each().map_while(cut).collect()
-}
-
-/// The same for a matrix that is read.
-fn crops_of(data: &[f32], n: Heads, width: usize) -> Vec<&[f32]> {
-    n.crops.each().map(|(first, tokens)| &data[first * width..][..tokens * width]).collect()
-}
-
 /// y (rows, C); lse (rows, heads); qkv (rows, 3C).
 pub fn forward(y: &mut [f32], lse: &mut [f32], qkv: &[f32], n: Heads) {
     let (c, d) = (n.cols(), n.head_dim);
-    let read = crops_of(qkv, n, 3 * c);
-    crops(y, n, c).into_par_iter().zip(crops(lse, n, n.heads)).zip(read).for_each(|((y, lse), qkv)| {
+    let read = crops_of(qkv, n.crops, 3 * c);
+    crops(y, n.crops, c).into_par_iter().zip(crops(lse, n.crops, n.heads)).zip(read).for_each(|((y, lse), qkv)| {
         let t = qkv.len() / (3 * c);
         with_scratch(t * t, |p| {
             for h in 0..n.heads {
@@ -56,9 +45,9 @@ pub fn forward(y: &mut [f32], lse: &mut [f32], qkv: &[f32], n: Heads) {
 /// dqkv (rows, 3C) is set; dy, y (rows, C); lse (rows, heads); qkv (rows, 3C).
 pub fn backward(dqkv: &mut [f32], dy: &[f32], y: &[f32], lse: &[f32], qkv: &[f32], n: Heads) {
     let (c, d) = (n.cols(), n.head_dim);
-    let read = crops_of(dy, n, c).into_par_iter().zip(crops_of(y, n, c));
-    let read = read.zip(crops_of(lse, n, n.heads)).zip(crops_of(qkv, n, 3 * c));
-    crops(dqkv, n, 3 * c).into_par_iter().zip(read).for_each(|(dqkv, (((dy, y), lse), qkv))| {
+    let read = crops_of(dy, n.crops, c).into_par_iter().zip(crops_of(y, n.crops, c));
+    let read = read.zip(crops_of(lse, n.crops, n.heads)).zip(crops_of(qkv, n.crops, 3 * c));
+    crops(dqkv, n.crops, 3 * c).into_par_iter().zip(read).for_each(|(dqkv, (((dy, y), lse), qkv))| {
         let t = qkv.len() / (3 * c);
         with_scratch(2 * t * t, |scratch| {
             let (p, ds) = scratch.split_at_mut(t * t);
@@ -82,7 +71,7 @@ pub fn backward(dqkv: &mut [f32], dy: &[f32], y: &[f32], lse: &[f32], qkv: &[f32
 pub fn class_forward(y: &mut [f32], lse: &mut [f32], q: &[f32], kv: &[f32], n: Heads) {
     let (c, d) = (n.cols(), n.head_dim);
     let written = y.par_chunks_mut(c).zip(lse.par_chunks_mut(n.heads));
-    written.zip(q.par_chunks(c)).zip(crops_of(kv, n, 2 * c)).for_each(|(((y, lse), q), kv)| {
+    written.zip(q.par_chunks(c)).zip(crops_of(kv, n.crops, 2 * c)).for_each(|(((y, lse), q), kv)| {
         let t = kv.len() / (2 * c);
         with_scratch(t, |p| {
             for h in 0..n.heads {
@@ -113,8 +102,8 @@ pub fn class_backward(
 ) {
     let (c, d) = (n.cols(), n.head_dim);
     let read = dy.par_chunks(c).zip(y.par_chunks(c)).zip(lse.par_chunks(n.heads)).zip(q.par_chunks(c));
-    let written = dq.par_chunks_mut(c).zip(crops(dkv, n, 2 * c));
-    written.zip(read).zip(crops_of(kv, n, 2 * c)).for_each(|(((dq, dkv), (((dy, y), lse), q)), kv)| {
+    let written = dq.par_chunks_mut(c).zip(crops(dkv, n.crops, 2 * c));
+    written.zip(read).zip(crops_of(kv, n.crops, 2 * c)).for_each(|(((dq, dkv), (((dy, y), lse), q)), kv)| {
         let t = kv.len() / (2 * c);
         with_scratch(t, |p| {
             for h in 0..n.heads {

@@ -1,5 +1,6 @@
 //! exp and the normal distribution function in f32, written so that loops over them vectorise. Infinities and NaN come out as
-//! they should; results are the same on every instruction set, because nothing here contracts or reorders.
+//! they should. Every multiply-add is a fused one, written out, so that results are the same on every instruction set; where there
+//! is no such instruction they are slow.
 
 /// e^x, relative error below 2e-7, denormal results included.
 #[inline(always)]
@@ -9,41 +10,46 @@ pub fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = x.clamp(-104.0, 89.0);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let whole = shifted - ROUND;
-    let r = (x - whole * LN2_HIGH) - whole * LN2_LOW;
-    let p = 1.987_569_1e-4;
-    let p = p * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 0.166_666_65;
-    let p = p * r + 0.5;
-    let e = p * (r * r) + r + 1.0;
+    let r = whole.mul_add(-LN2_LOW, whole.mul_add(-LN2_HIGH, x));
+    let p = 1.987_569_1e-4f32;
+    let p = p.mul_add(r, 1.398_199_9e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 0.166_666_65);
+    let p = p.mul_add(r, 0.5);
+    let e = p.mul_add(r * r, r) + 1.0;
     // Two factors, so that 2^128 gives infinity and 2^-149 a denormal.
     let half = n >> 1;
     let power = |n: i32| f32::from_bits((n.wrapping_add(127) << 23) as u32);
     e * power(half) * power(n.wrapping_sub(half))
 }
 
-/// Phi(x) = erfc(-x / sqrt 2) / 2. Absolutely exact to 2.5e-7, relatively to eps x^2: a Chebyshev fit of
-/// ln(erfc(z) / t) + z^2 with t = 1 / (1 + z / 2) (Press et al., Numerical Recipes, "erfcc").
+/// Beyond this Phi is 0 or 1 to f32.
+const LIMIT: f32 = 5.92;
+
+/// Phi(x), absolutely exact to 2.5e-7: 1/2 + x P(x^2) / Q(x^2), the weighted least-squares fit of degree 5 over 5 (its own error is
+/// 1.2e-8; all its coefficients are positive, so nothing cancels). A quotient costs less than the exponential that the tail's
+/// usual forms need.
 #[inline(always)]
 pub fn normal_cdf(x: f32) -> f32 {
-    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.5 * z);
-    let p = 0.170_872_77;
-    let p = p * t - 0.822_152_23;
-    let p = p * t + 1.488_515_9;
-    let p = p * t - 1.135_204;
-    let p = p * t + 0.278_868_07;
-    let p = p * t - 0.186_288_06;
-    let p = p * t + 0.096_784_18;
-    let p = p * t + 0.374_091_96;
-    let p = p * t + 1.000_023_7;
-    let p = p * t - 1.265_512_2;
-    let tail = 0.5 * t * exp(p - z * z);
-    if x < 0.0 { tail } else { 1.0 - tail }
+    let t = x.clamp(-LIMIT, LIMIT);
+    let u = t * t;
+    let p = 2.158_021_8e-8f32;
+    let p = p.mul_add(u, 6.374_178_6e-6);
+    let p = p.mul_add(u, 1.793_928_5e-4);
+    let p = p.mul_add(u, 4.740_821_7e-3);
+    let p = p.mul_add(u, 3.494_104e-2);
+    let p = p.mul_add(u, 0.398_942_2);
+    let q = 1.164_963_9e-6f32;
+    let q = q.mul_add(u, 7.676_755e-5);
+    let q = q.mul_add(u, 1.944_546_7e-3);
+    let q = q.mul_add(u, 2.926_062e-2);
+    let q = q.mul_add(u, 0.254_249_66);
+    let q = q.mul_add(u, 1.0);
+    0.5 + (t * p / q).clamp(-0.5, 0.5)
 }
 
 #[cfg(test)]
@@ -74,11 +80,12 @@ mod tests {
             let x = i as f32 * 1e-3;
             let want = 0.5 * libm::erfc(-x as f64 / std::f64::consts::SQRT_2);
             let error = (normal_cdf(x) as f64 - want).abs();
-            // z^2 is rounded once before the exponential, so the relative error grows with it.
-            let bound = (2.5e-7f64).min((6e-7 + f32::EPSILON as f64 * (x * x) as f64) * want);
-            assert!(error <= bound, "Phi({x}) = {}, not {want}", normal_cdf(x));
+            assert!(error <= 2.5e-7, "Phi({x}) = {}, not {want}", normal_cdf(x));
         }
-        assert_eq!((normal_cdf(f32::NEG_INFINITY), normal_cdf(f32::INFINITY)), (0.0, 1.0));
+        // Exactly nothing and all, so that x Phi(x) does not creep away where x is large.
+        for x in [LIMIT, 6.0, 1e30, f32::MAX, f32::INFINITY] {
+            assert_eq!((normal_cdf(-x), normal_cdf(x)), (0.0, 1.0), "{x}");
+        }
         assert!(normal_cdf(f32::NAN).is_nan());
     }
 }

@@ -1,9 +1,17 @@
-//! Matrix products: the one place that calls `sgemm`, and the three parallel products a linear layer needs.
+//! Matrix products: the one place that calls `sgemm`, and the parallel products a linear layer needs.
 //!
-//! `matrixmultiply` runs single-threaded inside; rayon splits the work outside it. How the work is split depends on the shape
-//! alone, never on the number of threads, so the bits do not either.
+//! `matrixmultiply` runs single-threaded inside; rayon cuts the result into tiles outside it. An element of a product is summed in
+//! the same order in whatever tile it lies (over k alone, in blocks of a fixed length), so tiles may be cut by the number of
+//! threads and the bits still do not depend on it; the tests below hold `sgemm` to that.
+//!
+//! What a product costs beyond its multiplications is packing: every tile packs its own share of both factors. Measured
+//! (AVX-512, 146 GFLOP/s at best): 64 rows a tile 109, 176 rows 125, 350 rows 137; starting from a result that holds the bias
+//! (beta = 1) 107 against 131 for adding it afterwards, while the rows are in the cache.
 
 use rayon::prelude::*;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 /// A strided matrix inside a slice: element (i, j) is `data[i * row + j * col]`.
 #[derive(Clone, Copy)]
@@ -24,6 +32,11 @@ impl<'a> View<'a> {
         View { data, row: 1, col: row }
     }
 
+    /// The matrix from element (i, j) on.
+    fn from(&self, i: usize, j: usize) -> View<'a> {
+        View { data: &self.data[i * self.row + j * self.col..], ..*self }
+    }
+
     fn reach(&self, rows: usize, cols: usize) -> usize {
         (rows - 1) * self.row + (cols - 1) * self.col
     }
@@ -31,17 +44,62 @@ impl<'a> View<'a> {
 
 /// c (m, n; rows `stride` apart) = a (m, k) b (k, n) + beta c, on this thread.
 pub fn sgemm(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 3], beta: f32) {
-    if m == 0 || n == 0 || k == 0 {
-        return;
+    Whole::new(c, stride, m, n).tile(0..m, 0..n).set(a, b, k, beta);
+}
+
+/// A result that is written by tiles.
+#[derive(Clone, Copy)]
+struct Whole<'c> {
+    c: *mut f32,
+    stride: usize,
+    m: usize,
+    n: usize,
+    _borrowed: PhantomData<&'c mut [f32]>,
+}
+
+// SAFETY: it is a mutable borrow of floats; `tile` is called for disjoint tiles only.
+unsafe impl Send for Whole<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Whole<'_> {}
+
+/// Rows and columns of a result that one task writes.
+struct Tile<'c> {
+    whole: Whole<'c>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+}
+
+impl<'c> Whole<'c> {
+    fn new(c: &'c mut [f32], stride: usize, m: usize, n: usize) -> Whole<'c> {
+        assert!(stride >= n && m.saturating_sub(1) * stride + n <= c.len(), "c has room for {m} x {n}");
+        Whole { c: c.as_mut_ptr(), stride, m, n, _borrowed: PhantomData }
     }
-    assert!(stride >= n && (m - 1) * stride + n <= c.len(), "c has room for {m} x {n}");
-    assert!(a.reach(m, k) < a.data.len() && b.reach(k, n) < b.data.len(), "a is {m} x {k}, b is {k} x {n}");
-    let (ra, ca, rb, cb) = (a.row as isize, a.col as isize, b.row as isize, b.col as isize);
-    // SAFETY: the asserts above bound every element that m, k, n and the strides reach; `c` is borrowed mutably, so it overlaps
-    // neither input, and its rows do not overlap each other because stride >= n.
-    unsafe {
-        let (a, b, c) = (a.data.as_ptr(), b.data.as_ptr(), c.as_mut_ptr());
-        matrixmultiply::sgemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, stride as isize, 1);
+
+    /// Private to this file, whose tiles of one result never overlap.
+    fn tile(self, rows: Range<usize>, cols: Range<usize>) -> Tile<'c> {
+        assert!(rows.end <= self.m && cols.end <= self.n, "a tile of {} x {}", self.m, self.n);
+        Tile { whole: self, rows, cols }
+    }
+}
+
+impl Tile<'_> {
+    /// The tile's part of a (m, k) b (k, n) + beta c, for the whole factors.
+    fn set(&mut self, a: View, b: View, k: usize, beta: f32) {
+        let (m, n) = (self.rows.len(), self.cols.len());
+        if m == 0 || n == 0 || k == 0 {
+            return;
+        }
+        let (a, b) = (a.from(self.rows.start, 0), b.from(0, self.cols.start));
+        assert!(a.reach(m, k) < a.data.len() && b.reach(k, n) < b.data.len(), "a is {m} x {k}, b is {k} x {n}");
+        let (ra, ca, rb, cb) = (a.row as isize, a.col as isize, b.row as isize, b.col as isize);
+        let stride = self.whole.stride;
+        // SAFETY: the asserts above and in `Whole` bound every element that m, k, n and the strides reach; the result is borrowed
+        // mutably, so it overlaps neither factor; its rows do not overlap because stride >= n, nor do its tiles.
+        unsafe {
+            let c = self.whole.c.add(self.rows.start * stride + self.cols.start);
+            let (a, b, stride) = (a.data.as_ptr(), b.data.as_ptr(), stride as isize);
+            matrixmultiply::sgemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, stride, 1);
+        }
     }
 }
 
@@ -61,95 +119,155 @@ pub fn instructions() -> &'static str {
     std::env::consts::ARCH
 }
 
-/// Rows per task: enough that packing the other matrix once per task is cheap, few enough that several tasks exist.
+/// Least elements of a tile: below that, packing eats what another thread brings.
+const TILE: usize = 1 << 16;
+
+/// How many tasks a result of `len` elements is worth: one a thread at least, four at most, so that a thread that falls behind is helped.
+fn tasks(len: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    (len / TILE).clamp(threads, 4 * threads)
+}
+
+/// `len` cut into at most `parts` parts of whole kernel tiles (16).
+fn part(len: usize, parts: usize) -> usize {
+    len.div_ceil(parts).next_multiple_of(16).max(16)
+}
+
+/// Rows and columns of the tiles that an (m, n) result is cut into: of all grids with so many tasks the one that packs least.
+fn tile_size(m: usize, n: usize) -> [usize; 2] {
+    let tasks = tasks(m * n);
+    let grids = (1..=tasks).map(|down| [part(m, down), part(n, tasks.div_ceil(down))]);
+    let packed = |&[rows, cols]: &[usize; 2]| m.div_ceil(rows) * n + n.div_ceil(cols) * m;
+    grids.min_by_key(packed).unwrap_or([m.max(1), n.max(1)])
+}
+
+/// c (m, n; rows `stride` apart) = a (m, k) b (k, n) + beta c, on all threads.
+pub fn product(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 3], beta: f32) {
+    let ([rows, cols], whole) = (tile_size(m, n), Whole::new(c, stride, m, n));
+    let across = n.div_ceil(cols);
+    (0..m.div_ceil(rows) * across).into_par_iter().for_each(|i| {
+        let (row, col) = (i / across * rows, i % across * cols);
+        whole.tile(row..(row + rows).min(m), col..(col + cols).min(n)).set(a, b, k, beta);
+    });
+}
+
+/// Rows of a block of a row-wise word whose partial sums are added up in order: cut by shape alone, so that the sums do not depend
+/// on the number of threads.
 pub fn row_block(rows: usize) -> usize {
     rows.div_ceil(16).next_multiple_of(32).clamp(64, 512)
 }
 
-/// y (rows, out) = x (rows, inp) w (out, inp)^T + b.
-pub fn linear(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
-    let block = row_block(y.len() / b.len());
-    y.par_chunks_mut(block * b.len()).zip(x.par_chunks(block * inp)).for_each(|(y, x)| affine(y, x, w, b, inp));
+/// Fewer rows than this are not cut: their product is cut by columns instead.
+const FEW: usize = 64;
+
+/// Rows of a block of a layer of `rows` rows, one block a task: a block of 256 rows counts as a tile.
+fn by_rows(rows: usize) -> usize {
+    part(rows, tasks(rows * TILE / 256)).max(FEW)
 }
 
-/// pre = x w^T + b; y = f(pre), block by block while it is in cache.
-pub fn linear_then(
-    y: &mut [f32],
-    pre: &mut [f32],
-    x: &[f32],
-    w: &[f32],
-    b: &[f32],
-    inp: usize,
-    f: fn(&mut [f32], &[f32]),
-) {
-    let block = row_block(y.len() / b.len());
-    let written = y.par_chunks_mut(block * b.len()).zip(pre.par_chunks_mut(block * b.len()));
-    written.zip(x.par_chunks(block * inp)).for_each(|((y, pre), x)| {
-        affine(pre, x, w, b, inp);
-        f(y, pre);
+/// y (rows, out) = x (rows, inp) w (out, inp)^T + b.
+pub fn linear(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
+    let (rows, out) = (y.len() / b.len(), b.len());
+    if rows <= FEW {
+        product(y, out, View::rows(x, inp), View::transposed(w, inp), [rows, inp, out], 0.0);
+        return super::rows::add_bias(y, b);
+    }
+    let block = by_rows(rows);
+    y.par_chunks_mut(block * out).zip(x.par_chunks(block * inp)).for_each(|(y, x)| {
+        sgemm(y, out, View::rows(x, inp), View::transposed(w, inp), [y.len() / out, inp, out], 0.0);
+        super::rows::add_bias(y, b);
     });
 }
 
-fn affine(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
-    y.chunks_mut(b.len()).for_each(|row| row.copy_from_slice(b));
-    let size = [y.len() / b.len(), inp, b.len()];
-    sgemm(y, b.len(), View::rows(x, inp), View::transposed(w, inp), size, 1.0);
+/// pre = x w^T + b; y = gelu(pre).
+pub fn linear_gelu(y: &mut [f32], pre: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
+    let (rows, out) = (y.len() / b.len(), b.len());
+    if rows <= FEW {
+        product(pre, out, View::rows(x, inp), View::transposed(w, inp), [rows, inp, out], 0.0);
+        return super::rows::bias_gelu(y, pre, b);
+    }
+    let block = by_rows(rows);
+    let written = y.par_chunks_mut(block * out).zip(pre.par_chunks_mut(block * out));
+    written.zip(x.par_chunks(block * inp)).for_each(|((y, pre), x)| {
+        sgemm(pre, out, View::rows(x, inp), View::transposed(w, inp), [pre.len() / out, inp, out], 0.0);
+        super::rows::bias_gelu(y, pre, b);
+    });
 }
 
 /// dx (rows, inp) = dy (rows, out) w (out, inp).
 pub fn input_gradient(dx: &mut [f32], dy: &[f32], w: &[f32], inp: usize, out: usize) {
-    let block = row_block(dx.len() / inp);
-    dx.par_chunks_mut(block * inp).zip(dy.par_chunks(block * out)).for_each(|(dx, dy)| {
-        sgemm(dx, inp, View::rows(dy, out), View::rows(w, inp), [dx.len() / inp, out, inp], 0.0);
-    });
+    let rows = dx.len() / inp;
+    product(dx, inp, View::rows(dy, out), View::rows(w, inp), [rows, out, inp], 0.0);
 }
 
-/// A weight gradient of at most this many elements is summed over rows in parallel parts; a larger one is cut into tiles, each of
-/// which sees all rows.
-const SMALL: usize = 1 << 16;
-/// Rows a product takes at once: with more, the strided operand no longer packs from cache (71 against 130 GFLOP/s at 12,736).
-const ROWS: usize = 1024;
-/// Side of the tiles of a large gradient.
-const TILE: usize = 256;
+/// Rows that a weight gradient takes at once: the column sums bring into the cache what the product then packs.
+const ROWS: usize = 256;
 
 /// dw (out, inp) += dy (rows, out)^T x (rows, inp); db (out) += column sums of dy.
-pub fn weight_gradient(dw: &mut [f32], db: &mut [f32], dy: &[f32], x: &[f32], inp: usize, scratch: &mut Vec<f32>) {
+pub fn weight_gradient(dw: &mut [f32], db: &mut [f32], dy: &[f32], x: &[f32], inp: usize) {
     let out = db.len();
-    let rows = dy.len() / out;
-    let parts = rows.div_ceil(256).clamp(1, 8);
-    let block = rows.div_ceil(parts);
-    let small = dw.len() <= SMALL;
-    // Every part of the rows has its own sums, added up in order afterwards.
-    let share = out + if small { dw.len() } else { 0 };
-    scratch.clear();
-    scratch.resize(parts * share, 0.0);
-    let sources = dy.par_chunks(block * out).zip(x.par_chunks(block * inp));
-    scratch.par_chunks_mut(share).zip(sources).for_each(|(sums, (dy, x))| {
-        let (db, dw) = sums.split_at_mut(out);
-        super::rows::column_sums(db, dy);
-        if small {
-            accumulate(dw, inp, dy, x, [out, inp], [out, inp]);
-        }
-    });
-    for sums in scratch.chunks(share) {
-        super::rows::add_assign(db, &sums[..out]);
-        if small {
-            super::rows::add_assign(dw, &sums[out..]);
-        }
-    }
-    if !small {
-        // Bands of whole output rows are disjoint in memory; each band takes its columns in turn.
-        dw.par_chunks_mut(TILE * inp).enumerate().for_each(|(i, band)| {
-            let rows = band.len() / inp;
-            accumulate(band, inp, &dy[i * TILE..], x, [rows, inp], [out, inp]);
+    let [band, cols] = tile_size(out, inp);
+    let bands = dw.par_chunks_mut(band * inp).zip(db.par_chunks_mut(band)).enumerate();
+    bands.for_each(|(i, (dw, db))| {
+        let (whole, rows) = (Whole::new(dw, inp, db.len(), inp), db.len());
+        // Whoever takes the first columns also sums.
+        let db = Mutex::new(db);
+        (0..inp.div_ceil(cols)).into_par_iter().for_each(|j| {
+            let mut sums = (j == 0).then(|| db.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut tile = whole.tile(0..rows, j * cols..((j + 1) * cols).min(inp));
+            for (dy, x) in dy.chunks(ROWS * out).zip(x.chunks(ROWS * inp)) {
+                let dy = &dy[i * band..];
+                if let Some(sums) = &mut sums {
+                    super::rows::column_sums(sums, dy, out);
+                }
+                tile.set(View::transposed(dy, out), View::rows(x, inp), x.len() / inp, 1.0);
+            }
         });
-    }
+    });
 }
 
-/// c (m, n) += dy[.., ..m]^T x[.., ..n], rows taken in blocks; `strides` are the widths of dy and x.
-fn accumulate(c: &mut [f32], stride: usize, dy: &[f32], x: &[f32], [m, n]: [usize; 2], [dy_row, x_row]: [usize; 2]) {
-    for (dy, x) in dy.chunks(ROWS * dy_row).zip(x.chunks(ROWS * x_row)) {
-        let rows = x.len() / x_row;
-        sgemm(c, stride, View::transposed(dy, dy_row), View::rows(x, x_row), [m, rows, n], 1.0);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dino_kernel::rng::{Kind, Rng};
+
+    fn noise(len: usize, seed: u64) -> Vec<f32> {
+        let mut rng = Rng::new(seed, 0, 0, 0, Kind::Test, 0);
+        (0..len).map(|_| rng.normal() as f32).collect()
+    }
+
+    /// What lets tiles be cut by the number of threads.
+    #[test]
+    fn an_element_of_a_product_does_not_depend_on_its_tile() {
+        for [m, k, n] in [[70, 33, 50], [130, 600, 67], [33, 1100, 1030], [17, 256, 16]] {
+            let (a, b, c) = (noise(m * k, 1), noise(k * n, 2), noise(m * n, 3));
+            for (ta, tb, beta) in [(false, false, 0.0), (true, false, 1.0), (false, true, 0.0), (true, true, 1.0)] {
+                let view = |data, rows, cols, turned| {
+                    if turned { View::transposed(data, rows) } else { View::rows(data, cols) }
+                };
+                let (a, b) = (view(&a, m, k, ta), view(&b, k, n, tb));
+                let mut whole = c.clone();
+                sgemm(&mut whole, n, a, b, [m, k, n], beta);
+                for (rows, cols) in [(1, n), (m, 1), (5, 7), (16, 16), (31, 48)] {
+                    let mut tiled = c.clone();
+                    let w = Whole::new(&mut tiled, n, m, n);
+                    for (i, j) in (0..m).step_by(rows).flat_map(|i| (0..n).step_by(cols).map(move |j| (i, j))) {
+                        w.tile(i..(i + rows).min(m), j..(j + cols).min(n)).set(a, b, k, beta);
+                    }
+                    assert!(tiled == whole, "{m} x {k} x {n} in tiles of {rows} x {cols}");
+                }
+                let mut parallel = c.clone();
+                product(&mut parallel, n, a, b, [m, k, n], beta);
+                assert!(parallel == whole, "{m} x {k} x {n} on all threads");
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_cover_the_result() {
+        for (m, n) in [(1, 1), (10, 2048), (3168, 768), (192, 768), (1536, 384), (0, 5), (5, 0)] {
+            let [rows, cols] = tile_size(m, n);
+            assert!(rows > 0 && cols > 0, "{m} x {n}: {rows} x {cols}");
+        }
     }
 }

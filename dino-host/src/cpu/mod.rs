@@ -7,10 +7,11 @@ mod attention;
 pub mod fast;
 pub mod gemm;
 mod loss;
+mod pool;
 pub mod rows;
 
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
 use dino_kernel::mem::{Act, Span, Stat, State, Weight};
@@ -21,16 +22,17 @@ use dino_kernel::plan::Pools;
 use dino_kernel::reference::Train;
 use dino_kernel::spec::Role;
 use dino_kernel::step::{hyper, monitor};
+use pool::Floats;
 use rayon::prelude::*;
 
 /// The pools, in f32.
 pub struct Cpu {
-    weights: Vec<f32>,
-    grads: Vec<f32>,
-    moments: Vec<f32>,
-    acts: Vec<f32>,
-    stats: Vec<f32>,
-    state: Vec<f32>,
+    weights: Floats,
+    grads: Floats,
+    moments: Floats,
+    acts: Floats,
+    stats: Floats,
+    state: Floats,
     /// Partial sums of one word; grows to the largest need and stays.
     scratch: Vec<f32>,
 }
@@ -48,6 +50,16 @@ fn split<const N: usize>(pool: &mut [f32], spans: [Span; N]) -> [&mut [f32]; N] 
         Ok(parts) => parts,
         Err(_) => panic!("the plan hands a word overlapping or out-of-pool spans: {spans:?}"),
     }
+}
+
+/// Cuts a packed matrix of `width` elements a token into its crops.
+fn crops(mut data: &mut [f32], n: Ragged, width: usize) -> Vec<&mut [f32]> {
+    n.each().map_while(|(_, tokens)| data.split_off_mut(..tokens * width)).collect()
+}
+
+/// The same for a matrix that is read.
+fn crops_of(data: &[f32], n: Ragged, width: usize) -> Vec<&[f32]> {
+    n.each().map(|(first, tokens)| &data[first * width..][..tokens * width]).collect()
 }
 
 impl Cpu {
@@ -72,7 +84,7 @@ impl Cpu {
         self.state[m.0.at + monitor::FINITE] == 1.0
     }
 
-    fn pool(&mut self, pool: Pool) -> &mut Vec<f32> {
+    fn pool(&mut self, pool: Pool) -> &mut Floats {
         match pool {
             Pool::Weights => &mut self.weights,
             Pool::Grads => &mut self.grads,
@@ -102,7 +114,7 @@ impl Forward for Cpu {
     fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Weight, b: Weight, n: Mat) {
         let [y, pre, x] = split(&mut self.acts, [y.0, pre.0, x.0]);
         let (w, b) = (&self.weights[w.range()], &self.weights[b.range()]);
-        gemm::linear_then(y, pre, x, w, b, n.inp, rows::gelu);
+        gemm::linear_gelu(y, pre, x, w, b, n.inp);
     }
 
     fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: Rows) {
@@ -127,10 +139,8 @@ impl Forward for Cpu {
 
     fn add_scaled(&mut self, y: Act, x: Act, branch: Act, scale: State, n: Ragged, cols: usize) {
         let [y, x, b] = split(&mut self.acts, [y.0, x.0, branch.0]);
-        for ((first, tokens), &s) in n.each().zip(&self.state[scale.range()]) {
-            let part = first * cols..(first + tokens) * cols;
-            rows::add_scaled(&mut y[part.clone()], &x[part.clone()], &b[part], s);
-        }
+        let read = crops_of(x, n, cols).into_par_iter().zip(crops_of(b, n, cols)).zip(&self.state[scale.range()]);
+        crops(y, n, cols).into_par_iter().zip(read).for_each(|(y, ((x, b), &s))| rows::add_scaled(y, x, b, s));
     }
 
     fn add_layernorm(
@@ -222,7 +232,7 @@ impl Backward for Cpu {
 
     fn linear_backward_params(&mut self, dy: Act, x: Act, w: Weight, b: Weight, n: Mat) {
         let [dw, db] = split(&mut self.grads, [w.0, b.0]);
-        gemm::weight_gradient(dw, db, &self.acts[dy.range()], &self.acts[x.range()], n.inp, &mut self.scratch);
+        gemm::weight_gradient(dw, db, &self.acts[dy.range()], &self.acts[x.range()], n.inp);
     }
 
     fn gelu_backward(&mut self, dx: Act, dy: Act, x: Act) {
@@ -266,7 +276,9 @@ impl Backward for Cpu {
     }
 
     fn scale_crops(&mut self, y: Act, x: Act, scale: State, n: Ragged, cols: usize) {
-        self.reference().scale_crops(y, x, scale, n, cols);
+        let [y, x] = split(&mut self.acts, [y.0, x.0]);
+        let read = crops_of(x, n, cols).into_par_iter().zip(&self.state[scale.range()]);
+        crops(y, n, cols).into_par_iter().zip(read).for_each(|(y, (x, &s))| rows::scaled(y, x, s));
     }
 
     fn attention_backward(&mut self, dqkv: Act, dy: Act, y: Act, lse: Stat, qkv: Act, n: Heads) {
@@ -461,6 +473,8 @@ impl Memory for Cpu {
 impl Device for Cpu {
     type Options = NoOptions;
     const KIND: &'static str = "cpu";
+    /// Larger micro-batches are faster: see the table in BENCHMARKS.md.
+    const RECOMPUTE: bool = true;
 
     fn memory(_: &NoOptions, n: Pools) -> Vec<(&'static str, u64)> {
         let pools = [
@@ -475,27 +489,13 @@ impl Device for Cpu {
     }
 
     fn new(_: &NoOptions, pools: Pools) -> Result<Cpu> {
-        let zeros = |len: usize| {
-            let mut v = Vec::new();
-            match v.try_reserve_exact(len) {
-                Ok(()) => {
-                    v.resize(len, 0.0f32);
-                    Ok(v)
-                }
-                Err(_) => Err(Error::new(format!(
-                    "not enough memory: the plan takes {:.2} GiB",
-                    pools.total() as f64 * 4.0 / f64::powi(2.0, 30)
-                ))
-                .hint("a smaller --micro-batch takes less; `dino-host plan` shows what takes how much")),
-            }
-        };
         Ok(Cpu {
-            weights: zeros(pools.weights)?,
-            grads: zeros(pools.grads)?,
-            moments: zeros(pools.moments)?,
-            acts: zeros(pools.acts)?,
-            stats: zeros(pools.stats)?,
-            state: zeros(pools.state)?,
+            weights: Floats::new(pools.weights)?,
+            grads: Floats::new(pools.grads)?,
+            moments: Floats::new(pools.moments)?,
+            acts: Floats::new(pools.acts)?,
+            stats: Floats::new(pools.stats)?,
+            state: Floats::new(pools.state)?,
             scratch: Vec::new(),
         })
     }

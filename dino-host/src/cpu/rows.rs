@@ -1,5 +1,5 @@
 //! Row kernels: loops that vectorise, compiled for AVX-512, AVX2 and the baseline and chosen at run time. All lanes are added in
-//! the fixed order of `dino_kernel::ops`, so every choice gives the same bits.
+//! the fixed order of `dino_kernel::ops`, and multiply-adds are fused where they say so, so every choice gives the same bits.
 
 use super::fast;
 use dino_kernel::backend::Rows;
@@ -8,14 +8,14 @@ use dino_kernel::step::hyper;
 use multiversion::multiversion;
 
 /// y, x (rows, cols); mean, rstd (rows).
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn layernorm(y: &mut [f32], mean: &mut [f32], rstd: &mut [f32], x: &[f32], w: &[f32], b: &[f32]) {
     let n = Rows { rows: mean.len(), cols: w.len() };
     ops::layernorm::forward(y, mean, rstd, x, w, b, n);
 }
 
 /// See [`ops::layernorm::backward`].
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn layernorm_backward(
     dx_acc: &mut [f32],
     dw: &mut [f32],
@@ -30,8 +30,27 @@ pub fn layernorm_backward(
     ops::layernorm::backward(dx_acc, dw, db, dy, x, mean, rstd, w, n);
 }
 
+/// Every row of y += b.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn add_bias(y: &mut [f32], b: &[f32]) {
+    for row in y.chunks_mut(b.len()) {
+        ops::axpy(row, 1.0, b);
+    }
+}
+
+/// Every row of pre += b; y = gelu(pre).
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn bias_gelu(y: &mut [f32], pre: &mut [f32], b: &[f32]) {
+    for (y, pre) in y.chunks_mut(b.len()).zip(pre.chunks_mut(b.len())) {
+        for ((y, pre), &b) in y.iter_mut().zip(pre).zip(b) {
+            *pre += b;
+            *y = *pre * fast::normal_cdf(*pre);
+        }
+    }
+}
+
 /// y = x Phi(x).
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn gelu(y: &mut [f32], x: &[f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
         *y = x * fast::normal_cdf(x);
@@ -39,44 +58,61 @@ pub fn gelu(y: &mut [f32], x: &[f32]) {
 }
 
 /// dx = dy (Phi(x) + x phi(x)).
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn gelu_backward(dx: &mut [f32], dy: &[f32], x: &[f32]) {
     for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
         let density = fast::exp(-0.5 * x * x) * ops::gelu::INV_SQRT_TAU as f32;
-        *dx = dy * (fast::normal_cdf(x) + x * density);
+        *dx = dy * x.mul_add(density, fast::normal_cdf(x));
     }
 }
 
 /// y = a + b.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn add(y: &mut [f32], a: &[f32], b: &[f32]) {
     ops::residual::add(y, a, b);
 }
 
 /// y += x.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn add_assign(y: &mut [f32], x: &[f32]) {
     ops::axpy(y, 1.0, x);
 }
 
 /// y = x + s branch.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn add_scaled(y: &mut [f32], x: &[f32], branch: &[f32], s: f32) {
     for ((y, &x), &b) in y.iter_mut().zip(x).zip(branch) {
         *y = x + s * b;
     }
 }
 
-/// sums (cols) += the rows of x.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-pub fn column_sums(sums: &mut [f32], x: &[f32]) {
-    for row in x.chunks(sums.len()) {
-        ops::axpy(sums, 1.0, row);
+/// y = s x.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn scaled(y: &mut [f32], x: &[f32], s: f32) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = s * x;
+    }
+}
+
+/// sums (cols) += the rows of x, `stride` apart.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn column_sums(sums: &mut [f32], x: &[f32], stride: usize) {
+    let cols = sums.len();
+    // Four rows a visit: each sum is read and written a quarter as often.
+    for rows in x.chunks(4 * stride) {
+        if rows.len() >= 3 * stride + cols {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|r| &rows[r * stride..][..cols]);
+            for ((((s, &a), &b), &c), &d) in sums.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                *s += (a + b) + (c + d);
+            }
+        } else {
+            rows.chunks(stride).for_each(|row| ops::axpy(sums, 1.0, &row[..cols]));
+        }
     }
 }
 
 /// Each row of s (rows, cols) becomes softmax(scale * row); lse (rows, `stride` apart) its log-sum-exp.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn softmax(s: &mut [f32], cols: usize, scale: f32, lse: &mut [f32], stride: usize) {
     for (row, lse) in s.chunks_mut(cols).zip(lse.iter_mut().step_by(stride)) {
         let top = maximum(row);
@@ -93,7 +129,7 @@ pub fn softmax(s: &mut [f32], cols: usize, scale: f32, lse: &mut [f32], stride: 
 }
 
 /// Each row of s (rows, cols) becomes exp(scale * row - lse): the probabilities again.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn softmax_again(s: &mut [f32], cols: usize, scale: f32, lse: &[f32], stride: usize) {
     for (row, &lse) in s.chunks_mut(cols).zip(lse.iter().step_by(stride)) {
         for x in row.iter_mut() {
@@ -103,7 +139,7 @@ pub fn softmax_again(s: &mut [f32], cols: usize, scale: f32, lse: &[f32], stride
 }
 
 /// dp (rows, cols) becomes ds = p (dp - delta) scale, delta (rows) = y . dy of each row; dy and y rows have `d` columns, `stride` apart.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn softmax_backward(
     dp: &mut [f32],
     p: &[f32],
@@ -179,7 +215,7 @@ impl Running {
 }
 
 /// The running softmax of one row of raw products: `x[k] = s[k] scale[k] - centre[k]`; without a centre, the student's. Overwrites s.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn running(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, slope: f32) -> Running {
     logits(s, scale, centre);
     let top = maximum(s);
@@ -222,7 +258,7 @@ fn logits(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>) {
 }
 
 /// Raw teacher products of one row become probabilities exp(slope x - lse), `x[k] = t[k] scale[k] - centre[k]`, lse in two parts.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn targets(t: &mut [f32], scale: &[f32], centre: &[f32], slope: f32, lse: [f32; 2]) {
     logits(t, scale, Some(centre));
     for x in t.iter_mut() {
@@ -232,7 +268,7 @@ pub fn targets(t: &mut [f32], scale: &[f32], centre: &[f32], slope: f32, lse: [f
 
 /// One student row over some prototypes: raw products `s` become dL/ds = (pairs p - q) gradient_scale with q the summed targets;
 /// returns the sum of q (lse - slope x), x the logits: the row's cross-entropy with its targets.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn student_row(
     s: &mut [f32],
     q: &[f32],
@@ -252,7 +288,7 @@ pub fn student_row(
 }
 
 /// `x[k] *= scale[k]`.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn scale_columns(x: &mut [f32], scale: &[f32]) {
     for (x, &s) in x.iter_mut().zip(scale) {
         *x *= s;
@@ -260,7 +296,7 @@ pub fn scale_columns(x: &mut [f32], scale: &[f32]) {
 }
 
 /// x *= factor.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn scale(x: &mut [f32], factor: f32) {
     for x in x.iter_mut() {
         *x *= factor;
@@ -268,13 +304,13 @@ pub fn scale(x: &mut [f32], factor: f32) {
 }
 
 /// Sum of squares.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn sum_squares(x: &[f32]) -> f64 {
     ops::sum_squares(x)
 }
 
 /// See [`ops::optim::adamw`].
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn adamw(
     p: &mut [f32],
     m: &mut [f32],
@@ -285,29 +321,36 @@ pub fn adamw(
     bias2: f32,
     h: &[f32; hyper::LEN],
 ) {
-    ops::optim::adamw(p, m, v, g, decay, step, bias2, h);
+    // `ops::optim::adamw` with the root of std, which is an instruction: libm's is a call.
+    let (rate1, rate2, eps) = (h[hyper::RATE1], h[hyper::RATE2], h[hyper::EPS]);
+    for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
+        *p -= decay * *p;
+        *m += rate1 * (g - *m);
+        *v += rate2 * (g * g - *v);
+        *p -= step * *m / (v.sqrt() * bias2 + eps);
+    }
 }
 
 /// See [`ops::optim::ema`].
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn ema(teacher: &mut [f32], student: &[f32], rate: f32) {
     ops::optim::ema(teacher, student, rate);
 }
 
 /// See [`ops::norm::prototype_scale`].
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn prototype_scale(scale: &mut [f32], v: &[f32], g: &[f32], cols: usize) {
     ops::norm::prototype_scale(scale, v, g, Rows { rows: scale.len(), cols });
 }
 
 /// See [`ops::norm::weight_norm_backward`].
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn weight_norm_backward(dv: &mut [f32], dg: Option<&mut [f32]>, v: &[f32], scale: &[f32], cols: usize) {
     ops::norm::weight_norm_backward(dv, dg, v, scale, Rows { rows: scale.len(), cols });
 }
 
 /// See [`ops::loss::commit_centre`].
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn commit_centre(centre: &mut [f32], sum: &[f32], v: &[f32], scale: &[f32], h: &[f32; hyper::LEN]) {
     ops::loss::commit_centre(centre, sum, v, scale, h);
 }

@@ -6,7 +6,7 @@
 //! Training needs the class token alone, so the last block computes keys and values for all tokens and everything else for one
 //! row a crop, forward and backward ([`Output::Class`]); dense features and attention maps use the full form
 //! ([`Output::Dense`]). Block i's handles are base + i * stride: depth is a number, not a type. A pass that saves nothing has
-//! stride 0 and two streams that take turns.
+//! one block's place and two streams that take turns ([`Save`]).
 
 mod pass;
 pub(crate) mod spans;
@@ -45,6 +45,18 @@ impl Vit {
     pub const SMALL_8: Vit = Vit::preset(384, 6, 8);
     pub const BASE_16: Vit = Vit::preset(768, 12, 16);
     pub const BASE_8: Vit = Vit::preset(768, 12, 8);
+}
+
+/// What a pass leaves for a backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Save {
+    /// Nothing: blocks take turns in one place.
+    Nothing,
+    /// All that backward reads.
+    All,
+    /// All but the norms' outputs and the hidden rows: 10 widths a token instead of 16. Backward computes those again, with the
+    /// same words from the same numbers, into one place for all blocks.
+    Least,
 }
 
 /// What a pass is for.
@@ -122,7 +134,12 @@ struct Norm {
 
 impl Norm {
     const fn take(rows: usize, cols: usize, a: &mut Cursor, s: &mut Cursor) -> Norm {
-        Norm { y: a.act(rows * cols), mean: s.stat(rows), rstd: s.stat(rows) }
+        Norm::at(a.act(rows * cols), rows, s)
+    }
+
+    /// The output at a place of the caller's.
+    const fn at(y: Act, rows: usize, s: &mut Cursor) -> Norm {
+        Norm { y, mean: s.stat(rows), rstd: s.stat(rows) }
     }
 
     const fn shift(&self, acts: usize, stats: usize) -> Norm {
@@ -167,14 +184,34 @@ struct BlockActs {
 
 impl BlockActs {
     const fn take(rows: usize, v: &Vit, a: &mut Cursor, s: &mut Cursor) -> BlockActs {
+        let (norm, mlp_norm) = (a.act(rows * v.dim), a.act(rows * v.dim));
+        let hid = a.act(rows * v.mlp);
+        BlockActs::around([norm, mlp_norm, hid], rows, v, a, s)
+    }
+
+    /// With places of the caller's for both norms' outputs and the hidden rows.
+    const fn around(
+        [norm, mlp_norm, hid]: [Act; 3],
+        rows: usize,
+        v: &Vit,
+        a: &mut Cursor,
+        s: &mut Cursor,
+    ) -> BlockActs {
         BlockActs {
-            norm: Norm::take(rows, v.dim, a, s),
+            norm: Norm::at(norm, rows, s),
             qkv: a.act(rows * 3 * v.dim),
             att: a.act(rows * v.dim),
             lse: s.stat(rows * v.heads),
             mid: a.act(rows * v.dim),
-            mlp: MlpActs::take(rows, v, a, s),
+            mlp: MlpActs { rows, norm: Norm::at(mlp_norm, rows, s), pre: a.act(rows * v.mlp), hid },
         }
+    }
+
+    /// What can be computed again, at the places where `other` has it.
+    const fn sharing(self, other: &BlockActs) -> BlockActs {
+        let norm = Norm { y: other.norm.y, ..self.norm };
+        let mlp_norm = Norm { y: other.mlp.norm.y, ..self.mlp.norm };
+        BlockActs { norm, mlp: MlpActs { norm: mlp_norm, hid: other.mlp.hid, ..self.mlp }, ..self }
     }
 
     const fn shift(&self, acts: usize, stats: usize) -> BlockActs {
@@ -255,7 +292,7 @@ pub struct VitActs {
     positions: PositionActs,
     /// The residual stream: between blocks i - 1 and i it lies at base + i * stride, or takes turns between two places.
     x: Act,
-    save: bool,
+    save: Save,
     block: BlockActs,
     stride: [usize; 2],
     branch: Act,
@@ -303,13 +340,17 @@ impl VitActs {
     /// The residual stream in front of block `i`; `depth` for the last block's output (dense form).
     pub const fn stream(&self, i: usize) -> Act {
         let len = self.x.len().next_multiple_of(Cursor::ALIGN);
-        let step = if self.save { i } else { i % 2 };
+        let step = if matches!(self.save, Save::Nothing) { i % 2 } else { i };
         self.x.shift(step * len)
     }
 
     const fn full(&self, i: usize) -> BlockActs {
-        let i = if self.save { i } else { 0 };
-        self.block.shift(i * self.stride[0], i * self.stride[1])
+        let own = self.block.shift(i * self.stride[0], i * self.stride[1]);
+        match self.save {
+            Save::Nothing => self.block,
+            Save::All => own,
+            Save::Least => own.sharing(&self.block),
+        }
     }
 }
 
@@ -415,13 +456,13 @@ impl Vit {
         PositionActs { crops, groups }
     }
 
-    /// Where a pass writes. With `save`, everything a backward pass needs stays; `drop` reserves stochastic-depth scales.
+    /// Where a pass writes; `drop` reserves stochastic-depth scales.
     pub const fn acts(
         &self,
         crops: Crops,
         positions: PositionActs,
         output: Output,
-        save: bool,
+        save: Save,
         drop: bool,
         a: &mut Cursor,
         s: &mut Cursor,
@@ -433,12 +474,22 @@ impl Vit {
             Output::Class => self.depth - 1,
             Output::Dense => self.depth,
         };
-        let blocks = if save || full == 0 { full } else { 1 };
+        let blocks = if matches!(save, Save::Nothing) && full > 0 { 1 } else { full };
         let patches = a.act(crops.patches(self.patch) * self.dim);
         let x = a.act(rows * self.dim);
         a.next += blocks * (a.next - x.0.at);
+        let shared = match save {
+            Save::Least => {
+                let norm = a.act(rows * self.dim);
+                Some([norm, norm, a.act(rows * self.mlp)])
+            }
+            _ => None,
+        };
         let (a0, s0) = (a.next, s.next);
-        let block = BlockActs::take(rows, self, a, s);
+        let block = match shared {
+            Some(places) => BlockActs::around(places, rows, self, a, s),
+            None => BlockActs::take(rows, self, a, s),
+        };
         let stride = [a.next - a0, s.next - s0];
         a.next = a0 + blocks * stride[0];
         s.next = s0 + blocks * stride[1];

@@ -1,6 +1,6 @@
 //! Forward and backward, straight down and its mirror image.
 
-use super::{BlockWeights, MlpActs, Norm, Output, PositionActs, Vit, VitActs, VitGrads, VitWeights};
+use super::{BlockWeights, MlpActs, Norm, Output, PositionActs, Save, Vit, VitActs, VitGrads, VitWeights};
 use crate::backend::{Backward, Embed, Forward, Grid, Heads, Mat, Patches, Rows};
 use crate::crops::{Crops, Group, Ragged};
 use crate::mem::{Act, State, Weight};
@@ -187,6 +187,7 @@ impl Vit {
     }
 
     /// The MLP half, shared by full and class blocks: dx (rows, C) holds the gradient of x + mlp(norm2 x) and leaves as that of x.
+    /// `again`: norm and hidden rows are to be computed again.
     fn mlp_backward<O: Backward>(
         &self,
         o: &mut O,
@@ -197,26 +198,34 @@ impl Vit {
         dx: Act,
         s: State,
         crops: Ragged,
+        again: bool,
     ) {
         let [up, down] = self.mlp_mats(m.rows);
         let (d_hid, d_norm) = (g.d_hid.part(0, m.rows * self.mlp), g.d_norm.part(0, m.rows * self.dim));
+        let rows = Rows { rows: m.rows, cols: self.dim };
         let dy = self.branch_gradient(o, g.d_branch, dx, s, crops);
+        if again {
+            o.gelu(m.hid, m.pre);
+            o.layernorm(m.norm.y, m.norm.mean, m.norm.rstd, mid, w.norm2[0], w.norm2[1], rows);
+        }
         o.linear_backward(d_hid, dy, m.hid, w.fc2[0], w.fc2[1], down);
         // The hidden row has met its weight's gradient and is dead: its place takes the gradient before the GELU.
         o.gelu_backward(m.hid, d_hid, m.pre);
         o.linear_backward(d_norm, m.hid, m.norm.y, w.fc1[0], w.fc1[1], up);
-        let rows = Rows { rows: m.rows, cols: self.dim };
         o.layernorm_backward(dx, d_norm, mid, m.norm.mean, m.norm.rstd, w.norm2[0], w.norm2[1], rows);
     }
 
     fn block_backward<O: Backward>(&self, o: &mut O, w: &BlockWeights, v: &VitActs, g: &VitGrads, i: usize) {
-        let (b, c, rows) = (v.full(i), self.dim, v.tokens.rows());
-        self.mlp_backward(o, w, &b.mlp, b.mid, g, g.dx, self.drop(v, i, 1), v.tokens);
+        let (b, c, rows, again) = (v.full(i), self.dim, v.tokens.rows(), v.save == Save::Least);
+        self.mlp_backward(o, w, &b.mlp, b.mid, g, g.dx, self.drop(v, i, 1), v.tokens, again);
         let dy = self.branch_gradient(o, g.d_branch, g.dx, self.drop(v, i, 0), v.tokens);
         o.linear_backward(g.d_att, dy, b.att, w.proj[0], w.proj[1], Mat { rows, inp: c, out: c });
         o.attention_backward(g.d_qkv, g.d_att, b.att, b.lse, b.qkv, self.heads(v.tokens));
-        o.linear_backward(g.d_norm, g.d_qkv, b.norm.y, w.qkv[0], w.qkv[1], Mat { rows, inp: c, out: 3 * c });
         let n = Rows { rows, cols: c };
+        if again {
+            o.layernorm(b.norm.y, b.norm.mean, b.norm.rstd, v.stream(i), w.norm1[0], w.norm1[1], n);
+        }
+        o.linear_backward(g.d_norm, g.d_qkv, b.norm.y, w.qkv[0], w.qkv[1], Mat { rows, inp: c, out: 3 * c });
         o.layernorm_backward(g.dx, g.d_norm, v.stream(i), b.norm.mean, b.norm.rstd, w.norm1[0], w.norm1[1], n);
     }
 
@@ -226,7 +235,7 @@ impl Vit {
         let one = Ragged::single(crops);
         let [q, kv] = self.split_qkv(w.qkv);
         let square = Mat { rows: crops, inp: c, out: c };
-        self.mlp_backward(o, w, &b.mlp, b.mid, g, g.d_class, self.drop(v, i, 1), one);
+        self.mlp_backward(o, w, &b.mlp, b.mid, g, g.d_class, self.drop(v, i, 1), one, false);
         let dy = self.branch_gradient(o, g.d_branch, g.d_class, self.drop(v, i, 0), one);
         let (d_att, d_kv) = (g.d_att.part(0, crops * c), g.d_qkv.part(0, rows * 2 * c));
         o.linear_backward(d_att, dy, b.att, w.proj[0], w.proj[1], square);

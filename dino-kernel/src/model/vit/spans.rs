@@ -1,7 +1,7 @@
 //! The names of everything a pass writes, for printed plans.
 
-use super::{BlockActs, ClassActs, MlpActs, Norm, PositionActs, VitActs, VitGrads};
-use crate::mem::Span;
+use super::{BlockActs, ClassActs, MlpActs, Norm, PositionActs, Save, VitActs, VitGrads};
+use crate::mem::{Act, Span};
 use crate::middleware::Pool;
 use crate::model::vit::Output;
 use crate::spec::Name;
@@ -84,13 +84,20 @@ impl VitActs {
     /// block's spans serve all full blocks and two streams take turns.
     pub fn visit(&self, depth: usize, part: &'static str, f: &mut impl FnMut(Name, Pool, Span)) {
         let full = if self.output == Output::Class { depth - 1 } else { depth };
-        let blocks = if self.save { full } else { full.min(1) };
+        let blocks = if self.save == Save::Nothing { full.min(1) } else { full };
         pass_on(f, part, "", 0, [("patches", Pool::Acts, self.patches.0)]);
         for i in 0..=blocks {
             pass_on(f, part, "stream.", i, [("x", Pool::Acts, self.stream(i).0)]);
         }
+        if self.save == Save::Least {
+            let (norm, hid) = (self.block.norm.y.0, self.block.mlp.hid.0);
+            pass_on(f, part, "", 0, [("norms.y", Pool::Acts, norm), ("mlps.hid", Pool::Acts, hid)]);
+        }
         for i in 0..blocks {
-            let b = self.full(i);
+            let mut b = self.full(i);
+            if self.save == Save::Least {
+                (b.norm.y, b.mlp.norm.y, b.mlp.hid) = (Act::EMPTY, Act::EMPTY, Act::EMPTY);
+            }
             pass_on(f, part, "blocks.", i, b.spans());
             pass_on(f, part, "blocks.", i, b.mlp.spans());
         }

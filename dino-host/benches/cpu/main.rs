@@ -1,0 +1,170 @@
+//! The CPU backend against PyTorch: whole training steps, features and k-NN, time and memory, pair by pair in one run.
+//!
+//!     cargo bench -p dino-host                                                ours alone, and the share of the machine's sgemm ceiling
+//!     cargo bench -p dino-host -- --reference DIR --python FILE               beside DIR/bench_step.py, run by that Python
+//!     cargo bench -p dino-host -- --profile small16                           a step by word: calls, ms, GFLOP/s, share of the ceiling
+//!     cargo bench -p dino-host -- --sgemm                                     matrixmultiply on the shapes of the workload
+//!
+//! The machine's speed drifts, so the two programs take turns, each in a process of its own, and only pairs of neighbours are compared.
+
+mod cases;
+mod reference;
+mod sgemm;
+
+use cases::{Case, Measured};
+use clap::Parser;
+use reference::{Mode, Reference};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+/// Times training steps, features and k-NN on the CPU, beside PyTorch
+#[derive(Parser)]
+struct Args {
+    /// Only these cases, by commas: cifar6, cifar12, tiny16, small16, feat1, feat16, knn
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Case>,
+    /// The folder of the reference's bench_step.py
+    #[arg(long, value_name = "DIR")]
+    reference: Option<PathBuf>,
+    /// A Python that has PyTorch
+    #[arg(long, default_value = "python3", value_name = "FILE")]
+    python: PathBuf,
+    /// The reference's modes, by commas: plain, tuned, compile; +malloc makes glibc keep its memory
+    #[arg(long, value_delimiter = ',', default_value = "plain,tuned,compile,tuned+malloc,compile+malloc")]
+    modes: Vec<Mode>,
+    /// Pairs of every case and mode
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Steps that are timed in a process, after two that are not
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// Threads on both sides
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Images that go through the model at once; 0 = as many as a quarter of PyTorch's memory has room for
+    #[arg(long, default_value_t = 0)]
+    micro_batch: usize,
+    /// A step of this case word by word
+    #[arg(long, value_name = "CASE")]
+    profile: Option<Case>,
+    /// matrixmultiply on the shapes of the workload
+    #[arg(long)]
+    sgemm: bool,
+    /// One JSON line of ours alone, in this process
+    #[arg(long, value_name = "CASE", hide = true)]
+    ours: Option<Case>,
+    /// Said by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Ours in a process of its own, so that the peak of its memory is its own.
+fn ours(args: &Args, case: Case) -> Result<Measured, String> {
+    let own = std::env::current_exe().map_err(|e| e.to_string())?;
+    let mut command = Command::new(own);
+    command.args(["--ours", case.name(), "--steps", &args.steps.to_string(), "--threads", &args.threads.to_string()]);
+    command.args(["--micro-batch", &args.micro_batch.to_string()]);
+    let done = command.output().map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&done.stdout);
+    serde_json::from_str(text.trim()).map_err(|e| format!("{e}: {text}{}", String::from_utf8_lossy(&done.stderr)))
+}
+
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+}
+
+/// One mode of the reference beside ours, round after round; prints a row of the table.
+fn pairs(args: &Args, reference: &Reference, case: Case, mode: &Mode) -> Result<(), String> {
+    let (mut theirs_ms, mut ours_ms, mut ratios, mut memory) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..args.rounds {
+        let theirs = reference.run(case, mode, args.threads, args.steps)?;
+        let ours = ours(args, case)?;
+        theirs_ms.push(theirs.median_ms);
+        ours_ms.push(ours.median_ms);
+        ratios.push(theirs.median_ms / ours.median_ms);
+        memory.push((theirs.memory_mib(case, ours.weights_mib), ours.memory_mib(case)));
+    }
+    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let (theirs_mib, ours_mib) = (median(memory.iter().map(|m| m.0)), median(memory.iter().map(|m| m.1)));
+    println!(
+        "| {} | {} | {:.0} | {:.0} | **{:.2}** | {least:.2} | {theirs_mib:.0} | {ours_mib:.0} | 1/{:.1} |",
+        case.name(),
+        mode.name(),
+        median(theirs_ms),
+        median(ours_ms),
+        median(ratios),
+        theirs_mib / ours_mib
+    );
+    Ok(())
+}
+
+fn table(args: &Args, cases: &[Case]) -> Result<(), String> {
+    println!(
+        "| case | micro-batch | ms | img/s | GFLOP done | GFLOP/s | sgemm ceiling | share | peak RSS MiB | of it beyond |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    for &case in cases {
+        let m = ours(args, case)?;
+        let (rate, beyond) = (m.gflop / m.median_ms * 1e3, m.memory_mib(case));
+        println!(
+            "| {} | {} | {:.0} | {:.2} | {:.1} | {rate:.0} | {:.0} | {:.0} % | {:.0} | {beyond:.0} |",
+            case.name(),
+            m.micro_batch,
+            m.median_ms,
+            m.images as f64 / m.median_ms * 1e3,
+            m.gflop,
+            m.ceiling,
+            100.0 * rate / m.ceiling,
+            m.peak_mib
+        );
+    }
+    println!(
+        "\n\"Beyond\": of a step, beyond the five f32 copies of the weights; of features and k-NN, all of the process.\n"
+    );
+    let Some(folder) = &args.reference else {
+        println!(
+            "SKIPPED: PyTorch's side. --reference DIR names the folder of bench_step.py, --python FILE a Python that has PyTorch."
+        );
+        return Ok(());
+    };
+    let reference = Reference::new(folder, &args.python)?;
+    println!(
+        "| case | PyTorch | theirs, ms | ours, ms | theirs / ours | least pair | theirs, MiB | ours, MiB | ours / theirs |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    for &case in cases {
+        // k-NN has no modes of its own.
+        let modes = args.modes.iter().filter(|m| case != Case::Knn || m.plain());
+        modes.into_iter().try_for_each(|mode| pairs(args, &reference, case, mode))?;
+    }
+    Ok(())
+}
+
+fn run(args: &Args) -> Result<(), String> {
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().map_err(|e| e.to_string())?;
+    if let Some(case) = args.ours {
+        let m = cases::measure(case, args.steps, args.micro_batch)?;
+        println!("{}", serde_json::to_string(&m).map_err(|e| e.to_string())?);
+        return Ok(());
+    }
+    if let Some(case) = args.profile {
+        return cases::profile(case, args.steps, args.micro_batch);
+    }
+    if args.sgemm {
+        sgemm::shapes(args.threads);
+        return Ok(());
+    }
+    table(args, if args.only.is_empty() { &Case::ALL } else { &args.only })
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("cpu bench: {e}");
+            ExitCode::from(2)
+        }
+    }
+}

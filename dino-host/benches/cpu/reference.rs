@@ -1,0 +1,89 @@
+//! PyTorch's side: `bench_step.py` of the reference, a process a measurement.
+
+use crate::cases::Case;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+
+/// A mode of `bench_step.py`, and whether glibc's allocator is told to keep its memory.
+#[derive(Clone, Debug)]
+pub struct Mode {
+    mode: String,
+    malloc: bool,
+}
+
+impl FromStr for Mode {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Mode, String> {
+        let (mode, malloc) = text.strip_suffix("+malloc").map_or((text, false), |mode| (mode, true));
+        if !["plain", "tuned", "compile"].contains(&mode) {
+            return Err("plain, tuned or compile, each with +malloc or without".into());
+        }
+        Ok(Mode { mode: mode.into(), malloc })
+    }
+}
+
+impl Mode {
+    pub fn name(&self) -> String {
+        format!("{}{}", self.mode, if self.malloc { "+malloc" } else { "" })
+    }
+
+    pub fn plain(&self) -> bool {
+        self.mode == "plain"
+    }
+}
+
+/// What the reference reports of itself.
+pub struct Theirs {
+    pub median_ms: f64,
+    import_mib: f64,
+    peak_mib: f64,
+}
+
+impl Theirs {
+    /// As `Measured::memory_mib`, without what importing PyTorch takes.
+    pub fn memory_mib(&self, case: Case, weights_mib: f64) -> f64 {
+        if case.config().is_some() { self.peak_mib - self.import_mib - 5.0 * weights_mib } else { self.peak_mib }
+    }
+}
+
+pub struct Reference {
+    script: PathBuf,
+    python: PathBuf,
+}
+
+impl Reference {
+    pub fn new(folder: &Path, python: &Path) -> Result<Reference, String> {
+        let script = folder.join("bench_step.py");
+        if !script.is_file() {
+            return Err(format!("--reference: there is no {}", script.display()));
+        }
+        Ok(Reference { script, python: python.into() })
+    }
+
+    pub fn run(&self, case: Case, mode: &Mode, threads: usize, steps: usize) -> Result<Theirs, String> {
+        let mut command = Command::new(&self.python);
+        command.arg(&self.script).arg(case.name()).args(["--mode", &mode.mode, "--limit", "30"]);
+        command.args(["--threads", &threads.to_string(), "--steps", &steps.to_string()]);
+        if mode.malloc {
+            command.env("MALLOC_MMAP_THRESHOLD_", "8589934592").env("MALLOC_TRIM_THRESHOLD_", "17179869184");
+            command.env("MALLOC_TOP_PAD_", "67108864");
+        }
+        let failed = |why: String| format!("{} {}: {why}", self.python.display(), self.script.display());
+        let done = command.output().map_err(|e| failed(e.to_string()))?;
+        if !done.status.success() {
+            return Err(failed(String::from_utf8_lossy(&done.stderr).into_owned()));
+        }
+        // Several lines are several ways of doing the same (k-NN by chunks), or parts of it, which have no `clean` count of their own.
+        let text = String::from_utf8_lossy(&done.stdout);
+        let rows = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let rows = rows.filter(|row| row["part"].is_null());
+        let number = |row: &Value, key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+        let best = rows.min_by(|a, b| number(a, "median_ms").total_cmp(&number(b, "median_ms")));
+        let row = best.ok_or_else(|| failed(format!("no result in {text}")))?;
+        let [median_ms, import_mib, peak_mib] =
+            ["median_ms", "rss_import_mib", "rss_peak_mib"].map(|key| number(&row, key));
+        Ok(Theirs { median_ms, import_mib, peak_mib })
+    }
+}
