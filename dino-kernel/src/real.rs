@@ -43,8 +43,24 @@ pub trait Real:
     }
 }
 
+#[cfg(feature = "std")]
+macro_rules! root {
+    ($t:ty) => {
+        <$t>::sqrt
+    };
+}
+#[cfg(not(feature = "std"))]
+macro_rules! root {
+    (f32) => {
+        libm::sqrtf
+    };
+    (f64) => {
+        libm::sqrt
+    };
+}
+
 macro_rules! real {
-    ($t:ty, $sqrt:path, $exp:path, $ln:path, $erf:path) => {
+    ($t:ty, $sqrt:expr, $exp:path, $ln:path, $erf:path) => {
         impl Real for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -80,5 +96,5 @@ macro_rules! real {
     };
 }
 
-real!(f32, libm::sqrtf, libm::expf, libm::logf, libm::erff);
-real!(f64, libm::sqrt, libm::exp, libm::log, libm::erf);
+real!(f32, root!(f32), libm::expf, libm::logf, libm::erff);
+real!(f64, root!(f64), libm::exp, libm::log, libm::erf);

@@ -90,8 +90,8 @@ impl Case {
         match self {
             Case::Cifar6 => Some(cifar(6, 16)),
             Case::Cifar12 => Some(cifar(12, 16)),
-            Case::Tiny16 => Some(imagenet("vit_tiny", 8, 2)),
-            Case::Small16 => Some(imagenet("vit_small", 4, 1)),
+            Case::Tiny16 => Some(imagenet("vit_tiny", 8, 4)),
+            Case::Small16 => Some(imagenet("vit_small", 4, 2)),
             _ => None,
         }
     }
@@ -151,6 +151,7 @@ impl Training {
         init::weights(&mut weights, &plan.table, config.seed, config.init_std);
         cpu.upload(Pool::Weights, 0, &weights);
         cpu.upload(Pool::Weights, plan.table.len(), &weights);
+        drop(weights);
         let pixels = noise(plan.pixels.len());
         Ok(Training { data: Data { config, plan, pixels }, cpu })
     }
@@ -231,7 +232,10 @@ fn features(batch: usize, calls: usize) -> Result<(Vec<f64>, u64, usize), String
     let mut state = vec![0.0; plan.pools.state];
     plan.initial_state(&mut state);
     cpu.upload(Pool::State, 0, &state);
-    cpu.upload(Pool::Weights, 0, &noise(plan.pools.weights).iter().map(|x| 0.02 * x).collect::<Vec<_>>());
+    let mut rng = Rng::new(0, 0, 0, 0, Kind::Test, 0);
+    for at in 0..plan.pools.weights {
+        cpu.upload(Pool::Weights, at, &[0.02 * rng.normal() as f32]);
+    }
     let pixels = noise(plan.pixels.len());
     let times = times(calls, |_| {
         cpu.upload(Pool::Acts, plan.pixels.0.at, &pixels);

@@ -119,13 +119,14 @@ pub fn instructions() -> &'static str {
     std::env::consts::ARCH
 }
 
-/// Least elements of a tile: below that, packing eats what another thread brings.
-const TILE: usize = 1 << 16;
+/// Least elements of a tile where there are more tiles than threads: smaller ones pack too much.
+const TILE: usize = 1 << 17;
 
-/// How many tasks a result of `len` elements is worth: one a thread at least, four at most, so that a thread that falls behind is helped.
+/// How many tasks a result of `len` elements is worth: as many for every thread, one, or two where they are large, so that a thread
+/// that falls behind is helped.
 fn tasks(len: usize) -> usize {
     let threads = rayon::current_num_threads();
-    (len / TILE).clamp(threads, 4 * threads)
+    threads * (len / TILE / threads).clamp(1, 2)
 }
 
 /// `len` cut into at most `parts` parts of whole kernel tiles (16).
@@ -136,7 +137,7 @@ fn part(len: usize, parts: usize) -> usize {
 /// Rows and columns of the tiles that an (m, n) result is cut into: of all grids with so many tasks the one that packs least.
 fn tile_size(m: usize, n: usize) -> [usize; 2] {
     let tasks = tasks(m * n);
-    let grids = (1..=tasks).map(|down| [part(m, down), part(n, tasks.div_ceil(down))]);
+    let grids = (1..=tasks).filter(|down| tasks % down == 0).map(|down| [part(m, down), part(n, tasks / down)]);
     let packed = |&[rows, cols]: &[usize; 2]| m.div_ceil(rows) * n + n.div_ceil(cols) * m;
     grids.min_by_key(packed).unwrap_or([m.max(1), n.max(1)])
 }
@@ -162,7 +163,7 @@ const FEW: usize = 64;
 
 /// Rows of a block of a layer of `rows` rows, one block a task: a block of 256 rows counts as a tile.
 fn by_rows(rows: usize) -> usize {
-    part(rows, tasks(rows * TILE / 256)).max(FEW)
+    part(rows, tasks(rows * (TILE / 256))).max(FEW)
 }
 
 /// y (rows, out) = x (rows, inp) w (out, inp)^T + b.

@@ -7,11 +7,10 @@ mod attention;
 pub mod fast;
 pub mod gemm;
 mod loss;
-mod pool;
 pub mod rows;
 
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
 use dino_kernel::mem::{Act, Span, Stat, State, Weight};
@@ -22,17 +21,16 @@ use dino_kernel::plan::Pools;
 use dino_kernel::reference::Train;
 use dino_kernel::spec::Role;
 use dino_kernel::step::{hyper, monitor};
-use pool::Floats;
 use rayon::prelude::*;
 
 /// The pools, in f32.
 pub struct Cpu {
-    weights: Floats,
-    grads: Floats,
-    moments: Floats,
-    acts: Floats,
-    stats: Floats,
-    state: Floats,
+    weights: Vec<f32>,
+    grads: Vec<f32>,
+    moments: Vec<f32>,
+    acts: Vec<f32>,
+    stats: Vec<f32>,
+    state: Vec<f32>,
     /// Partial sums of one word; grows to the largest need and stays.
     scratch: Vec<f32>,
 }
@@ -84,7 +82,7 @@ impl Cpu {
         self.state[m.0.at + monitor::FINITE] == 1.0
     }
 
-    fn pool(&mut self, pool: Pool) -> &mut Floats {
+    fn pool(&mut self, pool: Pool) -> &mut Vec<f32> {
         match pool {
             Pool::Weights => &mut self.weights,
             Pool::Grads => &mut self.grads,
@@ -489,13 +487,22 @@ impl Device for Cpu {
     }
 
     fn new(_: &NoOptions, pools: Pools) -> Result<Cpu> {
+        // Zero pages of the system take room only once they are touched. (Asking for huge ones made no difference to a step.)
+        let zeros = |len: usize| match Vec::<f32>::new().try_reserve_exact(len) {
+            Ok(()) => Ok(vec![0.0; len]),
+            Err(_) => Err(Error::new(format!(
+                "not enough memory: the plan takes {:.2} GiB",
+                pools.total() as f64 * 4.0 / f64::powi(2.0, 30)
+            ))
+            .hint("a smaller --micro-batch takes less; `dino-host plan` shows what takes how much")),
+        };
         Ok(Cpu {
-            weights: Floats::new(pools.weights)?,
-            grads: Floats::new(pools.grads)?,
-            moments: Floats::new(pools.moments)?,
-            acts: Floats::new(pools.acts)?,
-            stats: Floats::new(pools.stats)?,
-            state: Floats::new(pools.state)?,
+            weights: zeros(pools.weights)?,
+            grads: zeros(pools.grads)?,
+            moments: zeros(pools.moments)?,
+            acts: zeros(pools.acts)?,
+            stats: zeros(pools.stats)?,
+            state: zeros(pools.state)?,
             scratch: Vec::new(),
         })
     }

@@ -158,19 +158,15 @@ pub fn softmax_backward(
     }
 }
 
-/// The largest element; NaN if there is one.
+/// The largest element that is a number: whoever takes differences from it meets a NaN again.
 #[inline(always)]
 fn maximum(x: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let pick = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for c in chunks {
-        for i in 0..LANES {
-            lanes[i] = pick(lanes[i], c[i]);
-        }
-    }
-    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |a, &b| if a.is_nan() { a } else { pick(a, b) })
+    let pick = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, tail) = x.as_chunks::<16>();
+    let lanes = chunks.iter().fold([f32::NEG_INFINITY; 16], |l, c| std::array::from_fn(|i| pick(l[i], c[i])));
+    let lanes: [f32; 8] = std::array::from_fn(|i| pick(lanes[i], lanes[i + 8]));
+    let lanes: [f32; 4] = std::array::from_fn(|i| pick(lanes[i], lanes[i + 4]));
+    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |a, &b| pick(a, b))
 }
 
 /// A running softmax of slope x over one row: `top` is its largest x, `rest` the sum of exp(slope (x - top)) without the top's own 1,
@@ -238,7 +234,8 @@ pub fn running(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, slope: f32)
     if let Some(own) = s.iter_mut().find(|x| **x == 1.0) {
         *own = 0.0;
     }
-    Running { top, rest: ops::sum(s), spread: ops::sum(&spread) }
+    let rest = ops::sum(s);
+    Running { top: if rest.is_nan() { rest } else { top }, rest, spread: ops::sum(&spread) }
 }
 
 #[inline(always)]
@@ -321,14 +318,7 @@ pub fn adamw(
     bias2: f32,
     h: &[f32; hyper::LEN],
 ) {
-    // `ops::optim::adamw` with the root of std, which is an instruction: libm's is a call.
-    let (rate1, rate2, eps) = (h[hyper::RATE1], h[hyper::RATE2], h[hyper::EPS]);
-    for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
-        *p -= decay * *p;
-        *m += rate1 * (g - *m);
-        *v += rate2 * (g * g - *v);
-        *p -= step * *m / (v.sqrt() * bias2 + eps);
-    }
+    ops::optim::adamw(p, m, v, g, decay, step, bias2, h);
 }
 
 /// See [`ops::optim::ema`].

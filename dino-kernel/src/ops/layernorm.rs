@@ -48,30 +48,31 @@ pub fn backward<T: Real>(
         let (x, dy, dx) =
             (&x[r * n.cols..][..n.cols], &dy[r * n.cols..][..n.cols], &mut dx_acc[r * n.cols..][..n.cols]);
         let (mu, rs) = (mean[r], rstd[r]);
+        // One element: what it adds to dw, db, and to the sums of g and g x^.
+        let visit = |x: T, dy: T, w: T, dw: &mut T, db: &mut T, g_sum: &mut T, gx_sum: &mut T| {
+            let (xhat, g) = ((x - mu) * rs, dy * w);
+            *dw += dy * xhat;
+            *db += dy;
+            *g_sum += g;
+            *gx_sum += g * xhat;
+        };
         let (mut g_lanes, mut gx_lanes) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-        let whole = n.cols / LANES * LANES;
-        for at in (0..whole).step_by(LANES) {
+        let ((xs, x_tail), (dys, dy_tail)) = (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
+        let (ws, w_tail) = w[..n.cols].as_chunks::<LANES>();
+        let (dws, dw_tail) = dw[..n.cols].as_chunks_mut::<LANES>();
+        let (dbs, db_tail) = db[..n.cols].as_chunks_mut::<LANES>();
+        for ((((x, dy), w), dw), db) in xs.iter().zip(dys).zip(ws).zip(dws).zip(dbs) {
             for i in 0..LANES {
-                let xhat = (x[at + i] - mu) * rs;
-                let g = dy[at + i] * w[at + i];
-                dw[at + i] += dy[at + i] * xhat;
-                db[at + i] += dy[at + i];
-                g_lanes[i] += g;
-                gx_lanes[i] += g * xhat;
+                visit(x[i], dy[i], w[i], &mut dw[i], &mut db[i], &mut g_lanes[i], &mut gx_lanes[i]);
             }
         }
         let (mut g_sum, mut gx_sum) = (super::fold(g_lanes), super::fold(gx_lanes));
-        for i in whole..n.cols {
-            let xhat = (x[i] - mu) * rs;
-            let g = dy[i] * w[i];
-            dw[i] += dy[i] * xhat;
-            db[i] += dy[i];
-            g_sum += g;
-            gx_sum += g * xhat;
+        for ((((&x, &dy), &w), dw), db) in x_tail.iter().zip(dy_tail).zip(w_tail).zip(dw_tail).zip(db_tail) {
+            visit(x, dy, w, dw, db, &mut g_sum, &mut gx_sum);
         }
         let (g_mean, gx_mean) = (g_sum * inverse, gx_sum * inverse);
-        for i in 0..n.cols {
-            dx[i] += (dy[i] * w[i] - g_mean - (x[i] - mu) * rs * gx_mean) * rs;
+        for (((dx, &x), &dy), &w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
+            *dx += (dy * w - g_mean - (x - mu) * rs * gx_mean) * rs;
         }
     }
 }

@@ -18,16 +18,12 @@ use crate::real::Real;
 
 const LANES: usize = 16;
 
+/// Halves are added to halves. Spelled out: as a loop over the width it stayed scalar, 50 ns a row.
 #[inline(always)]
-fn fold<T: Real>(mut lanes: [T; LANES]) -> T {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+fn fold<T: Real>(x: [T; LANES]) -> T {
+    let x: [T; 8] = core::array::from_fn(|i| x[i] + x[i + 8]);
+    let x: [T; 4] = core::array::from_fn(|i| x[i] + x[i + 4]);
+    (x[0] + x[2]) + (x[1] + x[3])
 }
 
 /// Sum of a slice.
