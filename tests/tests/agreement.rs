@@ -15,7 +15,7 @@ use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
 use tests::for_backends;
 use tests::gpu::{OnGpu, f32_bound};
 use tests::plans::configs;
-use tests::training::{Run, hyper_numbers, random_views};
+use tests::training::{Run, View, hyper_numbers, random_views};
 
 // The reference agrees with itself, of course: the comparison is sound.
 for_backends!([reference: Reference<f32>, cpu: Cpu] [agrees_with_the_reference_word_by_word]);
@@ -43,6 +43,66 @@ fn agree<F: Factory>(who: &str, config: Config, seed: u64, teacher_temp: f64) {
     let worst = run.o.worst().expect("words were said");
     assert!(worst.error <= bound, "{who}: {worst:?} exceeds {bound:e} under {config:?}");
     assert_eq!(run.monitor(monitor::FINITE), 1.0, "{who}");
+}
+
+/// Crops of more tokens than the CPU keeps scores of at once, and fewer crops than threads, which then share out a crop's queries.
+#[test]
+fn long_crops_agree_on_any_number_of_threads() {
+    let backbone =
+        Vit { image: 68, patch: 4, channels: 1, dim: 12, depth: 2, heads: 2, mlp: 20, positions: Dialect::Published };
+    let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: false };
+    let views = Crops::one(Group { count: 2, height: 68, width: 69 });
+    let config = Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path: false, recompute: true };
+    for threads in [1, 3, 16] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| agree::<Cpu>("cpu", config, 5, 0.04));
+    }
+}
+
+/// What is not finite on the reference backend is not finite on the CPU: no fast word makes a number of it.
+#[test]
+fn the_cpu_makes_no_number_of_what_is_none() {
+    let poisons = prop::sample::select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY]);
+    let spread = std::cell::Cell::new(0);
+    proptest!(ProptestConfig::with_cases(64), |(config in configs(), seed in 0..1u64 << 32, poison in poisons,
+        view in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), in_weights in any::<bool>())| {
+        let plan = Plan::new(config).expect("a sound plan");
+        let mut views = random_views(&plan, seed);
+        if !in_weights {
+            let pixels = &mut views[view.index(plan.views())].pixels;
+            let at = at.index(pixels.len());
+            pixels[at] = poison;
+        }
+        let weight = in_weights.then(|| at.index(plan.table.len()));
+        let reference = after::<Reference<f32>>(plan, seed, &views, weight, poison);
+        let cpu = after::<Cpu>(plan, seed, &views, weight, poison);
+        for ((pool, reference), (_, cpu)) in reference.iter().zip(&cpu) {
+            for (i, (r, c)) in reference.iter().zip(cpu).enumerate() {
+                prop_assert!(r.is_finite() || !c.is_finite(), "{:?} {}: {} became {} under {:?}", pool, i, r, c, config);
+            }
+        }
+        let grads = &reference[2].1;
+        spread.set(spread.get() + grads.iter().filter(|g| !g.is_finite()).count());
+    });
+    assert!(spread.get() > 1000, "{} gradients that are not finite: too few to show anything", spread.get());
+}
+
+/// The pools after the forward and backward passes of a batch, of which one weight is perhaps `poison`.
+fn after<F: Factory>(
+    plan: Plan,
+    seed: u64,
+    views: &[View],
+    weight: Option<usize>,
+    poison: f64,
+) -> Vec<(Pool, Vec<f64>)> {
+    let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), seed);
+    if let Some(at) = weight {
+        run.o.write(Pool::Weights, at, &[poison]);
+    }
+    run.accumulate(&hyper_numbers(), views);
+    let n = plan.pools;
+    let pools = [(Pool::Acts, n.acts), (Pool::Stats, n.stats), (Pool::Grads, n.grads), (Pool::State, n.state)];
+    pools.map(|(pool, len)| (pool, read_span(&mut run.o, pool, Span { at: 0, len }))).into()
 }
 
 /// Everything a step may change for good.

@@ -278,8 +278,9 @@ fn products_that_overflow_are_refused() {
 
 // -------------------------------------------------------------------------------------------------------- micro-batches
 
-for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>] [any_split_of_a_batch]);
-for_backends!([reference: Reference<f64>, cpu: Cpu] [computing_again_changes_no_bit]);
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [
+    any_split_of_a_batch, computing_again_changes_no_bit,
+]);
 
 /// How far two splits may differ, by what the backend computes in.
 trait Tolerance {
@@ -288,6 +289,10 @@ trait Tolerance {
 
 impl<T: Real> Tolerance for Reference<T> {
     const GRADIENT: f64 = if size_of::<T>() == 4 { 1e-6 } else { 1e-14 };
+}
+
+impl Tolerance for Cpu {
+    const GRADIENT: f64 = 1e-6;
 }
 
 /// The gradients, the teacher's sum and the centre do not depend on how a batch was split, with stochastic depth drawn by image.

@@ -137,7 +137,8 @@ fn part(len: usize, parts: usize) -> usize {
 /// Rows and columns of the tiles that an (m, n) result is cut into: of all grids with so many tasks the one that packs least.
 fn tile_size(m: usize, n: usize) -> [usize; 2] {
     let tasks = tasks(m * n);
-    let grids = (1..=tasks).filter(|down| tasks % down == 0).map(|down| [part(m, down), part(n, tasks / down)]);
+    let grids =
+        (1..=tasks).filter(|down| tasks.is_multiple_of(*down)).map(|down| [part(m, down), part(n, tasks / down)]);
     let packed = |&[rows, cols]: &[usize; 2]| m.div_ceil(rows) * n + n.div_ceil(cols) * m;
     grids.min_by_key(packed).unwrap_or([m.max(1), n.max(1)])
 }
@@ -158,22 +159,28 @@ pub fn row_block(rows: usize) -> usize {
     rows.div_ceil(16).next_multiple_of(32).clamp(64, 512)
 }
 
-/// Fewer rows than this are not cut: their product is cut by columns instead.
-const FEW: usize = 64;
+/// Least rows of a block that goes through a layer on its own. Fewer than that for every thread, and the product is cut as its shape
+/// suggests (by columns, mostly: each weight is then packed once), the bias added in a pass of its own.
+const FEW: usize = 256;
 
-/// Rows of a block of a layer of `rows` rows, one block a task: a block of 256 rows counts as a tile.
-fn by_rows(rows: usize) -> usize {
-    part(rows, tasks(rows * (TILE / 256))).max(FEW)
+/// Rows of a block of a layer of `rows` rows, one block a task; none where they are too few.
+fn by_rows(rows: usize) -> Option<usize> {
+    let block = part(rows, tasks(rows * (TILE / FEW)));
+    (block >= FEW).then_some(block)
+}
+
+/// Rows of a pass over a matrix in the cache, one block a task.
+fn rows_a_task(rows: usize) -> usize {
+    rows.div_ceil(rayon::current_num_threads()).max(1)
 }
 
 /// y (rows, out) = x (rows, inp) w (out, inp)^T + b.
 pub fn linear(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
     let (rows, out) = (y.len() / b.len(), b.len());
-    if rows <= FEW {
+    let Some(block) = by_rows(rows) else {
         product(y, out, View::rows(x, inp), View::transposed(w, inp), [rows, inp, out], 0.0);
-        return super::rows::add_bias(y, b);
-    }
-    let block = by_rows(rows);
+        return y.par_chunks_mut(rows_a_task(rows) * out).for_each(|y| super::rows::add_bias(y, b));
+    };
     y.par_chunks_mut(block * out).zip(x.par_chunks(block * inp)).for_each(|(y, x)| {
         sgemm(y, out, View::rows(x, inp), View::transposed(w, inp), [y.len() / out, inp, out], 0.0);
         super::rows::add_bias(y, b);
@@ -183,11 +190,12 @@ pub fn linear(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
 /// pre = x w^T + b; y = gelu(pre).
 pub fn linear_gelu(y: &mut [f32], pre: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
     let (rows, out) = (y.len() / b.len(), b.len());
-    if rows <= FEW {
+    let Some(block) = by_rows(rows) else {
         product(pre, out, View::rows(x, inp), View::transposed(w, inp), [rows, inp, out], 0.0);
-        return super::rows::bias_gelu(y, pre, b);
-    }
-    let block = by_rows(rows);
+        let chunk = rows_a_task(rows) * out;
+        let written = y.par_chunks_mut(chunk).zip(pre.par_chunks_mut(chunk));
+        return written.for_each(|(y, pre)| super::rows::bias_gelu(y, pre, b));
+    };
     let written = y.par_chunks_mut(block * out).zip(pre.par_chunks_mut(block * out));
     written.zip(x.par_chunks(block * inp)).for_each(|((y, pre), x)| {
         sgemm(pre, out, View::rows(x, inp), View::transposed(w, inp), [pre.len() / out, inp, out], 0.0);

@@ -169,6 +169,17 @@ fn maximum(x: &[f32]) -> f32 {
     lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |a, &b| pick(a, b))
 }
 
+/// Calls `found` with every element that is at least `least`, and its place.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn at_least(x: &[f32], least: f32, found: &mut dyn FnMut(usize, f32)) {
+    for (i, part) in x.chunks(64).enumerate() {
+        // Nearly every part has none: one look for all of it.
+        if maximum(part) >= least {
+            part.iter().enumerate().filter(|(_, s)| **s >= least).for_each(|(j, &s)| found(64 * i + j, s));
+        }
+    }
+}
+
 /// A running softmax of slope x over one row: `top` is its largest x, `rest` the sum of exp(slope (x - top)) without the top's own 1,
 /// `spread` the sum of exp(slope (x - top)) slope (top - x). Kept apart from the 1, and with no negative term, a nearly one-hot row keeps its digits.
 #[derive(Clone, Copy, Debug)]

@@ -2,9 +2,11 @@
 //! similar bank rows vote for their class with weight exp(similarity / T).
 
 use crate::cpu::gemm::{View, sgemm};
+use crate::cpu::rows::at_least;
 use crate::error::{Error, Result};
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
+use std::cmp::Ordering;
 
 /// The vote's outcome for one k.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -34,10 +36,12 @@ pub fn normalise(mut x: Array2<f32>) -> Array2<f32> {
     x
 }
 
-/// Queries a task takes at once.
-const BLOCK: usize = 32;
+/// Queries a task takes at once: the bank is packed once for all of them.
+const BLOCK: usize = 512;
 /// Bank rows a product takes at once: the similarities of a block stay in the cache.
-const TILE: usize = 2048;
+const TILE: usize = 512;
+/// How many candidates a query gathers before it drops all but the best `k`: so many times `k`, and no fewer than 64.
+const GATHER: usize = 4;
 
 /// The `k` rows of `bank` most similar to each row of `queries` (fewer if the bank has fewer); both normalised. Among equals the
 /// earlier row comes first, so the answer does not depend on how the work is cut.
@@ -52,18 +56,24 @@ pub fn neighbours(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> 
         .map(|q| {
             let rows = q.len() / d;
             let mut s = vec![0.0; rows * TILE];
-            let mut best: Vec<Vec<(f32, u32)>> = vec![Vec::with_capacity(2 * k + TILE); rows];
+            // The candidates, and the least similarity that is still of interest.
+            let most = (GATHER * k).max(64);
+            let mut best: Vec<(Vec<(f32, u32)>, f32)> = vec![(Vec::new(), f32::NEG_INFINITY); rows];
             for (tile, part) in bank.chunks(TILE * d).enumerate() {
                 let cols = part.len() / d;
                 sgemm(&mut s, TILE, View::rows(q, d), View::transposed(part, d), [rows, d, cols], 0.0);
-                for (row, best) in s.chunks(TILE).zip(&mut best) {
-                    let least = if best.len() == k { best[k - 1].0 } else { f32::NEG_INFINITY };
-                    let above = row[..cols].iter().enumerate().filter(|(_, s)| **s >= least);
-                    best.extend(above.map(|(i, &s)| (s, (tile * TILE + i) as u32)));
-                    keep(best, k);
+                for (row, (best, least)) in s.chunks(TILE).zip(&mut best) {
+                    at_least(&row[..cols], *least, &mut |i, s| best.push((s, (tile * TILE + i) as u32)));
+                    if best.len() > most {
+                        *least = keep(best, k);
+                    }
                 }
             }
-            best.iter().flatten().copied().unzip()
+            for (best, _) in &mut best {
+                keep(best, k);
+                best.sort_unstable_by(order);
+            }
+            best.into_iter().flat_map(|(best, _)| best).unzip()
         })
         .collect_into_vec(&mut all);
     let (mut similarities, mut indices) = (Vec::new(), Vec::new());
@@ -74,14 +84,20 @@ pub fn neighbours(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> 
     Neighbours { k, similarities, indices }
 }
 
-/// Sorts the `k` best to the front and drops the rest.
-fn keep(best: &mut Vec<(f32, u32)>, k: usize) {
-    let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-    if best.len() > k && k > 0 {
-        best.select_nth_unstable_by(k - 1, order);
+/// The more similar first; among equals the earlier row.
+fn order(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// Drops all but the `k` best, and gives the least similarity among them, if there are so many.
+fn keep(best: &mut Vec<(f32, u32)>, k: usize) -> f32 {
+    if best.len() < k || k == 0 {
         best.truncate(k);
+        return f32::NEG_INFINITY;
     }
-    best.sort_unstable_by(order);
+    let least = best.select_nth_unstable_by(k - 1, order).1.0;
+    best.truncate(k);
+    least
 }
 
 impl Neighbours {
