@@ -46,7 +46,15 @@ impl<'a> Arbitrary<'a> for Sizes {
         let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: u.arbitrary()? };
         let micro_batch = size(u)?;
         let batch = if u.ratio(9, 10)? { micro_batch.wrapping_mul(size(u)?) } else { size(u)? };
-        Ok(Sizes(Config { backbone, head, views, batch, micro_batch, drop_path: u.arbitrary()?, recompute: u.arbitrary()? }))
+        Ok(Sizes(Config {
+            backbone,
+            head,
+            views,
+            batch,
+            micro_batch,
+            drop_path: u.arbitrary()?,
+            recompute: u.arbitrary()?,
+        }))
     }
 }
 
