@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Rows of the token matrix that a micro-batch chosen for the user makes at most, on a CPU: enough for the products to run at full
-/// speed, few enough for the activations of the published model to stay around two gigabytes.
+/// speed, few enough for the activations of the published model to stay below two gigabytes.
 pub const MICRO_BATCH_TOKENS: usize = 8192;
 
 /// Declares `Flags` (every key optional: flags and files) and `Config` (every key with its value).

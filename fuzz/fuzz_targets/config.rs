@@ -9,7 +9,7 @@ fuzz_target!(|text: &str| {
     for mut config in [Config::small(), Config::published()] {
         config.set(&flags);
         let Ok(config) = config.resolve() else { continue };
-        let plan = config.plan().expect("a resolved configuration has a plan");
+        let plan = config.plan(true).expect("a resolved configuration has a plan");
         assert_eq!(plan.config.batch % plan.config.micro_batch, 0);
         for per_epoch in [1, u32::MAX as u64] {
             let steps = config.epochs * per_epoch;

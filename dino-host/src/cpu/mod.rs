@@ -1,7 +1,7 @@
 //! The CPU backend: rayon over blocks of rows, `matrixmultiply` inside, row kernels that vectorise. Words that cost nothing run
 //! through the reference backend.
 //!
-//! Same bits for any number of threads: work is cut by shape, every sum has a fixed order.
+//! Same bits for any number of threads: every sum has a fixed order, whichever thread or tile it falls to.
 
 mod attention;
 pub mod fast;
