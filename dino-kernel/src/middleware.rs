@@ -341,7 +341,8 @@ words!(checked);
 pub struct Tally {
     pub calls: u64,
     pub nanoseconds: u64,
-    /// Floating-point operations of its matrix products, as its formula needs them; of a word without products none.
+    /// Floating-point operations of its matrix products, as its formula needs them, however often a backend makes them; of a word
+    /// without products none, nor of `attention_rows`, which no step says.
     pub operations: u64,
 }
 

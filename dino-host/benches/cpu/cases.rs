@@ -36,7 +36,7 @@ pub struct Measured {
     pub median_ms: f64,
     pub images: usize,
     pub micro_batch: usize,
-    /// Products that were computed, 10^9 operations.
+    /// Products that the formulas of the words need (a word's second look at the same logits is not counted), 10^9 operations.
     pub gflop: f64,
     /// Of sgemm on all threads, GFLOP/s.
     pub ceiling: f64,
@@ -128,7 +128,7 @@ fn times(count: usize, mut call: impl FnMut(usize)) -> Vec<f64> {
 struct Data {
     config: Config,
     plan: Plan,
-    /// Of one micro-batch; every micro-batch gets the same.
+    /// Of the whole batch.
     pixels: Vec<f32>,
 }
 
@@ -152,7 +152,7 @@ impl Training {
         cpu.upload(Pool::Weights, 0, &weights);
         cpu.upload(Pool::Weights, plan.table.len(), &weights);
         drop(weights);
-        let pixels = noise(plan.pixels.len());
+        let pixels = noise(plan.parts() * plan.pixels.len());
         Ok(Training { data: Data { config, plan, pixels }, cpu })
     }
 }
@@ -163,12 +163,13 @@ impl Data {
         let (plan, config) = (&self.plan, &self.config);
         let hyper = config.hyper(number as u64, 1).derive(config.batch, plan.views(), plan.teachers());
         let images: Vec<u32> = (0..config.batch as u32).collect();
-        let part = |images: &[u32]| {
+        let parts = images.chunks(config.micro_batch).zip(self.pixels.chunks(plan.pixels.len()));
+        let part = |(images, pixels): (&[u32], _)| {
             let mut drop = vec![0.0; plan.student.acts.drop().len()];
             plan.drop_path(&mut drop, config.seed, number as u32, images, config.drop_path_rate);
-            Part { drop, pixels: &self.pixels }
+            Part { drop, pixels }
         };
-        Step { hyper: hyper.map(|x| x as f32), parts: images.chunks(config.micro_batch).map(part).collect() }
+        Step { hyper: hyper.map(|x| x as f32), parts: parts.map(part).collect() }
     }
 }
 
@@ -179,15 +180,15 @@ fn clock() -> u64 {
 
 /// Ours in this process.
 pub fn measure(case: Case, steps: usize, micro_batch: usize) -> Result<Measured, String> {
-    let ceiling = sgemm::ceiling();
+    // The peak first: what comes after, the ceiling's own matrices among it, is not the case's.
     let measured = |times: Vec<f64>, images, micro_batch, operations: u64, weights| Measured {
+        peak_mib: peak_mib(),
         median_ms: median(times),
         images,
         micro_batch,
         gflop: operations as f64 / 1e9,
-        ceiling,
+        ceiling: sgemm::ceiling(),
         weights_mib: mib(weights),
-        peak_mib: peak_mib(),
     };
     let Some(config) = case.config() else {
         return match case {

@@ -102,7 +102,7 @@ fn pairs(args: &Args, reference: &Reference, case: Case, mode: &Mode) -> Result<
 
 fn table(args: &Args, cases: &[Case]) -> Result<(), String> {
     println!(
-        "| case | micro-batch | ms | img/s | GFLOP done | GFLOP/s | sgemm ceiling | share | peak RSS MiB | of it beyond |"
+        "| case | micro-batch | ms | img/s | GFLOP | GFLOP/s | sgemm ceiling | share | peak RSS MiB | of it beyond |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for &case in cases {
@@ -143,6 +143,9 @@ fn table(args: &Args, cases: &[Case]) -> Result<(), String> {
 }
 
 fn run(args: &Args) -> Result<(), String> {
+    if args.rounds == 0 || args.steps == 0 {
+        return Err("--rounds and --steps are at least 1".into());
+    }
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().map_err(|e| e.to_string())?;
     if let Some(case) = args.ours {
         let m = cases::measure(case, args.steps, args.micro_batch)?;

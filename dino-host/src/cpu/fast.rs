@@ -27,7 +27,7 @@ pub fn exp(x: f32) -> f32 {
     e * power(half) * power(n.wrapping_sub(half))
 }
 
-/// Beyond this Phi is 0 or 1 to f32.
+/// Beyond this Phi is taken as exactly 0 or 1; it is, to 2e-9.
 const LIMIT: f32 = 5.92;
 
 /// Phi(x), absolutely exact to 2.5e-7: 1/2 + x P(x^2) / Q(x^2), the weighted least-squares fit of degree 5 over 5 (its own error is

@@ -11,7 +11,6 @@
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 /// A strided matrix inside a slice: element (i, j) is `data[i * row + j * col]`.
 #[derive(Clone, Copy)]
@@ -37,14 +36,18 @@ impl<'a> View<'a> {
         View { data: &self.data[i * self.row + j * self.col..], ..*self }
     }
 
-    fn reach(&self, rows: usize, cols: usize) -> usize {
-        (rows - 1) * self.row + (cols - 1) * self.col
+    /// Whether the slice holds so many rows and columns, neither of them zero.
+    fn holds(&self, rows: usize, cols: usize) -> bool {
+        let far = |n: usize, step: usize| (n - 1).checked_mul(step);
+        let last = far(rows, self.row).zip(far(cols, self.col)).and_then(|(r, c)| r.checked_add(c));
+        last.is_some_and(|last| last < self.data.len())
     }
 }
 
 /// c (m, n; rows `stride` apart) = a (m, k) b (k, n) + beta c, on this thread.
 pub fn sgemm(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 3], beta: f32) {
-    Whole::new(c, stride, m, n).tile(0..m, 0..n).set(a, b, k, beta);
+    // SAFETY: the only tile of this result.
+    unsafe { Whole::new(c, stride, m, n).tile(0..m, 0..n) }.set(a, b, k, beta);
 }
 
 /// A result that is written by tiles.
@@ -57,7 +60,7 @@ struct Whole<'c> {
     _borrowed: PhantomData<&'c mut [f32]>,
 }
 
-// SAFETY: it is a mutable borrow of floats; `tile` is called for disjoint tiles only.
+// SAFETY: it is a mutable borrow of floats, and whoever calls `tile` promises that no two of them overlap.
 unsafe impl Send for Whole<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Whole<'_> {}
@@ -71,12 +74,14 @@ struct Tile<'c> {
 
 impl<'c> Whole<'c> {
     fn new(c: &'c mut [f32], stride: usize, m: usize, n: usize) -> Whole<'c> {
-        assert!(stride >= n && m.saturating_sub(1) * stride + n <= c.len(), "c has room for {m} x {n}");
+        let len = m.checked_sub(1).map_or(Some(0), |rows| rows.checked_mul(stride)?.checked_add(n));
+        assert!(stride >= n && len.is_some_and(|len| len <= c.len()), "c has room for {m} x {n}");
         Whole { c: c.as_mut_ptr(), stride, m, n, _borrowed: PhantomData }
     }
 
-    /// Private to this file, whose tiles of one result never overlap.
-    fn tile(self, rows: Range<usize>, cols: Range<usize>) -> Tile<'c> {
+    /// # Safety
+    /// No two tiles of one result that are in use at the same time may overlap.
+    unsafe fn tile(self, rows: Range<usize>, cols: Range<usize>) -> Tile<'c> {
         assert!(rows.end <= self.m && cols.end <= self.n, "a tile of {} x {}", self.m, self.n);
         Tile { whole: self, rows, cols }
     }
@@ -90,7 +95,7 @@ impl Tile<'_> {
             return;
         }
         let (a, b) = (a.from(self.rows.start, 0), b.from(0, self.cols.start));
-        assert!(a.reach(m, k) < a.data.len() && b.reach(k, n) < b.data.len(), "a is {m} x {k}, b is {k} x {n}");
+        assert!(a.holds(m, k) && b.holds(k, n), "a is {m} x {k}, b is {k} x {n}");
         let (ra, ca, rb, cb) = (a.row as isize, a.col as isize, b.row as isize, b.col as isize);
         let stride = self.whole.stride;
         // SAFETY: the asserts above and in `Whole` bound every element that m, k, n and the strides reach; the result is borrowed
@@ -122,21 +127,21 @@ pub fn instructions() -> &'static str {
 /// Least elements of a tile where there are more tiles than threads: smaller ones pack too much.
 const TILE: usize = 1 << 17;
 
-/// How many tasks a result of `len` elements is worth: as many for every thread, one, or two where they are large, so that a thread
-/// that falls behind is helped.
-fn tasks(len: usize) -> usize {
+/// How many tasks are made of work that so many would be worth their while: as many for every thread, one, or two where there is
+/// enough, so that a thread that falls behind is helped.
+fn tasks(worthwhile: usize) -> usize {
     let threads = rayon::current_num_threads();
-    threads * (len / TILE / threads).clamp(1, 2)
+    threads * (worthwhile / threads).clamp(1, 2)
 }
 
-/// `len` cut into at most `parts` parts of whole kernel tiles (16).
+/// Length of a part where `len` is cut into at most `parts` parts of whole kernel tiles (16).
 fn part(len: usize, parts: usize) -> usize {
     len.div_ceil(parts).next_multiple_of(16).max(16)
 }
 
 /// Rows and columns of the tiles that an (m, n) result is cut into: of all grids with so many tasks the one that packs least.
 fn tile_size(m: usize, n: usize) -> [usize; 2] {
-    let tasks = tasks(m * n);
+    let tasks = tasks(m * n / TILE);
     let grids =
         (1..=tasks).filter(|down| tasks.is_multiple_of(*down)).map(|down| [part(m, down), part(n, tasks / down)]);
     let packed = |&[rows, cols]: &[usize; 2]| m.div_ceil(rows) * n + n.div_ceil(cols) * m;
@@ -149,7 +154,9 @@ pub fn product(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize
     let across = n.div_ceil(cols);
     (0..m.div_ceil(rows) * across).into_par_iter().for_each(|i| {
         let (row, col) = (i / across * rows, i % across * cols);
-        whole.tile(row..(row + rows).min(m), col..(col + cols).min(n)).set(a, b, k, beta);
+        // SAFETY: the tiles of a grid are disjoint.
+        let mut tile = unsafe { whole.tile(row..(row + rows).min(m), col..(col + cols).min(n)) };
+        tile.set(a, b, k, beta);
     });
 }
 
@@ -165,7 +172,7 @@ const FEW: usize = 256;
 
 /// Rows of a block of a layer of `rows` rows, one block a task; none where they are too few.
 fn by_rows(rows: usize) -> Option<usize> {
-    let block = part(rows, tasks(rows * (TILE / FEW)));
+    let block = part(rows, tasks(rows / FEW));
     (block >= FEW).then_some(block)
 }
 
@@ -219,11 +226,9 @@ pub fn weight_gradient(dw: &mut [f32], db: &mut [f32], dy: &[f32], x: &[f32], in
     let bands = dw.par_chunks_mut(band * inp).zip(db.par_chunks_mut(band)).enumerate();
     bands.for_each(|(i, (dw, db))| {
         let (whole, rows) = (Whole::new(dw, inp, db.len(), inp), db.len());
-        // Whoever takes the first columns also sums.
-        let db = Mutex::new(db);
-        (0..inp.div_ceil(cols)).into_par_iter().for_each(|j| {
-            let mut sums = (j == 0).then(|| db.lock().unwrap_or_else(PoisonError::into_inner));
-            let mut tile = whole.tile(0..rows, j * cols..((j + 1) * cols).min(inp));
+        let column = |j: usize, mut sums: Option<&mut [f32]>| {
+            // SAFETY: every column of tiles is visited once.
+            let mut tile = unsafe { whole.tile(0..rows, j * cols..((j + 1) * cols).min(inp)) };
             for (dy, x) in dy.chunks(ROWS * out).zip(x.chunks(ROWS * inp)) {
                 let dy = &dy[i * band..];
                 if let Some(sums) = &mut sums {
@@ -231,7 +236,10 @@ pub fn weight_gradient(dw: &mut [f32], db: &mut [f32], dy: &[f32], x: &[f32], in
                 }
                 tile.set(View::transposed(dy, out), View::rows(x, inp), x.len() / inp, 1.0);
             }
-        });
+        };
+        // Whoever takes the first columns also sums.
+        let others = 1..inp.div_ceil(cols);
+        rayon::join(|| column(0, Some(db)), || others.into_par_iter().for_each(|j| column(j, None)));
     });
 }
 
@@ -261,7 +269,8 @@ mod tests {
                     let mut tiled = c.clone();
                     let w = Whole::new(&mut tiled, n, m, n);
                     for (i, j) in (0..m).step_by(rows).flat_map(|i| (0..n).step_by(cols).map(move |j| (i, j))) {
-                        w.tile(i..(i + rows).min(m), j..(j + cols).min(n)).set(a, b, k, beta);
+                        // SAFETY: one after the other.
+                        unsafe { w.tile(i..(i + rows).min(m), j..(j + cols).min(n)) }.set(a, b, k, beta);
                     }
                     assert!(tiled == whole, "{m} x {k} x {n} in tiles of {rows} x {cols}");
                 }
@@ -277,6 +286,7 @@ mod tests {
         for (m, n) in [(1, 1), (10, 2048), (3168, 768), (192, 768), (1536, 384), (0, 5), (5, 0)] {
             let [rows, cols] = tile_size(m, n);
             assert!(rows > 0 && cols > 0, "{m} x {n}: {rows} x {cols}");
+            sgemm(&mut [], n, View::rows(&[], 3), View::rows(&[], n), [0, 3, n], 0.0);
         }
     }
 }

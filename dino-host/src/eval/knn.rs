@@ -36,7 +36,7 @@ pub fn normalise(mut x: Array2<f32>) -> Array2<f32> {
     x
 }
 
-/// Queries a task takes at once: the bank is packed once for all of them.
+/// Queries a task takes at most: the bank is packed once for all of them.
 const BLOCK: usize = 512;
 /// Bank rows a product takes at once: the similarities of a block stay in the cache.
 const TILE: usize = 512;
@@ -51,8 +51,9 @@ pub fn neighbours(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> 
     let queries = queries.as_standard_layout();
     let (bank, queries) = (bank.as_slice().unwrap_or(&[]), queries.as_slice().unwrap_or(&[]));
     let mut all: Vec<(Vec<f32>, Vec<u32>)> = Vec::new();
+    let block = queries.len().div_ceil(d.max(1)).div_ceil(rayon::current_num_threads()).clamp(32, BLOCK);
     queries
-        .par_chunks(BLOCK * d)
+        .par_chunks(block * d)
         .map(|q| {
             let rows = q.len() / d;
             let mut s = vec![0.0; rows * TILE];

@@ -479,7 +479,7 @@ impl Vit {
         let x = a.act(rows * self.dim);
         a.next += blocks * (a.next - x.0.at);
         let shared = match save {
-            Save::Least => {
+            Save::Least if full > 0 => {
                 let norm = a.act(rows * self.dim);
                 Some([norm, norm, a.act(rows * self.mlp)])
             }

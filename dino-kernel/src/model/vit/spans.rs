@@ -89,7 +89,7 @@ impl VitActs {
         for i in 0..=blocks {
             pass_on(f, part, "stream.", i, [("x", Pool::Acts, self.stream(i).0)]);
         }
-        if self.save == Save::Least {
+        if self.save == Save::Least && blocks > 0 {
             let (norm, hid) = (self.block.norm.y.0, self.block.mlp.hid.0);
             pass_on(f, part, "", 0, [("norms.y", Pool::Acts, norm), ("mlps.hid", Pool::Acts, hid)]);
         }
