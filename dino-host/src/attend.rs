@@ -115,7 +115,7 @@ fn fit(image: &Image, short: usize, patch: usize) -> Result<Image> {
     let window = Region { top: (height - tall) / 2, left: (width - wide) / 2, height: tall, width: wide };
     let mut pixels = Vec::new();
     Resizer::default().run(&mut pixels, image, Region::whole(h, w), (height, width), window, Filter::Bicubic);
-    Ok(Image { width: wide, height: tall, pixels })
+    Ok(Image { width: wide, height: tall, channels: 3, pixels })
 }
 
 /// A picture in the making.
@@ -205,7 +205,7 @@ mod tests {
 
     fn plain(width: usize, height: usize) -> Image {
         let pixels = (0..3 * width * height).map(|i| (i * 7 % 251) as u8).collect();
-        Image { width, height, pixels }
+        Image { width, height, channels: 3, pixels }
     }
 
     #[test]

@@ -315,7 +315,7 @@ pub fn resize_and_center(image: &Image, short: usize, size: usize) -> Image {
     let window = Region { top: offset(height), left: offset(width), height: size, width: size };
     let mut pixels = Vec::new();
     Resizer::default().run(&mut pixels, image, Region::whole(h, w), (height, width), window, Filter::Bicubic);
-    Image { width: size, height: size, pixels }
+    Image { width: size, height: size, channels: image.channels, pixels }
 }
 
 #[cfg(test)]
@@ -331,7 +331,7 @@ mod tests {
     fn picture(height: usize, width: usize) -> Image {
         let mut r = Rng::new(1, 0, 0, 0, Kind::Test, 0);
         let pixels = (0..height * width * 3).map(|i| (i as u32 / 3 % 97 * 2 + r.below(60)) as u8).collect();
-        Image { width, height, pixels }
+        Image { width, height, channels: 3, pixels }
     }
 
     /// Small crops, no normalisation, and nothing random but the cut-out.
@@ -503,7 +503,7 @@ mod tests {
 
     #[test]
     fn the_mean_and_deviation_are_applied_per_channel() {
-        let image = Image { width: 1, height: 2, pixels: vec![0, 51, 255, 255, 102, 0] };
+        let image = Image { width: 1, height: 2, channels: 3, pixels: vec![0, 51, 255, 255, 102, 0] };
         let mut out = [0.0; 6];
         normalize(&mut out, &image.pixels, [0.5, 0.2, 0.0], [0.5, 0.1, 2.0]);
         let want = [-1.0, 1.0, 0.0, 2.0, 0.5, 0.0];

@@ -180,5 +180,5 @@ pub fn resize(image: &Image, height: usize, width: usize, filter: Filter) -> Ima
 pub fn resized_crop(image: &Image, source: Region, height: usize, width: usize, filter: Filter) -> Image {
     let mut pixels = Vec::new();
     Resizer::default().run(&mut pixels, image, source, (height, width), Region::whole(height, width), filter);
-    Image { width, height, pixels }
+    Image { width, height, channels: image.channels, pixels }
 }

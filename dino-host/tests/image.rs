@@ -45,7 +45,7 @@ impl Fixtures {
         let tensors = self.tensors();
         let t = tensors.tensor(name).unwrap();
         assert_eq!((t.dtype(), t.shape()[2]), (Dtype::U8, 3), "{name}");
-        Image { height: t.shape()[0], width: t.shape()[1], pixels: t.data().to_vec() }
+        Image { height: t.shape()[0], width: t.shape()[1], channels: 3, pixels: t.data().to_vec() }
     }
 
     fn words(&self, name: &str, dtype: Dtype) -> Vec<[u8; 4]> {
@@ -178,7 +178,7 @@ fn evaluation_view_is_published_at_224_and_leaves_images_of_the_size_alone() {
 #[test]
 fn any_shape_can_be_resized() {
     for (h, w) in [(1, 1), (1, 300), (300, 1), (2, 3)] {
-        let image = Image { height: h, width: w, pixels: vec![77; h * w * 3] };
+        let image = Image { height: h, width: w, channels: 3, pixels: vec![77; h * w * 3] };
         for size in [1, 2, 7, 33] {
             let crop = resized_crop(&image, Region::whole(h, w), size, size + 1, Filter::Bicubic);
             assert!(crop.pixels.len() == size * (size + 1) * 3 && crop.pixels.iter().all(|&x| x == 77));

@@ -84,7 +84,8 @@ impl Dataset for Builtin {
     fn image(&self, i: usize) -> Result<Image> {
         self.check(i)?;
         let (scene, mut rng) = self.scene(i);
-        Ok(Image { width: self.side, height: self.side, pixels: scene.render(self.side, true, &mut rng) })
+        let pixels = scene.render(self.side, true, &mut rng);
+        Ok(Image { width: self.side, height: self.side, channels: 3, pixels })
     }
 
     fn label(&self, i: usize) -> Option<u32> {

@@ -135,7 +135,7 @@ impl Dataset for Cifar {
     fn image(&self, i: usize) -> Result<Image> {
         let record = self.record(i);
         let pixels = (0..PLANE).flat_map(|p| [0, 1, 2].map(|c| record[1 + c * PLANE + p])).collect();
-        Ok(Image { width: SIDE, height: SIDE, pixels })
+        Ok(Image { width: SIDE, height: SIDE, channels: 3, pixels })
     }
     fn label(&self, i: usize) -> Option<u32> {
         Some(self.record(i)[0] as u32)

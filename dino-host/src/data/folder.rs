@@ -219,7 +219,7 @@ pub fn decode_bytes(path: &Path, bytes: &[u8]) -> Result<Image> {
     reader.limits(limits);
     let reader = reader.with_guessed_format().map_err(|e| unreadable(path, &e))?;
     let rgb = reader.decode().map_err(failed)?.into_rgb8();
-    Ok(Image { width: rgb.width() as usize, height: rgb.height() as usize, pixels: rgb.into_raw() })
+    Ok(Image { width: rgb.width() as usize, height: rgb.height() as usize, channels: 3, pixels: rgb.into_raw() })
 }
 
 /// Whether the end marker of a JPEG is there. The decoder fills what is missing with grey and says nothing; a training

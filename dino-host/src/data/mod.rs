@@ -11,15 +11,33 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 pub use folder::{decode, decode_bytes};
 
-/// An RGB image, 8 bits a channel.
+/// An image, 8 bits a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// Pixels in a row.
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// `height * width * 3` bytes, rows top to bottom, R G B interleaved.
+    /// Values a pixel: 3 are R G B, 1 is grey, any other number are bands without a meaning of their own.
+    pub channels: usize,
+    /// `height * width * channels` bytes, rows top to bottom, channels interleaved.
     pub pixels: Vec<u8>,
+}
+
+/// How files become images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decode {
+    /// Values a pixel of every image: 3 and 1 convert what is found (grey is repeated, colours become their luma, as Pillow's
+    /// `convert` does); any other number must be what the file has.
+    pub channels: usize,
+    /// Turn the image as its EXIF orientation says. The published recipe does not.
+    pub orient: bool,
+}
+
+impl Default for Decode {
+    fn default() -> Decode {
+        Decode { channels: 3, orient: true }
+    }
 }
 
 /// A fixed, ordered set of images. Index `i` always means the same image.

@@ -157,7 +157,7 @@ pub fn evaluate<D: Device>(
 }
 
 fn view(out: &mut [f32], set: &dyn Dataset, i: usize, config: &Config) -> Result<()> {
-    let (Image { width, height, pixels }, side) = (set.image(i)?, config.global_size);
+    let (Image { width, height, pixels, .. }, side) = (set.image(i)?, config.global_size);
     if (width, height) != (side, side) {
         let name = set.name(i);
         return Err(Error::new(format!(
