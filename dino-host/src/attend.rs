@@ -11,10 +11,9 @@ use crate::data::Image;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::attention::{Attention, check_keep, enlarge, mask};
-use crate::log::write_atomically;
+use crate::log::{write_atomically, write_png};
 use crate::resize::{Filter, Region, Resizer};
 use dino_kernel::crops::Group;
-use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use serde_json::json;
 use std::io::Write;
 use std::path::Path;
@@ -141,11 +140,7 @@ impl Canvas {
     }
 
     fn write(&self, path: &Path) -> Result<()> {
-        let mut png = Vec::new();
-        PngEncoder::new(&mut png)
-            .write_image(self.pixels.as_flattened(), self.width as u32, self.height as u32, ExtendedColorType::Rgb8)
-            .map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
-        write_atomically(path, |f| f.write_all(&png))
+        write_png(path, [self.width, self.height], self.pixels.as_flattened())
     }
 }
 

@@ -2,13 +2,13 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Flags};
-use crate::data::{self, Splits};
+use crate::data::{self, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::{attention, knn};
 use crate::features::{self, Extractor};
 use crate::train::{self, Outcome};
-use crate::{attend, check, inspect, memory};
+use crate::{attend, check, inspect, memory, sheets};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dino_kernel::init;
@@ -33,6 +33,8 @@ enum Command<O: Args> {
     Eval(Eval<O>),
     /// Draw what the class token of the last block attends to
     Attend(Attend<O>),
+    /// Draw the crops that a run would see, a row an image
+    Crops(Crops),
     /// Print every pool and tensor of a training step and their bytes; allocates nothing
     Plan(Plan<O>),
     /// Check every gradient against finite differences in f64, on this machine
@@ -101,6 +103,19 @@ struct Limit {
 }
 
 #[derive(Args)]
+struct Tolerance {
+    /// Stop at the first image that cannot be read, instead of naming it and going on without it
+    #[arg(long)]
+    strict: bool,
+}
+
+impl Tolerance {
+    fn faults(&self) -> Faults {
+        Faults::new(self.strict)
+    }
+}
+
+#[derive(Args)]
 struct Train<O: Args> {
     #[command(flatten)]
     model: Model,
@@ -117,6 +132,8 @@ struct Train<O: Args> {
     resume: bool,
     #[command(flatten)]
     limit: Limit,
+    #[command(flatten)]
+    tolerance: Tolerance,
 }
 
 /// Whose features.
@@ -145,6 +162,8 @@ struct Source<O: Args> {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tolerance: Tolerance,
 }
 
 #[derive(Args)]
@@ -192,6 +211,29 @@ struct Attend<O: Args> {
     keep: f64,
     #[command(flatten)]
     shared: Shared<O>,
+}
+
+#[derive(Args)]
+struct Crops {
+    #[command(flatten)]
+    model: Model,
+    /// The configuration of this run's checkpoint.safetensors or teacher.safetensors, instead of flags
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["small", "config"])]
+    checkpoint: Option<PathBuf>,
+    /// Images, as `train` takes them, or `builtin`
+    #[arg(long, value_name = "PATH")]
+    data: String,
+    /// Folder for the sheets
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// How many images, in the order in which the epoch takes them
+    #[arg(long, default_value_t = 16)]
+    images: usize,
+    /// Which epoch, counted from 0
+    #[arg(long, default_value_t = 0)]
+    epoch: u64,
+    #[command(flatten)]
+    tolerance: Tolerance,
 }
 
 #[derive(Args)]
@@ -254,6 +296,7 @@ fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
         Command::Eval(Eval::Knn(args)) => run_knn::<D>(args),
         Command::Eval(Eval::Attention(args)) => run_attention::<D>(args),
         Command::Attend(args) => run_attend::<D>(args),
+        Command::Crops(args) => run_crops::<D>(args),
         Command::Plan(args) => run_plan::<D>(args),
         Command::Check => Ok(if check::run() { 0 } else { 1 }),
     }
@@ -362,7 +405,8 @@ fn run_train<D: Device>(args: Train<D::Options>) -> Result<u8> {
         }
         eprintln!("stopping after this step; once more to stop at once");
     });
-    let run = train::Run::<D> { device, config, splits: &splits, out, resume: args.resume, data, stop: &STOP };
+    let (resume, faults) = (args.resume, args.tolerance.faults());
+    let run = train::Run::<D> { device, config, splits: &splits, faults: &faults, out, resume, data, stop: &STOP };
     Ok(match train::run(&run)? {
         Outcome::Finished => 0,
         Outcome::Interrupted => 130,
@@ -414,25 +458,31 @@ fn run_knn<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Pixels });
     let (mut config, weights) = network::<D>(&args.source, which)?;
     let splits = open(&args.source.data, &config)?;
+    let unlabelled = || Error::new(format!("{} has no labels", args.source.data)).hint("class folders give labels");
+    if splits.train.classes().is_empty() || splits.test.classes().is_empty() {
+        return Err(unlabelled());
+    }
+    let (train, test, faults) = (&*splits.train, &*splits.test, args.source.tolerance.faults());
     // The preset may enlarge small images for its patches; pixels by themselves are taken as they are, unless a size was asked for.
     if which == Which::Pixels && !trained && args.source.model.named()?.global_size.is_none() {
-        let first = splits.train.image(0)?;
-        if first.width == first.height {
-            config.global_size = config.global_size.min(first.width);
+        match faults.image(train, 0)? {
+            Some(first) if first.width == first.height => {
+                config.global_size = config.global_size.min(first.width);
+            }
+            _ => (),
         }
     }
-    let (Some(bank_labels), Some(labels)) = (train::labels(&*splits.train), train::labels(&*splits.test)) else {
-        return Err(Error::new(format!("{} has no labels", args.source.data)).hint("class folders give labels"));
-    };
     let (bank, queries) = match weights {
-        None => (features::pixels(&*splits.train, &config)?, features::pixels(&*splits.test, &config)?),
+        None => (features::pixels(train, &faults, &config)?, features::pixels(test, &faults, &config)?),
         Some(weights) => {
             let mut extractor = Extractor::<D>::new(&args.source.shared.device, &config, &weights)?;
-            (extractor.run(&*splits.train, |_| ())?, extractor.run(&*splits.test, |_| ())?)
+            (extractor.run(train, &faults, |_| ())?, extractor.run(test, &faults, |_| ())?)
         }
     };
-    let width = bank.ncols();
-    let scores = knn::evaluate(bank, &bank_labels, queries, &labels, &args.k, args.temperature)?;
+    faults.say();
+    let (bank_labels, labels) = bank.labels(train).zip(queries.labels(test)).ok_or_else(unlabelled)?;
+    let width = bank.rows.ncols();
+    let scores = knn::evaluate(bank.rows, &bank_labels, queries.rows, &labels, &args.k, args.temperature)?;
     let name = format!("{which:?}").to_lowercase();
     if args.source.json {
         let json = serde_json::json!({
@@ -465,6 +515,18 @@ fn run_attention<D: Device>(args: Attention<D::Options>) -> Result<u8> {
         jaccard.heads.iter().enumerate().for_each(|(h, j)| println!("head {h}: {j:.3}"));
         println!("best head of every image: {:.3}", jaccard.best);
     }
+    Ok(0)
+}
+
+fn run_crops<D: Device>(args: Crops) -> Result<u8> {
+    let config = match &args.checkpoint {
+        Some(file) => Checkpoint::open(file)?.config,
+        None => args.model.resolve::<D>(Some(&args.data))?,
+    };
+    let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());
+    let drawn = sheets::draw(&config, &*splits.train, &faults, args.epoch, args.images, &args.out);
+    faults.say();
+    eprintln!("{}", drawn?);
     Ok(0)
 }
 

@@ -2,20 +2,41 @@
 
 use crate::augment::eval_view;
 use crate::config::Config;
-use crate::data::Dataset;
+use crate::data::{Dataset, Faults};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::middleware::Pool;
 use dino_kernel::model::vit::Output;
 use dino_kernel::plan::FeaturePlan;
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
 /// Images that go through the backbone at once: at most this many, fewer where they are large.
 pub(crate) fn batch(config: &Config) -> usize {
     let tokens = (config.global_size / config.patch_size).pow(2) + 1;
     (4096 / tokens).clamp(1, 64)
+}
+
+/// A row an image, for the images that could be read.
+pub struct Features {
+    /// (images, width)
+    pub rows: Array2<f32>,
+    /// Whose rows these are: indices into the set, ascending.
+    pub images: Vec<usize>,
+}
+
+impl Features {
+    /// `all` has a row for every image of a set, of which only `images` mean something.
+    fn of(all: Array2<f32>, images: Vec<usize>) -> Features {
+        let rows = if images.len() == all.nrows() { all } else { all.select(Axis(0), &images) };
+        Features { rows, images }
+    }
+
+    /// Their labels, if every one of them has one.
+    pub fn labels(&self, set: &dyn Dataset) -> Option<Vec<u32>> {
+        self.images.iter().map(|&i| set.label(i)).collect()
+    }
 }
 
 /// A backbone ready to turn evaluation views into features.
@@ -39,15 +60,16 @@ impl<D: Device> Extractor<D> {
         Ok(Extractor { device, plan, config: config.clone() })
     }
 
-    /// Features (images, C) of a whole set, in its order. `tick` hears how many images are done.
-    pub fn run(&mut self, set: &dyn Dataset, mut tick: impl FnMut(usize)) -> Result<Array2<f32>> {
+    /// Features of a whole set, in its order. `tick` hears how many images are done.
+    pub fn run(&mut self, set: &dyn Dataset, faults: &Faults, mut tick: impl FnMut(usize)) -> Result<Features> {
         let (dim, side) = (self.config.embed_dim, self.config.global_size);
         let (count, wide) = (self.plan.acts.crops().count(), 3 * side * side);
         let mut features = Array2::zeros((set.len(), dim));
+        let mut images = Vec::with_capacity(set.len());
         let mut pixels = vec![0.0; count * wide];
         for first in (0..set.len()).step_by(count) {
             let here = count.min(set.len() - first);
-            views(&mut pixels[..here * wide], set, first, &self.config)?;
+            images.extend(views(&mut pixels[..here * wide], set, faults, first, &self.config)?);
             self.device.upload(Pool::Acts, self.plan.pixels.0.at, &pixels);
             self.plan.forward(&mut self.device);
             let rows = features.as_slice_mut().expect("a new array is contiguous");
@@ -56,23 +78,27 @@ impl<D: Device> Extractor<D> {
             tick(first + here);
         }
         self.device.sync()?;
-        Ok(features)
+        Ok(Features::of(features, images))
     }
 }
 
-/// Evaluation views of images `first ..`, as many as `pixels` holds.
-fn views(pixels: &mut [f32], set: &dyn Dataset, first: usize, config: &Config) -> Result<()> {
+/// Evaluation views of images `first ..`, as many as `pixels` holds. Returns which of them could be read; the others' pixels stay.
+fn views(pixels: &mut [f32], set: &dyn Dataset, faults: &Faults, first: usize, config: &Config) -> Result<Vec<usize>> {
     let (side, augment) = (config.global_size, config.augment());
-    pixels.par_chunks_mut(3 * side * side).enumerate().try_for_each(|(i, out)| {
-        eval_view(&set.image(first + i)?, side, augment.mean, augment.std, out);
-        Ok(())
-    })
+    let views = pixels.par_chunks_mut(3 * side * side).enumerate().map(|(i, out)| {
+        Ok(faults.image(set, first + i)?.map(|image| {
+            eval_view(&image, side, augment.mean, augment.std, out);
+            first + i
+        }))
+    });
+    let read: Result<Vec<Option<usize>>> = views.collect();
+    Ok(read?.into_iter().flatten().collect())
 }
 
 /// Per-channel normalised pixels of the evaluation views (images, 3 side^2): the baseline features must beat.
-pub fn pixels(set: &dyn Dataset, config: &Config) -> Result<Array2<f32>> {
+pub fn pixels(set: &dyn Dataset, faults: &Faults, config: &Config) -> Result<Features> {
     let wide = 3 * config.global_size * config.global_size;
     let mut all = Array2::zeros((set.len(), wide));
-    views(all.as_slice_mut().expect("a new array is contiguous"), set, 0, config)?;
-    Ok(all)
+    let images = views(all.as_slice_mut().expect("a new array is contiguous"), set, faults, 0, config)?;
+    Ok(Features::of(all, images))
 }

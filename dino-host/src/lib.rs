@@ -18,4 +18,5 @@ pub mod log;
 pub mod memory;
 pub mod monitor;
 pub mod resize;
+pub mod sheets;
 pub mod train;

@@ -1,6 +1,8 @@
-//! What a run writes besides weights: `run.json`, `log.jsonl`, and files that are written aside and renamed.
+//! What a run writes besides weights: `run.json`, `log.jsonl`, pictures, and files that are written aside and renamed.
 
 use crate::error::{Error, Result};
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -19,6 +21,15 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> std::io::R
         Error::new(format!("cannot write {}: {e}", path.display()))
             .hint("is there room on the disk, and may you write there?")
     })
+}
+
+/// Writes an RGB picture, `width * height * 3` bytes, as PNG.
+pub fn write_png(path: &Path, [width, height]: [usize; 2], rgb: &[u8]) -> Result<()> {
+    let mut png = Vec::new();
+    PngEncoder::new(&mut png)
+        .write_image(rgb, width as u32, height as u32, ExtendedColorType::Rgb8)
+        .map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
+    write_atomically(path, |f| f.write_all(&png))
 }
 
 /// A number for JSON: null where it is not finite.

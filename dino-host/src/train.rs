@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{self, Checkpoint, Progress};
 use crate::config::Config;
-use crate::data::{Dataset, Splits};
+use crate::data::{Dataset, Faults, Splits};
 use crate::device::{self, Device, Part, QUEUE, Step};
 use crate::error::{Error, Result};
 use crate::eval::knn;
@@ -28,6 +28,8 @@ pub struct Run<'a, D: Device> {
     pub device: &'a D::Options,
     pub config: Config,
     pub splits: &'a Splits,
+    /// What cannot be read of them goes here.
+    pub faults: &'a Faults,
     pub out: PathBuf,
     pub resume: bool,
     /// What the data set was opened from, for `run.json`.
@@ -107,6 +109,9 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     };
     let mut watch = Watch::new(config.out_dim);
     let log = Log::open(&run.out.join(LOG), progress.step, |row| {
+        if row["kind"] == "unreadable" {
+            row["error"].as_str().into_iter().for_each(|error| run.faults.know(error));
+        }
         if let (Some(entropy), Some(kl)) = (row["teacher_entropy"].as_f64(), row["kl"].as_f64()) {
             watch.step(entropy, kl);
         }
@@ -202,7 +207,7 @@ impl<D: Device> Trainer<'_, D> {
         let recipe = self.recipe.clone();
         std::thread::scope(|scope| {
             let steps = self.progress.step..total;
-            let (batches, _thread) = recipe.start(scope, &*self.run.splits.train, steps.clone());
+            let (batches, _thread) = recipe.start(scope, &*self.run.splits.train, self.run.faults, steps.clone());
             for number in steps {
                 let started = Instant::now();
                 let batch = match batches.recv() {
@@ -211,6 +216,7 @@ impl<D: Device> Trainer<'_, D> {
                     Err(_) => return self.fail(Error::new("the loader thread ended early")),
                 };
                 let hyper = self.run.config.hyper(number, per_epoch);
+                self.take_faults(number)?;
                 self.queue(Pending { number, hyper, batch, waited: started.elapsed() })?;
                 self.take_reports(QUEUE - 1)?;
                 let done = number + 1;
@@ -277,6 +283,21 @@ impl<D: Device> Trainer<'_, D> {
             let took = self.reported.elapsed();
             self.reported = Instant::now();
             self.write_step(&step, &report, took)?;
+        }
+        Ok(())
+    }
+
+    /// Names the images that could not be read, once each.
+    fn take_faults(&mut self, step: u64) -> Result<()> {
+        for fault in self.run.faults.take() {
+            self.log.row(&json!({
+                "kind": "unreadable",
+                "step": step,
+                "image": fault.image,
+                "error": fault.error.message,
+                "count": fault.count,
+            }))?;
+            self.screen.say(&fault.to_string());
         }
         Ok(())
     }
@@ -389,7 +410,8 @@ impl<D: Device> Trainer<'_, D> {
             let mut weights = vec![0.0; self.plan.table.backbone_len()];
             self.device.download(Pool::Weights, self.plan.table.len(), &mut weights);
             self.device.sync().map_err(|e| self.lost(e))?;
-            let (rank, top1) = judge::<D>(self.run.device, config, &weights, self.run.splits)?;
+            let (rank, top1) = judge::<D>(self.run.device, config, &weights, self.run.splits, self.run.faults)?;
+            self.take_faults(step)?;
             row["feature_rank"] = number(rank);
             if let Some(top1) = top1 {
                 row["knn_top1"] = number(top1);
@@ -420,24 +442,18 @@ pub fn judge<D: Device>(
     config: &Config,
     weights: &[f32],
     splits: &Splits,
+    faults: &Faults,
 ) -> Result<(f64, Option<f64>)> {
     let mut extractor = Extractor::<D>::new(options, config, weights)?;
-    let bank = extractor.run(&*splits.train, |_| ())?;
-    let rank = effective_rank(&bank);
-    let (Some(bank_labels), Some(labels)) = (labels(&*splits.train), labels(&*splits.test)) else {
+    let bank = extractor.run(&*splits.train, faults, |_| ())?;
+    let rank = effective_rank(&bank.rows);
+    let Some(bank_labels) = bank.labels(&*splits.train) else { return Ok((rank, None)) };
+    let queries = extractor.run(&*splits.test, faults, |_| ())?;
+    let Some(labels) = queries.labels(&*splits.test).filter(|labels| !labels.is_empty()) else {
         return Ok((rank, None));
     };
-    if labels.is_empty() {
-        return Ok((rank, None));
-    }
-    let queries = extractor.run(&*splits.test, |_| ())?;
-    let scores = knn::evaluate(bank, &bank_labels, queries, &labels, &[KNN.0], KNN.1)?;
+    let scores = knn::evaluate(bank.rows, &bank_labels, queries.rows, &labels, &[KNN.0], KNN.1)?;
     Ok((rank, scores.first().map(|s| s.top1)))
-}
-
-/// All labels, if every image has one.
-pub fn labels(set: &dyn Dataset) -> Option<Vec<u32>> {
-    (0..set.len()).map(|i| set.label(i)).collect()
 }
 
 /// The folder's configuration, for `--resume`.

@@ -19,6 +19,8 @@ pub enum Kind {
     Scene = 5,
     /// Everything a test or a check wants.
     Test = 6,
+    /// Which image takes the place of one that cannot be read.
+    Substitute = 7,
 }
 
 /// The generator of one (seed, epoch, image, crop, kind, block): a stream of draws.

@@ -3,8 +3,8 @@
 
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
-use dino_host::data::Splits;
 use dino_host::data::builtin::{Builtin, Part};
+use dino_host::data::{Faults, Splits};
 use dino_host::loader::{self, Recipe};
 use dino_host::train::{self, Outcome, Run};
 use serde_json::Value;
@@ -45,6 +45,7 @@ fn train(config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
         device: &NoOptions {},
         config: config.clone(),
         splits: &splits,
+        faults: &Faults::default(),
         out: out.into(),
         resume,
         data: "test".into(),
@@ -129,7 +130,7 @@ fn any_number_of_threads_makes_the_same_crops() {
     let recipe = Recipe { augment: config.augment(), seed, batch, micro_batch, per_epoch };
     let step = per_epoch + 2;
     let order = loader::order(set.len(), seed, step / per_epoch);
-    let load = |threads| with_threads(threads, || recipe.load(&*set, &order, step).unwrap());
+    let load = |threads| with_threads(threads, || recipe.load(&*set, &Faults::new(true), &order, step).unwrap());
     let (one, bits) = (load(1), |pixels: &[f32]| pixels.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
     assert!(one.pixels.iter().any(|x| *x != one.pixels[0]));
     for threads in [2, 3, 7] {

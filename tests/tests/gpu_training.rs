@@ -4,8 +4,8 @@
 use dino_gpu::{Gpu, Launch, Options, Precision};
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
-use dino_host::data::Splits;
 use dino_host::data::builtin::{Builtin, Part};
+use dino_host::data::{Faults, Splits};
 use dino_host::device::Device;
 use dino_host::eval::attention::Attention;
 use dino_host::features::Extractor;
@@ -58,6 +58,7 @@ fn train<D: Device>(device: &D::Options, config: &Config, out: &Path, resume: bo
         device,
         config: config.clone(),
         splits: &splits,
+        faults: &Faults::default(),
         out: out.into(),
         resume,
         data: "test".into(),
@@ -163,9 +164,9 @@ fn features_and_attention_are_those_of_the_cpu() {
     let group = Group { count: 2, height: 24, width: 16 };
 
     fn both<D: Device>(o: &D::Options, c: &Config, w: &[f32], s: &Splits, pixels: &[f32], g: Group) -> [Vec<f32>; 2] {
-        let features = Extractor::<D>::new(o, c, w).unwrap().run(&*s.train, |_| ()).unwrap();
+        let features = Extractor::<D>::new(o, c, w).unwrap().run(&*s.train, &Faults::new(true), |_| ()).unwrap();
         let attention = Attention::<D>::new(o, c, w, g).unwrap().run(pixels).unwrap();
-        [features.into_raw_vec_and_offset().0, attention]
+        [features.rows.into_raw_vec_and_offset().0, attention]
     }
     let cpu = both::<Cpu>(&NoOptions {}, &config, &weights, &splits, &pixels, group);
     // Through two blocks errors of a rounding each add up, in bf16 to two or three.

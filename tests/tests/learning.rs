@@ -3,7 +3,7 @@
 
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
-use dino_host::data;
+use dino_host::data::{self, Faults};
 use dino_host::eval::knn;
 use dino_host::features;
 use dino_host::train::{self, Outcome, Run};
@@ -20,12 +20,14 @@ fn four_epochs_beat_random_features_and_pixels() {
     let mut random = vec![0.0; table.len()];
     init::weights(&mut random, &table, config.seed, config.init_std);
     random.truncate(table.backbone_len());
-    let (_, random) = train::judge::<Cpu>(&NoOptions {}, &config, &random, &splits).expect("features");
-    let labels = |set: &dyn data::Dataset| train::labels(set).expect("the built-in set has labels");
-    let (bank, queries) = (&*splits.train, &*splits.test);
-    let [bank_pixels, query_pixels] = [bank, queries].map(|set| features::pixels(set, &config).expect("pixels"));
-    let pixels =
-        knn::evaluate(bank_pixels, &labels(bank), query_pixels, &labels(queries), &[20], 0.07).expect("a vote")[0].top1;
+    let (_, random) =
+        train::judge::<Cpu>(&NoOptions {}, &config, &random, &splits, &Faults::default()).expect("features");
+    let [(bank, bank_labels), (queries, labels)] = [&*splits.train, &*splits.test].map(|set| {
+        let pixels = features::pixels(set, &Faults::new(true), &config).expect("pixels");
+        let labels = pixels.labels(set).expect("the built-in set has labels");
+        (pixels.rows, labels)
+    });
+    let pixels = knn::evaluate(bank, &bank_labels, queries, &labels, &[20], 0.07).expect("a vote")[0].top1;
 
     let out = tempfile::tempdir().expect("a scratch folder");
     let stop = AtomicBool::new(false);
@@ -33,6 +35,7 @@ fn four_epochs_beat_random_features_and_pixels() {
         device: &NoOptions {},
         config,
         splits: &splits,
+        faults: &Faults::default(),
         out: out.path().join("run"),
         resume: false,
         data: "builtin".into(),

@@ -2,6 +2,7 @@
 
 pub mod builtin;
 pub mod cifar;
+mod faults;
 pub mod folder;
 
 use std::collections::HashSet;
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+pub use faults::{Fault, Faults};
 pub use folder::{decode, decode_bytes};
 
 /// An image, 8 bits a channel.

@@ -104,8 +104,16 @@ fn train<D: Device>(config: Config, stop: bool) -> (Result<Outcome>, Files, Vec<
     let part = |count, part| Box::new(Builtin::new(32, count, part, 0));
     let splits = Splits { train: part(24, Set::Train), test: part(8, Set::Test), held_out: false };
     let (device, stop) = (&D::Options::default(), &AtomicBool::new(stop));
-    let run =
-        Run::<D> { device, config, splits: &splits, out: dir.path().into(), resume: false, data: "test".into(), stop };
+    let run = Run::<D> {
+        device,
+        config,
+        splits: &splits,
+        faults: &Faults::default(),
+        out: dir.path().into(),
+        resume: false,
+        data: "test".into(),
+        stop,
+    };
     let outcome = super::run(&run);
     let mut files = Files::new();
     for path in std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()) {

@@ -3,6 +3,7 @@
 mod common;
 mod crash;
 mod refusals;
+mod unreadable;
 
 use common::*;
 use image::ImageFormat::{Jpeg, Png};
@@ -14,7 +15,16 @@ use std::path::Path;
 fn help_and_version() {
     let version = succeeds("--version", &[]);
     assert_eq!(version.trim(), concat!("dino-host ", env!("CARGO_PKG_VERSION")));
-    for line in ["--help", "help", "train --help", "eval --help", "eval knn --help", "attend --help", "plan --help"] {
+    for line in [
+        "--help",
+        "help",
+        "train --help",
+        "eval --help",
+        "eval knn --help",
+        "attend --help",
+        "plan --help",
+        "crops --help",
+    ] {
         let text = succeeds(line, &[]);
         assert!(text.contains("Usage:"), "{line}: {text}");
     }

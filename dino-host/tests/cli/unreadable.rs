@@ -1,0 +1,154 @@
+//! A folder with every kind of bad file among the good ones: each costs one named, counted warning, never the run.
+
+use crate::common::*;
+use image::ImageFormat::{Jpeg, Png};
+use std::fs;
+use tempfile::TempDir;
+
+/// The header of a PNG file that claims 60,000 x 60,000 pixels, and nothing after it.
+fn bomb() -> Vec<u8> {
+    let mut bytes = picture(Png, 1);
+    bytes[16..20].copy_from_slice(&60_000u32.to_be_bytes());
+    bytes[20..24].copy_from_slice(&60_000u32.to_be_bytes());
+    bytes
+}
+
+/// The bad files by name.
+fn bad() -> Vec<(&'static str, Vec<u8>)> {
+    let (png, jpeg) = (picture(Png, 3), picture(Jpeg, 3));
+    let mut damaged = png.clone();
+    damaged.iter_mut().skip(60).step_by(7).for_each(|byte| *byte ^= 0x55);
+    vec![
+        ("train/a/bomb.png", bomb()),
+        ("train/a/cut.jpg", jpeg[..jpeg.len() / 2].to_vec()),
+        ("train/a/cut.png", png[..png.len() / 2].to_vec()),
+        ("train/a/damaged.png", damaged),
+        ("train/a/empty.jpg", vec![]),
+        ("train/b/header.jpg", jpeg[..12].to_vec()),
+        ("train/b/text.jpg", b"<html>404 not found</html>".to_vec()),
+        ("train/b/zeros.png", vec![0; 4096]),
+        ("val/b/noise.jpg", (0..999u32).map(|i| ((i * i) >> 3) as u8).collect()),
+    ]
+}
+
+/// Bad files among 64 good training and 8 good test images; one of the good ones has another format's ending.
+fn mixed() -> TempDir {
+    let dir = folder(&bad().iter().map(|(name, bytes)| (*name, bytes.clone())).collect::<Vec<_>>());
+    for i in 0..72u32 {
+        let part = if i < 64 { "train" } else { "val" };
+        let format = if i % 5 == 0 { Jpeg } else { Png };
+        fs::create_dir_all(dir.path().join(part).join(["a", "b"][i as usize % 2])).unwrap();
+        let name = format!("{part}/{}/good{i:02}.png", ["a", "b"][i as usize % 2]);
+        fs::write(dir.path().join(name), picture(format, i)).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn bad_files_cost_a_warning_each_and_never_the_run() {
+    let (data, out) = (mixed(), tempfile::tempdir().unwrap());
+    let runs = ["1", "3"].map(|threads| {
+        let run = out.path().join(threads);
+        let done =
+            dino(&format!("train {TINY} --epochs 3 --threads {threads} --data {{}} --out {{}}"), &[data.path(), &run]);
+        assert_eq!(done.code, 0, "{}", done.err);
+        for (name, _) in bad() {
+            assert_eq!(
+                done.err.matches(&format!("{name}: ")).count() + done.err.matches(&format!("{name} ")).count(),
+                1,
+                "{name}: {}",
+                done.err
+            );
+        }
+        let counted = format!("{} images so far", bad().len());
+        assert!(done.err.contains(&counted), "{}", done.err);
+        let rows = log(&run);
+        let mut named: Vec<&str> =
+            rows.iter().filter(|r| r["kind"] == "unreadable").map(|r| r["image"].as_str().unwrap()).collect();
+        named.sort();
+        let parts = |name: &'static str| name.split_once('/').unwrap().1;
+        let mut want: Vec<&str> = bad().iter().map(|(name, _)| parts(name)).collect();
+        want.sort();
+        assert_eq!(named, want);
+        // 72 training files, bad ones included: the length of an epoch does not depend on what can be read.
+        assert_eq!(rows.iter().filter(|r| r["kind"] == "step").count(), 3 * STEPS);
+        let epochs: Vec<_> = rows.iter().filter(|r| r["kind"] == "epoch").collect();
+        assert!(epochs.len() == 3 && epochs.iter().all(|r| r["knn_top1"].is_f64()), "{epochs:?}");
+        fs::read(run.join("teacher.safetensors")).unwrap()
+    });
+    assert!(runs[0] == runs[1], "what takes a bad image's place depends on the number of threads");
+}
+
+#[test]
+fn strict_stops_at_the_first_bad_file_and_keeps_what_was_learnt() {
+    let (data, out) = (mixed(), tempfile::tempdir().unwrap());
+    let run = out.path().join("run");
+    let text = refuses(&format!("train {TINY} --strict --epochs 2 --data {{}} --out {{}}"), &[data.path(), &run]);
+    assert!(bad().iter().any(|(name, _)| text.contains(name)), "{text}");
+    assert!(run.join("checkpoint.safetensors").exists());
+    refuses("eval knn --strict --which pixels --k 5 --data {}", &[data.path()]);
+}
+
+#[test]
+fn an_evaluation_leaves_bad_files_out() {
+    let data = mixed();
+    let done = dino("eval knn --which pixels --global-size 40 --k 5 --json --data {}", &[data.path()]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let found: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!((&found["bank"], &found["queries"]), (&64.into(), &8.into()));
+    assert_eq!(done.err.matches("WARNING").count(), bad().len(), "{}", done.err);
+}
+
+#[test]
+fn a_file_that_vanishes_during_the_run_is_left_out() {
+    let (data, out) = (mixed(), tempfile::tempdir().unwrap());
+    let (run, gone) = (out.path().join("run"), data.path().join("train/a/good10.png"));
+    let mut child =
+        command(&format!("train {TINY} --epochs 400 --knn-every 0 --data {{}} --out {{}}"), &[data.path(), &run])
+            .spawn()
+            .unwrap();
+    let logged = || fs::read_to_string(run.join("log.jsonl")).unwrap_or_default();
+    let wait = |what: &str, until: &dyn Fn() -> bool| {
+        let begun = std::time::Instant::now();
+        while !until() {
+            assert!(begun.elapsed().as_secs() < 120, "{what} does not come: {}", logged());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    };
+    wait("the first epoch", &|| logged().contains("\"epoch\":1"));
+    fs::remove_file(&gone).unwrap();
+    wait("the warning", &|| logged().contains("good10.png"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn nothing_but_bad_files_is_an_error_that_says_why() {
+    let out = tempfile::tempdir().unwrap();
+    let data = tempfile::tempdir().unwrap();
+    for i in 0..16 {
+        fs::write(data.path().join(format!("{i}.jpg")), [0; 9]).unwrap();
+    }
+    let line = format!("train {TINY} --data {{}} --out {{}}");
+    refuses_saying(&line, &[data.path(), &out.path().join("run")], &["cannot be read", ".jpg"]);
+}
+
+#[test]
+fn contact_sheets_show_the_crops_of_a_run() {
+    let (data, out) = (mixed(), tempfile::tempdir().unwrap());
+    let (sheets, again) = (out.path().join("sheets"), out.path().join("again"));
+    let line = "crops --small --local-crops-number 3 --images 10 --epoch 1 --data {} --out {}";
+    let done = dino(line, &[data.path(), &sheets]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let index = fs::read_to_string(sheets.join("index.tsv")).unwrap();
+    assert_eq!(index.lines().count(), 11, "{index}");
+    assert!(!bad().iter().any(|(name, _)| index.contains(name.split_once('/').unwrap().1)), "{index}");
+    let pictures = ["sheet-000.png", "sheet-001.png"].map(|name| image::open(sheets.join(name)).unwrap().into_rgb8());
+    // Crops of 40 pixels are drawn four times as large: eight rows on the first sheet, two on the second.
+    assert_eq!(pictures.each_ref().map(|p| p.height()), [8 * 160 + 7 * 4, 2 * 160 + 4]);
+    assert!(pictures[0].pixels().any(|p| p.0[0] != p.0[1]), "no colour");
+    assert_eq!(dino(line, &[data.path(), &again]).code, 0);
+    assert!(content(&sheets).iter().map(|f| &f.1).eq(content(&again).iter().map(|f| &f.1)), "not the same twice");
+    refuses_saying("crops --data {} --out {} --images 0", &[data.path(), &sheets], &["--images"]);
+    refuses_saying("crops --strict --small --images 72 --data {} --out {}", &[data.path(), &sheets], &["train/"]);
+}
