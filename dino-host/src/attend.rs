@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::eval::attention::{Attention, check_keep, enlarge, mask};
 use crate::log::{write_atomically, write_png};
 use crate::resize::{Filter, Region, Resizer};
+use crate::sheets;
 use dino_kernel::crops::Group;
 use serde_json::json;
 use std::io::Write;
@@ -40,7 +41,7 @@ pub fn draw<D: Device>(
     let (patch, augment) = (config.patch_size, config.augment());
     let image = fit(image, if size == 0 { config.global_size } else { size }, patch)?;
     let (height, width) = (image.height, image.width);
-    let mut pixels = vec![0.0; 3 * height * width];
+    let mut pixels = vec![0.0; config.channels * height * width];
     normalize(&mut pixels, &image.pixels, augment.mean, augment.std);
     let mut network = Attention::<D>::new(options, config, weights, Group { count: 1, height, width })?;
     let rows = network.run(&pixels)?;
@@ -49,7 +50,7 @@ pub fn draw<D: Device>(
     let mean: Vec<f32> = (0..cells).map(|i| heads.iter().map(|h| h[i]).sum::<f32>() / heads.len() as f32).collect();
 
     let scale = WIDTH.div_ceil(width);
-    let shown = Canvas::of(&image, scale);
+    let shown = Canvas::of(&sheets::coloured(&image), scale);
     // One value a patch, `zero` to `one` as 0 to 1, to one a pixel of the pictures.
     let spread = |row: &[f32], zero: f32, one: f32| {
         let shares: Vec<f32> = row.iter().map(|x| (x - zero) / (one - zero).max(f32::MIN_POSITIVE)).collect();
@@ -114,7 +115,7 @@ fn fit(image: &Image, short: usize, patch: usize) -> Result<Image> {
     let window = Region { top: (height - tall) / 2, left: (width - wide) / 2, height: tall, width: wide };
     let mut pixels = Vec::new();
     Resizer::default().run(&mut pixels, image, Region::whole(h, w), (height, width), window, Filter::Bicubic);
-    Ok(Image { width: wide, height: tall, channels: 3, pixels })
+    Ok(Image { width: wide, height: tall, channels: image.channels, pixels })
 }
 
 /// A picture in the making.

@@ -19,6 +19,9 @@ use std::path::Path;
 /// speed, few enough for the activations of the published model to stay below two gigabytes.
 pub const MICRO_BATCH_TOKENS: usize = 8192;
 
+/// Channels an image may have: hyperspectral cameras stay well below it.
+const MOST_CHANNELS: usize = 1024;
+
 /// Declares `Flags` (every key optional: flags and files) and `Config` (every key with its value).
 macro_rules! keys {
     ($($(#[$meta:meta])* $key:ident: $ty:ty = $published:expr;)*) => {
@@ -179,10 +182,16 @@ keys! {
     #[arg(long, help_heading = "Crops")] solarize: f64 = 0.2;
     /// Values from here on are inverted by it
     #[arg(long, help_heading = "Crops")] solarize_threshold: u8 = 128;
-    /// Channel means, of values in 0 to 1
-    #[arg(long, help_heading = "Crops", num_args = 3, value_names = ["R", "G", "B"])] mean: Vec<f64> = vec![0.485, 0.456, 0.406];
-    /// Channel standard deviations
-    #[arg(long, help_heading = "Crops", num_args = 3, value_names = ["R", "G", "B"])] std: Vec<f64> = vec![0.229, 0.224, 0.225];
+    /// Channel means, of values in 0 to 1, a number a channel
+    #[arg(long, help_heading = "Crops", num_args = 1.., value_name = "VALUE")] mean: Vec<f64> = vec![0.485, 0.456, 0.406];
+    /// Channel standard deviations, a number a channel
+    #[arg(long, help_heading = "Crops", num_args = 1.., value_name = "VALUE")] std: Vec<f64> = vec![0.229, 0.224, 0.225];
+    /// Values a pixel: 3 = RGB, 1 = grey, both made of any picture; another number must be what the files have
+    #[arg(long, help_heading = "Data")] channels: usize = 3;
+    /// Leave pictures as they are stored, whatever their EXIF orientation says, as the published recipe does
+    #[arg(long, help_heading = "Data", num_args = 0..=1, default_missing_value = "true")] ignore_exif: bool = false;
+    /// Decode large JPEGs at 1/2, 1/4 or 1/8 of their size, never below the global crop's; changes pixels
+    #[arg(long, help_heading = "Data", num_args = 0..=1, default_missing_value = "true")] fast_decode: bool = false;
 }
 
 impl Config {
@@ -303,6 +312,19 @@ impl Config {
             let most = (most / tokens).clamp(1, self.batch.max(1));
             self.micro_batch = (1..=most).rev().find(|m| self.batch.is_multiple_of(*m)).unwrap_or(1);
         }
+        if self.channels == 0 || self.channels > MOST_CHANNELS {
+            return bad("channels", &self.channels, &format!("1 to {MOST_CHANNELS}: 3 for colour, 1 for grey"));
+        }
+        // The three published numbers mean colours: of any other channels each has their average.
+        if self.channels != 3 {
+            let published = Config::published();
+            for (values, of) in [(&mut self.mean, published.mean), (&mut self.std, published.std)] {
+                if *values == of || (values.len() == 3 && values.iter().all(|x| *x == values[0])) {
+                    let average = (1e3 * values.iter().sum::<f64>() / 3.0).round() / 1e3;
+                    *values = vec![average; self.channels];
+                }
+            }
+        }
         if self.optimizer != "adamw" {
             return bad("optimizer", &self.optimizer, "adamw; others are not supported yet");
         }
@@ -372,8 +394,8 @@ impl Config {
             ("crop-ratio", self.crop_ratio.len(), 2),
             ("blur-radius", self.blur_radius.len(), 2),
             ("blur", self.blur.len(), 3),
-            ("mean", self.mean.len(), 3),
-            ("std", self.std.len(), 3),
+            ("mean", self.mean.len(), self.channels),
+            ("std", self.std.len(), self.channels),
         ];
         for (flag, got, want) in lists {
             if got != want {
@@ -421,7 +443,7 @@ impl Config {
         let backbone = Vit {
             image: self.global_size,
             patch: self.patch_size,
-            channels: 3,
+            channels: self.channels,
             dim: self.embed_dim,
             depth: self.depth,
             heads: self.heads,

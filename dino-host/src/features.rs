@@ -63,7 +63,7 @@ impl<D: Device> Extractor<D> {
     /// Features of a whole set, in its order. `tick` hears how many images are done.
     pub fn run(&mut self, set: &dyn Dataset, faults: &Faults, mut tick: impl FnMut(usize)) -> Result<Features> {
         let (dim, side) = (self.config.embed_dim, self.config.global_size);
-        let (count, wide) = (self.plan.acts.crops().count(), 3 * side * side);
+        let (count, wide) = (self.plan.acts.crops().count(), self.config.channels * side * side);
         let mut features = Array2::zeros((set.len(), dim));
         let mut images = Vec::with_capacity(set.len());
         let mut pixels = vec![0.0; count * wide];
@@ -85,7 +85,7 @@ impl<D: Device> Extractor<D> {
 /// Evaluation views of images `first ..`, as many as `pixels` holds. Returns which of them could be read; the others' pixels stay.
 fn views(pixels: &mut [f32], set: &dyn Dataset, faults: &Faults, first: usize, config: &Config) -> Result<Vec<usize>> {
     let (side, augment) = (config.global_size, config.augment());
-    let views = pixels.par_chunks_mut(3 * side * side).enumerate().map(|(i, out)| {
+    let views = pixels.par_chunks_mut(config.channels * side * side).enumerate().map(|(i, out)| {
         Ok(faults.image(set, first + i)?.map(|image| {
             eval_view(&image, side, augment.mean, augment.std, out);
             first + i
@@ -95,9 +95,9 @@ fn views(pixels: &mut [f32], set: &dyn Dataset, faults: &Faults, first: usize, c
     Ok(read?.into_iter().flatten().collect())
 }
 
-/// Per-channel normalised pixels of the evaluation views (images, 3 side^2): the baseline features must beat.
+/// Per-channel normalised pixels of the evaluation views (images, channels side^2): the baseline features must beat.
 pub fn pixels(set: &dyn Dataset, faults: &Faults, config: &Config) -> Result<Features> {
-    let wide = 3 * config.global_size * config.global_size;
+    let wide = config.channels * config.global_size * config.global_size;
     let mut all = Array2::zeros((set.len(), wide));
     let images = views(all.as_slice_mut().expect("a new array is contiguous"), set, faults, 0, config)?;
     Ok(Features::of(all, images))

@@ -45,7 +45,8 @@ impl Recipe {
     /// Makes the crops of the `step`-th step; `order` is the step's epoch's.
     pub fn load(&self, set: &dyn Dataset, faults: &Faults, order: &[u32], step: u64) -> Result<Batch> {
         let (epoch, at) = (step / self.per_epoch, (step % self.per_epoch) as usize * self.batch);
-        let views: Vec<usize> = self.augment.crops_of().iter().map(|(side, _)| 3 * side * side).collect();
+        let views: Vec<usize> =
+            self.augment.crops_of().iter().map(|(side, _)| self.augment.mean.len() * side * side).collect();
         let wide: usize = views.iter().sum();
         let made: Vec<(u32, Vec<f32>)> = order[at..at + self.batch]
             .par_iter()

@@ -130,7 +130,7 @@ fn pixels(augment: &Augment, crop: &[f32], side: usize) -> Image {
 }
 
 /// Three channels: of more the first three, of fewer the first one thrice.
-fn coloured(image: &Image) -> Image {
+pub(crate) fn coloured(image: &Image) -> Image {
     let colours = if image.channels >= 3 { [0, 1, 2] } else { [0; 3] };
     let pixels = image.pixels.chunks_exact(image.channels).flat_map(|p| colours.map(|c| p[c])).collect();
     Image { height: image.height, width: image.width, channels: 3, pixels }

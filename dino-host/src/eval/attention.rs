@@ -137,7 +137,7 @@ pub fn evaluate<D: Device>(
     let count = features::batch(config).min(set.len());
     let mut network = Attention::<D>::new(options, config, weights, Group { count, height: side, width: side })?;
     let (grid, heads, patch) = (network.grid(), config.heads, config.patch_size);
-    let (wide, cells) = (3 * side * side, grid[0] * grid[1]);
+    let (wide, cells) = (config.channels * side * side, grid[0] * grid[1]);
     let mut pixels = vec![0.0; count * wide];
     let mut scores = Vec::new(); // (images, heads)
     for first in (0..set.len()).step_by(count) {
