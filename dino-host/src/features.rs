@@ -64,7 +64,7 @@ impl<D: Device> Extractor<D> {
 fn views(pixels: &mut [f32], set: &dyn Dataset, first: usize, config: &Config) -> Result<()> {
     let (side, augment) = (config.global_size, config.augment());
     pixels.par_chunks_mut(3 * side * side).enumerate().try_for_each(|(i, out)| {
-        eval_view(&set.image(first + i)?, side, augment.mean, augment.std, out);
+        eval_view(&set.image(first + i)?, side, &augment.mean, &augment.std, out);
         Ok(())
     })
 }
