@@ -5,7 +5,7 @@
 //! hold `keep` of the head's attention, the rest darkened), `mean.png` (mean over heads), `overlay.png` (all on one sheet: image, heads
 //! and mean as heat over the image, from the least to the greatest attention), `attention.json` (the numbers). Small images are enlarged by a whole factor.
 
-use crate::augment::normalize;
+use crate::augment::{normalize, planes};
 use crate::config::Config;
 use crate::data::Image;
 use crate::device::Device;
@@ -42,7 +42,7 @@ pub fn draw<D: Device>(
     let image = fit(image, if size == 0 { config.global_size } else { size }, patch)?;
     let (height, width) = (image.height, image.width);
     let mut pixels = vec![0.0; config.channels * height * width];
-    normalize(&mut pixels, &image.pixels, augment.mean, augment.std);
+    normalize(&mut pixels, &planes::planes(&image), &augment.mean, &augment.std);
     let mut network = Attention::<D>::new(options, config, weights, Group { count: 1, height, width })?;
     let rows = network.run(&pixels)?;
     let (grid, cells) = (network.grid(), network.grid()[0] * network.grid()[1]);
@@ -115,7 +115,12 @@ fn fit(image: &Image, short: usize, patch: usize) -> Result<Image> {
     let window = Region { top: (height - tall) / 2, left: (width - wide) / 2, height: tall, width: wide };
     let mut pixels = Vec::new();
     Resizer::default().run(&mut pixels, image, Region::whole(h, w), (height, width), window, Filter::Bicubic);
-    Ok(Image { width: wide, height: tall, channels: image.channels, pixels })
+    Ok(Image {
+        width: wide,
+        height: tall,
+        channels: image.channels,
+        pixels: planes::interleaved(&pixels, image.channels),
+    })
 }
 
 /// A picture in the making.

@@ -8,6 +8,8 @@
 
 pub mod blur;
 pub mod color;
+pub mod planes;
+pub mod region;
 
 use dino_kernel::rng::Rng;
 use serde::{Deserialize, Serialize};
@@ -15,11 +17,14 @@ use serde::{Deserialize, Serialize};
 use crate::data::Image;
 use crate::error::{Error, Result};
 use crate::resize::{Filter, Region, Resizer};
+pub use planes::{mirror, normalize};
 
 /// Every parameter of the recipe; [`Default`] is the published one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Augment {
+    /// Values a pixel: 3 are R G B, 1 is grey; other numbers have no colour operations, see [`Augment::left_out`].
+    pub channels: usize,
     /// Side of a global crop, pixels.
     pub global_size: usize,
     /// Side of a local crop, pixels.
@@ -55,14 +60,15 @@ pub struct Augment {
     /// Values from here on are inverted by it.
     pub solarize_threshold: u8,
     /// Subtracted from values in 0 ..= 1, per channel.
-    pub mean: [f64; 3],
+    pub mean: Vec<f64>,
     /// Then divided by, per channel.
-    pub std: [f64; 3],
+    pub std: Vec<f64>,
 }
 
 impl Default for Augment {
     fn default() -> Augment {
         Augment {
+            channels: 3,
             global_size: 224,
             local_size: 96,
             global_crops_scale: [0.4, 1.0],
@@ -80,8 +86,8 @@ impl Default for Augment {
             blur_radius: [0.1, 2.0],
             solarize_prob: 0.2,
             solarize_threshold: 128,
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
+            mean: vec![0.485, 0.456, 0.406],
+            std: vec![0.229, 0.224, 0.225],
         }
     }
 }
@@ -171,18 +177,27 @@ impl Augment {
         if !(0.0..=0.5).contains(&self.hue) {
             return fail("hue", &self.hue, "part of a full turn, 0 to 0.5");
         }
+        if self.channels == 0 {
+            return fail("channels", &self.channels, "3 for colours, 1 for grey, or the number of bands, at least 1");
+        }
+        for (key, values) in [("mean", &self.mean), ("std", &self.std)] {
+            if values.len() != self.channels {
+                return fail(key, values, &format!("one number a channel: {}", self.channels));
+            }
+        }
         if !self.mean.iter().all(|m| m.is_finite()) {
-            return fail("mean", &self.mean, "three numbers, for values in 0 to 1");
+            return fail("mean", &self.mean, "one number a channel, for values in 0 to 1");
         }
         if !self.std.iter().all(|s| s.is_finite() && *s > 0.0) {
-            return fail("std", &self.std, "three positive numbers, for values in 0 to 1");
+            return fail("std", &self.std, "one positive number a channel, for values in 0 to 1");
         }
         Ok(())
     }
 
-    /// Writes the crop number `view` of the image to `out`, normalised, `(3, size, size)`.
+    /// Writes the crop number `view` of the image to `out`, normalised, `(channels, size, size)`.
     ///
-    /// `out` is `3 * size * size` long, size as [`Augment::crops_of`] says, and the image is not empty.
+    /// `out` is `channels * size * size` long, size as [`Augment::crops_of`] says; the image has these channels and is not
+    /// empty. The random numbers are the same for any number of channels.
     pub fn crop(&self, image: &Image, view: usize, rng: &mut Rng, out: &mut [f32]) {
         self.crop_with(&mut Scratch::default(), image, view, rng, out);
     }
@@ -191,7 +206,8 @@ impl Augment {
     pub fn crop_with(&self, scratch: &mut Scratch, image: &Image, view: usize, rng: &mut Rng, out: &mut [f32]) {
         let view = View::of(view);
         let size = self.size(view);
-        assert_eq!(out.len(), 3 * size * size, "a crop of side {size} has 3 * side * side values");
+        assert_eq!(image.channels, self.channels, "channels of the image and of the recipe");
+        assert_eq!(out.len(), self.channels * size * size, "a crop of side {size} has channels * side * side values");
         let (scale, blur_prob) = match view {
             View::Global1 => (self.global_crops_scale, self.blur_probs[0]),
             View::Global2 => (self.global_crops_scale, self.blur_probs[1]),
@@ -208,16 +224,28 @@ impl Augment {
             self.jitter(pixels, rng);
         }
         if rng.chance(self.gray_prob) {
-            color::grayscale(pixels);
+            color::grayscale(pixels, self.channels);
         }
         if rng.chance(blur_prob) {
             let sigma = rng.range(self.blur_radius[0], self.blur_radius[1]);
-            blur::gaussian_blur(pixels, size, sigma, blur);
+            blur::gaussian_blur(pixels, size, size, sigma, blur);
         }
         if view == View::Global2 && rng.chance(self.solarize_prob) {
             color::solarize(pixels, self.solarize_threshold);
         }
-        normalize(out, pixels, self.mean, self.std);
+        normalize(out, pixels, &self.mean, &self.std);
+    }
+
+    /// The operations of this recipe that cannot change an image of these channels, by their flags, to be said aloud.
+    pub fn left_out(&self) -> Vec<&'static str> {
+        let strengths = [self.brightness, self.contrast, self.saturation, self.hue];
+        let flags = ["--brightness", "--contrast", "--saturation", "--hue"];
+        let jitter =
+            color::Op::ALL.into_iter().zip(strengths).zip(flags).filter(|((op, strength), _)| {
+                self.jitter_prob > 0.0 && *strength > 0.0 && !op.applies_to(self.channels)
+            });
+        let gray = (self.gray_prob > 0.0 && self.channels != 3).then_some("--gray");
+        jitter.map(|(_, flag)| flag).chain(gray).collect()
     }
 
     /// The four colour operations in random order. One of strength zero is left out, as torchvision does.
@@ -236,7 +264,7 @@ impl Augment {
             if strength > 0.0 {
                 // A factor is never below zero, whatever its strength.
                 let low = if op == color::Op::Hue { -strength } else { (middle - strength).max(0.0) };
-                op.apply(pixels, rng.range(low, middle + strength));
+                op.apply(pixels, self.channels, rng.range(low, middle + strength));
             }
         }
     }
@@ -248,66 +276,40 @@ fn random_region(height: usize, width: usize, scale: [f64; 2], ratio: [f64; 2], 
     // libm, not std: the same bits on every platform.
     let log_ratio = ratio.map(libm::log);
     for _ in 0..10 {
-        let area = (height * width) as f64 * rng.range(scale[0], scale[1]);
+        let part = rng.range(scale[0], scale[1]);
         let aspect = libm::exp(rng.range(log_ratio[0], log_ratio[1]));
-        let w = libm::sqrt(area * aspect).round_ties_even() as usize;
-        let h = libm::sqrt(area / aspect).round_ties_even() as usize;
-        if 0 < w && w <= width && 0 < h && h <= height {
+        if let Some((h, w)) = region::sides(height, width, part, aspect) {
             let top = rng.below((height - h + 1) as u32) as usize;
             let left = rng.below((width - w + 1) as u32) as usize;
             return Region { top, left, height: h, width: w };
         }
     }
-    let aspect = width as f64 / height as f64;
-    let (h, w) = if aspect < ratio[0] {
-        ((width as f64 / ratio[0]).round_ties_even() as usize, width)
-    } else if aspect > ratio[1] {
-        (height, (height as f64 * ratio[1]).round_ties_even() as usize)
-    } else {
-        (height, width)
-    };
-    // An image of one pixel's width or height can round to nothing.
-    let (h, w) = (h.clamp(1, height), w.clamp(1, width));
-    Region { top: (height - h) / 2, left: (width - w) / 2, height: h, width: w }
-}
-
-/// Swaps left and right; `pixels` are R G B interleaved.
-pub fn mirror(pixels: &mut [u8], width: usize) {
-    for row in pixels.as_chunks_mut::<3>().0.chunks_exact_mut(width) {
-        row.reverse();
-    }
-}
-
-/// out = (x / 255 − mean) / std in f32, from R G B interleaved to planes: `out` `(3, n)`, `pixels` `(n, 3)`.
-pub fn normalize(out: &mut [f32], pixels: &[u8], mean: [f64; 3], std: [f64; 3]) {
-    let (rgb, _) = pixels.as_chunks::<3>();
-    if rgb.is_empty() {
-        return;
-    }
-    for (c, plane) in out.chunks_exact_mut(rgb.len()).enumerate() {
-        let (mean, std) = (mean[c] as f32, std[c] as f32);
-        for (y, pixel) in plane.iter_mut().zip(rgb) {
-            *y = (pixel[c] as f32 / 255.0 - mean) / std;
-        }
-    }
+    region::central(height, width, ratio)
 }
 
 /// The view for evaluation: shorter side to 8/7 of `size` (published: 256 for 224), bicubic, the central square of side
-/// `size`, normalised to `out` `(3, size, size)`. An image that has this size already is taken as it is.
+/// `size`, normalised to `out` `(channels, size, size)`. An image that has this size already is taken as it is.
 ///
-/// `out` is `3 * size * size` long, `size` is at least 1 and the image is not empty.
-pub fn eval_view(image: &Image, size: usize, mean: [f64; 3], std: [f64; 3], out: &mut [f32]) {
-    assert_eq!(out.len(), 3 * size * size, "a view of side {size} has 3 * side * side values");
+/// `out` is `channels * size * size` long, `mean` and `std` have a number a channel of the image, `size` is at least 1 and the image is not empty.
+pub fn eval_view(image: &Image, size: usize, mean: &[f64], std: &[f64], out: &mut [f32]) {
+    assert_eq!(mean.len(), image.channels, "a mean a channel");
+    assert_eq!(out.len(), mean.len() * size * size, "a view of side {size} has channels * side * side values");
     if (image.height, image.width) == (size, size) {
-        return normalize(out, &image.pixels, mean, std);
+        return normalize(out, &planes::planes(image), mean, std);
     }
     let short = (size * 8 + 3) / 7; // to the nearest
-    normalize(out, &resize_and_center(image, short, size).pixels, mean, std);
+    normalize(out, &centre(image, short, size), mean, std);
 }
 
 /// torchvision's `Resize(short)` and `CenterCrop(size)`: the shorter side becomes `short`, the longer one is cut to a
 /// whole number, and the central square of side `size <= short` is kept (only its pixels are computed).
 pub fn resize_and_center(image: &Image, short: usize, size: usize) -> Image {
+    let pixels = planes::interleaved(&centre(image, short, size), image.channels);
+    Image { width: size, height: size, channels: image.channels, pixels }
+}
+
+/// The planes of [`resize_and_center`].
+fn centre(image: &Image, short: usize, size: usize) -> Vec<u8> {
     let (h, w) = (image.height, image.width);
     let (height, width) = if h <= w { (short, short * w / h) } else { (short * h / w, short) };
     // Python's round: a half goes to the even number.
@@ -315,7 +317,7 @@ pub fn resize_and_center(image: &Image, short: usize, size: usize) -> Image {
     let window = Region { top: offset(height), left: offset(width), height: size, width: size };
     let mut pixels = Vec::new();
     Resizer::default().run(&mut pixels, image, Region::whole(h, w), (height, width), window, Filter::Bicubic);
-    Image { width: size, height: size, channels: image.channels, pixels }
+    pixels
 }
 
 #[cfg(test)]
@@ -345,8 +347,8 @@ mod tests {
             gray_prob: 0.0,
             blur_probs: [0.0; 3],
             solarize_prob: 0.0,
-            mean: [0.0; 3],
-            std: [1.0; 3],
+            mean: vec![0.0; 3],
+            std: vec![1.0; 3],
             ..Augment::default()
         }
     }
@@ -463,7 +465,7 @@ mod tests {
             expect_frequency(if view == 1 { 0.2 } else { 0.0 }, n, changed(&solarize, view));
         }
         // All steps at once: grey is seen in equal channels.
-        let all = Augment { mean: [0.0; 3], std: [1.0; 3], global_size: 8, local_size: 8, ..published };
+        let all = Augment { mean: vec![0.0; 3], std: vec![1.0; 3], global_size: 8, local_size: 8, ..published };
         expect_frequency(0.2, n, |n| {
             let out = crop(&all, &image, 0, n);
             out[..64] == out[64..128] && out[..64] == out[128..]
@@ -493,7 +495,7 @@ mod tests {
                     color::Op::Hue => (-0.1, 0.1),
                     _ => (0.6, 1.4),
                 };
-                op.apply(&mut by_hand, again.range(low, high));
+                op.apply(&mut by_hand, 3, again.range(low, high));
             }
             assert!(pixels == by_hand);
             seen.insert(ops.map(|op| op as u8));
@@ -503,9 +505,8 @@ mod tests {
 
     #[test]
     fn the_mean_and_deviation_are_applied_per_channel() {
-        let image = Image { width: 1, height: 2, channels: 3, pixels: vec![0, 51, 255, 255, 102, 0] };
         let mut out = [0.0; 6];
-        normalize(&mut out, &image.pixels, [0.5, 0.2, 0.0], [0.5, 0.1, 2.0]);
+        normalize(&mut out, &[0, 255, 51, 102, 255, 0], &[0.5, 0.2, 0.0], &[0.5, 0.1, 2.0]);
         let want = [-1.0, 1.0, 0.0, 2.0, 0.5, 0.0];
         assert!(out.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
     }
@@ -533,7 +534,10 @@ mod tests {
             (Augment { gray_prob: 1.5, ..d() }, "--gray"),
             (Augment { hue: 0.6, ..d() }, "--hue"),
             (Augment { contrast: -0.1, ..d() }, "--contrast"),
-            (Augment { std: [0.2, 0.0, 0.2], ..d() }, "--std"),
+            (Augment { std: vec![0.2, 0.0, 0.2], ..d() }, "--std"),
+            (Augment { mean: vec![0.5], ..d() }, "--mean"),
+            (Augment { channels: 4, mean: vec![0.5; 4], ..d() }, "--std"),
+            (Augment { channels: 0, mean: vec![], std: vec![], ..d() }, "--channels"),
         ] {
             let text = bad.check().expect_err(key).to_string();
             assert!(text.contains(key) && text.contains("hint:"), "{text}");

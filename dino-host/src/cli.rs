@@ -392,6 +392,7 @@ fn run_train<D: Device>(args: Train<D::Options>) -> Result<u8> {
         if args.resume { "going on" } else { "training" },
         out.display()
     );
+    say_left_out(&config);
     if config.warmup_epochs > config.epochs {
         eprintln!(
             "note: the learning rate warms up over {} epochs, the run has {}",
@@ -411,6 +412,14 @@ fn run_train<D: Device>(args: Train<D::Options>) -> Result<u8> {
         Outcome::Finished => 0,
         Outcome::Interrupted => 130,
     })
+}
+
+/// Colour operations are asked for by default, and some mean nothing without colours.
+fn say_left_out(config: &Config) {
+    let left_out = config.augment().left_out();
+    if !left_out.is_empty() {
+        eprintln!("note: images of --channels {} are not changed by {}", config.channels, left_out.join(", "));
+    }
 }
 
 /// The configuration, and for networks the backbone's weights, that `which` means.
@@ -524,6 +533,7 @@ fn run_crops<D: Device>(args: Crops) -> Result<u8> {
         None => args.model.resolve::<D>(Some(&args.data))?,
     };
     let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());
+    say_left_out(&config);
     let drawn = sheets::draw(&config, &*splits.train, &faults, args.epoch, args.images, &args.out);
     faults.say();
     eprintln!("{}", drawn?);

@@ -410,12 +410,9 @@ impl Config {
 
     /// The augmentation's own view of the keys.
     pub fn augment(&self) -> Augment {
-        let [two, three] = [|v: &[f64]| [v[0], v[1], 0.0], |v: &[f64]| [v[0], v[1], v[2]]];
-        let pair = |v: &[f64]| {
-            let [a, b, _] = two(v);
-            [a, b]
-        };
+        let pair = |v: &[f64]| [v[0], v[1]];
         Augment {
+            channels: self.channels,
             global_size: self.global_size,
             local_size: self.local_size,
             global_crops_scale: pair(&self.global_crops_scale),
@@ -429,12 +426,12 @@ impl Config {
             saturation: self.saturation,
             hue: self.hue,
             gray_prob: self.gray,
-            blur_probs: three(&self.blur),
+            blur_probs: [self.blur[0], self.blur[1], self.blur[2]],
             blur_radius: pair(&self.blur_radius),
             solarize_prob: self.solarize,
             solarize_threshold: self.solarize_threshold,
-            mean: three(&self.mean),
-            std: three(&self.std),
+            mean: self.mean.clone(),
+            std: self.std.clone(),
         }
     }
 

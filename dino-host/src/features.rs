@@ -87,7 +87,7 @@ fn views(pixels: &mut [f32], set: &dyn Dataset, faults: &Faults, first: usize, c
     let (side, augment) = (config.global_size, config.augment());
     let views = pixels.par_chunks_mut(config.channels * side * side).enumerate().map(|(i, out)| {
         Ok(faults.image(set, first + i)?.map(|image| {
-            eval_view(&image, side, augment.mean, augment.std, out);
+            eval_view(&image, side, &augment.mean, &augment.std, out);
             first + i
         }))
     });

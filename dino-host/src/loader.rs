@@ -46,7 +46,7 @@ impl Recipe {
     pub fn load(&self, set: &dyn Dataset, faults: &Faults, order: &[u32], step: u64) -> Result<Batch> {
         let (epoch, at) = (step / self.per_epoch, (step % self.per_epoch) as usize * self.batch);
         let views: Vec<usize> =
-            self.augment.crops_of().iter().map(|(side, _)| self.augment.mean.len() * side * side).collect();
+            self.augment.crops_of().iter().map(|(side, _)| self.augment.channels * side * side).collect();
         let wide: usize = views.iter().sum();
         let made: Vec<(u32, Vec<f32>)> = order[at..at + self.batch]
             .par_iter()

@@ -1,18 +1,22 @@
 //! Resizing 8-bit images as Pillow does: separable, the filter widened when shrinking so that nothing aliases, weights
-//! in 22-bit fixed point, rounded to 8 bits between the horizontal pass, which comes first, and the vertical one.
+//! in 22-bit fixed point, rounded to 8 bits between the passes.
 //!
 //! y_o = ( ½ + Σ_i w_oi x_i ) >> 22,   w_oi ∝ f((i + ½ − c_o) / s),   c_o = (o + ½) n_in / n_out,   s = max(1, n_in / n_out)
 //!
 //! The published recipe was trained on Pillow up to 12; torch's `interpolate` is another function (a = −0.75, no widening).
 
-use crate::data::Image;
+mod passes;
+mod taps;
 
-const FRACTION: u32 = 22;
-const HALF: i32 = 1 << (FRACTION - 1);
+use crate::augment::planes::interleaved;
+use crate::data::Image;
+use taps::Taps;
 
 /// The interpolation kernel f.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
+    /// The mean over a pixel's width.
+    Box,
     /// The triangle of radius 1.
     Bilinear,
     /// Keys' cubic of radius 2 with a = −0.5.
@@ -22,6 +26,7 @@ pub enum Filter {
 impl Filter {
     fn radius(self) -> f64 {
         match self {
+            Filter::Box => 0.5,
             Filter::Bilinear => 1.0,
             Filter::Bicubic => 2.0,
         }
@@ -29,13 +34,32 @@ impl Filter {
 
     fn at(self, x: f64) -> f64 {
         const A: f64 = -0.5;
-        let x = x.abs();
+        let far = x.abs();
         match self {
-            Filter::Bilinear => (1.0 - x).max(0.0),
-            Filter::Bicubic if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
-            Filter::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
-            Filter::Bicubic => 0.0,
+            // A border between two inputs belongs to one of them.
+            Filter::Box if x > -0.5 && x <= 0.5 => 1.0,
+            Filter::Bilinear => (1.0 - far).max(0.0),
+            Filter::Bicubic if far < 1.0 => ((A + 2.0) * far - (A + 3.0)) * far * far + 1.0,
+            Filter::Bicubic if far < 2.0 => (((far - 5.0) * far + 8.0) * far - 4.0) * A,
+            Filter::Box | Filter::Bicubic => 0.0,
         }
+    }
+}
+
+/// Which pass comes first; the rounding between them lets it show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Horizontal, as in Pillow up to 12, on which the published recipe was trained.
+    #[default]
+    Pillow12,
+    /// As in Pillow 13: vertical where the height shrinks by more than twice the pixels that the width shrinks by.
+    Pillow13,
+}
+
+impl Order {
+    fn vertical_first(self, from: (usize, usize), to: (usize, usize)) -> bool {
+        let [height, width] = [from.0 as i64 - to.0 as i64, from.1 as i64 - to.1 as i64];
+        self == Order::Pillow13 && height > 0 && height > 2 * width
     }
 }
 
@@ -59,68 +83,52 @@ impl Region {
     }
 }
 
-/// Which inputs make each output of one axis, and by how much.
-#[derive(Default)]
-struct Taps {
-    /// First input, first weight and number of weights of each output.
-    spans: Vec<(usize, usize, usize)>,
-    weights: Vec<i32>,
-    exact: Vec<f64>,
-}
-
-impl Taps {
-    /// For the outputs `from .. from + count` of an axis that goes from `n_in` to `n_out` pixels.
-    fn fill(&mut self, n_in: usize, n_out: usize, from: usize, count: usize, filter: Filter) {
-        self.spans.clear();
-        self.weights.clear();
-        let scale = n_in as f64 / n_out as f64;
-        let stretch = scale.max(1.0);
-        let (reach, shrink) = (filter.radius() * stretch, 1.0 / stretch);
-        for o in from..from + count {
-            let centre = (o as f64 + 0.5) * scale;
-            let low = (centre - reach + 0.5).max(0.0) as usize;
-            let high = ((centre + reach + 0.5) as usize).min(n_in);
-            self.exact.clear();
-            self.exact.extend((low..high).map(|i| filter.at((i as f64 - centre + 0.5) * shrink)));
-            // At the border the kernel is cut off: what is left is scaled back to one.
-            let sum: f64 = self.exact.iter().sum();
-            self.spans.push((low, self.weights.len(), high - low));
-            self.weights.extend(self.exact.iter().map(|w| {
-                let fixed = w / sum * (1u32 << FRACTION) as f64;
-                (fixed + if fixed < 0.0 { -0.5 } else { 0.5 }) as i32
-            }));
-        }
-    }
-
-    /// The outputs in order: first input, weights.
-    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        self.spans.iter().map(|&(low, at, n)| (low, &self.weights[at..at + n]))
-    }
-
-    /// The inputs that any output needs.
-    fn needed(&self) -> std::ops::Range<usize> {
-        let low = self.spans.iter().map(|s| s.0).min().unwrap_or(0);
-        low..self.spans.iter().map(|s| s.0 + s.2).max().unwrap_or(low)
-    }
-}
-
-fn round(sum: i32) -> u8 {
-    (sum >> FRACTION).clamp(0, 255) as u8
-}
-
 /// Reusable buffers; a resizer carries nothing from one image to the next.
 #[derive(Default)]
 pub struct Resizer {
+    /// Which pass comes first.
+    pub order: Order,
     columns: Taps,
     rows: Taps,
-    /// The needed source rows after the horizontal pass.
+    strip: Strip,
+    /// What comes out of the first pass, and where the second is horizontal what goes into the first.
     middle: Vec<u8>,
-    sums: Vec<i32>,
+    other: Vec<u8>,
+}
+
+/// A strip of rows on its side, before and after the horizontal pass.
+#[derive(Default)]
+struct Strip {
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl Strip {
+    /// The horizontal pass over `count` rows: `out` `(count, stride)`, in each row `(channels, outputs)`.
+    fn run<'a>(
+        &mut self,
+        out: &mut [u8],
+        stride: usize,
+        taps: &Taps,
+        channels: usize,
+        count: usize,
+        row: impl Fn(usize) -> &'a [u8],
+    ) {
+        self.before.resize(row(0).len() * passes::STRIP, 0);
+        self.after.resize(channels * taps.len() * passes::STRIP, 0);
+        for (at, out) in out[..count * stride].chunks_mut(passes::STRIP * stride).enumerate() {
+            let first = at * passes::STRIP;
+            let rows: [&[u8]; passes::STRIP] = std::array::from_fn(|y| row((first + y).min(count - 1)));
+            passes::turn(&mut self.before, &rows);
+            passes::horizontal(&mut self.after, &self.before, taps, channels);
+            passes::turn_back(out, stride, &self.after);
+        }
+    }
 }
 
 impl Resizer {
     /// Cuts `source` out of the image, resizes the cut (no pixel outside it has a say) to `size` = (height, width), and
-    /// writes the `window` of the result to `out`, which becomes `window.height * window.width * 3` bytes.
+    /// writes the `window` of the result to `out`, which becomes planes: `(channels, window.height, window.width)` bytes.
     ///
     /// `source` lies in the image, `window` in `size`, and neither is empty.
     pub fn run(
@@ -135,50 +143,64 @@ impl Resizer {
         assert!(source.top + source.height <= image.height && source.left + source.width <= image.width, "{source:?}");
         assert!(window.top + window.height <= size.0 && window.left + window.width <= size.1, "{window:?} of {size:?}");
         assert!(source.height > 0 && source.width > 0, "nothing to resize in {source:?}");
-        self.columns.fill(source.width, size.1, window.left, window.width, filter);
-        self.rows.fill(source.height, size.0, window.top, window.height, filter);
+        assert!(window.height > 0 && window.width > 0, "nothing wanted in {window:?}");
+        let channels = image.channels;
+        let Resizer { order, columns, rows, strip, middle, other } = self;
+        columns.fill(source.width, size.1, window.left, window.width, filter);
+        rows.fill(source.height, size.0, window.top, window.height, filter);
+        out.resize(channels * window.height * window.width, 0);
 
-        let needed = self.rows.needed();
-        self.middle.clear();
-        for y in needed.clone() {
-            let start = ((source.top + y) * image.width + source.left) * 3;
-            let row = &image.pixels[start..start + source.width * 3];
-            for (low, weights) in self.columns.iter() {
-                let (pixels, _) = row[low * 3..(low + weights.len()) * 3].as_chunks::<3>();
-                let mut sum = [HALF; 3];
-                for (pixel, w) in pixels.iter().zip(weights) {
-                    for c in 0..3 {
-                        sum[c] += pixel[c] as i32 * w;
-                    }
-                }
-                self.middle.extend_from_slice(&sum.map(round));
+        let needed = rows.needed();
+        let wide = source.width * channels;
+        let input = |y: usize| {
+            let start = ((source.top + needed.start + y) * image.width + source.left) * channels;
+            &image.pixels[start..start + wide]
+        };
+        let stride = passes::padded(window.width * channels);
+        if order.vertical_first((source.height, source.width), size) {
+            let wide_stride = passes::padded(wide);
+            other.resize(needed.len() * wide_stride, 0);
+            for (y, line) in other.chunks_exact_mut(wide_stride).enumerate() {
+                line[..wide].copy_from_slice(input(y));
+            }
+            middle.resize(window.height * wide_stride, 0);
+            for (line, (low, weights)) in middle.chunks_exact_mut(wide_stride).zip(rows.iter()) {
+                passes::vertical(line, &other[(low - needed.start) * wide_stride..], wide_stride, weights);
+            }
+            other.resize(window.height * stride, 0);
+            strip.run(other, stride, columns, channels, window.height, |y| &middle[y * wide_stride..][..wide]);
+            for (y, line) in other.chunks_exact(stride).take(window.height).enumerate() {
+                place(out, window, y, line);
+            }
+        } else {
+            middle.resize(needed.len() * stride, 0);
+            strip.run(middle, stride, columns, channels, needed.len(), input);
+            other.resize(stride, 0);
+            for (y, (low, weights)) in rows.iter().enumerate() {
+                passes::vertical(other, &middle[(low - needed.start) * stride..], stride, weights);
+                place(out, window, y, other);
             }
         }
+    }
+}
 
-        let stride = window.width * 3;
-        out.clear();
-        for (low, weights) in self.rows.iter() {
-            self.sums.clear();
-            self.sums.resize(stride, HALF);
-            let first = (low - needed.start) * stride;
-            for (row, w) in self.middle[first..].chunks_exact(stride).zip(weights) {
-                for (sum, x) in self.sums.iter_mut().zip(row) {
-                    *sum += *x as i32 * w;
-                }
-            }
-            out.extend(self.sums.iter().map(|&s| round(s)));
-        }
+/// Row `y` of every plane from a line `(channels, width)`, which may be longer.
+fn place(out: &mut [u8], window: Region, y: usize, line: &[u8]) {
+    let planes = out.chunks_exact_mut(window.height * window.width);
+    for (plane, row) in planes.zip(line.chunks_exact(window.width)) {
+        plane[y * window.width..][..window.width].copy_from_slice(row);
     }
 }
 
 /// The whole image at another size.
 pub fn resize(image: &Image, height: usize, width: usize, filter: Filter) -> Image {
-    resized_crop(image, Region::whole(image.height, image.width), height, width, filter)
+    resized_crop(image, Region::whole(image.height, image.width), height, width, filter, Order::default())
 }
 
 /// The part `source` of the image at another size. `source` lies in the image and is not empty.
-pub fn resized_crop(image: &Image, source: Region, height: usize, width: usize, filter: Filter) -> Image {
-    let mut pixels = Vec::new();
-    Resizer::default().run(&mut pixels, image, source, (height, width), Region::whole(height, width), filter);
-    Image { width, height, channels: image.channels, pixels }
+pub fn resized_crop(image: &Image, source: Region, height: usize, width: usize, filter: Filter, order: Order) -> Image {
+    let mut planes = Vec::new();
+    let mut resizer = Resizer { order, ..Resizer::default() };
+    resizer.run(&mut planes, image, source, (height, width), Region::whole(height, width), filter);
+    Image { width, height, channels: image.channels, pixels: interleaved(&planes, image.channels) }
 }

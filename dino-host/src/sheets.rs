@@ -110,7 +110,7 @@ fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Image {
     canvas.put(0, 0, &whole, 1);
     let mut rest = crops;
     for (view, (side, _)) in augment.crops_of().into_iter().enumerate() {
-        let (crop, tail) = rest.split_at(augment.mean.len() * side * side);
+        let (crop, tail) = rest.split_at(augment.channels * side * side);
         rest = tail;
         let (top, left) = place(view);
         canvas.put(top, left, &pixels(augment, crop, side), scale);
@@ -120,7 +120,7 @@ fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Image {
 
 /// A normalised crop (channels, side, side) as a picture again.
 fn pixels(augment: &Augment, crop: &[f32], side: usize) -> Image {
-    let (channels, plane) = (augment.mean.len(), side * side);
+    let (channels, plane) = (augment.channels, side * side);
     let value = |i: usize| {
         let (pixel, c) = (i / channels, i % channels);
         let x = crop[c * plane + pixel] as f64 * augment.std[c] + augment.mean[c];

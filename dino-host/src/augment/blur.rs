@@ -4,6 +4,8 @@
 //! the image repeat the border. ρ is chosen such that three boxes have the variance σ² (Gwosdek et al., "Theoretical
 //! foundations of Gaussian convolution by extended box filtering", 2011).
 
+use multiversion::multiversion;
+
 const PASSES: usize = 3;
 
 /// Weights of one box in 24-bit fixed point; 2r + 1 of `full` and two of `edge` make 2^24.
@@ -31,59 +33,69 @@ impl BoxFilter {
         Some(BoxFilter { r, full, edge: ((1 << 24) - (2 * r as u32 + 1) * full) / 2 })
     }
 
-    /// `y[i]` from the taps `x(d)[i]`, d = 0 ..= 2r + 2, all of the same length: a row and its shifts, or rows.
-    fn apply<'a>(&self, y: &mut [u8], sums: &mut [u32], x: impl Fn(usize) -> &'a [u8]) {
+    /// `y[i]` from the taps `x(d)[i]`, d = 0 ..= 2r + 2, at least as long as `y`: a row and its shifts, or rows.
+    #[inline(always)]
+    fn apply<'a>(&self, y: &mut [u8], x: impl Fn(usize) -> &'a [u8]) {
+        let (blocks, rest) = y.as_chunks_mut::<LANES>();
+        for (at, y) in blocks.iter_mut().enumerate() {
+            *y = self.block(|d| x(d)[at * LANES..].first_chunk().expect("taps are as long as the row"));
+        }
+        let done = blocks.len() * LANES;
+        for (i, y) in rest.iter_mut().enumerate() {
+            [*y] = self.block(|d| x(d)[done + i..].first_chunk().expect("taps are as long as the row"));
+        }
+    }
+
+    #[inline(always)]
+    fn block<'a, const N: usize>(&self, x: impl Fn(usize) -> &'a [u8; N]) -> [u8; N] {
         let last = 2 * self.r + 2;
-        sums.fill(0);
+        let mut sums = [0; N];
         for d in 1..last {
             for (sum, x) in sums.iter_mut().zip(x(d)) {
                 *sum += *x as u32;
             }
         }
-        for (((y, sum), low), high) in y.iter_mut().zip(sums).zip(x(0)).zip(x(last)) {
-            *y = ((*sum * self.full + (*low as u32 + *high as u32) * self.edge + (1 << 23)) >> 24) as u8;
-        }
+        let (low, high) = (x(0), x(last));
+        std::array::from_fn(|i| {
+            ((sums[i] * self.full + (low[i] as u32 + high[i] as u32) * self.edge + (1 << 23)) >> 24) as u8
+        })
     }
 }
+
+/// Values whose sums are kept in registers.
+const LANES: usize = 32;
 
 /// Buffers that can be used again.
 #[derive(Default)]
 pub struct Scratch {
     row: Vec<u8>,
-    image: Vec<u8>,
-    sums: Vec<u32>,
+    plane: Vec<u8>,
 }
 
-/// Blurs `height * width * 3` bytes (R G B interleaved) in place. `sigma` in pixels; zero changes nothing.
-pub fn gaussian_blur(pixels: &mut [u8], width: usize, sigma: f64, scratch: &mut Scratch) {
-    let stride = width * 3;
-    let Some(taps) = BoxFilter::of(sigma).filter(|_| stride > 0) else { return };
-    let height = pixels.len() / stride;
-    let Scratch { row: padded, image: other, sums } = scratch;
-    sums.clear();
-    sums.resize(stride, 0);
-
+/// Blurs planes of rows of `width`, each `height` rows, in place. `sigma` in pixels; zero changes nothing.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn gaussian_blur(planes: &mut [u8], height: usize, width: usize, sigma: f64, scratch: &mut Scratch) {
+    let Some(taps) = BoxFilter::of(sigma).filter(|_| height * width > 0) else { return };
+    let Scratch { row: padded, plane: other } = scratch;
     let reach = taps.r + 1;
-    padded.clear();
-    padded.resize(stride + 6 * reach, 0);
-    for row in pixels.chunks_exact_mut(stride) {
+    padded.resize(width + 2 * reach, 0);
+    for row in planes.chunks_exact_mut(width) {
         for _ in 0..PASSES {
-            let (left, rest) = padded.split_at_mut(3 * reach);
-            let (middle, right) = rest.split_at_mut(stride);
-            left.as_chunks_mut::<3>().0.fill([row[0], row[1], row[2]]);
-            middle.copy_from_slice(row);
-            right.as_chunks_mut::<3>().0.fill([row[stride - 3], row[stride - 2], row[stride - 1]]);
-            taps.apply(row, sums, |d| &padded[3 * d..3 * d + stride]);
+            padded[..reach].fill(row[0]);
+            padded[reach..reach + width].copy_from_slice(row);
+            padded[reach + width..].fill(row[width - 1]);
+            taps.apply(row, |d| &padded[d..d + width]);
         }
     }
 
-    other.clear();
-    other.resize(pixels.len(), 0);
-    for _ in 0..PASSES {
-        other.copy_from_slice(pixels);
-        for (y, row) in pixels.chunks_exact_mut(stride).enumerate() {
-            let at = |d: usize| (y + d).saturating_sub(reach).min(height - 1) * stride;
-            taps.apply(row, sums, |d| &other[at(d)..at(d) + stride]);
+    for plane in planes.chunks_exact_mut(height * width) {
+        for _ in 0..PASSES {
+            other.clear();
+            other.extend_from_slice(plane);
+            for (y, row) in plane.chunks_exact_mut(width).enumerate() {
+                let at = |d: usize| (y + d).saturating_sub(reach).min(height - 1) * width;
+                taps.apply(row, |d| &other[at(d)..at(d) + width]);
+            }
         }
     }
 }

@@ -1,7 +1,12 @@
-//! Colour operations on 8-bit RGB pixels (R G B interleaved), with Pillow's rounding: every step ends in 8 bits.
+//! Colour operations on planes of 8-bit pixels, `(channels, n)`, with Pillow's rounding: every step ends in 8 bits.
 //!
 //! Blends: y = trunc(clamp(base + f (x − base))) in f32, with base 0 (brightness), the mean luma (contrast) or the
 //! pixel's luma (saturation). Hue: the 8-bit hue of HSV is shifted, modulo 256.
+//!
+//! Three channels are R G B. One is grey and its own luma: saturation, hue and greying leave it as it is. Any other number
+//! are bands that have no colour: every operation but [`solarize`] leaves them as they are, see [`Op::applies_to`].
+
+use multiversion::multiversion;
 
 /// The four operations of the colour jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,15 +25,28 @@ impl Op {
     /// In the order in which torchvision numbers them.
     pub const ALL: [Op; 4] = [Op::Brightness, Op::Contrast, Op::Saturation, Op::Hue];
 
-    /// Applies the operation with its factor.
-    pub fn apply(self, pixels: &mut [u8], factor: f64) {
-        match self {
-            Op::Brightness => brightness(pixels, factor),
-            Op::Contrast => contrast(pixels, factor),
-            Op::Saturation => saturation(pixels, factor),
-            Op::Hue => hue(pixels, factor),
+    /// Applies the operation with its factor to planes of so many channels.
+    pub fn apply(self, planes: &mut [u8], channels: usize, factor: f64) {
+        match (self, channels) {
+            (Op::Brightness, 1 | 3) => brightness(planes, factor),
+            (Op::Contrast, 1 | 3) => contrast(planes, channels, factor),
+            (Op::Saturation, 3) => saturation(planes, factor),
+            (Op::Hue, 3) => hue(planes, factor),
+            _ => {}
         }
     }
+
+    /// Whether the operation can change planes of so many channels.
+    pub fn applies_to(self, channels: usize) -> bool {
+        channels == 3 || (channels == 1 && matches!(self, Op::Brightness | Op::Contrast))
+    }
+}
+
+/// The planes R, G and B.
+fn rgb(planes: &mut [u8]) -> [&mut [u8]; 3] {
+    let (r, rest) = planes.split_at_mut(planes.len() / 3);
+    let (g, b) = rest.split_at_mut(rest.len() / 2);
+    [r, g, b]
 }
 
 /// Rec. 601 luma in 16-bit fixed point.
@@ -36,76 +54,90 @@ fn luma([r, g, b]: [u8; 3]) -> u8 {
     ((r as u32 * 19_595 + g as u32 * 38_470 + b as u32 * 7_471 + 0x8000) >> 16) as u8
 }
 
+#[inline(always)]
 fn blend(base: u8, x: u8, factor: f32) -> u8 {
     // A cast to u8 truncates and saturates: just what is wanted.
     (base as f32 + factor * (x as f32 - base as f32)) as u8
 }
 
-/// One base for all pixels: 256 blends, then a look-up.
-fn blend_all(pixels: &mut [u8], base: u8, factor: f64) {
-    let table: [u8; 256] = std::array::from_fn(|x| blend(base, x as u8, factor as f32));
-    for x in pixels {
-        *x = table[*x as usize];
+/// One base for all values.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn blend_all(planes: &mut [u8], base: u8, factor: f32) {
+    for x in planes {
+        *x = blend(base, *x, factor);
     }
 }
 
 /// Towards black (factor 0), or away from it.
-pub fn brightness(pixels: &mut [u8], factor: f64) {
-    blend_all(pixels, 0, factor);
+pub fn brightness(planes: &mut [u8], factor: f64) {
+    blend_all(planes, 0, factor as f32);
 }
 
-/// Towards the rounded mean luma of all `pixels` (factor 0), or away from it.
-pub fn contrast(pixels: &mut [u8], factor: f64) {
-    let (rgb, _) = pixels.as_chunks::<3>();
-    let sum: u64 = rgb.iter().map(|p| luma(*p) as u64).sum();
-    let mean = sum as f64 / rgb.len().max(1) as f64;
-    blend_all(pixels, (mean + 0.5) as u8, factor);
+/// Towards the rounded mean luma of all pixels (factor 0), or away from it. One channel or three.
+pub fn contrast(planes: &mut [u8], channels: usize, factor: f64) {
+    let pixels = planes.len() / channels;
+    let sum = if channels == 3 { sum_of_luma(planes) } else { planes.iter().map(|&x| x as u64).sum() };
+    let mean = sum as f64 / pixels.max(1) as f64;
+    blend_all(planes, (mean + 0.5) as u8, factor as f32);
 }
 
-/// Towards each pixel's grey (factor 0), or away from it.
-pub fn saturation(pixels: &mut [u8], factor: f64) {
-    for p in pixels.as_chunks_mut::<3>().0 {
-        let grey = luma(*p);
-        *p = p.map(|x| blend(grey, x, factor as f32));
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn sum_of_luma(planes: &mut [u8]) -> u64 {
+    // 2^16 values of 8 bits fit into 32.
+    let [r, g, b] = rgb(planes).map(|plane| plane.chunks(1 << 16));
+    let part = |((r, g), b): ((&[u8], &[u8]), &[u8])| {
+        let pixels = r.iter().zip(g).zip(b);
+        pixels.map(|((&r, &g), &b)| luma([r, g, b]) as u32).sum::<u32>() as u64
+    };
+    r.zip(g).zip(b).map(part).sum()
+}
+
+/// Towards each pixel's grey (factor 0), or away from it. Three channels.
+pub fn saturation(planes: &mut [u8], factor: f64) {
+    blend_with_luma(planes, factor as f32);
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn blend_with_luma(planes: &mut [u8], factor: f32) {
+    let [r, g, b] = rgb(planes);
+    for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
+        let grey = luma([*r, *g, *b]);
+        [*r, *g, *b] = [*r, *g, *b].map(|x| blend(grey, x, factor));
     }
 }
 
-/// Three equal channels.
-pub fn grayscale(pixels: &mut [u8]) {
-    for p in pixels.as_chunks_mut::<3>().0 {
-        *p = [luma(*p); 3];
+/// Three equal channels; any other number is left as it is.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn grayscale(planes: &mut [u8], channels: usize) {
+    if channels != 3 {
+        return;
+    }
+    let [r, g, b] = rgb(planes);
+    for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
+        [*r, *g, *b] = [luma([*r, *g, *b]); 3];
     }
 }
 
 /// Inverts the values from `threshold` on.
-pub fn solarize(pixels: &mut [u8], threshold: u8) {
-    for x in pixels {
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn solarize(planes: &mut [u8], threshold: u8) {
+    for x in planes {
         *x = if *x < threshold { *x } else { 255 - *x };
     }
 }
 
-/// Pixels that [`hue`] works on at a time, plane by plane: a loop over them has no branch, so that it can be vectorised.
-const LANES: usize = 32;
-
 /// Turns the colour circle by `shift` of a full turn, in −0.5 ..= 0.5: the 8-bit hue moves by trunc(255 shift). A shift
-/// of zero still rounds through HSV.
-pub fn hue(pixels: &mut [u8], shift: f64) {
-    let shift = (shift * 255.0) as i32; // modulo 256, so that negative shifts wrap around
-    for pixels in pixels.as_chunks_mut::<3>().0.chunks_mut(LANES) {
-        let mut planes = [[0; LANES]; 3];
-        for (i, pixel) in pixels.iter().enumerate() {
-            for c in 0..3 {
-                planes[c][i] = pixel[c] as i32;
-            }
-        }
-        let [r, g, b] = &mut planes;
-        for i in 0..LANES {
-            let [h, s, v] = rgb_to_hsv([r[i], g[i], b[i]]);
-            [r[i], g[i], b[i]] = hsv_to_rgb([(h + shift) & 255, s, v]);
-        }
-        for (i, pixel) in pixels.iter_mut().enumerate() {
-            *pixel = [0, 1, 2].map(|c| planes[c][i] as u8);
-        }
+/// of zero still rounds through HSV. Three channels.
+pub fn hue(planes: &mut [u8], shift: f64) {
+    turn(planes, (shift * 255.0) as i32); // modulo 256, so that negative shifts wrap around
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn turn(planes: &mut [u8], shift: i32) {
+    let [r, g, b] = rgb(planes);
+    for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
+        let [h, s, v] = rgb_to_hsv([*r, *g, *b].map(i32::from));
+        [*r, *g, *b] = hsv_to_rgb([(h + shift) & 255, s, v]).map(|x| x as u8);
     }
 }
 

@@ -4,7 +4,7 @@
 //! A head's mask keeps the fewest patches that together hold a given part of the attention that falls on patches; a patch
 //! becomes a square of pixels. Jaccard index of two masks: |A and B| / |A or B|.
 
-use crate::augment::normalize;
+use crate::augment::{normalize, planes};
 use crate::config::Config;
 use crate::data::{Dataset, Image};
 use crate::device::Device;
@@ -157,7 +157,8 @@ pub fn evaluate<D: Device>(
 }
 
 fn view(out: &mut [f32], set: &dyn Dataset, i: usize, config: &Config) -> Result<()> {
-    let (Image { width, height, pixels, .. }, side) = (set.image(i)?, config.global_size);
+    let (image, side) = (set.image(i)?, config.global_size);
+    let Image { width, height, .. } = image;
     if (width, height) != (side, side) {
         let name = set.name(i);
         return Err(Error::new(format!(
@@ -166,7 +167,7 @@ fn view(out: &mut [f32], set: &dyn Dataset, i: usize, config: &Config) -> Result
         .hint("exact masks are compared at the size they were made for"));
     }
     let augment = config.augment();
-    normalize(out, &pixels, augment.mean, augment.std);
+    normalize(out, &planes::planes(&image), &augment.mean, &augment.std);
     Ok(())
 }
 

@@ -1,0 +1,86 @@
+//! From a file to the ten crops of the published recipe, one thread: decoding, every operation, the whole, beside Pillow and torchvision.
+//!
+//!     cargo bench -p dino-host --bench crops                                        ours alone, on drawn images
+//!     cargo bench -p dino-host --bench crops -- --reference DIR --python FILE       beside DIR/bench_step.py, on the files that it uses
+//!
+//! The machine's speed drifts, so the two programs take turns, and only neighbours are compared.
+
+mod ours;
+mod reference;
+
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Times the way from a JPEG file to its crops, beside Pillow and torchvision
+#[derive(Parser)]
+struct Args {
+    /// The folder of the reference's bench_step.py; without it, $DINO_REFERENCE
+    #[arg(long, value_name = "DIR")]
+    reference: Option<PathBuf>,
+    /// A Python that has torchvision; without it, $DINO_PYTHON, else python3
+    #[arg(long, value_name = "FILE")]
+    python: Option<PathBuf>,
+    /// Rounds: of each operation the quickest counts, of whole images the medians of neighbours are compared
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Said by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+}
+
+fn run(args: &Args) -> Result<(), String> {
+    if args.rounds == 0 {
+        return Err("--rounds is at least 1".into());
+    }
+    let from = |flag: &Option<PathBuf>, name| flag.clone().or_else(|| std::env::var_os(name).map(PathBuf::from));
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let reference = match from(&args.reference, "DINO_REFERENCE") {
+        Some(at) => {
+            let python = from(&args.python, "DINO_PYTHON").unwrap_or_else(|| "python3".into());
+            let reference = reference::Reference::new(&at, &python)?;
+            reference.write_files(folder.path())?;
+            Some(reference)
+        }
+        None => {
+            ours::write_files(folder.path())?;
+            None
+        }
+    };
+    let ours = ours::Ours::new(folder.path())?;
+    ours.operations(args.rounds);
+    let Some(reference) = reference else {
+        println!(
+            "\nSKIPPED: the reference's side. --reference DIR names the folder of bench_step.py, --python FILE a Python that has torchvision."
+        );
+        return Ok(());
+    };
+    println!("\n| round | theirs, ms an image | ours | theirs / ours | theirs, decoding | ours |");
+    println!("| --- | --- | --- | --- | --- | --- |");
+    let mut ratios = Vec::new();
+    for round in 1..=args.rounds {
+        let [theirs, their_decode] = reference.run()?;
+        let [whole, decode] = ours.whole();
+        ratios.push(theirs / whole);
+        println!("| {round} | {theirs:.2} | {whole:.2} | {:.2} | {their_decode:.2} | {decode:.2} |", theirs / whole);
+    }
+    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    println!("\ntheirs / ours: median {:.2}, least {least:.2}", median(ratios));
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("crops bench: {e}");
+            ExitCode::from(2)
+        }
+    }
+}

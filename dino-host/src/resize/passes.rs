@@ -1,0 +1,101 @@
+//! The two passes of a resize, both without a gather: whatever the axis, the sums of neighbouring values share their weights.
+//!
+//! A vertical pass has such neighbours in memory. A horizontal one gets them by turning strips of sixteen rows on their side.
+
+use super::taps::{FRACTION, Taps};
+use multiversion::multiversion;
+
+/// Rows of a strip: as many i32 sums as the widest register holds.
+pub const STRIP: usize = 16;
+/// Sums of the vertical pass that are kept in registers.
+const LANES: usize = 32;
+const HALF: i32 = 1 << (FRACTION - 1);
+
+fn round(sum: i32) -> u8 {
+    (sum >> FRACTION).clamp(0, 255) as u8
+}
+
+/// Transposes 16 x 16 bytes. Dealing out the two halves in turns moves every bit of an index one place up; four times swaps
+/// row and column.
+#[inline(always)]
+fn transpose(mut block: [u8; STRIP * STRIP]) -> [u8; STRIP * STRIP] {
+    for _ in 0..4 {
+        let (low, high) = block.split_at(STRIP * STRIP / 2);
+        let mut dealt = [0; STRIP * STRIP];
+        for (pair, (a, b)) in dealt.as_chunks_mut::<2>().0.iter_mut().zip(low.iter().zip(high)) {
+            *pair = [*a, *b];
+        }
+        block = dealt;
+    }
+    block
+}
+
+/// `turned` `(columns, 16)` from up to 16 rows of as many columns each. Rows that are not there stay as they were.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn turn(turned: &mut [u8], rows: &[&[u8]]) {
+    let mut block = [0; STRIP * STRIP];
+    for (at, turned) in turned.chunks_mut(STRIP * STRIP).enumerate() {
+        let wide = turned.len() / STRIP;
+        for (line, row) in block.as_chunks_mut::<STRIP>().0.iter_mut().zip(rows) {
+            let row = &row[at * STRIP..at * STRIP + wide];
+            match row.try_into() {
+                Ok(row) => *line = row,
+                Err(_) => line[..wide].copy_from_slice(row),
+            }
+        }
+        turned.copy_from_slice(&transpose(block)[..turned.len()]);
+    }
+}
+
+/// The way back: `(columns, 16)` to the first rows of `out`, which lie `stride` apart.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn turn_back(out: &mut [u8], stride: usize, turned: &[u8]) {
+    let mut block = [0; STRIP * STRIP];
+    for (at, turned) in turned.chunks(STRIP * STRIP).enumerate() {
+        let wide = turned.len() / STRIP;
+        block[..turned.len()].copy_from_slice(turned);
+        let lines = transpose(block);
+        for (line, row) in lines.as_chunks::<STRIP>().0.iter().zip(out.chunks_mut(stride)) {
+            row[at * STRIP..at * STRIP + wide].copy_from_slice(&line[..wide]);
+        }
+    }
+}
+
+/// The horizontal pass over a strip on its side: `out` `(channels, outputs, 16)` from `x` `(inputs, channels, 16)`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn horizontal(out: &mut [u8], x: &[u8], taps: &Taps, channels: usize) {
+    let (x, _) = x.as_chunks::<STRIP>();
+    let (out, _) = out.as_chunks_mut::<STRIP>();
+    for (c, plane) in out.chunks_mut(taps.len()).enumerate() {
+        for (y, (low, weights)) in plane.iter_mut().zip(taps.iter()) {
+            let mut sums = [HALF; STRIP];
+            for (x, w) in x[low * channels + c..].iter().step_by(channels).zip(weights) {
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum += *x as i32 * w;
+                }
+            }
+            *y = sums.map(round);
+        }
+    }
+}
+
+/// One row of the vertical pass: `out` from as many rows of `x`, `stride` apart, as there are weights. The length of `out` is
+/// a multiple of [`LANES`], see [`padded`].
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn vertical(out: &mut [u8], x: &[u8], stride: usize, weights: &[i32]) {
+    for (at, y) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let mut sums = [HALF; LANES];
+        for (row, w) in x.chunks(stride).zip(weights) {
+            let (row, _) = row[at * LANES..].split_first_chunk::<LANES>().expect("rows are padded");
+            for (sum, x) in sums.iter_mut().zip(row) {
+                *sum += *x as i32 * w;
+            }
+        }
+        *y = sums.map(round);
+    }
+}
+
+/// The next length that [`vertical`] takes.
+pub fn padded(len: usize) -> usize {
+    len.next_multiple_of(LANES)
+}
