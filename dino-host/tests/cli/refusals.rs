@@ -131,7 +131,11 @@ fn a_damaged_picture_is_named() {
     let path = data.path().join("07.png");
     fs::write(&path, &good[..good.len() / 2]).unwrap();
     let out = data.path().join(".run"); // a folder that begins with a dot is no class
-    refuses_saying(&format!("train {TINY} --epochs 1 --data {{}} --out {{}}"), &[data.path(), &out], &["07.png"]);
+    refuses_saying(
+        &format!("train {TINY} --strict --epochs 1 --data {{}} --out {{}}"),
+        &[data.path(), &out],
+        &["07.png"],
+    );
     fs::write(&path, good).unwrap();
     // The file has another size now, as the run's fingerprint says; a new run takes it.
     refuses_saying("train --resume --out {}", &[&out], &["does not hold the images"]);
