@@ -7,6 +7,7 @@ use crate::data::{Dataset, Faults, Image};
 use crate::error::{Error, Result};
 use dino_kernel::rng::{Kind, Rng};
 use rayon::prelude::*;
+use std::cell::RefCell;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -31,6 +32,27 @@ pub struct Batch {
     pub pixels: Vec<f32>,
 }
 
+thread_local! {
+    /// A thread's own buffers, which keep their largest size: nothing is allocated for an image but what its decoder takes.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Where every image's crops go: `pixels` cut into micro-batches, views and images, and handed out by image.
+fn places<'p>(pixels: &'p mut [f32], views: &[usize], batch: usize, micro_batch: usize) -> Vec<Vec<&'p mut [f32]>> {
+    let mut places: Vec<Vec<_>> = (0..batch).map(|_| Vec::with_capacity(views.len())).collect();
+    let mut rest = pixels;
+    for part in places.chunks_mut(micro_batch) {
+        for &len in views {
+            for place in part.iter_mut() {
+                let (crop, tail) = rest.split_at_mut(len);
+                place.push(crop);
+                rest = tail;
+            }
+        }
+    }
+    places
+}
+
 /// What the loader needs to know.
 #[derive(Clone)]
 pub struct Recipe {
@@ -47,31 +69,23 @@ impl Recipe {
         let (epoch, at) = (step / self.per_epoch, (step % self.per_epoch) as usize * self.batch);
         let views: Vec<usize> =
             self.augment.crops_of().iter().map(|(side, _)| self.augment.channels * side * side).collect();
-        let wide: usize = views.iter().sum();
-        let made: Vec<(u32, Vec<f32>)> = order[at..at + self.batch]
-            .par_iter()
-            .map_init(Scratch::default, |scratch, &id| {
+        let ids = &order[at..at + self.batch];
+        let mut pixels = vec![0.0; self.batch * views.iter().sum::<usize>()];
+        let images: Result<Vec<u32>> = places(&mut pixels, &views, self.batch, self.micro_batch)
+            .into_par_iter()
+            .zip(ids)
+            .map(|(crops, &id)| {
                 let (id, image) = self.readable(set, faults, epoch as u32, id)?;
-                let mut crops = vec![0.0; wide];
-                let mut rest = &mut crops[..];
-                for (view, &len) in views.iter().enumerate() {
-                    let (out, tail) = rest.split_at_mut(len);
-                    rest = tail;
-                    let mut rng = Rng::new(self.seed, epoch as u32, id, view as u32, Kind::Augment, 0);
-                    self.augment.crop_with(scratch, &image, view, &mut rng, out);
-                }
-                Ok((id, crops))
+                SCRATCH.with_borrow_mut(|scratch| {
+                    for (view, out) in crops.into_iter().enumerate() {
+                        let mut rng = Rng::new(self.seed, epoch as u32, id, view as u32, Kind::Augment, 0);
+                        self.augment.crop_with(scratch, &image, view, &mut rng, out);
+                    }
+                });
+                Ok(id)
             })
-            .collect::<Result<_>>()?;
-        let mut pixels = Vec::with_capacity(self.batch * wide);
-        for part in made.chunks(self.micro_batch) {
-            let mut from = 0;
-            for &len in &views {
-                part.iter().for_each(|(_, crops)| pixels.extend_from_slice(&crops[from..from + len]));
-                from += len;
-            }
-        }
-        Ok(Batch { images: made.iter().map(|(id, _)| *id).collect(), pixels })
+            .collect();
+        Ok(Batch { images: images?, pixels })
     }
 
     /// Image `id`, or, where it cannot be read, one that takes its place: drawn by (seed, epoch, id), so that the same files give
