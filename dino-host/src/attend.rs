@@ -249,7 +249,7 @@ mod tests {
         let out = dir.path().join("new/folder");
         draw::<Cpu>(&NoOptions {}, &config, &weights, &plain(70, 40), 0, 0.6, &out).unwrap();
         for name in ["image", "head0", "head2", "head2-mask", "mean", "overlay"] {
-            let picture = data::decode(&out.join(format!("{name}.png"))).unwrap();
+            let picture = data::decode(&out.join(format!("{name}.png")), data::Decode::default()).unwrap();
             assert!(name == "overlay" || (picture.width, picture.height) == (56 * 5, 32 * 5), "{name}");
         }
         let text = std::fs::read_to_string(out.join("attention.json")).unwrap();

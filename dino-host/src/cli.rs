@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Flags};
-use crate::data::{self, Faults, Splits};
+use crate::data::{self, Decode, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::{attention, knn};
@@ -88,7 +88,7 @@ impl Model {
 /// opened is reported when it is used.
 fn small(data: Option<&str>) -> Config {
     let folder = data.filter(|data| *data != data::BUILTIN);
-    let first = folder.and_then(|folder| data::open(Path::new(folder)).ok()?.train.image(0).ok());
+    let first = folder.and_then(|folder| data::open(Path::new(folder), Decode::default()).ok()?.train.image(0).ok());
     match first {
         Some(image) if (image.width, image.height) == (32, 32) => Config::small_32(),
         _ => Config::small(),
@@ -311,7 +311,11 @@ fn start<D: Device>(shared: &Shared<D::Options>) -> Result<()> {
 }
 
 fn open(data: &str, config: &Config) -> Result<Splits> {
-    if data == data::BUILTIN { Ok(data::builtin(config.global_size)) } else { data::open(Path::new(data)) }
+    if data == data::BUILTIN {
+        Ok(data::builtin(config.global_size, config.channels))
+    } else {
+        data::open(Path::new(data), config.decode())
+    }
 }
 
 /// The first of runs/1, runs/2, … that does not exist.
@@ -544,7 +548,7 @@ fn run_attend<D: Device>(args: Attend<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let weights = checkpoint.backbone("teacher")?;
-    let image = data::decode(&args.image)?;
+    let image = data::decode(&args.image, checkpoint.config.decode())?;
     attend::draw::<D>(&args.shared.device, &checkpoint.config, &weights, &image, args.size, args.keep, &args.out)?;
     Ok(0)
 }

@@ -3,6 +3,7 @@
 //! Values come from, in this order: the published recipe, a preset (`--small`), `--config FILE.toml`, the flags.
 
 use crate::augment::Augment;
+use crate::data::Decode;
 use crate::error::{Error, Result};
 use clap::Args;
 use dino_kernel::crops::{Crops, Group};
@@ -190,7 +191,7 @@ keys! {
     #[arg(long, help_heading = "Data")] channels: usize = 3;
     /// Leave pictures as they are stored, whatever their EXIF orientation says, as the published recipe does
     #[arg(long, help_heading = "Data", num_args = 0..=1, default_missing_value = "true")] ignore_exif: bool = false;
-    /// Decode large JPEGs at 1/2, 1/4 or 1/8 of their size, never below the global crop's; changes pixels
+    /// Decode large JPEGs at 1/2, 1/4 or 1/8 of their size, never smaller than an evaluation needs; changes pixels
     #[arg(long, help_heading = "Data", num_args = 0..=1, default_missing_value = "true")] fast_decode: bool = false;
 }
 
@@ -433,6 +434,12 @@ impl Config {
             mean: self.mean.clone(),
             std: self.std.clone(),
         }
+    }
+
+    /// How files become images. The evaluation's shorter side, 8/7 of the global crop's, is the least that fast decoding leaves.
+    pub fn decode(&self) -> Decode {
+        let fast = self.fast_decode.then(|| self.global_size.saturating_mul(8).div_ceil(7));
+        Decode { channels: self.channels, orient: !self.ignore_exif, fast }
     }
 
     /// The networks' parameters.

@@ -122,7 +122,7 @@ impl Recipe {
             for step in steps {
                 if epoch != Some(step / self.per_epoch) {
                     epoch = Some(step / self.per_epoch);
-                    shuffled = order(set.len(), self.seed, step / self.per_epoch);
+                    shuffled = set.order(self.seed, step / self.per_epoch);
                 }
                 let batch = self.load(set, faults, &shuffled, step);
                 let failed = batch.is_err();

@@ -4,7 +4,7 @@ use crate::augment::Augment;
 use crate::config::Config;
 use crate::data::{Dataset, Faults, Image};
 use crate::error::{Error, Result};
-use crate::loader::{self, Recipe};
+use crate::loader::Recipe;
 use crate::log::{write_atomically, write_png};
 use crate::resize::{Filter, resize};
 use std::io::Write;
@@ -39,7 +39,7 @@ pub fn draw(
     std::fs::create_dir_all(out).map_err(|e| {
         Error::new(format!("cannot make the folder {}: {e}", out.display())).hint("--out names another")
     })?;
-    let order = loader::order(set.len(), config.seed, epoch);
+    let order = set.order(config.seed, epoch);
     let mut index = String::from("sheet\trow\timage\n");
     for (sheet, ids) in order[..images].chunks(ROWS).enumerate() {
         let augment = config.augment();

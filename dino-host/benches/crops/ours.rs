@@ -3,7 +3,7 @@
 use crate::median;
 use dino_host::augment::{self, Augment, Scratch, blur, color};
 use dino_host::data::folder::ImageFolder;
-use dino_host::data::{Dataset, Image};
+use dino_host::data::{Dataset, Decode, Image};
 use dino_host::resize::{Filter, Region, Resizer};
 use dino_kernel::rng::{Kind, Rng};
 use std::hint::black_box;
@@ -41,7 +41,9 @@ fn time(call: impl FnOnce()) -> f64 {
 
 impl Ours {
     pub fn new(folder: &Path) -> Result<Ours, String> {
-        let files = ImageFolder::read(folder, None).map_err(|e| e.to_string())?.ok_or("no files were written")?;
+        let files = ImageFolder::read(folder, None, Decode::default())
+            .map_err(|e| e.to_string())?
+            .ok_or("no files were written")?;
         let images = (0..files.len()).map(|i| files.image(i)).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
         Ok(Ours { files, images, recipe: Augment::default() })
     }

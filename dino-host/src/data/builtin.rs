@@ -9,10 +9,11 @@
 //! Image `i` is a pure function of (seed, part, `i`, side): nothing is stored, and every platform draws the same bytes
 //! (basic arithmetic and `libm` only).
 
-use super::{Dataset, Image};
+use super::{BUILTIN, Dataset, Image, picture};
 use crate::error::{Error, Result};
 use core::f64::consts::TAU;
 use dino_kernel::rng::{Kind, Rng};
+use std::path::Path;
 
 /// The classes, in the order of their labels.
 pub const CLASSES: [&str; 10] =
@@ -50,6 +51,7 @@ impl Part {
 #[derive(Clone, Debug)]
 pub struct Builtin {
     side: usize,
+    channels: usize,
     count: usize,
     part: Part,
     seed: u64,
@@ -59,7 +61,12 @@ pub struct Builtin {
 impl Builtin {
     /// Image `i` shows class `i % 10`. Parts with the same seed never share a scene.
     pub fn new(side: usize, count: usize, part: Part, seed: u64) -> Builtin {
-        Builtin { side, count, part, seed, classes: CLASSES.map(String::from).to_vec() }
+        Builtin { side, channels: 3, count, part, seed, classes: CLASSES.map(String::from).to_vec() }
+    }
+
+    /// The same with so many channels; it is drawn in colour, so that only 3 and 1 can be had.
+    pub fn with(self, channels: usize) -> Builtin {
+        Builtin { channels, ..self }
     }
 
     /// The scene of image `i` and the generator, which goes on to the noise of the pixels.
@@ -85,7 +92,8 @@ impl Dataset for Builtin {
         self.check(i)?;
         let (scene, mut rng) = self.scene(i);
         let pixels = scene.render(self.side, true, &mut rng);
-        Ok(Image { width: self.side, height: self.side, channels: 3, pixels })
+        let image = Image { width: self.side, height: self.side, channels: 3, pixels };
+        picture::converted(Path::new(BUILTIN), image, false, self.channels)
     }
 
     fn label(&self, i: usize) -> Option<u32> {

@@ -1,83 +1,149 @@
-//! CIFAR-10 in its binary format: records of one label byte and 3 x 32 x 32 bytes, the planes R, G, B, rows top to
-//! bottom (Krizhevsky, "Learning multiple layers of features from tiny images", 2009).
+//! CIFAR-10 and CIFAR-100 in their binary formats: records of one label byte (CIFAR-100: the coarse, then the fine label)
+//! and 3 x 32 x 32 bytes, the planes R, G, B, rows top to bottom (Krizhevsky, "Learning multiple layers of features from
+//! tiny images", 2009).
 
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use super::{Dataset, Fnv, Image, Splits, hold_out};
+use super::picture::converted;
+use super::{Dataset, Decode, Fnv, Image, Splits, hold_out, names_in};
 use crate::error::{Error, Result};
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
-const RECORD: usize = 1 + 3 * PLANE;
 const NAMES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-/// Records of one or more files, in memory (180 MB for the full set).
+/// Which of the two sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// One label byte, 10 classes.
+    Ten,
+    /// Two label bytes, of which the second counts: 100 classes.
+    Hundred,
+}
+
+impl Version {
+    /// Bytes in front of the pixels; the last one is the label.
+    const fn labels(self) -> usize {
+        match self {
+            Version::Ten => 1,
+            Version::Hundred => 2,
+        }
+    }
+
+    const fn record(self) -> usize {
+        self.labels() + 3 * PLANE
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Version::Ten => "CIFAR-10",
+            Version::Hundred => "CIFAR-100",
+        }
+    }
+
+    /// The file of class names, one a line.
+    const fn names_file(self) -> &'static str {
+        match self {
+            Version::Ten => "batches.meta.txt",
+            Version::Hundred => "fine_label_names.txt",
+        }
+    }
+}
+
+/// Records of one or more files, in memory (180 MB for either full set).
 pub struct Cifar {
+    version: Version,
     records: Vec<u8>,
     /// Name of each file without its ending, and the index of its first record.
     files: Vec<(String, usize)>,
     classes: Vec<String>,
+    how: Decode,
 }
 
 /// `None` when the folder has none of the format's files.
-pub(super) fn open(folder: &Path) -> Result<Option<Splits>> {
-    let unpacked = folder.join("cifar-10-batches-bin"); // what the published archive unpacks to
-    let folder = if unpacked.is_dir() { unpacked.as_path() } else { folder };
+pub(super) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
+    // What the published archives unpack to.
+    let unpacked = ["cifar-10-batches-bin", "cifar-100-binary"].map(|name| folder.join(name));
+    if let [true, true] = [unpacked[0].is_dir(), unpacked[1].is_dir()] {
+        return Err(Error::new(format!("{} holds both CIFAR-10 and CIFAR-100", folder.display()))
+            .hint(format!("pass one of them: {}", unpacked[0].display())));
+    }
+    let folder = unpacked.iter().find(|u| u.is_dir()).map_or(folder, |u| u.as_path());
     let here = |name: &str| folder.join(name).is_file();
     let batches: Vec<String> = (1..=5).map(|k| format!("data_batch_{k}.bin")).collect();
-    let (train, test): (Vec<&str>, &str) = if batches.iter().any(|b| here(b)) {
+    let (train, test, version): (Vec<&str>, &str, Version) = if batches.iter().any(|b| here(b)) {
         // Fewer than five are fine, but a hole is a copy that went wrong.
         let present = batches.iter().filter(|b| here(b)).count();
         if let Some(missing) = batches[..present].iter().find(|b| !here(b)) {
             return Err(Error::new(format!("{} is missing", folder.join(missing).display()))
                 .hint("later batches are there: unpack cifar-10-binary.tar.gz again"));
         }
-        (batches[..present].iter().map(String::as_str).collect(), "test_batch.bin")
+        (batches[..present].iter().map(String::as_str).collect(), "test_batch.bin", Version::Ten)
     } else if here("train.bin") {
-        (vec!["train.bin"], "test.bin")
+        (vec!["train.bin"], "test.bin", version_of(folder)?)
     } else if let Some(test) = ["test_batch.bin", "test.bin"].into_iter().find(|t| here(t)) {
-        return Err(Error::new(format!("{} has no training part beside it", folder.join(test).display()))
-            .hint("CIFAR-10 is data_batch_1.bin ... data_batch_5.bin and test_batch.bin, or train.bin and test.bin"));
+        return Err(Error::new(format!("{} has no training part beside it", folder.join(test).display())).hint(
+            "CIFAR-10 is data_batch_1.bin ... data_batch_5.bin and test_batch.bin, or train.bin and test.bin, as CIFAR-100 is",
+        ));
     } else {
         return Ok(None);
     };
-    let set = Box::new(Cifar::read(folder, &train)?);
+    let set = Box::new(Cifar::read(folder, version, &train, how)?);
     Ok(Some(if here(test) {
-        Splits { train: set, test: Box::new(Cifar::read(folder, &[test])?), held_out: false }
+        Splits { train: set, test: Box::new(Cifar::read(folder, version, &[test], how)?), held_out: false }
     } else {
         hold_out(set)
     }))
 }
 
+/// Which set a `train.bin` is of: what its length says, unless the file of class names or the folder's name says more.
+fn version_of(folder: &Path) -> Result<Version> {
+    let path = folder.join("train.bin");
+    let length = fs::metadata(&path).map_err(|e| Error::new(format!("cannot read {}: {e}", path.display())))?.len();
+    let fits = |version: Version| length.is_multiple_of(version.record() as u64);
+    let is_hundred = folder.join(Version::Hundred.names_file()).is_file()
+        || folder.file_name().is_some_and(|name| name == "cifar-100-binary");
+    // Both fit only where the length is a multiple of 3,073 x 3,074; the full sets' are not.
+    Ok(if is_hundred || fits(Version::Hundred) && !fits(Version::Ten) { Version::Hundred } else { Version::Ten })
+}
+
 impl Cifar {
-    /// Reads the named files of `folder`, and `batches.meta.txt` where there is one (a class name a line).
+    /// Reads the named files of `folder`, and the file of class names where there is one (`batches.meta.txt` or
+    /// `fine_label_names.txt`, a class name a line; without it the ten published names, or the numbers 0 to 99).
     ///
     /// Errors: a file that cannot be read, whose length is not a whole number of records, or that has a label without
     /// a class.
-    pub fn read(folder: &Path, names: &[&str]) -> Result<Cifar> {
-        let classes = class_names(folder)?;
+    pub fn read(folder: &Path, version: Version, names: &[&str], how: Decode) -> Result<Cifar> {
+        let named = folder.join(version.names_file());
+        let classes = match version {
+            _ if named.is_file() => names_in(&named)?,
+            Version::Ten => NAMES.map(String::from).to_vec(),
+            Version::Hundred => (0..100).map(|i: u32| i.to_string()).collect(),
+        };
         let (mut records, mut files) = (Vec::new(), Vec::new());
         for name in names {
-            files.push((name.trim_end_matches(".bin").to_string(), records.len() / RECORD));
-            append(&folder.join(name), &mut records, classes.len())?;
+            files.push((name.trim_end_matches(".bin").to_string(), records.len() / version.record()));
+            append(&folder.join(name), version, &mut records, classes.len())?;
         }
-        Ok(Cifar { records, files, classes })
+        Ok(Cifar { version, records, files, classes, how })
     }
 
     fn record(&self, i: usize) -> &[u8] {
-        &self.records[i * RECORD..(i + 1) * RECORD]
+        let record = self.version.record();
+        &self.records[i * record..(i + 1) * record]
     }
 }
 
-fn append(path: &Path, records: &mut Vec<u8>, classes: usize) -> Result<()> {
+fn append(path: &Path, version: Version, records: &mut Vec<u8>, classes: usize) -> Result<()> {
     let failed = |e: &dyn std::fmt::Display| Error::new(format!("cannot read {}: {e}", path.display()));
+    let record = version.record() as u64;
     let mut file = fs::File::open(path).map_err(|e| failed(&e))?;
     let length = file.metadata().map_err(|e| failed(&e))?.len();
-    if length == 0 || !length.is_multiple_of(RECORD as u64) {
-        return Err(Error::new(format!("{} has {length} bytes, not a multiple of {RECORD}", path.display()))
-            .hint(length_hint(length)));
+    if length == 0 || !length.is_multiple_of(record) {
+        return Err(Error::new(format!("{} has {length} bytes, not a multiple of {record}", path.display()))
+            .hint(length_hint(version, length)));
     }
     let start = records.len();
     records.try_reserve_exact(length as usize).map_err(|e| failed(&e))?;
@@ -86,59 +152,61 @@ fn append(path: &Path, records: &mut Vec<u8>, classes: usize) -> Result<()> {
     if read as u64 != length {
         return Err(failed(&format!("{read} of {length} bytes came")));
     }
-    for (i, record) in records[start..].chunks_exact(RECORD).enumerate() {
-        if record[0] as usize >= classes {
+    for (i, record) in records[start..].chunks_exact(version.record()).enumerate() {
+        let label = record[version.labels() - 1];
+        if label as usize >= classes {
             return Err(Error::new(format!(
-                "{}: record {i} has label {}, but there are {classes} classes",
+                "{}: record {i} has label {label}, but there are {classes} classes",
                 path.display(),
-                record[0]
             ))
-            .hint(format!("labels are 0 to {}; batches.meta.txt names the classes", classes - 1)));
+            .hint(format!(
+                "read as {}, labels are 0 to {}; {} names the classes",
+                version.name(),
+                classes - 1,
+                version.names_file()
+            )));
         }
     }
     Ok(())
 }
 
-fn length_hint(length: u64) -> String {
-    let (record, whole) = (RECORD as u64, length / RECORD as u64);
+fn length_hint(version: Version, length: u64) -> String {
+    let record = version.record() as u64;
+    let whole = length / record;
+    let other = if version == Version::Ten { Version::Hundred } else { Version::Ten };
     if length == 0 {
-        format!("the file is empty; a CIFAR-10 file has {record} bytes an image")
-    } else if length.is_multiple_of(record + 1) {
-        "its length fits CIFAR-100, whose records have two labels; only CIFAR-10 is read".into()
+        format!("the file is empty; a {} file has {record} bytes an image", version.name())
+    } else if length.is_multiple_of(other.record() as u64) {
+        format!(
+            "read as {}; its length fits {}. A train.bin beside fine_label_names.txt, or in a folder cifar-100-binary, is \
+             CIFAR-100, otherwise its length decides",
+            version.name(),
+            other.name()
+        )
     } else if whole == 0 {
-        format!("one image takes {record} bytes (label, then 32 x 32 R, G and B)")
+        format!("one image takes {record} bytes (label, then 32 x 32 R, G and B; CIFAR-100 has two labels)")
     } else {
         let (low, high) = (whole * record, (whole + 1) * record);
-        format!("{whole} images take {low} bytes, {} take {high}; the file may be cut short", whole + 1)
+        format!(
+            "read as {}: {whole} images take {low} bytes, {} take {high}; the file may be cut short",
+            version.name(),
+            whole + 1
+        )
     }
-}
-
-fn class_names(folder: &Path) -> Result<Vec<String>> {
-    let path = folder.join("batches.meta.txt");
-    if !path.is_file() {
-        return Ok(NAMES.map(String::from).to_vec());
-    }
-    let text = fs::read_to_string(&path)
-        .map_err(|e| Error::new(format!("cannot read {}: {e}", path.display())).hint("one class name a line"))?;
-    let names: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
-    if names.is_empty() {
-        return Err(Error::new(format!("{} names no class", path.display()))
-            .hint("one class name a line; without the file the ten published names are used"));
-    }
-    Ok(names)
 }
 
 impl Dataset for Cifar {
     fn len(&self) -> usize {
-        self.records.len() / RECORD
+        self.records.len() / self.version.record()
     }
     fn image(&self, i: usize) -> Result<Image> {
-        let record = self.record(i);
-        let pixels = (0..PLANE).flat_map(|p| [0, 1, 2].map(|c| record[1 + c * PLANE + p])).collect();
-        Ok(Image { width: SIDE, height: SIDE, channels: 3, pixels })
+        let planes = &self.record(i)[self.version.labels()..];
+        let pixels = (0..PLANE).flat_map(|p| [0, 1, 2].map(|c| planes[c * PLANE + p])).collect();
+        let image = Image { width: SIDE, height: SIDE, channels: 3, pixels };
+        converted(Path::new(&self.name(i)), image, false, self.how.channels)
     }
     fn label(&self, i: usize) -> Option<u32> {
-        Some(self.record(i)[0] as u32)
+        Some(self.record(i)[self.version.labels() - 1] as u32)
     }
     fn classes(&self) -> &[String] {
         &self.classes

@@ -1,23 +1,19 @@
-//! Folders of PNG and JPEG files: one sub-folder a class, or all files in one folder and no labels.
+//! Folders of picture files: one sub-folder a class, or all files in one folder and no labels.
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Fnv, Image, Splits, hold_out};
+use super::picture::{decode, is_picture, unreadable};
+use super::{Dataset, Decode, Fnv, Image, Splits, hold_out};
 use crate::error::{Error, Result};
-
-/// Largest width or height that is decoded.
-const MAX_SIDE: u32 = 1 << 15;
-/// Largest file that is read and largest decoded image, bytes: a small file can claim any size.
-const MAX_BYTES: u64 = 512 << 20;
 
 /// Files below one folder. Image `i` is the `i`-th in the order class, then path.
 pub struct ImageFolder {
     root: PathBuf,
     files: Vec<File>,
     classes: Vec<String>,
+    how: Decode,
 }
 
 struct File {
@@ -28,9 +24,9 @@ struct File {
 }
 
 /// `None` when there is no image anywhere below the folder.
-pub(super) fn open(path: &Path) -> Result<Option<Splits>> {
+pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
     let (train, test) = parts(path)?;
-    let Some(set) = ImageFolder::read(&train, None)? else { return Ok(None) };
+    let Some(set) = ImageFolder::read(&train, None, how)? else { return Ok(None) };
     let Some(test) = test else { return Ok(Some(hold_out(Box::new(set)))) };
     let canonical = |p: &Path| fs::canonicalize(p).map_err(|e| unreadable(p, &e));
     if canonical(&train)? == canonical(&test)? {
@@ -38,7 +34,7 @@ pub(super) fn open(path: &Path) -> Result<Option<Splits>> {
             .hint("the test part must not repeat the training images"));
     }
     let known = Some(set.classes.as_slice()).filter(|c| !c.is_empty());
-    let Some(test_set) = ImageFolder::read(&test, known)? else {
+    let Some(test_set) = ImageFolder::read(&test, known, how)? else {
         return Err(Error::new(format!("no images found in {}", test.display())).hint(format!(
             "it was taken for the test part of {}; without it a tenth of the training images is held out",
             train.display()
@@ -74,12 +70,13 @@ fn parts(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
 
 impl ImageFolder {
     /// Lists the images of `root` (nothing is decoded). Class folders may hold folders; links are followed, and no
-    /// folder is entered twice. Names that begin with a dot are left out.
+    /// folder is entered twice. Names that begin with a dot are left out. A picture that cannot be read (a link to nothing,
+    /// an empty file) is a member like any other: `image` says what is wrong with it.
     ///
     /// `known`: the class names to use, in order, for the test part of a set; `None` takes the sorted folder names.
     /// `None` is returned where there is no image at all. Errors: a folder that cannot be listed, a class folder without
     /// images, a class that is not known, images both beside and inside class folders.
-    pub fn read(root: &Path, known: Option<&[String]>) -> Result<Option<ImageFolder>> {
+    pub fn read(root: &Path, known: Option<&[String]>, how: Decode) -> Result<Option<ImageFolder>> {
         let entries = list(root)?;
         let mut visited = HashSet::from([fs::canonicalize(root).map_err(|e| unreadable(root, &e))?]);
         let (mut files, mut classes, mut empty) = (Vec::new(), Vec::new(), None);
@@ -114,10 +111,10 @@ impl ImageFolder {
             classes = known.to_vec();
         } else if let Some(empty) = empty {
             // Left out silently, it would shift the number of every class after it.
-            return Err(Error::new(format!("class folder {} has no PNG or JPEG file", root.join(empty).display()))
+            return Err(Error::new(format!("class folder {} has no picture", root.join(empty).display()))
                 .hint("remove it, or begin its name with a dot to have it left out"));
         }
-        Ok(Some(ImageFolder { root: root.to_path_buf(), files, classes }).filter(|set| !set.files.is_empty()))
+        Ok(Some(ImageFolder { root: root.to_path_buf(), files, classes, how }).filter(|set| !set.files.is_empty()))
     }
 }
 
@@ -132,29 +129,23 @@ fn list(folder: &Path) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
         let path = entry.map_err(|e| unreadable(folder, &e))?.path();
-        let image = is_image(&path);
-        let kind = match fs::metadata(&path) {
-            Ok(kind) => kind,
-            Err(e) if image => return Err(unreadable(&path, &e)),
-            Err(_) => continue, // a dangling link that is no image is none of our business
+        let picture = is_picture(&path);
+        let (folder, file, bytes) = match fs::metadata(&path) {
+            Ok(kind) => (kind.is_dir(), kind.is_file(), kind.len()),
+            Err(_) => (false, true, 0), // a link to nothing: one bad picture must not stop a run
         };
-        if !(kind.is_dir() || image && kind.is_file()) {
+        if !(folder || picture && file) {
             continue;
         }
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
             return Err(Error::new(format!("the name of {} is not UTF-8", path.display())).hint("rename it"));
         };
         if !name.starts_with('.') {
-            entries.push(Entry { name: name.to_string(), folder: kind.is_dir(), bytes: kind.len() });
+            entries.push(Entry { name: name.to_string(), folder, bytes });
         }
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
-}
-
-fn is_image(path: &Path) -> bool {
-    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    ["png", "jpg", "jpeg"].iter().any(|known| ending.eq_ignore_ascii_case(known))
 }
 
 /// Names and sizes of all images below `root/folder`, sorted. `visited` holds the folders that were entered, links
@@ -175,83 +166,12 @@ fn images_below(root: &Path, folder: &str, visited: &mut HashSet<PathBuf>) -> Re
     Ok(images)
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> Error {
-    Error::new(format!("cannot read {}: {error}", path.display()))
-}
-
-/// Decodes a PNG or JPEG file, told apart by content, to 8-bit RGB: grey is repeated, alpha dropped, 16 bits rounded to
-/// 8, the orientation tag ignored (as Pillow's `convert("RGB")` does).
-///
-/// Errors name the file: unreadable, empty, neither format, damaged, cut short, or too large (32,768 pixels a side,
-/// 512 MiB decoded).
-pub fn decode(path: &Path) -> Result<Image> {
-    let bytes = fs::metadata(path).map_err(|e| unreadable(path, &e))?.len();
-    if bytes > MAX_BYTES {
-        return Err(Error::new(format!("{} has {bytes} bytes", path.display()))
-            .hint(format!("files of up to {MAX_BYTES} bytes are read")));
-    }
-    decode_bytes(path, &fs::read(path).map_err(|e| unreadable(path, &e))?)
-}
-
-/// The same for the bytes of a file; `path` is for the errors.
-pub fn decode_bytes(path: &Path, bytes: &[u8]) -> Result<Image> {
-    if bytes.is_empty() {
-        return Err(Error::new(format!("{} is empty", path.display())).hint("remove it or copy it again"));
-    }
-    if bytes.starts_with(&[0xff, 0xd8]) && !jpeg_is_whole(bytes) {
-        return Err(Error::new(format!("{} is cut short: a JPEG without an end", path.display()))
-            .hint("remove it or copy it again"));
-    }
-    let failed = |e: image::ImageError| {
-        let error = Error::new(format!("cannot decode {}: {e}", path.display()));
-        match e {
-            image::ImageError::Limits(_) => {
-                error.hint(format!("images of up to {MAX_SIDE} pixels a side and {} MiB are read", MAX_BYTES >> 20))
-            }
-            image::ImageError::Unsupported(_) => error.hint("PNG and JPEG files are read, whatever their ending says"),
-            _ => error.hint("remove it or copy it again"),
-        }
-    };
-    let mut reader = image::ImageReader::new(Cursor::new(bytes));
-    let mut limits = image::Limits::default();
-    (limits.max_image_width, limits.max_image_height) = (Some(MAX_SIDE), Some(MAX_SIDE));
-    limits.max_alloc = Some(MAX_BYTES);
-    reader.limits(limits);
-    let reader = reader.with_guessed_format().map_err(|e| unreadable(path, &e))?;
-    let rgb = reader.decode().map_err(failed)?.into_rgb8();
-    Ok(Image { width: rgb.width() as usize, height: rgb.height() as usize, channels: 3, pixels: rgb.into_raw() })
-}
-
-/// Whether the end marker of a JPEG is there. The decoder fills what is missing with grey and says nothing; a training
-/// set full of grey halves should not go unnoticed.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    let mut in_scan = false;
-    while let Some(&[mark, code]) = bytes.get(at..at + 2).and_then(|b| b.first_chunk()) {
-        at += match (mark, code) {
-            (0xff, 0xd9) => return true,
-            (0xff, 0xff) => 1,                      // fill byte
-            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => 2, // stuffed byte or marker without a segment
-            (0xff, _) => {
-                in_scan = code == 0xda;
-                match bytes.get(at + 2..at + 4) {
-                    Some(length) => 2 + u16::from_be_bytes([length[0], length[1]]) as usize,
-                    None => return false,
-                }
-            }
-            _ if in_scan => 1,
-            _ => return true, // not a well-formed header: the decoder has its own word for that
-        };
-    }
-    false
-}
-
 impl Dataset for ImageFolder {
     fn len(&self) -> usize {
         self.files.len()
     }
     fn image(&self, i: usize) -> Result<Image> {
-        decode(&self.root.join(&self.files[i].name))
+        decode(&self.root.join(&self.files[i].name), self.how)
     }
     fn label(&self, i: usize) -> Option<u32> {
         self.files[i].label

@@ -4,14 +4,21 @@ pub mod builtin;
 pub mod cifar;
 mod faults;
 pub mod folder;
+pub mod idx;
+pub mod list;
+mod picture;
+pub mod shards;
+mod tiff;
 
 use std::collections::HashSet;
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use dino_kernel::rng::{Kind, Rng};
 pub use faults::{Fault, Faults};
-pub use folder::{decode, decode_bytes};
+pub use picture::{decode, decode_bytes};
 
 /// An image, 8 bits a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,11 +41,14 @@ pub struct Decode {
     pub channels: usize,
     /// Turn the image as its EXIF orientation says. The published recipe does not.
     pub orient: bool,
+    /// JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, the smallest at which the shorter side keeps this many
+    /// pixels. Several times as fast, but other pixels: not what the published recipe sees.
+    pub fast: Option<usize>,
 }
 
 impl Default for Decode {
     fn default() -> Decode {
-        Decode { channels: 3, orient: true }
+        Decode { channels: 3, orient: true, fast: None }
     }
 }
 
@@ -62,6 +72,20 @@ pub trait Dataset: Send + Sync {
     fn mask(&self, _i: usize) -> Option<Vec<bool>> {
         None
     }
+    /// Where a set is read much faster in order than at random: how it lies on disk.
+    fn shards(&self) -> Option<Shards> {
+        None
+    }
+    /// Every image once, in the order of training epoch `epoch`: a function of the set, `seed` and `epoch` alone.
+    ///
+    /// All orders are equally likely (Fisher-Yates), except for a set in shards: there the shards are shuffled, and then
+    /// the images of neighbouring ones, see [`Shards::order`].
+    fn order(&self, seed: u64, epoch: u64) -> Vec<u32> {
+        match self.shards() {
+            Some(shards) => shards.order(seed, epoch),
+            None => crate::loader::order(self.len(), seed, epoch),
+        }
+    }
     /// Identifies the content: same images in the same order give the same string on any machine.
     fn fingerprint(&self) -> String;
 }
@@ -82,33 +106,133 @@ impl std::fmt::Debug for Splits {
     }
 }
 
-/// A format: `None` when the folder is not of this format, an error when it is but cannot be used.
-type Open = fn(&Path) -> Result<Option<Splits>>;
+/// Runs of images that lie together on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shards {
+    /// The first image of every shard, ascending, and at the end the number of images.
+    pub starts: Vec<usize>,
+    /// How many shards are mixed with one another at most.
+    pub together: usize,
+}
 
-/// Tried in this order; `folder` takes whatever holds pictures, so it comes last.
-const FORMATS: [Open; 2] = [cifar::open, folder::open];
+impl Shards {
+    /// Images that are mixed with one another at most.
+    pub const BUFFER: usize = 4096;
 
-/// Opens the data set in the folder `path`, telling the formats apart by what lies there: the binary files of CIFAR-10,
-/// class folders of PNG and JPEG files, or such files alone; with or without a test part beside the train part.
+    /// The shards in random order, their images through a buffer: it is filled with up to [`Shards::BUFFER`] images of up to
+    /// `together` shards, shuffled, emptied, and filled again.
+    ///
+    /// (A buffer that is topped up after every image mixes no better and lets a few images wait for many shards: each would
+    /// be a shard read, and perhaps decompressed, for one image.)
+    pub fn order(&self, seed: u64, epoch: u64) -> Vec<u32> {
+        let rng = |block| Rng::new(seed, epoch as u32, 0, 0, Kind::Shuffle, block);
+        let mut shards: Vec<usize> = (0..self.starts.len().saturating_sub(1)).collect();
+        shuffle(&mut shards, &mut rng(1));
+        let mut rng = rng(2);
+        let mut order = Vec::with_capacity(self.starts.last().copied().unwrap_or(0));
+        let (mut buffer, mut mixed) = (Vec::new(), 0);
+        for shard in shards {
+            for image in self.starts[shard]..self.starts[shard + 1] {
+                buffer.push(image as u32);
+                if buffer.len() == Shards::BUFFER {
+                    shuffle(&mut buffer, &mut rng);
+                    order.append(&mut buffer);
+                    mixed = 0;
+                }
+            }
+            mixed += 1;
+            if mixed == self.together {
+                shuffle(&mut buffer, &mut rng);
+                order.append(&mut buffer);
+                mixed = 0;
+            }
+        }
+        shuffle(&mut buffer, &mut rng);
+        order.append(&mut buffer);
+        order
+    }
+}
+
+/// Fisher-Yates.
+fn shuffle<T>(items: &mut [T], rng: &mut Rng) {
+    for i in (1..items.len()).rev() {
+        items.swap(i, rng.below(i as u32 + 1) as usize);
+    }
+}
+
+/// A format of folders: `None` when the folder is not of this format, an error when it is but cannot be used.
+type Open = fn(&Path, Decode) -> Result<Option<Splits>>;
+
+/// Tried in this order. A folder with pictures is a folder of pictures, even where the archive that they came in lies beside
+/// them: so shards come last.
+const FORMATS: [Open; 4] = [cifar::open, idx::open, folder::open, shards::open];
+
+/// Opens the data set at `path`, telling the formats apart by what lies there (see the hint of the error): a folder, a list
+/// of files, a file in IDX format or a shard; with or without a test part beside the train part.
 ///
 /// Where there is no test part, [`hold_out`] makes one. Errors name the file or folder and say what would fit.
-pub fn open(path: &Path) -> Result<Splits> {
-    let kind = std::fs::metadata(path)
-        .map_err(|e| Error::new(format!("cannot open the data set {}: {e}", path.display())).hint(EXPECTED))?;
-    if !kind.is_dir() {
-        return Err(Error::new(format!("{} is a file, not a folder", path.display()))
-            .hint("pass the folder that holds the data set"));
+pub fn open(path: &Path, how: Decode) -> Result<Splits> {
+    let failed = |e: std::io::Error| Error::new(format!("cannot open the data set {}: {e}", path.display()));
+    let kind = fs::metadata(path).map_err(|e| failed(e).hint(EXPECTED))?;
+    if kind.is_dir() {
+        fs::read_dir(path).map_err(|e| failed(e).hint("its owner can make it readable"))?;
+        for format in FORMATS {
+            if let Some(splits) = format(path, how)? {
+                return Ok(splits);
+            }
+        }
+        return Err(Error::new(format!("no images found in {}", path.display())).hint(EXPECTED));
     }
-    for format in FORMATS {
-        if let Some(splits) = format(path)? {
+    if !kind.is_file() {
+        return Err(Error::new(format!("{} is neither a file nor a folder", path.display())).hint(EXPECTED));
+    }
+    for format in [list::open_file, idx::open_file, shards::open_file] as [Open; 3] {
+        if let Some(splits) = format(path, how)? {
             return Ok(splits);
         }
     }
-    Err(Error::new(format!("no images found in {}", path.display())).hint(EXPECTED))
+    let what = if picture::is_picture(path) { "a single picture" } else { "not a data set that is known" };
+    Err(Error::new(format!("{} is {what}", path.display())).hint(EXPECTED))
 }
 
-const EXPECTED: &str = "a data set is a folder of PNG or JPEG files, of class folders of such files, of train/ and val/ or \
-                        test/ with either, or of CIFAR-10's binary files (data_batch_1.bin ..., or train.bin)";
+const EXPECTED: &str = "a data set is one of: a folder of pictures (PNG, JPEG, WebP, BMP, TIFF), of class folders of pictures, \
+                        or of train/ and val/ or test/ with either; a folder of CIFAR-10's or CIFAR-100's binary files \
+                        (data_batch_1.bin ..., train.bin); a folder with MNIST's files (train-images-idx3-ubyte, also .gz) \
+                        or such a file; a list of files (.csv, .tsv, .txt: path,label); a shard (.tar, .tar.gz, .tgz, \
+                        .tar.zst) or a folder of shards";
+
+/// Classes that are numbers: at most this many, so that one wild label does not make millions of names.
+const MAX_CLASSES: usize = 1 << 20;
+
+/// The names of classes that are numbers: the lines of `classnames.txt` in the first of `folders` that has one, otherwise
+/// `0 ..= highest` as text. Errors: a number beyond the names, or too high.
+fn numbered_classes(folders: &[&Path], highest: u32) -> Result<Vec<String>> {
+    let Some(path) = folders.iter().map(|f| f.join("classnames.txt")).find(|p| p.is_file()) else {
+        return match highest as usize {
+            n if n < MAX_CLASSES => Ok((0..=highest).map(|i| i.to_string()).collect()),
+            n => Err(Error::new(format!("{} has a label {n}", folders[0].display()))
+                .hint(format!("labels below {MAX_CLASSES} are read; number the classes from 0"))),
+        };
+    };
+    let names = names_in(&path)?;
+    match names.len() {
+        n if n > highest as usize => Ok(names),
+        n => Err(Error::new(format!("{} names {n} classes, but there is a label {highest}", path.display()))
+            .hint("one class name a line; without the file the numbers are the names")),
+    }
+}
+
+/// The lines of a file of class names, trimmed, empty ones left out.
+fn names_in(path: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(path)
+        .map_err(|e| Error::new(format!("cannot read {}: {e}", path.display())).hint("one class name a line"))?;
+    let names: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
+    match names.len() {
+        0 => Err(Error::new(format!("{} names no class", path.display()))
+            .hint("one class name a line; without the file there are default names")),
+        _ => Ok(names),
+    }
+}
 
 /// Takes a tenth of the images out of training, to judge by.
 ///
@@ -136,7 +260,7 @@ pub fn hold_out(set: Box<dyn Dataset>) -> Splits {
 /// Some images of a set, in the set's order. Labels and classes stay the whole set's.
 pub struct Subset {
     whole: Arc<dyn Dataset>,
-    /// Image `i` here is image `indices[i]` of the whole.
+    /// Image `i` here is image `indices[i]` of the whole; ascending.
     indices: Vec<usize>,
 }
 
@@ -158,6 +282,11 @@ impl Dataset for Subset {
     }
     fn mask(&self, i: usize) -> Option<Vec<bool>> {
         self.whole.mask(self.indices[i])
+    }
+    fn shards(&self) -> Option<Shards> {
+        let Shards { starts, together } = self.whole.shards()?;
+        let starts = starts.iter().map(|&start| self.indices.partition_point(|&i| i < start)).collect();
+        Some(Shards { starts, together })
     }
     fn fingerprint(&self) -> String {
         let mut hash = Fnv::new();
@@ -206,8 +335,8 @@ fn name_hash(name: &str) -> u64 {
 /// The name of the built-in set where a path is expected.
 pub const BUILTIN: &str = "builtin";
 
-/// The built-in set at `side` pixels: drawn, not read, so that a fresh machine needs nothing.
-pub fn builtin(side: usize) -> Splits {
-    let part = |count, part| Box::new(builtin::Builtin::new(side, count, part, 0)) as Box<dyn Dataset>;
+/// The built-in set at `side` pixels, in colour or grey: drawn, not read, so that a fresh machine needs nothing.
+pub fn builtin(side: usize, channels: usize) -> Splits {
+    let part = |count, part| Box::new(builtin::Builtin::new(side, count, part, 0).with(channels)) as Box<dyn Dataset>;
     Splits { train: part(4000, builtin::Part::Train), test: part(1000, builtin::Part::Test), held_out: false }
 }

@@ -271,8 +271,13 @@ mod tests {
         assert!(found.contains("40 x 40"), "{found}");
         let folder = tempfile::tempdir().unwrap();
         image::RgbImage::new(32, 32).save(folder.path().join("a.png")).unwrap();
-        let found =
-            message(evaluate::<Cpu>(&NoOptions {}, &config, &weights, &*data::open(folder.path()).unwrap().train, 0.6));
+        let found = message(evaluate::<Cpu>(
+            &NoOptions {},
+            &config,
+            &weights,
+            &*data::open(folder.path(), data::Decode::default()).unwrap().train,
+            0.6,
+        ));
         assert!(found.contains("a.png") && found.contains("exact mask"), "{found}");
         for keep in [0.0, -1.0, 1.01, f64::NAN] {
             assert!(message(evaluate::<Cpu>(&NoOptions {}, &config, &weights, &set, keep)).contains("--keep"));

@@ -152,3 +152,43 @@ fn contact_sheets_show_the_crops_of_a_run() {
     refuses_saying("crops --data {} --out {} --images 0", &[data.path(), &sheets], &["--images"]);
     refuses_saying("crops --strict --small --images 72 --data {} --out {}", &[data.path(), &sheets], &["train/"]);
 }
+
+/// Four channels as RGBA pictures; a fifth of the files have three.
+#[test]
+fn any_number_of_channels_is_trained_on_and_shown() {
+    let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for i in 0..40u32 {
+        let name = data.path().join(format!("{i:02}.png"));
+        let value = |x: u32, y: u32, c: u32| (7 * x + 3 * y * (c + 1) + 11 * i) as u8;
+        match i % 5 {
+            0 => image::RgbImage::from_fn(40, 40, |x, y| image::Rgb([0, 1, 2].map(|c| value(x, y, c)))).save(name),
+            _ => image::RgbaImage::from_fn(40, 40, |x, y| image::Rgba([0, 1, 2, 3].map(|c| value(x, y, c)))).save(name),
+        }
+        .unwrap();
+    }
+    let run = |channels: usize| {
+        let run = out.path().join(channels.to_string());
+        let line = format!("train {TINY} --channels {channels} --epochs 1 --data {{}} --out {{}}");
+        let done = dino(&line, &[data.path(), &run]);
+        assert_eq!(done.code, 0, "{}", done.err);
+        let checkpoint = fs::read(run.join("teacher.safetensors")).unwrap();
+        let shape = &header(&checkpoint)["patch_embed.proj.weight"]["shape"];
+        assert_eq!(*shape, serde_json::json!([24, channels, 8, 8]));
+        let teacher = run.join("teacher.safetensors");
+        let (sheets, maps) = (run.join("sheets"), run.join("maps"));
+        succeeds("crops --images 4 --checkpoint {} --data {} --out {}", &[&teacher, data.path(), &sheets]);
+        assert!(image::open(sheets.join("sheet-000.png")).unwrap().width() > 320);
+        succeeds("attend --checkpoint {} --image {} --out {}", &[&teacher, &data.path().join("01.png"), &maps]);
+        done.err
+    };
+    let grey = run(1);
+    assert!(grey.contains("not changed by --saturation, --hue, --gray\n") && !grey.contains("WARNING"), "{grey}");
+    let four = run(4);
+    assert!(four.contains("--brightness, --contrast, --saturation, --hue, --gray"), "{four}");
+    assert_eq!(four.matches("has 3 channels, 4 are asked for").count(), 8, "{four}");
+    assert!(!run(3).contains("not changed by"));
+    refuses_saying("plan --small --channels 0", &[], &["--channels"]);
+    refuses_saying("plan --small --channels 2 --mean 0.5", &[], &["--mean takes 2"]);
+    let line = format!("train {TINY} --channels 2 --data builtin --out {{}}");
+    refuses_saying(&line, &[&out.path().join("none")], &["builtin has 3 channels, 2 are asked for"]);
+}

@@ -1,0 +1,111 @@
+//! Data sets on disk: formats told apart, labels, the held-out tenth, and what is said about files that are not right.
+
+use std::fs;
+use std::path::Path;
+
+use dino_host::data::{self, Dataset, Decode, Image, Splits};
+use dino_host::error::Result;
+use tempfile::TempDir;
+
+mod cifar;
+mod folder;
+mod idx;
+mod list;
+mod pictures;
+mod shards;
+
+const RECORD: usize = 3073;
+
+/// CIFAR records whose labels count 0, 1, ... 9, 0, ... and whose planes are all 1, all 2, all 3.
+fn records(n: usize) -> Vec<u8> {
+    (0..n).flat_map(|i| [vec![(i % 10) as u8], vec![1; 1024], vec![2; 1024], vec![3; 1024]].concat()).collect()
+}
+
+fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        put(dir.path(), name, bytes);
+    }
+    dir
+}
+
+fn put(root: &Path, name: &str, bytes: &[u8]) {
+    let path = root.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+/// An image of one colour, encoded.
+fn encoded(format: image::ImageFormat, width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image::RgbImage::from_pixel(width, height, image::Rgb(colour)).write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn png(colour: u8) -> Vec<u8> {
+    encoded(image::ImageFormat::Png, 4, 3, [colour, 0, 0])
+}
+
+fn jpeg() -> Vec<u8> {
+    encoded(image::ImageFormat::Jpeg, 40, 30, [200, 100, 50])
+}
+
+fn names(set: &dyn Dataset) -> Vec<String> {
+    (0..set.len()).map(|i| set.name(i)).collect()
+}
+
+fn labels(set: &dyn Dataset) -> Vec<Option<u32>> {
+    (0..set.len()).map(|i| set.label(i)).collect()
+}
+
+fn open(path: &Path) -> Result<Splits> {
+    data::open(path, Decode::default())
+}
+
+fn decode(path: &Path) -> Result<Image> {
+    data::decode(path, Decode::default())
+}
+
+/// All images of a set, those held out too.
+fn everything(path: &Path) -> Box<dyn Dataset> {
+    struct Both(Splits);
+    impl Both {
+        fn at(&self, i: usize) -> (&dyn Dataset, usize) {
+            let Splits { train, test, .. } = &self.0;
+            if i < train.len() { (&**train, i) } else { (&**test, i - train.len()) }
+        }
+    }
+    impl Dataset for Both {
+        fn len(&self) -> usize {
+            self.0.train.len() + self.0.test.len()
+        }
+        fn image(&self, i: usize) -> Result<Image> {
+            let (set, i) = self.at(i);
+            set.image(i)
+        }
+        fn label(&self, i: usize) -> Option<u32> {
+            let (set, i) = self.at(i);
+            set.label(i)
+        }
+        fn classes(&self) -> &[String] {
+            self.0.train.classes()
+        }
+        fn name(&self, i: usize) -> String {
+            let (set, i) = self.at(i);
+            set.name(i)
+        }
+        fn fingerprint(&self) -> String {
+            self.0.train.fingerprint()
+        }
+    }
+    Box::new(Both(open(path).unwrap()))
+}
+
+/// The whole text of the error that opening gives; it must name the path that ends in `named`.
+#[track_caller]
+fn refusal(path: &Path, named: &str) -> String {
+    let text = open(path).expect_err("must not open").to_string();
+    assert!(text.contains(named), "{named:?} is not named in {text:?}");
+    assert!(text.contains("hint:"), "no hint in {text:?}");
+    text
+}
