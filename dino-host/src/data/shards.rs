@@ -180,10 +180,15 @@ impl ShardSet {
         let set = ShardSet { shards, samples, starts, classes: Vec::new(), how, kept: Mutex::default() };
         let labelled = |i: &usize| set.samples[*i].label.is_some();
         if let (Some(with), Some(without)) = ((0..set.len()).find(labelled), (0..set.len()).find(|i| !labelled(i))) {
-            return Err(Error::new(format!("{} has no label, {} has one", set.name(without), set.name(with)))
+            let path = |i| set.shards[set.shard_of(i)].path.join(&set.samples[i].member).display().to_string();
+            return Err(Error::new(format!("{} has no label, {} has one", path(without), path(with)))
                 .hint("a label is a member .cls beside the image; all samples have one or none has"));
         }
         Ok(set)
+    }
+
+    fn shard_of(&self, i: usize) -> usize {
+        self.starts.partition_point(|&start| start <= i) - 1
     }
 
     /// The unpacked shard, which another thread may be unpacking just now.
@@ -421,7 +426,7 @@ impl Dataset for ShardSet {
         self.samples.len()
     }
     fn image(&self, i: usize) -> Result<Image> {
-        let at = self.starts.partition_point(|&start| start <= i) - 1;
+        let at = self.shard_of(i);
         let (shard, sample) = (&self.shards[at], &self.samples[i]);
         let path = shard.path.join(&sample.member);
         if sample.bytes > MAX_BYTES {
@@ -454,8 +459,7 @@ impl Dataset for ShardSet {
     }
     /// Shard and member, as in `train-0001/n01440764_42.jpg`.
     fn name(&self, i: usize) -> String {
-        let at = self.starts.partition_point(|&start| start <= i) - 1;
-        format!("{}/{}", self.shards[at].name, self.samples[i].member)
+        format!("{}/{}", self.shards[self.shard_of(i)].name, self.samples[i].member)
     }
     fn shards(&self) -> Option<Shards> {
         let plain = self.shards.iter().all(|s| s.packing == Packing::Plain);
