@@ -157,8 +157,10 @@ fn contact_sheets_show_the_crops_of_a_run() {
 #[test]
 fn any_number_of_channels_is_trained_on_and_shown() {
     let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    ["train", "val"].iter().for_each(|part| fs::create_dir(data.path().join(part)).unwrap());
+    fs::write(data.path().join("val/00.png"), picture(Png, 0)).unwrap();
     for i in 0..40u32 {
-        let name = data.path().join(format!("{i:02}.png"));
+        let name = data.path().join(format!("train/{i:02}.png"));
         let value = |x: u32, y: u32, c: u32| (7 * x + 3 * y * (c + 1) + 11 * i) as u8;
         match i % 5 {
             0 => image::RgbImage::from_fn(40, 40, |x, y| image::Rgb([0, 1, 2].map(|c| value(x, y, c)))).save(name),
@@ -178,7 +180,7 @@ fn any_number_of_channels_is_trained_on_and_shown() {
         let (sheets, maps) = (run.join("sheets"), run.join("maps"));
         succeeds("crops --images 4 --checkpoint {} --data {} --out {}", &[&teacher, data.path(), &sheets]);
         assert!(image::open(sheets.join("sheet-000.png")).unwrap().width() > 320);
-        succeeds("attend --checkpoint {} --image {} --out {}", &[&teacher, &data.path().join("01.png"), &maps]);
+        succeeds("attend --checkpoint {} --image {} --out {}", &[&teacher, &data.path().join("train/01.png"), &maps]);
         done.err
     };
     let grey = run(1);
