@@ -33,58 +33,54 @@ impl BoxFilter {
         Some(BoxFilter { r, full, edge: ((1 << 24) - (2 * r as u32 + 1) * full) / 2 })
     }
 
-    /// `y[i]` from the taps `x(d)[i]`, d = 0 ..= 2r + 2, at least as long as `y`: a row and its shifts, or rows.
+    /// `y[i]` from the taps `x[starts[d] + i]`, d = 0 ..= 2r + 2: a row and its shifts, or rows.
     #[inline(always)]
-    fn apply<'a>(&self, y: &mut [u8], x: impl Fn(usize) -> &'a [u8]) {
-        let (blocks, rest) = y.as_chunks_mut::<LANES>();
-        for (at, y) in blocks.iter_mut().enumerate() {
-            *y = self.block(|d| x(d)[at * LANES..].first_chunk().expect("taps are as long as the row"));
+    fn apply(&self, y: &mut [u8], sums: &mut [u32], x: &[u8], starts: &[usize]) {
+        let (n, last) = (y.len(), starts.len() - 1);
+        let (y, sums) = (&mut y[..n], &mut sums[..n]);
+        let tap = |d: usize| &x[starts[d]..][..n];
+        let [low, first, high] = [0, 1, last].map(tap);
+        for i in 0..n {
+            sums[i] = first[i] as u32;
         }
-        let done = blocks.len() * LANES;
-        for (i, y) in rest.iter_mut().enumerate() {
-            [*y] = self.block(|d| x(d)[done + i..].first_chunk().expect("taps are as long as the row"));
-        }
-    }
-
-    #[inline(always)]
-    fn block<'a, const N: usize>(&self, x: impl Fn(usize) -> &'a [u8; N]) -> [u8; N] {
-        let last = 2 * self.r + 2;
-        let mut sums = [0; N];
-        for d in 1..last {
-            for (sum, x) in sums.iter_mut().zip(x(d)) {
-                *sum += *x as u32;
+        for d in 2..last {
+            let x = tap(d);
+            for i in 0..n {
+                sums[i] += x[i] as u32;
             }
         }
-        let (low, high) = (x(0), x(last));
-        std::array::from_fn(|i| {
-            ((sums[i] * self.full + (low[i] as u32 + high[i] as u32) * self.edge + (1 << 23)) >> 24) as u8
-        })
+        for i in 0..n {
+            let edges = low[i] as u32 + high[i] as u32;
+            y[i] = ((sums[i] * self.full + edges * self.edge + (1 << 23)) >> 24) as u8;
+        }
     }
 }
-
-/// Values whose sums are kept in registers.
-const LANES: usize = 32;
 
 /// Buffers that can be used again.
 #[derive(Default)]
 pub struct Scratch {
     row: Vec<u8>,
     plane: Vec<u8>,
+    starts: Vec<usize>,
+    sums: Vec<u32>,
 }
 
 /// Blurs planes of rows of `width`, each `height` rows, in place. `sigma` in pixels; zero changes nothing.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn gaussian_blur(planes: &mut [u8], height: usize, width: usize, sigma: f64, scratch: &mut Scratch) {
     let Some(taps) = BoxFilter::of(sigma).filter(|_| height * width > 0) else { return };
-    let Scratch { row: padded, plane: other } = scratch;
+    let Scratch { row: padded, plane: other, starts, sums } = scratch;
     let reach = taps.r + 1;
     padded.resize(width + 2 * reach, 0);
+    sums.resize(width, 0);
+    starts.clear();
+    starts.extend(0..=2 * reach);
     for row in planes.chunks_exact_mut(width) {
         for _ in 0..PASSES {
             padded[..reach].fill(row[0]);
             padded[reach..reach + width].copy_from_slice(row);
             padded[reach + width..].fill(row[width - 1]);
-            taps.apply(row, |d| &padded[d..d + width]);
+            taps.apply(row, sums, padded, starts);
         }
     }
 
@@ -93,8 +89,9 @@ pub fn gaussian_blur(planes: &mut [u8], height: usize, width: usize, sigma: f64,
             other.clear();
             other.extend_from_slice(plane);
             for (y, row) in plane.chunks_exact_mut(width).enumerate() {
-                let at = |d: usize| (y + d).saturating_sub(reach).min(height - 1) * width;
-                taps.apply(row, |d| &other[at(d)..at(d) + width]);
+                starts.clear();
+                starts.extend((0..=2 * reach).map(|d| (y + d).saturating_sub(reach).min(height - 1) * width));
+                taps.apply(row, sums, other, starts);
             }
         }
     }

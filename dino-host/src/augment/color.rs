@@ -56,8 +56,7 @@ fn luma([r, g, b]: [u8; 3]) -> u8 {
 
 #[inline(always)]
 fn blend(base: u8, x: u8, factor: f32) -> u8 {
-    // A cast to u8 truncates and saturates: just what is wanted.
-    (base as f32 + factor * (x as f32 - base as f32)) as u8
+    truncate((base as f32 + factor * (x as f32 - base as f32)).clamp(0.0, 255.0)) as u8
 }
 
 /// One base for all values.
@@ -141,45 +140,102 @@ fn turn(planes: &mut [u8], shift: i32) {
     }
 }
 
-/// Pillow's conversion, where f32 and f64 alternate as C's rules have it. All values are 0 ..= 255.
+/// Pillow's conversion. Its roundings, some in f32 and some in f64, come to the same for every colour as these, which are
+/// vectorised (see the tests). All values are 0 ..= 255.
 #[inline(always)]
 fn rgb_to_hsv([r, g, b]: [i32; 3]) -> [i32; 3] {
     let (max, min) = (r.max(g).max(b), r.min(g).min(b));
     // At least one, so that grey and black divide by something; both get no saturation below.
     let range = (max - min).max(1) as f32;
     let s = range / max.max(1) as f32;
-    let away = |x: i32| ((max - x) as f32 / range) as f64;
-    let (rc, gc, bc) = (away(r), away(g), away(b));
+    let m = (max + min + max - r - g - b) as f32 / range; // from the greatest of the three down to the middle one
     let h = if r == max {
-        bc - gc
+        if g == min { m - 1.0 } else { 1.0 - m }
     } else if g == max {
-        2.0 + rc - bc
+        if b == min { 1.0 + m } else { 3.0 - m }
     } else {
-        4.0 + gc - rc
-    } as f32;
-    // h is in −1 ..= 5, so that the remainder modulo 1 is at most one subtraction, which is exact.
-    let turn = h as f64 / 6.0 + 1.0;
-    let turn = (if turn >= 1.0 { turn - 1.0 } else { turn }) as f32;
+        if r == min { 3.0 + m } else { 5.0 - m }
+    } / 6.0;
+    let turn = if h < 0.0 { h + 1.0 } else { h };
     let coloured = (max != min) as i32;
-    [(turn as f64 * 255.0) as i32 * coloured, (s as f64 * 255.0) as i32 * coloured, max]
+    [truncate(turn * 255.0) * coloured, truncate(s * 255.0) * coloured, max]
 }
 
+/// A channel of hue h is v (1 − s w), where w grows from nought to one over a sixth of a turn, stays for two and falls again.
+/// In whole numbers, 255 to a one, and v (1 − s w) is never half-way between two of them.
 #[inline(always)]
 fn hsv_to_rgb([h, s, v]: [i32; 3]) -> [i32; 3] {
-    let sector = h * 6 / 255;
-    let f = (h as f32 * 6.0 / 255.0 - sector as f32) as f64;
-    let (s, value) = ((s as f32 / 255.0) as f64, v as f64);
-    let near = |x: f64| ((x as f32) as f64 + 0.5) as i32;
-    let p = near(value * (1.0 - s));
-    let q = near(value * (1.0 - s * f));
-    let t = near(value * (1.0 - s * (1.0 - f)));
-    // Without saturation all four are v. A hue of 255 begins the circle again.
-    match sector {
-        1 => [q, v, p],
-        2 => [p, v, t],
-        3 => [p, q, v],
-        4 => [t, p, v],
-        5 => [v, p, q],
-        _ => [v, t, p],
+    const ONE: i32 = 255;
+    [5 * ONE, 3 * ONE, ONE].map(|start| {
+        let angle = start + 6 * h;
+        let angle = if angle >= 12 * ONE {
+            angle - 12 * ONE
+        } else if angle >= 6 * ONE {
+            angle - 6 * ONE
+        } else {
+            angle
+        };
+        let w = angle.min(4 * ONE - angle).clamp(0, ONE);
+        let parts = v as f32 * (ONE * ONE - s * w) as f32; // below 2^24, so without rounding
+        truncate(parts * (1.0 / (ONE * ONE) as f32) + 0.5)
+    })
+}
+
+/// x as i32 for 0 <= x < 2^22: a plain cast minds values out of range, and is not vectorised.
+#[inline(always)]
+fn truncate(x: f32) -> i32 {
+    const ULP_ONE: f32 = (1 << 23) as f32;
+    let near = x + ULP_ONE; // rounded to a whole number, which is in the low bits
+    (near.to_bits() & 0x7f_ffff) as i32 - (near - ULP_ONE > x) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pillow's C, where f32 and f64 alternate.
+    fn pillow_hsv([r, g, b]: [i32; 3]) -> [i32; 3] {
+        let (max, min) = (r.max(g).max(b), r.min(g).min(b));
+        if max == min {
+            return [0, 0, max];
+        }
+        let range = (max - min) as f32;
+        let s = range / max as f32;
+        let [rc, gc, bc] = [r, g, b].map(|x| ((max - x) as f32 / range) as f64);
+        let h = if r == max {
+            bc - gc
+        } else if g == max {
+            2.0 + rc - bc
+        } else {
+            4.0 + gc - rc
+        } as f32;
+        let turn = ((h as f64 / 6.0 + 1.0) % 1.0) as f32;
+        [(turn as f64 * 255.0) as i32, (s as f64 * 255.0) as i32, max]
+    }
+
+    fn pillow_rgb([h, s, v]: [i32; 3]) -> [i32; 3] {
+        let sector = h * 6 / 255;
+        let f = (h as f32 * 6.0 / 255.0 - sector as f32) as f64;
+        let (s, value) = ((s as f32 / 255.0) as f64, v as f64);
+        let near = |x: f64| ((x as f32) as f64 + 0.5) as i32;
+        let (p, q, t) = (near(value * (1.0 - s)), near(value * (1.0 - s * f)), near(value * (1.0 - s * (1.0 - f))));
+        // Without saturation all four are v. A hue of 255 begins the circle again.
+        match sector {
+            1 => [q, v, p],
+            2 => [p, v, t],
+            3 => [p, q, v],
+            4 => [t, p, v],
+            5 => [v, p, q],
+            _ => [v, t, p],
+        }
+    }
+
+    #[test]
+    fn every_colour_is_converted_as_pillow_does() {
+        for n in 0..1 << 24 {
+            let colour = [n & 255, n >> 8 & 255, n >> 16];
+            assert_eq!(rgb_to_hsv(colour), pillow_hsv(colour), "{colour:?} to HSV");
+            assert_eq!(hsv_to_rgb(colour), pillow_rgb(colour), "{colour:?} to RGB");
+        }
     }
 }

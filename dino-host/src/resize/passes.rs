@@ -69,8 +69,8 @@ pub fn horizontal(out: &mut [u8], x: &[u8], taps: &Taps, channels: usize) {
     for (c, plane) in out.chunks_mut(taps.len()).enumerate() {
         for (y, (low, weights)) in plane.iter_mut().zip(taps.iter()) {
             let mut sums = [HALF; STRIP];
-            for (x, w) in x[low * channels + c..].iter().step_by(channels).zip(weights) {
-                for (sum, x) in sums.iter_mut().zip(x) {
+            for (tap, w) in weights.iter().enumerate() {
+                for (sum, x) in sums.iter_mut().zip(&x[(low + tap) * channels + c]) {
                     *sum += *x as i32 * w;
                 }
             }
@@ -85,9 +85,8 @@ pub fn horizontal(out: &mut [u8], x: &[u8], taps: &Taps, channels: usize) {
 pub fn vertical(out: &mut [u8], x: &[u8], stride: usize, weights: &[i32]) {
     for (at, y) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         let mut sums = [HALF; LANES];
-        for (row, w) in x.chunks(stride).zip(weights) {
-            let (row, _) = row[at * LANES..].split_first_chunk::<LANES>().expect("rows are padded");
-            for (sum, x) in sums.iter_mut().zip(row) {
+        for (tap, w) in weights.iter().enumerate() {
+            for (sum, x) in sums.iter_mut().zip(&x[tap * stride + at * LANES..][..LANES]) {
                 *sum += *x as i32 * w;
             }
         }
