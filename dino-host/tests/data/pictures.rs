@@ -110,7 +110,7 @@ fn tiff(width: u32, height: u32, bands: u16, bits: u16, photometric: u16, planes
     for (tag, kind, count, value) in entries {
         out.extend((tag as u16).to_le_bytes());
         out.extend((kind as u16).to_le_bytes());
-        out.extend((count as u32).to_le_bytes());
+        out.extend(count.to_le_bytes());
         out.extend(value.to_le_bytes());
     }
     out.extend([0; 4]);
