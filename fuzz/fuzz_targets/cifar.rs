@@ -1,7 +1,8 @@
-//! Any bytes as a file of CIFAR-10 records, with any class names beside it. The first byte says how many bytes the names take.
+//! Any bytes as a file of CIFAR records, with any class names beside it. The first byte says which set and which files, the second
+//! how many bytes the names take.
 #![no_main]
 
-use dino_host::data;
+use dino_host::data::{self, Decode};
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::sync::LazyLock;
@@ -10,22 +11,29 @@ use tempfile::TempDir;
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a scratch folder"));
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((&length, rest)) = bytes.split_first() else { return };
-    let (names, records) = rest.split_at((length as usize).min(rest.len()));
+    let [choice, length, rest @ ..] = bytes else { return };
+    let (names, records) = rest.split_at((*length as usize).min(rest.len()));
     let folder = FOLDER.path();
-    let meta = folder.join("batches.meta.txt");
-    if names.is_empty() {
-        let _ = fs::remove_file(&meta);
-    } else {
-        fs::write(&meta, names).expect("room for the names");
+    for old in fs::read_dir(folder).expect("a folder").flatten() {
+        fs::remove_file(old.path()).expect("its files are ours");
     }
-    fs::write(folder.join("data_batch_1.bin"), records).expect("room for the records");
-    let Ok(splits) = data::open(folder) else { return };
-    assert_eq!((splits.train.len() + splits.test.len()) * 3073, records.len());
+    if !names.is_empty() {
+        let file = ["batches.meta.txt", "fine_label_names.txt"][(choice & 1) as usize];
+        fs::write(folder.join(file), names).expect("room for the names");
+    }
+    let file = ["data_batch_1.bin", "train.bin"][(choice >> 1 & 1) as usize];
+    fs::write(folder.join(file), records).expect("room for the records");
+    let how = Decode { channels: [3, 1, 2, 4][(choice >> 2 & 3) as usize], ..Decode::default() };
+    let Ok(splits) = data::open(folder, how) else { return };
+    let images = splits.train.len() + splits.test.len();
+    assert!([3073, 3074].iter().any(|record| images * record == records.len()));
     for set in [&splits.train, &splits.test] {
         for i in 0..set.len() {
-            let image = set.image(i).expect("records in memory can be read");
-            assert_eq!(image.pixels.len(), 3 * image.width * image.height);
+            if let Ok(image) = set.image(i) {
+                assert_eq!(image.pixels.len(), how.channels * image.width * image.height);
+            } else {
+                assert!(how.channels != 3 && how.channels != 1, "records in memory can be read");
+            }
             assert!((set.label(i).expect("labelled") as usize) < set.classes().len());
             assert!(!set.name(i).is_empty());
         }

@@ -1,16 +1,23 @@
-//! Any bytes as a picture: decoded, and what decodes is cropped.
+//! Any bytes as a picture: decoded in every way, and what decodes is cropped. The last byte says how; pictures do not mind it.
 #![no_main]
 
 use dino_host::augment::Augment;
-use dino_host::data::decode_bytes;
+use dino_host::data::{Decode, decode_bytes};
 use dino_kernel::rng::{Kind, Rng};
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(image) = decode_bytes(Path::new("fuzz"), bytes) else { return };
-    assert!(image.width > 0 && image.height > 0);
-    assert_eq!(image.pixels.len(), 3 * image.width * image.height);
+    let choice = bytes.last().copied().unwrap_or(0);
+    let channels = [3, 1, 4, 2, 5, 3, 3, 3][(choice & 7) as usize];
+    let fast = [None, Some(1), Some(6), Some(usize::MAX)][(choice >> 3 & 3) as usize];
+    let how = Decode { channels, orient: choice & 32 == 0, fast };
+    let Ok(image) = decode_bytes(Path::new("fuzz"), bytes, how) else { return };
+    assert!(image.width > 0 && image.height > 0 && image.channels == channels);
+    assert_eq!(image.pixels.len(), channels * image.width * image.height);
+    if channels != 3 {
+        return;
+    }
     let recipe = Augment { global_size: 16, local_size: 8, local_crops_number: 1, ..Augment::default() };
     let mut crop = vec![f32::NAN; 3 * 16 * 16];
     for view in 0..3 {

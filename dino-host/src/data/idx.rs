@@ -134,7 +134,8 @@ impl Idx {
         let (dims, pixels) = read(&pair.images, &[3, 4])?;
         let dims = [dims[0], dims[1], dims[2], dims.get(3).copied().unwrap_or(1)];
         let [n, height, width, channels] = dims;
-        let size = height as u64 * width as u64 * channels as u64;
+        // Saturating: next to no images at all, the other three can be anything.
+        let size = [height, width, channels].iter().fold(1u64, |size, &d| size.saturating_mul(d as u64));
         if n == 0 || size == 0 || height.max(width) > MAX_SIDE as usize || size > MAX_BYTES {
             return Err(Error::new(format!(
                 "{} claims {n} images of {width} x {height} pixels and {channels} channels",

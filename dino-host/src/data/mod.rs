@@ -42,7 +42,9 @@ pub struct Decode {
     /// Turn the image as its EXIF orientation says. The published recipe does not.
     pub orient: bool,
     /// JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, the smallest at which the shorter side keeps this many
-    /// pixels. Several times as fast, but other pixels: not what the published recipe sees.
+    /// pixels: a smaller picture to crop from, and other pixels than the published recipe sees. The decoding itself gains
+    /// little: at 1/4 and 1/8 about 15 % of 2000 x 1500 pixels' 12 to 27 ms, at 1/2 nothing, for most of it is reading
+    /// the bit stream.
     pub fast: Option<usize>,
 }
 

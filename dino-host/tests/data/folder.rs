@@ -184,3 +184,19 @@ fn fingerprints_tell_contents_apart() {
     assert_ne!(base, cifar(&other), "one bit of one pixel");
     assert_eq!(base.len(), 16);
 }
+
+#[cfg(unix)]
+#[test]
+fn names_and_endings() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir =
+        folder(&[("a.PNG", png(1)), ("b.tiff", png(2)), ("c.Tif", png(3)), ("d.WebP", png(4)), ("e.bmp", png(5))]);
+    put(dir.path(), "f.jpe", b"");
+    assert_eq!(everything(dir.path()).len(), 5);
+    // A file that is no picture may be called what it likes; a picture's name goes into records as text.
+    let name = |bytes: &[u8]| dir.path().join(std::ffi::OsStr::from_bytes(bytes));
+    fs::write(name(b"\xff.txt"), b"").unwrap();
+    assert_eq!(everything(dir.path()).len(), 5);
+    fs::write(name(b"\xff.png"), png(6)).unwrap();
+    assert!(refusal(dir.path(), ".png").contains("not UTF-8"));
+}

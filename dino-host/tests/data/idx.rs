@@ -117,6 +117,7 @@ fn files_that_are_not_right() {
     assert!(says(images, with(3, 1)).contains("1 dimensions"));
     assert!(says(images, with(4, 0xff)).contains("dimensions"));
     assert!(says(images, header(&[0, 3, 4])).contains("0 images"));
+    assert!(says("images-idx4-ubyte", header(&[0, u32::MAX, u32::MAX, u32::MAX])).contains("0 images"));
     assert!(says(images, header(&[7, 0, 4])).contains("4 x 0"));
     // Claims of any size are refused without being allocated.
     for dims in [[u32::MAX; 3], [1, 60_000, 60_000], [100, 60_000, 1_000]] {
