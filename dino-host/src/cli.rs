@@ -6,9 +6,9 @@ use crate::data::{self, Decode, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::{attention, knn};
-use crate::features::{self, Extractor};
+use crate::features::{self, Extractor, Tokens};
 use crate::train::{self, Outcome};
-use crate::{attend, check, inspect, memory, sheets};
+use crate::{attend, check, export, inspect, memory, sheets};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dino_kernel::init;
@@ -31,6 +31,8 @@ enum Command<O: Args> {
     /// Judge features
     #[command(subcommand)]
     Eval(Eval<O>),
+    /// Write the features of every image, for other programs
+    Features(Features<O>),
     /// Draw what the class token of the last block attends to
     Attend(Attend<O>),
     /// Draw the crops that a run would see, a row an image
@@ -214,6 +216,30 @@ struct Attend<O: Args> {
 }
 
 #[derive(Args)]
+struct Features<O: Args> {
+    /// checkpoint.safetensors or teacher.safetensors of a run
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// Images, as `train` takes them, or `builtin`
+    #[arg(long, value_name = "PATH")]
+    data: String,
+    /// Folder for the array and the list of images
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Whose weights: teacher or student
+    #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
+    which: String,
+    #[arg(long, default_value = "class")]
+    tokens: Tokens,
+    #[arg(long, default_value = "npy")]
+    format: export::Format,
+    #[command(flatten)]
+    shared: Shared<O>,
+    #[command(flatten)]
+    tolerance: Tolerance,
+}
+
+#[derive(Args)]
 struct Crops {
     #[command(flatten)]
     model: Model,
@@ -296,6 +322,7 @@ fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
         Command::Eval(Eval::Knn(args)) => run_knn::<D>(args),
         Command::Eval(Eval::Attention(args)) => run_attention::<D>(args),
         Command::Attend(args) => run_attend::<D>(args),
+        Command::Features(args) => run_features::<D>(args),
         Command::Crops(args) => run_crops::<D>(args),
         Command::Plan(args) => run_plan::<D>(args),
         Command::Check => Ok(if check::run() { 0 } else { 1 }),
@@ -528,6 +555,18 @@ fn run_attention<D: Device>(args: Attention<D::Options>) -> Result<u8> {
         jaccard.heads.iter().enumerate().for_each(|(h, j)| println!("head {h}: {j:.3}"));
         println!("best head of every image: {:.3}", jaccard.best);
     }
+    Ok(0)
+}
+
+fn run_features<D: Device>(args: Features<D::Options>) -> Result<u8> {
+    start::<D>(&args.shared)?;
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let (config, weights) = (&checkpoint.config, checkpoint.backbone(&args.which)?);
+    let (splits, faults) = (open(&args.data, config)?, args.tolerance.faults());
+    let mut extractor = Extractor::<D>::of(args.tokens, &args.shared.device, config, &weights)?;
+    let written = export::write(&mut extractor, config, args.tokens, &splits, &faults, args.format, &args.out);
+    faults.say();
+    eprintln!("{}", written?);
     Ok(0)
 }
 

@@ -194,3 +194,41 @@ fn any_number_of_channels_is_trained_on_and_shown() {
     let line = format!("train {TINY} --channels 2 --data builtin --out {{}}");
     refuses_saying(&line, &[&out.path().join("none")], &["builtin has 3 channels, 2 are asked for"]);
 }
+
+#[test]
+fn features_are_written_for_every_image_that_can_be_read() {
+    let (data, out) = (mixed(), tempfile::tempdir().unwrap());
+    let run = out.path().join("run");
+    succeeds(&format!("train {TINY} --epochs 1 --data {{}} --out {{}}"), &[data.path(), &run]);
+    let checkpoint = run.join("checkpoint.safetensors");
+    let write = |flags: &str| {
+        let to = out.path().join(flags.replace(' ', ""));
+        let done = dino(
+            &format!("features {flags} --checkpoint {{}} --data {{}} --out {{}}"),
+            &[&checkpoint, data.path(), &to],
+        );
+        assert_eq!((done.code, done.err.matches("WARNING").count()), (0, bad().len()), "{}", done.err);
+        to
+    };
+    let npy = write("--tokens class");
+    let numbers = fs::read(npy.join("features.npy")).unwrap();
+    assert!(String::from_utf8_lossy(&numbers[..128]).contains("'shape': (72, 24, )"));
+    assert_eq!(numbers.len(), 128 + 4 * 72 * 24);
+    let list = fs::read_to_string(npy.join("images.tsv")).unwrap();
+    let lines: Vec<&str> = list.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (73, "part\tlabel\timage"));
+    assert_eq!(lines.iter().filter(|l| l.starts_with("train\ta\ta/good")).count(), 32, "{list}");
+    assert_eq!(lines.iter().filter(|l| l.starts_with("test\tb\tb/good")).count(), 4, "{list}");
+
+    let file = fs::read(write("--format safetensors").join("features.safetensors")).unwrap();
+    assert_eq!(header(&file)["features"]["shape"], serde_json::json!([72, 24]));
+    assert!(file[256..] == numbers[128..], "the two formats differ");
+    assert!(numbers[128..].as_chunks::<4>().0.iter().any(|x| f32::from_le_bytes(*x).abs() > 0.1));
+
+    let patches = fs::read(write("--tokens patches --which student").join("features.npy")).unwrap();
+    assert!(String::from_utf8_lossy(&patches[..128]).contains("'shape': (72, 5, 5, 24, )"));
+    assert_eq!(patches.len(), 128 + 4 * 72 * 25 * 24);
+    let to = out.path().join("strict");
+    refuses("features --strict --checkpoint {} --data {} --out {}", &[&checkpoint, data.path(), &to]);
+    assert!(!to.join("features.npy").exists() && !to.join("features.part").exists());
+}
