@@ -116,7 +116,7 @@ fn data_that_is_not_there_or_not_whole() {
         refuses_saying("eval knn --data {}", &[data.path()], &[said]);
     }
     let file = folder(&[("a.png", picture(image::ImageFormat::Png, 1))]);
-    refuses_saying(&line, &[&file.path().join("a.png"), &out], &["not a folder"]);
+    refuses_saying(&line, &[&file.path().join("a.png"), &out], &["a.png is a single picture"]);
     assert!(!out.exists());
 }
 
