@@ -34,7 +34,7 @@ pub(super) struct Found {
 }
 
 pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Error {
-    Error::new(format!("cannot read {}: {error}", path.display()))
+    Error::new(format!("cannot read {}: {error}", path.display())).hint("is it there, and may this user read it?")
 }
 
 pub(super) fn damaged(path: &Path, error: &dyn std::fmt::Display) -> Error {
@@ -66,6 +66,12 @@ pub(super) fn check_size(path: &Path, (width, height): (u32, u32), bytes: u64) -
 /// decoded), or a number of channels that does not become `how.channels`.
 pub fn decode(path: &Path, how: Decode) -> Result<Image> {
     let kind = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
+    if !kind.is_file() {
+        // A pipe would be waited for, a device read for ever.
+        return Err(
+            Error::new(format!("{} is no file", path.display())).hint("remove it, or put a picture in its place")
+        );
+    }
     if kind.len() > MAX_BYTES {
         return Err(Error::new(format!("{} has {} bytes", path.display(), kind.len()))
             .hint(format!("files of up to {MAX_BYTES} bytes are read")));

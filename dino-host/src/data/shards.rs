@@ -123,7 +123,9 @@ fn shard_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
         let path = entry.map_err(|e| unreadable(folder, &e))?.path();
-        if packing(&path).is_some_and(|(_, name)| !name.starts_with('.')) && !path.is_dir() {
+        // A link to nothing counts: a shard that is gone must not go unnoticed.
+        let file = || fs::metadata(&path).map_or(true, |kind| kind.is_file());
+        if packing(&path).is_some_and(|(_, name)| !name.starts_with('.')) && file() {
             files.push(path);
         }
     }

@@ -104,6 +104,33 @@ fn things_that_are_no_data_set() {
     }
 }
 
+/// What is no file is never read: a pipe would be waited for, a device has no end.
+#[cfg(unix)]
+#[test]
+fn devices_and_folders_called_pictures() {
+    use std::os::unix::fs::symlink;
+    let dir = listed("set.txt", "zero.png\nfolder.png\na/1.png\n");
+    symlink("/dev/zero", dir.path().join("zero.png")).unwrap();
+    fs::create_dir(dir.path().join("folder.png")).unwrap();
+    let set = everything(&dir.path().join("set.txt"));
+    for i in 0..3 {
+        let name = set.name(i);
+        match set.image(i) {
+            Ok(_) => assert_eq!(name, "a/1.png"),
+            Err(e) => assert!(e.to_string().contains(&format!("{name} is no file")), "{e}"),
+        }
+    }
+    // Nor are they members of a folder or a set of shards.
+    symlink("/dev/zero", dir.path().join("a/zero.png")).unwrap();
+    assert_eq!(everything(&dir.path().join("a")).len(), 1);
+    symlink("/dev/zero", dir.path().join("a/zero.tar")).unwrap();
+    fs::remove_file(dir.path().join("a/1.png")).unwrap();
+    assert!(refusal(&dir.path().join("a"), "/a").contains("no images found"));
+    symlink("gone", dir.path().join("a/gone.tar")).unwrap();
+    refusal(&dir.path().join("a"), "gone.tar");
+    refusal(&dir.path().join("a/zero.tar"), "zero.tar");
+}
+
 /// As root there is no folder that cannot be read.
 #[cfg(unix)]
 #[test]
