@@ -21,10 +21,11 @@ use crate::error::{Error, Result};
 
 /// Largest unpacked size of a packed shard.
 const MAX_UNPACKED: u64 = 2 << 30;
-/// Packed shards whose images are mixed with one another, see [`Shards`].
+/// Packed shards whose images are mixed with one another at most, see [`Shards`].
 const TOGETHER: usize = 4;
-/// Unpacked shards that are kept: those of this buffer and of the next, which a batch may need at once.
-const KEPT: usize = 2 * TOGETHER;
+/// Unpacked bytes that are mixed with one another at most, but for a shard that is larger by itself. Twice as much is kept: the
+/// shards of this buffer and those of the next, which a batch may need at once.
+const UNPACKED: u64 = 2 << 30;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Packing {
@@ -73,6 +74,8 @@ pub struct ShardSet {
     starts: Vec<usize>,
     classes: Vec<String>,
     how: Decode,
+    /// Shards that are mixed with one another at most.
+    together: usize,
     /// The unpacked shards in use, the latest last.
     kept: Mutex<VecDeque<(usize, Unpacked)>>,
 }
@@ -173,13 +176,16 @@ impl ShardSet {
             }
             shards.push(Shard { path, name, packing });
         }
-        let scanned: Vec<Vec<Sample>> = shards.par_iter().map(Shard::scan).collect::<Result<_>>()?;
-        let (mut samples, mut starts) = (Vec::new(), vec![0]);
-        for found in scanned {
+        let scanned: Vec<(Vec<Sample>, u64)> = shards.par_iter().map(Shard::scan).collect::<Result<_>>()?;
+        let (mut samples, mut starts, mut together) = (Vec::new(), vec![0], usize::MAX);
+        for (shard, (found, bytes)) in shards.iter().zip(scanned) {
             samples.extend(found);
             starts.push(samples.len());
+            if shard.packing != Packing::Plain {
+                together = together.min((UNPACKED / bytes.max(1)).clamp(1, TOGETHER as u64) as usize);
+            }
         }
-        let set = ShardSet { shards, samples, starts, classes: Vec::new(), how, kept: Mutex::default() };
+        let set = ShardSet { shards, samples, starts, classes: Vec::new(), how, together, kept: Mutex::default() };
         let labelled = |i: &usize| set.samples[*i].label.is_some();
         if let (Some(with), Some(without)) = ((0..set.len()).find(labelled), (0..set.len()).find(|i| !labelled(i))) {
             let path = |i| set.shards[set.shard_of(i)].path.join(&set.samples[i].member).display().to_string();
@@ -202,7 +208,7 @@ impl ShardSet {
                 None => (shard, Unpacked::default()),
             };
             kept.push_back(slot.clone());
-            if kept.len() > KEPT {
+            if kept.len() > self.together.saturating_mul(2) {
                 kept.pop_front();
             }
             slot.1
@@ -242,7 +248,8 @@ impl Shard {
         if bytes.len() as u64 > MAX_UNPACKED { Err(self.too_large()) } else { Ok(bytes) }
     }
 
-    fn scan(&self) -> Result<Vec<Sample>> {
+    /// The samples, and the size of the unpacked shard.
+    fn scan(&self) -> Result<(Vec<Sample>, u64)> {
         if self.packing == Packing::Plain {
             let file = fs::File::open(&self.path).map_err(|e| self.failed(&e))?;
             let length = file.metadata().map_err(|e| self.failed(&e))?.len();
@@ -250,7 +257,7 @@ impl Shard {
             let (samples, end) = self.index(archive.entries_with_seek(), length)?;
             let mut file = archive.into_inner();
             file.seek(SeekFrom::Start(end)).map_err(|e| self.failed(&e))?;
-            return self.check_end(&mut file).map(|()| samples);
+            return self.check_end(&mut file).map(|()| (samples, length));
         }
         let mut archive = Archive::new(self.reader()?);
         let found = self.index(archive.entries(), u64::MAX);
@@ -263,7 +270,7 @@ impl Shard {
         let first = [0; 512];
         let first = &first[..reader.count.saturating_sub(end).min(512) as usize];
         let checked = self.check_end(&mut first.chain(&mut reader));
-        if reader.count > MAX_UNPACKED { Err(self.too_large()) } else { checked.map(|()| samples) }
+        if reader.count > MAX_UNPACKED { Err(self.too_large()) } else { checked.map(|()| (samples, reader.count)) }
     }
 
     /// A tar ends in zeros: without them it is cut short between two members; and what comes after them is never read.
@@ -464,8 +471,7 @@ impl Dataset for ShardSet {
         format!("{}/{}", self.shards[self.shard_of(i)].name, self.samples[i].member)
     }
     fn shards(&self) -> Option<Shards> {
-        let plain = self.shards.iter().all(|s| s.packing == Packing::Plain);
-        Some(Shards { starts: self.starts.clone(), together: if plain { usize::MAX } else { TOGETHER } })
+        Some(Shards { starts: self.starts.clone(), together: self.together })
     }
     /// Names, labels, places and sizes; the pixels are not read.
     fn fingerprint(&self) -> String {
