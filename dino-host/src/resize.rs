@@ -91,8 +91,9 @@ pub struct Resizer {
     columns: Taps,
     rows: Taps,
     strip: Strip,
-    /// What comes out of the first pass, and where the second is horizontal what goes into the first.
+    /// Lines between the passes.
     middle: Vec<u8>,
+    /// Lines before or after them.
     other: Vec<u8>,
 }
 

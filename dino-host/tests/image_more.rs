@@ -124,6 +124,8 @@ fn channel(image: &Image, c: usize) -> Image {
     Image { channels: 1, pixels, ..*image }
 }
 
+type Planewise<'a> = &'a dyn Fn(&mut [u8]);
+
 #[test]
 fn channels_do_not_mix() {
     for (channels, height, width) in [(3, 33, 50), (4, 20, 17), (7, 5, 40), (2, 1, 1)] {
@@ -138,7 +140,7 @@ fn channels_do_not_mix() {
                 }
             }
         }
-        let ops: [&dyn Fn(&mut Vec<u8>); 3] = [
+        let ops: [Planewise; 3] = [
             &|p| blur::gaussian_blur(p, height, width, 1.7, &mut blur::Scratch::default()),
             &|p| mirror(p, width),
             &|p| color::solarize(p, 100),
