@@ -123,7 +123,7 @@ struct Train<O: Args> {
     model: Model,
     #[command(flatten)]
     shared: Shared<O>,
-    /// Folder of images (see the README); without it --small draws its own
+    /// Images: a folder, a list, shards, IDX or CIFAR files (see the README); without it --small draws its own
     #[arg(long, value_name = "PATH")]
     data: Option<String>,
     /// Folder for the run; the first free runs/N if not given
@@ -158,7 +158,7 @@ struct Source<O: Args> {
     /// checkpoint.safetensors or teacher.safetensors of a run; its configuration is used
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
-    /// Folder of images, or `builtin`
+    /// Images, as `train` takes them, or `builtin`
     #[arg(long, value_name = "PATH", default_value = data::BUILTIN)]
     data: String,
     /// Print JSON
@@ -199,7 +199,7 @@ struct Attend<O: Args> {
     /// checkpoint.safetensors or teacher.safetensors of a run
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// A PNG or JPEG file, any size
+    /// A picture file, any size
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
     /// Folder for the pictures
