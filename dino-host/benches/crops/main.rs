@@ -9,6 +9,7 @@ mod ours;
 mod reference;
 
 use clap::Parser;
+use dino_host::data::Decode;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,12 +50,13 @@ fn run(args: &Args) -> Result<(), String> {
             Some(reference)
         }
         None => {
-            ours::write_files(folder.path())?;
+            ours::write_files(folder.path(), 4, 500, 375)?;
             None
         }
     };
     let ours = ours::Ours::new(folder.path())?;
     ours.operations(args.rounds);
+    fast_decode(args.rounds)?;
     let Some(reference) = reference else {
         println!(
             "\nSKIPPED: the reference's side. --reference DIR names the folder of bench_step.py, --python FILE a Python that has torchvision."
@@ -72,6 +74,21 @@ fn run(args: &Args) -> Result<(), String> {
     }
     let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
     println!("\ntheirs / ours: median {:.2}, least {least:.2}", median(ratios));
+    Ok(())
+}
+
+/// Photographs as cameras make them, with and without `--fast-decode`.
+fn fast_decode(rounds: usize) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    ours::write_files(folder.path(), 2, 2000, 1500)?;
+    println!("\n| 2000 x 1500 pixels, ms an image | decode | decode and crops |");
+    println!("| --- | --- | --- |");
+    for (name, fast) in [("whole", None), ("--fast-decode, shorter side at least 256", Some(256))] {
+        let ours = ours::Ours::decoded(folder.path(), Decode { fast, ..Decode::default() })?;
+        let times: Vec<[f64; 2]> = (0..rounds).map(|_| ours.whole()).collect();
+        let [whole, decode] = [0, 1].map(|i| times.iter().map(|t| t[i]).fold(f64::INFINITY, f64::min));
+        println!("| {name} | {decode:.2} | {whole:.2} |");
+    }
     Ok(())
 }
 

@@ -10,15 +10,15 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
-/// Four images of waves and noise, as JPEG files of quality 90.
-pub fn write_files(folder: &Path) -> Result<(), String> {
-    for n in 0..4 {
+/// Images of waves and noise, as JPEG files of quality 90.
+pub fn write_files(folder: &Path, count: u64, width: u32, height: u32) -> Result<(), String> {
+    for n in 0..count {
         let mut rng = Rng::new(n, 0, 0, 0, Kind::Test, 0);
         let mut wave = |x: u32, y: u32, c: u32| {
             let wave = (x * (c + 2) + y * (5 - c)) / 3 % 256;
             (wave.min(255 - wave) + rng.below(64)) as u8
         };
-        let image = image::RgbImage::from_fn(500, 375, |x, y| image::Rgb([0, 1, 2].map(|c| wave(x, y, c))));
+        let image = image::RgbImage::from_fn(width, height, |x, y| image::Rgb([0, 1, 2].map(|c| wave(x, y, c))));
         let file = std::fs::File::create(folder.join(format!("{n}.jpg"))).map_err(|e| e.to_string())?;
         let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(file, 90);
         image.write_with_encoder(encoder).map_err(|e| e.to_string())?;
@@ -41,11 +41,9 @@ fn time(call: impl FnOnce()) -> f64 {
 
 impl Ours {
     pub fn new(folder: &Path) -> Result<Ours, String> {
-        let files = ImageFolder::read(folder, None, Decode::default())
-            .map_err(|e| e.to_string())?
-            .ok_or("no files were written")?;
-        let images = (0..files.len()).map(|i| files.image(i)).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
-        Ok(Ours { files, images, recipe: Augment::default() })
+        let ours = Ours::decoded(folder, Decode::default())?;
+        let images = (0..ours.files.len()).map(|i| ours.files.image(i)).collect::<Result<_, _>>();
+        Ok(Ours { images: images.map_err(|e| e.to_string())?, ..ours })
     }
 
     /// The ten crops of an image, as the loader makes them.
@@ -71,6 +69,12 @@ impl Ours {
             decode.push(decoding);
         }
         [whole, decode].map(|mut times| median(times.split_off(4)))
+    }
+
+    /// The same files, decoded another way.
+    pub fn decoded(folder: &Path, how: Decode) -> Result<Ours, String> {
+        let files = ImageFolder::read(folder, None, how).map_err(|e| e.to_string())?.ok_or("no files were written")?;
+        Ok(Ours { files, images: Vec::new(), recipe: Augment::default() })
     }
 
     /// A table of the operations, each on what the ten crops of an image hand it on average.
