@@ -1,0 +1,45 @@
+//! `crops`.
+
+use super::shared::{Model, Tolerance, open, say_left_out};
+use crate::checkpoint::Checkpoint;
+use crate::device::Device;
+use crate::error::Result;
+use crate::sheets;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub struct Crops {
+    #[command(flatten)]
+    model: Model,
+    /// The configuration of this run's checkpoint.safetensors or teacher.safetensors, instead of flags
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["small", "config"])]
+    checkpoint: Option<PathBuf>,
+    /// Images, as `train` takes them, or `builtin`
+    #[arg(long, value_name = "PATH")]
+    data: String,
+    /// Folder for the sheets
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// How many images, in the order in which the epoch takes them
+    #[arg(long, default_value_t = 16)]
+    images: usize,
+    /// Which epoch, counted from 0
+    #[arg(long, default_value_t = 0)]
+    epoch: u64,
+    #[command(flatten)]
+    tolerance: Tolerance,
+}
+
+pub fn run<D: Device>(args: Crops) -> Result<u8> {
+    let config = match &args.checkpoint {
+        Some(file) => Checkpoint::open(file)?.config,
+        None => args.model.resolve::<D>(Some(&args.data))?,
+    };
+    let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());
+    say_left_out(&config);
+    let drawn = sheets::draw(&config, &*splits.train, &faults, args.epoch, args.images, &args.out);
+    faults.say();
+    eprintln!("{}", drawn?);
+    Ok(0)
+}

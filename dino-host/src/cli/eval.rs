@@ -1,0 +1,23 @@
+//! `eval`: what features can do.
+
+mod attention;
+mod knn;
+
+use crate::device::Device;
+use crate::error::Result;
+use clap::{Args, Subcommand};
+
+#[derive(Subcommand)]
+pub enum Eval<O: Args> {
+    /// Weighted k-nearest-neighbours vote
+    Knn(knn::Knn<O>),
+    /// How well the attention covers the objects of the built-in set (Jaccard index with the exact masks)
+    Attention(attention::Attention<O>),
+}
+
+pub fn run<D: Device>(what: Eval<D::Options>) -> Result<u8> {
+    match what {
+        Eval::Knn(args) => knn::run::<D>(args),
+        Eval::Attention(args) => attention::run::<D>(args),
+    }
+}

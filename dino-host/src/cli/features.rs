@@ -1,0 +1,44 @@
+//! `features`.
+
+use super::shared::{Shared, Tolerance, backbone, open, start};
+use crate::device::Device;
+use crate::error::Result;
+use crate::export;
+use crate::features::{Extractor, Tokens};
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub struct Features<O: Args> {
+    /// checkpoint.safetensors or teacher.safetensors of a run
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// Images, as `train` takes them, or `builtin`
+    #[arg(long, value_name = "PATH")]
+    data: String,
+    /// Folder for the array and the list of images
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Whose weights: teacher or student
+    #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
+    which: String,
+    #[arg(long, default_value = "class")]
+    tokens: Tokens,
+    #[arg(long, default_value = "npy")]
+    format: export::Format,
+    #[command(flatten)]
+    shared: Shared<O>,
+    #[command(flatten)]
+    tolerance: Tolerance,
+}
+
+pub fn run<D: Device>(args: Features<D::Options>) -> Result<u8> {
+    start::<D>(&args.shared)?;
+    let (config, weights) = backbone(&args.checkpoint, &args.which)?;
+    let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());
+    let mut extractor = Extractor::<D>::of(args.tokens, &args.shared.device, &config, &weights)?;
+    let written = export::write(&mut extractor, &config, args.tokens, &splits, &faults, args.format, &args.out);
+    faults.say();
+    eprintln!("{}", written?);
+    Ok(0)
+}

@@ -1,0 +1,185 @@
+//! What the commands share: flags, and what they mean.
+
+use crate::checkpoint::Checkpoint;
+use crate::config::{Config, Flags};
+use crate::data::{self, Decode, Faults, Splits};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::memory;
+use clap::{Args, ValueEnum};
+use dino_kernel::init;
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+pub struct Shared<O: Args> {
+    /// Worker threads; 0 = one a core. The numbers do not depend on it
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    #[command(flatten)]
+    pub device: O,
+}
+
+#[derive(Args)]
+pub struct Model {
+    /// Start from the small preset: minutes on two cores
+    #[arg(long)]
+    pub small: bool,
+    /// Read keys from a TOML file; flags win
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+impl Model {
+    /// What the user named, flags over file.
+    pub fn named(&self) -> Result<Flags> {
+        let file = self.config.as_deref().map(Config::file).transpose()?.unwrap_or_default();
+        Ok(self.flags.clone().over(file))
+    }
+
+    pub fn resolve<D: Device>(&self, data: Option<&str>) -> Result<Config> {
+        let mut config = if self.small { small(data) } else { Config::published() };
+        config.set(&self.named()?);
+        config.resolve_for(D::MICRO_BATCH_TOKENS)
+    }
+}
+
+/// The small preset that suits the data: the built-in set's, or, where images have the size of CIFAR's, theirs. Data that cannot be
+/// opened is reported when it is used.
+pub fn small(data: Option<&str>) -> Config {
+    let folder = data.filter(|data| *data != data::BUILTIN);
+    let first = folder.and_then(|folder| data::open(Path::new(folder), Decode::default()).ok()?.train.image(0).ok());
+    match first {
+        Some(image) if (image.width, image.height) == (32, 32) => Config::small_32(),
+        _ => Config::small(),
+    }
+}
+
+#[derive(Args)]
+pub struct Limit {
+    /// Choose the largest --micro-batch whose plan takes at most this, such as 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = memory::parse)]
+    pub mem_limit: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct Tolerance {
+    /// Stop at the first image that cannot be read, instead of naming it and going on without it
+    #[arg(long)]
+    pub strict: bool,
+}
+
+impl Tolerance {
+    pub fn faults(&self) -> Faults {
+        Faults::new(self.strict)
+    }
+}
+
+/// Whose features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    Teacher,
+    Student,
+    /// A freshly initialised backbone
+    Random,
+    /// Per-channel normalised pixels
+    Pixels,
+}
+
+#[derive(Args)]
+pub struct Source<O: Args> {
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub shared: Shared<O>,
+    /// checkpoint.safetensors or teacher.safetensors of a run; its configuration is used
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+    /// Images, as `train` takes them, or `builtin`
+    #[arg(long, value_name = "PATH", default_value = data::BUILTIN)]
+    pub data: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub tolerance: Tolerance,
+}
+
+/// The device is there, and as many threads as asked for.
+pub fn start<D: Device>(shared: &Shared<D::Options>) -> Result<()> {
+    D::ready(&shared.device)?;
+    rayon::ThreadPoolBuilder::new().num_threads(shared.threads).build_global().map_err(|e| {
+        Error::new(format!("cannot start {} threads: {e}", shared.threads)).hint("--threads 0 takes one a core")
+    })
+}
+
+pub fn open(data: &str, config: &Config) -> Result<Splits> {
+    if data == data::BUILTIN {
+        Ok(data::builtin(config.global_size, config.channels))
+    } else {
+        data::open(Path::new(data), config.decode())
+    }
+}
+
+/// A new run's configuration, its micro-batch chosen by `--mem-limit` if that is given.
+pub fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data: Option<&str>) -> Result<Config> {
+    let config = model.resolve::<D>(data)?;
+    match (limit.mem_limit, model.named()?.micro_batch) {
+        (None, _) => Ok(config),
+        (Some(limit), None | Some(0)) => memory::fit::<D>(options, config, limit),
+        (Some(_), Some(m)) => {
+            Err(Error::new(format!("--mem-limit chooses the micro-batch, --micro-batch {m} names it"))
+                .hint("leave one of the two out"))
+        }
+    }
+}
+
+/// Colour operations are asked for by default, and some mean nothing without colours.
+pub fn say_left_out(config: &Config) {
+    let left_out = config.augment().left_out();
+    if !left_out.is_empty() {
+        eprintln!("note: images of --channels {} are not changed by {}", config.channels, left_out.join(", "));
+    }
+}
+
+/// The configuration and the backbone's weights of the `network` (teacher or student) in a file.
+pub fn backbone(file: &Path, network: &str) -> Result<(Config, Vec<f32>)> {
+    let checkpoint = Checkpoint::open(file)?;
+    let weights = checkpoint.backbone(network)?;
+    Ok((checkpoint.config, weights))
+}
+
+/// The configuration, and for networks the backbone's weights, that `which` means.
+pub fn network<D: Device>(source: &Source<D::Options>, which: Which) -> Result<(Config, Option<Vec<f32>>)> {
+    let checkpoint = source.checkpoint.as_deref().map(Checkpoint::open).transpose()?;
+    let config = match &checkpoint {
+        Some(c) => c.config.clone(),
+        // Without a checkpoint the small preset says what the crops look like.
+        None => {
+            let (config, flags) = (source.model.config.clone(), source.model.flags.clone());
+            Model { small: true, config, flags }.resolve::<D>(Some(&source.data))?
+        }
+    };
+    let weights = match (which, checkpoint) {
+        (Which::Pixels, _) => None,
+        (Which::Random, _) => {
+            let table = config.table();
+            let mut weights = Vec::new();
+            weights.try_reserve_exact(table.len()).map_err(|_| {
+                Error::new(format!("not enough memory for {} weights", table.len())).hint("smaller sizes take less")
+            })?;
+            weights.resize(table.len(), 0.0);
+            init::weights(&mut weights, &table, config.seed, config.init_std);
+            weights.truncate(table.backbone_len());
+            Some(weights)
+        }
+        (Which::Teacher, Some(c)) => Some(c.backbone("teacher")?),
+        (Which::Student, Some(c)) => Some(c.backbone("student")?),
+        (Which::Teacher | Which::Student, None) => {
+            return Err(Error::new("--which teacher and student need --checkpoint FILE")
+                .hint("--which pixels and --which random need none"));
+        }
+    };
+    Ok((config, weights))
+}
