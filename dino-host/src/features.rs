@@ -7,11 +7,13 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use clap::ValueEnum;
 use dino_kernel::crops::{Crops, Group};
+use dino_kernel::mem::Act;
 use dino_kernel::middleware::Pool;
 use dino_kernel::model::vit::Output;
 use dino_kernel::plan::FeaturePlan;
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
+use std::collections::HashMap;
 
 /// Images that go through the backbone at once: at most this many, fewer where they are large.
 pub(crate) fn batch(config: &Config) -> usize {
@@ -26,6 +28,89 @@ pub enum Tokens {
     Class,
     /// A token a patch, row by row
     Patches,
+}
+
+/// A backbone ready for images of one size, square or not: all its tokens, or what its last class token attends to.
+pub struct Dense<D> {
+    device: D,
+    plan: FeaturePlan,
+    grid: [usize; 2],
+}
+
+impl<D: Device> Dense<D> {
+    /// For batches of `group`; `weights`: a backbone in the table's layout.
+    pub fn new(options: &D::Options, config: &Config, weights: &[f32], group: Group) -> Result<Dense<D>> {
+        let backbone = config.table().backbone;
+        let plan = FeaturePlan::new(backbone, Crops::one(group), Output::Dense, 1)
+            .map_err(|e| Error::new(format!("images of {} x {} pixels: {e}", group.width, group.height)))?;
+        let device = start::<D>(options, &plan, weights)?;
+        Ok(Dense { device, plan, grid: group.grid(backbone.patch) })
+    }
+
+    /// Patches in a column and in a row.
+    pub fn grid(&self) -> [usize; 2] {
+        self.grid
+    }
+
+    /// Every row of the last layer norm (images, 1 + patches, C), the class token first, then the patches row by row, from normalised
+    /// pixels (images, channels, height, width).
+    pub fn tokens(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
+        self.device.upload(Pool::Acts, self.plan.pixels.0.at, pixels);
+        self.plan.forward(&mut self.device);
+        self.download(self.plan.acts.y(), "features")
+    }
+
+    /// Attention of the last block's class token on the patches, (images, heads, patches), from normalised pixels (images, channels,
+    /// height, width). A row sums to 1 less what the class token keeps for itself.
+    pub fn attention(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
+        let (plan, o) = (&self.plan, &mut self.device);
+        o.upload(Pool::Acts, plan.pixels.0.at, pixels);
+        plan.forward(o);
+        plan.backbone.last_attention(o, plan.attention, &plan.acts, 1);
+        let rows = self.download(self.plan.attention, "attention")?;
+        let tokens = 1 + self.grid[0] * self.grid[1];
+        Ok(rows.chunks(tokens).flat_map(|row| &row[1..]).copied().collect())
+    }
+
+    fn download(&mut self, from: Act, what: &str) -> Result<Vec<f32>> {
+        let mut rows = vec![0.0; from.len()];
+        self.device.download(Pool::Acts, from.0.at, &mut rows);
+        self.device.sync()?;
+        match rows.iter().all(|x| x.is_finite()) {
+            true => Ok(rows),
+            false => Err(Error::new(format!("the {what} of an image are not finite")).hint("are the weights sound?")),
+        }
+    }
+}
+
+/// A device that holds a backbone.
+fn start<D: Device>(options: &D::Options, plan: &FeaturePlan, weights: &[f32]) -> Result<D> {
+    let mut device = D::new(options, plan.pools)?;
+    let mut state = vec![0.0; plan.pools.state];
+    plan.initial_state(&mut state);
+    device.upload(Pool::State, 0, &state);
+    device.upload(Pool::Weights, 0, weights);
+    Ok(device)
+}
+
+/// The first `blocks` blocks of a backbone, with its final norm: what an earlier block gives, or attends to.
+pub fn truncate(config: &Config, weights: &[f32], blocks: usize) -> Result<(Config, Vec<f32>)> {
+    if blocks == 0 || blocks > config.depth {
+        return Err(Error::new(format!("there is no block {blocks}"))
+            .hint(format!("this network has {}: 1 is the first, {0} the last", config.depth)));
+    }
+    let short = Config { depth: blocks, ..config.clone() };
+    let mut all = HashMap::new();
+    config.table().visit(|spec| {
+        all.insert(spec.name.to_string(), spec.at.0);
+    });
+    let mut kept = vec![0.0; short.table().backbone_len()];
+    short.table().visit(|spec| {
+        if spec.name.part.is_empty() {
+            kept[spec.at.0.range()].copy_from_slice(&weights[all[&spec.name.to_string()].range()]);
+        }
+    });
+    Ok((short, kept))
 }
 
 /// A row an image, for the images that could be read.
@@ -63,11 +148,7 @@ impl<D: Device> Extractor<D> {
         let output = if tokens == Tokens::Class { Output::Class } else { Output::Dense };
         let plan = FeaturePlan::new(config.table().backbone, Crops::one(group), output, 0)
             .map_err(|e| Error::new(e.to_string()))?;
-        let mut device = D::new(options, plan.pools)?;
-        let mut state = vec![0.0; plan.pools.state];
-        plan.initial_state(&mut state);
-        device.upload(Pool::State, 0, &state);
-        device.upload(Pool::Weights, 0, weights);
+        let device = start::<D>(options, &plan, weights)?;
         Ok(Extractor { device, plan, config: config.clone(), tokens })
     }
 
@@ -141,4 +222,41 @@ pub fn pixels(set: &dyn Dataset, faults: &Faults, config: &Config) -> Result<Fea
     let images = views(all.as_slice_mut().expect("a new array is contiguous"), set, faults, 0, config)?;
     let rows = if images.len() == all.nrows() { all } else { all.select(Axis(0), &images) };
     Ok(Features { rows, images })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Cpu;
+    use crate::cpu::NoOptions;
+    use dino_kernel::init;
+
+    /// All tokens of one image, whose class token is that of the class pass, and fewer blocks by leaving the last ones out.
+    #[test]
+    fn dense_tokens_hold_the_class_token_and_blocks_can_be_left_out() {
+        let config = Config { depth: 3, ..Config::tiny() }.resolve().unwrap();
+        let network = |config: &Config| {
+            let table = config.table();
+            let mut weights = vec![0.0; table.len()];
+            init::weights(&mut weights, &table, 1, init::LINEAR_STD);
+            weights.truncate(table.backbone_len());
+            weights
+        };
+        let weights = network(&config);
+        let (side, c) = (config.global_size, config.embed_dim);
+        let pixels: Vec<f32> = (0..3 * side * side).map(|i| (i as f32 * 0.37).sin()).collect();
+        let tokens = |config: &Config, weights: &[f32]| {
+            let group = Group { count: 1, height: side, width: side };
+            Dense::<Cpu>::new(&NoOptions {}, config, weights, group).unwrap().tokens(&pixels).unwrap()
+        };
+        let all = tokens(&config, &weights);
+        assert_eq!(all.len(), (1 + (side / config.patch_size).pow(2)) * c);
+        assert!(truncate(&config, &weights, 0).is_err() && truncate(&config, &weights, 4).is_err());
+        assert_eq!(truncate(&config, &weights, 3).unwrap().1, weights);
+        let (short, kept) = truncate(&config, &weights, 2).unwrap();
+        assert_eq!((short.depth, kept.len()), (2, short.table().backbone_len()));
+        assert_ne!(tokens(&short, &kept), all);
+        // Weights do not depend on the depth, so two blocks of three are the network of two.
+        assert_eq!(kept, network(&short));
+    }
 }

@@ -7,7 +7,7 @@ use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data::builtin::{Builtin, Part};
 use dino_host::data::{Faults, Splits};
 use dino_host::device::Device;
-use dino_host::eval::attention::Attention;
+use dino_host::features::Dense;
 use dino_host::features::Extractor;
 use dino_host::train::{self, Outcome, Run};
 use dino_kernel::crops::Group;
@@ -165,7 +165,7 @@ fn features_and_attention_are_those_of_the_cpu() {
 
     fn both<D: Device>(o: &D::Options, c: &Config, w: &[f32], s: &Splits, pixels: &[f32], g: Group) -> [Vec<f32>; 2] {
         let features = Extractor::<D>::new(o, c, w).unwrap().run(&*s.train, &Faults::new(true), |_| ()).unwrap();
-        let attention = Attention::<D>::new(o, c, w, g).unwrap().run(pixels).unwrap();
+        let attention = Dense::<D>::new(o, c, w, g).unwrap().attention(pixels).unwrap();
         [features.rows.into_raw_vec_and_offset().0, attention]
     }
     let cpu = both::<Cpu>(&NoOptions {}, &config, &weights, &splits, &pixels, group);

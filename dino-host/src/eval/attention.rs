@@ -9,11 +9,8 @@ use crate::config::Config;
 use crate::data::{Dataset, Image};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::features;
-use dino_kernel::crops::{Crops, Group};
-use dino_kernel::middleware::Pool;
-use dino_kernel::model::vit::Output;
-use dino_kernel::plan::FeaturePlan;
+use crate::features::{self, Dense};
+use dino_kernel::crops::Group;
 use rayon::prelude::*;
 
 /// Jaccard index of a set, mean over its images.
@@ -27,50 +24,6 @@ pub struct Jaccard {
     /// The one head that is best over the whole set, and its index: what can be had without knowing the masks one by one.
     pub best_head: usize,
     pub mean_best_head: f64,
-}
-
-/// A backbone ready to say what its class token attends to.
-pub struct Attention<D> {
-    device: D,
-    plan: FeaturePlan,
-    grid: [usize; 2],
-}
-
-impl<D: Device> Attention<D> {
-    /// For batches of `group`; `weights`: a backbone in the table's layout.
-    pub fn new(options: &D::Options, config: &Config, weights: &[f32], group: Group) -> Result<Attention<D>> {
-        let backbone = config.table().backbone;
-        let plan = FeaturePlan::new(backbone, Crops::one(group), Output::Dense, 1)
-            .map_err(|e| Error::new(format!("images of {} x {} pixels: {e}", group.width, group.height)))?;
-        let mut device = D::new(options, plan.pools)?;
-        let mut state = vec![0.0; plan.pools.state];
-        plan.initial_state(&mut state);
-        device.upload(Pool::State, 0, &state);
-        device.upload(Pool::Weights, 0, weights);
-        Ok(Attention { device, plan, grid: group.grid(backbone.patch) })
-    }
-
-    /// Patches in a column and in a row.
-    pub fn grid(&self) -> [usize; 2] {
-        self.grid
-    }
-
-    /// Attention of the last block's class token on the patches, (images, heads, patches), from normalised pixels (images, 3,
-    /// height, width). A row sums to 1 less what the class token keeps for itself.
-    pub fn run(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
-        let (plan, o) = (&self.plan, &mut self.device);
-        o.upload(Pool::Acts, plan.pixels.0.at, pixels);
-        plan.forward(o);
-        plan.backbone.last_attention(o, plan.attention, &plan.acts, 1);
-        let mut rows = vec![0.0; plan.attention.len()];
-        o.download(Pool::Acts, plan.attention.0.at, &mut rows);
-        o.sync()?;
-        if rows.iter().any(|x| !x.is_finite()) {
-            return Err(Error::new("the attention is not finite").hint("are the weights sound?"));
-        }
-        let tokens = 1 + self.grid[0] * self.grid[1];
-        Ok(rows.chunks(tokens).flat_map(|row| &row[1..]).copied().collect())
-    }
 }
 
 /// `--keep` must be a part of the whole.
@@ -135,7 +88,7 @@ pub fn evaluate<D: Device>(
     let side = config.global_size;
     exact_mask(set, 0)?;
     let count = features::batch(config).min(set.len());
-    let mut network = Attention::<D>::new(options, config, weights, Group { count, height: side, width: side })?;
+    let mut network = Dense::<D>::new(options, config, weights, Group { count, height: side, width: side })?;
     let (grid, heads, patch) = (network.grid(), config.heads, config.patch_size);
     let (wide, cells) = (config.channels * side * side, grid[0] * grid[1]);
     let mut pixels = vec![0.0; count * wide];
@@ -144,7 +97,7 @@ pub fn evaluate<D: Device>(
         let here = count.min(set.len() - first);
         let fill = |(i, out): (usize, &mut [f32])| view(out, set, first + i, config);
         pixels[..here * wide].par_chunks_mut(wide).enumerate().try_for_each(fill)?;
-        let rows = network.run(&pixels)?;
+        let rows = network.attention(&pixels)?;
         for (i, rows) in rows.chunks(heads * cells).take(here).enumerate() {
             let exact = exact_mask(set, first + i)?;
             for row in rows.chunks(cells) {
@@ -254,8 +207,8 @@ mod tests {
         assert_eq!(found.heads.len(), 3);
         assert!(found.heads.iter().all(|&j| (0.05..found.best).contains(&j)) && found.best < 0.9, "{found:?}");
         let mut network =
-            Attention::<Cpu>::new(&NoOptions {}, &config, &weights, Group { count: 2, height: 17, width: 26 }).unwrap();
-        let rows = network.run(&vec![0.5; 2 * 3 * 17 * 26]).unwrap();
+            Dense::<Cpu>::new(&NoOptions {}, &config, &weights, Group { count: 2, height: 17, width: 26 }).unwrap();
+        let rows = network.attention(&vec![0.5; 2 * 3 * 17 * 26]).unwrap();
         assert_eq!((network.grid(), rows.len()), ([2, 3], 2 * 3 * 6));
         assert!(rows.chunks(6).all(|r| (0.5..1.0).contains(&r.iter().sum::<f32>())), "{rows:?}");
         assert_eq!(rows[..18], rows[18..], "equal images attend alike");
