@@ -532,6 +532,7 @@ fn remedy(e: PlanError) -> String {
         PlanError::HeadLayers { .. } => "--head-layers 3 is the published depth".into(),
         PlanError::SmallCrop { side, .. } => format!("--patch-size {side} or smaller, or larger crops"),
         PlanError::Views { .. } => "there are two global crops; add --local-crops-number".into(),
+        PlanError::Streams { .. } => "a smaller --local-crops-number or --depth".into(),
         PlanError::MicroBatch { batch, micro_batch } => {
             format!("--micro-batch {} divides --batch {batch}", divisor(batch, micro_batch))
         }

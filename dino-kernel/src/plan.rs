@@ -30,6 +30,10 @@ pub struct Config {
     pub recompute: bool,
 }
 
+/// Views and twice the blocks are 12 bits each of the generator's counter ([`crate::rng::Rng::new`]).
+const MAX_VIEWS: usize = 4096;
+const MAX_DEPTH: usize = 2048;
+
 /// Why a plan was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanError {
@@ -47,6 +51,8 @@ pub enum PlanError {
     SmallCrop { side: usize, patch: usize },
     /// There must be a teacher view and at least two views in all.
     Views { teachers: usize, views: usize },
+    /// More views, or with stochastic depth more blocks, than the generator's counter tells apart.
+    Streams { views: usize, depth: usize },
     /// The batch is not a multiple of the micro-batch.
     MicroBatch { batch: usize, micro_batch: usize },
     /// So many last blocks do not exist.
@@ -68,6 +74,9 @@ impl fmt::Display for PlanError {
             PlanError::SmallCrop { side, patch } => write!(f, "a side of {side} pixels holds no patch of {patch}"),
             PlanError::Views { teachers, views } => {
                 write!(f, "{teachers} teacher views of {views} in all: needs 1 to {MAX_TEACHERS} of at least 2")
+            }
+            PlanError::Streams { views, depth } => {
+                write!(f, "{views} views and {depth} blocks: less than {MAX_VIEWS} and {MAX_DEPTH} can be drawn for")
             }
             PlanError::MicroBatch { batch, micro_batch } => {
                 write!(f, "a batch of {batch} is not a multiple of the micro-batch {micro_batch}")
@@ -248,6 +257,9 @@ impl Plan {
         let teachers = if views.is_empty() { 0 } else { views.group(0).count };
         if teachers == 0 || teachers > MAX_TEACHERS || views.count() < 2 {
             return Err(PlanError::Views { teachers, views: views.count() });
+        }
+        if views.count() >= MAX_VIEWS || (drop_path && vit.depth >= MAX_DEPTH) {
+            return Err(PlanError::Streams { views: views.count(), depth: vit.depth });
         }
         if !batch.is_multiple_of(micro_batch) {
             return Err(PlanError::MicroBatch { batch, micro_batch });

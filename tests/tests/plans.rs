@@ -276,6 +276,28 @@ fn products_that_overflow_are_refused() {
     assert!(plan(vit(2, 1 << 48), 2).is_ok());
 }
 
+/// The generator's counter has 12 bits for the view and for twice the block: what it cannot tell apart is refused, not drawn twice.
+#[test]
+fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
+    let plan = |views: usize, depth, drop_path| {
+        let backbone =
+            Vit { image: 1, patch: 1, channels: 1, dim: 1, depth, heads: 1, mlp: 1, positions: Dialect::Published };
+        let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
+        let group = |count| Group { count, height: 1, width: 1 };
+        let views = Crops::one(group(2)).with(group(views - 2));
+        let config = Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path, recompute: false };
+        Plan::new(config).map(|plan| {
+            if drop_path {
+                let mut scales = vec![0.0; plan.student.acts.drop().len()];
+                plan.drop_path(&mut scales, 0, 0, &[0], 0.5);
+            }
+        })
+    };
+    assert_eq!((plan(4095, 1, false), plan(3, 2047, true), plan(3, 2048, false)), (Ok(()), Ok(()), Ok(())));
+    assert_eq!(plan(4096, 1, false), Err(PlanError::Streams { views: 4096, depth: 1 }));
+    assert_eq!(plan(3, 2048, true), Err(PlanError::Streams { views: 3, depth: 2048 }));
+}
+
 // -------------------------------------------------------------------------------------------------------- micro-batches
 
 for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [
