@@ -20,6 +20,7 @@ extern crate std;
 
 pub mod backend;
 pub mod crops;
+pub mod flat;
 pub mod init;
 pub mod mem;
 pub mod middleware;

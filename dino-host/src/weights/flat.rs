@@ -1,0 +1,126 @@
+//! Writes a backbone as one flat blob for firmware, see [`dino_kernel::flat`].
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::log::write_atomically;
+use dino_kernel::flat;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// `weights`: a backbone in the table's layout.
+pub fn write(path: &Path, config: &Config, weights: &[f32]) -> Result<()> {
+    let vit = config.table().backbone;
+    if weights.len() > (u32::MAX / 4) as usize {
+        return Err(Error::new(format!("{} weights are more than a blob of 4 GB holds", weights.len()))
+            .hint("--to official takes any number"));
+    }
+    let [mean, std] = [&config.mean, &config.std].map(|v| v.iter().map(|&x| x as f32).collect::<Vec<f32>>());
+    let mut head = vec![0; 116 + 8 * vit.channels];
+    let len = flat::header(&mut head, &vit, &mean, &std, weights);
+    write_atomically(path, |file| {
+        let mut file = BufWriter::new(file);
+        file.write_all(&head[..len])?;
+        weights.iter().try_for_each(|x| file.write_all(&x.to_le_bytes()))?;
+        file.flush()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{Cpu, NoOptions};
+    use crate::features::Dense;
+    use dino_kernel::crops::{Crops, Group};
+    use dino_kernel::flat::{Flat, FlatError};
+    use dino_kernel::init;
+    use dino_kernel::model::vit::Output;
+    use dino_kernel::plan::{FeaturePlan, PlanError};
+    use dino_kernel::reference::Infer;
+
+    fn blob() -> (Config, Vec<f32>, Vec<u8>) {
+        let config = Config { depth: 2, mean: vec![0.5, 0.25, 0.125], ..Config::tiny() }.resolve().unwrap();
+        let table = config.table();
+        let mut weights = vec![0.0; table.len()];
+        init::weights(&mut weights, &table, 1, init::LINEAR_STD);
+        weights.truncate(table.backbone_len());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dino.flat");
+        write(&path, &config, &weights).unwrap();
+        let bytes = std::fs::read(path).unwrap();
+        (config, weights, bytes)
+    }
+
+    /// What firmware does, beside what the trainer gives for the same image.
+    #[test]
+    fn a_blob_gives_the_features_of_the_network_it_was_made_of() {
+        let (config, weights, bytes) = blob();
+        // Aligned, as flash would be.
+        let mut aligned = vec![0u32; bytes.len() / 4];
+        bytemuck::cast_slice_mut(&mut aligned).copy_from_slice(&bytes);
+        let flat = Flat::parse(bytemuck::cast_slice(&aligned)).unwrap();
+        assert_eq!(
+            (flat.vit, flat.statistics(0), flat.statistics(2)),
+            (config.table().backbone, [0.5, 0.25], [0.125, 0.25])
+        );
+        let in_place = flat.weights().unwrap();
+        assert_eq!(in_place, weights);
+        let mut copy = vec![0.0; weights.len()];
+        flat.copy(&mut copy);
+        assert_eq!(copy, weights);
+
+        let side = config.global_size;
+        let pixels: Vec<f32> = (0..3 * side * side).map(|i| (i as f32 * 0.37).sin()).collect();
+        let group = Group { count: 1, height: side, width: side };
+        let plan = FeaturePlan::new(flat.vit, Crops::one(group), Output::Class, 0).unwrap();
+        let pools = plan.pools;
+        let (mut acts, mut stats, mut state) = (vec![0.0; pools.acts], vec![0.0; pools.stats], vec![0.0; pools.state]);
+        plan.initial_state(&mut state);
+        acts[plan.pixels.range()].copy_from_slice(&pixels);
+        let mut o = Infer {
+            weights: in_place,
+            grads: &mut [],
+            moments: &mut [],
+            acts: &mut acts,
+            stats: &mut stats,
+            state: &mut state,
+        };
+        plan.forward(&mut o);
+        let found = &o.acts[plan.acts.y().range()];
+        let all = Dense::<Cpu>::new(&NoOptions {}, &config, &weights, group).unwrap().tokens(&pixels).unwrap();
+        let error = found.iter().zip(&all).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(found.len() == config.embed_dim && error < 1e-5, "{error}");
+    }
+
+    #[test]
+    fn a_blob_that_was_changed_is_refused() {
+        let (_, _, bytes) = blob();
+        let found = |bytes: &[u8]| Flat::parse(bytes).map(|flat| flat.vit).unwrap_err();
+        assert_eq!((found(b""), found(&bytes[1..])), (FlatError::Magic, FlatError::Magic));
+        assert_eq!(found(&bytes[..40]), FlatError::Length { found: 40, needed: 52 });
+        for at in [16, 50, 60, bytes.len() - 1] {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert_eq!(found(&changed), FlatError::Checksum, "byte {at}");
+        }
+        // Changed, and the checksum made to fit.
+        let sealed = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut changed = bytes.clone();
+            change(&mut changed);
+            let mut sum = flate2::Crc::new();
+            sum.update(&changed[16..]);
+            changed[12..16].copy_from_slice(&sum.sum().to_le_bytes());
+            found(&changed)
+        };
+        let set = |at: usize, value: u32| move |b: &mut Vec<u8>| b[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        assert_eq!(sealed(&set(8, 2)), FlatError::Version(2));
+        assert_eq!(sealed(&set(44, 7)), FlatError::Positions(7));
+        assert!(matches!(sealed(&set(36, 5)), FlatError::Shape(PlanError::Heads { heads: 5, .. })));
+        assert!(matches!(sealed(&set(48, 1)), FlatError::Weights { found: 1, .. }));
+        let shorter = sealed(&|b: &mut Vec<u8>| b.truncate(bytes.len() - 4));
+        assert_eq!(shorter, FlatError::Length { found: bytes.len() - 4, needed: bytes.len() });
+        for at in [16, 20, 24, 28, 32, 36, 40] {
+            let refused = sealed(&set(at, u32::MAX));
+            assert!(matches!(refused, FlatError::Shape(_) | FlatError::Weights { .. }), "{at}: {refused:?}");
+        }
+    }
+}

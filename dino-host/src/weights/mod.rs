@@ -1,0 +1,3 @@
+//! Weights that travel: formats other programs write and read.
+
+pub mod flat;

@@ -1,0 +1,231 @@
+//! A backbone as one flat blob, for firmware: it may lie in flash and is used where it lies.
+//!
+//! All numbers are little-endian, the blob's start is aligned to 4 bytes:
+//!
+//! | offset | what |
+//! | --- | --- |
+//! | 0 | `DINOFLAT` |
+//! | 8 | u32: version, 1 |
+//! | 12 | u32: CRC-32 (IEEE) of everything from offset 16 on |
+//! | 16 | u32 each: image, patch, channels, dim, depth, heads, mlp, rule for positions (0 published, 1 size), as in [`Vit`] |
+//! | 48 | u32: number of weights |
+//! | 52 | channels f32: mean of every channel, of values in 0 to 1; then as many: their standard deviation |
+//! | then, at the next multiple of 64 | the weights, f32, in the table's layout |
+//!
+//! Inference, the arenas being the caller's (their sizes are in `plan.pools`):
+//!
+//! ```
+//! use dino_kernel::{crops::{Crops, Group}, flat::Flat, model::vit::Output, plan::FeaturePlan, reference::Infer};
+//!
+//! fn features<'a>(blob: &[u8], pixels: &[f32], arenas: [&'a mut [f32]; 3]) -> Result<&'a [f32], &'static str> {
+//!     let flat = Flat::parse(blob).map_err(|_| "the blob")?;
+//!     let group = Group { count: 1, height: flat.vit.image, width: flat.vit.image };
+//!     let plan = FeaturePlan::new(flat.vit, Crops::one(group), Output::Class, 0).map_err(|_| "the plan")?;
+//!     let [acts, stats, state] = arenas;
+//!     plan.initial_state(state);
+//!     acts[plan.pixels.range()].copy_from_slice(pixels);
+//!     let weights = flat.weights().ok_or("the blob is not aligned to 4 bytes")?;
+//!     let mut o = Infer { weights, grads: &mut [], moments: &mut [], acts, stats, state };
+//!     plan.forward(&mut o);
+//!     Ok(&o.acts[plan.acts.y().range()])
+//! }
+//! ```
+
+use crate::crops::{Crops, Group};
+use crate::mem::Cursor;
+use crate::model::vit::{Output, Vit};
+use crate::ops::position::Dialect;
+use crate::plan::{FeaturePlan, PlanError};
+use core::fmt;
+
+/// The first bytes.
+pub const MAGIC: &[u8; 8] = b"DINOFLAT";
+pub const VERSION: u32 = 1;
+/// Where the channel means begin.
+const FIELDS: usize = 52;
+/// The weights begin at a multiple of this.
+const ALIGN: usize = 64;
+
+/// Why a blob was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlatError {
+    /// It does not begin with [`MAGIC`].
+    Magic,
+    /// Another version than [`VERSION`].
+    Version(u32),
+    /// Its length is not what its header asks for.
+    Length { found: usize, needed: usize },
+    /// It was changed after it was written.
+    Checksum,
+    /// No rule for positions has this number.
+    Positions(u32),
+    /// The shape has no plan.
+    Shape(PlanError),
+    /// The shape has another number of weights.
+    Weights { found: usize, needed: usize },
+}
+
+impl fmt::Display for FlatError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            FlatError::Magic => f.write_str("it does not begin with DINOFLAT"),
+            FlatError::Version(v) => write!(f, "it has version {v}, this is {VERSION}"),
+            FlatError::Length { found, needed } => write!(f, "it has {found} bytes, its header asks for {needed}"),
+            FlatError::Checksum => f.write_str("its checksum does not fit: it was changed after it was written"),
+            FlatError::Positions(n) => write!(f, "no rule for positions has the number {n}"),
+            FlatError::Shape(e) => write!(f, "its shape: {e}"),
+            FlatError::Weights { found, needed } => write!(f, "it has {found} weights, its shape has {needed}"),
+        }
+    }
+}
+
+impl core::error::Error for FlatError {}
+
+/// A sound blob.
+#[derive(Clone, Copy, Debug)]
+pub struct Flat<'a> {
+    pub vit: Vit,
+    statistics: &'a [u8],
+    weights: &'a [u8],
+}
+
+/// The f32 at the start of four bytes.
+fn float(bytes: &[u8]) -> f32 {
+    f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+/// Number of weights of a backbone, padding included.
+const fn len(vit: &Vit) -> usize {
+    let mut c = Cursor::new();
+    vit.weights(&mut c);
+    c.next
+}
+
+/// Bytes before the weights.
+const fn head(channels: usize) -> usize {
+    (FIELDS + 8 * channels).next_multiple_of(ALIGN)
+}
+
+impl<'a> Flat<'a> {
+    /// Checks everything that can be checked; afterwards nothing fails.
+    pub fn parse(blob: &'a [u8]) -> Result<Flat<'a>, FlatError> {
+        if !blob.starts_with(MAGIC) {
+            return Err(FlatError::Magic);
+        }
+        let short = |needed| FlatError::Length { found: blob.len(), needed };
+        if blob.len() < FIELDS {
+            return Err(short(FIELDS));
+        }
+        let field = |at: usize| u32::from_le_bytes([blob[at], blob[at + 1], blob[at + 2], blob[at + 3]]);
+        if field(8) != VERSION {
+            return Err(FlatError::Version(field(8)));
+        }
+        if field(12) != crc32(&blob[16..]) {
+            return Err(FlatError::Checksum);
+        }
+        let size = |i: usize| field(16 + 4 * i) as usize;
+        let positions = match field(44) {
+            0 => Dialect::Published,
+            1 => Dialect::Size,
+            n => return Err(FlatError::Positions(n)),
+        };
+        let vit = Vit {
+            image: size(0),
+            patch: size(1),
+            channels: size(2),
+            dim: size(3),
+            depth: size(4),
+            heads: size(5),
+            mlp: size(6),
+            positions,
+        };
+        // A plan for the native image bounds every product of sizes.
+        let group = Group { count: 1, height: vit.image, width: vit.image };
+        FeaturePlan::new(vit, Crops::one(group), Output::Class, 0).map_err(FlatError::Shape)?;
+        let (found, needed) = (field(48) as usize, len(&vit));
+        if found != needed {
+            return Err(FlatError::Weights { found, needed });
+        }
+        let first = head(vit.channels);
+        let needed = first + 4 * found;
+        if blob.len() != needed {
+            return Err(short(needed));
+        }
+        Ok(Flat { vit, statistics: &blob[FIELDS..][..8 * vit.channels], weights: &blob[first..] })
+    }
+
+    /// Mean and standard deviation of a channel's values, 0 to 1, that the pixels are normalised with.
+    pub fn statistics(&self, channel: usize) -> [f32; 2] {
+        let at = |i: usize| float(&self.statistics[4 * i..]);
+        [at(channel), at(self.vit.channels + channel)]
+    }
+
+    /// The weights where they lie: none on a big-endian machine, or where the blob is not aligned to 4 bytes.
+    pub fn weights(&self) -> Option<&'a [f32]> {
+        bytemuck::try_cast_slice(self.weights).ok().filter(|_| cfg!(target_endian = "little"))
+    }
+
+    /// A copy of the weights, for where they cannot be used in place. `to` has as many elements.
+    pub fn copy(&self, to: &mut [f32]) {
+        for (to, bytes) in to.iter_mut().zip(self.weights.chunks_exact(4)) {
+            *to = float(bytes);
+        }
+    }
+}
+
+/// What stands before the weights, in `out`, of which it takes the first bytes; returns how many. `mean` and `std`: a number a channel;
+/// `weights`: the backbone in the table's layout. `out` must have room for 116 bytes and 8 a channel.
+pub fn header(out: &mut [u8], vit: &Vit, mean: &[f32], std: &[f32], weights: &[f32]) -> usize {
+    let end = head(vit.channels);
+    out[..end].fill(0);
+    let sizes = [vit.image, vit.patch, vit.channels, vit.dim, vit.depth, vit.heads, vit.mlp];
+    let positions = matches!(vit.positions, Dialect::Size) as usize;
+    let fields = sizes.into_iter().chain([positions, weights.len()]).map(|n| (n as u32).to_le_bytes());
+    let statistics = mean.iter().chain(std).map(|x| x.to_le_bytes());
+    for (to, from) in out[16..end].chunks_exact_mut(4).zip(fields.chain(statistics)) {
+        to.copy_from_slice(&from);
+    }
+    out[..8].copy_from_slice(MAGIC);
+    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    let numbers = weights.iter().fold(crc_step(!0, &out[16..end]), |crc, x| crc_step(crc, &x.to_le_bytes()));
+    out[12..16].copy_from_slice(&(!numbers).to_le_bytes());
+    end
+}
+
+/// CRC-32 of IEEE 802.3 (reflected, polynomial 0xEDB88320).
+fn crc32(bytes: &[u8]) -> u32 {
+    !crc_step(!0, bytes)
+}
+
+/// Four bits at a time: a table of 16 entries costs firmware 64 bytes.
+fn crc_step(mut crc: u32, bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 16] = {
+        let (mut table, mut i) = ([0u32; 16], 0);
+        while i < 16 {
+            let (mut x, mut bit) = (i as u32, 0);
+            while bit < 4 {
+                x = if x & 1 == 1 { x >> 1 ^ 0xEDB8_8320 } else { x >> 1 };
+                bit += 1;
+            }
+            table[i] = x;
+            i += 1;
+        }
+        table
+    };
+    for &byte in bytes {
+        for nibble in [byte & 15, byte >> 4] {
+            crc = crc >> 4 ^ TABLE[((crc ^ nibble as u32) & 15) as usize];
+        }
+    }
+    crc
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_the_usual_one() {
+        assert_eq!((crc32(b""), crc32(b"123456789")), (0, 0xCBF4_3926));
+    }
+}
