@@ -17,7 +17,7 @@
 //! ```
 //! use dino_kernel::{crops::{Crops, Group}, flat::Flat, model::vit::Output, plan::FeaturePlan, reference::Infer};
 //!
-//! fn features<'a>(blob: &[u8], pixels: &[f32], arenas: [&'a mut [f32]; 3]) -> Result<&'a [f32], &'static str> {
+//! fn features(out: &mut [f32], blob: &[u8], pixels: &[f32], arenas: [&mut [f32]; 3]) -> Result<(), &'static str> {
 //!     let flat = Flat::parse(blob).map_err(|_| "the blob")?;
 //!     let group = Group { count: 1, height: flat.vit.image, width: flat.vit.image };
 //!     let plan = FeaturePlan::new(flat.vit, Crops::one(group), Output::Class, 0).map_err(|_| "the plan")?;
@@ -27,7 +27,8 @@
 //!     let weights = flat.weights().ok_or("the blob is not aligned to 4 bytes")?;
 //!     let mut o = Infer { weights, grads: &mut [], moments: &mut [], acts, stats, state };
 //!     plan.forward(&mut o);
-//!     Ok(&o.acts[plan.acts.y().range()])
+//!     out.copy_from_slice(&o.acts[plan.acts.y().range()]);
+//!     Ok(())
 //! }
 //! ```
 
