@@ -1,3 +1,5 @@
 //! Weights that travel: formats other programs write and read.
 
 pub mod flat;
+pub mod onnx;
+mod proto;
