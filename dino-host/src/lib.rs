@@ -16,6 +16,7 @@ pub mod features;
 pub mod inspect;
 pub mod loader;
 pub mod log;
+pub mod masks;
 pub mod memory;
 pub mod monitor;
 pub mod resize;

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use dino_kernel::rng::{Kind, Rng};
 pub use faults::{Fault, Faults};
 pub use picture::{decode, decode_bytes};
+pub(crate) use picture::is_picture;
 
 /// An image, 8 bits a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
