@@ -20,6 +20,7 @@ pub mod log;
 pub mod masks;
 pub mod memory;
 pub mod monitor;
+pub mod progress;
 pub mod resize;
 pub mod sheets;
 pub mod train;

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use dino_kernel::rng::{Kind, Rng};
 pub use faults::{Fault, Faults};
-pub use picture::{decode, decode_bytes};
 pub(crate) use picture::is_picture;
+pub use picture::{decode, decode_bytes};
 
 /// An image, 8 bits a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]

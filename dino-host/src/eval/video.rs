@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::log::write_png;
 use crate::masks::{Mask, White, palette};
+use rayon::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -55,8 +56,8 @@ impl Score {
         (self.j[0] + self.f[0]) / 2.0
     }
 
-    /// The mean of several.
-    pub fn mean<'a>(of: impl IntoIterator<Item = &'a Score>) -> Score {
+    /// The mean of several; `None` of none.
+    pub fn mean<'a>(of: impl IntoIterator<Item = &'a Score>) -> Option<Score> {
         let (mut sum, mut n) = (Score::default(), 0);
         for s in of {
             (0..3).for_each(|i| {
@@ -65,8 +66,8 @@ impl Score {
             });
             n += 1;
         }
-        let part = |x: [f64; 3]| x.map(|x| x / n.max(1) as f64);
-        Score { j: part(sum.j), f: part(sum.f) }
+        let part = |x: [f64; 3]| x.map(|x| x / n as f64);
+        (n > 0).then(|| Score { j: part(sum.j), f: part(sum.f) })
     }
 }
 
@@ -204,9 +205,8 @@ impl Judge {
         self.exact.len()
     }
 
-    /// The mean over the objects of `found`, a mask a frame; `None` where no frame can be judged.
-    pub fn score(&self, found: &[Mask]) -> Option<Score> {
-        use rayon::prelude::*;
+    /// Of every object of `found`, a mask a frame; empty where no frame can be judged.
+    pub fn scores(&self, found: &[Mask]) -> Vec<Score> {
         let of_object = |&id: &u8| {
             let of = |ids: &[u8]| ids.iter().map(|i| *i == id).collect::<Vec<bool>>();
             let values: Vec<[f64; 2]> = self
@@ -214,18 +214,13 @@ impl Judge {
                 .par_iter()
                 .map(|(i, exact, judged)| {
                     let (a, b) = (of(&found[*i].ids), of(&exact.ids));
-                    [
-                        measures::region(&a, &b, judged),
-                        measures::boundary(&a, &b, judged, exact.width, BOUNDARY),
-                    ]
+                    [measures::region(&a, &b, judged), measures::boundary(&a, &b, judged, exact.width, BOUNDARY)]
                 })
                 .collect();
             let all = |k: usize| measures::statistics(&values.iter().map(|v| v[k]).collect::<Vec<_>>());
             Score { j: all(0), f: all(1) }
         };
-        let scores: Vec<Score> =
-            if self.exact.is_empty() { Vec::new() } else { self.objects.iter().map(of_object).collect() };
-        (!scores.is_empty()).then(|| Score::mean(&scores))
+        if self.exact.is_empty() { Vec::new() } else { self.objects.iter().map(of_object).collect() }
     }
 
     /// The baseline that no network is needed for: the first mask, in every frame.
@@ -237,9 +232,7 @@ impl Judge {
     pub fn as_file(&self, mask: &Mask) -> Mask {
         match self.white {
             White::Void => mask.clone(),
-            White::Object => {
-                Mask { ids: mask.ids.iter().map(|id| if *id > 0 { 255 } else { 0 }).collect(), ..*mask }
-            }
+            White::Object => Mask { ids: mask.ids.iter().map(|id| if *id > 0 { 255 } else { 0 }).collect(), ..*mask },
         }
     }
 }
