@@ -13,6 +13,7 @@ use crate::cpu::rows::at_least;
 use crate::masks::Mask;
 use rayon::prelude::*;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// The published numbers by default.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,7 +48,9 @@ pub struct Propagation {
     last: VecDeque<Frame>,
 }
 
-/// Columns of a row of patches that share one product. A product is as wide as they and twice the radius.
+/// Rows and columns of patches that share one product with all sources that any of them may have. Products of fewer rows would spend
+/// more time packing their factors than multiplying.
+const ROWS: usize = 4;
 const COLUMNS: usize = 32;
 
 impl Propagation {
@@ -63,13 +66,15 @@ impl Propagation {
 
     /// The classes (patches, classes) of the next frame, from its tokens (patches, C). Each row sums to 1.
     ///
-    /// Costs 2 C multiplications and additions a patch, context frame and patch of the window widened to [`COLUMNS`] + 2 radius columns:
-    /// with the published numbers on 60 x 104 patches of 384 (ViT-S/8) 54 GFLOP a frame, against 240 without a window.
+    /// Costs 2 C multiplications and additions a patch, context frame and patch of the window, that widened by [`ROWS`] - 1 rows and
+    /// [`COLUMNS`] - 1 columns: with the published numbers on 60 x 104 patches of 384 (ViT-S/8) 60 GFLOP a frame, against 240 without a
+    /// window.
     pub fn next(&mut self, tokens: Vec<f32>) -> &[f32] {
         let [height, width] = self.grid;
         let tokens = unit_rows(tokens, self.grid);
         let mut classes = vec![0.0; height * width * self.classes];
-        classes.par_chunks_mut(width * self.classes).enumerate().for_each(|(y, out)| self.row(y, &tokens, out));
+        let bands = classes.par_chunks_mut(ROWS * width * self.classes).enumerate();
+        bands.for_each(|(band, out)| self.band(band * ROWS, &tokens, out));
         // With none before it, only the first frame is ever looked at; this one is kept to be given out.
         if self.last.len() > self.params.previous.saturating_sub(1) {
             self.last.pop_front();
@@ -83,36 +88,41 @@ impl Propagation {
         std::iter::once(&self.first).chain(self.last.iter().take(self.params.previous))
     }
 
-    /// Classes (width, classes) of one row of patches.
-    fn row(&self, y: usize, tokens: &[f32], out: &mut [f32]) {
+    /// Classes (rows, width, classes) of the rows of patches from `top` on, up to [`ROWS`].
+    fn band(&self, top: usize, tokens: &[f32], out: &mut [f32]) {
         let [height, width] = self.grid;
         let c = tokens.len() / (height * width);
         let radius = if self.params.radius == 0 { height.max(width) } else { self.params.radius };
-        let rows = y.saturating_sub(radius)..(y + radius + 1).min(height);
-        let mut likeness = vec![0.0; COLUMNS * width.min(COLUMNS + 2 * radius)];
+        let reach = |at: usize, n: usize, all: usize| at.saturating_sub(radius)..at.saturating_add(n + radius).min(all);
+        let bottom = (top + ROWS).min(height);
+        let rows = reach(top, bottom - top, height);
+        let (mut a, mut b, mut likeness) = (Vec::new(), Vec::new(), Vec::new());
         for left in (0..width).step_by(COLUMNS) {
-            let targets = COLUMNS.min(width - left);
-            let from = left.saturating_sub(radius);
-            let sources = (left + targets + radius).min(width) - from;
+            let right = (left + COLUMNS).min(width);
+            let columns = reach(left, right - left, width);
+            gather(&mut a, tokens, c, width, top..bottom, left..right);
+            let (targets, sources) = (a.len() / c, rows.len() * columns.len());
+            likeness.resize(targets * sources, 0.0);
             let mut best: Vec<Best> = (0..targets).map(|_| Best::new(self.params.top)).collect();
             for (f, frame) in self.context().enumerate() {
-                for row in rows.clone() {
-                    let a = View::rows(&tokens[(y * width + left) * c..], c);
-                    let b = View::transposed(&frame.tokens[(row * width + from) * c..], c);
-                    sgemm(&mut likeness, sources, a, b, [targets, c, sources], 0.0);
-                    for (t, (line, best)) in likeness.chunks(sources).zip(&mut best).enumerate() {
-                        let x = left + t;
-                        let (low, high) = (x.saturating_sub(radius), (x + radius + 1).min(width));
+                gather(&mut b, &frame.tokens, c, width, rows.clone(), columns.clone());
+                sgemm(&mut likeness, sources, View::rows(&a, c), View::transposed(&b, c), [targets, c, sources], 0.0);
+                for (t, (line, best)) in likeness.chunks(sources).zip(&mut best).enumerate() {
+                    let (y, x) = (top + t / (right - left), left + t % (right - left));
+                    let window = reach(x, 1, width);
+                    for row in reach(y, 1, height) {
+                        let from = (row - rows.start) * columns.len() + window.start - columns.start;
                         let least = best.least;
-                        at_least(&line[low - from..high - from], least, &mut |i, s| {
-                            best.push(s, f, row * width + low + i)
+                        at_least(&line[from..from + window.len()], least, &mut |i, s| {
+                            best.push(s, f, row * width + window.start + i)
                         });
                         best.trim();
                     }
                 }
             }
-            for (best, out) in best.into_iter().zip(out[left * self.classes..].chunks_mut(self.classes)) {
-                self.mix(best.done(), out);
+            for (t, best) in best.into_iter().enumerate() {
+                let patch = t / (right - left) * width + left + t % (right - left);
+                self.mix(best.done(), &mut out[patch * self.classes..][..self.classes]);
             }
         }
     }
@@ -173,6 +183,12 @@ impl Best {
         self.found.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
         self.found
     }
+}
+
+/// The tokens of a rectangle of patches, one after the other.
+fn gather(to: &mut Vec<f32>, tokens: &[f32], c: usize, width: usize, rows: Range<usize>, columns: Range<usize>) {
+    to.clear();
+    rows.for_each(|y| to.extend_from_slice(&tokens[(y * width + columns.start) * c..(y * width + columns.end) * c]));
 }
 
 /// Every row of a patch divided by its length (at least 1e-12, as torch's `normalize`).
