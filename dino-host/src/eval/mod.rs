@@ -6,6 +6,7 @@ pub mod attention;
 pub mod copies;
 pub mod knn;
 pub mod measures;
+pub mod outlines;
 pub mod propagate;
 pub mod ranking;
 pub mod retrieval;
