@@ -106,13 +106,24 @@ impl Mask {
         (Mask { ids: self.ids.iter().map(id).collect(), ..*self }, judged)
     }
 
-    /// At another size, each pixel from the nearest (Pillow's `NEAREST`): output o reads input floor((o + 1/2) n_in / n_out).
+    /// At another size, each pixel from the nearest (Pillow's `NEAREST`): output o reads input floor((o + 1/2) n_in / n_out), the places
+    /// summed up step by step in f64 as there, which decides where they are whole.
     pub fn resized(&self, width: usize, height: usize) -> Mask {
-        let from = |o: usize, n: usize, all: usize| ((2 * o + 1) * all / (2 * n)).min(all - 1);
+        let places = |n: usize, all: usize| {
+            let step = all as f64 / n as f64;
+            let mut at = step * 0.5;
+            let place = move |_| {
+                let here = (at as usize).min(all - 1);
+                at += step;
+                here
+            };
+            (0..n).map(place).collect::<Vec<usize>>()
+        };
+        let (rows, columns) = (places(height, self.height), places(width, self.width));
         let mut ids = Vec::with_capacity(width * height);
-        for y in 0..height {
-            let row = &self.ids[from(y, height, self.height) * self.width..][..self.width];
-            ids.extend((0..width).map(|x| row[from(x, width, self.width)]));
+        for y in rows {
+            let row = &self.ids[y * self.width..][..self.width];
+            ids.extend(columns.iter().map(|&x| row[x]));
         }
         Mask { width, height, ids }
     }
