@@ -42,6 +42,11 @@ fn davis() -> TempDir {
     folder(&files.iter().map(|(n, b)| (n.as_str(), b.clone())).collect::<Vec<_>>())
 }
 
+/// A command line whose `--size 48` or `--size 32` is another.
+fn sized(line: &str, size: usize) -> String {
+    line.replace("--size 48", &format!("--size {size}")).replace("--size 32", &format!("--size {size}"))
+}
+
 fn json(line: &str, paths: &[&Path]) -> Value {
     serde_json::from_str(&succeeds(line, paths)).unwrap()
 }
@@ -110,7 +115,8 @@ fn wrong_videos_are_named() {
     says("--resolution 1080p", &["1080p", "480p"]);
     says("--sequences nobody", &["nobody", "moving"]);
     says("--sequences none", &["mask of its first frame"]);
-    says("--size 7", &["00000.png", "no patch"]);
+    let small = sized(&format!("eval video {RANDOM} --data {{}} --size 48"), 7);
+    refuses_saying(&small, &[davis.path()], &["00000.png", "no patch"]);
     says("--top 0", &["--top"]);
     says("--temperature nan", &["--temperature"]);
     says("--which pixels", &["pixels are no network"]);
@@ -163,7 +169,7 @@ fn attention_is_judged_by_any_masks() {
 
     let says = |extra: &str, said: &[&str]| refuses_saying(&format!("{line} {extra}"), &paths, said);
     says("--block 3", &["block 3"]);
-    says("--size 7", &["no patch"]);
+    refuses_saying(&sized(&line, 7), &paths, &["00000.png", "no patch"]);
     says("--every 0", &["--every"]);
     says("--keep 2", &["--keep"]);
     let empty = tempfile::tempdir().unwrap();
@@ -261,7 +267,7 @@ fn copies_are_made_and_found() {
     );
     assert_eq!((&white["database"], &white["whitened"]), (&24.into(), &true.into()));
     assert!(succeeds(&line.replace("--json", ""), &[images.path()]).contains("crops/80"));
-    refuses_saying(&format!("{line} --size 7"), &[images.path()], &["no patch"]);
+    refuses_saying(&sized(&line, 7), &[images.path()], &["no patch"]);
     refuses_saying(&format!("{line} --gem 0"), &[images.path()], &["--gem"]);
     let one = folder(&[("a.png", picture(Png, 1))]);
     refuses_saying(&format!("{line} --whiten {{}}"), &[images.path(), one.path()], &["whitening cannot be learnt"]);
