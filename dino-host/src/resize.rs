@@ -21,6 +21,8 @@ pub enum Filter {
     Bilinear,
     /// Keys' cubic of radius 2 with a = −0.5.
     Bicubic,
+    /// The sinc windowed by a sinc of three times its width.
+    Lanczos,
 }
 
 impl Filter {
@@ -29,6 +31,7 @@ impl Filter {
             Filter::Box => 0.5,
             Filter::Bilinear => 1.0,
             Filter::Bicubic => 2.0,
+            Filter::Lanczos => 3.0,
         }
     }
 
@@ -41,9 +44,16 @@ impl Filter {
             Filter::Bilinear => (1.0 - far).max(0.0),
             Filter::Bicubic if far < 1.0 => ((A + 2.0) * far - (A + 3.0)) * far * far + 1.0,
             Filter::Bicubic if far < 2.0 => (((far - 5.0) * far + 8.0) * far - 4.0) * A,
-            Filter::Box | Filter::Bicubic => 0.0,
+            Filter::Lanczos if far < 3.0 => sinc(x) * sinc(x / 3.0),
+            Filter::Box | Filter::Bicubic | Filter::Lanczos => 0.0,
         }
     }
+}
+
+/// sin(pi x) / (pi x)
+fn sinc(x: f64) -> f64 {
+    let x = x * std::f64::consts::PI;
+    if x == 0.0 { 1.0 } else { libm::sin(x) / x }
 }
 
 /// Which pass comes first; the rounding between them lets it show.

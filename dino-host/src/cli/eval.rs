@@ -1,7 +1,10 @@
 //! `eval`: what features can do.
 
 mod attention;
+mod copies;
 mod knn;
+mod retrieval;
+mod video;
 
 use crate::device::Device;
 use crate::error::Result;
@@ -11,13 +14,22 @@ use clap::{Args, Subcommand};
 pub enum Eval<O: Args> {
     /// Weighted k-nearest-neighbours vote
     Knn(knn::Knn<O>),
-    /// How well the attention covers the objects of the built-in set (Jaccard index with the exact masks)
+    /// How well the attention covers objects (Jaccard index with exact masks), of the built-in set or a folder
     Attention(attention::Attention<O>),
+    /// Image retrieval by class tokens: mean average precision
+    Retrieval(retrieval::Retrieval<O>),
+    /// Copy detection: which original an image was made from (Copydays, or attacks on own images)
+    Copies(copies::Copies<O>),
+    /// Video object segmentation: the first frame's masks carried on by the likeness of patches (DAVIS)
+    Video(video::Video<O>),
 }
 
 pub fn run<D: Device>(what: Eval<D::Options>) -> Result<u8> {
     match what {
         Eval::Knn(args) => knn::run::<D>(args),
         Eval::Attention(args) => attention::run::<D>(args),
+        Eval::Retrieval(args) => retrieval::run::<D>(args),
+        Eval::Copies(args) => copies::run::<D>(args),
+        Eval::Video(args) => video::run::<D>(args),
     }
 }

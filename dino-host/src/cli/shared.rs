@@ -183,3 +183,24 @@ pub fn network<D: Device>(source: &Source<D::Options>, which: Which) -> Result<(
     };
     Ok((config, weights))
 }
+
+/// A backbone's name in a table, and its weights in the table's layout.
+pub type Named = (String, Vec<f32>);
+
+/// The networks to compare in one table: their names, one configuration, their weights. None named: the teacher of the checkpoint, or
+/// random weights without one.
+pub fn networks<D: Device>(source: &Source<D::Options>, which: &[Which]) -> Result<(Config, Vec<Named>)> {
+    let trained = source.checkpoint.is_some();
+    let default = [if trained { Which::Teacher } else { Which::Random }];
+    let which = if which.is_empty() { &default } else { which };
+    let mut config = None;
+    let mut named = Vec::new();
+    for &which in which {
+        let (of, weights) = network::<D>(source, which)?;
+        let weights =
+            weights.ok_or_else(|| Error::new("pixels are no network").hint("--which teacher, student or random"))?;
+        named.push((format!("{which:?}").to_lowercase(), weights));
+        config = Some(of);
+    }
+    Ok((config.expect("at least one network"), named))
+}

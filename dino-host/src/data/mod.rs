@@ -18,6 +18,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use dino_kernel::rng::{Kind, Rng};
 pub use faults::{Fault, Faults};
+pub(crate) use picture::is_picture;
 pub use picture::{decode, decode_bytes};
 
 /// An image, 8 bits a channel.

@@ -132,7 +132,7 @@ fn exact_mask(set: &dyn Dataset, i: usize) -> Result<Vec<bool>> {
 }
 
 /// Means of `scores` (images, heads).
-fn summary(scores: &[f64], heads: usize) -> Jaccard {
+pub(super) fn summary(scores: &[f64], heads: usize) -> Jaccard {
     let images = (scores.len() / heads) as f64;
     let mean = |h: usize| scores.iter().skip(h).step_by(heads).sum::<f64>() / images;
     let of_heads: Vec<f64> = (0..heads).map(mean).collect();

@@ -2,6 +2,7 @@
 
 mod common;
 mod crash;
+mod dense;
 mod refusals;
 mod unreadable;
 

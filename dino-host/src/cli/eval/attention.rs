@@ -1,39 +1,97 @@
 //! `eval attention`.
 
-use crate::cli::shared::{Source, Which, network, open, start};
+use crate::cli::shared::{Source, Which, networks, open, start};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::attention;
+use crate::eval::attention::{self, Jaccard};
+use crate::eval::outlines;
+use crate::eval::sized::AnySize;
+use crate::features::truncate;
+use crate::progress::Progress;
 use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Attention<O: Args> {
     #[command(flatten)]
     source: Source<O>,
-    /// Whose attention [default: teacher with --checkpoint, else random]
-    #[arg(long)]
-    which: Option<Which>,
+    /// Whose attention, a list for one table [default: teacher with --checkpoint, else random]
+    #[arg(long, value_delimiter = ',')]
+    which: Vec<Which>,
     /// Part of a head's attention mass that its mask keeps
     #[arg(long, default_value_t = 0.6)]
     keep: f64,
+    /// The block whose class token attends: 1 is the first [default: the last]
+    #[arg(long)]
+    block: Option<usize>,
+    /// Folder of images, any sizes (needs --masks; --data is not used then)
+    #[arg(long, value_name = "DIR", requires = "masks")]
+    images: Option<PathBuf>,
+    /// Folder of their objects' masks: PNG files of the same names, in the same folders; 0 is the background, 255 beside other numbers
+    /// is not judged
+    #[arg(long, value_name = "DIR", requires = "images")]
+    masks: Option<PathBuf>,
+    /// With --images: shorter side that they are resized to, pixels
+    #[arg(long, default_value_t = 480)]
+    size: usize,
+    /// With --images: take every so-manieth only, as the frames of a video are much alike
+    #[arg(long, default_value_t = 1)]
+    every: usize,
 }
 
 pub fn run<D: Device>(args: Attention<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
-    let trained = args.source.checkpoint.is_some();
-    let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Random });
-    let (config, weights) = network::<D>(&args.source, which)?;
-    let weights =
-        weights.ok_or_else(|| Error::new("pixels do not attend").hint("--which teacher, student or random"))?;
-    let splits = open(&args.source.data, &config)?;
-    let jaccard = attention::evaluate::<D>(&args.source.shared.device, &config, &weights, &*splits.test, args.keep)?;
-    let name = format!("{which:?}").to_lowercase();
+    attention::check_keep(args.keep)?;
+    if args.every == 0 {
+        return Err(Error::new("--every 0 takes no image").hint("--every 1 takes all"));
+    }
+    let options = &args.source.shared.device;
+    let (config, networks) = networks::<D>(&args.source, &args.which)?;
+    let block = args.block.unwrap_or(config.depth);
+    let pairs = match args.images.as_deref().zip(args.masks.as_deref()) {
+        None => None,
+        Some((images, masks)) => {
+            let all = outlines::pairs(images, masks)?;
+            Some(all.into_iter().step_by(args.every).collect::<Vec<_>>())
+        }
+    };
+    let mut progress = Progress::new(pairs.as_ref().map_or(0, Vec::len) * networks.len(), "images");
+    let mut rows: Vec<(String, Jaccard)> = Vec::new();
+    let mut images = 0;
+    for (name, weights) in &networks {
+        let (short, weights) = truncate(&config, weights, block)?;
+        let (jaccard, count) = match &pairs {
+            Some(pairs) => {
+                let mut network = AnySize::<D>::new(options, &short, &weights);
+                outlines::evaluate(&mut network, &short, pairs, args.size, args.keep, || progress.tick())?
+            }
+            None => {
+                let splits = open(&args.source.data, &config)?;
+                let found = attention::evaluate::<D>(options, &short, &weights, &*splits.test, args.keep)?;
+                (found, splits.test.len())
+            }
+        };
+        images = count;
+        rows.push((name.clone(), jaccard));
+    }
+    if let Some(without) = pairs.map(|pairs| pairs.len() - images).filter(|n| *n > 0) {
+        eprintln!("note: {without} masks have no object and are left out");
+    }
     if args.source.json {
-        println!("{}", serde_json::json!({"which": name, "keep": args.keep, "jaccard": jaccard}));
-    } else {
-        println!("Jaccard index of attention masks with the objects, {name}, {} images", splits.test.len());
-        jaccard.heads.iter().enumerate().for_each(|(h, j)| println!("head {h}: {j:.3}"));
-        println!("best head of every image: {:.3}", jaccard.best);
+        let networks: Vec<_> = rows.iter().map(|(name, j)| json!({"which": name, "jaccard": j})).collect();
+        println!("{}", json!({"keep": args.keep, "block": block, "images": images, "networks": networks}));
+        return Ok(0);
+    }
+    println!(
+        "Jaccard index of attention masks with the objects, {images} images, block {block}, {} of the mass",
+        args.keep
+    );
+    let heads: String = (0..config.heads).map(|h| format!(" {:>7}", format!("head {h}"))).collect();
+    println!("{:<10}{heads} {:>16} {:>20}", "", "best fixed head", "best of every image");
+    for (name, j) in &rows {
+        let heads: String = j.heads.iter().map(|x| format!(" {x:>7.3}")).collect();
+        println!("{name:<10}{heads} {:>12.3} (#{}) {:>19.3}", j.mean_best_head, j.best_head, j.best);
     }
     Ok(0)
 }

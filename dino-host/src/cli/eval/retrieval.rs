@@ -1,0 +1,145 @@
+//! `eval retrieval`.
+
+use crate::cli::shared::{Source, Which, networks, open, start};
+use crate::config::Config;
+use crate::data::{Dataset, Faults};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::eval::ranking::{Protocol, Scores};
+use crate::eval::retrieval::{self, Files, GroundTruth};
+use crate::eval::sized::AnySize;
+use crate::features::{Extractor, Features};
+use crate::progress::Progress;
+use clap::Args;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+pub struct Retrieval<O: Args> {
+    #[command(flatten)]
+    source: Source<O>,
+    /// Whose class tokens, a list for one table [default: teacher with --checkpoint, else random]
+    #[arg(long, value_delimiter = ',')]
+    which: Vec<Which>,
+    /// Precision among the first so many, a list
+    #[arg(long, value_delimiter = ',', default_value = "1,5,10")]
+    k: Vec<usize>,
+    /// Make the longer side of images at most so many pixels and take them whole [default: the square evaluation view of the run;
+    /// 224 with --ground-truth]
+    #[arg(long)]
+    size: Option<usize>,
+    /// Add the tokens of three scales: 1, 0.71, 0.5 (needs --size or --ground-truth)
+    #[arg(long)]
+    multi_scale: bool,
+    /// Every test image is sought among the other test images, instead of the train part
+    #[arg(long)]
+    leave_one_out: bool,
+    /// Ground truth of revisited Oxford or Paris as JSON (imlist, qimlist, gnd); --data is the folder of the images
+    #[arg(long, value_name = "FILE.json")]
+    ground_truth: Option<PathBuf>,
+    /// Do not cut query images to their boxes
+    #[arg(long)]
+    whole_queries: bool,
+}
+
+pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
+    start::<D>(&args.source.shared)?;
+    if args.k.contains(&0) || args.k.is_empty() {
+        return Err(Error::new("--k is above 0").hint("published: --k 1,5,10"));
+    }
+    if args.multi_scale && args.size.is_none() && args.ground_truth.is_none() {
+        return Err(Error::new("--multi-scale takes images whole, and --size is not given")
+            .hint("for example --size 224 --multi-scale"));
+    }
+    let truth = args.ground_truth.as_deref().map(GroundTruth::read).transpose()?;
+    let (config, networks) = networks::<D>(&args.source, &args.which)?;
+    let mut tables = Vec::new();
+    let (bank, queries) = match &truth {
+        Some(truth) => {
+            let root = Path::new(&args.source.data);
+            let size = args.size.unwrap_or(224);
+            let paths = |names: &[String]| names.iter().map(|n| retrieval::file(root, n)).collect::<Result<Vec<_>>>();
+            let bank = Files { paths: paths(&truth.imlist)?, boxes: Vec::new(), how: config.decode() };
+            let boxes = truth.gnd.iter().map(|g| g.bbx.filter(|_| !args.whole_queries)).collect();
+            let queries = Files { paths: paths(&truth.qimlist)?, boxes, how: config.decode() };
+            let all: Vec<_> = truth.gnd.iter().map(|g| g.truth.clone()).collect();
+            // A row stands for an image by its place, so none may be left out.
+            let faults = Faults::new(true);
+            for (name, weights) in &networks {
+                let take = |set: &dyn Dataset| tokens::<D>(&args, &config, weights, set, &faults, Some(size));
+                let scores = retrieval::by_truth(take(&bank)?.rows, take(&queries)?.rows, &all, &args.k)?;
+                for (protocol, scores) in Protocol::ALL.iter().zip(scores) {
+                    tables.push((name.clone(), format!("{protocol:?}").to_lowercase(), scores));
+                }
+            }
+            (bank.len(), queries.len())
+        }
+        None => {
+            let splits = open(&args.source.data, &config)?;
+            let (queries, faults) = (&*splits.test, args.source.tolerance.faults());
+            let bank = if args.leave_one_out { queries } else { &*splits.train };
+            let unlabelled = || {
+                Error::new(format!("{} has no labels", args.source.data))
+                    .hint("class folders give labels, or --ground-truth")
+            };
+            if bank.classes().is_empty() || queries.classes().is_empty() {
+                return Err(unlabelled());
+            }
+            for (name, weights) in &networks {
+                let take = |set: &dyn Dataset| tokens::<D>(&args, &config, weights, set, &faults, args.size);
+                let found = take(queries)?;
+                let of_bank = if args.leave_one_out {
+                    Features { rows: found.rows.clone(), images: found.images.clone() }
+                } else {
+                    take(bank)?
+                };
+                let (bank_labels, labels) = of_bank.labels(bank).zip(found.labels(queries)).ok_or_else(unlabelled)?;
+                let scores =
+                    retrieval::by_class(of_bank.rows, &bank_labels, found.rows, &labels, args.leave_one_out, &args.k)?;
+                tables.push((name.clone(), "class".into(), scores));
+            }
+            faults.say();
+            (bank.len(), queries.len())
+        }
+    };
+    print(&args, bank, queries, &tables);
+    Ok(0)
+}
+
+/// Class tokens: of the square evaluation view, or of whole images.
+fn tokens<D: Device>(
+    args: &Retrieval<D::Options>,
+    config: &Config,
+    weights: &[f32],
+    set: &dyn Dataset,
+    faults: &Faults,
+    size: Option<usize>,
+) -> Result<Features> {
+    let options = &args.source.shared.device;
+    let mut progress = Progress::new(set.len(), "images");
+    match size {
+        None => Extractor::<D>::new(options, config, weights)?.run(set, faults, |_| progress.tick()),
+        Some(size) => {
+            let mut network = AnySize::<D>::new(options, config, weights);
+            retrieval::tokens(&mut network, config, set, faults, size, args.multi_scale, || progress.tick())
+        }
+    }
+}
+
+fn print<O: Args>(args: &Retrieval<O>, bank: usize, queries: usize, tables: &[(String, String, Scores)]) {
+    if args.source.json {
+        let rows: Vec<_> = tables
+            .iter()
+            .map(|(name, protocol, s)| json!({"which": name, "protocol": protocol, "queries": s.queries, "map": s.map, "precision": s.precision}))
+            .collect();
+        println!("{}", json!({"bank": bank, "queries": queries, "k": args.k, "scores": rows}));
+        return;
+    }
+    println!("Retrieval, bank {bank}, queries {queries}, percent");
+    let ks: String = args.k.iter().map(|k| format!(" {:>8}", format!("mP@{k}"))).collect();
+    println!("{:<10} {:<8} {:>8} {:>8}{ks}", "", "", "queries", "mAP");
+    for (name, protocol, s) in tables {
+        let precision: String = s.precision.iter().map(|p| format!(" {:>8.2}", 100.0 * p)).collect();
+        println!("{name:<10} {protocol:<8} {:>8} {:>8.2}{precision}", s.queries, 100.0 * s.map);
+    }
+}
