@@ -9,6 +9,7 @@ pub mod config;
 pub mod cpu;
 pub mod data;
 pub mod device;
+pub mod eigen;
 pub mod error;
 pub mod eval;
 pub mod export;
