@@ -6,6 +6,7 @@ use crate::data::{Dataset, Faults, Image};
 use crate::error::{Error, Result};
 use crate::loader::Recipe;
 use crate::log::{write_atomically, write_png};
+use crate::picture::coloured;
 use crate::resize::{Filter, resize};
 use std::io::Write;
 use std::path::Path;
@@ -127,13 +128,6 @@ fn pixels(augment: &Augment, crop: &[f32], side: usize) -> Image {
         (x * 255.0).round() as u8
     };
     coloured(&Image { height: side, width: side, channels, pixels: (0..channels * plane).map(value).collect() })
-}
-
-/// Three channels: of more the first three, of fewer the first one thrice.
-pub(crate) fn coloured(image: &Image) -> Image {
-    let colours = if image.channels >= 3 { [0, 1, 2] } else { [0; 3] };
-    let pixels = image.pixels.chunks_exact(image.channels).flat_map(|p| colours.map(|c| p[c])).collect();
-    Image { height: image.height, width: image.width, channels: 3, pixels }
 }
 
 /// Rows below each other.
