@@ -257,8 +257,7 @@ pub fn draw<D: Device>(
         attention.write(keep, parts, &out.join(&name))?;
         let mean = attention.mean();
         let hot = attention.heat(&mean, range(&mean));
-        let pixels = hot.rgb.as_flattened().to_vec();
-        page.push(Picture::thumbnail(&Image { width: hot.width, height: hot.height, channels: 3, pixels }, CELL));
+        page.push(Picture::thumbnail(&hot.image(), CELL));
         list += &format!("{pages}\t{}\t{name}\t{}\n", page.len() - 1, set.name(i));
         drawn += 1;
         if page.len() == PAGE {

@@ -59,21 +59,34 @@ impl<'a, D: Device> Look<'a, D> {
     /// What the block's class token attends to, for every head a number a patch. A head's numbers sum to 1 less what the class token
     /// keeps for itself.
     pub fn attention(&mut self, image: &Image) -> Result<Seen> {
-        let image = fit(image, self.short, self.config.patch_size)?;
+        let image = self.seen(image)?;
         self.see(image, |network, pixels| network.attention(pixels))
     }
 
     /// The patches' tokens after the final layer norm.
     pub fn tokens(&mut self, image: &Image) -> Result<Seen> {
-        let (image, width) = (fit(image, self.short, self.config.patch_size)?, self.config.embed_dim);
+        let (image, width) = (self.seen(image)?, self.config.embed_dim);
         // The class token comes first.
         self.see(image, |network, pixels| Ok(network.tokens(pixels)?.split_off(width)))
     }
 
     /// [`Look::attention`] of an image scaled and cut around the centre to exactly `size` = (height, width), whole patches.
     pub fn attention_at(&mut self, image: &Image, size: [usize; 2]) -> Result<Seen> {
-        let image = cover(image, size)?;
+        let image = self.covering(image, size)?;
         self.see(image, |network, pixels| network.attention(pixels))
+    }
+
+    /// What [`Look::attention_at`] looks at. Where the size is the image's own, it is what [`Look::attention`] looks at.
+    pub fn covering(&self, image: &Image, size: [usize; 2]) -> Result<Image> {
+        match self.size(image) {
+            Ok(own) if own == size => self.seen(image),
+            _ => cover(image, size),
+        }
+    }
+
+    /// What the network sees of an image.
+    pub fn seen(&self, image: &Image) -> Result<Image> {
+        fit(image, self.short, self.config.patch_size)
     }
 
     /// Height and width at which an image is seen.

@@ -66,14 +66,19 @@ impl Spooled {
         Ok(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }
 
+    /// Reading starts over.
+    pub fn rewind(&mut self) -> Result<()> {
+        self.file.seek(SeekFrom::Start(0)).map(drop).map_err(failed)
+    }
+
     /// Writes all of it as an array of this shape; reading starts over.
     pub fn save(&mut self, path: &Path, shape: &[usize]) -> Result<()> {
-        self.file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        self.rewind()?;
         write_atomically(path, |f| {
             f.write_all(&header(shape))?;
             std::io::copy(&mut self.file, f).map(drop)
         })?;
-        self.file.seek(SeekFrom::Start(0)).map(drop).map_err(failed)
+        self.rewind()
     }
 }
 

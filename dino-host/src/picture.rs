@@ -83,6 +83,12 @@ impl Picture {
         Picture::sheet(pictures, (1..).find(|n| n * n >= pictures.len()).unwrap_or(1))
     }
 
+    /// The same for those who take images.
+    pub fn image(&self) -> Image {
+        let pixels = self.rgb.as_flattened().to_vec();
+        Image { width: self.width, height: self.height, channels: 3, pixels }
+    }
+
     /// A PNG file's bytes.
     pub fn png(&self) -> Result<Vec<u8>> {
         encode_png([self.width, self.height], self.rgb.as_flattened(), image::ExtendedColorType::Rgb8)

@@ -2,6 +2,7 @@
 
 mod common;
 mod crash;
+mod draw;
 mod refusals;
 mod unreadable;
 
@@ -22,6 +23,8 @@ fn help_and_version() {
         "eval --help",
         "eval knn --help",
         "attend --help",
+        "pca --help",
+        "neighbours --help",
         "plan --help",
         "crops --help",
     ] {
