@@ -3,7 +3,7 @@
 //! Written to the folder, for heads h = 0, 1, ...:
 //! `image.png` (what the network saw), `head{h}.png` (attention, white = the head's largest), `head{h}-mask.png` (the patches that
 //! hold `keep` of the head's attention, the rest darkened), `head{h}-cutout.png` (the same patches, the rest transparent),
-//! `head{h}-heat.png` (heat over the image, from the least to the greatest attention), `mean.png` and `mean-heat.png` (mean over heads),
+//! `head{h}-heat.png` (heat over the image, from the least to the greatest attention), `mean.png` and so on (of the mean over heads),
 //! `overlay.png` (the image, all heads and the mean as heat, on one sheet), `heads.png` (a colour a head on the patches that it keeps),
 //! `attention.npy` and `attention.json` (the numbers). Small images are enlarged by a whole factor.
 
@@ -40,9 +40,9 @@ pub enum Part {
     Overlay,
     /// headH.png, mean.png: black to white
     Grey,
-    /// headH-mask.png: the patches that hold --keep of the attention, the rest darkened
+    /// headH-mask.png, mean-mask.png: the patches that hold --keep of the attention, the rest darkened
     Mask,
-    /// headH-cutout.png: the rest transparent
+    /// headH-cutout.png, mean-cutout.png: the rest transparent
     Cutout,
     /// heads.png: a colour a head on the patches that it keeps
     Heads,
@@ -113,6 +113,12 @@ impl Attention {
         self.heads().into_iter().map(range).chain([range(&self.mean())]).collect()
     }
 
+    /// The patches that hold the part `keep` of a row's attention, the rest of the image darkened.
+    pub fn mask(&self, row: &[f32], keep: f64) -> Picture {
+        let kept = self.spread(&mask(row, keep), false);
+        self.shown.map(|i, p| if kept[i] { p } else { p.map(|x| x / 4) })
+    }
+
     /// Every head's mask in a colour of its own over the image in grey; where masks overlap, the head that attends most.
     fn colours(&self, keep: f64) -> Picture {
         let heads = self.heads();
@@ -147,12 +153,11 @@ impl Attention {
             if has(Part::Overlay) {
                 self.heat(row, range(row)).write(&out.join(format!("{name}-heat.png")))?;
             }
-            let kept = if name != "mean" { self.spread(&mask(row, keep), false) } else { continue };
             if has(Part::Mask) {
-                let dark = self.shown.map(|i, p| if kept[i] { p } else { p.map(|x| x / 4) });
-                dark.write(&out.join(format!("{name}-mask.png")))?;
+                self.mask(row, keep).write(&out.join(format!("{name}-mask.png")))?;
             }
             if has(Part::Cutout) {
+                let kept = self.spread(&mask(row, keep), false);
                 let pixels = self.shown.rgb.iter().zip(&kept);
                 let rgba: Vec<[u8; 4]> = pixels.map(|(p, &k)| [p[0], p[1], p[2], 255 * k as u8]).collect();
                 let size = [self.shown.width, self.shown.height];
@@ -239,8 +244,11 @@ pub fn draw<D: Device>(
         let ([rows, cols], heads) = (attention.seen.grid, attention.heads().len());
         let (width, height) = (cols * patch, rows * patch);
         return Ok(format!(
-            "{width} x {height} pixels, {cols} x {rows} patches, {heads} heads; all on one sheet: {}",
-            out.join("overlay.png").display()
+            "{width} x {height} pixels, {cols} x {rows} patches, {heads} heads; {}",
+            match parts.contains(&Part::Overlay) {
+                true => format!("all on one sheet: {}", out.join("overlay.png").display()),
+                false => format!("in {}", out.display()),
+            }
         ));
     }
     folder(out)?;
@@ -362,7 +370,7 @@ mod tests {
         let mut names: Vec<String> =
             std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
-        assert_eq!(names, ["attention.npy", "head0-mask.png", "head1-mask.png", "head2-mask.png"]);
+        assert_eq!(names, ["attention.npy", "head0-mask.png", "head1-mask.png", "head2-mask.png", "mean-mask.png"]);
     }
 
     #[test]

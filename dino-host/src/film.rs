@@ -11,6 +11,7 @@ use crate::attend::{Attention, folder, range};
 use crate::data::{Dataset, Faults};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::eval::attention::check_keep;
 use crate::look::{Look, Seen};
 use crate::npy::Spool;
 use crate::picture::Picture;
@@ -34,6 +35,8 @@ pub enum Show {
     Mean,
     /// The frame, every head and the mean, on one sheet
     Heads,
+    /// The patches that hold --keep of the mean attention, the rest darkened
+    Mask,
 }
 
 /// How a film is made.
@@ -44,6 +47,8 @@ pub struct Style {
     pub fps: u16,
     pub range: Range,
     pub show: Show,
+    /// Part of the mean attention that a mask keeps.
+    pub keep: f64,
     /// Also write the numbers, `attention.npy` (frames, heads, rows, columns).
     pub keep_numbers: bool,
 }
@@ -59,6 +64,7 @@ pub fn draw<D: Device>(
     out: &Path,
 ) -> Result<String> {
     style.format.check(style.fps)?;
+    check_keep(style.keep)?;
     folder(out)?;
     let patch = look.config.patch_size;
     let mut first: Option<([usize; 2], [usize; 2])> = None;
@@ -142,5 +148,6 @@ fn frame(attention: &Attention, style: Style, ranges: &[[f32; 2]]) -> Picture {
         (Show::Mean, Range::Frame) => attention.heat(&mean, range(&mean)),
         (Show::Heads, Range::Film) => attention.sheet(ranges),
         (Show::Heads, Range::Frame) => attention.sheet(&attention.ranges()),
+        (Show::Mask, _) => attention.mask(&mean, style.keep),
     }
 }

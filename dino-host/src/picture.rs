@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Pixels between the pictures of a sheet.
 pub const GAP: usize = 6;
-const WHITE: [u8; 3] = [255; 3];
+pub const WHITE: [u8; 3] = [255; 3];
 
 /// An RGB picture, rows top to bottom.
 #[derive(Clone, Debug, PartialEq)]

@@ -23,7 +23,7 @@ pub struct Attend<O: Args> {
     #[arg(long, value_name = "PATH", requires = "animate")]
     frames: Option<PathBuf>,
     /// The film's format
-    #[arg(long, value_name = "FORMAT", requires = "frames")]
+    #[arg(long, value_name = "FORMAT", requires = "frames", conflicts_with = "image")]
     animate: Option<Format>,
     /// Frames a second
     #[arg(long, default_value_t = 30, value_name = "N")]
@@ -65,7 +65,8 @@ pub fn run<D: Device>(args: Attend<D::Options>) -> Result<u8> {
     let mut look = Look::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;
     if let (Some(frames), Some(format)) = (args.frames, args.animate) {
         let keep_numbers = args.write.is_empty() || args.write.contains(&Part::Npy);
-        let style = Style { format, fps: args.fps, range: args.range, show: args.show, keep_numbers };
+        let Attend { fps, range, show, keep, .. } = args;
+        let style = Style { format, fps, range, show, keep, keep_numbers };
         let files = Files::open(&[frames], config.decode())?;
         let drawn = film::draw(&mut look, &files, &faults, style, &args.out);
         faults.say();

@@ -102,7 +102,7 @@ fn blocks_networks_and_parts_can_be_chosen() {
     for (flags, said) in [("--block 0", "no block 0"), ("--block 3", "no block 3"), ("--keep 2", "--keep 2")] {
         refuses_saying(&format!("{line} {flags}"), &[&file, &image, out.path()], &[said]);
     }
-    refuses_saying(&format!("{line} --animate gif"), &[&file, &image, out.path()], &["--frames"]);
+    refuses_saying(&format!("{line} --animate gif"), &[&file, &image, out.path()], &["--animate", "--image"]);
     let teacher = RUN.path().join("teacher.safetensors");
     refuses_saying(&format!("{line} --which student"), &[&teacher, &image, out.path()], &["teacher"]);
 }
@@ -128,7 +128,7 @@ fn a_film_is_an_animated_png_whose_first_frame_is_the_still_picture() {
     let still = tempfile::tempdir().unwrap();
     let first = data.path().join("frame8.png");
     succeeds("attend --checkpoint {} --image {} --out {} --size 24", &[&file, &first, still.path()]);
-    for (show, name) in [("mean", "mean-heat.png"), ("heads", "overlay.png")] {
+    for (show, name) in [("mean", "mean-heat.png"), ("heads", "overlay.png"), ("mask", "mean-mask.png")] {
         let out = tempfile::tempdir().unwrap();
         let line = format!("{FILM} --animate apng --fps 12 --range frame --show {show}");
         let done = dino(&line, &[&file, data.path(), out.path()]);
@@ -187,6 +187,8 @@ fn colours_of_a_film_may_mean_the_same_in_every_frame() {
     let out = tempfile::tempdir().unwrap();
     refuses_saying(&format!("{FILM} --animate gif --fps 60"), &[&file, data.path(), out.path()], &["--fps 50"]);
     refuses_saying(&format!("{FILM} --animate apng --fps 0"), &[&file, data.path(), out.path()], &["--fps 30"]);
+    let wrong = format!("{FILM} --animate apng --keep 0");
+    refuses_saying(&wrong, &[&file, data.path(), out.path()], &["--keep 0"]);
     refuses_saying(FILM, &[&file, data.path(), out.path()], &["--animate"]);
     let bad = folder(&[("a.png", vec![1]), ("b.png", vec![])]);
     let line = format!("{FILM} --animate apng");
