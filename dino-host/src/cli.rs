@@ -4,6 +4,8 @@ mod attend;
 mod crops;
 mod eval;
 mod features;
+mod neighbours;
+mod pca;
 mod plan;
 mod shared;
 mod train;
@@ -32,8 +34,12 @@ enum Command<O: Args> {
     Eval(eval::Eval<O>),
     /// Write the features of every image, for other programs
     Features(features::Features<O>),
-    /// Draw what the class token of the last block attends to
+    /// Draw what the class token of a block attends to, in pictures or over the frames of a video
     Attend(attend::Attend<O>),
+    /// Colour patches by the first three principal components of their tokens
+    Pca(pca::Pca<O>),
+    /// Draw the images that a network takes for most alike
+    Neighbours(neighbours::Neighbours<O>),
     /// Draw the crops that a run would see, a row an image
     Crops(crops::Crops),
     /// Print every pool and tensor of a training step and their bytes; allocates nothing
@@ -83,6 +89,8 @@ fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
         Command::Eval(what) => eval::run::<D>(what),
         Command::Features(args) => features::run::<D>(args),
         Command::Attend(args) => attend::run::<D>(args),
+        Command::Pca(args) => pca::run::<D>(args),
+        Command::Neighbours(args) => neighbours::run::<D>(args),
         Command::Crops(args) => crops::run::<D>(args),
         Command::Plan(args) => plan::run::<D>(args),
         Command::Check => Ok(if check::run() { 0 } else { 1 }),

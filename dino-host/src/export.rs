@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::features::{Extractor, Tokens};
 use crate::log::write_atomically;
+use crate::npy;
 use crate::progress::Progress;
 use clap::ValueEnum;
 use std::fs::File;
@@ -25,12 +26,7 @@ impl Format {
     /// What stands before the numbers, of the same length for any number of rows: it is written again when that is known.
     fn header(self, shape: &[usize]) -> Vec<u8> {
         match self {
-            // Version 1: magic, length of the rest, a Python dictionary, padding, a line feed; 128 bytes in all.
-            Format::Npy => {
-                let dims: String = shape.iter().map(|n| format!("{n}, ")).collect();
-                let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({dims}), }}");
-                [b"\x93NUMPY\x01\x00".as_slice(), &118u16.to_le_bytes(), format!("{text:<117}\n").as_bytes()].concat()
-            }
+            Format::Npy => npy::header(shape),
             // Length of the rest, JSON padded with spaces; 256 bytes in all.
             Format::Safetensors => {
                 let bytes = 4 * shape.iter().product::<usize>();

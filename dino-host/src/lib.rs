@@ -1,5 +1,6 @@
 //! DINO v1 on the CPU: data, augmentation, training, checkpoints, evaluation and the command line, all generic over a device.
 
+pub mod animate;
 pub mod attend;
 pub mod augment;
 pub mod check;
@@ -14,12 +15,18 @@ pub mod error;
 pub mod eval;
 pub mod export;
 pub mod features;
+pub mod film;
 pub mod inspect;
 pub mod loader;
 pub mod log;
+pub mod look;
 pub mod masks;
 pub mod memory;
 pub mod monitor;
+pub mod neighbours;
+pub mod npy;
+pub mod pca;
+pub mod picture;
 pub mod progress;
 pub mod resize;
 pub mod sheets;

@@ -24,12 +24,19 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> std::io::R
 }
 
 /// Writes an RGB picture, `width * height * 3` bytes, as PNG.
-pub fn write_png(path: &Path, [width, height]: [usize; 2], rgb: &[u8]) -> Result<()> {
+pub fn write_png(path: &Path, size: [usize; 2], rgb: &[u8]) -> Result<()> {
+    let png = encode_png(size, rgb, ExtendedColorType::Rgb8)
+        .map_err(|e| Error::new(format!("cannot write {}: {}", path.display(), e.message)))?;
+    write_atomically(path, |f| f.write_all(&png))
+}
+
+/// The bytes of a PNG file.
+pub fn encode_png([width, height]: [usize; 2], pixels: &[u8], colour: ExtendedColorType) -> Result<Vec<u8>> {
     let mut png = Vec::new();
     PngEncoder::new(&mut png)
-        .write_image(rgb, width as u32, height as u32, ExtendedColorType::Rgb8)
-        .map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
-    write_atomically(path, |f| f.write_all(&png))
+        .write_image(pixels, width as u32, height as u32, colour)
+        .map_err(|e| Error::new(format!("a picture of {width} x {height} pixels does not become PNG: {e}")))?;
+    Ok(png)
 }
 
 /// A number for JSON: null where it is not finite.

@@ -5,7 +5,8 @@ use crate::config::Config;
 use crate::data::{Dataset, Faults, Image};
 use crate::error::{Error, Result};
 use crate::loader::Recipe;
-use crate::log::{write_atomically, write_png};
+use crate::log::write_atomically;
+use crate::picture::{Picture, WHITE, coloured};
 use crate::resize::{Filter, resize};
 use std::io::Write;
 use std::path::Path;
@@ -53,8 +54,7 @@ pub fn draw(
             rows.push(row(&recipe.augment, &set.image(id as usize)?, crops));
             index += &format!("{sheet}\t{}\t{}\n", rows.len() - 1, set.name(id as usize));
         }
-        let Image { width, height, pixels, .. } = stack(rows);
-        write_png(&out.join(format!("sheet-{sheet:03}.png")), [width, height], &pixels)?;
+        stack(rows).write(&out.join(format!("sheet-{sheet:03}.png")))?;
     }
     write_atomically(&out.join("index.tsv"), |f| f.write_all(index.as_bytes()))?;
     let (size, locals) = (config.global_size, config.local_crops_number);
@@ -65,29 +65,8 @@ pub fn draw(
     ))
 }
 
-/// An RGB picture in the making, white where nothing is drawn.
-struct Canvas(Image);
-
-impl Canvas {
-    fn new(height: usize, width: usize) -> Canvas {
-        Canvas(Image { height, width, channels: 3, pixels: vec![255; 3 * height * width] })
-    }
-
-    /// Puts an RGB picture at (top, left), every pixel a square of side `scale`.
-    fn put(&mut self, top: usize, left: usize, picture: &Image, scale: usize) {
-        for y in 0..picture.height * scale {
-            let from = &picture.pixels[y / scale * picture.width * 3..][..picture.width * 3];
-            let to = ((top + y) * self.0.width + left) * 3;
-            let to = &mut self.0.pixels[to..][..picture.width * scale * 3];
-            for (to, from) in to.chunks_exact_mut(3 * scale).zip(from.chunks_exact(3)) {
-                to.chunks_exact_mut(3).for_each(|to| to.copy_from_slice(from));
-            }
-        }
-    }
-}
-
 /// The image and its crops, `crops` being those of one image, normalised, one after the other.
-fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Image {
+fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Picture {
     let (global, local) = (augment.global_size, augment.local_size);
     let scale = LEAST.div_ceil(global);
     let height = global * scale;
@@ -106,16 +85,17 @@ fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Image {
         }
     };
     let tall = height.max(local * scale);
-    let mut canvas = Canvas::new(tall, whole.width + 2 * (GAP + height) + columns * (GAP + local * scale));
-    canvas.put(0, 0, &whole, 1);
+    let wide = whole.width + 2 * (GAP + height) + columns * (GAP + local * scale);
+    let mut canvas = Picture::new(wide, tall, WHITE);
+    canvas.put(0, 0, &Picture::of(&whole, 1));
     let mut rest = crops;
     for (view, (side, _)) in augment.crops_of().into_iter().enumerate() {
         let (crop, tail) = rest.split_at(augment.channels * side * side);
         rest = tail;
         let (top, left) = place(view);
-        canvas.put(top, left, &pixels(augment, crop, side), scale);
+        canvas.put(top, left, &Picture::of(&pixels(augment, crop, side), scale));
     }
-    canvas.0
+    canvas
 }
 
 /// A normalised crop (channels, side, side) as a picture again.
@@ -126,24 +106,17 @@ fn pixels(augment: &Augment, crop: &[f32], side: usize) -> Image {
         let x = crop[c * plane + pixel] as f64 * augment.std[c] + augment.mean[c];
         (x * 255.0).round() as u8
     };
-    coloured(&Image { height: side, width: side, channels, pixels: (0..channels * plane).map(value).collect() })
-}
-
-/// Three channels: of more the first three, of fewer the first one thrice.
-pub(crate) fn coloured(image: &Image) -> Image {
-    let colours = if image.channels >= 3 { [0, 1, 2] } else { [0; 3] };
-    let pixels = image.pixels.chunks_exact(image.channels).flat_map(|p| colours.map(|c| p[c])).collect();
-    Image { height: image.height, width: image.width, channels: 3, pixels }
+    Image { height: side, width: side, channels, pixels: (0..channels * plane).map(value).collect() }
 }
 
 /// Rows below each other.
-fn stack(rows: Vec<Image>) -> Image {
+fn stack(rows: Vec<Picture>) -> Picture {
     let width = rows.iter().map(|r| r.width).max().unwrap_or(0);
     let height = rows.iter().map(|r| r.height + GAP).sum::<usize>() - GAP;
-    let (mut canvas, mut top) = (Canvas::new(height, width), 0);
+    let (mut canvas, mut top) = (Picture::new(width, height, WHITE), 0);
     for row in rows {
-        canvas.put(top, 0, &row, 1);
+        canvas.put(top, 0, &row);
         top += row.height + GAP;
     }
-    canvas.0
+    canvas
 }

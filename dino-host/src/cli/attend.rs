@@ -1,10 +1,14 @@
 //! `attend`.
 
-use super::shared::{Shared, backbone, start};
+use super::shared::{Shared, Tolerance, backbone, start};
+use crate::animate::Format;
+use crate::attend::{self, Part};
+use crate::data::files::Files;
 use crate::device::Device;
 use crate::error::Result;
-use crate::{attend, data};
-use clap::Args;
+use crate::film::{self, Range, Show, Style};
+use crate::look::Look;
+use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -12,26 +16,67 @@ pub struct Attend<O: Args> {
     /// checkpoint.safetensors or teacher.safetensors of a run
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// A picture file, any size
-    #[arg(long, value_name = "FILE")]
-    image: PathBuf,
-    /// Folder for the pictures
+    /// A picture of any size, a folder of pictures or a pattern such as 'a/*.jpg'; may be given several times
+    #[arg(long, value_name = "PATH", required_unless_present = "frames", conflicts_with = "frames")]
+    image: Vec<PathBuf>,
+    /// Frames of a video, a folder or a pattern, sorted by name: with --animate, a film instead of pictures
+    #[arg(long, value_name = "PATH", requires = "animate")]
+    frames: Option<PathBuf>,
+    /// The film's format
+    #[arg(long, value_name = "FORMAT", requires = "frames", conflicts_with = "image")]
+    animate: Option<Format>,
+    /// Frames a second
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    fps: u16,
+    /// Over what the film's colours run from the least to the greatest attention
+    #[arg(long, default_value = "film")]
+    range: Range,
+    /// What the film shows
+    #[arg(long, default_value = "mean")]
+    show: Show,
+    /// Folder for the pictures; of several images each gets a folder of its own in it
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Whose weights: teacher or student
+    #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
+    which: String,
+    /// Whose class token, counted from 1 [default: the last block]
+    #[arg(long, value_name = "N")]
+    block: Option<usize>,
     /// Shorter side the image is resized to, pixels; 0 = the run's global crop
     #[arg(long, default_value_t = 0)]
     size: usize,
     /// Part of a head's attention mass that its mask keeps
     #[arg(long, default_value_t = 0.6)]
     keep: f64,
+    /// What to write, a list [default: all of it; of a film, npy keeps the numbers]
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    write: Vec<Part>,
     #[command(flatten)]
     shared: Shared<O>,
+    #[command(flatten)]
+    tolerance: Tolerance,
 }
 
 pub fn run<D: Device>(args: Attend<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
-    let (config, weights) = backbone(&args.checkpoint, "teacher")?;
-    let image = data::decode(&args.image, config.decode())?;
-    attend::draw::<D>(&args.shared.device, &config, &weights, &image, args.size, args.keep, &args.out)?;
+    let (config, weights) = backbone(&args.checkpoint, &args.which)?;
+    let faults = args.tolerance.faults();
+    let mut look = Look::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;
+    if let (Some(frames), Some(format)) = (args.frames, args.animate) {
+        let keep_numbers = args.write.is_empty() || args.write.contains(&Part::Npy);
+        let Attend { fps, range, show, keep, .. } = args;
+        let style = Style { format, fps, range, show, keep, keep_numbers };
+        let files = Files::open(&[frames], config.decode())?;
+        let drawn = film::draw(&mut look, &files, &faults, style, &args.out);
+        faults.say();
+        eprintln!("{}", drawn?);
+        return Ok(0);
+    }
+    let parts = if args.write.is_empty() { Part::value_variants() } else { &args.write };
+    let files = Files::open(&args.image, config.decode())?;
+    let drawn = attend::draw(&mut look, &files, &faults, args.keep, parts, &args.out);
+    faults.say();
+    eprintln!("{}", drawn?);
     Ok(0)
 }

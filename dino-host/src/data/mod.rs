@@ -3,6 +3,7 @@
 pub mod builtin;
 pub mod cifar;
 mod faults;
+pub mod files;
 pub mod folder;
 pub mod idx;
 pub mod list;

@@ -3,6 +3,7 @@
 mod common;
 mod crash;
 mod dense;
+mod draw;
 mod refusals;
 mod unreadable;
 
@@ -23,6 +24,8 @@ fn help_and_version() {
         "eval --help",
         "eval knn --help",
         "attend --help",
+        "pca --help",
+        "neighbours --help",
         "plan --help",
         "crops --help",
     ] {

@@ -1,0 +1,89 @@
+//! `neighbours`.
+
+use super::shared::{Source, Which, network, open, start};
+use crate::data::files::Files;
+use crate::data::{Dataset, Splits};
+use crate::device::Device;
+use crate::error::Result;
+use crate::features::{self, Extractor};
+use crate::neighbours::{self, Ask, Kinds, Members};
+use crate::progress::Progress;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub struct Neighbours<O: Args> {
+    #[command(flatten)]
+    source: Source<O>,
+    /// Whose features [default: teacher with --checkpoint, else pixels]
+    #[arg(long)]
+    which: Option<Which>,
+    /// Folder for the sheets and neighbours.json
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Neighbours of a query
+    #[arg(long, default_value_t = 10)]
+    k: usize,
+    /// How many images of the test part are asked for, spread evenly over the classes; of a set without one, images of the set, each
+    /// among all others
+    #[arg(long, default_value_t = 12, value_name = "N")]
+    queries: usize,
+    /// Draw the queries at random by this seed
+    #[arg(long, value_name = "N")]
+    choose: Option<u64>,
+    /// Ask for these pictures instead: a file, a folder or a pattern; may be given several times
+    #[arg(long, value_name = "PATH", conflicts_with = "choose")]
+    image: Vec<PathBuf>,
+    /// A second row for every query: its neighbours by pixels
+    #[arg(long)]
+    pixels: bool,
+}
+
+pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
+    start::<D>(&args.source.shared)?;
+    let trained = args.source.checkpoint.is_some();
+    let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Pixels });
+    let (config, weights) = network::<D>(&args.source, which)?;
+    let splits = open(&args.source.data, &config)?;
+    let faults = args.source.tolerance.faults();
+    let files = Files::open(&args.image, config.decode())?;
+    let Splits { train, test, held_out } = &splits;
+    // What was held out of training for want of a test part belongs to the bank as well: then each image is asked among all others.
+    let parts: [&dyn Dataset; 2] = [&**train, &**test];
+    let bank = Members::all(if *held_out { &parts } else { &parts[..1] });
+    let asked = Members::of(&**test, &neighbours::choose(&**test, args.queries, args.choose));
+    let (queries, chosen): (Option<&dyn Dataset>, _) = match (args.image.is_empty(), held_out) {
+        (false, _) => (Some(&files), Vec::new()),
+        (true, true) => (None, neighbours::choose(&bank, args.queries, args.choose)),
+        (true, false) => (Some(&asked), Vec::new()),
+    };
+    let name = format!("{which:?}").to_lowercase();
+    let mut kinds: Kinds = Vec::new();
+    if let Some(weights) = &weights {
+        let mut extractor = Extractor::<D>::new(&args.source.shared.device, &config, weights)?;
+        let faults = &faults;
+        let features = move |set: &dyn Dataset| {
+            let mut progress = Progress::new(set.len(), "images");
+            extractor.run(set, faults, |_| progress.tick())
+        };
+        kinds.push((&name, Box::new(features)));
+    }
+    if args.pixels || weights.is_none() {
+        kinds.push(("pixels", Box::new(|set: &dyn Dataset| features::pixels(set, &faults, &config))));
+    }
+    let ask = Ask { k: args.k, bank: &bank, queries, chosen };
+    let drawn = neighbours::draw(&ask, kinds, &faults, &args.out);
+    faults.say();
+    let found = drawn?;
+    if args.source.json {
+        println!("{found}");
+    }
+    eprintln!(
+        "{} rows of {} neighbours among {} images: {}; names and similarities in neighbours.json",
+        found["rows"].as_array().map_or(0, Vec::len),
+        args.k.min(bank.len() - queries.is_none() as usize),
+        bank.len(),
+        args.out.join("sheet-*.png").display()
+    );
+    Ok(0)
+}

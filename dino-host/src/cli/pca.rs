@@ -1,0 +1,67 @@
+//! `pca`.
+
+use super::shared::{Shared, Tolerance, backbone, start};
+use crate::data::files::Files;
+use crate::device::Device;
+use crate::error::Result;
+use crate::look::Look;
+use crate::pca;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub struct Pca<O: Args> {
+    /// checkpoint.safetensors or teacher.safetensors of a run
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// A picture of any size, a folder of pictures or a pattern such as 'a/*.jpg'; may be given several times: all share their colours
+    #[arg(long, value_name = "PATH", required = true)]
+    image: Vec<PathBuf>,
+    /// Folder for the pictures; of several images each gets a folder of its own in it
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Whose weights: teacher or student
+    #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
+    which: String,
+    /// After which block, counted from 1 [default: the last]; the final norm follows
+    #[arg(long, value_name = "N")]
+    block: Option<usize>,
+    /// Shorter side the image is resized to, pixels; 0 = the run's global crop
+    #[arg(long, default_value_t = 0)]
+    size: usize,
+    /// Part the patches in two by the first component, and colour the part that touches the borders less, by its own components
+    #[arg(long)]
+    foreground: bool,
+    /// Print pca.json
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    shared: Shared<O>,
+    #[command(flatten)]
+    tolerance: Tolerance,
+}
+
+pub fn run<D: Device>(args: Pca<D::Options>) -> Result<u8> {
+    start::<D>(&args.shared)?;
+    let (config, weights) = backbone(&args.checkpoint, &args.which)?;
+    let faults = args.tolerance.faults();
+    let mut look = Look::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;
+    let files = Files::open(&args.image, config.decode())?;
+    let drawn = pca::draw(&mut look, &files, &faults, args.foreground, &args.out);
+    faults.say();
+    let found = drawn?;
+    if args.json {
+        println!("{found}");
+    }
+    let percent = |i: usize| 100.0 * found["explained_variance_ratio"][i].as_f64().unwrap_or(0.0);
+    eprintln!(
+        "{} patches of {} images; red, green and blue hold {:.1}, {:.1} and {:.1} % of the variance: {}",
+        found["foreground_patches"],
+        found["images"].as_array().map_or(0, Vec::len),
+        percent(0),
+        percent(1),
+        percent(2),
+        args.out.join("sheet-*.png").display()
+    );
+    Ok(0)
+}
