@@ -131,7 +131,7 @@ impl Mask {
     /// Writes it as a PNG with the colours of [`palette`], as DAVIS' own tools read it.
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut bytes = Vec::new();
-        let encoded = || -> std::result::Result<(), png::EncodingError> {
+        let mut encoded = || -> std::result::Result<(), png::EncodingError> {
             let mut encoder = Encoder::new(&mut bytes, self.width as u32, self.height as u32);
             encoder.set_color(ColorType::Indexed);
             encoder.set_depth(BitDepth::Eight);
@@ -140,7 +140,6 @@ impl Mask {
             writer.write_image_data(&self.ids)?;
             writer.finish()
         };
-        let mut encoded = encoded;
         encoded().map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
         write_atomically(path, |f| f.write_all(&bytes))
     }

@@ -6,6 +6,7 @@
 
 use super::attacks::Attack;
 use super::ranking::average_precision;
+use super::retrieval::{Files, rankings};
 use super::sized::{check_patches, normalized};
 use crate::augment::planes;
 use crate::config::Config;
@@ -152,7 +153,7 @@ pub fn layout(root: &Path, how: data::Decode) -> Result<(Files, Vec<Block>)> {
         let parts = folder.strip_prefix(root).unwrap_or(&folder).components();
         let name = parts.map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
         let of = paths.iter().map(|p| matches(p, &originals)).collect::<Result<_>>()?;
-        blocks.push(Block { name, set: Box::new(Files { paths, how }), originals: of });
+        blocks.push(Block { name, set: Box::new(Files { paths, boxes: Vec::new(), how }), originals: of });
     }
     // jpegqual/8 before jpegqual/10; the originals first, as published: they find themselves.
     let key = |name: &str| {
@@ -163,7 +164,7 @@ pub fn layout(root: &Path, how: data::Decode) -> Result<(Files, Vec<Block>)> {
     if blocks.len() < 2 {
         return Err(Error::new(format!("there are no copies beside {}", root.join("original").display())).hint(LAYOUT));
     }
-    Ok((Files { paths: originals, how }, blocks))
+    Ok((Files { paths: originals, boxes: Vec::new(), how }, blocks))
 }
 
 fn stem(path: &Path) -> String {
@@ -193,33 +194,6 @@ fn matches(copy: &Path, originals: &[PathBuf]) -> Result<Vec<u32>> {
             .hint("a copy has the name of its original, or its first four characters"));
     }
     Ok(found)
-}
-
-/// Pictures by their paths.
-pub struct Files {
-    pub paths: Vec<PathBuf>,
-    pub how: data::Decode,
-}
-
-impl Dataset for Files {
-    fn len(&self) -> usize {
-        self.paths.len()
-    }
-    fn image(&self, i: usize) -> Result<Image> {
-        data::decode(&self.paths[i], self.how)
-    }
-    fn label(&self, _: usize) -> Option<u32> {
-        None
-    }
-    fn classes(&self) -> &[String] {
-        &[]
-    }
-    fn name(&self, i: usize) -> String {
-        self.paths[i].display().to_string()
-    }
-    fn fingerprint(&self) -> String {
-        String::new()
-    }
 }
 
 /// Copies of some images of a set, made when they are read.
@@ -253,10 +227,10 @@ impl Dataset for Attacked<'_> {
 
 /// The mean average precision of copies among the rows of a database, of which only the first `top` found count. `originals`: the
 /// rows that a copy was made from; those with none (which could not be read) do not count. `ranking`: as
-/// [`super::retrieval::rankings`] gives it.
+/// [`rankings`] gives it.
 pub fn mean_precision(database: &Array2<f32>, copies: &Array2<f32>, originals: &[Vec<u32>], top: usize) -> Result<f64> {
     let (mut sum, mut count) = (0.0, 0usize);
-    super::retrieval::rankings(database.clone(), copies.clone(), |q, ranking| {
+    rankings(database.clone(), copies.clone(), |q, ranking| {
         let own = &originals[q];
         if !own.is_empty() {
             let first = &ranking[..top.min(ranking.len())];

@@ -214,7 +214,7 @@ pub fn cut(image: &Image, bbx: [f64; 4], what: &str) -> Result<Image> {
 /// Files by their paths, for evaluations that name them.
 pub struct Files {
     pub paths: Vec<PathBuf>,
-    /// A box each, or the whole image.
+    /// The part of each that is asked for; where there is none (or the list is shorter) the whole image.
     pub boxes: Vec<Option<[f64; 4]>>,
     pub how: crate::data::Decode,
 }
