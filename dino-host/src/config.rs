@@ -535,6 +535,7 @@ fn remedy(e: PlanError) -> String {
         PlanError::MicroBatch { batch, micro_batch } => {
             format!("--micro-batch {} divides --batch {batch}", divisor(batch, micro_batch))
         }
+        PlanError::Blocks { depth, .. } => format!("--blocks 1 to {depth}"),
         PlanError::TooLarge => "a smaller --micro-batch, crops, width or --out-dim".into(),
     }
 }

@@ -10,7 +10,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Act;
 use dino_kernel::middleware::Pool;
 use dino_kernel::model::vit::Output;
-use dino_kernel::plan::FeaturePlan;
+use dino_kernel::plan::{BlocksPlan, FeaturePlan};
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -131,31 +131,57 @@ impl Features {
 /// A backbone ready to turn evaluation views into features.
 pub struct Extractor<D> {
     device: D,
-    plan: FeaturePlan,
+    plan: BlocksPlan,
     config: Config,
     tokens: Tokens,
+    /// Append the mean of the last block's patch tokens.
+    mean_patch: bool,
 }
 
 impl<D: Device> Extractor<D> {
     /// Of the class token. `weights`: a backbone in the table's layout.
     pub fn new(options: &D::Options, config: &Config, weights: &[f32]) -> Result<Extractor<D>> {
-        Extractor::of(Tokens::Class, options, config, weights)
+        Extractor::build(Tokens::Class, 1, false, options, config, weights)
     }
 
     /// Of other tokens.
     pub fn of(tokens: Tokens, options: &D::Options, config: &Config, weights: &[f32]) -> Result<Extractor<D>> {
-        let group = Group { count: batch(config), height: config.global_size, width: config.global_size };
-        let output = if tokens == Tokens::Class { Output::Class } else { Output::Dense };
-        let plan = FeaturePlan::new(config.table().backbone, Crops::one(group), output, 0)
-            .map_err(|e| Error::new(e.to_string()))?;
-        let device = start::<D>(options, &plan, weights)?;
-        Ok(Extractor { device, plan, config: config.clone(), tokens })
+        Extractor::build(tokens, 1, false, options, config, weights)
     }
 
-    /// Numbers an image: C, or, with patches, C a patch.
+    /// Of the class tokens of the last `blocks`, each after the final norm, the earliest first (official `get_intermediate_layers`),
+    /// and behind them, on request, the mean of the last block's patch tokens.
+    pub fn last_blocks(
+        blocks: usize,
+        mean_patch: bool,
+        options: &D::Options,
+        config: &Config,
+        weights: &[f32],
+    ) -> Result<Extractor<D>> {
+        Extractor::build(Tokens::Class, blocks, mean_patch, options, config, weights)
+    }
+
+    fn build(
+        tokens: Tokens,
+        blocks: usize,
+        mean_patch: bool,
+        options: &D::Options,
+        config: &Config,
+        weights: &[f32],
+    ) -> Result<Extractor<D>> {
+        let group = Group { count: batch(config), height: config.global_size, width: config.global_size };
+        let dense = tokens == Tokens::Patches || mean_patch;
+        let output = if dense { Output::Dense } else { Output::Class };
+        let plan = BlocksPlan::new(config.table().backbone, Crops::one(group), output, blocks)
+            .map_err(|e| Error::new(e.to_string()))?;
+        let device = start::<D>(options, &FeaturePlan { pools: plan.pools, ..plan.plan }, weights)?;
+        Ok(Extractor { device, plan, config: config.clone(), tokens, mean_patch })
+    }
+
+    /// Numbers an image: C a block, and C for the mean patch; or, with patches, C a patch.
     pub fn width(&self) -> usize {
         match self.tokens {
-            Tokens::Class => self.config.embed_dim,
+            Tokens::Class => self.config.embed_dim * (self.plan.earlier + 1 + self.mean_patch as usize),
             Tokens::Patches => self.config.embed_dim * (self.config.global_size / self.config.patch_size).pow(2),
         }
     }
@@ -167,21 +193,37 @@ impl<D: Device> Extractor<D> {
         faults: &Faults,
         mut take: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let side = self.config.global_size;
-        let (count, wide) = (self.plan.acts.crops().count(), self.config.channels * side * side);
+        let (side, c) = (self.config.global_size, self.config.embed_dim);
+        let FeaturePlan { pixels: input, acts, .. } = self.plan.plan;
+        let (count, wide) = (acts.crops().count(), self.config.channels * side * side);
         let mut pixels = vec![0.0; count * wide];
-        let mut rows = vec![0.0; self.plan.acts.y().0.len];
-        // The class row comes first and is none of the patches.
-        let (stride, width) = (rows.len() / count, self.width());
+        let (mut rows, mut earlier) = (vec![0.0; acts.y().len()], vec![0.0; self.plan.classes.len()]);
+        let stride = rows.len() / count;
+        let mut row = Vec::with_capacity(self.width());
         for first in (0..set.len()).step_by(count) {
             let here = count.min(set.len() - first);
             let images = views(&mut pixels[..here * wide], set, faults, first, &self.config)?;
-            self.device.upload(Pool::Acts, self.plan.pixels.0.at, &pixels);
+            self.device.upload(Pool::Acts, input.0.at, &pixels);
             self.plan.forward(&mut self.device);
-            self.device.download(Pool::Acts, self.plan.acts.y().0.at, &mut rows);
+            self.device.download(Pool::Acts, acts.y().0.at, &mut rows);
+            self.device.download(Pool::Acts, self.plan.classes.0.at, &mut earlier);
             self.device.sync()?;
             for i in images {
-                take(i, &rows[(i - first + 1) * stride - width..][..width])?;
+                let tokens = &rows[(i - first) * stride..][..stride];
+                row.clear();
+                if self.tokens == Tokens::Patches {
+                    row.extend_from_slice(&tokens[c..]);
+                } else {
+                    for block in earlier.chunks(count * c) {
+                        row.extend_from_slice(&block[(i - first) * c..][..c]);
+                    }
+                    row.extend_from_slice(&tokens[..c]);
+                    if self.mean_patch {
+                        let patches = (stride / c - 1) as f32;
+                        row.extend((0..c).map(|k| tokens[c..].iter().skip(k).step_by(c).sum::<f32>() / patches));
+                    }
+                }
+                take(i, &row)?;
             }
         }
         Ok(())
@@ -229,6 +271,7 @@ mod tests {
     use super::*;
     use crate::cpu::Cpu;
     use crate::cpu::NoOptions;
+    use crate::data;
     use dino_kernel::init;
 
     /// All tokens of one image, whose class token is that of the class pass, and fewer blocks by leaving the last ones out.
@@ -256,6 +299,28 @@ mod tests {
         let (short, kept) = truncate(&config, &weights, 2).unwrap();
         assert_eq!((short.depth, kept.len()), (2, short.table().backbone_len()));
         assert_ne!(tokens(&short, &kept), all);
+        // The last two blocks and the mean patch, from the same.
+        let set = data::builtin::Builtin::new(side, 3, data::builtin::Part::Test, 0);
+        let faults = Faults::new(true);
+        let mut blocks = Extractor::<Cpu>::last_blocks(2, true, &NoOptions {}, &config, &weights).unwrap();
+        let found = blocks.run(&set, &faults, |_| ()).unwrap().rows;
+        assert_eq!((found.dim(), blocks.width()), ((3, 3 * c), 3 * c));
+        let mut view = vec![0.0; 3 * side * side];
+        for (i, row) in found.rows().into_iter().enumerate() {
+            let augment = config.augment();
+            eval_view(&set.image(i).unwrap(), side, &augment.mean, &augment.std, &mut view);
+            let group = Group { count: 1, height: side, width: side };
+            let one = |config: &Config, weights: &[f32]| {
+                Dense::<Cpu>::new(&NoOptions {}, config, weights, group).unwrap().tokens(&view).unwrap()
+            };
+            let (before, last) = (one(&short, &kept), one(&config, &weights));
+            let patches = last.len() / c - 1;
+            let mean = |k: usize| (1..=patches).map(|p| last[p * c + k]).sum::<f32>() / patches as f32;
+            let expected: Vec<f32> = before[..c].iter().chain(&last[..c]).copied().chain((0..c).map(mean)).collect();
+            let error = row.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(error < 1e-5, "image {i}: {error}");
+        }
+        assert!(Extractor::<Cpu>::last_blocks(4, false, &NoOptions {}, &config, &weights).is_err());
         // Weights do not depend on the depth, so two blocks of three are the network of two.
         assert_eq!(kept, network(&short));
     }

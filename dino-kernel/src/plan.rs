@@ -49,6 +49,8 @@ pub enum PlanError {
     Views { teachers: usize, views: usize },
     /// The batch is not a multiple of the micro-batch.
     MicroBatch { batch: usize, micro_batch: usize },
+    /// So many last blocks do not exist.
+    Blocks { blocks: usize, depth: usize },
     /// The plan needs more elements than memory can have.
     TooLarge,
 }
@@ -70,6 +72,7 @@ impl fmt::Display for PlanError {
             PlanError::MicroBatch { batch, micro_batch } => {
                 write!(f, "a batch of {batch} is not a multiple of the micro-batch {micro_batch}")
             }
+            PlanError::Blocks { blocks, depth } => write!(f, "the last {blocks} blocks of {depth}: needs 1 to {depth}"),
             PlanError::TooLarge => f.write_str("the plan needs more memory than this machine can address"),
         }
     }
@@ -451,8 +454,61 @@ impl FeaturePlan {
 
     /// Pixels at `self.pixels` to the output at `self.acts.y()`.
     pub fn forward<O: crate::backend::Forward>(&self, o: &mut O) {
+        self.forward_each(o, |_, _, _| ());
+    }
+
+    /// The same; `each` as in [`Vit::forward_each`].
+    fn forward_each<O: crate::backend::Forward>(&self, o: &mut O, each: impl FnMut(&mut O, usize, Act)) {
         self.backbone.resize_positions(o, &self.weights, &self.positions);
         o.patchify(self.cols, self.pixels, self.backbone.patches(self.acts.crops()));
-        self.backbone.forward(o, &self.weights, &self.acts, self.cols);
+        self.backbone.forward_each(o, &self.weights, &self.acts, self.cols, each);
+    }
+}
+
+/// A [`FeaturePlan`] whose pass also keeps the class rows of blocks before the last one: what the published linear probe reads
+/// (official `get_intermediate_layers`).
+#[derive(Clone, Copy, Debug)]
+pub struct BlocksPlan {
+    pub plan: FeaturePlan,
+    /// Blocks kept before the last.
+    pub earlier: usize,
+    /// Their class rows after the final norm (earlier, crops, C), the earliest block first. The last block's are the plan's output.
+    pub classes: Act,
+    class: Act,
+    stats: [Stat; 2],
+    /// The plan's pools and these.
+    pub pools: Pools,
+}
+
+impl BlocksPlan {
+    /// The last `blocks`, 1 to all.
+    pub const fn new(backbone: Vit, crops: Crops, output: Output, blocks: usize) -> Result<BlocksPlan, PlanError> {
+        let plan = match FeaturePlan::new(backbone, crops, output, 0) {
+            Ok(plan) => plan,
+            Err(e) => return Err(e),
+        };
+        if blocks == 0 || blocks > backbone.depth {
+            return Err(PlanError::Blocks { blocks, depth: backbone.depth });
+        }
+        let (mut a, mut s) = (Cursor { next: plan.pools.acts }, Cursor { next: plan.pools.stats });
+        let crops = crops.count();
+        let (class, earlier) = (crops * backbone.dim, blocks - 1);
+        // The size check of the plan bounds depth * tokens * C, which is more.
+        let (classes, class) = (a.act(earlier * class), a.act(class));
+        let stats = [s.stat(crops), s.stat(crops)];
+        let pools = Pools { acts: a.next, stats: s.next, ..plan.pools };
+        Ok(BlocksPlan { plan, earlier, classes, class, stats, pools })
+    }
+
+    /// As [`FeaturePlan::forward`].
+    pub fn forward<O: crate::backend::Forward>(&self, o: &mut O) {
+        let FeaturePlan { backbone, weights, acts, .. } = &self.plan;
+        let (first, wide) = (backbone.depth - 1 - self.earlier, self.class.len());
+        self.plan.forward_each(o, |o, block, x| {
+            if block >= first && block < first + self.earlier {
+                let y = self.classes.part((block - first) * wide, wide);
+                backbone.norm_class(o, weights, acts, y, self.class, self.stats, x);
+            }
+        });
     }
 }

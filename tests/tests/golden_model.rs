@@ -10,7 +10,7 @@ use dino_kernel::model::vit::{Output, Save};
 use dino_kernel::model::{Head, Table, Vit};
 use dino_kernel::ops::layernorm;
 use dino_kernel::ops::position::Dialect;
-use dino_kernel::plan::{Config, FeaturePlan, Plan, Pools};
+use dino_kernel::plan::{BlocksPlan, Config, FeaturePlan, Plan, PlanError, Pools};
 use dino_kernel::spec::Spec;
 use dino_kernel::step::{Hyper, monitor};
 use tests::backend::{Arena, Factory, Reference, make_poisoned, read, read_grad, write};
@@ -26,6 +26,7 @@ for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu
     gradients,
     scenario_a,
     scenario_b,
+    last_blocks,
     class_form_equals_dense_form,
 ]);
 
@@ -223,6 +224,43 @@ fn odd_images<F: Factory>(who: &str) {
         f.assert_golden(&format!("out.odd{odd}.cls"), &read(&mut o, p.acts.y()));
     }
     f.finish(who, ODD, &[]);
+}
+
+/// The class rows of the last blocks, against the recorded streams and the norm's formula in f64.
+fn last_blocks<F: Factory>(_who: &str) {
+    let f = Fixture::open("vit_train");
+    let Table { backbone: vit, .. } = table(&f, false);
+    let (views, images) = (&views(&f, 0)[..1], f.get("cfg.crops").sizes()[0]);
+    let globals = f.get("cfg.crops").sizes()[1];
+    let [w, b] = ["weight", "bias"].map(|x| &f.get(&format!("init.student.norm.{x}")).data);
+    let norm = |block: usize| -> Vec<f64> {
+        let stream = &f.get(&format!("out.student.global.block{block}")).data;
+        let rows = class_rows(stream, images * globals, vit.dim);
+        rows[..images * vit.dim]
+            .chunks(vit.dim)
+            .flat_map(|x| {
+                let mean = x.iter().sum::<f64>() / x.len() as f64;
+                let var = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64;
+                let scaled = move |(i, x): (usize, &f64)| (x - mean) / (var + layernorm::EPS).sqrt() * w[i] + b[i];
+                x.iter().enumerate().map(scaled).collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    let group = Group { count: images, height: views[0].height, width: views[0].width };
+    for output in [Output::Class, Output::Dense] {
+        let p = BlocksPlan::new(vit, Crops::one(group), output, vit.depth).expect("a sound plan");
+        let plan = FeaturePlan { pools: p.pools, ..p.plan };
+        let mut o = features::<F>(&f, Net::Student, &plan, &views[0].pixels);
+        p.forward(&mut o);
+        let expected: Vec<f64> = (0..vit.depth - 1).flat_map(norm).collect();
+        assert_close("class rows of earlier blocks", &read(&mut o, p.classes), &expected, 2e-5);
+        let last = read(&mut o, p.plan.acts.y());
+        assert_close("class rows of the last block", &class_rows(&last, images, vit.dim), &norm(vit.depth - 1), 2e-5);
+    }
+    for blocks in [0, vit.depth + 1] {
+        let refused = BlocksPlan::new(vit, Crops::one(group), Output::Class, blocks).unwrap_err();
+        assert_eq!(refused, PlanError::Blocks { blocks, depth: vit.depth });
+    }
 }
 
 /// All groups of different sizes in one ragged batch, both forms, against each group alone.

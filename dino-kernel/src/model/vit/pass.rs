@@ -3,7 +3,7 @@
 use super::{BlockWeights, MlpActs, Norm, Output, PositionActs, Save, Vit, VitActs, VitGrads, VitWeights};
 use crate::backend::{Backward, Embed, Forward, Grid, Heads, Mat, Patches, Rows};
 use crate::crops::{Crops, Group, Ragged};
-use crate::mem::{Act, State, Weight};
+use crate::mem::{Act, Stat, State, Weight};
 
 impl Vit {
     const fn heads(&self, crops: Ragged) -> Heads {
@@ -33,6 +33,18 @@ impl Vit {
 
     /// `cols`: the crops' patches as rows (patches, patch_len). Leaves the output at [`VitActs::y`].
     pub fn forward<O: Forward>(&self, o: &mut O, w: &VitWeights, v: &VitActs, cols: Act) {
+        self.forward_each(o, w, v, cols, |_, _, _| ());
+    }
+
+    /// The same; `each` gets the index and the output (rows, C) of every block that goes over all rows, before the next one.
+    pub fn forward_each<O: Forward>(
+        &self,
+        o: &mut O,
+        w: &VitWeights,
+        v: &VitActs,
+        cols: Act,
+        mut each: impl FnMut(&mut O, usize, Act),
+    ) {
         let c = self.dim;
         let n = Mat { rows: v.crops.patches(self.patch), inp: self.patch_len(), out: c };
         o.linear(v.patches, cols, w.patch[0], w.patch[1], n);
@@ -51,6 +63,7 @@ impl Vit {
         };
         for i in 0..full {
             self.block_forward(o, &w.block(i), v, i);
+            each(o, i, v.stream(i + 1));
         }
         let (x, n) = match v.output {
             Output::Class => {
@@ -140,6 +153,23 @@ impl Vit {
         o.linear_gelu(b.mlp.hid, b.mlp.pre, b.mlp.norm.y, w.fc1[0], w.fc1[1], up);
         o.linear(branch, b.mlp.hid, w.fc2[0], w.fc2[1], down);
         self.residual(o, b.out, b.mid, branch, self.drop(v, i, 1), one);
+    }
+
+    /// y (crops, C): the final norm of the class rows of a block's output `x` (rows, C), as `get_intermediate_layers` gives them.
+    /// `class` (crops, C), mean and rstd (crops) are scratch.
+    pub fn norm_class<O: Forward>(
+        &self,
+        o: &mut O,
+        w: &VitWeights,
+        v: &VitActs,
+        y: Act,
+        class: Act,
+        [mean, rstd]: [Stat; 2],
+        x: Act,
+    ) {
+        let n = Rows { rows: v.crops.count(), cols: self.dim };
+        o.gather_class(class, x, v.tokens, self.dim);
+        o.layernorm(y, mean, rstd, class, w.norm[0], w.norm[1], n);
     }
 
     /// After a dense pass: the last block's attention probabilities of the first `queries` rows of every crop.
