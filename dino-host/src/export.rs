@@ -6,12 +6,11 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::features::{Extractor, Tokens};
 use crate::log::write_atomically;
+use crate::progress::Progress;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// File format of an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -72,7 +71,7 @@ pub fn write<D: Device>(
     let mut images = 0;
     let mut failed = None;
     let parts: [(&str, &dyn Dataset); 2] = [("train", &*splits.train), ("test", &*splits.test)];
-    let mut progress = Progress::new(splits.train.len() + splits.test.len());
+    let mut progress = Progress::new(splits.train.len() + splits.test.len(), "images");
     let path = out.join(format.file());
     write_atomically(&path, |file: &mut File| {
         file.write_all(&format.header(&shape(0)))?;
@@ -102,39 +101,6 @@ pub fn write<D: Device>(
     write_atomically(&out.join("images.tsv"), |f| f.write_all(list.as_bytes()))?;
     let shape: Vec<String> = shape(images).iter().map(usize::to_string).collect();
     Ok(format!("{} in {}; images.tsv names its rows", shape.join(" x "), path.display()))
-}
-
-/// A bar on a terminal, a line now and then otherwise.
-struct Progress {
-    bar: Option<ProgressBar>,
-    done: usize,
-    total: usize,
-    started: Instant,
-    spoke: Instant,
-}
-
-impl Progress {
-    fn new(total: usize) -> Progress {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} images, {per_sec}, {eta} left");
-            ProgressBar::new(total as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
-        Progress { bar, done: 0, total, started: Instant::now(), spoke: Instant::now() }
-    }
-
-    fn tick(&mut self) {
-        self.done += 1;
-        match &self.bar {
-            Some(bar) => bar.inc(1),
-            None if self.spoke.elapsed() > Duration::from_secs(20) => {
-                self.spoke = Instant::now();
-                let rate = self.done as f64 / self.started.elapsed().as_secs_f64();
-                let left = (self.total - self.done) as f64 / rate;
-                eprintln!("{} of {} images, {rate:.0} images/s, {left:.0} s left", self.done, self.total);
-            }
-            None => (),
-        }
-    }
 }
 
 #[cfg(test)]

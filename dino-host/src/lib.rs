@@ -18,6 +18,7 @@ pub mod loader;
 pub mod log;
 pub mod memory;
 pub mod monitor;
+pub mod progress;
 pub mod resize;
 pub mod sheets;
 pub mod train;
