@@ -2,6 +2,9 @@
 
 mod attention;
 mod knn;
+mod linear;
+mod logistic;
+mod probe;
 
 use crate::device::Device;
 use crate::error::Result;
@@ -11,6 +14,10 @@ use clap::{Args, Subcommand};
 pub enum Eval<O: Args> {
     /// Weighted k-nearest-neighbours vote
     Knn(knn::Knn<O>),
+    /// Linear probe: one layer on frozen features, by SGD, for a grid of learning rates at once
+    Linear(linear::Linear<O>),
+    /// Low-shot: logistic regression on the frozen features of a few labelled images
+    Logistic(logistic::Logistic<O>),
     /// How well the attention covers the objects of the built-in set (Jaccard index with the exact masks)
     Attention(attention::Attention<O>),
 }
@@ -18,6 +25,8 @@ pub enum Eval<O: Args> {
 pub fn run<D: Device>(what: Eval<D::Options>) -> Result<u8> {
     match what {
         Eval::Knn(args) => knn::run::<D>(args),
+        Eval::Linear(args) => linear::run::<D>(args),
+        Eval::Logistic(args) => logistic::run::<D>(args),
         Eval::Attention(args) => attention::run::<D>(args),
     }
 }

@@ -172,7 +172,19 @@ pub fn evaluate(
     let classes = bank_labels.iter().chain(labels).max().map_or(0, |&c| c as usize + 1);
     let most = ks.iter().copied().max().unwrap_or(0);
     let found = neighbours(normalise(bank).view(), normalise(queries).view(), most);
-    let scores = ks.iter().map(|&k| {
+    Ok(scores(&found, bank_labels, labels, ks, temperature, classes))
+}
+
+/// The same of neighbours that have been found: at least as many as the largest k, or all there are. Labels are below `classes`.
+pub fn scores(
+    found: &Neighbours,
+    bank_labels: &[u32],
+    labels: &[u32],
+    ks: &[usize],
+    temperature: f64,
+    classes: usize,
+) -> Vec<Score> {
+    let score = |&k: &usize| {
         let votes = found.votes(bank_labels, k, temperature, classes);
         let (mut top1, mut top5) = (0usize, 0usize);
         for (row, &label) in votes.rows().into_iter().zip(labels) {
@@ -182,10 +194,10 @@ pub fn evaluate(
             top1 += (rank == 0) as usize;
             top5 += (rank < 5) as usize;
         }
-        let percent = |n: usize| 100.0 * n as f64 / labels.len() as f64;
+        let percent = |n: usize| 100.0 * n as f64 / labels.len().max(1) as f64;
         Score { k, top1: percent(top1), top5: percent(top5) }
-    });
-    Ok(scores.collect())
+    };
+    ks.iter().map(score).collect()
 }
 
 #[cfg(test)]

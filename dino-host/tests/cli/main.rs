@@ -2,6 +2,7 @@
 
 mod common;
 mod crash;
+mod probes;
 mod refusals;
 mod unreadable;
 
@@ -21,6 +22,8 @@ fn help_and_version() {
         "train --help",
         "eval --help",
         "eval knn --help",
+        "eval linear --help",
+        "eval logistic --help",
         "attend --help",
         "plan --help",
         "crops --help",
