@@ -9,7 +9,8 @@
 
 use super::judged::rank;
 use super::lbfgs::minimise;
-use crate::cpu::{gemm, rows};
+use crate::cpu::gemm::{self, View};
+use crate::cpu::rows;
 use crate::error::{Error, Result};
 use clap::ValueEnum;
 use dino_kernel::rng::{Kind, Rng};
@@ -18,11 +19,13 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 /// Strengths of the penalty that are tried by default.
-pub const GRID: [f64; 7] = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+pub const GRID: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 /// Where there is nothing to choose by (a single image of every class): of unit features, a weak penalty.
 pub const FALLBACK: f64 = 1e-3;
 /// Parts of a cross-validation.
 const FOLDS: usize = 5;
+/// Multiplications of a product from which it is worth more than one thread.
+const LARGE: usize = 1 << 23;
 /// The `block`s of the generator: which images are drawn, and in which part of the cross-validation they are.
 const DRAW: u32 = 16;
 const FOLD: u32 = 17;
@@ -115,20 +118,34 @@ pub fn fit(x: ArrayView2<f32>, labels: &[u32], classes: usize, l2: f64, recipe: 
         None => vec![0.0; size + classes],
     };
     let (mut weights, mut dy) = (vec![0.0f32; size + classes], vec![0.0f32; n * classes]);
-    let (mut lse, mut dw) = (vec![0.0f32; n], vec![0.0f32; size + classes]);
+    let (mut losses, mut dw) = (vec![0.0f32; n], vec![0.0f32; size + classes]);
+    // Many small problems are solved side by side, each on one thread; a large one on all. The bits are the same.
+    let large = n * size > LARGE;
+    let product = if large { gemm::product } else { gemm::sgemm };
+    let block = if large { n.div_ceil(rayon::current_num_threads()) } else { n }.max(1);
     let f = |at: &[f64], g: &mut [f64]| {
         weights.iter_mut().zip(at).for_each(|(w, &x)| *w = x as f32);
         let (w, b) = weights.split_at(size);
-        gemm::linear(&mut dy, x, w, b, width);
-        let own: Vec<f32> = dy.chunks(classes).zip(labels).map(|(y, &l)| y[l as usize]).collect();
-        let block = n.div_ceil(rayon::current_num_threads()).max(1);
-        let blocks = dy.par_chunks_mut(block * classes).zip(lse.par_chunks_mut(block));
-        blocks.for_each(|(y, lse)| rows::softmax(y, classes, 1.0, lse, 1));
-        let loss: f64 = lse.iter().zip(&own).map(|(&lse, &own)| lse as f64 - own as f64).sum();
-        dy.chunks_mut(classes).zip(labels).for_each(|(p, &l)| p[l as usize] -= 1.0);
-        dw.fill(0.0);
+        product(&mut dy, classes, View::rows(x, width), View::transposed(w, width), [n, width, classes], 0.0);
+        let to_probabilities = |y: &mut [f32], lse: &mut [f32], labels: &[u32]| {
+            rows::add_bias(y, b);
+            let own: Vec<f32> = y.chunks(classes).zip(labels).map(|(y, &l)| y[l as usize]).collect();
+            rows::softmax(y, classes, 1.0, lse, 1);
+            lse.iter_mut().zip(own).for_each(|(lse, own)| *lse -= own);
+            y.chunks_mut(classes).zip(labels).for_each(|(p, &l)| p[l as usize] -= 1.0);
+        };
+        match large {
+            false => to_probabilities(&mut dy, &mut losses, labels),
+            true => {
+                let blocks = dy.par_chunks_mut(block * classes).zip(losses.par_chunks_mut(block));
+                blocks.zip(labels.par_chunks(block)).for_each(|((y, losses), l)| to_probabilities(y, losses, l));
+            }
+        }
+        let loss: f64 = losses.iter().map(|&l| l as f64).sum();
         let (to_w, to_b) = dw.split_at_mut(size);
-        gemm::weight_gradient(to_w, to_b, &dy, x, width);
+        product(to_w, width, View::transposed(&dy, classes), View::rows(x, width), [classes, n, width], 0.0);
+        to_b.fill(0.0);
+        rows::column_sums(to_b, &dy, classes);
         let part = 1.0 / n as f64;
         let penalty: f64 = at[..size].iter().map(|w| w * w).sum();
         g.iter_mut().zip(&dw).for_each(|(g, &d)| *g = part * d as f64);

@@ -196,7 +196,6 @@ fn flags_without_meaning_are_refused() {
     for (flags, said) in [
         ("linear --epochs 0", "--epochs 0"),
         ("linear --batch 0", "--batch 0"),
-        ("linear --rates -1", "--rates"),
         ("linear --rates=-1", "--lr -1"),
         ("linear --lr nan", "--lr NaN"),
         ("linear --blocks 2", "pixels"),

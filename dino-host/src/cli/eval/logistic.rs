@@ -8,7 +8,9 @@ use crate::eval::judged::{self, Baseline, Judged, Labels};
 use crate::eval::logistic::{self, Few, Outcome, Recipe, Scale, mean_std};
 use crate::progress::Progress;
 use clap::Args;
+use rayon::prelude::*;
 use serde_json::json;
+use std::sync::Mutex;
 
 #[derive(Args)]
 pub struct Logistic<O: Args> {
@@ -70,16 +72,16 @@ pub fn run<D: Device>(args: Logistic<D::Options>) -> Result<u8> {
         draws.dedup(); // of the whole set there is one
         all.push((few, draws));
     }
-    let mut progress = Progress::new(all.iter().map(|(_, draws)| draws.len()).sum(), "draws");
+    let progress = Mutex::new(Progress::new(all.iter().map(|(_, draws)| draws.len()).sum(), "draws"));
     let mut rows = Vec::new();
     for (few, draws) in all {
         let solve = |drawn: &Vec<usize>| {
             let (bank, queries) = (bank.rows.view(), queries.rows.view());
             let found = logistic::outcome(bank, &labels.train, drawn, queries, &labels.test, classes, &recipe);
-            progress.tick();
+            progress.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).tick();
             found
         };
-        rows.push((few, draws.iter().map(solve).collect::<Vec<Outcome>>()));
+        rows.push((few, draws.par_iter().map(solve).collect::<Vec<Outcome>>()));
     }
     // Class by class, all draws of the last protocol together.
     let (last, outcomes) = rows.last().ok_or_else(nothing)?;
