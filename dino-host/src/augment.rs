@@ -287,6 +287,19 @@ fn random_region(height: usize, width: usize, scale: [f64; 2], ratio: [f64; 2], 
     region::central(height, width, ratio)
 }
 
+/// The training view of the linear probe (official `eval_linear.py`): torchvision's `RandomResizedCrop(size)` with its defaults (8 to
+/// 100 % of the area, ratio 3/4 to 4/3, bilinear) and a mirror image every other time.
+pub fn random_resized_crop(image: &Image, size: usize, rng: &mut Rng) -> Image {
+    let source = random_region(image.height, image.width, [0.08, 1.0], [3.0 / 4.0, 4.0 / 3.0], rng);
+    let mut pixels = Vec::new();
+    Resizer::default().run(&mut pixels, image, source, (size, size), Region::whole(size, size), Filter::Bilinear);
+    if rng.chance(0.5) {
+        mirror(&mut pixels, size);
+    }
+    let pixels = planes::interleaved(&pixels, image.channels);
+    Image { width: size, height: size, channels: image.channels, pixels }
+}
+
 /// The view for evaluation: shorter side to 8/7 of `size` (published: 256 for 224), bicubic, the central square of side
 /// `size`, normalised to `out` `(channels, size, size)`. An image that has this size already is taken as it is.
 ///

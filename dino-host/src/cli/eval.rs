@@ -3,6 +3,9 @@
 mod attention;
 mod copies;
 mod knn;
+mod linear;
+mod logistic;
+mod probe;
 mod retrieval;
 mod video;
 
@@ -14,6 +17,10 @@ use clap::{Args, Subcommand};
 pub enum Eval<O: Args> {
     /// Weighted k-nearest-neighbours vote
     Knn(knn::Knn<O>),
+    /// Linear probe: one layer on frozen features, by SGD, for a grid of learning rates at once
+    Linear(linear::Linear<O>),
+    /// Low-shot: logistic regression on the frozen features of a few labelled images
+    Logistic(logistic::Logistic<O>),
     /// How well the attention covers objects (Jaccard index with exact masks), of the built-in set or a folder
     Attention(attention::Attention<O>),
     /// Image retrieval by class tokens: mean average precision
@@ -27,6 +34,8 @@ pub enum Eval<O: Args> {
 pub fn run<D: Device>(what: Eval<D::Options>) -> Result<u8> {
     match what {
         Eval::Knn(args) => knn::run::<D>(args),
+        Eval::Linear(args) => linear::run::<D>(args),
+        Eval::Logistic(args) => logistic::run::<D>(args),
         Eval::Attention(args) => attention::run::<D>(args),
         Eval::Retrieval(args) => retrieval::run::<D>(args),
         Eval::Copies(args) => copies::run::<D>(args),

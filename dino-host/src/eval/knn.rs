@@ -85,6 +85,23 @@ pub fn neighbours(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> 
     Neighbours { k, similarities, indices }
 }
 
+/// The `k` rows most similar to each row of a normalised set, the row itself left out (fewer if there are fewer others).
+pub fn leave_one_out(rows: ArrayView2<f32>, k: usize) -> Neighbours {
+    let n = rows.nrows();
+    let k = k.min(n.saturating_sub(1));
+    let found = neighbours(rows, rows, k + 1);
+    let (mut similarities, mut indices) = (Vec::with_capacity(n * k), Vec::with_capacity(n * k));
+    for q in 0..n {
+        // With many equal rows the row itself need not be among its k + 1 nearest: then the last one goes.
+        let all = (q * found.k..(q + 1) * found.k).filter(|&j| found.indices[j] as usize != q).take(k);
+        all.for_each(|j| {
+            similarities.push(found.similarities[j]);
+            indices.push(found.indices[j]);
+        });
+    }
+    Neighbours { k, similarities, indices }
+}
+
 /// The more similar first; among equals the earlier row.
 fn order(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
@@ -114,6 +131,25 @@ impl Neighbours {
     }
 }
 
+/// The class with most votes of the nearest `k`, a query; among classes with equal votes the first. `bank_labels` are below `classes`.
+pub fn predict(found: &Neighbours, bank_labels: &[u32], k: usize, temperature: f64, classes: usize) -> Vec<u32> {
+    let votes = found.votes(bank_labels, k, temperature, classes);
+    let first_best = |row: ndarray::ArrayView1<f64>| {
+        let best = (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b]));
+        best.unwrap_or(0) as u32
+    };
+    votes.rows().into_iter().map(first_best).collect()
+}
+
+/// How often an image of a class (row) was taken for a class (column): (classes, classes), rows summing to the images of the class.
+pub fn confusion(predicted: &[u32], labels: &[u32], classes: usize) -> Array2<u64> {
+    let mut counts = Array2::zeros((classes, classes));
+    for (&p, &l) in predicted.iter().zip(labels) {
+        counts[[l as usize, p as usize]] += 1;
+    }
+    counts
+}
+
 /// Top-1 and top-5 of the vote, in percent, for every k. Among classes with equal votes the first counts.
 pub fn evaluate(
     bank: Array2<f32>,
@@ -136,7 +172,19 @@ pub fn evaluate(
     let classes = bank_labels.iter().chain(labels).max().map_or(0, |&c| c as usize + 1);
     let most = ks.iter().copied().max().unwrap_or(0);
     let found = neighbours(normalise(bank).view(), normalise(queries).view(), most);
-    let scores = ks.iter().map(|&k| {
+    Ok(scores(&found, bank_labels, labels, ks, temperature, classes))
+}
+
+/// The same of neighbours that have been found: at least as many as the largest k, or all there are. Labels are below `classes`.
+pub fn scores(
+    found: &Neighbours,
+    bank_labels: &[u32],
+    labels: &[u32],
+    ks: &[usize],
+    temperature: f64,
+    classes: usize,
+) -> Vec<Score> {
+    let score = |&k: &usize| {
         let votes = found.votes(bank_labels, k, temperature, classes);
         let (mut top1, mut top5) = (0usize, 0usize);
         for (row, &label) in votes.rows().into_iter().zip(labels) {
@@ -146,8 +194,49 @@ pub fn evaluate(
             top1 += (rank == 0) as usize;
             top5 += (rank < 5) as usize;
         }
-        let percent = |n: usize| 100.0 * n as f64 / labels.len() as f64;
+        let percent = |n: usize| 100.0 * n as f64 / labels.len().max(1) as f64;
         Score { k, top1: percent(top1), top5: percent(top5) }
-    });
-    Ok(scores.collect())
+    };
+    ks.iter().map(score).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    /// Rows on the circle, so that similarities are cosines of differences of angles.
+    fn circle(degrees: &[f32]) -> Array2<f32> {
+        let at = |(i, j): (usize, usize)| {
+            let a = degrees[i].to_radians();
+            if j == 0 { a.cos() } else { a.sin() }
+        };
+        Array2::from_shape_fn((degrees.len(), 2), at)
+    }
+
+    #[test]
+    fn predictions_and_confusion_by_hand() {
+        let bank = circle(&[0.0, 10.0, 90.0, 180.0]);
+        let found = neighbours(bank.view(), circle(&[4.0, 100.0, 170.0, 50.0]).view(), 9);
+        let labels = [1, 1, 0, 2];
+        assert_eq!(predict(&found, &labels, 1, 0.07, 3), [1, 0, 2, 1]);
+        assert_eq!(confusion(&[1, 0, 2, 1], &[1, 0, 0, 2], 3), array![[1, 0, 1], [0, 1, 0], [0, 1, 0]]);
+        // At a temperature so high that every vote weighs the same, all four vote and class 1 has two of them.
+        assert_eq!(predict(&found, &labels, 4, 1e9, 3), [1, 1, 1, 1]);
+        // Equal votes: the first class. Classes without rows are none of them.
+        let twins = neighbours(circle(&[0.0, 0.0]).view(), circle(&[0.0]).view(), 2);
+        assert_eq!(predict(&twins, &[3, 2], 2, 0.07, 5), [2]);
+    }
+
+    #[test]
+    fn a_row_is_never_its_own_neighbour() {
+        let found = leave_one_out(circle(&[0.0, 1.0, 40.0, 42.5]).view(), 2);
+        assert_eq!(found.indices, [1, 2, 0, 2, 3, 1, 2, 1]);
+        // Five equal rows: each has the first others, although rows 3 and 4 are not among their own nearest three.
+        let found = leave_one_out(circle(&[7.0; 5]).view(), 2);
+        assert_eq!(found.indices, [1, 2, 0, 2, 0, 1, 0, 1, 0, 1]);
+        // More neighbours than there are others, and a set of one.
+        assert_eq!(leave_one_out(circle(&[0.0, 5.0]).view(), 10).indices, [1, 0]);
+        assert_eq!(leave_one_out(circle(&[0.0]).view(), 10).indices.len(), 0);
+    }
 }

@@ -1,10 +1,16 @@
-//! What features can do: the k-nearest-neighbours vote, where the attention falls, what patches follow in a video, which images
-//! are alike, which are copies.
+//! What features can do: the k-nearest-neighbours vote, linear classifiers, where the attention falls, what patches follow in a video,
+//! which images are alike, which are copies.
 
 pub mod attacks;
 pub mod attention;
+pub mod augmented;
 pub mod copies;
+pub mod head_file;
+pub mod judged;
 pub mod knn;
+pub mod lbfgs;
+pub mod linear;
+pub mod logistic;
 pub mod measures;
 pub mod outlines;
 pub mod propagate;

@@ -4,6 +4,7 @@ mod common;
 mod crash;
 mod dense;
 mod draw;
+mod probes;
 mod refusals;
 mod unreadable;
 
@@ -23,6 +24,8 @@ fn help_and_version() {
         "train --help",
         "eval --help",
         "eval knn --help",
+        "eval linear --help",
+        "eval logistic --help",
         "attend --help",
         "pca --help",
         "neighbours --help",

@@ -1,0 +1,166 @@
+//! What the evaluations by labels share: features of both parts, and how they print what was right.
+
+use crate::cli::shared::{Source, Which, network, open};
+use crate::config::Config;
+use crate::data::{Dataset, Faults, Splits};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::eval::judged::{Baseline, Judged};
+use crate::features::{self, Extractor, Features};
+use crate::progress::Progress;
+use clap::Args;
+use serde_json::{Value, json};
+
+/// Classes whose confusion matrix still fits a screen.
+const WIDE: usize = 20;
+/// The most frequent confusions that are listed where it does not.
+const LISTED: usize = 20;
+
+#[derive(Args)]
+pub struct Detail {
+    /// Print every class' share of right answers
+    #[arg(long)]
+    pub per_class: bool,
+    /// Print which class was taken for which: the matrix, or above 20 classes the most frequent confusions
+    #[arg(long)]
+    pub confusion: bool,
+}
+
+/// Whose features of what.
+pub struct Subject {
+    pub which: Which,
+    pub config: Config,
+    /// None for pixels.
+    pub weights: Option<Vec<f32>>,
+    pub splits: Splits,
+    pub faults: Faults,
+}
+
+impl Subject {
+    /// Opens the weights and the set, which must have labels.
+    pub fn open<D: Device>(source: &Source<D::Options>, which: Option<Which>) -> Result<Subject> {
+        let trained = source.checkpoint.is_some();
+        let which = which.unwrap_or(if trained { Which::Teacher } else { Which::Pixels });
+        let (mut config, weights) = network::<D>(source, which)?;
+        let splits = open(&source.data, &config)?;
+        if splits.train.classes().is_empty() || splits.test.classes().is_empty() {
+            return Err(unlabelled(&source.data));
+        }
+        let faults = source.tolerance.faults();
+        // The preset may enlarge small images for its patches; pixels by themselves are taken as they are, unless a size was asked for.
+        if which == Which::Pixels && !trained && source.model.named()?.global_size.is_none() && !splits.train.is_empty()
+        {
+            match faults.image(&*splits.train, 0)? {
+                Some(first) if first.width == first.height => {
+                    config.global_size = config.global_size.min(first.width);
+                }
+                _ => (),
+            }
+        }
+        Ok(Subject { which, config, weights, splits, faults })
+    }
+
+    pub fn name(&self) -> String {
+        format!("{:?}", self.which).to_lowercase()
+    }
+
+    /// How many last blocks: so many, or by default the published four, of a shallower network all.
+    pub fn blocks(&self, asked: Option<usize>, mean_patch: bool) -> Result<usize> {
+        match asked {
+            Some(_) if self.weights.is_none() => {
+                Err(Error::new("--blocks means nothing for pixels").hint("--which random, teacher or student"))
+            }
+            None if self.weights.is_none() && mean_patch => {
+                Err(Error::new("--mean-patch means nothing for pixels").hint("--which random, teacher or student"))
+            }
+            Some(n) if n == 0 || n > self.config.depth => {
+                Err(Error::new(format!("--blocks {n}: this network has {}", self.config.depth))
+                    .hint("published: 4 for ViT-S, 1 with --mean-patch for ViT-B"))
+            }
+            Some(n) => Ok(n),
+            None => Ok(self.config.depth.min(4)),
+        }
+    }
+
+    /// A network to run; none for pixels.
+    pub fn extractor<D: Device>(
+        &self,
+        options: &D::Options,
+        blocks: usize,
+        mean_patch: bool,
+    ) -> Result<Option<Extractor<D>>> {
+        let weights = self.weights.as_deref();
+        weights.map(|w| Extractor::last_blocks(blocks, mean_patch, options, &self.config, w)).transpose()
+    }
+
+    /// Features of evaluation views.
+    pub fn features<D: Device>(&self, extractor: &mut Option<Extractor<D>>, set: &dyn Dataset) -> Result<Features> {
+        let found = match extractor {
+            None => features::pixels(set, &self.faults, &self.config),
+            Some(extractor) => {
+                let mut progress = Progress::new(set.len(), "images");
+                extractor.run(set, &self.faults, |_| progress.tick())
+            }
+        };
+        self.faults.say();
+        found
+    }
+}
+
+pub fn unlabelled(data: &str) -> Error {
+    Error::new(format!("{data} has no labels")).hint("class folders give labels")
+}
+
+/// The labels of the images that could be read.
+pub fn labels(of: &Features, set: &dyn Dataset, data: &str) -> Result<Vec<u32>> {
+    of.labels(set).ok_or_else(|| unlabelled(data))
+}
+
+/// What `--json` says of predictions, beside the command's own.
+pub fn detail_json(judged: &Judged, classes: &[String], baseline: &Baseline) -> Value {
+    json!({
+        "classes": classes, "baseline": baseline, "mean_class": judged.mean_class,
+        "per_class": judged.per_class, "confusion": judged.confusion,
+    })
+}
+
+/// Rows for the table: what can be had without looking.
+pub fn print_baseline(baseline: &Baseline, classes: usize) {
+    let Baseline { majority, majority_class, chance } = baseline;
+    println!("always {majority_class}: {majority:.2} %; guessing among {classes} classes: {chance:.2} %");
+}
+
+/// What was asked for of the classes; `of`: whose predictions these are.
+pub fn print_detail(detail: &Detail, judged: &Judged, classes: &[String], of: &str) {
+    let width = classes.iter().map(|c| c.chars().count()).max().unwrap_or(0).clamp(5, 30);
+    if detail.per_class {
+        println!("\nper class, {of}, mean {:.2} %", judged.mean_class);
+        println!("{:width$} {:>8} {:>8} {:>8}", "class", "images", "right", "top-1 %");
+        for c in &judged.per_class {
+            let top1 = c.top1.map_or("-".into(), |t| format!("{t:.2}"));
+            println!("{:width$} {:>8} {:>8} {top1:>8}", c.class, c.images, c.right);
+        }
+    }
+    let Some(counts) = judged.confusion.as_ref().filter(|_| detail.confusion) else { return };
+    if classes.len() <= WIDE {
+        println!("\nconfusion, {of}: rows are the classes, columns what they were taken for");
+        let most = counts.iter().flatten().max().map_or(1, |n| n.to_string().len()).max(2);
+        let numbers: String = (0..classes.len()).map(|c| format!(" {c:>most$}")).collect();
+        println!("{:>2} {:width$}{numbers}", "", "");
+        for (c, (name, row)) in classes.iter().zip(counts).enumerate() {
+            let row: String = row.iter().map(|n| format!(" {n:>most$}")).collect();
+            println!("{c:>2} {name:width$}{row}");
+        }
+        return;
+    }
+    let mut pairs: Vec<(u64, usize, usize)> = Vec::new();
+    for (c, row) in counts.iter().enumerate() {
+        pairs.extend(row.iter().enumerate().filter(|&(p, &n)| p != c && n > 0).map(|(p, &n)| (n, c, p)));
+    }
+    pairs.sort_by_key(|&(n, c, p)| (std::cmp::Reverse(n), c, p));
+    println!("\nmost frequent confusions, {of}, {} of {}", pairs.len().min(LISTED), pairs.len());
+    for (n, c, p) in pairs.into_iter().take(LISTED) {
+        let images = judged.per_class[c].images;
+        println!("{:width$} taken for {:width$} {n:>6} of {images:>6}", classes[c], classes[p]);
+    }
+}
