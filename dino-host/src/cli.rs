@@ -7,6 +7,7 @@ mod features;
 mod neighbours;
 mod pca;
 mod plan;
+mod report;
 mod shared;
 mod train;
 
@@ -42,6 +43,8 @@ enum Command<O: Args> {
     Neighbours(neighbours::Neighbours<O>),
     /// Draw the crops that a run would see, a row an image
     Crops(crops::Crops),
+    /// Write what a run did and what its features can do as one HTML page
+    Report(report::Report<O>),
     /// Print every pool and tensor of a training step and their bytes; allocates nothing
     Plan(plan::Plan<O>),
     /// Check every gradient against finite differences in f64, on this machine
@@ -92,6 +95,7 @@ fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
         Command::Pca(args) => pca::run::<D>(args),
         Command::Neighbours(args) => neighbours::run::<D>(args),
         Command::Crops(args) => crops::run::<D>(args),
+        Command::Report(args) => report::run::<D>(args),
         Command::Plan(args) => plan::run::<D>(args),
         Command::Check => Ok(if check::run() { 0 } else { 1 }),
     }

@@ -28,6 +28,7 @@ pub mod npy;
 pub mod pca;
 pub mod picture;
 pub mod progress;
+pub mod report;
 pub mod resize;
 pub mod sheets;
 pub mod train;
