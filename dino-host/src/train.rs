@@ -1,5 +1,7 @@
 //! The training loop: load, step, log, judge, save.
 
+mod screen;
+
 use crate::checkpoint::{self, Checkpoint, Progress};
 use crate::config::Config;
 use crate::data::{Dataset, Faults, Splits};
@@ -7,6 +9,7 @@ use crate::device::{self, Device, Part, QUEUE, Step};
 use crate::error::{Error, Result};
 use crate::eval::knn;
 use crate::features::Extractor;
+use crate::gallery;
 use crate::loader::{self, Batch, Recipe};
 use crate::log::{Log, number, write_atomically};
 use crate::monitor::{Verdict, Watch, effective_rank};
@@ -14,10 +17,10 @@ use dino_kernel::init;
 use dino_kernel::middleware::{Checked, Fault, Pool};
 use dino_kernel::plan::Plan;
 use dino_kernel::step::{Hyper, monitor};
-use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
+use screen::Screen;
+use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -36,6 +39,16 @@ pub struct Run<'a, D: Device> {
     pub data: String,
     /// Set from outside to stop after the current step.
     pub stop: &'a AtomicBool,
+    pub aside: Aside,
+}
+
+/// What a run is told that its weights do not depend on.
+#[derive(Clone, Debug, Default)]
+pub struct Aside {
+    /// The words of the command line, for `run.json`.
+    pub command: Vec<String>,
+    /// The student's features are not judged beside the teacher's.
+    pub teacher_only: bool,
 }
 
 /// How a run ended.
@@ -139,6 +152,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     };
     if !run.resume {
         trainer.save()?; // from here on there is always something to go on from
+        trainer.draw(None)?;
     }
     trainer.train()
 }
@@ -153,7 +167,7 @@ fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan) -> Result<(Progre
         let checkpoint = Checkpoint::open(&run.out.join(CHECKPOINT))?;
         checkpoint.load(device, plan)?;
         let text = std::fs::read_to_string(run.out.join(MANIFEST)).unwrap_or_default();
-        let known: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let known: Value = serde_json::from_str(&text).unwrap_or_default();
         check_data(run, &known)?;
         manifest(run, device)?;
         let before = known["arithmetic"].as_str().filter(|before| *before != device.arithmetic());
@@ -171,7 +185,7 @@ fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan) -> Result<(Progre
 }
 
 /// Refuses to go on with other images than the run began with (its manifest is `known`); where they lie does not matter.
-fn check_data<D: Device>(run: &Run<D>, known: &serde_json::Value) -> Result<()> {
+fn check_data<D: Device>(run: &Run<D>, known: &Value) -> Result<()> {
     match known["train"]["fingerprint"].as_str() {
         Some(known) if known != run.splits.train.fingerprint() => Err(Error::new(format!(
             "{} does not hold the images that the run in {} began with",
@@ -186,7 +200,21 @@ fn check_data<D: Device>(run: &Run<D>, known: &serde_json::Value) -> Result<()> 
 /// `run.json`: what made this run.
 fn manifest<D: Device>(run: &Run<D>, device: &D) -> Result<()> {
     let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});
+    // A run that goes on is still made by the command that began it.
+    let text =
+        if run.resume { std::fs::read_to_string(run.out.join(MANIFEST)).unwrap_or_default() } else { String::new() };
+    let known: Value = serde_json::from_str(&text).unwrap_or_default();
+    let command = if run.resume { known["command"].clone() } else { json!(run.aside.command) };
+    let resumed = if run.resume { json!(run.aside.command) } else { Value::Null };
     let manifest = json!({
+        "command": command,
+        "resumed_with": resumed,
+        "host": {
+            "os": std::env::consts::OS,
+            "arch": std::env::consts::ARCH,
+            "threads": rayon::current_num_threads(),
+            "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        },
         "version": env!("CARGO_PKG_VERSION"),
         "config": run.config,
         "seed": run.config.seed,
@@ -290,7 +318,7 @@ impl<D: Device> Trainer<'_, D> {
     /// Names the images that could not be read, once each.
     fn take_faults(&mut self, step: u64) -> Result<()> {
         for fault in self.run.faults.take() {
-            self.log.row(&json!({
+            self.log.row(json!({
                 "kind": "unreadable",
                 "step": step,
                 "image": fault.image,
@@ -368,7 +396,7 @@ impl<D: Device> Trainer<'_, D> {
         let (epoch, ln_k) = (step / self.recipe.per_epoch, (self.run.config.out_dim as f64).ln());
         let rate = self.run.config.batch as f64 / took.as_secs_f64();
         let wait = of.waited.as_secs_f64() / took.as_secs_f64();
-        self.log.row(&json!({
+        self.log.row(json!({
             "kind": "step",
             "step": step,
             "epoch": epoch,
@@ -393,6 +421,24 @@ impl<D: Device> Trainer<'_, D> {
         Ok(())
     }
 
+    /// The backbone of the student (at 0) or the teacher (at the table's length), as the device has it now.
+    fn backbone(&mut self, at: usize) -> Result<Vec<f32>> {
+        let mut weights = vec![0.0; self.plan.table.backbone_len()];
+        self.device.download(Pool::Weights, at, &mut weights);
+        self.device.sync().map_err(|e| self.lost(e))?;
+        Ok(weights)
+    }
+
+    /// Draws what the teacher attends to. A run does not end over a picture.
+    fn draw(&mut self, epoch: Option<u64>) -> Result<()> {
+        let teacher = self.backbone(self.plan.table.len())?;
+        let run = self.run;
+        if let Err(e) = gallery::draw::<D>(run.device, &run.config, &teacher, run.splits, epoch, &run.out) {
+            self.screen.say(&format!("note: no attention is drawn: {e}"));
+        }
+        Ok(())
+    }
+
     fn end_epoch(&mut self, step: u64) -> Result<()> {
         let (config, per_epoch) = (&self.run.config, self.recipe.per_epoch);
         let epoch = step / per_epoch;
@@ -407,19 +453,27 @@ impl<D: Device> Trainer<'_, D> {
         });
         let mut said = String::new();
         if config.knn_every > 0 && (last || (epoch + 1).is_multiple_of(config.knn_every)) {
-            let mut weights = vec![0.0; self.plan.table.backbone_len()];
-            self.device.download(Pool::Weights, self.plan.table.len(), &mut weights);
-            self.device.sync().map_err(|e| self.lost(e))?;
-            let (rank, top1) = judge::<D>(self.run.device, config, &weights, self.run.splits, self.run.faults)?;
-            self.take_faults(step)?;
+            let (device, splits, faults) = (self.run.device, self.run.splits, self.run.faults);
+            let teacher = self.backbone(self.plan.table.len())?;
+            let (rank, top1) = judge::<D>(device, config, &teacher, splits, faults)?;
             row["feature_rank"] = number(rank);
             if let Some(top1) = top1 {
                 row["knn_top1"] = number(top1);
                 said = format!(", k-NN {top1:.2} %");
+                if !self.run.aside.teacher_only {
+                    let student = self.backbone(0)?;
+                    let (_, top1) = judge::<D>(device, config, &student, splits, faults)?;
+                    row["knn_top1_student"] = top1.map_or(Value::Null, number);
+                    said += &top1.map_or(String::new(), |top1| format!(" (student {top1:.2} %)"));
+                }
             }
+            self.take_faults(step)?;
             said += &format!(", feature rank {rank:.1}");
         }
-        self.log.row(&row)?;
+        if gallery::due(epoch, config.epochs) {
+            self.draw(Some(epoch))?;
+        }
+        self.log.row(row)?;
         self.screen.say(&format!(
             "epoch {epoch}: loss {:.4} (ln K {:.4}){said}",
             self.progress.epoch_loss / per_epoch as f64,
@@ -472,62 +526,11 @@ pub fn recorded_data(out: &Path) -> Result<String> {
     let bad =
         |what: String| Error::new(format!("cannot read {}: {what}", path.display())).hint("name the data with --data");
     let text = std::fs::read_to_string(&path).map_err(|e| bad(e.to_string()))?;
-    let manifest: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    let manifest: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     manifest["data"]
         .as_str()
         .map(str::to_owned)
         .ok_or_else(|| bad("it does not say what the run was trained on".into()))
-}
-
-/// A progress bar on a terminal, plain lines otherwise.
-struct Screen {
-    bar: Option<ProgressBar>,
-    total: u64,
-    started: Instant,
-    first: u64,
-    spoke: Instant,
-}
-
-impl Screen {
-    fn new(total: u64, done: u64) -> Screen {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(total).with_position(done);
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
-        Screen { bar, total, started: Instant::now(), first: done, spoke: Instant::now() }
-    }
-
-    fn step(&mut self, done: u64, epoch: u64, epochs: u64, loss: f64, rate: f64, wait: f64) {
-        let message =
-            format!("epoch {epoch}/{epochs}, loss {loss:.4}, {rate:.0} images/s, data wait {:.0} %", 100.0 * wait);
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(message);
-                bar.set_position(done);
-            }
-            None if self.spoke.elapsed() > Duration::from_secs(20) => {
-                self.spoke = Instant::now();
-                let pace = self.started.elapsed().as_secs_f64() / (done - self.first) as f64;
-                let left = pace * (self.total - done) as f64;
-                eprintln!("step {done}/{}, {message}, {left:.0} s left", self.total);
-            }
-            None => (),
-        }
-    }
-
-    fn say(&mut self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
-        }
-    }
-
-    fn finish(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ fn train(config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
         resume,
         data: "test".into(),
         stop: &stop,
+        aside: Default::default(),
     };
     train::run::<Cpu>(&run).unwrap()
 }
@@ -72,7 +73,7 @@ fn left(out: &Path) -> Left {
     let text = std::fs::read_to_string(out.join(train::LOG)).unwrap();
     let row = |line| {
         let mut row: Value = serde_json::from_str(line).unwrap();
-        for clock in ["images_per_second", "data_wait"] {
+        for clock in ["images_per_second", "data_wait", "seconds", "time"] {
             row.as_object_mut().unwrap().remove(clock);
         }
         row

@@ -63,6 +63,7 @@ fn train<D: Device>(device: &D::Options, config: &Config, out: &Path, resume: bo
         resume,
         data: "test".into(),
         stop: &stop,
+        aside: Default::default(),
     };
     train::run::<D>(&run).unwrap()
 }

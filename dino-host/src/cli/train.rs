@@ -25,6 +25,9 @@ pub struct Train<O: Args> {
     /// Go on from the checkpoint in --out, with its configuration
     #[arg(long)]
     resume: bool,
+    /// Judge the teacher's features alone, not the student's beside them
+    #[arg(long)]
+    teacher_only: bool,
     #[command(flatten)]
     limit: Limit,
     #[command(flatten)]
@@ -107,7 +110,10 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         eprintln!("stopping after this step; once more to stop at once");
     });
     let (resume, faults) = (args.resume, args.tolerance.faults());
-    let run = train::Run::<D> { device, config, splits: &splits, faults: &faults, out, resume, data, stop: &STOP };
+    let command = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let aside = train::Aside { command, teacher_only: args.teacher_only };
+    let run =
+        train::Run::<D> { device, config, splits: &splits, faults: &faults, out, resume, data, stop: &STOP, aside };
     Ok(match train::run(&run)? {
         Outcome::Finished => 0,
         Outcome::Interrupted => 130,

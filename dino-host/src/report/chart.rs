@@ -65,7 +65,9 @@ impl Chart {
             let _ = write!(svg, "<text x=\"{}\" y=\"{:.1}\" class=\"end\">{}</text>", left - 6.0, at + 4.0, number(v));
         }
         for &v in &x_ticks {
-            let _ = write!(svg, "<text x=\"{:.1}\" y=\"{}\" class=\"mid\">{}</text>", x(v), bottom + 16.0, number(v));
+            // A number at the right edge ends there, so that none is cut off.
+            let (at, class) = if x(v) > right - 12.0 { (right.min(x(v) + 12.0), "end") } else { (x(v), "mid") };
+            let _ = write!(svg, "<text x=\"{at:.1}\" y=\"{}\" class=\"{class}\">{}</text>", bottom + 16.0, number(v));
         }
         let _ = write!(svg, "<text x=\"{right}\" y=\"{}\" class=\"end\">step</text>", HEIGHT - 3.0);
         for (name, value) in &self.levels {

@@ -4,7 +4,6 @@ use super::*;
 use crate::cpu::{Cpu, NoOptions};
 use crate::data::builtin::{Builtin, Part as Set};
 use dino_kernel::plan::Pools;
-use serde_json::Value;
 use std::cell::RefCell;
 
 /// What the device of a test does, and the reports it holds back: one a thread, which is one a test.
@@ -113,6 +112,7 @@ fn train<D: Device>(config: Config, stop: bool) -> (Result<Outcome>, Files, Vec<
         resume: false,
         data: "test".into(),
         stop,
+        aside: Aside::default(),
     };
     let outcome = super::run(&run);
     let mut files = Files::new();
@@ -127,6 +127,8 @@ fn train<D: Device>(config: Config, stop: bool) -> (Result<Outcome>, Files, Vec<
     for row in rows.iter_mut().filter_map(Value::as_object_mut) {
         row.remove("images_per_second");
         row.remove("data_wait");
+        row.remove("seconds");
+        row.remove("time");
     }
     (outcome, files, rows)
 }

@@ -132,7 +132,7 @@ pub fn log(run: &Path) -> Vec<Value> {
 pub fn log_without_clock(run: &Path) -> Vec<Value> {
     let mut rows = log(run);
     for row in rows.iter_mut().filter_map(Value::as_object_mut) {
-        for clock in ["images_per_second", "data_wait"] {
+        for clock in ["images_per_second", "data_wait", "seconds", "time"] {
             row.remove(clock);
         }
     }

@@ -1,0 +1,56 @@
+//! What a run says while it goes on.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// A progress bar on a terminal, plain lines otherwise.
+pub struct Screen {
+    bar: Option<ProgressBar>,
+    total: u64,
+    started: Instant,
+    first: u64,
+    spoke: Instant,
+}
+
+impl Screen {
+    pub fn new(total: u64, done: u64) -> Screen {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total).with_position(done);
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        Screen { bar, total, started: Instant::now(), first: done, spoke: Instant::now() }
+    }
+
+    pub fn step(&mut self, done: u64, epoch: u64, epochs: u64, loss: f64, rate: f64, wait: f64) {
+        let message =
+            format!("epoch {epoch}/{epochs}, loss {loss:.4}, {rate:.0} images/s, data wait {:.0} %", 100.0 * wait);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(message);
+                bar.set_position(done);
+            }
+            None if self.spoke.elapsed() > Duration::from_secs(20) => {
+                self.spoke = Instant::now();
+                let pace = self.started.elapsed().as_secs_f64() / (done - self.first) as f64;
+                let left = pace * (self.total - done) as f64;
+                eprintln!("step {done}/{}, {message}, {left:.0} s left", self.total);
+            }
+            None => (),
+        }
+    }
+
+    pub fn say(&mut self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    pub fn finish(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish();
+        }
+    }
+}
