@@ -21,3 +21,4 @@ pub mod monitor;
 pub mod resize;
 pub mod sheets;
 pub mod train;
+pub mod weights;

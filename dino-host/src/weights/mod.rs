@@ -1,0 +1,4 @@
+pub mod dialect;
+pub mod file;
+pub mod pickle;
+pub mod pth;
