@@ -1,6 +1,7 @@
 //! The command line, generic over the device: `dino-host` runs it on the CPU.
 
 mod attend;
+mod convert;
 mod crops;
 mod eval;
 mod features;
@@ -32,6 +33,8 @@ enum Command<O: Args> {
     Eval(eval::Eval<O>),
     /// Write the features of every image, for other programs
     Features(features::Features<O>),
+    /// Bring weights of any known kind to another program's
+    Convert(convert::Convert),
     /// Draw what the class token of the last block attends to
     Attend(attend::Attend<O>),
     /// Draw the crops that a run would see, a row an image
@@ -82,6 +85,7 @@ fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
         Command::Train(args) => train::run::<D>(args),
         Command::Eval(what) => eval::run::<D>(what),
         Command::Features(args) => features::run::<D>(args),
+        Command::Convert(args) => convert::run(args),
         Command::Attend(args) => attend::run::<D>(args),
         Command::Crops(args) => crops::run::<D>(args),
         Command::Plan(args) => plan::run::<D>(args),

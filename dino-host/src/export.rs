@@ -24,7 +24,7 @@ pub enum Format {
 
 impl Format {
     /// What stands before the numbers, of the same length for any number of rows: it is written again when that is known.
-    fn header(self, shape: &[usize]) -> Vec<u8> {
+    pub(crate) fn header(self, shape: &[usize]) -> Vec<u8> {
         match self {
             // Version 1: magic, length of the rest, a Python dictionary, padding, a line feed; 128 bytes in all.
             Format::Npy => {

@@ -10,12 +10,14 @@ use crate::features::Extractor;
 use crate::loader::{self, Batch, Recipe};
 use crate::log::{Log, number, write_atomically};
 use crate::monitor::{Verdict, Watch, effective_rank};
+use crate::weights::init::Start;
 use dino_kernel::init;
 use dino_kernel::middleware::{Checked, Fault, Pool};
 use dino_kernel::plan::Plan;
 use dino_kernel::step::{Hyper, monitor};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -34,6 +36,8 @@ pub struct Run<'a, D: Device> {
     pub resume: bool,
     /// What the data set was opened from, for `run.json`.
     pub data: String,
+    /// Where a new run starts, if not with drawn weights. It is taken when the run does.
+    pub start: Cell<Option<Start>>,
     /// Set from outside to stop after the current step.
     pub stop: &'a AtomicBool,
 }
@@ -155,16 +159,20 @@ fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan) -> Result<(Progre
         let text = std::fs::read_to_string(run.out.join(MANIFEST)).unwrap_or_default();
         let known: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         check_data(run, &known)?;
-        manifest(run, device)?;
+        manifest(run, device, &known["init_from"])?;
         let before = known["arithmetic"].as_str().filter(|before| *before != device.arithmetic());
         return Ok((checkpoint.progress, before.map(String::from)));
     }
     std::fs::create_dir_all(&run.out).map_err(|e| {
         Error::new(format!("cannot make the folder {}: {e}", run.out.display())).hint("--out names another")
     })?;
-    manifest(run, device)?;
-    let mut weights = vec![0.0f32; plan.table.len()];
-    init::weights(&mut weights, &plan.table, run.config.seed, run.config.init_std);
+    let given = run.start.take();
+    manifest(run, device, given.as_ref().map_or(&serde_json::Value::Null, |start| &start.record))?;
+    let weights = given.map(|start| start.weights).unwrap_or_else(|| {
+        let mut weights = vec![0.0f32; plan.table.len()];
+        init::weights(&mut weights, &plan.table, run.config.seed, run.config.init_std);
+        weights
+    });
     device.upload(Pool::Weights, 0, &weights);
     device.upload(Pool::Weights, plan.table.len(), &weights);
     Ok((Progress::default(), None))
@@ -183,8 +191,8 @@ fn check_data<D: Device>(run: &Run<D>, known: &serde_json::Value) -> Result<()> 
     }
 }
 
-/// `run.json`: what made this run.
-fn manifest<D: Device>(run: &Run<D>, device: &D) -> Result<()> {
+/// `run.json`: what made this run; `init_from` is null, or what it started from.
+fn manifest<D: Device>(run: &Run<D>, device: &D, init_from: &serde_json::Value) -> Result<()> {
     let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});
     let manifest = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -193,6 +201,7 @@ fn manifest<D: Device>(run: &Run<D>, device: &D) -> Result<()> {
         "device": device.name(),
         "arithmetic": device.arithmetic(),
         "data": run.data,
+        "init_from": init_from,
         "train": set(&*run.splits.train),
         "test": set(&*run.splits.test),
         "held_out": run.splits.held_out,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Attend<O: Args> {
-    /// checkpoint.safetensors or teacher.safetensors of a run
+    /// Weights: checkpoint.safetensors or teacher.safetensors of a run, or published ones (.pth, timm, Hugging Face)
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     /// A picture file, any size

@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::train::{self, Outcome};
+use crate::weights::init;
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,15 @@ pub struct Train<O: Args> {
     /// Go on from the checkpoint in --out, with its configuration
     #[arg(long)]
     resume: bool,
+    /// Student and teacher start from these weights: a run's, or published ones (.pth, timm, Hugging Face)
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    init_from: Option<PathBuf>,
+    /// What becomes of their projection head
+    #[arg(long, value_name = "HOW", default_value = "keep", requires = "init_from")]
+    init_head: init::Head,
+    /// Take them for another number of channels: summed for one, repeated and scaled for more
+    #[arg(long, requires = "init_from")]
+    init_channels: bool,
     #[command(flatten)]
     limit: Limit,
     #[command(flatten)]
@@ -93,6 +103,12 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         out.display()
     );
     say_left_out(&config);
+    let from = args.init_from.as_deref();
+    let start = from.map(|file| init::start(file, &config, args.init_head, args.init_channels)).transpose()?;
+    if let (Some(file), Some(start)) = (from, &start) {
+        eprintln!("student and teacher start from {}", file.display());
+        start.said.iter().for_each(|note| eprintln!("note: {note}"));
+    }
     if config.warmup_epochs > config.epochs {
         eprintln!(
             "note: the learning rate warms up over {} epochs, the run has {}",
@@ -107,7 +123,9 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         eprintln!("stopping after this step; once more to stop at once");
     });
     let (resume, faults) = (args.resume, args.tolerance.faults());
-    let run = train::Run::<D> { device, config, splits: &splits, faults: &faults, out, resume, data, stop: &STOP };
+    let start = start.into();
+    let run =
+        train::Run::<D> { device, config, splits: &splits, faults: &faults, out, resume, data, start, stop: &STOP };
     Ok(match train::run(&run)? {
         Outcome::Finished => 0,
         Outcome::Interrupted => 130,
