@@ -29,9 +29,9 @@ pub struct Progress {
 }
 
 /// A tensor on its way to a file.
-struct Out {
-    shape: Vec<usize>,
-    values: Vec<f32>,
+pub(crate) struct Out {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Vec<f32>,
 }
 
 impl View for Out {
@@ -50,7 +50,7 @@ impl View for Out {
 }
 
 /// The published key of a parameter: `backbone.X` or `head.X`.
-fn key(spec: &Spec) -> String {
+pub(crate) fn key(spec: &Spec) -> String {
     if spec.name.part.is_empty() { format!("backbone.{}", spec.name) } else { spec.name.to_string() }
 }
 
@@ -65,7 +65,7 @@ fn stretches(table: &Table) -> [(&'static str, Pool, usize); 4] {
     ]
 }
 
-fn metadata(config: &Config, progress: Progress) -> BTreeMap<&'static str, String> {
+pub(crate) fn metadata(config: &Config, progress: Progress) -> BTreeMap<&'static str, String> {
     BTreeMap::from([
         ("config", serde_json::to_string(config).expect("a configuration is plain data")),
         ("step", progress.step.to_string()),
@@ -76,7 +76,7 @@ fn metadata(config: &Config, progress: Progress) -> BTreeMap<&'static str, Strin
 
 /// Equal runs give equal files. The library takes metadata as a hash map, in an order that changes from run to run, so the entries
 /// are put at the head of its header here.
-fn write(path: &Path, tensors: Vec<(String, Out)>, metadata: BTreeMap<&'static str, String>) -> Result<()> {
+pub(crate) fn write(path: &Path, tensors: Vec<(String, Out)>, metadata: BTreeMap<&'static str, String>) -> Result<()> {
     let failed = |e: &dyn std::fmt::Display| Error::new(format!("cannot write {}: {e}", path.display()));
     let bytes = safetensors::serialize(tensors, None).map_err(|e| failed(&e))?;
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| failed(&"no header"))?;
@@ -200,22 +200,35 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Whether it holds the teacher's backbone alone, under bare names.
+    pub fn is_bare(&self) -> bool {
+        SafeTensors::deserialize(&self.bytes).is_ok_and(|all| all.names().contains(&"cls_token"))
+    }
+
     /// A network's backbone in the table's layout: `network` is `teacher` or `student`; a file with bare names is taken for the teacher.
     pub fn backbone(&self, network: &str) -> Result<Vec<f32>> {
+        self.part(network, false)
+    }
+
+    /// A network's projection head, in the layout of the table behind the backbone.
+    pub fn head(&self, network: &str) -> Result<Vec<f32>> {
+        self.part(network, true)
+    }
+
+    fn part(&self, network: &str, head: bool) -> Result<Vec<f32>> {
         let table = self.config.table();
-        let all = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::new(format!("{}: {e}", self.path)))?;
-        let bare = all.names().contains(&"cls_token");
-        if bare && network != "teacher" {
+        let bare = self.is_bare();
+        if bare && (network != "teacher" || head) {
             return Err(Error::new(format!("{} holds the teacher's backbone alone", self.path))
                 .hint("the student is in the run's checkpoint.safetensors"));
         }
         // The file may claim any size: room is made when every tensor has been found.
         let (mut found, mut error) = (Vec::new(), None);
         table.visit(|spec| {
-            if !spec.name.part.is_empty() {
+            if spec.name.part.is_empty() == head {
                 return;
             }
-            let key = if bare { spec.name.to_string() } else { format!("{network}.backbone.{}", spec.name) };
+            let key = if bare { spec.name.to_string() } else { format!("{network}.{}", key(&spec)) };
             let Weight(span) = spec.at;
             match self.tensor(&key, spec.shape()) {
                 Ok(values) => found.push((span, values)),
@@ -225,8 +238,11 @@ impl Checkpoint {
         if let Some(e) = error {
             return Err(e);
         }
-        let mut weights = vec![0.0; table.backbone_len()];
-        found.iter().for_each(|(span, values)| weights[span.range()].copy_from_slice(values));
+        let first = if head { table.backbone_len() } else { 0 };
+        let mut weights = vec![0.0; if head { table.len() } else { table.backbone_len() } - first];
+        for (span, values) in &found {
+            weights[span.at - first..][..span.len].copy_from_slice(values);
+        }
         Ok(weights)
     }
 }

@@ -1,6 +1,7 @@
 //! The command line, generic over the device: `dino-host` runs it on the CPU.
 
 mod attend;
+mod convert;
 mod crops;
 mod eval;
 mod features;
@@ -35,6 +36,8 @@ enum Command<O: Args> {
     Eval(eval::Eval<O>),
     /// Write the features of every image, for other programs
     Features(features::Features<O>),
+    /// Bring weights of any known kind to another program's
+    Convert(convert::Convert),
     /// Draw what the class token of a block attends to, in pictures or over the frames of a video
     Attend(attend::Attend<O>),
     /// Colour patches by the first three principal components of their tokens
@@ -91,6 +94,7 @@ fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
         Command::Train(args) => train::run::<D>(args),
         Command::Eval(what) => eval::run::<D>(what),
         Command::Features(args) => features::run::<D>(args),
+        Command::Convert(args) => convert::run(args),
         Command::Attend(args) => attend::run::<D>(args),
         Command::Pca(args) => pca::run::<D>(args),
         Command::Neighbours(args) => neighbours::run::<D>(args),

@@ -24,7 +24,7 @@ pub enum Format {
 
 impl Format {
     /// What stands before the numbers, of the same length for any number of rows: it is written again when that is known.
-    fn header(self, shape: &[usize]) -> Vec<u8> {
+    pub(crate) fn header(self, shape: &[usize]) -> Vec<u8> {
         match self {
             Format::Npy => npy::header(shape),
             // Length of the rest, JSON padded with spaces; 256 bytes in all.

@@ -13,12 +13,14 @@ use crate::gallery;
 use crate::loader::{self, Batch, Recipe};
 use crate::log::{Log, number, write_atomically};
 use crate::monitor::{Verdict, Watch, effective_rank};
+use crate::weights::init::Start;
 use dino_kernel::init;
 use dino_kernel::middleware::{Checked, Fault, Pool};
 use dino_kernel::plan::Plan;
 use dino_kernel::step::{Hyper, monitor};
 use screen::Screen;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,8 @@ pub struct Run<'a, D: Device> {
     pub resume: bool,
     /// What the data set was opened from, for `run.json`.
     pub data: String,
+    /// Where a new run starts, if not with drawn weights. It is taken when the run does.
+    pub start: Cell<Option<Start>>,
     /// Set from outside to stop after the current step.
     pub stop: &'a AtomicBool,
     pub aside: Aside,
@@ -169,16 +173,20 @@ fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan) -> Result<(Progre
         let text = std::fs::read_to_string(run.out.join(MANIFEST)).unwrap_or_default();
         let known: Value = serde_json::from_str(&text).unwrap_or_default();
         check_data(run, &known)?;
-        manifest(run, device)?;
+        manifest(run, device, &known, &known["init_from"])?;
         let before = known["arithmetic"].as_str().filter(|before| *before != device.arithmetic());
         return Ok((checkpoint.progress, before.map(String::from)));
     }
     std::fs::create_dir_all(&run.out).map_err(|e| {
         Error::new(format!("cannot make the folder {}: {e}", run.out.display())).hint("--out names another")
     })?;
-    manifest(run, device)?;
-    let mut weights = vec![0.0f32; plan.table.len()];
-    init::weights(&mut weights, &plan.table, run.config.seed, run.config.init_std);
+    let given = run.start.take();
+    manifest(run, device, &Value::Null, given.as_ref().map_or(&Value::Null, |start| &start.record))?;
+    let weights = given.map(|start| start.weights).unwrap_or_else(|| {
+        let mut weights = vec![0.0f32; plan.table.len()];
+        init::weights(&mut weights, &plan.table, run.config.seed, run.config.init_std);
+        weights
+    });
     device.upload(Pool::Weights, 0, &weights);
     device.upload(Pool::Weights, plan.table.len(), &weights);
     Ok((Progress::default(), None))
@@ -197,15 +205,12 @@ fn check_data<D: Device>(run: &Run<D>, known: &Value) -> Result<()> {
     }
 }
 
-/// `run.json`: what made this run.
-fn manifest<D: Device>(run: &Run<D>, device: &D) -> Result<()> {
+/// `run.json`: what made this run. `known` is what it was before, if the run goes on; `init_from` is null, or what it started from.
+fn manifest<D: Device>(run: &Run<D>, device: &D, known: &Value, init_from: &Value) -> Result<()> {
     let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});
     // A run that goes on is still made by the command that began it.
-    let text =
-        if run.resume { std::fs::read_to_string(run.out.join(MANIFEST)).unwrap_or_default() } else { String::new() };
-    let known: Value = serde_json::from_str(&text).unwrap_or_default();
-    let command = if run.resume { known["command"].clone() } else { json!(run.aside.command) };
-    let resumed = if run.resume { json!(run.aside.command) } else { Value::Null };
+    let words = json!(run.aside.command);
+    let (command, resumed) = if run.resume { (known["command"].clone(), words) } else { (words, Value::Null) };
     let manifest = json!({
         "command": command,
         "resumed_with": resumed,
@@ -221,6 +226,7 @@ fn manifest<D: Device>(run: &Run<D>, device: &D) -> Result<()> {
         "device": device.name(),
         "arithmetic": device.arithmetic(),
         "data": run.data,
+        "init_from": init_from,
         "train": set(&*run.splits.train),
         "test": set(&*run.splits.test),
         "held_out": run.splits.held_out,

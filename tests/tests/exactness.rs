@@ -49,6 +49,7 @@ fn train(config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
         out: out.into(),
         resume,
         data: "test".into(),
+        start: None.into(),
         stop: &stop,
         aside: Default::default(),
     };

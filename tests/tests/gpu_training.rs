@@ -62,6 +62,7 @@ fn train<D: Device>(device: &D::Options, config: &Config, out: &Path, resume: bo
         out: out.into(),
         resume,
         data: "test".into(),
+        start: None.into(),
         stop: &stop,
         aside: Default::default(),
     };

@@ -39,6 +39,7 @@ fn four_epochs_beat_random_features_and_pixels() {
         out: out.path().join("run"),
         resume: false,
         data: "builtin".into(),
+        start: None.into(),
         stop: &stop,
         aside: Default::default(),
     };

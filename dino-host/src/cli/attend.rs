@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Attend<O: Args> {
-    /// checkpoint.safetensors or teacher.safetensors of a run
+    /// Weights: checkpoint.safetensors or teacher.safetensors of a run, or published ones (.pth, timm, Hugging Face)
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     /// A picture of any size, a folder of pictures or a pattern such as 'a/*.jpg'; may be given several times

@@ -1,7 +1,6 @@
 //! `crops`.
 
-use super::shared::{Model, Tolerance, open, say_left_out};
-use crate::checkpoint::Checkpoint;
+use super::shared::{Model, Tolerance, backbone, open, say_left_out};
 use crate::device::Device;
 use crate::error::Result;
 use crate::sheets;
@@ -33,7 +32,7 @@ pub struct Crops {
 
 pub fn run<D: Device>(args: Crops) -> Result<u8> {
     let config = match &args.checkpoint {
-        Some(file) => Checkpoint::open(file)?.config,
+        Some(file) => backbone(file, "teacher")?.0,
         None => args.model.resolve::<D>(Some(&args.data))?,
     };
     let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Features<O: Args> {
-    /// checkpoint.safetensors or teacher.safetensors of a run
+    /// Weights: checkpoint.safetensors or teacher.safetensors of a run, or published ones (.pth, timm, Hugging Face)
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     /// Images, as `train` takes them, or `builtin`

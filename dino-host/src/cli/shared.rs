@@ -1,11 +1,11 @@
 //! What the commands share: flags, and what they mean.
 
-use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Flags};
 use crate::data::{self, Decode, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory;
+use crate::weights;
 use clap::{Args, ValueEnum};
 use dino_kernel::init;
 use std::path::{Path, PathBuf};
@@ -93,7 +93,7 @@ pub struct Source<O: Args> {
     pub model: Model,
     #[command(flatten)]
     pub shared: Shared<O>,
-    /// checkpoint.safetensors or teacher.safetensors of a run; its configuration is used
+    /// Weights: checkpoint.safetensors or teacher.safetensors of a run, whose configuration is used, or published ones (.pth, timm, Hugging Face)
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
     /// Images, as `train` takes them, or `builtin`
@@ -143,18 +143,31 @@ pub fn say_left_out(config: &Config) {
     }
 }
 
-/// The configuration and the backbone's weights of the `network` (teacher or student) in a file.
+/// The configuration and the backbone's weights of the `network` (teacher or student) in a file of any known kind.
 pub fn backbone(file: &Path, network: &str) -> Result<(Config, Vec<f32>)> {
-    let checkpoint = Checkpoint::open(file)?;
-    let weights = checkpoint.backbone(network)?;
-    Ok((checkpoint.config, weights))
+    read(file, network, None)
+}
+
+/// The same, with the attention heads of a file that does not say how many.
+fn read(file: &Path, network: &str, heads: Option<usize>) -> Result<(Config, Vec<f32>)> {
+    let network = if network == "student" { "student" } else { "teacher" };
+    let found = weights::read(file, network, heads)?;
+    let report = &found.report;
+    // What differs from the program that wrote them is never silent; there is nothing to say of this program's own files.
+    if report.dialect != weights::Dialect::Own {
+        report.left_out.iter().for_each(|part| eprintln!("note: {part} is left out"));
+        report.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    Ok((found.config, found.backbone))
 }
 
 /// The configuration, and for networks the backbone's weights, that `which` means.
 pub fn network<D: Device>(source: &Source<D::Options>, which: Which) -> Result<(Config, Option<Vec<f32>>)> {
-    let checkpoint = source.checkpoint.as_deref().map(Checkpoint::open).transpose()?;
+    let of = if which == Which::Student { "student" } else { "teacher" };
+    // Of a run that is not wanted but for its configuration, the teacher is there in every kind of file.
+    let checkpoint = source.checkpoint.as_deref().map(|file| read(file, of, source.model.flags.heads)).transpose()?;
     let config = match &checkpoint {
-        Some(c) => c.config.clone(),
+        Some((config, _)) => config.clone(),
         // Without a checkpoint the small preset says what the crops look like.
         None => {
             let (config, flags) = (source.model.config.clone(), source.model.flags.clone());
@@ -174,8 +187,7 @@ pub fn network<D: Device>(source: &Source<D::Options>, which: Which) -> Result<(
             weights.truncate(table.backbone_len());
             Some(weights)
         }
-        (Which::Teacher, Some(c)) => Some(c.backbone("teacher")?),
-        (Which::Student, Some(c)) => Some(c.backbone("student")?),
+        (Which::Teacher | Which::Student, Some((_, weights))) => Some(weights),
         (Which::Teacher | Which::Student, None) => {
             return Err(Error::new("--which teacher and student need --checkpoint FILE")
                 .hint("--which pixels and --which random need none"));

@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::train::{self, Outcome};
+use crate::weights::init;
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,15 @@ pub struct Train<O: Args> {
     /// Judge the teacher's features alone, not the student's beside them
     #[arg(long)]
     teacher_only: bool,
+    /// Student and teacher start from these weights: a run's, or published ones (.pth, timm, Hugging Face)
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    init_from: Option<PathBuf>,
+    /// What becomes of their projection head
+    #[arg(long, value_name = "HOW", default_value = "keep", requires = "init_from")]
+    init_head: init::Head,
+    /// Take them for another number of channels: summed for one, repeated and scaled for more
+    #[arg(long, requires = "init_from")]
+    init_channels: bool,
     #[command(flatten)]
     limit: Limit,
     #[command(flatten)]
@@ -96,6 +106,12 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         out.display()
     );
     say_left_out(&config);
+    let from = args.init_from.as_deref();
+    let start = from.map(|file| init::start(file, &config, args.init_head, args.init_channels)).transpose()?;
+    if let (Some(file), Some(start)) = (from, &start) {
+        eprintln!("student and teacher start from {}", file.display());
+        start.said.iter().for_each(|note| eprintln!("note: {note}"));
+    }
     if config.warmup_epochs > config.epochs {
         eprintln!(
             "note: the learning rate warms up over {} epochs, the run has {}",
@@ -112,8 +128,19 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     let (resume, faults) = (args.resume, args.tolerance.faults());
     let command = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let aside = train::Aside { command, teacher_only: args.teacher_only };
-    let run =
-        train::Run::<D> { device, config, splits: &splits, faults: &faults, out, resume, data, stop: &STOP, aside };
+    let start = start.into();
+    let run = train::Run::<D> {
+        device,
+        config,
+        splits: &splits,
+        faults: &faults,
+        out,
+        resume,
+        data,
+        start,
+        stop: &STOP,
+        aside,
+    };
     Ok(match train::run(&run)? {
         Outcome::Finished => 0,
         Outcome::Interrupted => 130,

@@ -111,6 +111,7 @@ fn train<D: Device>(config: Config, stop: bool) -> (Result<Outcome>, Files, Vec<
         out: dir.path().into(),
         resume: false,
         data: "test".into(),
+        start: None.into(),
         stop,
         aside: Aside::default(),
     };

@@ -1,5 +1,414 @@
-//! Weights that travel: formats other programs write and read.
+//! Weights of any known kind: checkpoints of this program, the published ones, timm's and Hugging Face's, from safetensors or `.pth`.
+//!
+//! A file is opened ([`open`]), its names are brought to ours, the architecture is read off the shapes, and every tensor must be where the
+//! table wants it: what is missing, extra or misshapen is listed, and nothing is loaded then.
 
+pub mod dialect;
+pub mod file;
 pub mod flat;
+mod infer;
+pub mod init;
 pub mod onnx;
+pub mod pickle;
 mod proto;
+mod pth;
+pub mod write;
+
+pub use dialect::Dialect;
+pub use file::{File, Format};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use dialect::{Piece, foreign, from_hf, harmless};
+use pickle::Dtype;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Keys that an error line names; the report has them all.
+const SHOWN: usize = 3;
+
+/// How to read a file.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Names and rules; `None` looks at the file.
+    pub dialect: Option<Dialect>,
+    /// "teacher" (as without one) or "student", where a file has both.
+    pub network: Option<&'static str>,
+    /// Attention heads, if the file does not say.
+    pub heads: Option<usize>,
+    /// Read the projection head too, if there is one.
+    pub head: bool,
+    /// Go on without what changes no feature: a classifier, a pooler.
+    pub allow_extra: bool,
+}
+
+/// What was found in a file, key by key.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub file: String,
+    pub format: Format,
+    pub dialect: Dialect,
+    /// Where in the file the network lies: `teacher.`, or "".
+    pub container: String,
+    pub missing: Vec<String>,
+    pub extra: Vec<String>,
+    /// The key, and what is wrong with its shape.
+    pub misshapen: Vec<String>,
+    /// Known parts that were not asked for.
+    pub left_out: Vec<String>,
+    /// What to know of these weights, a line each.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    pub fn json(&self) -> Value {
+        json!({
+            "file": self.file, "format": self.format.name(), "dialect": self.dialect.name(), "container": self.container,
+            "missing": self.missing, "extra": self.extra, "misshapen": self.misshapen, "left_out": self.left_out,
+            "notes": self.notes,
+        })
+    }
+
+    /// Every key that does not fit, a line each.
+    pub fn lines(&self) -> Vec<String> {
+        let kinds = [("missing", &self.missing), ("extra", &self.extra), ("misshapen", &self.misshapen)];
+        kinds.iter().flat_map(|(kind, keys)| keys.iter().map(move |key| format!("{kind}\t{key}"))).collect()
+    }
+
+    /// Whether every key fits; the error counts those that do not, and names the first.
+    pub fn check(&self) -> Result<()> {
+        let kinds = [("missing", &self.missing), ("extra", &self.extra), ("misshapen", &self.misshapen)];
+        let said: Vec<String> = kinds
+            .iter()
+            .filter(|(_, keys)| !keys.is_empty())
+            .map(|(kind, keys)| {
+                let first: Vec<&str> = keys.iter().take(SHOWN).map(String::as_str).collect();
+                format!("{} {kind} ({}{})", keys.len(), first.join(", "), if keys.len() > SHOWN { ", …" } else { "" })
+            })
+            .collect();
+        if said.is_empty() {
+            return Ok(());
+        }
+        let only_harmless = self.missing.is_empty()
+            && self.misshapen.is_empty()
+            && self
+                .extra
+                .iter()
+                .all(|key| harmless(key.strip_prefix(self.container.as_str()).unwrap_or(key)).is_some());
+        Err(Error::new(format!("the tensors of {} do not fit: {}", self.file, said.join(", "))).hint(
+            if only_harmless {
+                "no feature depends on them: `convert --allow-extra` leaves them out"
+            } else {
+                "`dino-host convert FILE --json` lists every key; `--dialect` names another way of naming"
+            },
+        ))
+    }
+}
+
+/// Weights in this program's layout.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    /// Of the run, for files of this program; read off the shapes else, with the published rest.
+    pub config: Config,
+    /// In the table's layout, [`dino_kernel::model::Table::backbone_len`] numbers.
+    pub backbone: Vec<f32>,
+    /// The rest of the table, if it was asked for and is there.
+    pub head: Option<Vec<f32>>,
+    /// Whether the file said how many attention heads there are; else the caller did, or they are 64 wide.
+    pub heads_stated: bool,
+    pub report: Report,
+}
+
+impl Weights {
+    /// How many tensors they are, in the published way of counting.
+    pub fn tensors(&self) -> usize {
+        let head = self.head.iter().map(|h| write::head(&self.config, h).len()).sum::<usize>();
+        write::backbone(&self.config, &self.backbone).len() + head
+    }
+}
+
+/// What a file holds: the report always, the rest if everything fits.
+pub struct Opened {
+    pub report: Report,
+    weights: Result<Weights>,
+}
+
+impl Opened {
+    /// The weights, if every key fits.
+    pub fn strict(self) -> Result<Weights> {
+        self.weights
+    }
+}
+
+/// Opens a file, or a folder of Hugging Face's or timm's (`model.safetensors` or `pytorch_model.bin`, and `config.json`).
+pub fn open(path: &Path, options: &Options) -> Result<Opened> {
+    let (path, config) = whole(path)?;
+    let cannot = |p: &Path, e: &dyn std::fmt::Display| {
+        Error::new(format!("cannot read the weights {}: {e}", p.display())).hint(
+            "a checkpoint of a run, or a .pth or safetensors file of the published, timm's or Hugging Face's names",
+        )
+    };
+    let bytes = std::fs::read(&path).map_err(|e| cannot(&path, &e))?;
+    let mut side = Side::default();
+    if let Some(folder) = config {
+        for (name, to) in [("config.json", &mut side.config), ("preprocessor_config.json", &mut side.preprocessor)] {
+            let path = folder.join(name);
+            match std::fs::read_to_string(&path) {
+                Ok(text) => *to = serde_json::from_str(&text).map_err(|e| cannot(&path, &e))?,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => (),
+                Err(e) => return Err(cannot(&path, &e)),
+            }
+        }
+    }
+    parse(path.display().to_string(), bytes, &side, options)
+}
+
+/// The weights of a file of any kind, strictly. What changes no feature is left out, and said in the report.
+pub fn read(path: &Path, network: &'static str, heads: Option<usize>) -> Result<Weights> {
+    open(path, &Options { network: Some(network), heads, allow_extra: true, ..Options::default() })?.strict()
+}
+
+/// The file itself, and the folder that its settings lie in.
+fn whole(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
+    if !path.is_dir() {
+        // Only files under Hugging Face's own names: another's neighbours say nothing about it.
+        let named = path.file_name().and_then(|n| n.to_str());
+        let folder = matches!(named, Some("model.safetensors" | "pytorch_model.bin")).then(|| path.parent()).flatten();
+        return Ok((path.to_owned(), folder.map(Path::to_owned)));
+    }
+    for name in ["model.safetensors", "pytorch_model.bin"] {
+        if path.join(name).is_file() {
+            return Ok((path.join(name), Some(path.to_owned())));
+        }
+        if path.join(format!("{name}.index.json")).is_file() {
+            return Err(Error::new(format!("{} holds weights in several files", path.display()))
+                .hint("save them in one: model.save_pretrained(DIR, max_shard_size=\"100GB\")"));
+        }
+    }
+    Err(Error::new(format!("cannot read the checkpoint {}: it is a folder without model.safetensors", path.display()))
+        .hint("--checkpoint names a file, or a folder that Hugging Face's save_pretrained wrote"))
+}
+
+/// What lies beside a file, or null.
+#[derive(Clone, Debug, Default)]
+pub struct Side {
+    pub config: Value,
+    pub preprocessor: Value,
+}
+
+/// The same for the bytes of a file.
+pub fn parse(name: String, bytes: Vec<u8>, side: &Side, options: &Options) -> Result<Opened> {
+    let torch = bytes.starts_with(b"PK") || bytes.first() == Some(&0x80) || bytes.get(257..262) == Some(b"ustar");
+    let file = if torch {
+        File::parse(name, bytes)?
+    } else {
+        // What is no safetensors file at all is told as a broken checkpoint, and so is what says that it is one.
+        match safetensors::SafeTensors::read_metadata(&bytes) {
+            Ok((_, header)) if header.metadata().as_ref().is_none_or(|m| !m.contains_key("config")) => {
+                File::parse(name, bytes)?
+            }
+            _ => return own(name, bytes, options),
+        }
+    };
+    if options.dialect == Some(Dialect::Own) {
+        return Err(Error::new(format!("{} was not written by this program: its header has no config", file.name))
+            .hint("without --dialect its kind is looked for"));
+    }
+    Ok(fit(&file, side, options))
+}
+
+/// A checkpoint of this program.
+fn own(name: String, bytes: Vec<u8>, options: &Options) -> Result<Opened> {
+    let checkpoint = Checkpoint::parse(name.clone(), bytes)?;
+    if let Some(other) = options.dialect.filter(|d| *d != Dialect::Own) {
+        return Err(Error::new(format!("{name} is a checkpoint of this program, not {}", other.name()))
+            .hint("leave --dialect out"));
+    }
+    let network = options.network.unwrap_or("teacher");
+    let bare = checkpoint.is_bare();
+    let backbone = checkpoint.backbone(network)?;
+    let head = if options.head && !bare { Some(checkpoint.head(network)?) } else { None };
+    let left_out = if bare || head.is_some() { vec![] } else { vec!["the projection head".into()] };
+    let report = Report {
+        file: name,
+        format: Format::Safetensors,
+        dialect: Dialect::Own,
+        container: if bare { String::new() } else { format!("{network}.") },
+        missing: vec![],
+        extra: vec![],
+        misshapen: vec![],
+        left_out,
+        notes: vec![],
+    };
+    let weights = Weights { config: checkpoint.config, backbone, head, heads_stated: true, report: report.clone() };
+    Ok(Opened { report, weights: Ok(weights) })
+}
+
+/// Names of ours and the keys they have in the file.
+type Keys = BTreeMap<Piece, String>;
+
+/// Brings a foreign file to our table.
+fn fit(file: &File, side: &Side, options: &Options) -> Opened {
+    let mut report = Report {
+        file: file.name.clone(),
+        format: file.format,
+        dialect: Dialect::Official,
+        container: String::new(),
+        missing: vec![],
+        extra: vec![],
+        misshapen: vec![],
+        left_out: vec![],
+        notes: vec![],
+    };
+    let weights = load(file, side, options, &mut report);
+    let weights = weights.map(|w| Weights { report: report.clone(), ..w });
+    Opened { report, weights }
+}
+
+/// The prefix of the network asked for: that of a full checkpoint, of a wrapper, or none.
+fn container(file: &File, network: Option<&'static str>) -> Result<String> {
+    let has = |prefix: &str| file.tensors.keys().any(|key| key.starts_with(prefix));
+    let both = ["teacher.", "student."].map(has);
+    if both != [false; 2] {
+        let wanted = format!("{}.", network.unwrap_or("teacher"));
+        return if has(&wanted) {
+            Ok(wanted)
+        } else {
+            Err(Error::new(format!("{} has no {}", file.name, wanted.trim_end_matches('.')))
+                .hint("--which names the network that it holds"))
+        };
+    }
+    if network == Some("student") {
+        return Err(Error::new(format!("{} holds one network alone, no student beside a teacher", file.name))
+            .hint("--which teacher takes it"));
+    }
+    Ok(["state_dict.", "model."].into_iter().find(|p| has(p)).unwrap_or_default().into())
+}
+
+fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Result<Weights> {
+    report.container = container(file, options.network)?;
+    let full = matches!(report.container.as_str(), "teacher." | "student.");
+    // Beside a network's own dictionary a checkpoint may hold anything: the other network, the optimiser's state, the loss.
+    let inside: Vec<(&str, &str)> = file
+        .tensors
+        .keys()
+        .filter_map(|key| Some((key.as_str(), key.strip_prefix(report.container.as_str())?)))
+        .collect();
+    let bare: Vec<(&str, String)> = inside.iter().map(|(key, name)| (*key, bared(name))).collect();
+    if let Some((key, what)) = bare.iter().find_map(|(key, name)| Some((key, foreign(name)?))) {
+        let count = bare.iter().filter(|(_, name)| foreign(name) == Some(what)).count();
+        return Err(Error::new(format!(
+            "{} has {what}, which this program has not: {key} ({count} such keys)",
+            file.name
+        ))
+        .hint("it reads plain vision transformers with a class token and learned positions, as DINO's are"));
+    }
+    let hf = bare.iter().any(|(_, name)| name.starts_with("embeddings.") || name.starts_with("encoder.layer."));
+    report.dialect = options.dialect.unwrap_or(if hf {
+        Dialect::Hf
+    } else if side.config.get("pretrained_cfg").is_some() {
+        Dialect::Timm
+    } else {
+        Dialect::Official
+    });
+    let mut keys = Keys::new();
+    let mut others = vec![];
+    for (key, name) in bare {
+        let piece = match report.dialect {
+            Dialect::Hf => from_hf(&name),
+            _ => Some(Piece { name: name.clone(), third: None }),
+        };
+        match piece.filter(|p| !keys.contains_key(p) && harmless(&name).is_none()) {
+            Some(piece) => drop(keys.insert(piece, key.to_owned())),
+            None => others.push((key.to_owned(), name)),
+        }
+    }
+    let (config, heads_stated) = infer::config(file, &keys, side, options, report)?;
+    let has_head = keys.keys().any(|p| p.name.starts_with("head."));
+    let with_head = options.head && has_head;
+    if has_head && !with_head {
+        keys.retain(|piece, _| !piece.name.starts_with("head."));
+        report.left_out.push("the projection head".into());
+    }
+
+    // What the table wants, piece by piece, and where it goes.
+    let table = config.table();
+    let (mut wanted, mut parts) = (BTreeSet::new(), vec![]);
+    table.visit(|spec| {
+        if !(spec.name.part.is_empty() || with_head) {
+            return;
+        }
+        let (name, mut shape) = (spec.name.to_string(), spec.shape().to_vec());
+        let split = report.dialect == Dialect::Hf && name.contains("attn.qkv");
+        let mut at = spec.at.0.at;
+        let thirds = if split { vec![Some(0), Some(1), Some(2)] } else { vec![None] };
+        shape[0] /= thirds.len();
+        let len: usize = shape.iter().product();
+        for third in thirds {
+            let piece = Piece { name: name.clone(), third };
+            match keys.get(&piece) {
+                None => {
+                    let spelled = dialect::to_hf(&name);
+                    let shown = if report.dialect == Dialect::Hf { spelled.get(third.unwrap_or(0)) } else { None };
+                    report.missing.push(format!("{}{}", report.container, shown.unwrap_or(&name)));
+                }
+                Some(key) => {
+                    let found = &file.tensors[key].shape;
+                    if *found == shape {
+                        parts.push((key, at, len));
+                    } else {
+                        report.misshapen.push(format!("{key} {found:?}, not {shape:?}"));
+                    }
+                }
+            }
+            wanted.insert(piece);
+            at += len;
+        }
+    });
+    report.extra.extend(keys.iter().filter(|(piece, _)| !wanted.contains(piece)).map(|(_, key)| key.clone()));
+    for (key, name) in others {
+        match harmless(&name) {
+            Some(what) if options.allow_extra => {
+                if !report.left_out.iter().any(|known| known == what) {
+                    report.left_out.push(what.into());
+                }
+            }
+            _ => report.extra.push(key),
+        }
+    }
+    report.check()?;
+
+    // Shapes fit what the file holds, so the room needed is of the file's own size.
+    let mut all = vec![0.0; if with_head { table.len() } else { table.backbone_len() }];
+    let mut types: BTreeMap<&str, usize> = BTreeMap::new();
+    for (key, at, len) in parts {
+        all[at..at + len].copy_from_slice(&file.values(key)?);
+        let dtype = file.tensors[key].dtype;
+        if dtype != Dtype::F32 {
+            *types.entry(dtype.name()).or_default() += 1;
+        }
+    }
+    let converted = types.into_iter().map(|(name, n)| format!("{n} tensors of {name} are converted to float32"));
+    report.notes.extend(converted);
+    if !full && options.head && !has_head {
+        report.notes.push("there is no projection head in it".into());
+    }
+    let head = with_head.then(|| all.split_off(table.backbone_len()));
+    Ok(Weights { config, backbone: all, head, heads_stated, report: report.clone() })
+}
+
+/// A name without what wrappers put in front, and with the prototypes' two tensors as PyTorch called them before 2.0.
+fn bared(name: &str) -> String {
+    let mut name = name;
+    // In this order: DistributedDataParallel around torch.compile around the multi-crop wrapper, or ViTForImageClassification.
+    for prefix in ["module.", "_orig_mod.", "backbone.", "vit."] {
+        name = name.strip_prefix(prefix).unwrap_or(name);
+    }
+    match name {
+        "head.last_layer.parametrizations.weight.original0" => "head.last_layer.weight_g".into(),
+        "head.last_layer.parametrizations.weight.original1" => "head.last_layer.weight_v".into(),
+        _ => name.into(),
+    }
+}

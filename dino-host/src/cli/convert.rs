@@ -1,0 +1,113 @@
+//! `convert`.
+
+use crate::error::{Error, Result};
+use crate::weights::{self, Dialect, Options, Report, Weights, write};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// What weights become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Target {
+    /// A safetensors file under the published names
+    Official,
+    /// A safetensors file for timm's VisionTransformer
+    Timm,
+    /// A folder for Hugging Face's ViTModel: model.safetensors, config.json, preprocessor_config.json
+    Hf,
+    /// A folder with one array a tensor
+    Npy,
+    /// A safetensors file with this program's configuration, as a run's teacher.safetensors
+    SafetensorsOwn,
+}
+
+#[derive(Args)]
+pub struct Convert {
+    /// Weights of any known kind: a file, or a folder of Hugging Face's
+    #[arg(value_name = "IN")]
+    from: PathBuf,
+    /// What they become
+    #[arg(long, value_name = "KIND")]
+    to: Target,
+    /// File or folder to write
+    #[arg(value_name = "OUT")]
+    out: PathBuf,
+    /// Whose weights, of a file that has both
+    #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
+    which: String,
+    /// Keep the projection head, where there is one
+    #[arg(long)]
+    head: bool,
+    /// Whose names the file has; looked for if not given
+    #[arg(long, value_name = "DIALECT")]
+    dialect: Option<Dialect>,
+    /// Attention heads, of a file that does not say; else 64 wide
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+    /// Leave out what changes no feature (a classifier, a pooler) instead of refusing it
+    #[arg(long)]
+    allow_extra: bool,
+    /// Print the report as JSON, also where the file is refused
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Convert) -> Result<u8> {
+    let network = Some(if args.which == "student" { "student" } else { "teacher" });
+    let options =
+        Options { dialect: args.dialect, network, heads: args.heads, head: args.head, allow_extra: args.allow_extra };
+    let opened = weights::open(&args.from, &options)?;
+    let report = opened.report.clone();
+    let weights = match opened.strict() {
+        Ok(weights) => weights,
+        Err(e) => {
+            if args.json {
+                println!("{}", report.json());
+            } else {
+                report.lines().iter().for_each(|line| println!("{line}"));
+            }
+            return Err(e);
+        }
+    };
+    if args.head && weights.head.is_none() {
+        return Err(Error::new(format!("{} has no projection head", args.from.display())).hint("leave --head out"));
+    }
+    let said = write_to(args.to, &weights, &args.out)?;
+    print(&report, &weights, &said, args.json);
+    Ok(0)
+}
+
+/// Writes weights; returns what to tell the user.
+fn write_to(target: Target, weights: &Weights, out: &Path) -> Result<Vec<String>> {
+    match target {
+        Target::Official => write::safetensors(Dialect::Official, weights, out),
+        Target::Timm => write::safetensors(Dialect::Timm, weights, out),
+        Target::Hf => write::safetensors(Dialect::Hf, weights, out),
+        Target::SafetensorsOwn => write::safetensors(Dialect::Own, weights, out),
+        Target::Npy => write::npy(weights, out),
+    }
+}
+
+fn print(report: &Report, weights: &Weights, said: &[String], as_json: bool) {
+    let (c, tensors) = (&weights.config, weights.tensors());
+    if as_json {
+        let mut all = report.json();
+        all["architecture"] = json!({
+            "embed_dim": c.embed_dim, "depth": c.depth, "heads": c.heads, "heads_stated": weights.heads_stated,
+            "patch_size": c.patch_size, "global_size": c.global_size, "channels": c.channels,
+            "mlp": c.table().backbone.mlp,
+        });
+        all["tensors"] = json!(tensors);
+        all["said"] = json!(said);
+        println!("{all}");
+        return;
+    }
+    println!("read\t{}, {} names, {tensors} tensors", report.format.name(), report.dialect.name());
+    let heads = if weights.heads_stated { "" } else { " (not said by the file)" };
+    println!(
+        "is\twidth {}, {} blocks, {} heads{heads}, patches of {} pixels, images of {} x {} x {}",
+        c.embed_dim, c.depth, c.heads, c.patch_size, c.channels, c.global_size, c.global_size
+    );
+    report.left_out.iter().for_each(|part| println!("left out\t{part}"));
+    report.notes.iter().chain(said).for_each(|note| println!("note\t{note}"));
+}

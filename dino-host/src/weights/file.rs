@@ -1,0 +1,182 @@
+//! A file of named tensors, whatever its format: where each lies, and its numbers as f32 when they are asked for.
+
+use super::pickle::Dtype;
+use super::pth;
+use crate::error::{Error, Result};
+use half::{bf16, f16};
+use safetensors::SafeTensors;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+
+/// Most tensors of a file.
+const MOST_TENSORS: usize = 100_000;
+
+/// A format that tensors travel in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Safetensors,
+    /// `torch.save` since 1.6: an archive of stored entries.
+    Zip,
+    /// `torch.save` before: pickles, then the storages.
+    Legacy,
+}
+
+impl Format {
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Safetensors => "safetensors",
+            Format::Zip => "PyTorch's .pth",
+            Format::Legacy => "PyTorch's .pth of before 1.6",
+        }
+    }
+}
+
+/// Where a tensor lies.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Elements between neighbours along every axis.
+    pub strides: Vec<usize>,
+    /// Bytes of the storage in the file.
+    pub storage: Range<usize>,
+    /// Its first element, counted from there.
+    pub offset: usize,
+    /// The storage's checksum, where the format has one.
+    pub crc: Option<(Range<usize>, u32)>,
+}
+
+/// An open file. Names are those in the file; of a pickle of dictionaries, `outer.inner`.
+pub struct File {
+    pub name: String,
+    pub format: Format,
+    pub tensors: BTreeMap<String, Place>,
+    /// Of a safetensors file.
+    pub metadata: BTreeMap<String, String>,
+    bytes: Vec<u8>,
+    /// First bytes of the stretches whose checksum was found right.
+    sound: RefCell<HashSet<usize>>,
+}
+
+impl File {
+    /// Finds the tensors in the bytes of a file; `name` is for the errors.
+    pub fn parse(name: String, bytes: Vec<u8>) -> Result<File> {
+        let unreadable = |e: Error| Error {
+            message: format!("cannot read the weights {name}: {}", e.message),
+            hint: e.hint.or(Some("safetensors files and those of torch.save are read".into())),
+        };
+        let (format, tensors, metadata) = if bytes.starts_with(b"PK") {
+            (Format::Zip, pth::zip(&bytes).map_err(unreadable)?, BTreeMap::new())
+        } else if bytes.first() == Some(&0x80) {
+            (Format::Legacy, pth::legacy(&bytes).map_err(unreadable)?, BTreeMap::new())
+        } else if bytes.get(257..262) == Some(b"ustar") {
+            return Err(unreadable(
+                Error::new("it is a tar archive, the format of PyTorch before 0.2")
+                    .hint("load it in Python and torch.save(...) it again"),
+            ));
+        } else {
+            let (tensors, metadata) = safetensors(&bytes).map_err(unreadable)?;
+            (Format::Safetensors, tensors, metadata)
+        };
+        if tensors.len() > MOST_TENSORS {
+            return Err(unreadable(Error::new(format!("it holds {} tensors", tensors.len()))));
+        }
+        Ok(File { name, format, tensors, metadata, bytes, sound: RefCell::default() })
+    }
+
+    /// The numbers of a tensor in row-major order, finite, as f32.
+    pub fn values(&self, key: &str) -> Result<Vec<f32>> {
+        let place = self.tensors.get(key).ok_or_else(|| Error::new(format!("{} has no tensor {key}", self.name)))?;
+        let bad = |what: String| Error::new(format!("{}: {key} {what}", self.name));
+        let damaged = |what: String| bad(what).hint("the file is damaged: copy or download it again");
+        if let Some((range, crc)) = &place.crc
+            && !self.sound.borrow().contains(&range.start)
+        {
+            if crc32fast::hash(&self.bytes[range.clone()]) != *crc {
+                return Err(damaged("does not have the checksum that its archive says".into()));
+            }
+            self.sound.borrow_mut().insert(range.start);
+        }
+        let storage = &self.bytes[place.storage.clone()];
+        let elements = storage.len() / place.dtype.bytes();
+        let at = place.indices(elements).ok_or_else(|| {
+            damaged(format!(
+                "of shape {:?} and strides {:?} does not fit its storage of {elements} numbers",
+                place.shape, place.strides
+            ))
+        })?;
+        let values: Vec<f32> = match place.dtype {
+            Dtype::F64 => pick(storage, &at, |b| f64::from_le_bytes(b) as f32),
+            Dtype::F32 => pick(storage, &at, f32::from_le_bytes),
+            Dtype::F16 => pick(storage, &at, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => pick(storage, &at, |b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::Other(name, _) => {
+                return Err(bad(format!("holds {name}")).hint("weights are float32, float16, bfloat16 or float64"));
+            }
+        };
+        match values.iter().position(|x| !x.is_finite()) {
+            None => Ok(values),
+            Some(i) => Err(damaged(format!("is not finite: element {i} is {}", values[i]))),
+        }
+    }
+}
+
+fn pick<const N: usize>(storage: &[u8], at: &[usize], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    let elements = storage.as_chunks::<N>().0;
+    at.iter().map(|&i| read(elements[i])).collect()
+}
+
+impl Place {
+    /// The place of every element in a storage of `elements`; `None` where one lies outside, or where they are more than the storage
+    /// has, which no tensor that was ever trained does.
+    fn indices(&self, elements: usize) -> Option<Vec<usize>> {
+        let count = self.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
+        if count > elements {
+            return None;
+        }
+        if count > 0 {
+            let span = self.shape.iter().zip(&self.strides);
+            let last = span.map(|(d, s)| (d - 1).checked_mul(*s)).try_fold(self.offset, |n, x| n.checked_add(x?))?;
+            if last >= elements {
+                return None;
+            }
+        }
+        let mut at = Vec::with_capacity(count);
+        at.extend((count > 0).then_some(self.offset));
+        // Axis by axis, the outermost first: every place becomes those of its row.
+        for (d, s) in self.shape.iter().zip(&self.strides) {
+            at = at.iter().flat_map(|first| (0..*d).map(move |i| first + i * s)).collect();
+        }
+        Some(at)
+    }
+}
+
+type Found = (BTreeMap<String, Place>, BTreeMap<String, String>);
+
+fn safetensors(bytes: &[u8]) -> Result<Found> {
+    let failed = |e| Error::new(format!("{e}, {} bytes", bytes.len()));
+    SafeTensors::deserialize(bytes).map_err(failed)?;
+    let (header, all) = SafeTensors::read_metadata(bytes).map_err(failed)?;
+    let first = 8 + header;
+    let mut tensors = BTreeMap::new();
+    for (name, info) in all.tensors() {
+        use safetensors::Dtype as D;
+        let dtype = match info.dtype {
+            D::F64 => Dtype::F64,
+            D::F32 => Dtype::F32,
+            D::F16 => Dtype::F16,
+            D::BF16 => Dtype::BF16,
+            D::I64 => Dtype::Other("int64", 8),
+            D::I32 => Dtype::Other("int32", 4),
+            _ => Dtype::Other("a type of a few bits or none of a number", 1),
+        };
+        let mut strides = vec![1; info.shape.len()];
+        for i in (1..strides.len()).rev() {
+            strides[i - 1] = strides[i] * info.shape[i].max(1);
+        }
+        let storage = first + info.data_offsets.0..first + info.data_offsets.1;
+        tensors.insert(name, Place { dtype, shape: info.shape.clone(), strides, storage, offset: 0, crc: None });
+    }
+    Ok((tensors, all.metadata().clone().unwrap_or_default().into_iter().collect()))
+}

@@ -1,0 +1,168 @@
+//! Weights for other programs: safetensors under the published names, timm's or Hugging Face's, or an array a tensor.
+
+use super::dialect::to_hf;
+use super::infer::SETTINGS;
+use super::{Dialect, Weights};
+use crate::checkpoint::{self, Out, Progress};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::export;
+use crate::log::write_atomically;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+/// A tensor of a backbone or a head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Named<'a> {
+    /// The published key, `blocks.3.attn.qkv.weight` or `head.mlp.0.weight`.
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// Row-major.
+    pub values: &'a [f32],
+}
+
+/// The tensors of a backbone (`weights` in the table's layout) in the published order.
+pub fn backbone<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
+    let mut all = vec![];
+    config.table().visit(|spec| {
+        if spec.name.part.is_empty() {
+            let values = &weights[spec.at.range()];
+            all.push(Named { name: spec.name.to_string(), shape: spec.shape().to_vec(), values });
+        }
+    });
+    all
+}
+
+/// The tensors of a projection head, laid out as the table behind the backbone.
+pub fn head<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
+    let (table, mut all) = (config.table(), vec![]);
+    table.visit(|spec| {
+        if !spec.name.part.is_empty() {
+            let values = &weights[spec.at.0.at - table.backbone_len()..][..spec.at.len()];
+            all.push(Named { name: spec.name.to_string(), shape: spec.shape().to_vec(), values });
+        }
+    });
+    all
+}
+
+/// Writes safetensors in a dialect: a file, for Hugging Face a folder. Equal weights give equal bytes. Returns what to tell the user.
+pub fn safetensors(dialect: Dialect, weights: &Weights, out: &Path) -> Result<Vec<String>> {
+    let config = &weights.config;
+    let mut tensors: Vec<(String, Out)> = vec![];
+    let prefix = match (&weights.head, dialect) {
+        (None, _) => "",
+        (Some(_), Dialect::Official) => "backbone.",
+        (Some(_), Dialect::Own) => "teacher.backbone.",
+        (Some(_), _) => {
+            return Err(Error::new(format!("{}'s model has no place for a projection head", dialect.name()))
+                .hint("leave --head out, or use --to official"));
+        }
+    };
+    for t in backbone(config, &weights.backbone) {
+        if dialect == Dialect::Hf {
+            // Query, key and value lie one below the other.
+            let names = to_hf(&t.name);
+            let mut shape = t.shape;
+            shape[0] /= names.len();
+            for (name, values) in names.into_iter().zip(t.values.chunks(shape.iter().product())) {
+                tensors.push((name, Out { shape: shape.clone(), values: values.to_vec() }));
+            }
+        } else {
+            tensors.push((format!("{prefix}{}", t.name), Out { shape: t.shape, values: t.values.to_vec() }));
+        }
+    }
+    for t in weights.head.iter().flat_map(|h| head(config, h)) {
+        let name = if dialect == Dialect::Own { format!("teacher.{}", t.name) } else { t.name };
+        tensors.push((name, Out { shape: t.shape, values: t.values.to_vec() }));
+    }
+    // What the names and shapes do not say, for when it is read again here; other programs do not look at it.
+    let settings = json!({
+        "heads": config.heads, "mean": config.mean, "std": config.std, "position-resize": config.position_resize,
+    });
+    let foreign = || BTreeMap::from([("format", "pt".to_string()), (SETTINGS, settings.to_string())]);
+    match dialect {
+        Dialect::Own => {
+            checkpoint::write(out, tensors, checkpoint::metadata(config, Progress::default()))?;
+            Ok(vec![format!("written: {}", out.display())])
+        }
+        Dialect::Official | Dialect::Timm => {
+            checkpoint::write(out, tensors, foreign())?;
+            Ok(vec![format!("written: {}", out.display())])
+        }
+        Dialect::Hf => {
+            folder(out)?;
+            checkpoint::write(&out.join("model.safetensors"), tensors, foreign())?;
+            let (model, pixels) = hugging_face(config);
+            write_atomically(&out.join("config.json"), |f| writeln!(f, "{model:#}"))?;
+            write_atomically(&out.join("preprocessor_config.json"), |f| writeln!(f, "{pixels:#}"))?;
+            let mut said = vec![format!(
+                "written: {} with config.json, layer_norm_eps 1e-6",
+                out.join("model.safetensors").display()
+            )];
+            said.push("there is no pooler in it: ViTModel.from_pretrained(DIR, add_pooling_layer=False)".into());
+            if config.position_resize != "size" {
+                said.push(
+                    "other image sizes: Hugging Face resizes positions to a size, this network was trained with the \
+                     published rule (+0.1), so features there differ a little"
+                        .into(),
+                );
+            }
+            Ok(said)
+        }
+    }
+}
+
+/// Hugging Face's config.json and preprocessor_config.json.
+fn hugging_face(config: &Config) -> (serde_json::Value, serde_json::Value) {
+    let model = json!({
+        "architectures": ["ViTModel"],
+        "attention_probs_dropout_prob": 0.0,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "hidden_size": config.embed_dim,
+        "image_size": config.global_size,
+        "initializer_range": config.init_std,
+        "intermediate_size": config.table().backbone.mlp,
+        "layer_norm_eps": 1e-6,
+        "model_type": "vit",
+        "num_attention_heads": config.heads,
+        "num_channels": config.channels,
+        "num_hidden_layers": config.depth,
+        "patch_size": config.patch_size,
+        "qkv_bias": true,
+    });
+    let pixels = json!({
+        "do_normalize": true,
+        "do_rescale": true,
+        "do_resize": true,
+        "image_mean": config.mean,
+        "image_processor_type": "ViTImageProcessor",
+        "image_std": config.std,
+        "resample": 3,
+        "rescale_factor": 1.0 / 255.0,
+        "size": {"height": config.global_size, "width": config.global_size},
+    });
+    (model, pixels)
+}
+
+/// Writes a folder with one array a tensor, `NAME.npy` of f32.
+pub fn npy(weights: &Weights, out: &Path) -> Result<Vec<String>> {
+    folder(out)?;
+    let mut all = backbone(&weights.config, &weights.backbone);
+    all.extend(weights.head.iter().flat_map(|h| head(&weights.config, h)));
+    for t in &all {
+        let bytes: Vec<u8> = t.values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        write_atomically(&out.join(format!("{}.npy", t.name)), |f| {
+            f.write_all(&export::Format::Npy.header(&t.shape))?;
+            f.write_all(&bytes)
+        })?;
+    }
+    Ok(vec![format!("written: {} arrays in {}", all.len(), out.display())])
+}
+
+fn folder(out: &Path) -> Result<()> {
+    std::fs::create_dir_all(out)
+        .map_err(|e| Error::new(format!("cannot make the folder {}: {e}", out.display())).hint("OUT names a folder"))
+}
