@@ -155,6 +155,12 @@ impl<'a> Flat<'a> {
         Ok(Flat { vit, statistics: &blob[FIELDS..][..8 * vit.channels], weights: &blob[first..] })
     }
 
+    /// Number of weights.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.weights.len() / 4
+    }
+
     /// Mean and standard deviation of a channel's values, 0 to 1, that the pixels are normalised with.
     pub fn statistics(&self, channel: usize) -> [f32; 2] {
         let at = |i: usize| float(&self.statistics[4 * i..]);

@@ -1,7 +1,8 @@
 //! `convert`.
 
 use crate::error::{Error, Result};
-use crate::weights::{self, Dialect, Options, Report, Weights, write};
+use crate::weights::onnx::{self, Size};
+use crate::weights::{self, Dialect, Options, Report, Weights, flat, write};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,10 @@ enum Target {
     Npy,
     /// A safetensors file with this program's configuration, as a run's teacher.safetensors
     SafetensorsOwn,
+    /// An ONNX model, any number of images; of which size: --height, --width
+    Onnx,
+    /// One flat blob for firmware, read by `dino_kernel::flat`
+    Flat,
 }
 
 #[derive(Args)]
@@ -35,6 +40,12 @@ pub struct Convert {
     /// Whose weights, of a file that has both
     #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
     which: String,
+    /// Height of the images that an ONNX model takes, pixels; without it and --width any size
+    #[arg(long, value_name = "PIXELS", requires = "width")]
+    height: Option<usize>,
+    /// Their width
+    #[arg(long, value_name = "PIXELS", requires = "height")]
+    width: Option<usize>,
     /// Keep the projection head, where there is one
     #[arg(long)]
     head: bool,
@@ -72,19 +83,42 @@ pub fn run(args: Convert) -> Result<u8> {
     if args.head && weights.head.is_none() {
         return Err(Error::new(format!("{} has no projection head", args.from.display())).hint("leave --head out"));
     }
-    let said = write_to(args.to, &weights, &args.out)?;
+    if args.head && matches!(args.to, Target::Onnx | Target::Flat) {
+        return Err(Error::new("models and blobs hold the backbone alone").hint("leave --head out"));
+    }
+    if args.height.is_some() && args.to != Target::Onnx {
+        return Err(Error::new("--height and --width are of an ONNX model").hint("--to onnx, or leave them out"));
+    }
+    let size = args.height.zip(args.width).map_or(Size::Free, |(height, width)| Size::Fixed { height, width });
+    let said = write_to(args.to, &weights, size, &args.out)?;
     print(&report, &weights, &said, args.json);
     Ok(0)
 }
 
 /// Writes weights; returns what to tell the user.
-fn write_to(target: Target, weights: &Weights, out: &Path) -> Result<Vec<String>> {
+fn write_to(target: Target, weights: &Weights, size: Size, out: &Path) -> Result<Vec<String>> {
     match target {
         Target::Official => write::safetensors(Dialect::Official, weights, out),
         Target::Timm => write::safetensors(Dialect::Timm, weights, out),
         Target::Hf => write::safetensors(Dialect::Hf, weights, out),
         Target::SafetensorsOwn => write::safetensors(Dialect::Own, weights, out),
         Target::Npy => write::npy(weights, out),
+        Target::Onnx => {
+            onnx::write(out, &weights.config, &weights.backbone, size)?;
+            let images = match size {
+                Size::Free => format!("any size, positions by the rule {}", weights.config.position_resize),
+                Size::Fixed { height, width } => format!("{width} x {height} pixels"),
+            };
+            Ok(vec![
+                format!("ONNX, operator set 17, any number of images of {images}: {}", out.display()),
+                "outputs: features (batch, C), tokens (batch, 1 + patches, C); how pixels are normalised is in its metadata"
+                    .into(),
+            ])
+        }
+        Target::Flat => {
+            flat::write(out, &weights.config, &weights.backbone)?;
+            Ok(vec![format!("a flat blob for dino_kernel::flat: {}", out.display())])
+        }
     }
 }
 

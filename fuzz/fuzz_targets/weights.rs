@@ -1,0 +1,32 @@
+//! Any bytes as a file of weights: `.pth` of both kinds (the pickle within executes nothing), safetensors, another's names or ours. And
+//! as a flat blob, its checksum made to fit.
+#![no_main]
+
+use dino_host::weights::{self, Options, Side};
+use dino_kernel::flat::{Flat, FlatError};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let options = Options { head: true, allow_extra: true, ..Options::default() };
+    if let Ok(opened) = weights::parse("fuzz".into(), bytes.to_vec(), &Side::default(), &options) {
+        let (fits, report) = (opened.report.check().is_ok(), opened.report.lines());
+        match opened.strict() {
+            Ok(found) => assert_eq!(found.backbone.len(), found.config.table().backbone_len()),
+            Err(e) => assert!(!fits || !e.to_string().is_empty(), "{report:?}"),
+        }
+    }
+    let mut blob = bytes.to_vec();
+    if blob.len() >= 16 {
+        blob[..8].copy_from_slice(b"DINOFLAT");
+        blob[8..12].copy_from_slice(&1u32.to_le_bytes());
+        let sum = crc32fast::hash(&blob[16..]);
+        blob[12..16].copy_from_slice(&sum.to_le_bytes());
+    }
+    match Flat::parse(&blob) {
+        Ok(flat) => {
+            let mut copy = vec![0.0; flat.len()];
+            flat.copy(&mut copy);
+        }
+        Err(e) => assert!(e != FlatError::Checksum, "it was made to fit"),
+    }
+});
