@@ -209,11 +209,9 @@ fn check_data<D: Device>(run: &Run<D>, known: &Value) -> Result<()> {
 fn manifest<D: Device>(run: &Run<D>, device: &D, known: &Value, init_from: &Value) -> Result<()> {
     let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});
     // A run that goes on is still made by the command that began it.
-    let words = json!(run.aside.command);
-    let (command, resumed) = if run.resume { (known["command"].clone(), words) } else { (words, Value::Null) };
+    let command = if run.resume { known["command"].clone() } else { json!(run.aside.command) };
     let manifest = json!({
         "command": command,
-        "resumed_with": resumed,
         "host": {
             "os": std::env::consts::OS,
             "arch": std::env::consts::ARCH,

@@ -1,53 +1,64 @@
 //! `report`.
 
-use super::shared::{Shared, Tolerance, backbone, open, start};
+use super::shared::{Shared, open, start};
 use crate::device::Device;
-use crate::error::Result;
-use crate::log::write_atomically;
-use crate::report::{self, evidence};
-use crate::train;
+use crate::error::{Error, Result};
+use crate::report;
 use clap::Args;
-use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 #[derive(Args)]
 pub struct Report<O: Args> {
-    /// The folder of a run
+    /// Folder of a run
     #[arg(value_name = "DIR")]
-    run: PathBuf,
-    /// Where the images are now [default: where the run found them]
+    dir: PathBuf,
+    /// Where the run's images are now [default: where they were]
     #[arg(long, value_name = "PATH")]
     data: Option<String>,
-    /// The page [default: report.html in DIR]
-    #[arg(long, value_name = "FILE")]
+    /// The page [default: DIR/report.html]
+    #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
-    /// Most images of each part that neighbours and confusion are made of; 0 leaves both out
-    #[arg(long, default_value_t = 5000)]
+    /// Training images that neighbours and confusion are made of at most; a quarter as many test images are asked
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
     images: usize,
+    /// Open the page in the browser
+    #[arg(long)]
+    open: bool,
     #[command(flatten)]
     shared: Shared<O>,
-    #[command(flatten)]
-    tolerance: Tolerance,
 }
 
 pub fn run<D: Device>(args: Report<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
-    let faults = args.tolerance.faults();
-    // A page without them is still a page: it says what is missing and why.
-    let gather = || {
-        let (config, teacher) = backbone(&args.run.join(train::TEACHER), "teacher")?;
-        let data = args.data.clone().map_or_else(|| train::recorded_data(&args.run), Ok)?;
-        let splits = open(&data, &config)?;
-        evidence::gather::<D>(&args.shared.device, &config, &teacher, &splits, &faults, args.images)
-    };
-    let evidence = if args.images == 0 { Ok(evidence::Evidence::default()) } else { gather() };
-    faults.say();
-    if let Err(e) = &evidence {
-        eprintln!("note: neighbours and confusion are left out: {e}");
+    let out = args.out.unwrap_or_else(|| args.dir.join("report.html"));
+    let said = report::write::<D>(&args.shared.device, &args.dir, &out, args.images.max(1), |recorded, config| {
+        let data = args.data.as_deref().or(recorded);
+        let (Some(data), Some(config)) = (data, config) else {
+            return Err(Error::new("there is no run.json that names them").hint("--data PATH names the images"));
+        };
+        open(data, config)
+    })?;
+    if let Err(e) = report::events(&args.dir) {
+        eprintln!("note: no event file for TensorBoard: {e}");
     }
-    let page = report::page(&args.run, evidence)?;
-    let out = args.out.unwrap_or_else(|| args.run.join("report.html"));
-    write_atomically(&out, |file| file.write_all(page.as_bytes()))?;
-    eprintln!("{} ({} KB)", out.display(), page.len().div_ceil(1000));
+    eprintln!("{said}");
+    if args.open {
+        browse(&out);
+    }
     Ok(0)
+}
+
+/// Opens a page with the system's browser. That there is none is no error of the report.
+fn browse(page: &Path) {
+    let program = match std::env::consts::OS {
+        "macos" => "open",
+        "windows" => "explorer",
+        _ => "xdg-open",
+    };
+    let mut command = Command::new(program);
+    let quiet = command.arg(page).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Err(e) = quiet.spawn() {
+        eprintln!("note: {program} did not start: {e}");
+    }
 }

@@ -1,177 +1,184 @@
-//! Line charts as SVG: axes, direct labels, and few enough points for a page.
+//! Line charts as SVG.
 
 use super::page::escape;
 use std::fmt::Write;
 
-/// Points a line keeps at most: the least and the greatest of each of half as many stretches.
-const POINTS: usize = 600;
-const WIDTH: f64 = 420.0;
-const HEIGHT: f64 = 230.0;
-/// Left, top, right, bottom of the plot within the picture.
-const PLOT: [f64; 4] = [48.0, 12.0, 408.0, 196.0];
+/// Most places along a line. Of more points those that fall together become one place with their mean and extremes.
+const PLACES: usize = 500;
+/// Size, and the room for what stands left, above, right and below of the lines.
+const WIDTH: f64 = 400.0;
+const HEIGHT: f64 = 210.0;
+const LEFT: f64 = 46.0;
+const TOP: f64 = 10.0;
+const RIGHT: f64 = 66.0;
+const BOTTOM: f64 = 34.0;
 
-/// One line.
+/// Points that fall together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Place {
+    pub x: f64,
+    pub mean: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+/// At most `places` places of points in the order of x, each the mean of as many neighbouring points, with the least and greatest.
+/// Points that are not finite are left out; where all of a place are, there is a gap (`None`).
+pub fn thin(points: &[(f64, f64)], places: usize) -> Vec<Option<Place>> {
+    let size = points.len().div_ceil(places.max(1)).max(1);
+    let place = |part: &[(f64, f64)]| {
+        let found: Vec<f64> = part.iter().map(|p| p.1).filter(|y| y.is_finite()).collect();
+        (!found.is_empty()).then(|| Place {
+            x: part[part.len() / 2].0,
+            mean: found.iter().sum::<f64>() / found.len() as f64,
+            min: found.iter().copied().fold(f64::INFINITY, f64::min),
+            max: found.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        })
+    };
+    points.chunks(size).map(place).collect()
+}
+
 pub struct Line {
     pub name: &'static str,
-    /// (x, y), x rising, all finite.
-    pub points: Vec<[f64; 2]>,
-    /// Points are marked: few, and what lies between them is not known.
+    pub points: Vec<(f64, f64)>,
+    /// Few points, each to be seen.
     pub dots: bool,
 }
 
-/// A chart over steps.
 pub struct Chart {
     pub title: &'static str,
-    /// What the values are, with their unit.
+    /// Of the vertical axis.
     pub unit: &'static str,
+    /// Of the horizontal axis.
+    pub along: &'static str,
     pub lines: Vec<Line>,
-    /// Levels to compare with, by name.
-    pub levels: Vec<(String, f64)>,
-    /// The values start at zero.
-    pub from_zero: bool,
+    /// Lines that do not move: name, height.
+    pub marks: Vec<(String, f64)>,
+}
+
+/// A number short enough for an axis.
+pub fn short(x: f64) -> String {
+    match x.abs() {
+        0.0 => "0".into(),
+        a if !(1e-3..1e5).contains(&a) => format!("{x:.1e}").replace(".0e", "e"),
+        a => {
+            let text = format!("{x:.*}", (3 - a.log10().floor() as i32).clamp(0, 6) as usize);
+            if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
+        }
+    }
+}
+
+/// Round numbers from `low` to `high`, about four.
+fn ticks(low: f64, high: f64) -> Vec<f64> {
+    let raw = (high - low) / 4.0;
+    let power = 10f64.powf(raw.log10().floor());
+    let step = [1.0, 2.0, 2.5, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= raw * 0.999).unwrap_or(raw);
+    let first = (low / step - 1e-9).ceil();
+    (0..12).map(|i| (first + i as f64) * step).take_while(|t| *t <= high + 1e-9 * step).map(|t| t + 0.0).collect()
 }
 
 impl Chart {
-    /// A figure, or none where there is nothing to show.
-    pub fn html(&self, last_step: f64) -> String {
-        let lines: Vec<(&Line, Vec<[f64; 2]>)> =
-            self.lines.iter().filter(|l| !l.points.is_empty()).map(|l| (l, thin(&l.points, POINTS))).collect();
-        if lines.is_empty() {
-            return String::new();
+    /// A figure; nothing where there is not one finite point.
+    pub fn draw(&self) -> String {
+        let lines: Vec<(&Line, Vec<Option<Place>>)> = self.lines.iter().map(|l| (l, thin(&l.points, PLACES))).collect();
+        let lines: Vec<_> = lines.into_iter().filter(|l| l.1.iter().any(Option::is_some)).collect();
+        let places = || lines.iter().flat_map(|l| l.1.iter().flatten());
+        let Some(first) = places().next() else { return String::new() };
+        let (mut x0, mut x1, mut y0, mut y1) = (first.x, first.x, first.min, first.max);
+        for p in places() {
+            (x0, x1, y0, y1) = (x0.min(p.x), x1.max(p.x), y0.min(p.min), y1.max(p.max));
         }
-        let values = lines.iter().flat_map(|l| &l.1).map(|p| p[1]).chain(self.levels.iter().map(|l| l.1));
-        let (mut low, mut high) = values.fold((f64::MAX, f64::MIN), |(a, b), y| (a.min(y), b.max(y)));
-        if self.from_zero {
-            low = low.min(0.0);
+        self.marks.iter().for_each(|m| (y0, y1) = (y0.min(m.1), y1.max(m.1)));
+        // From zero where that costs little room.
+        if y0 > 0.0 && y0 < 0.5 * y1 {
+            y0 = 0.0;
         }
-        if high - low < 1e-12 * high.abs().max(1e-300) {
-            let room = if high == 0.0 { 1.0 } else { 0.1 * high.abs() };
-            (low, high) = (low - room, high + room);
+        if y1 - y0 <= 1e-9 * y1.abs() {
+            let room = if y1 == 0.0 { 1.0 } else { 0.1 * y1.abs() };
+            (y0, y1) = (y0 - room, y1 + room);
         }
-        let (y_ticks, x_ticks) = (ticks(low, high, 5), ticks(0.0, last_step.max(1.0), 5));
-        // The axis ends on a tick, so that every line has a number above it.
-        let (low, high) = (low.min(y_ticks[0]), high.max(y_ticks[y_ticks.len() - 1]));
-        let [left, top, right, bottom] = PLOT;
-        let x = |v: f64| left + (right - left) * v / last_step.max(1.0);
-        let y = |v: f64| bottom - (bottom - top) * (v - low) / (high - low);
-        let mut svg = format!(
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}: {}\">",
-            escape(self.title),
-            escape(&self.words(&lines))
-        );
-        for &v in &y_ticks {
-            let at = y(v);
-            let _ = write!(svg, "<path class=\"grid\" d=\"M{left} {at:.1}H{right}\"/>");
-            let _ = write!(svg, "<text x=\"{}\" y=\"{:.1}\" class=\"end\">{}</text>", left - 6.0, at + 4.0, number(v));
+        let (y0, y1) = if y0 == 0.0 { (0.0, y1 * 1.04) } else { (y0 - 0.04 * (y1 - y0), y1 + 0.04 * (y1 - y0)) };
+        let (x0, x1) = if x1 > x0 { (x0, x1) } else { (x0 - 0.5, x0 + 0.5) };
+        let at_x = |x: f64| LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
+        let at_y = |y: f64| HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
+
+        let mut s = String::new();
+        let mut words = Vec::new();
+        for t in ticks(y0, y1) {
+            let y = at_y(t);
+            let _ = write!(s, "<path class=grid d='M{LEFT} {y:.1}H{}'/>", WIDTH - RIGHT);
+            let _ = write!(s, "<text class=tick x={} y={:.1} text-anchor=end>{}</text>", LEFT - 6.0, y + 4.0, short(t));
         }
-        for &v in &x_ticks {
-            // A number at the right edge ends there, so that none is cut off.
-            let (at, class) = if x(v) > right - 12.0 { (right.min(x(v) + 12.0), "end") } else { (x(v), "mid") };
-            let _ = write!(svg, "<text x=\"{at:.1}\" y=\"{}\" class=\"{class}\">{}</text>", bottom + 16.0, number(v));
+        for t in ticks(x0, x1) {
+            let (x, y) = (at_x(t), HEIGHT - BOTTOM + 15.0);
+            let _ = write!(s, "<text class=tick x={x:.1} y={y} text-anchor=middle>{}</text>", short(t));
         }
-        let _ = write!(svg, "<text x=\"{right}\" y=\"{}\" class=\"end\">step</text>", HEIGHT - 3.0);
-        for (name, value) in &self.levels {
-            let at = y(*value);
-            let _ = write!(svg, "<path class=\"level\" d=\"M{left} {at:.1}H{right}\"/>");
+        let (middle, low) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 4.0);
+        let _ = write!(s, "<text class=tick x={middle} y={low} text-anchor=middle>{}</text>", self.along);
+        // Height and class of what is written at the right end.
+        let mut labels: Vec<(f64, String, String)> = Vec::new();
+        for (name, y) in &self.marks {
+            let _ = write!(s, "<path class=mark d='M{LEFT} {:.1}H{}'/>", at_y(*y), WIDTH - RIGHT);
+            labels.push((at_y(*y), "mark".into(), name.clone()));
+            words.push(format!("{name}: {}", short(*y)));
+        }
+        let mut hover = Vec::new();
+        for (i, (line, places)) in lines.iter().enumerate() {
+            // Stretches without gaps.
+            for part in places.split(Option::is_none).filter(|p| !p.is_empty()) {
+                let part: Vec<Place> = part.iter().flatten().copied().collect();
+                if part.iter().any(|p| p.max > p.min) {
+                    let above = part.iter().map(|p| (p.x, p.max));
+                    let band: Vec<String> = above
+                        .chain(part.iter().rev().map(|p| (p.x, p.min)))
+                        .map(|(x, y)| format!("{:.1} {:.1}", at_x(x), at_y(y)))
+                        .collect();
+                    let _ = write!(s, "<path class='band c{i}' d='M{}Z'/>", band.join("L"));
+                }
+                let way: Vec<String> = part.iter().map(|p| format!("{:.1} {:.1}", at_x(p.x), at_y(p.mean))).collect();
+                let _ = write!(s, "<path class='line c{i}' d='M{}'/>", way.join("L"));
+                if (line.dots && part.len() <= 40) || part.len() == 1 {
+                    for p in &part {
+                        let _ =
+                            write!(s, "<circle class='dot c{i}' cx={:.1} cy={:.1} r=2.6 />", at_x(p.x), at_y(p.mean));
+                    }
+                }
+            }
+            let found: Vec<&Place> = places.iter().flatten().collect();
+            let (a, b) = (found[0], found[found.len() - 1]);
+            let low = found.iter().fold(f64::INFINITY, |m, p| m.min(p.min));
+            let high = found.iter().fold(f64::NEG_INFINITY, |m, p| m.max(p.max));
+            let [a1, b1, low, high] = [a.mean, b.mean, low, high].map(short);
+            words.push(format!("{}: from {a1} to {b1}, least {low}, greatest {high}", line.name));
+            if lines.len() + self.marks.len() > 1 {
+                labels.push((at_y(b.mean), format!("c{i}"), line.name.into()));
+            }
+            let numbers: Vec<String> =
+                found.iter().map(|p| format!("{:.1} {} {}", at_x(p.x), short(p.x), short(p.mean))).collect();
+            hover.push(format!("{},{}", line.name, numbers.join(",")));
+        }
+        // Labels keep apart.
+        labels.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for i in 1..labels.len() {
+            labels[i].0 = labels[i].0.max(labels[i - 1].0 + 13.0);
+        }
+        let over = labels.last().map_or(0.0, |l| l.0 - (HEIGHT - BOTTOM)).max(0.0);
+        for (y, class, name) in &labels {
             let _ = write!(
-                svg,
-                "<text x=\"{}\" y=\"{:.1}\" class=\"end\">{}</text>",
-                right - 2.0,
-                if at > top + 14.0 { at - 4.0 } else { at + 13.0 },
+                s,
+                "<text class='label {class}' x={} y={:.1}>{}</text>",
+                WIDTH - RIGHT + 5.0,
+                y - over + 4.0,
                 escape(name)
             );
         }
-        for (i, (line, points)) in lines.iter().enumerate() {
-            let mut path = String::new();
-            points.iter().for_each(|p| {
-                let _ = write!(path, "{:.1},{:.1} ", x(p[0]), y(p[1]));
-            });
-            let _ = write!(svg, "<polyline class=\"line c{i}\" points=\"{}\"/>", path.trim_end());
-            if line.dots || points.len() == 1 {
-                points.iter().for_each(|p| {
-                    let _ = write!(
-                        svg,
-                        "<circle class=\"dot c{i}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\"/>",
-                        x(p[0]),
-                        y(p[1])
-                    );
-                });
-            }
-        }
-        svg.push_str("<path class=\"cursor\" d=\"\"/></svg>");
-        let legend: String = lines
-            .iter()
-            .enumerate()
-            .map(|(i, (line, points))| {
-                let last = points[points.len() - 1][1];
-                format!("<span class=\"key c{i}\">{} <b>{}</b></span>", escape(line.name), number(last))
-            })
-            .collect();
-        let data: Vec<_> = lines.iter().map(|(line, points)| (line.name, points)).collect();
-        let data = serde_json::json!({ "plot": PLOT, "width": WIDTH, "last": last_step.max(1.0), "lines": data });
+        let unit = if self.unit.is_empty() { String::new() } else { format!(" <small>{}</small>", escape(self.unit)) };
+        let (title, words, hover) = (escape(self.title), escape(&words.join("; ")), escape(&hover.join(";")));
         format!(
-            "<figure class=\"card chart\" data-chart=\"{}\"><figcaption>{} <small>{}</small></figcaption>{svg}<p class=\"legend\">{legend}</p></figure>\n",
-            escape(&data.to_string()),
-            escape(self.title),
-            escape(self.unit)
+            "<figure class=card><figcaption>{title}{unit}<output></output></figcaption><svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img \
+             aria-label='{title}. {words}' data-along='{}' data-lines='{hover}'>{s}<path class=cursor d=''/></svg></figure>\n",
+            escape(self.along)
         )
-    }
-
-    /// The chart for those who do not see it.
-    fn words(&self, lines: &[(&Line, Vec<[f64; 2]>)]) -> String {
-        let said: Vec<String> = lines
-            .iter()
-            .map(|(line, p)| format!("{} from {} to {}", line.name, number(p[0][1]), number(p[p.len() - 1][1])))
-            .collect();
-        said.join("; ")
-    }
-}
-
-/// At most `most` of the points: of each stretch of x the first least and the first greatest value, so that no peak is lost.
-pub fn thin(points: &[[f64; 2]], most: usize) -> Vec<[f64; 2]> {
-    if points.len() <= most {
-        return points.to_vec();
-    }
-    let stretch = points.len().div_ceil(most / 2);
-    let mut kept = Vec::with_capacity(most);
-    for part in points.chunks(stretch) {
-        let least = (0..part.len()).min_by(|&a, &b| part[a][1].total_cmp(&part[b][1])).unwrap_or(0);
-        let most = (0..part.len()).rev().max_by(|&a, &b| part[a][1].total_cmp(&part[b][1])).unwrap_or(0);
-        kept.push(part[least.min(most)]);
-        if least != most {
-            kept.push(part[least.max(most)]);
-        }
-    }
-    kept
-}
-
-/// Round numbers, 1, 2 or 5 times a power of ten apart, about `count` of them, the first at or below `low`, the last at or above `high`.
-fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
-    let rough = (high - low) / count as f64;
-    let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= 0.999 * rough).unwrap_or(rough);
-    let (first, last) = ((low / step + 1e-9).floor() as i64, (high / step - 1e-9).ceil() as i64);
-    (first..=last).map(|i| i as f64 * step).collect()
-}
-
-/// Up to four digits that count.
-pub fn number(v: f64) -> String {
-    let size = v.abs();
-    let plain = |digits: usize| {
-        let text = format!("{v:.digits$}");
-        match text.contains('.') {
-            true => text.trim_end_matches('0').trim_end_matches('.').into(),
-            false => text,
-        }
-    };
-    match () {
-        () if v == 0.0 => "0".into(),
-        () if !(1e-3..1e6).contains(&size) => format!("{v:.1e}"),
-        () if size >= 1000.0 => plain(0),
-        () if size >= 100.0 => plain(1),
-        () if size >= 10.0 => plain(2),
-        () if size >= 0.1 => plain(3),
-        () => plain(5),
     }
 }
 
@@ -180,46 +187,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thinning_keeps_the_peaks_and_the_order() {
-        let mut points: Vec<[f64; 2]> = (0..100_000).map(|i| [i as f64, (i as f64 * 0.01).sin()]).collect();
-        points[54_321][1] = 9.0;
-        points[77_777][1] = -9.0;
-        let kept = thin(&points, 600);
-        assert!(kept.len() <= 600 && kept.len() > 300, "{}", kept.len());
-        assert!(kept.contains(&[54_321.0, 9.0]) && kept.contains(&[77_777.0, -9.0]));
-        assert!(kept.is_sorted_by(|a, b| a[0] < b[0]));
-        assert_eq!(thin(&points[..600], 600), points[..600]);
-        // All equal: one a stretch, the first.
-        let level: Vec<[f64; 2]> = (0..10).map(|i| [i as f64, 1.0]).collect();
-        assert_eq!(thin(&level, 4), [[0.0, 1.0], [5.0, 1.0]]);
+    fn thinning_keeps_extremes() {
+        let mut points: Vec<(f64, f64)> = (0..10_000).map(|i| (i as f64, 1.0)).collect();
+        points[777].1 = 55.0;
+        points[5_001].1 = -3.0;
+        points[9_999].1 = f64::NAN;
+        (40..80).for_each(|i| points[i].1 = f64::NAN);
+        let thinned = thin(&points, 500);
+        assert_eq!(thinned.len(), 500);
+        // 20 points a place: by hand (19 * 1 + 55) / 20.
+        assert_eq!(thinned[38], Some(Place { x: 770.0, mean: 3.7, min: 1.0, max: 55.0 }));
+        assert_eq!(thinned[250].unwrap().min, -3.0);
+        assert_eq!((thinned[2], thinned[3], thinned[499].unwrap().max), (None, None, 1.0));
+        assert_eq!(thin(&points[..3], 500).len(), 3);
+        assert!(thin(&[], 500).is_empty());
     }
 
     #[test]
-    fn ticks_are_round_and_cover_the_values() {
-        let close = |a: Vec<f64>, b: &[f64]| {
-            assert!(a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12), "{a:?} {b:?}")
+    fn axes_have_round_numbers() {
+        assert_eq!(ticks(0.0, 100.0), [0.0, 25.0, 50.0, 75.0, 100.0]);
+        assert_eq!(ticks(-0.5, 3.4), [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(
+            [0.0, 1.5, 73.4, 0.016, 2e-6, 1e6, 250.0].map(short),
+            ["0", "1.5", "73.4", "0.016", "2e-6", "1e6", "250"]
+        );
+    }
+
+    #[test]
+    fn hard_numbers_still_make_a_chart() {
+        let draw = |points: Vec<(f64, f64)>| {
+            let lines = vec![Line { name: "a", points, dots: true }];
+            Chart { title: "<t>", unit: "", along: "step", lines, marks: vec![] }.draw()
         };
-        close(ticks(0.0, 10.0, 5), &[0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
-        close(ticks(1.31, 5.6, 5), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        close(ticks(-0.02, 0.03, 5), &[-0.02, -0.01, 0.0, 0.01, 0.02, 0.03]);
-        close(ticks(0.0, 1.0, 5), &[0.0, 0.2, 0.4, 0.6, 0.8, 1.0]);
-    }
-
-    #[test]
-    fn numbers_are_short() {
-        let found: Vec<String> = [0.0, 1.0, -0.25, 0.0005, 12.345, 123.45, 54321.0, 3.2e7, 0.016].map(number).into();
-        assert_eq!(found, ["0", "1", "-0.25", "5.0e-4", "12.35", "123.5", "54321", "3.2e7", "0.016"]);
-    }
-
-    #[test]
-    fn a_chart_of_one_point_or_a_level_line_is_finite() {
-        for points in [vec![[0.0, 3.0]], vec![[0.0, 0.0], [5.0, 0.0]], vec![[0.0, 1e-30], [9.0, 1e30]]] {
-            let lines = vec![Line { name: "a<b", points, dots: false }];
-            let chart = Chart { title: "t", unit: "u", lines, levels: vec![("ln K".into(), 2.0)], from_zero: true };
-            let html = chart.html(0.0);
-            assert!(html.contains("a&lt;b") && !html.contains("NaN") && !html.contains("inf\""), "{html}");
+        assert_eq!(draw(vec![]), "");
+        assert_eq!(draw(vec![(0.0, f64::NAN)]), "");
+        for points in [vec![(0.0, 0.0)], vec![(1.0, 5.0), (2.0, 5.0)], vec![(0.0, 1e-30), (1.0, -1e30)]] {
+            let svg = draw(points);
+            assert!(svg.contains("&lt;t&gt;") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
-        let none = Chart { title: "t", unit: "u", lines: vec![], levels: vec![], from_zero: true };
-        assert_eq!(none.html(5.0), "");
+        // A gap makes two stretches.
+        let gap = draw(vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 1.0), (3.0, 2.0)]);
+        assert_eq!(gap.matches("class='line c0'").count(), 2);
     }
 }

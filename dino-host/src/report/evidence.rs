@@ -1,96 +1,257 @@
-//! What a report shows of the features themselves: neighbours and confusion, of the teacher as it is now, beside random weights.
+//! What a report shows beyond the log: needs the run's weights, and mostly its images.
 
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::{Dataset, Faults, Splits};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::knn;
-use crate::features::Extractor;
-use crate::neighbours::{self, Members};
+use crate::features::{self, Extractor, Features};
+use crate::gallery;
+use crate::neighbours::{Members, choose, rows};
+use crate::picture::Picture;
+use crate::train::CHECKPOINT;
 use dino_kernel::init;
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
+use std::path::Path;
 
-/// The k of the vote, and its temperature: as in training.
-const KNN: (usize, f64) = (20, 0.07);
-/// Queries shown, and neighbours of each.
-const SHOWN: [usize; 2] = [8, 8];
+/// Of the vote, as in training.
+const K: usize = 20;
+const TEMPERATURE: f64 = 0.07;
+/// Queries whose neighbours are shown, and how many of these.
+const QUERIES: usize = 6;
+const NEAREST: usize = 7;
+/// Side of such a picture, pixels.
+const SIDE: usize = 72;
+/// Rows of the gallery that are shown at most.
+const DRAWN: usize = 10;
+/// Pixels of all images as numbers take at most this many bytes.
+const PIXELS: usize = 1 << 30;
+
+/// A picture, and what stands below it.
+pub struct Shown {
+    pub png: Vec<u8>,
+    pub class: Option<String>,
+    pub name: String,
+    pub similarity: f32,
+    /// Of the query's class?
+    pub same: Option<bool>,
+}
 
 #[derive(Default)]
 pub struct Evidence {
-    /// A query's name, and it beside its neighbours as PNG.
-    pub neighbours: Vec<(String, Vec<u8>)>,
-    /// Whether there are labels.
-    pub labelled: bool,
+    /// The images of the gallery, and which they are.
+    pub images: Option<Vec<u8>>,
+    pub image_names: Vec<String>,
+    /// When, and what the teacher attended to.
+    pub gallery: Vec<(String, Vec<u8>)>,
+    /// The query first.
+    pub neighbours: Vec<Vec<Shown>>,
     pub classes: Vec<String>,
-    /// (classes, classes), as [`knn::confusion`] counts.
+    /// (class, taken for)
     pub confusion: Option<Array2<u64>>,
-    /// Top-1 of the vote with random weights, percent.
+    /// Images voting, images asked, of how many there are.
+    pub sizes: [usize; 4],
+    /// k-NN of the teacher on these, of pixels, of a network that learned nothing; percent.
+    pub teacher: Option<f64>,
+    pub pixels: Option<f64>,
     pub random: Option<f64>,
-    /// How much of the data this is, if not all.
-    pub note: String,
+    /// What is not shown, and why.
+    pub missing: Vec<String>,
 }
 
-/// At most `most` images of each part are looked at, evenly spread over the classes.
+/// The gallery's files as they lie there.
+fn drawn(dir: &Path, found: &mut Evidence) -> Vec<(Option<u64>, Vec<u8>)> {
+    let folder = dir.join(gallery::FOLDER);
+    let png =
+        |name: &str| std::fs::read(folder.join(name)).ok().filter(|b| b.starts_with(b"\x89PNG") && b.len() < 1 << 20);
+    found.images = png("images.png");
+    let text = std::fs::read_to_string(folder.join("images.json")).unwrap_or_default();
+    let which: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let name = |v: &serde_json::Value| v["class"].as_str().or(v["name"].as_str()).unwrap_or("?").to_string();
+    found.image_names = which.as_array().into_iter().flatten().map(name).collect();
+    let mut epochs: Vec<u64> = std::fs::read_dir(&folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|e| e.ok()?.file_name().to_str()?.strip_prefix("epoch")?.strip_suffix(".png")?.parse().ok())
+        .collect();
+    epochs.sort();
+    let all = std::iter::once(None).chain(epochs.into_iter().map(Some));
+    all.filter_map(|epoch| Some((epoch, png(&gallery::file(epoch))?))).collect()
+}
+
+/// Epochs of the numbered checkpoints, ascending.
+fn numbered(dir: &Path) -> Vec<u64> {
+    let names = std::fs::read_dir(dir).into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
+    let number = |n: String| n.strip_prefix("checkpoint")?.strip_suffix(".safetensors")?.parse().ok();
+    let mut found: Vec<u64> = names.filter_map(number).collect();
+    found.sort();
+    found
+}
+
+fn initial(config: &Config) -> Vec<f32> {
+    let table = config.table();
+    let mut weights = vec![0.0; table.len()];
+    init::weights(&mut weights, &table, config.seed, config.init_std);
+    weights.truncate(table.backbone_len());
+    weights
+}
+
+/// Gathers what can be shown of a run; what cannot is said in `missing`. `splits` is the data, or why there is none; `most`: images
+/// that vote and are asked at most.
 pub fn gather<D: Device>(
     options: &D::Options,
-    config: &Config,
-    teacher: &[f32],
-    splits: &Splits,
-    faults: &Faults,
+    dir: &Path,
+    last: Option<u64>,
+    splits: Result<Splits>,
     most: usize,
-) -> Result<Evidence> {
-    let [bank, queries] = [&*splits.train, &*splits.test].map(|set| some(set, most));
-    let cut = bank.len() < splits.train.len() || queries.len() < splits.test.len();
-    let note = match cut {
-        true => format!(" Of {} training and {} test images, evenly chosen.", bank.len(), queries.len()),
-        false => String::new(),
+) -> Evidence {
+    let mut found = Evidence::default();
+    let mut pictures = drawn(dir, &mut found);
+    let checkpoint = Checkpoint::open(&dir.join(CHECKPOINT));
+    let ready = splits.and_then(|splits| Ok((splits, checkpoint?)));
+    let (splits, checkpoint) = match ready {
+        Ok(ready) => ready,
+        Err(e) => {
+            found.missing.push(format!(
+                "Nearest neighbours, confusion and baselines need the run's images and weights: {}.",
+                e.message
+            ));
+            label(&mut found, pictures);
+            return found;
+        }
     };
-    let mut evidence = Evidence { classes: splits.train.classes().to_vec(), note, ..Evidence::default() };
-    let mut extractor = Extractor::<D>::new(options, config, teacher)?;
-    let known = extractor.run(&bank, faults, |_| ())?;
-    let asked = extractor.run(&queries, faults, |_| ())?;
-    drop(extractor);
-    if known.images.is_empty() || asked.images.is_empty() {
-        return Ok(evidence);
+    if pictures.is_empty()
+        && let Err(e) = redraw::<D>(options, dir, &checkpoint, last, &splits, &mut found, &mut pictures)
+    {
+        found.missing.push(format!("Attention over training: {}.", e.message));
     }
-    let labels = known.labels(&bank).zip(asked.labels(&queries));
-    evidence.labelled = labels.is_some();
-    if let Some((bank_labels, labels)) = &labels {
-        let classes =
-            evidence.classes.len().max(1 + labels.iter().chain(bank_labels).copied().max().unwrap_or(0) as usize);
-        let normal = |rows: &Array2<f32>| knn::normalise(rows.clone());
-        let found = knn::neighbours(normal(&known.rows).view(), normal(&asked.rows).view(), KNN.0);
-        let predicted = knn::predict(&found, bank_labels, KNN.0, KNN.1, classes);
-        evidence.confusion = Some(knn::confusion(&predicted, labels, classes));
-
-        let table = config.table();
-        let mut random = vec![0.0; table.len()];
-        init::weights(&mut random, &table, config.seed, config.init_std);
-        random.truncate(table.backbone_len());
-        let mut extractor = Extractor::<D>::new(options, config, &random)?;
-        let rows = [&bank, &queries].map(|set| Ok(extractor.run(set, faults, |_| ())?.rows));
-        let [bank_rows, query_rows] = rows;
-        let scores = knn::evaluate(bank_rows?, bank_labels, query_rows?, labels, &[KNN.0], KNN.1)?;
-        evidence.random = scores.first().map(|s| s.top1);
+    label(&mut found, pictures);
+    if let Err(e) = judged::<D>(options, &checkpoint, &splits, most, &mut found) {
+        found.missing.push(format!("Nearest neighbours and confusion: {}.", e.message));
     }
-    // The queries among those that could be read.
-    let places = Members::of(&queries, &asked.images);
-    let chosen = neighbours::choose(&places, SHOWN[0], None);
-    for (i, near) in neighbours::rows(known.rows, asked.rows.select(Axis(0), &chosen), SHOWN[1])? {
-        let query = asked.images[chosen[i]];
-        let same = |image: usize| labels.is_some().then(|| bank.label(image) == queries.label(query));
-        let found: Result<Vec<_>> =
-            near.iter().map(|&(j, _)| Ok((bank.image(known.images[j])?, same(known.images[j])))).collect();
-        let strip = neighbours::strip(&queries.image(query)?, &found?);
-        evidence.neighbours.push((queries.name(query), strip.png()?));
-    }
-    Ok(evidence)
+    found
 }
 
-/// All of a set, or so many of it.
-fn some(set: &dyn Dataset, most: usize) -> Members<'_> {
-    match set.len() <= most {
-        true => Members::all(&[set]),
-        false => Members::of(set, &neighbours::choose(set, most, None)),
+/// For a run without a gallery: from the checkpoints that there are.
+fn redraw<D: Device>(
+    options: &D::Options,
+    dir: &Path,
+    checkpoint: &Checkpoint,
+    last: Option<u64>,
+    splits: &Splits,
+    found: &mut Evidence,
+    pictures: &mut Vec<(Option<u64>, Vec<u8>)>,
+) -> Result<()> {
+    let (set, images) = gallery::images(splits);
+    if images.is_empty() {
+        return Err(Error::new("none of the images can be read"));
+    }
+    let config = &checkpoint.config;
+    let name =
+        |i: usize| set.label(i).and_then(|c| set.classes().get(c as usize).cloned()).unwrap_or_else(|| set.name(i));
+    found.image_names = images.iter().map(|(i, _)| name(*i)).collect();
+    found.images = Some(gallery::plain(config, &images)?.png()?);
+    let mut draw = |epoch, weights: &[f32]| {
+        pictures.push((epoch, gallery::strip::<D>(options, config, weights, &images)?.png()?));
+        Ok::<(), Error>(())
+    };
+    draw(None, &initial(config))?;
+    for epoch in spread(numbered(dir), DRAWN - 2).into_iter().filter(|e| Some(*e) != last) {
+        let one = Checkpoint::open(&dir.join(format!("checkpoint{epoch:04}.safetensors")))?;
+        if one.config.table().backbone_len() == config.table().backbone_len() {
+            draw(Some(epoch), &one.backbone("teacher")?)?;
+        }
+    }
+    last.map_or(Ok(()), |epoch| draw(Some(epoch), &checkpoint.backbone("teacher")?))
+}
+
+/// At most `most` of them, the first and the last always.
+fn spread<T>(all: Vec<T>, most: usize) -> Vec<T> {
+    let n = all.len();
+    let kept = |i: usize| n <= most || (0..most).any(|j| j * (n - 1) / (most - 1) == i);
+    all.into_iter().enumerate().filter(|(i, _)| kept(*i)).map(|x| x.1).collect()
+}
+
+fn label(found: &mut Evidence, pictures: Vec<(Option<u64>, Vec<u8>)>) {
+    let when = |epoch: Option<u64>| epoch.map_or("before training".into(), |epoch| format!("after epoch {epoch}"));
+    found.gallery = spread(pictures, DRAWN).into_iter().map(|(epoch, png)| (when(epoch), png)).collect();
+    if found.gallery.is_empty() {
+        found.missing.push("Attention over training: the run has no gallery.".into());
+    }
+}
+
+/// Neighbours, confusion and baselines.
+fn judged<D: Device>(
+    options: &D::Options,
+    checkpoint: &Checkpoint,
+    splits: &Splits,
+    most: usize,
+    found: &mut Evidence,
+) -> Result<()> {
+    let (config, faults) = (&checkpoint.config, Faults::default());
+    let (train, test) = (&*splits.train, &*splits.test);
+    if train.is_empty() || test.is_empty() {
+        return Err(Error::new("there is no test image"));
+    }
+    let [bank, asked] =
+        [(train, most), (test, most.div_ceil(4))].map(|(set, most)| Members::of(set, &choose(set, most, None)));
+    found.sizes = [bank.len(), asked.len(), train.len(), test.len()];
+    let both = |weights: &[f32]| -> Result<[Features; 2]> {
+        let mut extractor = Extractor::<D>::new(options, config, weights)?;
+        Ok([extractor.run(&bank, &faults, |_| ())?, extractor.run(&asked, &faults, |_| ())?])
+    };
+    let [b, q] = both(&checkpoint.backbone("teacher")?)?;
+
+    let class = |set: &dyn Dataset, i: usize| set.label(i).and_then(|c| set.classes().get(c as usize).cloned());
+    let places = choose(&asked, QUERIES, None);
+    let chosen: Vec<usize> = (0..q.images.len()).filter(|&row| places.contains(&q.images[row])).collect();
+    let near = rows(b.rows.clone(), q.rows.select(ndarray::Axis(0), &chosen), NEAREST)?;
+    for ((_, near), &row) in near.iter().zip(&chosen) {
+        let own = q.images[row];
+        let show = |set: &dyn Dataset, i: usize, similarity: f32| -> Result<Shown> {
+            let same = class(&asked, own).zip(class(set, i)).map(|(a, b)| a == b);
+            let png = Picture::thumbnail(&set.image(i)?, SIDE).png()?;
+            Ok(Shown { png, class: class(set, i), name: set.name(i), similarity, same })
+        };
+        let query = show(&asked, own, 1.0);
+        let line: Result<Vec<_>> =
+            std::iter::once(query).chain(near.iter().map(|&(r, s)| show(&bank, b.images[r], s))).collect();
+        found.neighbours.push(line?);
+    }
+    let Some((bank_labels, labels)) = b.labels(&bank).zip(q.labels(&asked)).filter(|(_, l)| !l.is_empty()) else {
+        found.missing.push("k-NN and confusion: the images have no labels.".into());
+        return Ok(());
+    };
+    let top1 = |[b, q]: [Features; 2]| -> Result<f64> {
+        let (from, to) = b.labels(&bank).zip(q.labels(&asked)).ok_or_else(|| Error::new("no labels"))?;
+        let scores = knn::evaluate(b.rows, &from, q.rows, &to, &[K], TEMPERATURE)?;
+        Ok(scores.first().map_or(0.0, |s| s.top1))
+    };
+    found.classes = train.classes().to_vec();
+    let classes = found.classes.len();
+    let nearest = knn::neighbours(knn::normalise(b.rows.clone()).view(), knn::normalise(q.rows.clone()).view(), K);
+    let guess = knn::predict(&nearest, &bank_labels, K, TEMPERATURE, classes);
+    found.confusion = Some(knn::confusion(&guess, &labels, classes));
+    found.teacher = Some(top1([b, q])?);
+    found.random = Some(top1(both(&initial(config))?)?);
+    if (bank.len() + asked.len()) * config.channels * config.global_size.pow(2) * 4 <= PIXELS {
+        found.pixels =
+            Some(top1([features::pixels(&bank, &faults, config)?, features::pixels(&asked, &faults, config)?])?);
+    } else {
+        found.missing.push("The baseline of plain pixels: so many would not fit into memory.".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn the_first_and_the_last_stay() {
+        assert_eq!(spread((0..100).collect(), 4), [0, 33, 66, 99]);
+        assert_eq!(spread((0..3).collect(), 4), [0, 1, 2]);
+        assert!(spread(Vec::<u8>::new(), 4).is_empty());
     }
 }

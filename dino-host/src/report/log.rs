@@ -1,86 +1,150 @@
-//! A run's log, read for its report: whatever is there, however the run ended.
+//! The rows of a log, as much of them as a report needs, read line by line: a long run's log has millions.
 
 use crate::error::{Error, Result};
-use serde_json::Value;
+use crate::monitor::{Verdict, Watch};
+use serde::Deserialize;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-/// The rows of a `log.jsonl` by kind, in their order.
-#[derive(Clone, Debug, Default)]
+/// What is drawn of every step.
+pub const COLUMNS: usize = 10;
+pub const LOSS: usize = 0;
+pub const ENTROPY: usize = 1;
+pub const KL: usize = 2;
+pub const LR: usize = 3;
+pub const WD: usize = 4;
+pub const MOMENTUM: usize = 5;
+pub const TEMP: usize = 6;
+pub const GRAD: usize = 7;
+pub const RATE: usize = 8;
+pub const WAIT: usize = 9;
+
+/// A line of the log. What is missing or null is `None`.
+#[derive(Deserialize)]
+struct Line {
+    kind: String,
+    step: u64,
+    epoch: Option<u64>,
+    loss: Option<f64>,
+    loss_minus_ln_k: Option<f64>,
+    teacher_entropy: Option<f64>,
+    kl: Option<f64>,
+    lr: Option<f64>,
+    wd: Option<f64>,
+    momentum: Option<f64>,
+    teacher_temp: Option<f64>,
+    grad_norm: Option<f64>,
+    images_per_second: Option<f64>,
+    data_wait: Option<f64>,
+    seconds: Option<f64>,
+    train_loss: Option<f64>,
+    knn_top1: Option<f64>,
+    knn_top1_student: Option<f64>,
+    feature_rank: Option<f64>,
+    verdict: Option<String>,
+    image: Option<String>,
+    error: Option<String>,
+}
+
+/// An epoch's row.
+pub struct Epoch {
+    pub step: u64,
+    pub epoch: u64,
+    pub loss: Option<f64>,
+    pub teacher: Option<f64>,
+    pub student: Option<f64>,
+    pub rank: Option<f64>,
+    pub verdict: String,
+}
+
+#[derive(Default)]
 pub struct Rows {
-    pub steps: Vec<Value>,
-    pub epochs: Vec<Value>,
-    pub unreadable: Vec<Value>,
-    /// Lines that are no JSON: a run that was killed leaves its last line torn.
-    pub torn: usize,
+    /// Step, and a number a column, NaN where there is none.
+    pub steps: Vec<(u64, [f32; COLUMNS])>,
+    pub epochs: Vec<Epoch>,
+    /// Image and why it could not be read.
+    pub unreadable: Vec<(String, String)>,
+    /// Lines that are no rows: torn or damaged.
+    pub bad_lines: usize,
+    /// Seconds that the run had gone on for, at its last row.
+    pub seconds: Option<f64>,
+    /// ln K, as the rows have it.
+    pub ln_k: Option<f64>,
 }
 
 impl Rows {
-    /// Errors: the file cannot be read, or holds no step.
+    /// Reads a log. Lines that cannot be understood are counted.
     pub fn read(path: &Path) -> Result<Rows> {
-        let cannot = |e: &dyn std::fmt::Display| {
-            Error::new(format!("cannot read {}: {e}", path.display())).hint("report takes the folder of a run")
+        let bad = |e: std::io::Error| {
+            Error::new(format!("cannot read {}: {e}", path.display()))
+                .hint("report takes the folder of a run, as `train --out` named it")
         };
-        let mut rows = Rows::default();
-        for line in BufReader::new(File::open(path).map_err(|e| cannot(&e))?).split(b'\n') {
-            let line = line.map_err(|e| cannot(&e))?;
-            if line.iter().all(u8::is_ascii_whitespace) {
-                continue;
+        let (mut rows, mut reader) = (Rows::default(), BufReader::new(File::open(path).map_err(bad)?));
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).map_err(bad)? > 0 {
+            match serde_json::from_slice(&line) {
+                Ok(row) => rows.take(row),
+                Err(_) => rows.bad_lines += line.iter().any(|b| !b.is_ascii_whitespace()) as usize,
             }
-            match serde_json::from_slice::<Value>(&line) {
-                Ok(row) if row["kind"] == "step" => rows.steps.push(row),
-                Ok(row) if row["kind"] == "epoch" => rows.epochs.push(row),
-                Ok(row) if row["kind"] == "unreadable" => rows.unreadable.push(row),
-                Ok(_) => (),
-                Err(_) => rows.torn += 1,
-            }
+            line.clear();
         }
-        match rows.steps.is_empty() {
-            true => Err(cannot(&"it has no step of a run yet")),
-            false => Ok(rows),
+        Ok(rows)
+    }
+
+    fn take(&mut self, l: Line) {
+        self.seconds = l.seconds.or(self.seconds);
+        match l.kind.as_str() {
+            "step" => {
+                let columns = [
+                    l.loss,
+                    l.teacher_entropy,
+                    l.kl,
+                    l.lr,
+                    l.wd,
+                    l.momentum,
+                    l.teacher_temp,
+                    l.grad_norm,
+                    l.images_per_second,
+                    l.data_wait,
+                ];
+                self.ln_k = self.ln_k.or(l.loss.zip(l.loss_minus_ln_k).map(|(loss, less)| loss - less));
+                self.steps.push((l.step, columns.map(|x| x.map_or(f32::NAN, |x| x as f32))));
+            }
+            "epoch" => self.epochs.push(Epoch {
+                step: l.step,
+                epoch: l.epoch.unwrap_or(self.epochs.len() as u64),
+                loss: l.train_loss,
+                teacher: l.knn_top1,
+                student: l.knn_top1_student,
+                rank: l.feature_rank,
+                verdict: l.verdict.unwrap_or_default(),
+            }),
+            "unreadable" => self.unreadable.push((l.image.unwrap_or_default(), l.error.unwrap_or_default())),
+            _ => (),
         }
     }
-}
 
-/// (step, value) of the rows that have a number under `key`.
-pub fn series(rows: &[Value], key: &str) -> Vec<[f64; 2]> {
-    rows.iter().filter_map(|row| Some([row["step"].as_f64()?, row[key].as_f64()?])).collect()
-}
+    /// Steps of an epoch, if one was finished.
+    pub fn per_epoch(&self) -> Option<f64> {
+        self.epochs.first().map(|e| (e.step + 1) as f64 / (e.epoch + 1) as f64)
+    }
 
-/// The last number under `key`.
-pub fn last(rows: &[Value], key: &str) -> Option<f64> {
-    rows.iter().rev().find_map(|row| row[key].as_f64())
-}
-
-/// The middle one of the numbers under `key`.
-pub fn median(rows: &[Value], key: &str) -> Option<f64> {
-    let mut values: Vec<f64> = rows.iter().filter_map(|row| row[key].as_f64()).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn torn_lines_and_missing_numbers_are_passed_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log.jsonl");
-        let rows = |text: &str| {
-            std::fs::write(&path, text).unwrap();
-            Rows::read(&path)
-        };
-        let step = |i: usize, loss: &str| format!("{{\"kind\":\"step\",\"step\":{i},\"loss\":{loss}}}\n");
-        let text = format!("{}{}{}\n{{\"kind\":\"st", step(0, "3.0"), step(1, "null"), step(2, "1.0"));
-        let found = rows(&text).unwrap();
-        assert_eq!((found.steps.len(), found.epochs.len(), found.torn), (3, 0, 1));
-        assert_eq!(series(&found.steps, "loss"), [[0.0, 3.0], [2.0, 1.0]]);
-        assert_eq!((last(&found.steps, "loss"), median(&found.steps, "loss")), (Some(1.0), Some(3.0)));
-        assert_eq!((last(&found.steps, "other"), median(&found.steps, "other")), (None, None));
-        for empty in ["", "\n", "{\"kind\":\"st", "{\"kind\":\"epoch\",\"step\":1}\n", "\u{0}\n"] {
-            assert!(rows(empty).unwrap_err().to_string().contains("no step"), "{empty:?}");
+    /// What the watch of training says of these rows.
+    pub fn verdict(&self, prototypes: usize) -> Verdict {
+        let mut watch = Watch::new(prototypes);
+        for (_, row) in &self.steps {
+            if row[ENTROPY].is_finite() && row[KL].is_finite() {
+                watch.step(row[ENTROPY] as f64, row[KL] as f64);
+            }
         }
+        watch.verdict()
+    }
+
+    /// Mean of the last numbers of a column, at most `count`; those that are none are left out.
+    pub fn tail(&self, column: usize, count: usize) -> Option<f64> {
+        let last: Vec<f64> =
+            self.steps.iter().rev().map(|r| r.1[column] as f64).filter(|x| x.is_finite()).take(count).collect();
+        (!last.is_empty()).then(|| last.iter().sum::<f64>() / last.len() as f64)
     }
 }

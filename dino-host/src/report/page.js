@@ -1,18 +1,16 @@
-for (const figure of document.querySelectorAll("[data-chart]")) {
-  const chart = JSON.parse(figure.dataset.chart), svg = figure.querySelector("svg"), legend = figure.querySelector(".legend");
-  const keys = legend.querySelectorAll("b"), rest = [...keys].map(k => k.textContent), cursor = svg.querySelector(".cursor");
-  const [left, top, right, bottom] = chart.plot;
-  svg.addEventListener("pointermove", event => {
-    const box = svg.getBoundingClientRect();
-    const at = ((event.clientX - box.left) / box.width * chart.width - left) / (right - left) * chart.last;
-    chart.lines.forEach(([, points], i) => {
-      const near = points.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a);
-      keys[i].textContent = Number(near[1].toPrecision(4)) + " (step " + near[0] + ")";
-      if (i == 0) cursor.setAttribute("d", "M" + (left + (right - left) * near[0] / chart.last) + " " + top + "V" + bottom);
+for (const svg of document.querySelectorAll('svg[data-lines]')) {
+  const lines = svg.dataset.lines.split(';').map(l => { const [name, ...p] = l.split(','); return { name, p: p.map(q => q.split(' ')) } });
+  const out = svg.parentNode.querySelector('output'), cursor = svg.querySelector('.cursor');
+  svg.addEventListener('pointermove', e => {
+    const box = svg.getBoundingClientRect(), x = (e.clientX - box.left) / box.width * 400;
+    let at = null;
+    const said = lines.map(l => {
+      const q = l.p.reduce((a, b) => Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a);
+      if (!at || Math.abs(q[0] - x) < Math.abs(at[0] - x)) at = q;
+      return (lines.length > 1 ? l.name + ' ' : '') + q[2];
     });
+    out.textContent = svg.dataset.along + ' ' + at[1] + ': ' + said.join(', ');
+    cursor.setAttribute('d', 'M' + at[0] + ' 10V176');
   });
-  svg.addEventListener("pointerleave", () => {
-    cursor.setAttribute("d", "");
-    keys.forEach((k, i) => k.textContent = rest[i]);
-  });
+  svg.addEventListener('pointerleave', () => { out.textContent = ''; cursor.setAttribute('d', '') });
 }

@@ -6,6 +6,7 @@ mod dense;
 mod draw;
 mod probes;
 mod refusals;
+mod report;
 mod unreadable;
 
 use common::*;
@@ -100,8 +101,12 @@ fn a_run_leaves_its_manifest_log_and_weights() {
     let out = dir.path().join("deep/run");
     succeeds(&format!("train {TINY} --epochs 2 --save-every 0 --data {{}} --out {{}}"), &[data.path(), &out]);
 
-    let files: Vec<_> = content(&out).into_iter().map(|(p, _)| p.file_name().unwrap().to_owned()).collect();
-    assert_eq!(files, ["checkpoint.safetensors", "log.jsonl", "run.json", "teacher.safetensors"]);
+    let files: Vec<_> = content(&out).into_iter().map(|(p, _)| p.strip_prefix(&out).unwrap().to_owned()).collect();
+    let gallery =
+        ["epoch0000.png", "epoch0001.png", "images.json", "images.png", "start.png"].map(|f| format!("gallery/{f}"));
+    let expected = ["checkpoint.safetensors", "events.out.tfevents.0.dino"].map(String::from).into_iter();
+    let rest = ["log.jsonl", "run.json", "teacher.safetensors"].map(String::from);
+    assert_eq!(files, expected.chain(gallery).chain(rest).map(std::path::PathBuf::from).collect::<Vec<_>>());
 
     let manifest: Value = serde_json::from_slice(&fs::read(out.join("run.json")).unwrap()).unwrap();
     assert_eq!(manifest["config"]["embed-dim"], 24);
