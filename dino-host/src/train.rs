@@ -18,7 +18,7 @@ use dino_kernel::middleware::{Checked, Fault, Pool};
 use dino_kernel::plan::Plan;
 use dino_kernel::step::{Hyper, monitor};
 use screen::Screen;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -452,23 +452,17 @@ impl<D: Device> Trainer<'_, D> {
             "verdict": self.watch.verdict().name(),
         });
         let mut said = String::new();
+        let mut failed = None;
         if config.knn_every > 0 && (last || (epoch + 1).is_multiple_of(config.knn_every)) {
-            let (device, splits, faults) = (self.run.device, self.run.splits, self.run.faults);
-            let teacher = self.backbone(self.plan.table.len())?;
-            let (rank, top1) = judge::<D>(device, config, &teacher, splits, faults)?;
-            row["feature_rank"] = number(rank);
-            if let Some(top1) = top1 {
-                row["knn_top1"] = number(top1);
-                said = format!(", k-NN {top1:.2} %");
-                if !self.run.aside.teacher_only {
-                    let student = self.backbone(0)?;
-                    let (_, top1) = judge::<D>(device, config, &student, splits, faults)?;
-                    row["knn_top1_student"] = top1.map_or(Value::Null, number);
-                    said += &top1.map_or(String::new(), |top1| format!(" (student {top1:.2} %)"));
+            match self.judge_both() {
+                Ok((found, text)) => {
+                    found.into_iter().for_each(|(key, value)| row[key] = value);
+                    said = text;
                 }
+                // What was learnt is written down and saved first, so that the run goes on with the next epoch.
+                Err(e) => failed = Some(e),
             }
             self.take_faults(step)?;
-            said += &format!(", feature rank {rank:.1}");
         }
         if gallery::due(epoch, config.epochs) {
             self.draw(Some(epoch))?;
@@ -486,7 +480,28 @@ impl<D: Device> Trainer<'_, D> {
             checkpoint::save(&numbered, &mut self.device, &self.plan, config, self.progress)
                 .map_err(|e| self.lost(e))?;
         }
-        self.save()
+        self.save()?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Judges the teacher's features, and the student's: what belongs into the epoch's row, and the same in words.
+    fn judge_both(&mut self) -> Result<(Map<String, Value>, String)> {
+        let run = self.run;
+        let judged = |weights: &[f32]| judge::<D>(run.device, &run.config, weights, run.splits, run.faults);
+        let (mut row, mut said) = (Map::new(), String::new());
+        let (rank, top1) = judged(&self.backbone(self.plan.table.len())?)?;
+        row.insert("feature_rank".into(), number(rank));
+        if let Some(top1) = top1 {
+            row.insert("knn_top1".into(), number(top1));
+            said = format!(", k-NN {top1:.2} %");
+            if !run.aside.teacher_only {
+                let (_, top1) = judged(&self.backbone(0)?)?;
+                row.insert("knn_top1_student".into(), top1.map_or(Value::Null, number));
+                said += &top1.map_or(String::new(), |top1| format!(" (student {top1:.2} %)"));
+            }
+        }
+        said += &format!(", feature rank {rank:.1}");
+        Ok((row, said))
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::common::*;
 use image::ImageFormat::{Jpeg, Png};
 use std::fs;
+use std::path::Path;
 use tempfile::TempDir;
 
 /// The header of a PNG file that claims 60,000 x 60,000 pixels, and nothing after it.
@@ -83,10 +84,49 @@ fn bad_files_cost_a_warning_each_and_never_the_run() {
 fn strict_stops_at_the_first_bad_file_and_keeps_what_was_learnt() {
     let (data, out) = (mixed(), tempfile::tempdir().unwrap());
     let run = out.path().join("run");
-    let text = refuses(&format!("train {TINY} --strict --epochs 2 --data {{}} --out {{}}"), &[data.path(), &run]);
-    assert!(bad().iter().any(|(name, _)| text.contains(name)), "{text}");
-    assert!(run.join("checkpoint.safetensors").exists());
+    // One bad file is left, which does not come in the first batch.
+    for (name, _) in bad().iter().filter(|(name, _)| *name != "train/a/cut.png") {
+        fs::remove_file(data.path().join(name)).unwrap();
+    }
+    let line = format!("train {TINY} --seed 1 --strict --epochs 2 --data {{}} --out {{}}");
+    refuses_saying(&line, &[data.path(), &run], &["train/a/cut.png"]);
+    let steps = log(&run).iter().filter(|r| r["kind"] == "step").count();
+    assert!(steps > 0, "a bad file in the first batch shows nothing: another --seed");
+    assert_eq!(saved_step(&run), steps);
     refuses("eval knn --strict --which pixels --k 5 --data {}", &[data.path()]);
+}
+
+/// The step that a run's checkpoint says it stands at.
+fn saved_step(run: &Path) -> usize {
+    let checkpoint = header(&fs::read(run.join("checkpoint.safetensors")).unwrap());
+    checkpoint["__metadata__"]["step"].as_str().unwrap().parse().unwrap()
+}
+
+/// The bad file is first met when the first epoch is judged: that epoch must not be lost.
+#[test]
+fn strict_stops_at_a_bad_test_file_and_keeps_the_epoch() {
+    let (data, out) = (mixed(), tempfile::tempdir().unwrap());
+    let run = out.path().join("run");
+    for (name, _) in bad().iter().filter(|(name, _)| name.starts_with("train")) {
+        fs::remove_file(data.path().join(name)).unwrap();
+    }
+    let line = format!("train {TINY} --strict --epochs 3 --save-every 1 --data {{}} --out {{}}");
+    refuses_saying(&line, &[data.path(), &run], &["val/b/noise.jpg"]);
+    let count = |kind: &str| log(&run).iter().filter(|r| r["kind"] == kind).count();
+    assert_eq!((saved_step(&run), count("step"), count("epoch")), (8, 8, 1));
+    let epoch = log(&run).into_iter().find(|r| r["kind"] == "epoch").unwrap();
+    assert!(epoch["knn_top1"].is_null() && epoch["train_loss"].is_f64(), "{epoch}");
+    assert!(run.join("checkpoint0000.safetensors").exists());
+    fs::remove_file(data.path().join("val/b/noise.jpg")).unwrap();
+    succeeds("train --resume --strict --out {}", &[&run]);
+    assert_eq!((saved_step(&run), count("step"), count("epoch")), (24, 24, 3));
+    // The loss of the failed epoch must not be counted to the next.
+    let rows = log(&run);
+    let loss = |kind: &str| {
+        let of = rows.iter().filter(|r| r["kind"] == kind && r["epoch"] == 1);
+        of.map(|r| r[if kind == "step" { "loss" } else { "train_loss" }].as_f64().unwrap()).sum::<f64>()
+    };
+    assert!((loss("step") / 8.0 - loss("epoch")).abs() < 1e-9, "{} {}", loss("step"), loss("epoch"));
 }
 
 #[test]
