@@ -68,7 +68,7 @@ pub fn write<D: Device>(
     let mut failed = None;
     let parts: [(&str, &dyn Dataset); 2] = [("train", &*splits.train), ("test", &*splits.test)];
     let mut progress = Progress::new(splits.train.len() + splits.test.len(), "images");
-    let path = out.join(format.file());
+    let (path, list_path) = (out.join(format.file()), out.join("images.tsv"));
     write_atomically(&path, |file: &mut File| {
         file.write_all(&format.header(&shape(0)))?;
         let mut numbers = BufWriter::new(&mut *file);
@@ -91,10 +91,28 @@ pub fn write<D: Device>(
         numbers.flush()?;
         drop(numbers);
         file.seek(SeekFrom::Start(0))?;
-        file.write_all(&format.header(&shape(images)))
+        file.write_all(&format.header(&shape(images)))?;
+        if images == 0 {
+            failed = Some(Error::new("none of the images could be read").hint("--strict says why the first could not"));
+            return Err(std::io::ErrorKind::Other.into());
+        }
+        // Both are whole on the disk before either has its name, and an old array goes first: killed in between, no array lies
+        // beside the list of another.
+        file.sync_all()?;
+        let listed = write_atomically(&list_path, |f| {
+            f.write_all(list.as_bytes())?;
+            f.sync_all()?;
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            }
+        });
+        listed.map_err(|e| {
+            failed = Some(e);
+            std::io::ErrorKind::Other.into()
+        })
     })
     .map_err(|e| failed.unwrap_or(e))?;
-    write_atomically(&out.join("images.tsv"), |f| f.write_all(list.as_bytes()))?;
     let shape: Vec<String> = shape(images).iter().map(usize::to_string).collect();
     Ok(format!("{} in {}; images.tsv names its rows", shape.join(" x "), path.display()))
 }

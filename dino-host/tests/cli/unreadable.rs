@@ -268,6 +268,16 @@ fn features_are_written_for_every_image_that_can_be_read() {
     let patches = fs::read(write("--tokens patches --which student").join("features.npy")).unwrap();
     assert!(String::from_utf8_lossy(&patches[..128]).contains("'shape': (72, 5, 5, 24, )"));
     assert_eq!(patches.len(), 128 + 4 * 72 * 25 * 24);
+    // A list that cannot be written leaves no array without one.
+    let to = out.path().join("taken");
+    fs::create_dir_all(to.join("images.tsv/in the way")).unwrap();
+    refuses_saying("features --checkpoint {} --data {} --out {}", &[&checkpoint, data.path(), &to], &["images.tsv"]);
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+    let nothing = folder(&[("a/1.png", vec![]), ("b/2.png", vec![0; 9])]);
+    let to = out.path().join("nothing");
+    let line = "features --checkpoint {} --data {} --out {}";
+    refuses_saying(line, &[&checkpoint, nothing.path(), &to], &["none of the images could be read"]);
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
     let to = out.path().join("strict");
     refuses("features --strict --checkpoint {} --data {} --out {}", &[&checkpoint, data.path(), &to]);
     assert!(!to.join("features.npy").exists() && !to.join("features.part").exists());
