@@ -1,6 +1,6 @@
 //! `crops`.
 
-use super::shared::{Model, Tolerance, open, say_left_out};
+use super::shared::{Model, Tolerance, open, recorded, say_left_out};
 use crate::checkpoint::Checkpoint;
 use crate::device::Device;
 use crate::error::Result;
@@ -13,7 +13,7 @@ pub struct Crops {
     #[command(flatten)]
     model: Model,
     /// The configuration of this run's checkpoint.safetensors or teacher.safetensors, instead of flags
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["small", "config"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "small")]
     checkpoint: Option<PathBuf>,
     /// Images, as `train` takes them, or `builtin`
     #[arg(long, value_name = "PATH")]
@@ -33,7 +33,7 @@ pub struct Crops {
 
 pub fn run<D: Device>(args: Crops) -> Result<u8> {
     let config = match &args.checkpoint {
-        Some(file) => Checkpoint::open(file)?.config,
+        Some(file) => recorded(&Checkpoint::open(file)?, &args.model)?,
         None => args.model.resolve::<D>(Some(&args.data))?,
     };
     let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());

@@ -150,11 +150,25 @@ pub fn backbone(file: &Path, network: &str) -> Result<(Config, Vec<f32>)> {
     Ok((checkpoint.config, weights))
 }
 
+/// A checkpoint's configuration. How files are read may be said anew; other flags that say something else than it are refused, for
+/// they would be passed over in silence.
+pub fn recorded(checkpoint: &Checkpoint, model: &Model) -> Result<Config> {
+    let (mut config, mut named) = (checkpoint.config.clone(), model.named()?);
+    config.ignore_exif = named.ignore_exif.take().unwrap_or(config.ignore_exif);
+    config.fast_decode = named.fast_decode.take().unwrap_or(config.fast_decode);
+    let other = if model.small { Some("--small".into()) } else { config.contradictions(&named).into_iter().next() };
+    match other {
+        None => Ok(config),
+        Some(other) => Err(Error::new(format!("the run of --checkpoint was not made with {other}"))
+            .hint("leave the flag out: the checkpoint's configuration is used")),
+    }
+}
+
 /// The configuration, and for networks the backbone's weights, that `which` means.
 pub fn network<D: Device>(source: &Source<D::Options>, which: Which) -> Result<(Config, Option<Vec<f32>>)> {
     let checkpoint = source.checkpoint.as_deref().map(Checkpoint::open).transpose()?;
     let config = match &checkpoint {
-        Some(c) => c.config.clone(),
+        Some(c) => recorded(c, &source.model)?,
         // Without a checkpoint the small preset says what the crops look like.
         None => {
             let (config, flags) = (source.model.config.clone(), source.model.flags.clone());
