@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Flags};
-use crate::data::{self, Decode, Faults, Splits};
+use crate::data::{self, Dataset, Decode, Faults, Image, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -39,21 +39,29 @@ impl Model {
     }
 
     pub fn resolve<D: Device>(&self, data: Option<&str>) -> Result<Config> {
-        let mut config = if self.small { small(data) } else { Config::published() };
-        config.set(&self.named()?);
+        let named = self.named()?;
+        let mut config = if self.small { small(data, named.channels) } else { Config::published() };
+        config.set(&named);
         config.resolve_for(D::MICRO_BATCH_TOKENS)
     }
 }
 
 /// The small preset that suits the data: the built-in set's, or, where images have the size of CIFAR's, theirs. Data that cannot be
-/// opened is reported when it is used.
-pub fn small(data: Option<&str>) -> Config {
+/// opened is reported when it is used. `channels`: as `--channels` says.
+pub fn small(data: Option<&str>, channels: Option<usize>) -> Config {
     let folder = data.filter(|data| *data != data::BUILTIN);
-    let first = folder.and_then(|folder| data::open(Path::new(folder), Decode::default()).ok()?.train.image(0).ok());
+    let how = Decode { channels: channels.unwrap_or(Config::small().channels), ..Decode::default() };
+    let first = folder.and_then(|folder| first_readable(&*data::open(Path::new(folder), how).ok()?.train));
     match first {
         Some(image) if (image.width, image.height) == (32, 32) => Config::small_32(),
         _ => Config::small(),
     }
+}
+
+/// The image whose size stands for a set's: the first of a hundred that can be read, so that a damaged one changes nothing. What is
+/// wrong with the others is reported when they are used.
+pub fn first_readable(set: &dyn Dataset) -> Option<Image> {
+    (0..set.len().min(100)).find_map(|i| set.image(i).ok())
 }
 
 #[derive(Args)]

@@ -139,6 +139,32 @@ fn an_evaluation_leaves_bad_files_out() {
     assert_eq!(done.err.matches("WARNING").count(), bad().len(), "{}", done.err);
 }
 
+/// The preset and the width of pixels follow the images' size: 32 x 32 here, whatever the first file holds.
+#[test]
+fn a_bad_first_file_changes_no_configuration() {
+    for channels in [3, 4] {
+        let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for i in 0..40u32 {
+            let name = data.path().join(format!("{}/{i:02}.png", ["a", "b"][i as usize % 2]));
+            fs::create_dir_all(name.parent().unwrap()).unwrap();
+            let pixel = |x: u32, y: u32| image::Rgba([(5 * x + i) as u8, (7 * y) as u8, (x * y) as u8, 200]);
+            let picture = image::DynamicImage::from(image::RgbaImage::from_fn(32, 32, pixel));
+            let picture = if channels == 3 { picture.into_rgb8().into() } else { picture };
+            picture.save(name).unwrap();
+        }
+        fs::write(data.path().join("a/00.png"), b"\x89PNG\r\n\x1a\n and no more").unwrap();
+        let line = format!("train {TINY} --channels {channels} --epochs 1 --data {{}} --out {{}}");
+        succeeds(&line, &[data.path(), out.path()]);
+        let manifest = fs::read(out.path().join("run.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        // small_32's, not small's 0.7.
+        assert_eq!(manifest["config"]["weight-decay"], 0.04, "{channels} channels");
+        let line = format!("eval knn --which pixels --channels {channels} --k 5 --json --data {{}}");
+        let found: serde_json::Value = serde_json::from_str(&succeeds(&line, &[data.path()])).unwrap();
+        assert_eq!(found["width"], 32 * 32 * channels);
+    }
+}
+
 #[test]
 fn a_file_that_vanishes_during_the_run_is_left_out() {
     let (data, out) = (mixed(), tempfile::tempdir().unwrap());
