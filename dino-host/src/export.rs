@@ -5,7 +5,7 @@ use crate::data::{Dataset, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::features::{Extractor, Tokens};
-use crate::log::write_atomically;
+use crate::log::{tsv, write_atomically};
 use crate::npy;
 use crate::progress::Progress;
 use clap::ValueEnum;
@@ -45,7 +45,7 @@ impl Format {
 }
 
 /// Writes the features of both parts of a set to the folder `out`: `features.npy`, shape (images, C) or (images, rows, columns, C) of
-/// the patches, and `images.tsv`, a line an image: part, label, name. Returns what to tell the user.
+/// the patches, and `images.tsv`, a line an image: part, label, name (as [`tsv`] writes them). Returns what to tell the user.
 pub fn write<D: Device>(
     extractor: &mut Extractor<D>,
     config: &Config,
@@ -77,7 +77,7 @@ pub fn write<D: Device>(
                 let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
                 numbers.write_all(&bytes).map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
                 let label = set.label(i).map_or(String::new(), |label| set.classes()[label as usize].clone());
-                list += &format!("{part}\t{label}\t{}\n", set.name(i));
+                list += &format!("{part}\t{}\t{}\n", tsv(&label), tsv(&set.name(i)));
                 images += 1;
                 progress.tick();
                 Ok(())

@@ -80,6 +80,32 @@ fn several_images_get_a_folder_each_and_bad_ones_a_warning() {
     refuses_saying(line, &[&file, &empty.path().join("gone.png"), out.path()], &["gone.png"]);
 }
 
+/// Every line of the tables has as many fields as its first, whatever pictures and classes are called.
+#[cfg(unix)]
+#[test]
+fn names_do_not_break_tables() {
+    let (class, name) = ("a\tb", "x\ny\\t\r.png");
+    let files = [(format!("{class}/{name}"), picture(Png, 1)), (format!("{class}/z.png"), picture(Png, 2))];
+    let data = folder(&files.each_ref().map(|(name, bytes)| (name.as_str(), bytes.clone())));
+    let (file, out) = (checkpoint(), tempfile::tempdir().unwrap());
+    let table = |line: &str, data: &Path, name: &str| {
+        succeeds(line, &[&file, data, out.path()]);
+        let text = fs::read_to_string(out.path().join(name)).unwrap();
+        let rows: Vec<Vec<String>> = text.lines().map(|l| l.split('\t').map(String::from).collect()).collect();
+        assert!(rows.iter().all(|row| row.len() == rows[0].len()) && !text.contains('\r'), "{text:?}");
+        rows
+    };
+    let (class, name) = ("a\\tb", "x\\ny\\\\t\\r");
+    let rows = table("features --checkpoint {} --data {} --out {}", data.path(), "images.tsv");
+    assert_eq!(rows.len(), 3);
+    assert!(rows.iter().any(|row| row[1] == class && row[2] == format!("{class}/{name}.png")), "{rows:?}");
+    let rows = table("crops --checkpoint {} --data {} --out {}", data.path(), "index.tsv");
+    assert!(rows.len() == 2 && rows[1][2].starts_with(&format!("{class}/")), "{rows:?}");
+    let rows = table("attend --checkpoint {} --image {} --out {}", &data.path().join("a\tb"), "images.tsv");
+    assert_eq!(rows.len(), 3);
+    assert!(rows[1][2] == name && rows[1][3].ends_with(&format!("{class}/{name}.png")), "{rows:?}");
+}
+
 #[test]
 fn blocks_networks_and_parts_can_be_chosen() {
     let data = folder(&[("a.png", picture(Png, 3))]);
