@@ -448,6 +448,12 @@ impl Config {
         Decode { channels: self.channels, orient: !self.ignore_exif, fast }
     }
 
+    /// The same configuration for pictures that are looked at in another size than the evaluation's: what fast decoding leaves of them
+    /// is too small, and is not what boxes, masks and frames of their own size belong to.
+    pub fn decoding_whole(self) -> Config {
+        Config { fast_decode: false, ..self }
+    }
+
     /// The networks' parameters.
     pub fn table(&self) -> Table {
         let backbone = Vit {

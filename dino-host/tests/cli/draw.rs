@@ -80,6 +80,31 @@ fn several_images_get_a_folder_each_and_bad_ones_a_warning() {
     refuses_saying(line, &[&file, &empty.path().join("gone.png"), out.path()], &["gone.png"]);
 }
 
+/// A run with fast decoding: its pictures are decoded whole all the same where they are drawn larger than its crops.
+#[test]
+fn fast_decoding_is_not_for_larger_sizes() {
+    let picture = image::RgbImage::from_fn(800, 600, |x, y| image::Rgb([(x * y / 7) as u8, (x / 2) as u8, y as u8]));
+    let (dir, mut jpeg) = (tempfile::tempdir().unwrap(), std::io::Cursor::new(Vec::new()));
+    picture.write_to(&mut jpeg, Jpeg).unwrap();
+    let (image, fast) = (dir.path().join("a.jpg"), dir.path().join("fast.safetensors"));
+    fs::write(&image, jpeg.into_inner()).unwrap();
+    let bytes = with_header(&fs::read(checkpoint()).unwrap(), |h| {
+        let config = h["__metadata__"]["config"].as_str().unwrap().to_string();
+        assert!(config.contains(r#""fast-decode":false"#), "{config}");
+        h["__metadata__"]["config"] = config.replace(r#""fast-decode":false"#, r#""fast-decode":true"#).into();
+    });
+    fs::write(&fast, bytes).unwrap();
+    for (command, file) in [("attend --write npy", "attention.npy"), ("pca", "pca.json")] {
+        let [plain, fast] = [&checkpoint(), &fast].map(|checkpoint| {
+            let out = tempfile::tempdir().unwrap();
+            let line = format!("{command} --size 240 --checkpoint {{}} --image {{}} --out {{}}");
+            succeeds(&line, &[checkpoint, &image, out.path()]);
+            fs::read(out.path().join(file)).unwrap()
+        });
+        assert!(plain == fast, "{command}");
+    }
+}
+
 /// Every line of the tables has as many fields as its first, whatever pictures and classes are called.
 #[cfg(unix)]
 #[test]
