@@ -12,7 +12,7 @@ use crate::data::{Dataset, Faults, Image};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::attention::{check_keep, enlarge, mask};
-use crate::log::{encode_png, write_atomically};
+use crate::log::{encode_png, tsv, write_atomically};
 use crate::look::{Look, Seen};
 use crate::npy;
 use crate::picture::{Picture, heat};
@@ -266,7 +266,7 @@ pub fn draw<D: Device>(
         let mean = attention.mean();
         let hot = attention.heat(&mean, range(&mean));
         page.push(Picture::thumbnail(&hot.image(), CELL));
-        list += &format!("{pages}\t{}\t{name}\t{}\n", page.len() - 1, set.name(i));
+        list += &format!("{pages}\t{}\t{}\t{}\n", page.len() - 1, tsv(&name), tsv(&set.name(i)));
         drawn += 1;
         if page.len() == PAGE {
             Picture::contact(&page).write(&out.join(format!("sheet-{pages:03}.png")))?;

@@ -33,10 +33,10 @@ macro_rules! keys {
             $($(#[$meta])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $key: Option<$ty>,)*
         }
 
-        /// The keys with their values: what a run is made of. A key that is not there (in a checkpoint older than the key) has its
-        /// published value.
+        /// The keys with their values: what a run is made of. A key that is not there (in a checkpoint older than the key) has what
+        /// runs did before there was the key, see [`Config::before_keys`].
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields, default = "Config::published", rename_all = "kebab-case")]
+        #[serde(deny_unknown_fields, default = "Config::before_keys", rename_all = "kebab-case")]
         pub struct Config {
             $(#[allow(missing_docs)] pub $key: $ty,)*
         }
@@ -196,6 +196,12 @@ keys! {
 }
 
 impl Config {
+    /// What a checkpoint that does not say so was made with: the published values, and pictures as they are stored, for orientation was
+    /// not looked at before there was a key for it.
+    fn before_keys() -> Config {
+        Config { ignore_exif: true, ..Config::published() }
+    }
+
     /// What `--small` stands for: a ViT that learns something in minutes on two cores, made for the built-in set.
     pub fn small() -> Config {
         Config {
@@ -442,6 +448,12 @@ impl Config {
         Decode { channels: self.channels, orient: !self.ignore_exif, fast }
     }
 
+    /// The same configuration for pictures that are looked at in another size than the evaluation's: what fast decoding leaves of them
+    /// is too small, and is not what boxes, masks and frames of their own size belong to.
+    pub fn decoding_whole(self) -> Config {
+        Config { fast_decode: false, ..self }
+    }
+
     /// The networks' parameters.
     pub fn table(&self) -> Table {
         let backbone = Vit {
@@ -580,9 +592,11 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_older_than_a_key_reads_as_published() {
+    fn a_checkpoint_older_than_a_key_reads_as_it_was_made() {
         let read: Config = serde_json::from_str(r#"{"batch": 8}"#).unwrap();
-        assert_eq!(read, Config { batch: 8, ..Config::published() });
+        // Pictures are turned by default, and were not before there was a key for it.
+        assert!(read.ignore_exif && !Config::published().ignore_exif);
+        assert_eq!(read, Config { batch: 8, ignore_exif: true, ..Config::published() });
         assert!(serde_json::from_str::<Config>(r#"{"bacth": 8}"#).is_err());
     }
 

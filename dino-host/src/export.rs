@@ -5,7 +5,7 @@ use crate::data::{Dataset, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::features::{Extractor, Tokens};
-use crate::log::write_atomically;
+use crate::log::{tsv, write_atomically};
 use crate::npy;
 use crate::progress::Progress;
 use clap::ValueEnum;
@@ -45,7 +45,7 @@ impl Format {
 }
 
 /// Writes the features of both parts of a set to the folder `out`: `features.npy`, shape (images, C) or (images, rows, columns, C) of
-/// the patches, and `images.tsv`, a line an image: part, label, name. Returns what to tell the user.
+/// the patches, and `images.tsv`, a line an image: part, label, name (as [`tsv`] writes them). Returns what to tell the user.
 pub fn write<D: Device>(
     extractor: &mut Extractor<D>,
     config: &Config,
@@ -68,7 +68,7 @@ pub fn write<D: Device>(
     let mut failed = None;
     let parts: [(&str, &dyn Dataset); 2] = [("train", &*splits.train), ("test", &*splits.test)];
     let mut progress = Progress::new(splits.train.len() + splits.test.len(), "images");
-    let path = out.join(format.file());
+    let (path, list_path) = (out.join(format.file()), out.join("images.tsv"));
     write_atomically(&path, |file: &mut File| {
         file.write_all(&format.header(&shape(0)))?;
         let mut numbers = BufWriter::new(&mut *file);
@@ -77,7 +77,7 @@ pub fn write<D: Device>(
                 let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
                 numbers.write_all(&bytes).map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
                 let label = set.label(i).map_or(String::new(), |label| set.classes()[label as usize].clone());
-                list += &format!("{part}\t{label}\t{}\n", set.name(i));
+                list += &format!("{part}\t{}\t{}\n", tsv(&label), tsv(&set.name(i)));
                 images += 1;
                 progress.tick();
                 Ok(())
@@ -91,10 +91,28 @@ pub fn write<D: Device>(
         numbers.flush()?;
         drop(numbers);
         file.seek(SeekFrom::Start(0))?;
-        file.write_all(&format.header(&shape(images)))
+        file.write_all(&format.header(&shape(images)))?;
+        if images == 0 {
+            failed = Some(Error::new("none of the images could be read").hint("--strict says why the first could not"));
+            return Err(std::io::ErrorKind::Other.into());
+        }
+        // Both are whole on the disk before either has its name, and an old array goes first: killed in between, no array lies
+        // beside the list of another.
+        file.sync_all()?;
+        let listed = write_atomically(&list_path, |f| {
+            f.write_all(list.as_bytes())?;
+            f.sync_all()?;
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            }
+        });
+        listed.map_err(|e| {
+            failed = Some(e);
+            std::io::ErrorKind::Other.into()
+        })
     })
     .map_err(|e| failed.unwrap_or(e))?;
-    write_atomically(&out.join("images.tsv"), |f| f.write_all(list.as_bytes()))?;
     let shape: Vec<String> = shape(images).iter().map(usize::to_string).collect();
     Ok(format!("{} in {}; images.tsv names its rows", shape.join(" x "), path.display()))
 }

@@ -28,7 +28,7 @@ const SUBSTITUTES: usize = 100;
 pub struct Batch {
     /// Those in place of others that cannot be read included.
     pub images: Vec<u32>,
-    /// Per micro-batch the plan's layout: view-major, `(view, image, 3, side, side)`.
+    /// Per micro-batch the plan's layout: view-major, `(view, image, channels, side, side)`.
     pub pixels: Vec<f32>,
 }
 

@@ -25,6 +25,11 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> std::io::R
     })
 }
 
+/// A name as a field of a table of tabs and lines: `\t`, `\n`, `\r` and `\\` stand for what would break it, and for themselves.
+pub fn tsv(name: &str) -> String {
+    name.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n").replace('\r', "\\r")
+}
+
 /// Writes an RGB picture, `width * height * 3` bytes, as PNG.
 pub fn write_png(path: &Path, size: [usize; 2], rgb: &[u8]) -> Result<()> {
     let png = encode_png(size, rgb, ExtendedColorType::Rgb8)

@@ -26,7 +26,7 @@ pub fn rows(bank: Array2<f32>, queries: Array2<f32>, k: usize) -> Result<Vec<Row
         return Err(Error::new("there are no images to be neighbours").hint("two images or more"));
     }
     if let Some(row) = bank.rows().into_iter().chain(queries.rows()).position(|r| r.iter().any(|x| !x.is_finite())) {
-        return Err(Error::new(format!("the features of image {row} are not finite")).hint("are the weights sound?"));
+        return Err(Error::new(format!("the features in row {row} are not finite")).hint("are the weights sound?"));
     }
     if queries.nrows() == 0 || k == 0 {
         return Ok((0..queries.nrows()).map(|q| (q, Vec::new())).collect());

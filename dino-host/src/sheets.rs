@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::data::{Dataset, Faults, Image};
 use crate::error::{Error, Result};
 use crate::loader::Recipe;
-use crate::log::write_atomically;
+use crate::log::{tsv, write_atomically};
 use crate::picture::{Picture, WHITE, coloured};
 use crate::resize::{Filter, resize};
 use std::io::Write;
@@ -52,7 +52,7 @@ pub fn draw(
         for (&id, crops) in batch.images.iter().zip(batch.pixels.chunks(wide)) {
             // It could be read a moment ago.
             rows.push(row(&recipe.augment, &set.image(id as usize)?, crops));
-            index += &format!("{sheet}\t{}\t{}\n", rows.len() - 1, set.name(id as usize));
+            index += &format!("{sheet}\t{}\t{}\n", rows.len() - 1, tsv(&set.name(id as usize)));
         }
         stack(rows).write(&out.join(format!("sheet-{sheet:03}.png")))?;
     }

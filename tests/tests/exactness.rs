@@ -51,7 +51,7 @@ fn train(config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
         data: "test".into(),
         start: None.into(),
         stop: &stop,
-        aside: Default::default(),
+        command: Vec::new(),
     };
     train::run::<Cpu>(&run).unwrap()
 }

@@ -64,7 +64,7 @@ fn train<D: Device>(device: &D::Options, config: &Config, out: &Path, resume: bo
         data: "test".into(),
         start: None.into(),
         stop: &stop,
-        aside: Default::default(),
+        command: Vec::new(),
     };
     train::run::<D>(&run).unwrap()
 }

@@ -41,7 +41,7 @@ fn four_epochs_beat_random_features_and_pixels() {
         data: "builtin".into(),
         start: None.into(),
         stop: &stop,
-        aside: Default::default(),
+        command: Vec::new(),
     };
     assert_eq!(train::run::<Cpu>(&run).expect("a run"), Outcome::Finished);
     let log = std::fs::read_to_string(run.out.join(train::LOG)).expect("a log");

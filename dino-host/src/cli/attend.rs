@@ -61,6 +61,7 @@ pub struct Attend<O: Args> {
 pub fn run<D: Device>(args: Attend<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let (config, weights) = backbone(&args.checkpoint, &args.which)?;
+    let config = config.decoding_whole();
     let faults = args.tolerance.faults();
     let mut look = Look::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;
     if let (Some(frames), Some(format)) = (args.frames, args.animate) {

@@ -1,6 +1,6 @@
 //! `crops`.
 
-use super::shared::{Model, Tolerance, backbone, open, say_left_out};
+use super::shared::{Model, Tolerance, backbone, open, recorded, say_left_out};
 use crate::device::Device;
 use crate::error::Result;
 use crate::sheets;
@@ -12,7 +12,7 @@ pub struct Crops {
     #[command(flatten)]
     model: Model,
     /// The configuration of this run's checkpoint.safetensors or teacher.safetensors, instead of flags
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["small", "config"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "small")]
     checkpoint: Option<PathBuf>,
     /// Images, as `train` takes them, or `builtin`
     #[arg(long, value_name = "PATH")]
@@ -32,7 +32,7 @@ pub struct Crops {
 
 pub fn run<D: Device>(args: Crops) -> Result<u8> {
     let config = match &args.checkpoint {
-        Some(file) => backbone(file, "teacher")?.0,
+        Some(file) => recorded(&backbone(file, "teacher")?.0, &args.model)?,
         None => args.model.resolve::<D>(Some(&args.data))?,
     };
     let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());

@@ -44,6 +44,7 @@ pub struct Pca<O: Args> {
 pub fn run<D: Device>(args: Pca<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let (config, weights) = backbone(&args.checkpoint, &args.which)?;
+    let config = config.decoding_whole();
     let faults = args.tolerance.faults();
     let mut look = Look::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;
     let files = Files::open(&args.image, config.decode())?;

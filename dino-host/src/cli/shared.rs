@@ -1,7 +1,7 @@
 //! What the commands share: flags, and what they mean.
 
 use crate::config::{Config, Flags};
-use crate::data::{self, Decode, Faults, Splits};
+use crate::data::{self, Dataset, Decode, Faults, Image, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -39,21 +39,29 @@ impl Model {
     }
 
     pub fn resolve<D: Device>(&self, data: Option<&str>) -> Result<Config> {
-        let mut config = if self.small { small(data) } else { Config::published() };
-        config.set(&self.named()?);
+        let named = self.named()?;
+        let mut config = if self.small { small(data, named.channels) } else { Config::published() };
+        config.set(&named);
         config.resolve_for(D::MICRO_BATCH_TOKENS)
     }
 }
 
 /// The small preset that suits the data: the built-in set's, or, where images have the size of CIFAR's, theirs. Data that cannot be
-/// opened is reported when it is used.
-pub fn small(data: Option<&str>) -> Config {
+/// opened is reported when it is used. `channels`: as `--channels` says.
+pub fn small(data: Option<&str>, channels: Option<usize>) -> Config {
     let folder = data.filter(|data| *data != data::BUILTIN);
-    let first = folder.and_then(|folder| data::open(Path::new(folder), Decode::default()).ok()?.train.image(0).ok());
+    let how = Decode { channels: channels.unwrap_or(Config::small().channels), ..Decode::default() };
+    let first = folder.and_then(|folder| first_readable(&*data::open(Path::new(folder), how).ok()?.train));
     match first {
         Some(image) if (image.width, image.height) == (32, 32) => Config::small_32(),
         _ => Config::small(),
     }
+}
+
+/// The image whose size stands for a set's: the first of a hundred that can be read, so that a damaged one changes nothing. What is
+/// wrong with the others is reported when they are used.
+pub fn first_readable(set: &dyn Dataset) -> Option<Image> {
+    (0..set.len().min(100)).find_map(|i| set.image(i).ok())
 }
 
 #[derive(Args)]
@@ -161,13 +169,29 @@ fn read(file: &Path, network: &str, heads: Option<usize>) -> Result<(Config, Vec
     Ok((found.config, found.backbone))
 }
 
+/// A checkpoint's configuration. How files become pixels may be said anew (weights of other programs do not say it); other flags that
+/// say something else than it are refused, for they would be passed over in silence.
+pub fn recorded(config: &Config, model: &Model) -> Result<Config> {
+    let (mut config, mut named) = (config.clone(), model.named()?);
+    config.mean = named.mean.take().unwrap_or(config.mean);
+    config.std = named.std.take().unwrap_or(config.std);
+    config.ignore_exif = named.ignore_exif.take().unwrap_or(config.ignore_exif);
+    config.fast_decode = named.fast_decode.take().unwrap_or(config.fast_decode);
+    let other = if model.small { Some("--small".into()) } else { config.contradictions(&named).into_iter().next() };
+    match other {
+        None => config.resolve(),
+        Some(other) => Err(Error::new(format!("the run of --checkpoint was not made with {other}"))
+            .hint("leave the flag out: the checkpoint's configuration is used")),
+    }
+}
+
 /// The configuration, and for networks the backbone's weights, that `which` means.
 pub fn network<D: Device>(source: &Source<D::Options>, which: Which) -> Result<(Config, Option<Vec<f32>>)> {
     let of = if which == Which::Student { "student" } else { "teacher" };
     // Of a run that is not wanted but for its configuration, the teacher is there in every kind of file.
     let checkpoint = source.checkpoint.as_deref().map(|file| read(file, of, source.model.flags.heads)).transpose()?;
     let config = match &checkpoint {
-        Some((config, _)) => config.clone(),
+        Some((config, _)) => recorded(config, &source.model)?,
         // Without a checkpoint the small preset says what the crops look like.
         None => {
             let (config, flags) = (source.model.config.clone(), source.model.flags.clone());

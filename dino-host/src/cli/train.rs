@@ -26,9 +26,6 @@ pub struct Train<O: Args> {
     /// Go on from the checkpoint in --out, with its configuration
     #[arg(long)]
     resume: bool,
-    /// Judge the teacher's features alone, not the student's beside them
-    #[arg(long)]
-    teacher_only: bool,
     /// Student and teacher start from these weights: a run's, or published ones (.pth, timm, Hugging Face)
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     init_from: Option<PathBuf>,
@@ -127,7 +124,6 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     });
     let (resume, faults) = (args.resume, args.tolerance.faults());
     let command = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let aside = train::Aside { command, teacher_only: args.teacher_only };
     let start = start.into();
     let run = train::Run::<D> {
         device,
@@ -139,7 +135,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         data,
         start,
         stop: &STOP,
-        aside,
+        command,
     };
     Ok(match train::run(&run)? {
         Outcome::Finished => 0,

@@ -167,7 +167,7 @@ pub fn evaluate(
         )));
     }
     if let Some(row) = bank.rows().into_iter().chain(queries.rows()).position(|r| r.iter().any(|x| !x.is_finite())) {
-        return Err(Error::new(format!("the features of image {row} are not finite")).hint("are the weights sound?"));
+        return Err(Error::new(format!("the features in row {row} are not finite")).hint("are the weights sound?"));
     }
     let classes = bank_labels.iter().chain(labels).max().map_or(0, |&c| c as usize + 1);
     let most = ks.iter().copied().max().unwrap_or(0);

@@ -113,7 +113,7 @@ fn train<D: Device>(config: Config, stop: bool) -> (Result<Outcome>, Files, Vec<
         data: "test".into(),
         start: None.into(),
         stop,
-        aside: Aside::default(),
+        command: Vec::new(),
     };
     let outcome = super::run(&run);
     let mut files = Files::new();

@@ -302,3 +302,47 @@ fn a_folder_like_copydays() {
     refuses_saying(&line, &[set.path()], &["original"]);
     refuses_saying(&format!("eval copies {RANDOM}"), &[], &["--attack"]);
 }
+
+/// A JPEG of 160 x 96 of twice the [`scene`]'s size, which fast decoding halves for crops of 40, and its mask.
+fn large(x: u32) -> (Vec<u8>, Vec<u8>) {
+    let (image, mask) = scene(x);
+    let image = image::imageops::resize(&image, 160, 96, image::imageops::FilterType::Nearest);
+    let mask = image::imageops::resize(&mask, 160, 96, image::imageops::FilterType::Nearest);
+    (encoded(image, Jpeg), encoded(mask, Png))
+}
+
+/// Masks, frames and boxes belong to pictures of their full size.
+#[test]
+fn fast_decoding_is_not_for_dense_evaluations() {
+    let mut files = Vec::new();
+    for i in 0..4 {
+        let (image, mask) = large(8 + 4 * i);
+        files.push((format!("JPEGImages/a/{i}.jpg"), image));
+        files.push((format!("Annotations/a/{i}.png"), mask));
+    }
+    let davis = folder(&files.iter().map(|(n, b)| (n.as_str(), b.clone())).collect::<Vec<_>>());
+    let line = format!("eval video {RANDOM} --size 48 --json --data {{}}");
+    assert_eq!(json(&line, &[davis.path()]), json(&format!("{line} --fast-decode"), &[davis.path()]));
+    let (images, masks) = (davis.path().join("JPEGImages/a"), davis.path().join("Annotations/a"));
+    let line = format!("eval attention {RANDOM} --size 48 --json --images {{}} --masks {{}}");
+    assert_eq!(json(&line, &[&images, &masks]), json(&format!("{line} --fast-decode"), &[&images, &masks]));
+    // The box lies in the right half, which half a picture does not have.
+    let truth = davis.path().join("gnd.json");
+    let bbx = [100.0, 0.0, 160.0, 96.0];
+    let gnd = serde_json::json!({
+        "imlist": ["0", "1"], "qimlist": ["0"], "gnd": [{"easy": [0], "hard": [1], "junk": [], "bbx": bbx}],
+    });
+    fs::write(&truth, gnd.to_string()).unwrap();
+    let line = format!("eval retrieval {RANDOM} --json --ground-truth {{}} --data {{}}");
+    assert_eq!(json(&line, &[&truth, &images]), json(&format!("{line} --fast-decode"), &[&truth, &images]));
+    // Nor does one that is turned upright: the box is in the pixels of the file, 160 x 96.
+    let jpeg = fs::read(images.join("0.jpg")).unwrap();
+    // EXIF, little-endian, with one entry: orientation (0x112), a short, 6.
+    let exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    let turned = [&jpeg[..2], exif, &jpeg[2..]].concat();
+    let how = dino_host::data::Decode::default();
+    let seen = dino_host::data::decode_bytes(Path::new("turned"), &turned, how).unwrap();
+    assert_eq!((seen.width, seen.height), (96, 160), "the file's tag is not read");
+    fs::write(images.join("0.jpg"), turned).unwrap();
+    succeeds(&line, &[&truth, &images]);
+}

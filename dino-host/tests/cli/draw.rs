@@ -80,6 +80,57 @@ fn several_images_get_a_folder_each_and_bad_ones_a_warning() {
     refuses_saying(line, &[&file, &empty.path().join("gone.png"), out.path()], &["gone.png"]);
 }
 
+/// A run with fast decoding: its pictures are decoded whole all the same where they are drawn larger than its crops.
+#[test]
+fn fast_decoding_is_not_for_larger_sizes() {
+    let picture = image::RgbImage::from_fn(800, 600, |x, y| image::Rgb([(x * y / 7) as u8, (x / 2) as u8, y as u8]));
+    let (dir, mut jpeg) = (tempfile::tempdir().unwrap(), std::io::Cursor::new(Vec::new()));
+    picture.write_to(&mut jpeg, Jpeg).unwrap();
+    let (image, fast) = (dir.path().join("a.jpg"), dir.path().join("fast.safetensors"));
+    fs::write(&image, jpeg.into_inner()).unwrap();
+    let bytes = with_header(&fs::read(checkpoint()).unwrap(), |h| {
+        let config = h["__metadata__"]["config"].as_str().unwrap().to_string();
+        assert!(config.contains(r#""fast-decode":false"#), "{config}");
+        h["__metadata__"]["config"] = config.replace(r#""fast-decode":false"#, r#""fast-decode":true"#).into();
+    });
+    fs::write(&fast, bytes).unwrap();
+    for (command, file) in [("attend --write npy", "attention.npy"), ("pca", "pca.json")] {
+        let [plain, fast] = [&checkpoint(), &fast].map(|checkpoint| {
+            let out = tempfile::tempdir().unwrap();
+            let line = format!("{command} --size 240 --checkpoint {{}} --image {{}} --out {{}}");
+            succeeds(&line, &[checkpoint, &image, out.path()]);
+            fs::read(out.path().join(file)).unwrap()
+        });
+        assert!(plain == fast, "{command}");
+    }
+}
+
+/// Every line of the tables has as many fields as its first, whatever pictures and classes are called.
+#[cfg(unix)]
+#[test]
+fn names_do_not_break_tables() {
+    let (class, name) = ("a\tb", "x\ny\\t\r.png");
+    let files = [(format!("{class}/{name}"), picture(Png, 1)), (format!("{class}/z.png"), picture(Png, 2))];
+    let data = folder(&files.each_ref().map(|(name, bytes)| (name.as_str(), bytes.clone())));
+    let (file, out) = (checkpoint(), tempfile::tempdir().unwrap());
+    let table = |line: &str, data: &Path, name: &str| {
+        succeeds(line, &[&file, data, out.path()]);
+        let text = fs::read_to_string(out.path().join(name)).unwrap();
+        let rows: Vec<Vec<String>> = text.lines().map(|l| l.split('\t').map(String::from).collect()).collect();
+        assert!(rows.iter().all(|row| row.len() == rows[0].len()) && !text.contains('\r'), "{text:?}");
+        rows
+    };
+    let (class, name) = ("a\\tb", "x\\ny\\\\t\\r");
+    let rows = table("features --checkpoint {} --data {} --out {}", data.path(), "images.tsv");
+    assert_eq!(rows.len(), 3);
+    assert!(rows.iter().any(|row| row[1] == class && row[2] == format!("{class}/{name}.png")), "{rows:?}");
+    let rows = table("crops --checkpoint {} --data {} --out {}", data.path(), "index.tsv");
+    assert!(rows.len() == 2 && rows[1][2].starts_with(&format!("{class}/")), "{rows:?}");
+    let rows = table("attend --checkpoint {} --image {} --out {}", &data.path().join("a\tb"), "images.tsv");
+    assert_eq!(rows.len(), 3);
+    assert!(rows[1][2] == name && rows[1][3].ends_with(&format!("{class}/{name}.png")), "{rows:?}");
+}
+
 #[test]
 fn blocks_networks_and_parts_can_be_chosen() {
     let data = folder(&[("a.png", picture(Png, 3))]);

@@ -258,6 +258,27 @@ fn hostile_checkpoints() {
         assert!(content(&run) == before, "{name}: a refusal must not touch the run");
     }
     refuses_saying("eval knn --checkpoint {} --data {}", &[dir.path(), data.path()], &["cannot read the checkpoint"]);
+    fs::write(&file, &good).unwrap();
+    let (sheets, toml) = (dir.path().join("sheets"), dir.path().join("c.toml"));
+    fs::write(&toml, "depth = 7").unwrap();
+    for (flags, said) in [
+        ("--global-size 96", "--global-size 96 (the run has 40)"),
+        ("--seed 5", "--seed 5 (the run has 0)"),
+        ("--config {}", "--depth 7 (the run has 2)"),
+    ] {
+        let line = format!("crops {flags} --checkpoint {{}} --data {{}} --out {{}}");
+        let toml: &[&Path] = if flags.contains("{}") { &[&toml] } else { &[] };
+        refuses_saying(&line, &[toml, &[&file, data.path(), &sheets]].concat(), &[said]);
+        let line = format!("eval knn {flags} --checkpoint {{}} --data {{}}");
+        refuses_saying(&line, &[toml, &[&file, data.path()]].concat(), &[said]);
+        assert!(!sheets.exists());
+    }
+    refuses_saying("eval knn --small --checkpoint {} --data {}", &[&file, data.path()], &["not made with --small"]);
+    // What the run has, how files are read and what is the probe's own may be said.
+    succeeds("eval knn --global-size 40 --ignore-exif --checkpoint {} --data {}", &[&file, data.path()]);
+    for line in ["eval linear --seed 5 --epochs 2 --batch 16 --lr 0.01", "eval logistic --seed 5 --iterations 2"] {
+        succeeds(&format!("{line} --checkpoint {{}} --data {{}}"), &[&file, data.path()]);
+    }
     fs::write(&file, good).unwrap();
     succeeds("train --resume --out {}", &[&run]);
 }

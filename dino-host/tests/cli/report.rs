@@ -40,7 +40,7 @@ fn a_run_becomes_a_page_and_events() {
     // The head of the file and a record a row, also after more epochs.
     assert_eq!(records(&run).len(), 1 + rows.len());
     assert!(records(&run)[0].ends_with(b"brain.Event:2"));
-    succeeds("train --resume --teacher-only --epochs 3 --out {}", &[&run]);
+    succeeds("train --resume --epochs 3 --out {}", &[&run]);
     let rows = log(&run);
     assert_eq!((rows.len(), records(&run).len()), (3 * STEPS + 3, 1 + 3 * STEPS + 3));
     assert!(rows.last().unwrap().get("knn_top1_student").is_none());

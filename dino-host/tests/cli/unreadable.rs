@@ -3,6 +3,7 @@
 use crate::common::*;
 use image::ImageFormat::{Jpeg, Png};
 use std::fs;
+use std::path::Path;
 use tempfile::TempDir;
 
 /// The header of a PNG file that claims 60,000 x 60,000 pixels, and nothing after it.
@@ -83,10 +84,49 @@ fn bad_files_cost_a_warning_each_and_never_the_run() {
 fn strict_stops_at_the_first_bad_file_and_keeps_what_was_learnt() {
     let (data, out) = (mixed(), tempfile::tempdir().unwrap());
     let run = out.path().join("run");
-    let text = refuses(&format!("train {TINY} --strict --epochs 2 --data {{}} --out {{}}"), &[data.path(), &run]);
-    assert!(bad().iter().any(|(name, _)| text.contains(name)), "{text}");
-    assert!(run.join("checkpoint.safetensors").exists());
+    // One bad file is left, which does not come in the first batch.
+    for (name, _) in bad().iter().filter(|(name, _)| *name != "train/a/cut.png") {
+        fs::remove_file(data.path().join(name)).unwrap();
+    }
+    let line = format!("train {TINY} --seed 1 --strict --epochs 2 --data {{}} --out {{}}");
+    refuses_saying(&line, &[data.path(), &run], &["train/a/cut.png"]);
+    let steps = log(&run).iter().filter(|r| r["kind"] == "step").count();
+    assert!(steps > 0, "a bad file in the first batch shows nothing: another --seed");
+    assert_eq!(saved_step(&run), steps);
     refuses("eval knn --strict --which pixels --k 5 --data {}", &[data.path()]);
+}
+
+/// The step that a run's checkpoint says it stands at.
+fn saved_step(run: &Path) -> usize {
+    let checkpoint = header(&fs::read(run.join("checkpoint.safetensors")).unwrap());
+    checkpoint["__metadata__"]["step"].as_str().unwrap().parse().unwrap()
+}
+
+/// The bad file is first met when the first epoch is judged: that epoch must not be lost.
+#[test]
+fn strict_stops_at_a_bad_test_file_and_keeps_the_epoch() {
+    let (data, out) = (mixed(), tempfile::tempdir().unwrap());
+    let run = out.path().join("run");
+    for (name, _) in bad().iter().filter(|(name, _)| name.starts_with("train")) {
+        fs::remove_file(data.path().join(name)).unwrap();
+    }
+    let line = format!("train {TINY} --strict --epochs 3 --save-every 1 --data {{}} --out {{}}");
+    refuses_saying(&line, &[data.path(), &run], &["val/b/noise.jpg"]);
+    let count = |kind: &str| log(&run).iter().filter(|r| r["kind"] == kind).count();
+    assert_eq!((saved_step(&run), count("step"), count("epoch")), (8, 8, 1));
+    let epoch = log(&run).into_iter().find(|r| r["kind"] == "epoch").unwrap();
+    assert!(epoch["knn_top1"].is_null() && epoch["train_loss"].is_f64(), "{epoch}");
+    assert!(run.join("checkpoint0000.safetensors").exists());
+    fs::remove_file(data.path().join("val/b/noise.jpg")).unwrap();
+    succeeds("train --resume --strict --out {}", &[&run]);
+    assert_eq!((saved_step(&run), count("step"), count("epoch")), (24, 24, 3));
+    // The loss of the failed epoch must not be counted to the next.
+    let rows = log(&run);
+    let loss = |kind: &str| {
+        let of = rows.iter().filter(|r| r["kind"] == kind && r["epoch"] == 1);
+        of.map(|r| r[if kind == "step" { "loss" } else { "train_loss" }].as_f64().unwrap()).sum::<f64>()
+    };
+    assert!((loss("step") / 8.0 - loss("epoch")).abs() < 1e-9, "{} {}", loss("step"), loss("epoch"));
 }
 
 #[test]
@@ -97,6 +137,32 @@ fn an_evaluation_leaves_bad_files_out() {
     let found: serde_json::Value = serde_json::from_str(&done.out).unwrap();
     assert_eq!((&found["bank"], &found["queries"]), (&64.into(), &8.into()));
     assert_eq!(done.err.matches("WARNING").count(), bad().len(), "{}", done.err);
+}
+
+/// The preset and the width of pixels follow the images' size: 32 x 32 here, whatever the first file holds.
+#[test]
+fn a_bad_first_file_changes_no_configuration() {
+    for channels in [3, 4] {
+        let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for i in 0..40u32 {
+            let name = data.path().join(format!("{}/{i:02}.png", ["a", "b"][i as usize % 2]));
+            fs::create_dir_all(name.parent().unwrap()).unwrap();
+            let pixel = |x: u32, y: u32| image::Rgba([(5 * x + i) as u8, (7 * y) as u8, (x * y) as u8, 200]);
+            let picture = image::DynamicImage::from(image::RgbaImage::from_fn(32, 32, pixel));
+            let picture = if channels == 3 { picture.into_rgb8().into() } else { picture };
+            picture.save(name).unwrap();
+        }
+        fs::write(data.path().join("a/00.png"), b"\x89PNG\r\n\x1a\n and no more").unwrap();
+        let line = format!("train {TINY} --channels {channels} --epochs 1 --data {{}} --out {{}}");
+        succeeds(&line, &[data.path(), out.path()]);
+        let manifest = fs::read(out.path().join("run.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        // small_32's, not small's 0.7.
+        assert_eq!(manifest["config"]["weight-decay"], 0.04, "{channels} channels");
+        let line = format!("eval knn --which pixels --channels {channels} --k 5 --json --data {{}}");
+        let found: serde_json::Value = serde_json::from_str(&succeeds(&line, &[data.path()])).unwrap();
+        assert_eq!(found["width"], 32 * 32 * channels);
+    }
 }
 
 #[test]
@@ -228,6 +294,16 @@ fn features_are_written_for_every_image_that_can_be_read() {
     let patches = fs::read(write("--tokens patches --which student").join("features.npy")).unwrap();
     assert!(String::from_utf8_lossy(&patches[..128]).contains("'shape': (72, 5, 5, 24, )"));
     assert_eq!(patches.len(), 128 + 4 * 72 * 25 * 24);
+    // A list that cannot be written leaves no array without one.
+    let to = out.path().join("taken");
+    fs::create_dir_all(to.join("images.tsv/in the way")).unwrap();
+    refuses_saying("features --checkpoint {} --data {} --out {}", &[&checkpoint, data.path(), &to], &["images.tsv"]);
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+    let nothing = folder(&[("a/1.png", vec![]), ("b/2.png", vec![0; 9])]);
+    let to = out.path().join("nothing");
+    let line = "features --checkpoint {} --data {} --out {}";
+    refuses_saying(line, &[&checkpoint, nothing.path(), &to], &["none of the images could be read"]);
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
     let to = out.path().join("strict");
     refuses("features --strict --checkpoint {} --data {} --out {}", &[&checkpoint, data.path(), &to]);
     assert!(!to.join("features.npy").exists() && !to.join("features.part").exists());

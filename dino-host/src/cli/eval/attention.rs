@@ -48,6 +48,7 @@ pub fn run<D: Device>(args: Attention<D::Options>) -> Result<u8> {
     }
     let options = &args.source.shared.device;
     let (config, networks) = networks::<D>(&args.source, &args.which)?;
+    let config = config.decoding_whole();
     let block = args.block.unwrap_or(config.depth);
     let pairs = match args.images.as_deref().zip(args.masks.as_deref()) {
         None => None,

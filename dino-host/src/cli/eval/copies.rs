@@ -62,6 +62,7 @@ pub fn run<D: Device>(args: Copies<D::Options>) -> Result<u8> {
         return Err(Error::new("--top, --queries and --gem are above 0").hint("published: --top 20 --gem 4"));
     }
     let (config, networks) = networks::<D>(&args.source, &args.which)?;
+    let config = config.decoding_whole();
     let whole = |data: &Option<String>| -> Result<Vec<Box<dyn Dataset>>> {
         let Some(data) = data else { return Ok(Vec::new()) };
         let splits = open(data, &config)?;

@@ -59,13 +59,14 @@ enum ChooseOn {
 
 pub fn run<D: Device>(mut args: Linear<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
-    // Keys of a run that are the probe's here; a backbone has no use for them.
+    // Keys of a run that are the probe's here; a backbone has no use for them, but for the seed if it is drawn by it.
+    let trained = args.source.checkpoint.is_some();
     let flags = &mut args.source.model.flags;
     let recipe = Recipe {
         epochs: flags.epochs.take().unwrap_or(100) as usize,
         batch: flags.batch.take().unwrap_or(128),
         rates: flags.lr.take().map_or(args.rates.clone(), |lr| vec![lr]),
-        seed: flags.seed.unwrap_or(0),
+        seed: if trained { flags.seed.take() } else { flags.seed }.unwrap_or(0),
     };
     recipe.check()?;
     match args.evaluate.clone() {

@@ -44,14 +44,17 @@ pub struct Logistic<O: Args> {
     detail: Detail,
 }
 
-pub fn run<D: Device>(args: Logistic<D::Options>) -> Result<u8> {
+pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
+    // The probe's here; of use to a backbone only where it is drawn by it.
+    let (trained, flags) = (args.source.checkpoint.is_some(), &mut args.source.model.flags);
+    let seed = if trained { flags.seed.take() } else { flags.seed };
     let recipe = Recipe {
         scale: args.scale,
         l2: args.l2.clone(),
         stop: args.stop,
         most: args.iterations,
-        seed: args.source.model.flags.seed.unwrap_or(0),
+        seed: seed.unwrap_or(0),
     };
     recipe.check()?;
     let few = protocols(&args)?;

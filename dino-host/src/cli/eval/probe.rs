@@ -1,6 +1,6 @@
 //! What the evaluations by labels share: features of both parts, and how they print what was right.
 
-use crate::cli::shared::{Source, Which, network, open};
+use crate::cli::shared::{Source, Which, first_readable, network, open};
 use crate::config::Config;
 use crate::data::{Dataset, Faults, Splits};
 use crate::device::Device;
@@ -48,9 +48,8 @@ impl Subject {
         }
         let faults = source.tolerance.faults();
         // The preset may enlarge small images for its patches; pixels by themselves are taken as they are, unless a size was asked for.
-        if which == Which::Pixels && !trained && source.model.named()?.global_size.is_none() && !splits.train.is_empty()
-        {
-            match faults.image(&*splits.train, 0)? {
+        if which == Which::Pixels && !trained && source.model.named()?.global_size.is_none() {
+            match first_readable(&*splits.train) {
                 Some(first) if first.width == first.height => {
                     config.global_size = config.global_size.min(first.width);
                 }

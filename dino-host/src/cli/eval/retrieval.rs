@@ -2,7 +2,7 @@
 
 use crate::cli::shared::{Source, Which, networks, open, start};
 use crate::config::Config;
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Decode, Faults};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::ranking::{Protocol, Scores};
@@ -52,16 +52,21 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
             .hint("for example --size 224 --multi-scale"));
     }
     let truth = args.ground_truth.as_deref().map(GroundTruth::read).transpose()?;
-    let (config, networks) = networks::<D>(&args.source, &args.which)?;
+    let (mut config, networks) = networks::<D>(&args.source, &args.which)?;
+    if args.size.is_some() || truth.is_some() {
+        config = config.decoding_whole();
+    }
     let mut tables = Vec::new();
     let (bank, queries) = match &truth {
         Some(truth) => {
             let root = Path::new(&args.source.data);
             let size = args.size.unwrap_or(224);
             let paths = |names: &[String]| names.iter().map(|n| retrieval::file(root, n)).collect::<Result<Vec<_>>>();
-            let bank = Files { paths: paths(&truth.imlist)?, boxes: Vec::new(), how: config.decode() };
+            // Boxes are in the pixels of the files as they are stored; the bank is seen as the queries are.
+            let how = Decode { orient: config.decode().orient && args.whole_queries, ..config.decode() };
+            let bank = Files { paths: paths(&truth.imlist)?, boxes: Vec::new(), how };
             let boxes = truth.gnd.iter().map(|g| g.bbx.filter(|_| !args.whole_queries)).collect();
-            let queries = Files { paths: paths(&truth.qimlist)?, boxes, how: config.decode() };
+            let queries = Files { paths: paths(&truth.qimlist)?, boxes, how };
             let all: Vec<_> = truth.gnd.iter().map(|g| g.truth.clone()).collect();
             // A row stands for an image by its place, so none may be left out.
             let faults = Faults::new(true);

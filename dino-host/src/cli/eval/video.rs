@@ -70,6 +70,7 @@ pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
     let data = crate::data::BUILTIN.to_string();
     let source = Source { model, shared, checkpoint, data, json: args.json, tolerance: Tolerance { strict: true } };
     let (config, networks) = networks::<D>(&source, &args.which)?;
+    let config = config.decoding_whole();
     let (sequences, left_out) = video::sequences(&args.data, &args.resolution, &args.sequences)?;
     if !left_out.is_empty() {
         eprintln!("note: without a mask of the first frame, left out: {}", left_out.join(", "));
