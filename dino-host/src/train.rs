@@ -231,13 +231,17 @@ impl<D: Device> Trainer<'_, D> {
         let recipe = self.recipe.clone();
         std::thread::scope(|scope| {
             let steps = self.progress.step..total;
-            let (batches, _thread) = recipe.start(scope, &*self.run.splits.train, self.run.faults, steps.clone());
+            let (batches, thread) = recipe.start(scope, &*self.run.splits.train, self.run.faults, steps.clone());
             for number in steps {
                 let started = Instant::now();
                 let batch = match batches.recv() {
                     Ok(Ok(batch)) => batch,
                     Ok(Err(e)) => return self.fail(e),
-                    Err(_) => return self.fail(Error::new("the loader thread ended early")),
+                    Err(_) => {
+                        // It panicked. Not joined, the scope would panic as well, and the error would be lost.
+                        let _ = thread.join();
+                        return self.fail(Error::new("the loader thread ended early"));
+                    }
                 };
                 let hyper = self.run.config.hyper(number, per_epoch);
                 self.take_faults(number)?;

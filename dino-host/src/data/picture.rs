@@ -1,8 +1,11 @@
 //! Picture files to pixels: PNG, JPEG, WebP, BMP and TIFF, told apart by content.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::Path;
+use std::sync::Once;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
@@ -81,6 +84,35 @@ pub fn decode(path: &Path, how: Decode) -> Result<Image> {
 
 /// The same for the bytes of a file; `path` is for the errors.
 pub fn decode_bytes(path: &Path, bytes: &[u8], how: Decode) -> Result<Image> {
+    // The fuzzer is there to see panics.
+    if cfg!(fuzzing) { decoded(path, bytes, how) } else { guarded(path, || decoded(path, bytes, how)) }
+}
+
+thread_local! {
+    /// This thread is within [`guarded`].
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A panic of `decode` as the error of a damaged file. Decoders meet files that anyone may have made, and a panic in one of them must
+/// cost a warning, not a run of days. Decoding changes nothing but what it returns, so nothing is left half done.
+fn guarded(path: &Path, decode: impl FnOnce() -> Result<Image>) -> Result<Image> {
+    // The panic's own words would be printed over the progress bar, once an epoch.
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let before = take_hook();
+        set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                before(info);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let done = catch_unwind(AssertUnwindSafe(decode));
+    GUARDED.set(false);
+    done.unwrap_or_else(|_| Err(damaged(path, &"its decoder panicked")))
+}
+
+fn decoded(path: &Path, bytes: &[u8], how: Decode) -> Result<Image> {
     if bytes.is_empty() {
         return Err(Error::new(format!("{} is empty", path.display())).hint("remove it or copy it again"));
     }
@@ -257,4 +289,19 @@ pub(super) fn cmyk_to_rgb(&[c, m, y, k]: &[u8; 4]) -> [u8; 3] {
         let t = u32::from(ink) * white + 128;
         (white - (((t >> 8) + t) >> 8)) as u8 // ink * white / 255, rounded
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_a_decoder_is_a_damaged_file() {
+        let none: [u8; 0] = [];
+        let error = guarded(Path::new("a.png"), || panic!("{}", none.len())).unwrap_err();
+        assert_eq!(error.message, "cannot decode a.png: its decoder panicked");
+        assert!(!GUARDED.get(), "panics of this thread would stay unsaid from here on");
+        let image = Image { width: 1, height: 1, channels: 1, pixels: vec![7] };
+        assert_eq!(guarded(Path::new("b.png"), || Ok(image.clone())).unwrap(), image);
+    }
 }

@@ -99,9 +99,13 @@ type Files = Vec<(String, Vec<u8>)>;
 
 /// Trains on three batches an epoch; what was said in the end, and what was left: files, and the log without the clock's numbers.
 fn train<D: Device>(config: Config, stop: bool) -> (Result<Outcome>, Files, Vec<Value>) {
+    train_on::<D>(config, stop, Box::new(Builtin::new(32, 24, Set::Train, 0)))
+}
+
+/// The same on other images.
+fn train_on<D: Device>(config: Config, stop: bool, set: Box<dyn Dataset>) -> (Result<Outcome>, Files, Vec<Value>) {
     let dir = tempfile::tempdir().unwrap();
-    let part = |count, part| Box::new(Builtin::new(32, count, part, 0));
-    let splits = Splits { train: part(24, Set::Train), test: part(8, Set::Test), held_out: false };
+    let splits = Splits { train: set, test: Box::new(Builtin::new(32, 8, Set::Test, 0)), held_out: false };
     let (device, stop) = (&D::Options::default(), &AtomicBool::new(stop));
     let run = Run::<D> {
         device,
@@ -173,4 +177,39 @@ fn a_lost_device_leaves_the_last_checkpoint() {
     assert!(error.hint.unwrap().contains("train --resume --out"));
     assert_eq!(step_of(&files), 3);
     assert_eq!(rows.iter().filter(|r| r["kind"] == "step").count(), 3);
+}
+
+/// The built-in set, one image of which makes the loader panic.
+struct Panics(Builtin, usize);
+
+impl Dataset for Panics {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn image(&self, i: usize) -> Result<crate::data::Image> {
+        assert_ne!(i, self.1, "a fault in the data's own code");
+        self.0.image(i)
+    }
+    fn label(&self, i: usize) -> Option<u32> {
+        self.0.label(i)
+    }
+    fn classes(&self) -> &[String] {
+        self.0.classes()
+    }
+    fn name(&self, i: usize) -> String {
+        self.0.name(i)
+    }
+    fn fingerprint(&self) -> String {
+        self.0.fingerprint()
+    }
+}
+
+#[test]
+fn a_panic_of_the_loader_is_an_error_that_saves_the_run() {
+    let set = Builtin::new(32, 24, Set::Train, 0);
+    // In the second batch.
+    let bad = set.order(config().seed, 0)[12] as usize;
+    let (outcome, files, _) = train_on::<Cpu>(config(), false, Box::new(Panics(set, bad)));
+    assert_eq!(outcome.unwrap_err().message, "the loader thread ended early");
+    assert_eq!(step_of(&files), 1);
 }
