@@ -244,7 +244,8 @@ fn knn_of_pixels_random_and_trained_features() {
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["scores"][0]["top1"], logged);
     }
     let table = succeeds("eval knn --checkpoint {} --data {} --k 7", &[&checkpoint, data]);
-    assert!(table.starts_with("k-NN, teacher") && table.lines().count() == 3, "{table}");
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines.len() == 4 && lines[0].starts_with("k-NN, teacher") && lines[3].starts_with("always "), "{table}");
     refuses_saying(
         "eval knn --checkpoint {} --which student --data {}",
         &[&teacher, data],

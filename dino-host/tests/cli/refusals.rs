@@ -230,7 +230,6 @@ fn hostile_checkpoints() {
         ("huge header", length(u64::MAX), "checkpoint.safetensors"),
         ("header beyond the end", length(good.len() as u64), "checkpoint.safetensors"),
         ("header of a terabyte", length(1 << 40), "checkpoint.safetensors"),
-        ("no metadata", with_header(&good, |h| h["__metadata__"] = json!({})), "config"),
         ("configuration is no JSON", entry("config", "{"), "configuration"),
         ("step is no number", entry("step", "many"), "step"),
         ("loss is no number", entry("epoch_loss", "many"), "epoch loss"),
@@ -258,6 +257,10 @@ fn hostile_checkpoints() {
         assert!(content(&run) == before, "{name}: a refusal must not touch the run");
     }
     refuses_saying("eval knn --checkpoint {} --data {}", &[dir.path(), data.path()], &["cannot read the checkpoint"]);
+    // Without metadata it is no run, and weights like another program's, which do not say everything.
+    fs::write(&file, with_header(&good, |h| h["__metadata__"] = json!({}))).unwrap();
+    refuses_saying("train --resume --out {}", &[&run], &["config"]);
+    refuses_saying("eval knn --checkpoint {} --data {}", &[&file, data.path()], &["attention heads", "--heads"]);
     fs::write(&file, &good).unwrap();
     let (sheets, toml) = (dir.path().join("sheets"), dir.path().join("c.toml"));
     fs::write(&toml, "depth = 7").unwrap();
