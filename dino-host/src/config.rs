@@ -34,7 +34,7 @@ macro_rules! keys {
         }
 
         /// The keys with their values: what a run is made of. A key that is not there (in a checkpoint older than the key) has what
-        /// runs did before there was the key, see [`Config::before_keys`].
+        /// runs did before there was the key, see `Config::before_keys`.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default = "Config::before_keys", rename_all = "kebab-case")]
         pub struct Config {

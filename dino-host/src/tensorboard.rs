@@ -1,6 +1,6 @@
 //! The log as an event file of TensorBoard's: the scalars of every row of `log.jsonl`, under `train/`, `eval/` and `speed/`.
 //!
-//! A file is records: length (u64), its checksum, the data, their checksum, all little-endian; the checksum is [`masked`]
+//! A file is records: length (u64), its checksum, the data, their checksum, all little-endian; the checksum is `masked`
 //! (TensorFlow's `record_writer`). Data is an `Event` in protocol buffers' wire format (`event.proto`, `summary.proto`), of which
 //! these fields are used: Event { 1: wall_time f64, 2: step i64, 3: file_version, 5: Summary { 1: Value { 1: tag, 2: simple_value f32 } } }.
 

@@ -2,7 +2,7 @@
 //!
 //! Minimised over the weights W (classes, width) and biases b:
 //!
-//!   f(W, b) = 1/n sum_i -log softmax(W x_i + b)[y_i]  +  l2/2 |W|^2
+//!   f(W, b) = 1/n sum_i -log softmax(W x_i + b)\[y_i\]  +  l2/2 |W|^2
 //!
 //! that is scikit-learn's `LogisticRegression` with C = 1 / (l2 n). Biases are not penalised. The search ends when no element of the
 //! gradient is above `stop` in size; f is l2-strongly convex in W, so that |W - optimum| <= |gradient| / l2.

@@ -66,8 +66,8 @@ impl Propagation {
 
     /// The classes (patches, classes) of the next frame, from its tokens (patches, C). Each row sums to 1.
     ///
-    /// Costs 2 C multiplications and additions a patch, context frame and patch of the window, that widened by [`ROWS`] - 1 rows and
-    /// [`COLUMNS`] - 1 columns: with the published numbers on 60 x 104 patches of 384 (ViT-S/8) 60 GFLOP a frame, against 240 without a
+    /// Costs 2 C multiplications and additions a patch, context frame and patch of the window, that widened by `ROWS` - 1 rows and
+    /// `COLUMNS` - 1 columns: with the published numbers on 60 x 104 patches of 384 (ViT-S/8) 60 GFLOP a frame, against 240 without a
     /// window.
     pub fn next(&mut self, tokens: Vec<f32>) -> &[f32] {
         let [height, width] = self.grid;

@@ -1,5 +1,5 @@
 //! Video object segmentation without training (the paper's table 5): the first frame's masks are carried on by the likeness of patches
-//! ([`propagate`](super::propagate)) and judged as DAVIS does ([`measures`](super::measures)).
+//! ([`super::propagate`]) and judged as DAVIS does ([`super::measures`]).
 //!
 //! Published: shorter side 480, the other one cut to a multiple of 64 whatever that does to the picture's shape (a quirk, `multiple`),
 //! patch tokens of the last block. Every frame but the first and the last is judged.
