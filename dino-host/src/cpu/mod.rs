@@ -8,6 +8,7 @@ pub mod fast;
 pub mod gemm;
 mod loss;
 pub mod rows;
+mod turn;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
