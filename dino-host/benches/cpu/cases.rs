@@ -267,7 +267,8 @@ fn neighbours(calls: usize) -> (usize, u64, Vec<f64>) {
 fn by_word(t: &mut Training, number: usize) -> Vec<(Word, Tally)> {
     let step = t.data.step(number);
     let mut timed = Timed::new(&mut t.cpu, clock);
-    device::say(&mut timed, &t.data.plan, &step, |o, pool, at, values| o.inner.upload(pool, at, values));
+    let plan = &t.data.plan;
+    rayon::scope(|_| device::say(&mut timed, plan, &step, |o, pool, at, values| o.inner.upload(pool, at, values)));
     let tally = timed.tally;
     Word::ALL.iter().copied().zip(tally).filter(|(_, t)| t.calls > 0).collect()
 }

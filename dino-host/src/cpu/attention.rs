@@ -39,7 +39,7 @@ pub fn forward(y: &mut [f32], lse: &mut [f32], qkv: &[f32], n: Heads) {
     let shares = rayon::current_num_threads().div_ceil(count.max(1));
     let tasks =
         crops(y, n.crops, c).into_par_iter().zip(crops(lse, n.crops, n.heads)).zip(crops_of(qkv, n.crops, 3 * c));
-    tasks.for_each(|((y, lse), qkv)| {
+    tasks.with_max_len(1).for_each(|((y, lse), qkv)| {
         let t = qkv.len() / (3 * c);
         let block = t.div_ceil(shares).min(QUERIES);
         let parts = y.par_chunks_mut(block * c).zip(lse.par_chunks_mut(block * n.heads)).enumerate();
@@ -67,7 +67,7 @@ pub fn backward(dqkv: &mut [f32], dy: &[f32], y: &[f32], lse: &[f32], qkv: &[f32
     let c = n.cols();
     let read = crops_of(dy, n.crops, c).into_par_iter().zip(crops_of(y, n.crops, c));
     let read = read.zip(crops_of(lse, n.crops, n.heads)).zip(crops_of(qkv, n.crops, 3 * c));
-    crops(dqkv, n.crops, 3 * c).into_par_iter().zip(read).for_each(|(dqkv, (((dy, y), lse), qkv))| {
+    crops(dqkv, n.crops, 3 * c).into_par_iter().zip(read).with_max_len(1).for_each(|(dqkv, (((dy, y), lse), qkv))| {
         attend_backward(dqkv, dy, y, lse, qkv, n);
     });
 }
