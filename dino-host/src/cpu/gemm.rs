@@ -74,8 +74,8 @@ pub fn sgemm(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 
 /// What of a product is turned and multiplied at once: it stays in the second cache. Sums over k are cut where `sgemm` cuts them
 /// anyway, so that the bits are those of one call.
 const DEPTH: usize = 256;
-const WIDTH: usize = 1024;
-const HEIGHT: usize = 256;
+const WIDTH: usize = 512;
+const HEIGHT: usize = 512;
 
 /// A copy of a factor, on a cache line's boundary.
 struct Turned(Vec<f32>);
