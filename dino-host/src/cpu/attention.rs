@@ -1,9 +1,10 @@
 //! Attention on the CPU: a task is a crop, or some of its queries, and takes the heads in turn; scores stay in a thread's own scratch.
 //!
-//! The products read the packed projection where it lies. Copying a head's rows out first, padded to the whole tiles of 16 that
-//! `sgemm` multiplies anyway, was a tenth slower.
+//! The products read the packed projection where it lies, but for keys (and values, backward), which are turned.
 
-use super::gemm::{View, sgemm};
+use super::gemm::View;
+use super::small::product;
+use super::turn::turn;
 use super::{crops, crops_of, rows};
 use dino_kernel::backend::Heads;
 use dino_kernel::ops;
@@ -47,17 +48,29 @@ pub fn forward(y: &mut [f32], lse: &mut [f32], qkv: &[f32], n: Heads) {
     });
 }
 
+/// Keys of a crop to whole registers, and how far apart rows of so many lie: an odd number of them, so that a column's elements do
+/// not share a set of the cache.
+fn padded(t: usize) -> [usize; 2] {
+    let registers = t.div_ceil(16);
+    [registers * 16, (registers | 1) * 16]
+}
+
 /// The queries of one crop from row `first` on, as many as `y` has rows.
 fn attend(y: &mut [f32], lse: &mut [f32], qkv: &[f32], first: usize, n: Heads) {
     let (c, d) = (n.cols(), n.head_dim);
     let (t, rows) = (qkv.len() / (3 * c), y.len() / c);
-    with_scratch(rows * t, |p| {
+    let [keys, ld] = padded(t);
+    with_scratch((d + rows) * ld, |scratch| {
+        let (turned, p) = scratch.split_at_mut(d * ld);
         for h in 0..n.heads {
             let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * c + h * d..]);
             let q = &q[first * 3 * c..];
-            sgemm(p, t, View::rows(q, 3 * c), View::transposed(k, 3 * c), [rows, d, t], 0.0);
-            rows::softmax(p, t, scale(n), &mut lse[h..], n.heads);
-            sgemm(&mut y[h * d..], c, View::rows(p, t), View::rows(v, 3 * c), [rows, t, d], 0.0);
+            turn(turned, ld, k, 3 * c, [t, d]);
+            product(p, ld, View::rows(q, 3 * c), turned, ld, [rows, d, keys], false);
+            // Beside the keys nothing is met.
+            p.chunks_mut(ld).for_each(|p| p[t..keys].fill(f32::NEG_INFINITY));
+            rows::softmax(p, ld, keys, scale(n), &mut lse[h..], n.heads);
+            product(&mut y[h * d..], c, View::rows(p, ld), v, 3 * c, [rows, t, d], false);
         }
     });
 }
@@ -72,31 +85,36 @@ pub fn backward(dqkv: &mut [f32], dy: &[f32], y: &[f32], lse: &[f32], qkv: &[f32
     });
 }
 
-/// One crop.
+/// One crop. What lies beside the keys in `p` and `ds` is of no meaning and not read.
 fn attend_backward(dqkv: &mut [f32], dy: &[f32], y: &[f32], lse: &[f32], qkv: &[f32], n: Heads) {
     let (c, d) = (n.cols(), n.head_dim);
     let t = qkv.len() / (3 * c);
-    let block = t.min(QUERIES);
-    with_scratch(2 * block * t, |scratch| {
-        let (p, ds) = scratch.split_at_mut(block * t);
-        for (h, first) in (0..n.heads).flat_map(|h| (0..t).step_by(block).map(move |first| (h, first))) {
-            let rows = block.min(t - first);
+    let ([keys, ld], block) = (padded(t), t.min(QUERIES));
+    with_scratch(2 * (d + block) * ld, |scratch| {
+        let (turned, scratch) = scratch.split_at_mut(2 * d * ld);
+        let (turned_k, turned_v) = turned.split_at_mut(d * ld);
+        let (p, ds) = scratch.split_at_mut(block * ld);
+        for h in 0..n.heads {
             let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * c + h * d..]);
-            let q = &q[first * 3 * c..];
-            let (dy, y) = (&dy[first * c + h * d..], &y[first * c + h * d..]);
-            let (p, ds) = (&mut p[..rows * t], &mut ds[..rows * t]);
-            sgemm(p, t, View::rows(q, 3 * c), View::transposed(k, 3 * c), [rows, d, t], 0.0);
-            rows::softmax_again(p, t, scale(n), &lse[first * n.heads + h..], n.heads);
-            sgemm(ds, t, View::rows(dy, c), View::transposed(v, 3 * c), [rows, d, t], 0.0);
-            rows::softmax_backward(ds, p, t, scale(n), dy, y, d, c);
-            // Keys and values sum over all queries.
-            let beta = if first == 0 { 0.0 } else { 1.0 };
-            let mut write = |at: usize, a, b, [m, k]: [usize; 2], beta| {
-                sgemm(&mut dqkv[at + h * d..], 3 * c, a, b, [m, k, d], beta);
-            };
-            write(first * 3 * c, View::rows(ds, t), View::rows(k, 3 * c), [rows, t], 0.0);
-            write(c, View::transposed(ds, t), View::rows(q, 3 * c), [t, rows], beta);
-            write(2 * c, View::transposed(p, t), View::rows(dy, c), [t, rows], beta);
+            turn(turned_k, ld, k, 3 * c, [t, d]);
+            turn(turned_v, ld, v, 3 * c, [t, d]);
+            for first in (0..t).step_by(block) {
+                let rows = block.min(t - first);
+                let q = &q[first * 3 * c..];
+                let (dy, y) = (&dy[first * c + h * d..], &y[first * c + h * d..]);
+                let (p, ds) = (&mut p[..rows * ld], &mut ds[..rows * ld]);
+                product(p, ld, View::rows(q, 3 * c), turned_k, ld, [rows, d, keys], false);
+                rows::softmax_again(p, ld, keys, scale(n), &lse[first * n.heads + h..], n.heads);
+                product(ds, ld, View::rows(dy, c), turned_v, ld, [rows, d, keys], false);
+                rows::softmax_backward(ds, p, ld, keys, scale(n), dy, y, d, c);
+                // Keys and values sum over all queries.
+                let mut write = |at: usize, a, b, ldb, [m, k]: [usize; 2], add| {
+                    product(&mut dqkv[at + h * d..], 3 * c, a, b, ldb, [m, k, d], add);
+                };
+                write(first * 3 * c, View::rows(ds, ld), k, 3 * c, [rows, t], false);
+                write(c, View::transposed(ds, ld), q, 3 * c, [t, rows], first > 0);
+                write(2 * c, View::transposed(p, ld), dy, c, [t, rows], first > 0);
+            }
         }
     });
 }
@@ -113,7 +131,7 @@ pub fn class_forward(y: &mut [f32], lse: &mut [f32], q: &[f32], kv: &[f32], n: H
                 for (p, kv) in p.iter_mut().zip(kv.chunks(2 * c)) {
                     *p = ops::dot(q, &kv[h * d..][..d]);
                 }
-                rows::softmax(p, t, scale(n), &mut lse[h..=h], 1);
+                rows::softmax(p, t, t, scale(n), &mut lse[h..=h], 1);
                 y.fill(0.0);
                 for (&p, kv) in p.iter().zip(kv.chunks(2 * c)) {
                     ops::axpy(y, p, &kv[c + h * d..][..d]);
@@ -146,7 +164,7 @@ pub fn class_backward(
                 for (p, kv) in p.iter_mut().zip(kv.chunks(2 * c)) {
                     *p = ops::dot(q, &kv[h * d..][..d]);
                 }
-                rows::softmax_again(p, t, scale(n), &lse[h..=h], 1);
+                rows::softmax_again(p, t, t, scale(n), &lse[h..=h], 1);
                 let delta = ops::dot(dy, y);
                 dq.fill(0.0);
                 for ((&p, kv), dkv) in p.iter().zip(kv.chunks(2 * c)).zip(dkv.chunks_mut(2 * c)) {

@@ -312,11 +312,11 @@ pub fn weight_gradient(dw: &mut [f32], db: &mut [f32], dy: &[f32], x: &[f32], in
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use dino_kernel::rng::{Kind, Rng};
 
-    fn noise(len: usize, seed: u64) -> Vec<f32> {
+    pub fn noise(len: usize, seed: u64) -> Vec<f32> {
         let mut rng = Rng::new(seed, 0, 0, 0, Kind::Test, 0);
         (0..len).map(|_| rng.normal() as f32).collect()
     }

@@ -8,6 +8,7 @@ pub mod fast;
 pub mod gemm;
 mod loss;
 pub mod rows;
+pub mod small;
 mod turn;
 
 use crate::device::{Device, Step, say};

@@ -111,10 +111,11 @@ pub fn column_sums(sums: &mut [f32], x: &[f32], stride: usize) {
     }
 }
 
-/// Each row of s (rows, cols) becomes softmax(scale * row); lse (rows, `stride` apart) its log-sum-exp.
+/// Each row of s (rows `ld` apart, `cols` long) becomes softmax(scale * row); lse (rows, `stride` apart) its log-sum-exp.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn softmax(s: &mut [f32], cols: usize, scale: f32, lse: &mut [f32], stride: usize) {
-    for (row, lse) in s.chunks_mut(cols).zip(lse.iter_mut().step_by(stride)) {
+pub fn softmax(s: &mut [f32], ld: usize, cols: usize, scale: f32, lse: &mut [f32], stride: usize) {
+    for (row, lse) in s.chunks_mut(ld).zip(lse.iter_mut().step_by(stride)) {
+        let row = &mut row[..cols];
         let top = maximum(row);
         for x in row.iter_mut() {
             *x = fast::exp((*x - top) * scale);
@@ -128,21 +129,22 @@ pub fn softmax(s: &mut [f32], cols: usize, scale: f32, lse: &mut [f32], stride: 
     }
 }
 
-/// Each row of s (rows, cols) becomes exp(scale * row - lse): the probabilities again.
+/// Each row of s (rows `ld` apart, `cols` long) becomes exp(scale * row - lse): the probabilities again.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn softmax_again(s: &mut [f32], cols: usize, scale: f32, lse: &[f32], stride: usize) {
-    for (row, &lse) in s.chunks_mut(cols).zip(lse.iter().step_by(stride)) {
-        for x in row.iter_mut() {
+pub fn softmax_again(s: &mut [f32], ld: usize, cols: usize, scale: f32, lse: &[f32], stride: usize) {
+    for (row, &lse) in s.chunks_mut(ld).zip(lse.iter().step_by(stride)) {
+        for x in row[..cols].iter_mut() {
             *x = fast::exp(*x * scale - lse);
         }
     }
 }
 
-/// dp (rows, cols) becomes ds = p (dp - delta) scale, delta (rows) = y . dy of each row; dy and y rows have `d` columns, `stride` apart.
+/// dp (rows `ld` apart, `cols` long) becomes ds = p (dp - delta) scale, delta (rows) = y . dy of each row; dy and y rows have `d` columns, `stride` apart.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn softmax_backward(
     dp: &mut [f32],
     p: &[f32],
+    ld: usize,
     cols: usize,
     scale: f32,
     dy: &[f32],
@@ -150,9 +152,9 @@ pub fn softmax_backward(
     d: usize,
     stride: usize,
 ) {
-    for (i, (dp, p)) in dp.chunks_mut(cols).zip(p.chunks(cols)).enumerate() {
+    for (i, (dp, p)) in dp.chunks_mut(ld).zip(p.chunks(ld)).enumerate() {
         let delta = ops::dot(&dy[i * stride..][..d], &y[i * stride..][..d]);
-        for (dp, &p) in dp.iter_mut().zip(p) {
+        for (dp, &p) in dp[..cols].iter_mut().zip(&p[..cols]) {
             *dp = p * (*dp - delta) * scale;
         }
     }

@@ -144,7 +144,7 @@ impl Heads {
         let part = 1.0 / labels.len() as f32;
         // d loss / d logits = (softmax - one-hot) / rows.
         dy.par_chunks_mut(outputs).zip(labels).for_each(|(row, &label)| {
-            rows::softmax(row, classes, 1.0, &mut vec![0.0; outputs / classes], 1);
+            rows::softmax(row, classes, classes, 1.0, &mut vec![0.0; outputs / classes], 1);
             row.iter_mut().skip(label as usize).step_by(classes).for_each(|p| *p -= 1.0);
             row.iter_mut().for_each(|p| *p *= part);
         });

@@ -130,7 +130,7 @@ pub fn fit(x: ArrayView2<f32>, labels: &[u32], classes: usize, l2: f64, recipe: 
         let to_probabilities = |y: &mut [f32], lse: &mut [f32], labels: &[u32]| {
             rows::add_bias(y, b);
             let own: Vec<f32> = y.chunks(classes).zip(labels).map(|(y, &l)| y[l as usize]).collect();
-            rows::softmax(y, classes, 1.0, lse, 1);
+            rows::softmax(y, classes, classes, 1.0, lse, 1);
             lse.iter_mut().zip(own).for_each(|(lse, own)| *lse -= own);
             y.chunks_mut(classes).zip(labels).for_each(|(p, &l)| p[l as usize] -= 1.0);
         };
