@@ -5,14 +5,18 @@
 //! costs more to bring from memory and to pack than to multiply (20 rows: 70 us a tile of 256, 41 of them where it is in the
 //! cache), so larger micro-batches are what makes this quick.
 
-use super::gemm::{View, sgemm};
+use super::gemm::View;
 use super::rows::{self, Running};
+use super::small::product;
+use super::turn::turn;
 use dino_kernel::backend::LossDims;
 use dino_kernel::step::hyper;
 use rayon::prelude::*;
 
 /// Prototypes per tile.
 const TILE: usize = 256;
+/// How far apart rows of a turned tile lie: not a power of two, so that a column's elements do not share a set of the cache.
+const LD: usize = TILE + 16;
 /// Most strips.
 const STRIPS: usize = 8;
 
@@ -25,11 +29,11 @@ pub struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// s (rows, tile) = z times prototypes `at .. at + tile`, not yet scaled.
-    fn products(&self, s: &mut [f32], at: usize, tile: usize, bottleneck: usize) {
+    /// s (rows, tile) = z times prototypes `at .. at + tile`, not yet scaled; `turned` is scratch.
+    fn products(&self, s: &mut [f32], turned: &mut [f32], at: usize, tile: usize, bottleneck: usize) {
         let rows = self.z.len() / bottleneck;
-        let v = &self.v[at * bottleneck..][..tile * bottleneck];
-        sgemm(s, tile, View::rows(self.z, bottleneck), View::transposed(v, bottleneck), [rows, bottleneck, tile], 0.0);
+        turn(turned, LD, &self.v[at * bottleneck..], bottleneck, [tile, bottleneck]);
+        product(s, tile, View::rows(self.z, bottleneck), turned, LD, [rows, bottleneck, tile], false);
     }
 }
 
@@ -43,18 +47,20 @@ fn sweep(network: Rows, centre: Option<&[f32]>, slope: f32, n: LossDims, scratch
     let rows = network.z.len() / n.bottleneck;
     let strip = strip_len(n.prototypes);
     let strips = n.prototypes.div_ceil(strip);
-    scratch.resize(scratch.len().max(strips * rows * TILE), 0.0);
+    let share = rows * TILE + LD * n.bottleneck;
+    scratch.resize(scratch.len().max(strips * share), 0.0);
     let partial: Vec<Vec<Running>> = scratch
-        .par_chunks_mut(rows * TILE)
+        .par_chunks_mut(share)
         .take(strips)
         .enumerate()
-        .map(|(i, s)| {
+        .map(|(i, own)| {
+            let (s, turned) = own.split_at_mut(rows * TILE);
             let mut sums = vec![Running::START; rows];
             let end = ((i + 1) * strip).min(n.prototypes);
             for at in (i * strip..end).step_by(TILE) {
                 let tile = TILE.min(end - at);
                 let s = &mut s[..rows * tile];
-                network.products(s, at, tile, n.bottleneck);
+                network.products(s, turned, at, tile, n.bottleneck);
                 for (row, sum) in s.chunks_mut(tile).zip(&mut sums) {
                     let centre = centre.map(|c| &c[at..at + tile]);
                     *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], centre, slope), slope);
@@ -103,14 +109,15 @@ pub fn forward_backward(
         lse[2 * r..][..2].copy_from_slice(&sum.parts());
     }
 
-    // A strip's own memory: student products, teacher probabilities, summed targets of a row, what the rows met, dz.
+    // A strip's own memory: turned prototypes, student products, teacher probabilities, summed targets of a row, what the rows met, dz.
     let strip = strip_len(n.prototypes);
     let strips = n.prototypes.div_ceil(strip);
-    let share = (rows + rows_teacher + 1) * TILE + rows + rows * c;
+    let share = LD * c + (rows + rows_teacher + 1) * TILE + rows + rows * c;
     scratch.resize(scratch.len().max(strips * share), 0.0);
     let (lse, lse_teacher) = (lse.as_chunks::<2>().0, lse_teacher.as_chunks::<2>().0);
     let tasks = scratch.par_chunks_mut(share).zip(dw.par_chunks_mut(strip * c)).enumerate();
     tasks.for_each(|(i, (own, dw))| {
+        let (turned, own) = own.split_at_mut(LD * c);
         let (s, own) = own.split_at_mut(rows * TILE);
         let (t, own) = own.split_at_mut(rows_teacher * TILE);
         let (q, own) = own.split_at_mut(TILE);
@@ -122,8 +129,8 @@ pub fn forward_backward(
             let tile = TILE.min(end - at);
             let part = at..at + tile;
             let (s, t, q) = (&mut s[..rows * tile], &mut t[..rows_teacher * tile], &mut q[..tile]);
-            student.products(s, at, tile, c);
-            teacher.products(t, at, tile, c);
+            student.products(s, turned, at, tile, c);
+            teacher.products(t, turned, at, tile, c);
             for (t, &lse) in t.chunks_mut(tile).zip(lse_teacher) {
                 rows::targets(t, &teacher.scale[part.clone()], &centre[part.clone()], sharpen, lse);
             }
@@ -138,16 +145,15 @@ pub fn forward_backward(
                 met[row] += rows::student_row(s, q, scale, soften, lse[row], pairs, gradient_scale);
             }
             let dw = &mut dw[(at - first) * c..][..tile * c];
-            sgemm(dw, c, View::transposed(s, tile), View::rows(student.z, c), [tile, rows, c], 1.0);
+            product(dw, c, View::transposed(s, tile), student.z, c, [tile, rows, c], true);
             s.chunks_mut(tile).for_each(|s| rows::scale_columns(s, &student.scale[part.clone()]));
-            let v = &student.v[at * c..][..tile * c];
-            sgemm(dz, c, View::rows(s, tile), View::rows(v, c), [rows, tile, c], 1.0);
+            product(dz, c, View::rows(s, tile), &student.v[at * c..], c, [rows, tile, c], true);
         }
     });
     dz.fill(0.0);
     loss.fill(0.0);
     for own in scratch.chunks(share).take(strips) {
-        let (met, part) = own[(rows + rows_teacher + 1) * TILE..].split_at(rows);
+        let (met, part) = own[LD * c + (rows + rows_teacher + 1) * TILE..].split_at(rows);
         rows::add_assign(dz, part);
         rows::add_assign(loss, met);
     }
