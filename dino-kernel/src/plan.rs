@@ -129,7 +129,7 @@ pub struct Plan {
     pub config: Config,
     pub table: Table,
     pub pools: Pools,
-    /// The micro-batch's crops, every group (count, channels, height, width), view-major within a group.
+    /// The micro-batch's crops, every group (count, channels, height, width), view-major within a group. Later words write over them.
     pub pixels: Act,
     /// The same as patch rows.
     pub cols: Act,
@@ -147,6 +147,10 @@ pub struct Plan {
     pub teacher_sum: State,
     pub hyper: State,
     pub monitor: State,
+}
+
+const fn max(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
 }
 
 /// The same crops of `images` images.
@@ -272,13 +276,14 @@ impl Plan {
         let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
         let (weights, head_weights) = (vit.weights(&mut w), head.weights(&mut w));
 
-        // What outlives a pass comes first; teacher and student passes then share the rest, for they take turns.
-        let pixels = a.act(crops.pixels() * vit.channels);
+        // What outlives a pass comes first; the pixels, which are dead once they are patch rows, teacher and student passes then
+        // share the rest, for they take turns.
         let cols = a.act(crops.patches(vit.patch) * vit.patch_len());
         let positions = vit.positions(crops, &mut a, &mut t);
         let positions_teacher = vit.positions(globals, &mut a, &mut t);
         let head_teacher = head.acts(rows_teacher, false, &mut a, &mut s);
-        let mut b = a;
+        let (mut b, mut input) = (a, a);
+        let pixels = input.act(crops.pixels() * vit.channels);
         let acts_teacher =
             vit.acts(globals, positions_teacher, Output::Class, Save::Nothing, false, &mut b, &mut s, &mut t);
         let save = if recompute { Save::Least } else { Save::All };
@@ -304,7 +309,7 @@ impl Plan {
             weights: 2 * table.len(),
             grads: table.len(),
             moments: 2 * table.len(),
-            acts: if a.next > b.next { a.next } else { b.next },
+            acts: max(max(a.next, b.next), input.next),
             stats: s.next,
             state: t.next,
             input: pixels.len() + acts.drop().len(),

@@ -5,25 +5,10 @@
 use super::gemm::View;
 use super::small::product;
 use super::turn::turn;
-use super::{crops, crops_of, rows};
+use super::{crops, crops_of, rows, with_scratch};
 use dino_kernel::backend::Heads;
 use dino_kernel::ops;
 use rayon::prelude::*;
-use std::cell::RefCell;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// `len` elements of this thread's scratch, which keeps its largest size.
-fn with_scratch(len: usize, f: impl FnOnce(&mut [f32])) {
-    SCRATCH.with_borrow_mut(|s| {
-        if s.len() < len {
-            s.resize(len, 0.0);
-        }
-        f(&mut s[..len])
-    })
-}
 
 fn scale(n: Heads) -> f32 {
     (1.0 / libm::sqrt(n.head_dim as f64)) as f32

@@ -75,7 +75,7 @@ pub fn sgemm(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 
 /// anyway, so that the bits are those of one call.
 const DEPTH: usize = 256;
 const WIDTH: usize = 512;
-const HEIGHT: usize = 512;
+const HEIGHT: usize = 256;
 
 /// A copy of a factor, on a cache line's boundary.
 struct Turned(Vec<f32>);

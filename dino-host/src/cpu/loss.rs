@@ -9,6 +9,7 @@ use super::gemm::View;
 use super::rows::{self, Running};
 use super::small::product;
 use super::turn::turn;
+use super::with_scratch;
 use dino_kernel::backend::LossDims;
 use dino_kernel::step::hyper;
 use rayon::prelude::*;
@@ -29,11 +30,13 @@ pub struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// s (rows, tile) = z times prototypes `at .. at + tile`, not yet scaled; `turned` is scratch.
-    fn products(&self, s: &mut [f32], turned: &mut [f32], at: usize, tile: usize, bottleneck: usize) {
+    /// s (rows, tile) = z times prototypes `at .. at + tile`, not yet scaled.
+    fn products(&self, s: &mut [f32], at: usize, tile: usize, bottleneck: usize) {
         let rows = self.z.len() / bottleneck;
-        turn(turned, LD, &self.v[at * bottleneck..], bottleneck, [tile, bottleneck]);
-        product(s, tile, View::rows(self.z, bottleneck), turned, LD, [rows, bottleneck, tile], false);
+        with_scratch(LD * bottleneck, |turned| {
+            turn(turned, LD, &self.v[at * bottleneck..], bottleneck, [tile, bottleneck]);
+            product(s, tile, View::rows(self.z, bottleneck), turned, LD, [rows, bottleneck, tile], false);
+        });
     }
 }
 
@@ -47,20 +50,18 @@ fn sweep(network: Rows, centre: Option<&[f32]>, slope: f32, n: LossDims, scratch
     let rows = network.z.len() / n.bottleneck;
     let strip = strip_len(n.prototypes);
     let strips = n.prototypes.div_ceil(strip);
-    let share = rows * TILE + LD * n.bottleneck;
-    scratch.resize(scratch.len().max(strips * share), 0.0);
+    scratch.resize(scratch.len().max(strips * rows * TILE), 0.0);
     let partial: Vec<Vec<Running>> = scratch
-        .par_chunks_mut(share)
+        .par_chunks_mut(rows * TILE)
         .take(strips)
         .enumerate()
-        .map(|(i, own)| {
-            let (s, turned) = own.split_at_mut(rows * TILE);
+        .map(|(i, s)| {
             let mut sums = vec![Running::START; rows];
             let end = ((i + 1) * strip).min(n.prototypes);
             for at in (i * strip..end).step_by(TILE) {
                 let tile = TILE.min(end - at);
                 let s = &mut s[..rows * tile];
-                network.products(s, turned, at, tile, n.bottleneck);
+                network.products(s, at, tile, n.bottleneck);
                 for (row, sum) in s.chunks_mut(tile).zip(&mut sums) {
                     let centre = centre.map(|c| &c[at..at + tile]);
                     *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], centre, slope), slope);
@@ -109,15 +110,14 @@ pub fn forward_backward(
         lse[2 * r..][..2].copy_from_slice(&sum.parts());
     }
 
-    // A strip's own memory: turned prototypes, student products, teacher probabilities, summed targets of a row, what the rows met, dz.
+    // A strip's own memory: student products, teacher probabilities, summed targets of a row, what the rows met, dz.
     let strip = strip_len(n.prototypes);
     let strips = n.prototypes.div_ceil(strip);
-    let share = LD * c + (rows + rows_teacher + 1) * TILE + rows + rows * c;
+    let share = (rows + rows_teacher + 1) * TILE + rows + rows * c;
     scratch.resize(scratch.len().max(strips * share), 0.0);
     let (lse, lse_teacher) = (lse.as_chunks::<2>().0, lse_teacher.as_chunks::<2>().0);
     let tasks = scratch.par_chunks_mut(share).zip(dw.par_chunks_mut(strip * c)).enumerate();
     tasks.for_each(|(i, (own, dw))| {
-        let (turned, own) = own.split_at_mut(LD * c);
         let (s, own) = own.split_at_mut(rows * TILE);
         let (t, own) = own.split_at_mut(rows_teacher * TILE);
         let (q, own) = own.split_at_mut(TILE);
@@ -129,8 +129,8 @@ pub fn forward_backward(
             let tile = TILE.min(end - at);
             let part = at..at + tile;
             let (s, t, q) = (&mut s[..rows * tile], &mut t[..rows_teacher * tile], &mut q[..tile]);
-            student.products(s, turned, at, tile, c);
-            teacher.products(t, turned, at, tile, c);
+            student.products(s, at, tile, c);
+            teacher.products(t, at, tile, c);
             for (t, &lse) in t.chunks_mut(tile).zip(lse_teacher) {
                 rows::targets(t, &teacher.scale[part.clone()], &centre[part.clone()], sharpen, lse);
             }
@@ -153,7 +153,7 @@ pub fn forward_backward(
     dz.fill(0.0);
     loss.fill(0.0);
     for own in scratch.chunks(share).take(strips) {
-        let (met, part) = own[LD * c + (rows + rows_teacher + 1) * TILE..].split_at(rows);
+        let (met, part) = own[(rows + rows_teacher + 1) * TILE..].split_at(rows);
         rows::add_assign(dz, part);
         rows::add_assign(loss, met);
     }

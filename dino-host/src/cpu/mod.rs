@@ -24,6 +24,7 @@ use dino_kernel::reference::Train;
 use dino_kernel::spec::Role;
 use dino_kernel::step::{hyper, monitor};
 use rayon::prelude::*;
+use std::cell::RefCell;
 
 /// The pools, in f32.
 pub struct Cpu {
@@ -60,6 +61,20 @@ fn crops(mut data: &mut [f32], n: Ragged, width: usize) -> Vec<&mut [f32]> {
 /// The same for a matrix that is read.
 fn crops_of(data: &[f32], n: Ragged, width: usize) -> Vec<&[f32]> {
     n.each().map(|(first, tokens)| &data[first * width..][..tokens * width]).collect()
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `len` elements of this thread's scratch, which keeps its largest size.
+fn with_scratch(len: usize, f: impl FnOnce(&mut [f32])) {
+    SCRATCH.with_borrow_mut(|s| {
+        if s.len() < len {
+            s.resize(len, 0.0);
+        }
+        f(&mut s[..len])
+    })
 }
 
 impl Cpu {
