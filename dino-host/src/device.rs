@@ -76,9 +76,15 @@ pub trait Device: Update + Memory + Sized {
         self.name()
     }
 
+    /// Says the words of `work` from the thread where they cost least: a CPU's is one of its pool, as one from outside would be put
+    /// to sleep and woken for every word.
+    fn run(&mut self, work: impl FnOnce(&mut Self) + Send) {
+        work(self);
+    }
+
     /// Queues one whole optimisation step; `step` may be reused at once.
     fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
-        say(self, plan, step, Self::upload);
+        self.run(|device| say(device, plan, step, Self::upload));
         Ok(())
     }
 

@@ -56,7 +56,7 @@ impl<D: Device> Dense<D> {
     /// pixels (images, channels, height, width).
     pub fn tokens(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         self.device.upload(Pool::Acts, self.plan.pixels.0.at, pixels);
-        self.plan.forward(&mut self.device);
+        self.device.run(|o| self.plan.forward(o));
         self.download(self.plan.acts.y(), "features")
     }
 
@@ -65,7 +65,7 @@ impl<D: Device> Dense<D> {
     pub fn attention(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         let (plan, o) = (&self.plan, &mut self.device);
         o.upload(Pool::Acts, plan.pixels.0.at, pixels);
-        plan.forward(o);
+        o.run(|o| plan.forward(o));
         plan.backbone.last_attention(o, plan.attention, &plan.acts, 1);
         let rows = self.download(self.plan.attention, "attention")?;
         let tokens = 1 + self.grid[0] * self.grid[1];
@@ -204,7 +204,7 @@ impl<D: Device> Extractor<D> {
             let here = count.min(set.len() - first);
             let images = views(&mut pixels[..here * wide], set, faults, first, &self.config)?;
             self.device.upload(Pool::Acts, input.0.at, &pixels);
-            self.plan.forward(&mut self.device);
+            self.device.run(|o| self.plan.forward(o));
             self.device.download(Pool::Acts, acts.y().0.at, &mut rows);
             self.device.download(Pool::Acts, self.plan.classes.0.at, &mut earlier);
             self.device.sync()?;

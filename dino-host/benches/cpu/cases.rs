@@ -240,7 +240,7 @@ fn features(batch: usize, calls: usize) -> Result<(Vec<f64>, u64, usize), String
     let pixels = noise(plan.pixels.len());
     let times = times(calls, |_| {
         cpu.upload(Pool::Acts, plan.pixels.0.at, &pixels);
-        plan.forward(&mut cpu);
+        cpu.run(|o| plan.forward(o));
     });
     let mut timed = Timed::new(&mut cpu, clock);
     plan.forward(&mut timed);

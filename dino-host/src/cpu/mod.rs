@@ -11,7 +11,7 @@ pub mod rows;
 pub mod small;
 mod turn;
 
-use crate::device::{Device, Step, say};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
@@ -19,7 +19,7 @@ use dino_kernel::mem::{Act, Span, Stat, State, Weight};
 use dino_kernel::middleware::{Memory, Pool};
 use dino_kernel::model::Table;
 use dino_kernel::ops;
-use dino_kernel::plan::{Plan, Pools};
+use dino_kernel::plan::Pools;
 use dino_kernel::reference::Train;
 use dino_kernel::spec::Role;
 use dino_kernel::step::{hyper, monitor};
@@ -539,10 +539,8 @@ impl Device for Cpu {
         values.copy_from_slice(&self.pool(pool)[at..][..len]);
     }
 
-    /// On a thread of the pool: one from outside would be put to sleep and woken for every word.
-    fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
-        rayon::scope(|_| say(self, plan, step, Self::upload));
-        Ok(())
+    fn run(&mut self, work: impl FnOnce(&mut Self) + Send) {
+        rayon::scope(|_| work(self));
     }
 
     fn sync(&mut self) -> Result<()> {

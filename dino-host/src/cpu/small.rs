@@ -15,10 +15,10 @@ use multiversion::target::target_cfg_f;
 /// Columns of a group.
 const LANES: usize = 16;
 
-/// Each element of c (m, n; rows `ldc` apart) = a (m, k) b (k, n; rows `ldb` apart), added to what is there if `add`. One of a's strides is 1.
+/// Each element of c (m, n; rows `ldc` apart) = a (m, k) b (k, n; rows `ldb` apart), added to what is there if `add`. One of a's strides is 1, k is not 0.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn product(c: &mut [f32], ldc: usize, a: View, b: &[f32], ldb: usize, [m, k, n]: [usize; 3], add: bool) {
-    assert!(a.row == 1 || a.col == 1, "rows or columns of the left factor lie together");
+    assert!(k > 0 && (a.row == 1 || a.col == 1), "rows or columns of the left factor lie together");
     let wide = target_cfg_f!(target_feature = "avx512f");
     let fused = wide || target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64");
     match (wide, fused, a.col == 1) {
@@ -31,7 +31,7 @@ pub fn product(c: &mut [f32], ldc: usize, a: View, b: &[f32], ldb: usize, [m, k,
     }
 }
 
-/// V groups of columns at a time, then one, then what is left of one. `TURNED`: a's columns lie together, `lda` apart.
+/// V groups of columns at a time, then two, one, then what is left of one. `TURNED`: a's columns lie together, `lda` apart.
 #[inline(always)]
 fn columns<const V: usize, const FUSED: bool, const TURNED: bool>(
     c: &mut [f32],
@@ -47,10 +47,8 @@ fn columns<const V: usize, const FUSED: bool, const TURNED: bool>(
     while j < n {
         let (c, b) = (&mut c[j..], &b[j..]);
         j += match n - j {
-            left if V > 2 && left >= 2 * LANES && left < V * LANES => {
-                rows::<2, LANES, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add)
-            }
             left if left >= V * LANES => rows::<V, LANES, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
+            left if left >= 2 * LANES => rows::<2, LANES, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
             LANES.. => rows::<1, LANES, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
             8.. => rows::<1, 8, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
             _ => rows::<1, 1, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
