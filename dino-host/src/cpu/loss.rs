@@ -2,8 +2,7 @@
 //!
 //! The tiles are dealt to at most eight strips, each a task with its own partial sums; strips are added in order. The logits
 //! are computed twice (once for the log-sum-exp, once for the gradient): a fifth more products, no memory. With few rows a tile
-//! costs more to bring from memory and to pack than to multiply (20 rows: 70 us a tile of 256, 41 of them where it is in the
-//! cache), so larger micro-batches are what makes this quick.
+//! costs more to bring from memory and to turn than to multiply, so larger micro-batches are what makes this quick.
 
 use super::gemm::View;
 use super::rows::{self, Running};
