@@ -252,12 +252,20 @@ mod tests {
         }
     }
 
-    /// What is the student's or the gradients' outlives the pass, so nothing of it lies on anything else of it.
+    /// What is the student's or the gradients' outlives the pass, so nothing of it lies on anything else of it. Pixels are dead once
+    /// they are patch rows: they may lie on what a pass writes, not on the patch rows or what was made before they came.
     #[test]
     fn what_training_keeps_does_not_overlap() {
         for config in configs() {
             let plan = config.resolve().unwrap().plan(true).unwrap();
             let mut rows = report::<Cpu>(&NoOptions {}, &plan).spans;
+            let pixels = rows.iter().position(|x| x.name == "step.pixels").map(|at| rows.remove(at)).unwrap();
+            let earlier = |x: &&Row| x.name == "step.cols" || x.name.contains("positions");
+            let earlier: Vec<&Row> = rows.iter().filter(earlier).filter(|x| x.pool == pixels.pool).collect();
+            assert!(earlier.len() > 2, "patch rows, and either network's positions");
+            for x in earlier {
+                assert!(x.at + x.len <= pixels.at, "{} and the pixels overlap", x.name);
+            }
             rows.retain(|x| x.pool != "activations" || !x.name.starts_with("teacher."));
             rows.sort_by_key(|x| (x.pool, x.at));
             for pair in rows.windows(2) {

@@ -9,7 +9,7 @@ use crate::spec::Name;
 impl Plan {
     /// Calls `f` for every span of activations, statistics and state of a training step. Together they are the pools, alignment
     /// aside. Names begin with whose they are: `step.`, `student.`, `teacher.` or `gradient.`. The teacher's pass comes before the
-    /// student's and its activations lie where the student's and the gradients will.
+    /// student's and its activations lie where the student's and the gradients will; so do the pixels, until they are patch rows.
     pub fn visit_spans(&self, mut f: impl FnMut(Name, Pool, Span)) {
         let (depth, f) = (self.table.backbone.depth, &mut f);
         pass_on(f, "step.", "", 0, [("pixels", Pool::Acts, self.pixels.0), ("cols", Pool::Acts, self.cols.0)]);
