@@ -2,7 +2,7 @@
 //!
 //! The products read the packed projection where it lies, but for keys (and values, backward), which are turned.
 
-use super::gemm::View;
+use super::gemm::{View, row_of};
 use super::small::product;
 use super::turn::turn;
 use super::{crops, crops_of, rows, with_scratch};
@@ -33,11 +33,9 @@ pub fn forward(y: &mut [f32], lse: &mut [f32], qkv: &[f32], n: Heads) {
     });
 }
 
-/// Keys of a crop to whole registers, and how far apart rows of so many lie: an odd number of them, so that a column's elements do
-/// not share a set of the cache.
+/// Keys of a crop to whole registers, and how far apart rows of so many lie.
 fn padded(t: usize) -> [usize; 2] {
-    let registers = t.div_ceil(16);
-    [registers * 16, (registers | 1) * 16]
+    [t.next_multiple_of(16), row_of(t)]
 }
 
 /// The queries of one crop from row `first` on, as many as `y` has rows.

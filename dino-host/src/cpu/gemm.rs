@@ -11,8 +11,8 @@
 //! (beta = 1) 107 against 131 for adding it afterwards, while the rows are in the cache.
 
 use super::turn::turn;
+use super::with_scratch;
 use rayon::prelude::*;
-use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -46,17 +46,16 @@ impl<'a> View<'a> {
     }
 
     /// The same (m, k) with neighbours along its columns, as `sgemm` packs a left factor quickest: itself, or a turned copy.
-    fn along<'b>(self, copy: &'b mut Turned, m: usize, k: usize) -> View<'b>
+    fn along<'b>(self, copy: &'b mut [f32], m: usize, k: usize) -> View<'b>
     where
         'a: 'b,
     {
         if self.row == 1 || self.col != 1 {
             return self;
         }
-        let ld = (m.div_ceil(16) | 1) * 16; // odd: a column's neighbours share no set of the cache
-        let data = copy.room(k * ld);
-        turn(data, ld, self.data, self.row, [m, k]);
-        View::transposed(data, ld)
+        let ld = row_of(m);
+        turn(copy, ld, self.data, self.row, [m, k]);
+        View::transposed(copy, ld)
     }
 
     /// Whether the slice holds so many rows and columns, neither of them zero.
@@ -79,21 +78,10 @@ const DEPTH: usize = 256;
 const WIDTH: usize = 512;
 const HEIGHT: usize = 256;
 
-/// A copy of a factor, on a cache line's boundary.
-struct Turned(Vec<f32>);
-
-impl Turned {
-    fn room(&mut self, len: usize) -> &mut [f32] {
-        if self.0.len() < len + 15 {
-            self.0.resize(len + 15, 0.0);
-        }
-        let first = self.0.as_ptr().align_offset(64);
-        &mut self.0[first..][..len]
-    }
-}
-
-thread_local! {
-    static TURNED: RefCell<[Turned; 2]> = const { RefCell::new([Turned(Vec::new()), Turned(Vec::new())]) };
+/// How far apart rows of `len` elements lie in a turned copy: an odd number of cache lines, so that a column's neighbours share no
+/// set of the cache.
+pub(super) const fn row_of(len: usize) -> usize {
+    (len.div_ceil(16) | 1) * 16
 }
 
 /// A result that is written by tiles.
@@ -142,7 +130,9 @@ impl Tile<'_> {
         }
         let (a, b) = (a.from(self.rows.start, 0), b.from(0, self.cols.start));
         assert!(a.holds(m, k) && b.holds(k, n), "a is {m} x {k}, b is {k} x {n}");
-        TURNED.with_borrow_mut(|[turned_a, turned_b]| {
+        let (depth, room_a, room_b) = (DEPTH.min(k), row_of(HEIGHT.min(m)), row_of(WIDTH.min(n)));
+        with_scratch(depth * (room_a + room_b), |scratch| {
+            let (turned_a, turned_b) = scratch.split_at_mut(depth * room_a);
             for at in (0..k).step_by(DEPTH) {
                 let depth = DEPTH.min(k - at);
                 let beta = if at == 0 { beta } else { 1.0 };

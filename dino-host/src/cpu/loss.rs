@@ -4,7 +4,7 @@
 //! are computed twice (once for the log-sum-exp, once for the gradient): a fifth more products, no memory. With few rows a tile
 //! costs more to bring from memory and to turn than to multiply, so larger micro-batches are what makes this quick.
 
-use super::gemm::View;
+use super::gemm::{View, row_of};
 use super::rows::{self, Running};
 use super::small::product;
 use super::turn::turn;
@@ -15,8 +15,8 @@ use rayon::prelude::*;
 
 /// Prototypes per tile.
 const TILE: usize = 256;
-/// How far apart rows of a turned tile lie: not a power of two, so that a column's elements do not share a set of the cache.
-const LD: usize = TILE + 16;
+/// How far apart rows of a turned tile lie.
+const LD: usize = row_of(TILE);
 /// Most strips.
 const STRIPS: usize = 8;
 

@@ -67,13 +67,15 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// `len` elements of this thread's scratch, which keeps its largest size.
+/// `len` elements of this thread's scratch, which keeps its largest size, from a cache line's start on. One user at a time: `f` may
+/// not ask for scratch again, as `gemm::sgemm` does.
 fn with_scratch(len: usize, f: impl FnOnce(&mut [f32])) {
     SCRATCH.with_borrow_mut(|s| {
-        if s.len() < len {
-            s.resize(len, 0.0);
+        if s.len() < len + 15 {
+            s.resize(len + 15, 0.0);
         }
-        f(&mut s[..len])
+        let first = s.as_ptr().align_offset(64);
+        f(&mut s[first..][..len])
     })
 }
 
