@@ -117,7 +117,7 @@ impl Work {
         let hyper = config.hyper(number, 1).derive(config.batch, plan.views(), plan.teachers());
         let images: Vec<u32> = (0..config.batch as u32).collect();
         let part = |images: &[u32]| {
-            let mut drop = vec![0.0; plan.student.acts.drop().len()];
+            let mut drop = vec![0.0; plan.drop.len()];
             plan.drop_path(&mut drop, config.seed, number as u32, images, config.drop_path_rate);
             Part { drop, pixels: &self.pixels }
         };

@@ -25,7 +25,7 @@ const GRADIENT: f64 = 1e-7;
 const STEP: f64 = 1e-3;
 
 /// A training step that takes every path, small enough for thousands of evaluations: stochastic depth, crops of three shapes (none
-/// square, one with surplus pixels), two micro-batches, a trained gain.
+/// square, one with surplus pixels) in turns, two micro-batches, a trained gain.
 fn tiny() -> plan::Config {
     let backbone =
         Vit { image: 12, patch: 3, channels: 3, dim: 24, depth: 3, heads: 3, mlp: 40, positions: Dialect::Published };
@@ -38,6 +38,7 @@ fn tiny() -> plan::Config {
         micro_batch: 2,
         drop_path: true,
         recompute: true,
+        stream_crops: true,
     }
 }
 
@@ -86,7 +87,7 @@ impl Case {
         let part = |i: u32| {
             let pixels = (0..plan.pixels.len()).map(|_| rng.normal()).collect();
             let images: Vec<u32> = (i * n..(i + 1) * n).collect();
-            let mut drop = vec![0.0; plan.student.acts.drop().len()];
+            let mut drop = vec![0.0; plan.drop.len()];
             plan.drop_path(&mut drop, 1, 0, &images, 0.3);
             [pixels, drop]
         };
@@ -106,7 +107,7 @@ impl Case {
         step::begin(o, p);
         for [pixels, drop] in &self.parts {
             o.write(Pool::Acts, p.pixels.0.at, pixels);
-            o.write(Pool::State, p.student.acts.drop().0.at, drop);
+            o.write(Pool::State, p.drop.0.at, drop);
             step::micro_batch(o, p);
         }
     }
@@ -194,7 +195,7 @@ fn words(case: &Case) -> (String, f64, f64) {
     step::commit(&mut both, plan);
     // Both are f32 programs, each within 8 eps sqrt(k) of the truth for a sum of k numbers; the longest here are the tokens of a
     // weight's gradient and the prototypes.
-    let k = plan.student.acts.tokens().rows().max(plan.table.head.prototypes) as f64;
+    let k = plan.crops().tokens(plan.config.backbone.patch).rows().max(plan.table.head.prototypes) as f64;
     let allowed = 16.0 * f32::EPSILON as f64 * k.sqrt();
     match both.worst() {
         Some(worst) => (worst.word.name().to_string(), worst.error, allowed),

@@ -117,6 +117,8 @@ keys! {
     #[arg(long, help_heading = "Training")] batch: usize = 64;
     /// Images that go through the model at once (divides --batch; gradients are the same); 0 = the most that make up to 8192 tokens on a CPU, 65536 on a GPU
     #[arg(long, help_heading = "Training")] micro_batch: usize = 0;
+    /// Let the student see a micro-batch's crops in turns, each of no more tokens than one global crop: less memory, more time, the same gradients
+    #[arg(long, help_heading = "Training", num_args = 0..=1, default_missing_value = "true")] stream_crops: bool = false;
     /// Epochs
     #[arg(long, help_heading = "Training")] epochs: u64 = 100;
     /// Optimiser: adamw
@@ -487,8 +489,8 @@ impl Config {
             views = views.with(square(self.local_crops_number, self.local_size));
         }
         let drop_path = self.drop_path_rate > 0.0;
-        let (batch, micro_batch) = (self.batch, self.micro_batch);
-        let config = plan::Config { backbone, head, views, batch, micro_batch, drop_path, recompute };
+        let (batch, micro_batch, stream_crops) = (self.batch, self.micro_batch, self.stream_crops);
+        let config = plan::Config { backbone, head, views, batch, micro_batch, drop_path, recompute, stream_crops };
         Plan::new(config).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
     }
 

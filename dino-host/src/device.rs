@@ -23,7 +23,7 @@ pub struct Step<'a> {
 /// The data of one micro-batch.
 #[derive(Clone, Debug)]
 pub struct Part<'a> {
-    /// The stochastic-depth scales, as `plan.student.acts.drop()` lays them out; empty without stochastic depth.
+    /// The stochastic-depth scales, as `plan.drop` lays them out; empty without stochastic depth.
     pub drop: Vec<f32>,
     /// The crops, as `plan.pixels` lays them out.
     pub pixels: &'a [f32],
@@ -108,7 +108,7 @@ pub fn say<O: Update>(o: &mut O, plan: &Plan, step: &Step, mut put: impl FnMut(&
     put(o, Pool::State, plan.hyper.0.at, &step.hyper);
     step::begin(o, plan);
     for part in &step.parts {
-        put(o, Pool::State, plan.student.acts.drop().0.at, &part.drop);
+        put(o, Pool::State, plan.drop.0.at, &part.drop);
         put(o, Pool::Acts, plan.pixels.0.at, part.pixels);
         step::micro_batch(o, plan);
     }

@@ -59,14 +59,14 @@ fn report<D: Device>(options: &D::Options, plan: &Plan) -> Report {
             bytes: bytes(Pool::Weights, s.at.len()),
         });
     });
-    plan.visit_spans(|name, pool, span| {
+    plan.visit_spans(|pass, name, pool, span| {
         let named = match pool {
             Pool::Acts => "activations",
             Pool::Stats => "statistics",
             _ => "state",
         };
         spans.push(Row {
-            name: name.to_string(),
+            name: pass.filter(|_| plan.config.stream_crops).map_or(name.to_string(), |i| format!("pass.{i}.{name}")),
             pool: named,
             shape: vec![],
             role: String::new(),
@@ -177,6 +177,9 @@ fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
     }
     let w = widest(&r.spans);
     writeln!(out, "\nwhat a step writes; the teacher's activations lie where the student's and the gradients' will")?;
+    if plan.config.stream_crops {
+        writeln!(out, "the student's passes over the crops (pass.0., pass.1., ...) take turns in the same room")?;
+    }
     writeln!(out, "{:<w$}  {:<12} {:>12} {:>14} {:>10}", "name", "pool", "offset", "bytes", "MiB")?;
     for x in &r.spans {
         let (bytes, size) = (x.bytes, mib(x.bytes));
@@ -203,11 +206,12 @@ fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
     writeln!(out, "parameters: {b} backbone + {h} head = {}, in {} tensors", b + h, r.tensors.len())?;
     writeln!(
         out,
-        "a step: {} images in {} parts of {}, {} crops each",
+        "a step: {} images in {} parts of {}, {} crops each, which the student sees in {} passes",
         c.batch,
         plan.parts(),
         c.micro_batch,
-        plan.views()
+        plan.views(),
+        plan.passes().count()
     )
 }
 
@@ -217,10 +221,12 @@ mod tests {
     use crate::cpu::{Cpu, NoOptions};
     use dino_kernel::mem::Cursor;
 
-    fn configs() -> [Config; 4] {
+    fn configs() -> [Config; 6] {
         let published = Config::published();
         [
             Config::tiny(),
+            Config { stream_crops: true, drop_path_rate: 0.1, ..Config::tiny() },
+            Config { stream_crops: true, batch: 16, ..published.clone() },
             Config { drop_path_rate: 0.1, head_layers: 5, depth: 2, norm_last_layer: false, ..Config::tiny() },
             Config { head_layers: 1, local_crops_number: 0, batch: 2, ..Config::tiny() },
             Config { batch: 16, ..published },
@@ -266,11 +272,19 @@ mod tests {
             for x in earlier {
                 assert!(x.at + x.len <= pixels.at, "{} and the pixels overlap", x.name);
             }
-            rows.retain(|x| x.pool != "activations" || !x.name.starts_with("teacher."));
+            let teachers_pass = |x: &Row| x.name.starts_with("teacher.") && !x.name.contains("head");
+            rows.retain(|x| x.pool == "state" || x.name.contains("positions") || !teachers_pass(x));
             rows.sort_by_key(|x| (x.pool, x.at));
-            for pair in rows.windows(2) {
-                let apart = pair[0].pool != pair[1].pool || pair[0].at + pair[0].len <= pair[1].at;
-                assert!(apart, "{} and {} overlap", pair[0].name, pair[1].name);
+            // The student's passes take turns in one room; what is of none stays.
+            assert_eq!(rows.iter().any(|x| x.name.starts_with("pass.1.")), plan.config.stream_crops);
+            for pass in 0..plan.passes().count() {
+                let here = format!("pass.{pass}.");
+                let live: Vec<_> =
+                    rows.iter().filter(|x| !x.name.starts_with("pass.") || x.name.starts_with(&here)).collect();
+                for pair in live.windows(2) {
+                    let apart = pair[0].pool != pair[1].pool || pair[0].at + pair[0].len <= pair[1].at;
+                    assert!(apart, "{} and {} overlap", pair[0].name, pair[1].name);
+                }
             }
         }
     }
@@ -281,7 +295,12 @@ mod tests {
         let json = as_json(&report::<Cpu>(&NoOptions {}, &plan));
         assert_eq!(json["parameters"]["backbone"], 21_665_664);
         let bytes: u64 = json["pools"].as_array().unwrap().iter().map(|p| p["bytes"].as_u64().unwrap()).sum();
-        assert_eq!((&json["total"]["bytes"], &json["memory_total"]), (&bytes.into(), &bytes.into()));
+        assert_eq!(json["total"]["bytes"], bytes);
+        let memory = json["memory"].as_array().unwrap();
+        let scratch =
+            memory.iter().find(|item| item["name"] == "scratch of the loss").unwrap()["bytes"].as_u64().unwrap();
+        assert_eq!(json["memory_total"], bytes + scratch);
+        assert!(scratch > 0);
         let first = &json["tensors"][0];
         assert_eq!((first["name"].as_str(), first["bytes"].as_u64()), (Some("backbone.cls_token"), Some(4 * 384)));
     }

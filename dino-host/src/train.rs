@@ -5,7 +5,7 @@ mod screen;
 use crate::checkpoint::{self, Checkpoint, Progress};
 use crate::config::Config;
 use crate::data::{Dataset, Faults, Splits};
-use crate::device::{self, Device, Part, QUEUE, Step};
+use crate::device::{Device, Part, QUEUE, Step};
 use crate::error::{Error, Result};
 use crate::eval::knn;
 use crate::features::Extractor;
@@ -17,7 +17,7 @@ use crate::weights::init::Start;
 use dino_kernel::init;
 use dino_kernel::middleware::{Checked, Fault, Pool};
 use dino_kernel::plan::Plan;
-use dino_kernel::step::{Hyper, monitor};
+use dino_kernel::step::{self, Hyper, monitor};
 use screen::Screen;
 use serde_json::{Map, Value, json};
 use std::cell::Cell;
@@ -281,7 +281,7 @@ impl<D: Device> Trainer<'_, D> {
         let epoch = (of.number / self.recipe.per_epoch) as u32;
         let parts = of.batch.images.chunks(config.micro_batch).zip(of.batch.pixels.chunks(plan.pixels.len()));
         let part = |(images, pixels)| {
-            let mut drop = vec![0.0; plan.student.acts.drop().len()];
+            let mut drop = vec![0.0; plan.drop.len()];
             plan.drop_path(&mut drop, config.seed, epoch, images, config.drop_path_rate);
             Part { drop, pixels }
         };
@@ -365,19 +365,34 @@ impl<D: Device> Trainer<'_, D> {
     fn explain(&mut self, step: &Pending) -> Error {
         let (data, plan) = (self.data(step), &self.plan);
         self.device.upload(Pool::State, plan.monitor.0.at + monitor::HALTED, &[0.0]);
+        self.device.upload(Pool::State, plan.hyper.0.at, &data.hyper);
         let mut checked = Checked::new(&mut self.device);
-        let mut parts = 0; // micro-batches begun before the fault
-        let put = |o: &mut Checked<&mut D>, pool, at, values: &[f32]| {
-            parts += (pool == Pool::Acts && o.fault.is_none()) as usize;
-            o.inner.upload(pool, at, values);
-        };
-        device::say(&mut checked, plan, &data, put);
+        // Which micro-batch, which network's pass over its crops and the pass's first view, when the fault came.
+        let mut during = None;
+        step::begin(&mut checked, plan);
+        for (number, part) in data.parts.iter().enumerate() {
+            checked.inner.upload(Pool::State, plan.drop.0.at, &part.drop);
+            checked.inner.upload(Pool::Acts, plan.pixels.0.at, part.pixels);
+            let mut note = |o: &Checked<&mut D>, acts, first_view| {
+                if o.fault.is_some() && during.is_none() {
+                    during = Some((number, acts, first_view));
+                }
+            };
+            step::teacher(&mut checked, plan);
+            note(&checked, plan.teacher_acts, 0);
+            for pass in plan.passes() {
+                step::student(&mut checked, plan, &pass);
+                note(&checked, pass.acts, pass.dims.first_view);
+            }
+        }
+        step::commit(&mut checked, plan);
         let place = match checked.fault {
             Some((Fault::NonFinite(touch, index), word, said)) => {
-                let located = (touch.pool == Pool::Acts).then(|| plan.locate(touch.span.len, index)).flatten();
-                let image = located.map(|(view, i)| {
-                    let id = step.batch.images[(parts - 1) * plan.config.micro_batch + i];
-                    format!(", crop {view} of image {}", self.run.splits.train.name(id as usize))
+                let during = during.filter(|_| touch.pool == Pool::Acts);
+                let image = during.and_then(|(part, acts, first_view)| {
+                    let (view, i) = plan.locate(&acts, first_view, touch.span.len, index)?;
+                    let id = step.batch.images[part * plan.config.micro_batch + i];
+                    Some(format!(", crop {view} of image {}", self.run.splits.train.name(id as usize)))
                 });
                 format!("first in {} (word {said}){}", word.name(), image.unwrap_or_default())
             }

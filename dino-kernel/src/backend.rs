@@ -80,6 +80,10 @@ pub struct LossDims {
 }
 
 impl LossDims {
+    /// No loss at all.
+    pub const NONE: LossDims =
+        LossDims { images: 0, first_view: 0, views: 0, teachers: 0, bottleneck: 0, prototypes: 0 };
+
     /// Number of student rows.
     pub const fn rows(&self) -> usize {
         self.images * self.views

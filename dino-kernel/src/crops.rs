@@ -75,6 +75,33 @@ impl Crops {
         n
     }
 
+    /// The group of crop `i`.
+    pub const fn group_of(&self, i: usize) -> usize {
+        let (mut group, mut end) = (0, self.groups[0].count);
+        while end <= i {
+            group += 1;
+            end += self.groups[group].count;
+        }
+        group
+    }
+
+    /// Crops `first .. first + count` of these.
+    pub const fn part(&self, first: usize, count: usize) -> Crops {
+        let (mut part, mut skip, mut left, mut i) = (Crops::EMPTY, first, count, 0);
+        while i < self.len {
+            let g = self.groups[i];
+            let skipped = if skip < g.count { skip } else { g.count };
+            let taken = if left < g.count - skipped { left } else { g.count - skipped };
+            if taken > 0 {
+                part = part.with(Group { count: taken, height: g.height, width: g.width });
+            }
+            skip -= skipped;
+            left -= taken;
+            i += 1;
+        }
+        part
+    }
+
     /// Pixels of one channel, all crops.
     pub const fn pixels(&self) -> usize {
         let (mut n, mut i) = (0, 0);

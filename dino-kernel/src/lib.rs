@@ -27,7 +27,6 @@ pub mod middleware;
 pub mod model;
 pub mod ops;
 pub mod plan;
-mod plan_spans;
 pub mod real;
 pub mod reference;
 pub mod rng;

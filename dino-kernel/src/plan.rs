@@ -1,7 +1,7 @@
-//! Where everything lies: the memory plan of a training step and of a forward pass. Plans can fail, words cannot.
+//! Where everything lies: the memory plan of a training step and, in `plan/features.rs`, of a forward pass. Plans can fail, words cannot.
 
 use crate::backend::{LossDims, Rows};
-use crate::crops::{Crops, Group};
+use crate::crops::{Crops, Group, Ragged};
 use crate::init;
 use crate::mem::{Act, Cursor, Stat, State};
 use crate::model::head::{HeadActs, HeadGrads, HeadWeights, MAX_LAYERS};
@@ -12,6 +12,10 @@ use crate::ops::loss::MAX_TEACHERS;
 use crate::real::Real;
 use crate::step::{hyper, monitor};
 use core::fmt;
+
+mod features;
+mod spans;
+pub use features::{BlocksPlan, FeaturePlan};
 
 /// What a training plan is made for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,6 +32,10 @@ pub struct Config {
     pub drop_path: bool,
     /// Whether the backward pass computes norms and GELU again instead of finding them kept ([`Save::Least`]).
     pub recompute: bool,
+    /// Whether the student's crops go through it in turns, as many views at once as have no more tokens than the largest one
+    /// ([`Plan::passes`]), instead of all together: activations of one global crop an image. The teacher's targets are then formed
+    /// anew for every pass.
+    pub stream_crops: bool,
 }
 
 /// Views and twice the blocks are 12 bits each of the generator's counter ([`crate::rng::Rng::new`]).
@@ -102,6 +110,8 @@ pub struct Pools {
     /// What the host sends for a micro-batch: pixels and stochastic-depth scales. It lies in the pools above; a device that copies
     /// while it works keeps room for it beside them.
     pub input: usize,
+    /// The loss over the most rows at once: what a backend's own scratch for it goes by.
+    pub loss: LossDims,
 }
 
 impl Pools {
@@ -111,16 +121,30 @@ impl Pools {
     }
 }
 
-/// One network's handles.
+/// One network's parameters, and what a step makes of them alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Network {
     pub weights: VitWeights,
     pub head_weights: HeadWeights,
     pub positions: PositionActs,
-    pub acts: VitActs,
-    pub head: HeadActs,
     /// g / |v| of every prototype.
     pub scale: Stat,
+}
+
+/// The student's way through some views of a micro-batch and back. Passes take turns in the same room; of `cols`, `loss`, `lse` and
+/// the stochastic-depth scales each has its own part.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// Which views, and what the loss makes of them.
+    pub dims: LossDims,
+    pub cols: Act,
+    pub acts: VitActs,
+    pub head: HeadActs,
+    pub grads: VitGrads,
+    pub head_grads: HeadGrads,
+    pub loss: Stat,
+    /// Two numbers a row: the largest logit, and ln of the sum of exp((logit - largest) / temperature).
+    pub lse: Stat,
 }
 
 /// Every handle of a training step.
@@ -133,12 +157,18 @@ pub struct Plan {
     pub pixels: Act,
     /// The same as patch rows.
     pub cols: Act,
+    /// Stochastic-depth scales of a micro-batch, pass by pass (depth, branches, crops); empty without.
+    pub drop: State,
     pub student: Network,
     pub teacher: Network,
-    pub grads: VitGrads,
-    pub head_grads: HeadGrads,
+    /// The teacher's pass over the global crops.
+    pub teacher_acts: VitActs,
+    pub teacher_head: HeadActs,
+    /// Where the room that the student's passes share begins.
+    room: (Cursor, Cursor),
+    /// One a row of the student, all passes.
     pub loss: Stat,
-    /// Two numbers a row: the largest logit, and ln of the sum of exp((logit - largest) / temperature).
+    /// As [`Pass::lse`], all passes.
     pub lse: Stat,
     pub lse_teacher: Stat,
     pub entropy: Stat,
@@ -241,7 +271,7 @@ const fn check_size(
 impl Plan {
     /// The only door: after it every shape agrees.
     pub const fn new(config: Config) -> Result<Plan, PlanError> {
-        let Config { backbone: vit, head, views, batch, micro_batch, drop_path, recompute } = config;
+        let Config { backbone: vit, head, views, batch, micro_batch, drop_path, .. } = config;
         if let Err(e) = check_backbone(&vit, &views) {
             return Err(e);
         }
@@ -276,54 +306,52 @@ impl Plan {
         let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
         let (weights, head_weights) = (vit.weights(&mut w), head.weights(&mut w));
 
-        // What outlives a pass comes first; the pixels, which are dead once they are patch rows, teacher and student passes then
-        // share the rest, for they take turns.
+        // What outlives a pass comes first; the pixels, which are dead once they are patch rows, the teacher's pass and the student's
+        // then share the rest, for they take turns.
         let cols = a.act(crops.patches(vit.patch) * vit.patch_len());
         let positions = vit.positions(crops, &mut a, &mut t);
         let positions_teacher = vit.positions(globals, &mut a, &mut t);
-        let head_teacher = head.acts(rows_teacher, false, &mut a, &mut s);
-        let (mut b, mut input) = (a, a);
-        let pixels = input.act(crops.pixels() * vit.channels);
-        let acts_teacher =
-            vit.acts(globals, positions_teacher, Output::Class, Save::Nothing, false, &mut b, &mut s, &mut t);
-        let save = if recompute { Save::Least } else { Save::All };
-        let acts = vit.acts(crops, positions, Output::Class, save, drop_path, &mut a, &mut s, &mut t);
-        let head_acts = head.acts(rows, true, &mut a, &mut s);
-        let (grads, head_grads) = (vit.grads(&acts, &mut a), head.grads(rows, &mut a));
-
-        let student =
-            Network { weights, head_weights, positions, acts, head: head_acts, scale: s.stat(head.prototypes) };
+        let teacher_head = head.acts(rows_teacher, false, &mut a, &mut s);
+        let student = Network { weights, head_weights, positions, scale: s.stat(head.prototypes) };
         let teacher = Network {
             weights: weights.shift(table.len()),
             head_weights: head_weights.shift(table.len()),
             positions: positions_teacher,
-            acts: acts_teacher,
-            head: head_teacher,
             scale: s.stat(head.prototypes),
         };
         let (loss, lse) = (s.stat(rows), s.stat(2 * rows));
         let (lse_teacher, entropy) = (s.stat(2 * rows_teacher), s.stat(rows_teacher));
+        let room = (a, s);
+        let mut input = a;
+        let pixels = input.act(crops.pixels() * vit.channels);
+        let teacher_acts =
+            vit.acts(globals, positions_teacher, Output::Class, Save::Nothing, State::EMPTY, &mut a, &mut s);
+
+        let drop = t.state(if drop_path { vit.depth * 2 * rows } else { 0 });
         let (centre, teacher_sum) = (t.state(head.prototypes), t.state(head.bottleneck));
         let (hyper, monitor) = (t.state(hyper::LEN), t.state(monitor::LEN));
         let pools = Pools {
             weights: 2 * table.len(),
             grads: table.len(),
             moments: 2 * table.len(),
-            acts: max(max(a.next, b.next), input.next),
+            acts: max(a.next, input.next),
             stats: s.next,
             state: t.next,
-            input: pixels.len() + acts.drop().len(),
+            input: pixels.len() + drop.len(),
+            loss: LossDims::NONE,
         };
-        Ok(Plan {
+        let mut plan = Plan {
             config,
             table,
             pools,
             pixels,
             cols,
+            drop,
             student,
             teacher,
-            grads,
-            head_grads,
+            teacher_acts,
+            teacher_head,
+            room,
             loss,
             lse,
             lse_teacher,
@@ -332,7 +360,70 @@ impl Plan {
             teacher_sum,
             hyper,
             monitor,
+        };
+        let mut view = 0;
+        while view < plan.views() {
+            let (pass, end) = plan.pass(view);
+            plan.pools.acts = max(plan.pools.acts, end.0.next);
+            plan.pools.stats = max(plan.pools.stats, end.1.next);
+            if pass.dims.rows() > plan.pools.loss.rows() {
+                plan.pools.loss = pass.dims;
+            }
+            view += pass.dims.views;
+        }
+        Ok(plan)
+    }
+
+    /// The passes of the student over a micro-batch, together over all views in their order.
+    pub fn passes(&self) -> impl Iterator<Item = Pass> + '_ {
+        let mut view = 0;
+        core::iter::from_fn(move || {
+            let pass = (view < self.views()).then(|| self.pass(view).0)?;
+            view += pass.dims.views;
+            Some(pass)
         })
+    }
+
+    /// How many views from `first` on go through the student together.
+    const fn views_at_once(&self, first: usize) -> usize {
+        let (views, patch) = (&self.config.views, self.table.backbone.patch);
+        if !self.config.stream_crops {
+            return self.views() - first;
+        }
+        let most = views.tokens(patch).longest();
+        let mut n = 1;
+        while first + n < self.views() && views.part(first, n + 1).tokens(patch).rows() <= most {
+            n += 1;
+        }
+        n
+    }
+
+    /// The pass that begins with view `first`, and where what it takes of activations and statistics ends.
+    const fn pass(&self, first: usize) -> (Pass, (Cursor, Cursor)) {
+        let Config { views, micro_batch, recompute, .. } = self.config;
+        let (vit, head, (mut a, mut s)) = (&self.table.backbone, &self.table.head, self.room);
+        let n = self.views_at_once(first);
+        let (before, crops) = (times(views.part(0, first), micro_batch), times(views.part(first, n), micro_batch));
+        let (row, rows) = (before.count(), crops.count());
+        let positions = self.student.positions.part(views.group_of(first), crops);
+        let scales = if self.drop.len() == 0 { 0 } else { 2 * vit.depth };
+        let drop = self.drop.part(scales * row, scales * rows);
+        let save = if recompute { Save::Least } else { Save::All };
+        let acts = vit.acts(crops, positions, Output::Class, save, drop, &mut a, &mut s);
+        let head_acts = head.acts(rows, true, &mut a, &mut s);
+        let pass = Pass {
+            dims: LossDims { first_view: first, views: n, ..self.loss_dims() },
+            cols: self
+                .cols
+                .part(before.patches(vit.patch) * vit.patch_len(), crops.patches(vit.patch) * vit.patch_len()),
+            acts,
+            head: head_acts,
+            grads: vit.grads(&acts, &mut a),
+            head_grads: head.grads(rows, &mut a),
+            loss: self.loss.part(row, rows),
+            lse: self.lse.part(2 * row, 2 * rows),
+        };
+        (pass, (a, s))
     }
 
     /// Crops of one image.
@@ -355,6 +446,12 @@ impl Plan {
         Rows { rows: self.table.head.prototypes, cols: self.table.head.bottleneck }
     }
 
+    /// Crops of a micro-batch.
+    pub const fn crops(&self) -> Crops {
+        times(self.config.views, self.config.micro_batch)
+    }
+
+    /// The loss over all views at once.
     pub const fn loss_dims(&self) -> LossDims {
         LossDims {
             images: self.config.micro_batch,
@@ -368,7 +465,7 @@ impl Plan {
 
     /// The patch rows of the global crops.
     pub const fn teacher_cols(&self) -> Act {
-        let patches = self.teacher.acts.crops().patches(self.table.backbone.patch);
+        let patches = self.teacher_acts.crops().patches(self.table.backbone.patch);
         self.cols.part(0, patches * self.table.backbone.patch_len())
     }
 
@@ -379,153 +476,38 @@ impl Plan {
         self.table.backbone.position_matrices(&self.teacher.positions, state);
     }
 
-    /// The stochastic-depth scales of a micro-batch, in the layout of `self.student.acts.drop()`: (depth, branch, crop).
-    /// `images` are the ids of the micro-batch's images.
+    /// The stochastic-depth scales of a micro-batch, in the layout of `self.drop`. `images` are the ids of the micro-batch's images.
     pub fn drop_path<T: Real>(&self, scales: &mut [T], seed: u64, epoch: u32, images: &[u32], rate: f64) {
-        let (depth, crops) = (self.table.backbone.depth, self.student.acts.crops().count());
         if scales.is_empty() {
             return;
         }
-        for block in 0..depth {
-            for branch in 0..2 {
-                for crop in 0..crops {
-                    let (view, image) = (crop / images.len(), images[crop % images.len()]);
-                    scales[(2 * block + branch) * crops + crop] = T::of(init::drop_path(
-                        seed,
-                        epoch,
-                        image,
-                        view as u32,
-                        rate,
-                        block as u32,
-                        branch as u32,
-                        depth as u32,
-                    ));
+        let (depth, mut scales) = (self.table.backbone.depth, scales.iter_mut());
+        for LossDims { first_view, views, .. } in self.passes().map(|pass| pass.dims) {
+            for (block, branch) in (0..2 * depth).map(|i| (i / 2, i % 2)) {
+                for view in first_view..first_view + views {
+                    for (&image, scale) in images.iter().zip(&mut scales) {
+                        *scale = T::of(init::drop_path(
+                            seed,
+                            epoch,
+                            image,
+                            view as u32,
+                            rate,
+                            block as u32,
+                            branch as u32,
+                            depth as u32,
+                        ));
+                    }
                 }
             }
         }
     }
 
-    /// Which crop of the micro-batch element `index` of a span of `len` elements belongs to, where the span's rows are those of the
-    /// student's or the teacher's token matrix, or one a crop: (view, image of the micro-batch).
-    pub fn locate(&self, len: usize, index: usize) -> Option<(usize, usize)> {
-        let place = |crop: usize| (crop / self.config.micro_batch, crop % self.config.micro_batch);
-        for tokens in [self.student.acts.tokens(), self.teacher.acts.tokens()] {
-            if len != 0 && len.is_multiple_of(tokens.rows()) {
-                return tokens.crop_of(index / (len / tokens.rows())).map(place);
-            }
-        }
-        let crops = self.student.acts.crops().count();
-        (len != 0 && len.is_multiple_of(crops)).then(|| place(index / (len / crops)))
-    }
-}
-
-/// A forward pass for features or pictures: the backbone alone, its weights the first `table.backbone_len()` of a network's.
-#[derive(Clone, Copy, Debug)]
-pub struct FeaturePlan {
-    pub backbone: Vit,
-    pub weights: VitWeights,
-    pub pixels: Act,
-    pub cols: Act,
-    pub positions: PositionActs,
-    pub acts: VitActs,
-    /// Room for attention rows, on request.
-    pub attention: Act,
-    pub pools: Pools,
-}
-
-impl FeaturePlan {
-    /// `queries`: how many rows of the last block's attention may be asked for (dense output only), per crop.
-    pub const fn new(backbone: Vit, crops: Crops, output: Output, queries: usize) -> Result<FeaturePlan, PlanError> {
-        if crops.is_empty() {
-            return Err(PlanError::Zero("the number of crops"));
-        }
-        if let Err(e) = check_backbone(&backbone, &crops) {
-            return Err(e);
-        }
-        if let Err(e) = check_size(&backbone, None, &crops, 1, queries) {
-            return Err(e);
-        }
-        let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
-        let weights = backbone.weights(&mut w);
-        let pixels = a.act(crops.pixels() * backbone.channels);
-        let cols = a.act(crops.patches(backbone.patch) * backbone.patch_len());
-        let positions = backbone.positions(crops, &mut a, &mut t);
-        let acts = backbone.acts(crops, positions, output, Save::Nothing, false, &mut a, &mut s, &mut t);
-        let (mut rows, mut i) = (0, 0);
-        while i < crops.len() {
-            let n = 1 + crops.group(i).patches(backbone.patch);
-            rows += crops.group(i).count * n * if queries < n { queries } else { n };
-            i += 1;
-        }
-        let attention = a.act(rows * backbone.heads);
-        let pools =
-            Pools { weights: w.next, grads: 0, moments: 0, acts: a.next, stats: s.next, state: t.next, input: 0 };
-        Ok(FeaturePlan { backbone, weights, pixels, cols, positions, acts, attention, pools })
-    }
-
-    /// What the state pool holds.
-    pub fn initial_state<T: Real>(&self, state: &mut [T]) {
-        state.fill(T::ZERO);
-        self.backbone.position_matrices(&self.positions, state);
-    }
-
-    /// Pixels at `self.pixels` to the output at `self.acts.y()`.
-    pub fn forward<O: crate::backend::Forward>(&self, o: &mut O) {
-        self.forward_each(o, |_, _, _| ());
-    }
-
-    /// The same; `each` as in [`Vit::forward_each`].
-    fn forward_each<O: crate::backend::Forward>(&self, o: &mut O, each: impl FnMut(&mut O, usize, Act)) {
-        self.backbone.resize_positions(o, &self.weights, &self.positions);
-        o.patchify(self.cols, self.pixels, self.backbone.patches(self.acts.crops()));
-        self.backbone.forward_each(o, &self.weights, &self.acts, self.cols, each);
-    }
-}
-
-/// A [`FeaturePlan`] whose pass also keeps the class rows of blocks before the last one: what the published linear probe reads
-/// (official `get_intermediate_layers`).
-#[derive(Clone, Copy, Debug)]
-pub struct BlocksPlan {
-    pub plan: FeaturePlan,
-    /// Blocks kept before the last.
-    pub earlier: usize,
-    /// Their class rows after the final norm (earlier, crops, C), the earliest block first. The last block's are the plan's output.
-    pub classes: Act,
-    class: Act,
-    stats: [Stat; 2],
-    /// The plan's pools and these.
-    pub pools: Pools,
-}
-
-impl BlocksPlan {
-    /// The last `blocks`, 1 to all.
-    pub const fn new(backbone: Vit, crops: Crops, output: Output, blocks: usize) -> Result<BlocksPlan, PlanError> {
-        let plan = match FeaturePlan::new(backbone, crops, output, 0) {
-            Ok(plan) => plan,
-            Err(e) => return Err(e),
-        };
-        if blocks == 0 || blocks > backbone.depth {
-            return Err(PlanError::Blocks { blocks, depth: backbone.depth });
-        }
-        let (mut a, mut s) = (Cursor { next: plan.pools.acts }, Cursor { next: plan.pools.stats });
-        let crops = crops.count();
-        let (class, earlier) = (crops * backbone.dim, blocks - 1);
-        // The size check of the plan bounds depth * tokens * C, which is more.
-        let (classes, class) = (a.act(earlier * class), a.act(class));
-        let stats = [s.stat(crops), s.stat(crops)];
-        let pools = Pools { acts: a.next, stats: s.next, ..plan.pools };
-        Ok(BlocksPlan { plan, earlier, classes, class, stats, pools })
-    }
-
-    /// As [`FeaturePlan::forward`].
-    pub fn forward<O: crate::backend::Forward>(&self, o: &mut O) {
-        let FeaturePlan { backbone, weights, acts, .. } = &self.plan;
-        let (first, wide) = (backbone.depth - 1 - self.earlier, self.class.len());
-        self.plan.forward_each(o, |o, block, x| {
-            if block >= first && block < first + self.earlier {
-                let y = self.classes.part((block - first) * wide, wide);
-                backbone.norm_class(o, weights, acts, y, self.class, self.stats, x);
-            }
-        });
+    /// Which crop of the micro-batch element `index` of a span of `len` elements belongs to, where the span's rows are those of the token
+    /// matrix of `acts`, or one a crop: (view, image of the micro-batch). `first_view` is that of the pass.
+    pub fn locate(&self, acts: &VitActs, first_view: usize, len: usize, index: usize) -> Option<(usize, usize)> {
+        let rows = [acts.tokens(), Ragged::single(acts.crops().count())];
+        let rows = rows.iter().find(|rows| len != 0 && len.is_multiple_of(rows.rows()))?;
+        let crop = rows.crop_of(index / (len / rows.rows()))?;
+        Some((first_view + crop / self.config.micro_batch, crop % self.config.micro_batch))
     }
 }

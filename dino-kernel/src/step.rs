@@ -1,11 +1,11 @@
 //! One optimisation step, reading like the paper's algorithm 1, and the numbers that change from step to step.
 //!
 //! A step is: [`begin`], then per micro-batch [`micro_batch`] (forward, backward, accumulate), then [`commit`]: given the
-//! centre, the loss is separable per image and per crop, so any split of a batch gives the same gradients, teacher sum and
-//! centre. Nothing in a step reads the device or depends on anything but the pools.
+//! centre, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the same gradients,
+//! teacher sum and centre. Nothing in a step reads the device or depends on anything but the pools.
 
 use crate::backend::{Rows, Update};
-use crate::plan::Plan;
+use crate::plan::{Pass, Plan};
 
 /// Places in the `hyper` span: this step's derived numbers, formed in f64 and rounded once (in f32, 1 - 0.9999 is off by 1.7e-4).
 pub mod hyper {
@@ -118,36 +118,48 @@ pub fn begin<O: Update>(o: &mut O, p: &Plan) {
 
 /// Forward and backward of the micro-batch whose pixels lie at `p.pixels`; gradients and the teacher's sum accumulate.
 pub fn micro_batch<O: Update>(o: &mut O, p: &Plan) {
-    let (vit, head, n) = (&p.table.backbone, &p.table.head, p.loss_dims());
-    let (s, t) = (&p.student, &p.teacher);
-    let (student, teacher) = (head.prototypes(&s.head_weights, s.scale), head.prototypes(&t.head_weights, t.scale));
-    o.patchify(p.cols, p.pixels, vit.patches(s.acts.crops()));
+    teacher(o, p);
+    for pass in p.passes() {
+        student(o, p, &pass);
+    }
+    o.sum_stat(p.monitor.part(monitor::LOSS, 1), p.loss);
+}
 
-    // The teacher sees the global crops, which come first, and saves nothing but its unit rows.
-    vit.forward(o, &t.weights, &t.acts, p.teacher_cols());
-    head.forward(o, &t.head_weights, &t.head, t.acts.y());
-    o.teacher_lse(p.lse_teacher, p.entropy, t.head.z, teacher, p.centre, p.hyper, n);
-    o.sum_rows(p.teacher_sum, t.head.z, Rows { rows: t.head.rows, cols: head.bottleneck });
+/// The teacher sees the global crops, which come first, and saves nothing but its unit rows.
+pub fn teacher<O: Update>(o: &mut O, p: &Plan) {
+    let (vit, head, t, n) = (&p.table.backbone, &p.table.head, &p.teacher, p.loss_dims());
+    let (acts, head_acts) = (&p.teacher_acts, &p.teacher_head);
+    o.patchify(p.cols, p.pixels, vit.patches(p.crops()));
+    vit.forward(o, &t.weights, acts, p.teacher_cols());
+    head.forward(o, &t.head_weights, head_acts, acts.y());
+    let prototypes = head.prototypes(&t.head_weights, t.scale);
+    o.teacher_lse(p.lse_teacher, p.entropy, head_acts.z, prototypes, p.centre, p.hyper, n);
+    o.sum_rows(p.teacher_sum, head_acts.z, Rows { rows: head_acts.rows, cols: head.bottleneck });
+    o.sum_stat(p.monitor.part(monitor::ENTROPY, 1), p.entropy);
+}
 
-    vit.forward(o, &s.weights, &s.acts, p.cols);
-    head.forward(o, &s.head_weights, &s.head, s.acts.y());
+/// The student sees some views or all, there and back.
+pub fn student<O: Update>(o: &mut O, p: &Plan, pass: &Pass) {
+    let (vit, head, s, t) = (&p.table.backbone, &p.table.head, &p.student, &p.teacher);
+    let (own, others) = (head.prototypes(&s.head_weights, s.scale), head.prototypes(&t.head_weights, t.scale));
+    let (acts, head_acts, grads, head_grads) = (&pass.acts, &pass.head, &pass.grads, &pass.head_grads);
+    vit.forward(o, &s.weights, acts, pass.cols);
+    head.forward(o, &s.head_weights, head_acts, acts.y());
     o.dino_loss(
-        p.loss,
-        p.lse,
-        p.head_grads.dz,
-        s.head.z,
-        student,
-        t.head.z,
+        pass.loss,
+        pass.lse,
+        head_grads.dz,
+        head_acts.z,
+        own,
+        p.teacher_head.z,
         p.lse_teacher,
-        teacher,
+        others,
         p.centre,
         p.hyper,
-        n,
+        pass.dims,
     );
-    o.sum_stat(p.monitor.part(monitor::LOSS, 1), p.loss);
-    o.sum_stat(p.monitor.part(monitor::ENTROPY, 1), p.entropy);
-    head.backward(o, &s.head_weights, &s.head, &p.head_grads, p.grads.dy, s.acts.y());
-    vit.backward(o, &s.weights, &s.acts, &p.grads, p.cols);
+    head.backward(o, &s.head_weights, head_acts, head_grads, grads.dy, acts.y());
+    vit.backward(o, &s.weights, acts, grads, pass.cols);
 }
 
 /// Once per step: clip, centre, optimiser, teacher. Every word is a no-op if anything was not finite, in this step or before.

@@ -54,6 +54,7 @@ impl<'a> Arbitrary<'a> for Sizes {
             micro_batch,
             drop_path: u.arbitrary()?,
             recompute: u.arbitrary()?,
+            stream_crops: u.arbitrary()?,
         }))
     }
 }
@@ -89,7 +90,7 @@ fuzz_target!(|sizes: Sizes| {
     init::weights(&mut weights[len..], &p.table, 2, init::LINEAR_STD);
     p.initial_state(&mut state);
     let images: Vec<u32> = (0..p.config.micro_batch as u32).collect();
-    p.drop_path(&mut state[p.student.acts.drop().range()], 1, 0, &images, 0.3);
+    p.drop_path(&mut state[p.drop.range()], 1, 0, &images, 0.3);
     state[p.hyper.range()].copy_from_slice(&HYPER.derive(p.config.batch, p.views(), p.teachers()));
     let pixels: Vec<f64> = (0..p.pixels.len()).map(|_| rng.normal()).collect();
     let mut o = Checked::new(Train {

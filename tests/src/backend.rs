@@ -6,7 +6,7 @@
 
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::device::Device;
-use dino_kernel::backend::Update;
+use dino_kernel::backend::{LossDims, Update};
 use dino_kernel::mem::{Act, Cursor, Span, Stat, State, Weight};
 use dino_kernel::middleware::{Memory, Pool};
 use dino_kernel::plan::Pools;
@@ -199,6 +199,7 @@ impl Arena {
             stats: self.stats.next,
             state: self.state.next,
             input: 0,
+            loss: LossDims::NONE,
         };
         let mut o = make_poisoned::<F>(pools);
         for (pool, span, values) in self.writes {

@@ -148,7 +148,7 @@ pub fn step_beside_cpu<F: Factory>(
     run.o.write(Pool::Weights, 0, &weights);
     run.step(&Hyper { teacher_temp, student_temp, ..hyper_numbers() }, &random_views(&plan, seed));
     assert_eq!(run.monitor(monitor::FINITE), 1.0);
-    let k = plan.student.acts.tokens().rows().max(config.head.prototypes) as f64;
+    let k = plan.crops().tokens(plan.config.backbone.patch).rows().max(config.head.prototypes) as f64;
     let part = |m: &Mismatch| {
         let bound = sharpened(bound(m.word, k), m.word, teacher_temp.min(student_temp));
         assert!(m.error <= bound, "{m:?} exceeds {bound:e} under {config:?}");

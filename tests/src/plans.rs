@@ -16,8 +16,8 @@ prop_compose! {
         globals in (1usize..6, 1usize..6),
         locals in prop::option::of((1usize..4, 1usize..4, 1usize..4)),
         (layers, hidden, bottleneck, prototypes) in (1usize..5, 8usize..70, 4usize..40, 8usize..700),
-        (images, parts, drop_path, train_gain, recompute) in
-            (1usize..4, 1usize..3, any::<bool>(), any::<bool>(), any::<bool>()),
+        (images, parts, drop_path, train_gain) in (1usize..4, 1usize..3, any::<bool>(), any::<bool>()),
+        (recompute, stream_crops) in any::<(bool, bool)>(),
     ) -> Config {
         let backbone = Vit {
             image: grid * patch, patch, channels: 3, dim: heads * head_dim, depth, heads, mlp, positions: Dialect::Published,
@@ -28,6 +28,6 @@ prop_compose! {
             views = views.with(group(count, rows, cols));
         }
         let head = Head { inp: backbone.dim, layers, hidden, bottleneck, prototypes, train_gain };
-        Config { backbone, head, views, batch: images * parts, micro_batch: images, drop_path, recompute }
+        Config { backbone, head, views, batch: images * parts, micro_batch: images, drop_path, recompute, stream_crops }
     }
 }

@@ -135,7 +135,7 @@ impl<O: Update + Memory> Run<O> {
             pixels.extend_from_slice(&view.pixels[part * part_len..][..part_len]);
         }
         write(&mut self.o, self.plan.pixels, &pixels);
-        let (micro_batch, drop) = (self.plan.config.micro_batch, self.plan.student.acts.drop());
+        let (micro_batch, drop) = (self.plan.config.micro_batch, self.plan.drop);
         let images: Vec<u32> = (0..micro_batch).map(|i| (part * micro_batch + i) as u32).collect();
         let mut scales = vec![0.0; drop.len()];
         self.plan.drop_path(&mut scales, 1, 0, &images, self.drop_rate);

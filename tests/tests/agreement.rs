@@ -39,7 +39,7 @@ fn agree<F: Factory>(who: &str, config: Config, seed: u64, teacher_temp: f64) {
     let mut run = Run::random(plan, both, seed);
     run.step(&Hyper { teacher_temp, student_temp: 0.1, ..hyper_numbers() }, &random_views(&plan, seed));
     // The longest sum: the tokens of a weight gradient, or the prototypes.
-    let bound = f32_bound(plan.student.acts.tokens().rows().max(config.head.prototypes) as f64);
+    let bound = f32_bound(plan.crops().tokens(plan.config.backbone.patch).rows().max(config.head.prototypes) as f64);
     let worst = run.o.worst().expect("words were said");
     assert!(worst.error <= bound, "{who}: {worst:?} exceeds {bound:e} under {config:?}");
     assert_eq!(run.monitor(monitor::FINITE), 1.0, "{who}");
@@ -52,7 +52,16 @@ fn long_crops_agree_on_any_number_of_threads() {
         Vit { image: 68, patch: 4, channels: 1, dim: 12, depth: 2, heads: 2, mlp: 20, positions: Dialect::Published };
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 68, width: 69 });
-    let config = Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path: false, recompute: true };
+    let config = Config {
+        backbone,
+        head,
+        views,
+        batch: 1,
+        micro_batch: 1,
+        drop_path: false,
+        recompute: true,
+        stream_crops: false,
+    };
     for threads in [1, 3, 16] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| agree::<Cpu>("cpu", config, 5, 0.04));
@@ -120,8 +129,17 @@ fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
         Vit { image: 8, patch: 4, channels: 3, dim: 12, depth: 2, heads: 3, mlp: 24, positions: Dialect::Published };
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
     let views = Crops::one(Group { count: 2, height: 8, width: 8 });
-    let plan = Plan::new(Config { backbone, head, views, batch: 4, micro_batch: 2, drop_path: true, recompute: true })
-        .expect("a sound plan");
+    let plan = Plan::new(Config {
+        backbone,
+        head,
+        views,
+        batch: 4,
+        micro_batch: 2,
+        drop_path: true,
+        recompute: true,
+        stream_crops: false,
+    })
+    .expect("a sound plan");
     let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 1);
     let (h, good) = (hyper_numbers(), random_views(&plan, 2));
     let mut bad = good.clone();

@@ -93,7 +93,16 @@ fn roomy<F: Factory>(longest: usize) -> Run<F::Backend> {
     };
     let head = Head { inp: side, layers: 1, hidden: 1, bottleneck: side, prototypes: side, train_gain: true };
     let views = Crops::one(Group { count: 2, height: 1, width: 1 });
-    let config = Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path: false, recompute: true };
+    let config = Config {
+        backbone,
+        head,
+        views,
+        batch: 1,
+        micro_batch: 1,
+        drop_path: false,
+        recompute: true,
+        stream_crops: false,
+    };
     let mut run = Run::new::<F>(Plan::new(config).expect("a sound plan"));
     for net in [Net::Student, Net::Teacher] {
         run.load(net, |spec| vec![0.0; spec.at.len()]);

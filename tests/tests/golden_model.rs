@@ -4,7 +4,7 @@
 use dino_host::cpu::Cpu;
 use dino_kernel::backend::{Forward, LossDims, Mat, Prototypes};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::mem::Cursor;
+use dino_kernel::mem::{Cursor, State};
 use dino_kernel::middleware::{Memory, Pool};
 use dino_kernel::model::vit::{Output, Save};
 use dino_kernel::model::{Head, Table, Vit};
@@ -80,8 +80,17 @@ fn plan(f: &Fixture, train_gain: bool, parts: usize) -> Plan {
     let views = groups(views(f, 0).iter().map(|v| (v.height, v.width)));
     assert_eq!((views.group(0).count, views.count()), (cfg[1], cfg[1] + cfg[2]), "the crops are those of cfg.crops");
     let (batch, micro_batch) = (cfg[0], cfg[0] / parts);
-    Plan::new(Config { backbone, head, views, batch, micro_batch, drop_path: false, recompute: parts > 1 })
-        .expect("a sound plan")
+    Plan::new(Config {
+        backbone,
+        head,
+        views,
+        batch,
+        micro_batch,
+        drop_path: false,
+        recompute: parts > 1,
+        stream_crops: parts > 1,
+    })
+    .expect("a sound plan")
 }
 
 /// The constants are meant as the decimals they print as, not as their f32 roundings.
@@ -143,9 +152,18 @@ fn dense_plan(backbone: Vit, crops: Crops) -> FeaturePlan {
     let pixels = a.act(crops.pixels() * backbone.channels);
     let cols = a.act(crops.patches(backbone.patch) * backbone.patch_len());
     let positions = backbone.positions(crops, &mut a, &mut t);
-    let acts = backbone.acts(crops, positions, Output::Dense, Save::All, false, &mut a, &mut s, &mut t);
+    let acts = backbone.acts(crops, positions, Output::Dense, Save::All, State::EMPTY, &mut a, &mut s);
     let attention = a.act(crops.tokens(backbone.patch).squares() * backbone.heads);
-    let pools = Pools { weights: w.next, grads: 0, moments: 0, acts: a.next, stats: s.next, state: t.next, input: 0 };
+    let pools = Pools {
+        weights: w.next,
+        grads: 0,
+        moments: 0,
+        acts: a.next,
+        stats: s.next,
+        state: t.next,
+        input: 0,
+        loss: LossDims::NONE,
+    };
     FeaturePlan { backbone, weights, pixels, cols, positions, acts, attention, pools }
 }
 
@@ -305,15 +323,16 @@ fn head_and_loss<F: Factory>(who: &str) {
     let h = hyper(&f, 0, 0.0, 0);
     run.accumulate(&h, &views(&f, 0));
     let p = run.plan;
-    f.assert_golden("out.student.bottleneck", &read(&mut run.o, p.student.head.bottleneck()));
-    f.assert_golden("out.student.bottleneck_unit", &read(&mut run.o, p.student.head.z));
+    let pass = p.passes().next().expect("all crops at once");
+    f.assert_golden("out.student.bottleneck", &read(&mut run.o, pass.head.bottleneck()));
+    f.assert_golden("out.student.bottleneck_unit", &read(&mut run.o, pass.head.z));
     f.assert_golden("out.loss", &[run.loss()]);
 
     // Training streams the logits; here they are made once more, in memory of their own.
     let (k, cols) = (p.table.head.prototypes, p.table.head.bottleneck);
     let mut logits = |net: Net| {
-        let from = if net == Net::Student { &p.student } else { &p.teacher };
-        let z = read(&mut run.o, from.head.z);
+        let (from, z) = if net == Net::Student { (&p.student, pass.head.z) } else { (&p.teacher, p.teacher_head.z) };
+        let z = read(&mut run.o, z);
         let mut a = Arena::new();
         let (y, at) = (a.act(z.len() / cols * k), a.input(&z));
         let v = a.weight(&read(&mut run.o, from.head_weights.v));

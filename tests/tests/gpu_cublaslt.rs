@@ -99,8 +99,17 @@ fn steps(launch: Launch, gemm: Gemm) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, usi
         Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
-    let plan = Plan::new(Config { backbone, head, views, batch: 4, micro_batch: 2, drop_path: true, recompute: true })
-        .expect("a sound plan");
+    let plan = Plan::new(Config {
+        backbone,
+        head,
+        views,
+        batch: 4,
+        micro_batch: 2,
+        drop_path: true,
+        recompute: true,
+        stream_crops: true,
+    })
+    .expect("a sound plan");
     let gpu = Gpu::create(&options(launch, gemm), plan.pools).expect("it fits");
     let mut gpu = Run::random(plan, gpu, 5).o;
     let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
@@ -108,7 +117,7 @@ fn steps(launch: Launch, gemm: Gemm) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, usi
     for i in 0..4 {
         let pixels = |p: u64| normals(10 * i + p, plan.pixels.len()).iter().map(|x| *x as f32).collect::<Vec<f32>>();
         let data = [pixels(0), pixels(1)];
-        let drop = vec![1.0; plan.student.acts.drop().len()];
+        let drop = vec![1.0; plan.drop.len()];
         let parts = data.iter().map(|pixels| Part { drop: drop.clone(), pixels }).collect();
         gpu.step(&plan, &Step { hyper, parts }).expect("a step");
         monitors.push(gpu.report(&plan, 1, true).expect("a report").expect("the last"));

@@ -17,8 +17,17 @@ fn plan(parts: usize) -> Plan {
         Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
-    Plan::new(Config { backbone, head, views, batch: 2 * parts, micro_batch: 2, drop_path: true, recompute: true })
-        .expect("a sound plan")
+    Plan::new(Config {
+        backbone,
+        head,
+        views,
+        batch: 2 * parts,
+        micro_batch: 2,
+        drop_path: true,
+        recompute: true,
+        stream_crops: true,
+    })
+    .expect("a sound plan")
 }
 
 /// Six steps, reports one step late as the trainer takes them: the monitors, the weights, and what the last four steps cost.
@@ -38,7 +47,7 @@ fn steps(launch: Launch, parts: usize) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, [
         let data: Vec<Vec<f32>> = (0..parts)
             .map(|p| normals((10 * i + p) as u64, plan.pixels.len()).iter().map(|x| *x as f32).collect())
             .collect();
-        let drop = vec![1.0; plan.student.acts.drop().len()];
+        let drop = vec![1.0; plan.drop.len()];
         let step = Step { hyper, parts: data.iter().map(|pixels| Part { drop: drop.clone(), pixels }).collect() };
         let before = count();
         gpu.step(&plan, &step).expect("a step");

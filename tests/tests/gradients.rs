@@ -405,14 +405,23 @@ fn whole_model() {
     let head = Head { inp: 6, layers: 3, hidden: 7, bottleneck: 5, prototypes: 11, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 6, 6)).with(group(1, 4, 7)).with(group(1, 2, 5));
-    let config = Config { backbone, head, views, batch: 4, micro_batch: 2, drop_path: true, recompute: true };
+    let config = Config {
+        backbone,
+        head,
+        views,
+        batch: 4,
+        micro_batch: 2,
+        drop_path: true,
+        recompute: true,
+        stream_crops: false,
+    };
     let plan = Plan::new(config).expect("a sound plan");
     let mut run = Run::random(plan, make_poisoned::<Reference<f64>>(plan.pools), 5);
     let pixels = random_views(&run.plan, 20);
     let h = Hyper { student_temp: 0.1, teacher_temp: 0.07, ..hyper_numbers() };
 
     run.accumulate(&h, &pixels);
-    let dropped = read(&mut run.o, run.plan.student.acts.drop());
+    let dropped = read(&mut run.o, run.plan.drop);
     assert!(dropped.contains(&0.0) && dropped.iter().any(|&s| s > 1.0), "some branches are dropped: {dropped:?}");
     run.finish_grads();
     let found: Vec<_> = run.specs().into_iter().map(|spec| (spec, run.grad(&spec))).collect();

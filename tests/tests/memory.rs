@@ -48,20 +48,21 @@ static COUNTING: Counting = Counting;
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// A small network on large images, so that a step takes a tenth of a gigabyte and little time.
-fn plan(prototypes: usize, batch: usize, micro_batch: usize) -> Plan {
+fn plan(prototypes: usize, batch: usize, micro_batch: usize, stream_crops: bool) -> Plan {
     let backbone =
         Vit { image: 96, patch: 8, channels: 3, dim: 96, depth: 3, heads: 3, mlp: 384, positions: Dialect::Published };
     let head = Head { inp: 96, layers: 3, hidden: 128, bottleneck: 32, prototypes, train_gain: false };
     let group = |count, side| Group { count, height: side, width: side };
     let views = Crops::one(group(2, 96)).with(group(2, 48));
-    let config = Config { backbone, head, views, batch, micro_batch, drop_path: true, recompute: Cpu::RECOMPUTE };
+    let (drop_path, recompute) = (true, Cpu::RECOMPUTE);
+    let config = Config { backbone, head, views, batch, micro_batch, drop_path, recompute, stream_crops };
     Plan::new(config).expect("a sound plan")
 }
 
 /// Bytes that the plan says, and the most that the allocator gave for a device and two steps; the crops are the host's.
 fn predicted_and_taken(plan: Plan) -> [f64; 2] {
     let pixels: Vec<f32> = normals(1, plan.pixels.len()).iter().map(|&x| x as f32).collect();
-    let part = |_| Part { drop: vec![1.0; plan.student.acts.drop().len()], pixels: &pixels };
+    let part = |_| Part { drop: vec![1.0; plan.drop.len()], pixels: &pixels };
     let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
     let step = Step { hyper, parts: (0..plan.parts()).map(part).collect() };
     let predicted: u64 = Cpu::memory(&NoOptions {}, plan.pools).iter().map(|item| item.1).sum();
@@ -85,11 +86,12 @@ fn on_two_threads(plan: Plan) -> [f64; 2] {
 #[test]
 fn a_step_takes_what_the_plan_says() {
     let _alone = ALONE.lock();
-    for (prototypes, batch, micro_batch) in [(4096, 16, 16), (4096, 16, 8), (65536, 8, 8)] {
-        let [predicted, taken] = on_two_threads(plan(prototypes, batch, micro_batch));
+    let all_at_once = [(4096, 16, 16, false), (4096, 16, 8, false), (65536, 8, 8, false)];
+    for (prototypes, batch, micro_batch, stream) in all_at_once.into_iter().chain([(4096, 16, 16, true)]) {
+        let [predicted, taken] = on_two_threads(plan(prototypes, batch, micro_batch, stream));
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         println!(
-            "K {prototypes}, batch {batch} in {micro_batch}s: planned {:.1} MiB, taken {:.1}",
+            "K {prototypes}, batch {batch} in {micro_batch}s, crops in turns {stream}: planned {:.1} MiB, taken {:.1}",
             mib(predicted),
             mib(taken)
         );
@@ -101,7 +103,7 @@ fn a_step_takes_what_the_plan_says() {
 #[test]
 fn prototypes_cost_their_own_copies_and_nothing_else() {
     let _alone = ALONE.lock();
-    let (few, many) = (plan(4096, 64, 8), plan(262_144, 64, 8));
+    let (few, many) = (plan(4096, 64, 8, false), plan(262_144, 64, 8, false));
     let [_, with_few] = on_two_threads(few);
     let [_, with_many] = on_two_threads(many);
     let further = (262_144 - 4096) as f64 * 4.0;

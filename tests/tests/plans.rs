@@ -4,7 +4,7 @@
 use dino_host::cpu::Cpu;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Cursor, Span};
-use dino_kernel::middleware::{Checked, Memory, Pool};
+use dino_kernel::middleware::{Checked, Fault, Memory, Pool, Word};
 use dino_kernel::model::vit::Output;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::position::Dialect;
@@ -41,14 +41,14 @@ fn small() -> impl Strategy<Value = Config> {
     let side = || mostly(0..7, usize::MAX);
     let groups = prop::collection::vec((mostly(1..3, 0), side(), side()), 1..4);
     let groups = prop_oneof![40 => groups, 1 => Just(Vec::new())];
-    (vit, head, groups, (1usize..4, mostly(0..1, 1)), mostly(1..4, 0), any::<(bool, bool)>()).prop_map(
+    (vit, head, groups, (1usize..4, mostly(0..1, 1)), mostly(1..4, 0), any::<(bool, bool, bool)>()).prop_map(
         |(
             (image, patch, channels, (heads, each, odd), depth, mlp, positions),
             (layers, hidden, bottleneck, prototypes, train_gain),
             groups,
             (parts, over),
             micro_batch,
-            (drop_path, recompute),
+            (drop_path, recompute, stream_crops),
         )| {
             // Sides are patches and some surplus pixels; the sentinel becomes one pixel too few.
             let side = |over: usize| patch.wrapping_add(over);
@@ -58,7 +58,7 @@ fn small() -> impl Strategy<Value = Config> {
             let head = Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain };
             let group = |(count, height, width)| Group { count, height: side(height), width: side(width) };
             let views = groups.into_iter().map(group).fold(Crops::EMPTY, Crops::with);
-            Config { backbone, head, views, batch, micro_batch, drop_path, recompute }
+            Config { backbone, head, views, batch, micro_batch, drop_path, recompute, stream_crops }
         },
     )
 }
@@ -226,7 +226,7 @@ fn hostile_sizes_are_answered() {
             let [image, patch, channels, dim, depth, heads, mlp, inp, layers, hidden, bottleneck, prototypes, batch, micro_batch, ..] = n;
             let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions: Dialect::Published };
             let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: true };
-            let config = Config { backbone, head, views, batch, micro_batch, drop_path: true, recompute: tame[0] };
+            let config = Config { backbone, head, views, batch, micro_batch, drop_path: true, recompute: tame[0], stream_crops: tame[1] };
             if let Ok(plan) = Plan::new(config) {
                 accepted.set(accepted.get() + 1);
                 prop_assert!(plan.pools.total() > 0 && plan.parts() > 0);
@@ -260,8 +260,9 @@ fn products_that_overflow_are_refused() {
     let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
     let plan = |backbone, height| {
         let views = Crops::one(Group { count: 2, height, width: 1 });
-        let (drop_path, recompute) = (false, false);
-        Plan::new(Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path, recompute }).map(|p| p.pools)
+        let (drop_path, recompute, stream_crops) = (false, false, false);
+        Plan::new(Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path, recompute, stream_crops })
+            .map(|p| p.pools)
     };
     let (tall, wide) = (1 << 45, 1 << 27);
     assert!(plan(vit(wide, 1), 2).is_ok() && plan(vit(2, 1), tall).is_ok());
@@ -285,10 +286,19 @@ fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
         let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
         let group = |count| Group { count, height: 1, width: 1 };
         let views = Crops::one(group(2)).with(group(views - 2));
-        let config = Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path, recompute: false };
+        let config = Config {
+            backbone,
+            head,
+            views,
+            batch: 1,
+            micro_batch: 1,
+            drop_path,
+            recompute: false,
+            stream_crops: false,
+        };
         Plan::new(config).map(|plan| {
             if drop_path {
-                let mut scales = vec![0.0; plan.student.acts.drop().len()];
+                let mut scales = vec![0.0; plan.drop.len()];
                 plan.drop_path(&mut scales, 0, 0, &[0], 0.5);
             }
         })
@@ -317,20 +327,30 @@ impl Tolerance for Cpu {
     const GRADIENT: f64 = 1e-6;
 }
 
-/// The gradients, the teacher's sum and the centre do not depend on how a batch was split, with stochastic depth drawn by image.
+/// The gradients, the teacher's sum and the centre do not depend on how a batch and its crops were split, with stochastic depth drawn by
+/// image and view.
 fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
     let backbone =
         Vit { image: 12, patch: 4, channels: 3, dim: 24, depth: 3, heads: 3, mlp: 48, positions: Dialect::Published };
     let head = Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
-    let views = Crops::one(group(2, 12, 12)).with(group(2, 8, 8)).with(group(1, 8, 13));
+    let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8)).with(group(2, 4, 8)).with(group(1, 8, 13));
     let batch = 8;
-    let (drop_path, recompute) = (true, false);
-    let whole = split::<F>(Config { backbone, head, views, batch, micro_batch: batch, drop_path, recompute });
-    for micro_batch in [1, 2, 4] {
-        let parts = split::<F>(Config { backbone, head, views, batch, micro_batch, drop_path, recompute });
+    let (drop_path, recompute, stream_crops) = (true, false, false);
+    let whole = Config { backbone, head, views, batch, micro_batch: batch, drop_path, recompute, stream_crops };
+    // Passes of one shape and of two: 10 tokens, 10, 5 + 5, 5 + 3, 3 + 7.
+    let passes = |stream_crops| {
+        let plan = Plan::new(Config { stream_crops, ..whole }).expect("a sound plan");
+        plan.passes().map(|pass| pass.dims.views).collect::<Vec<_>>()
+    };
+    assert_eq!((passes(false), passes(true)), (vec![8], vec![1, 1, 2, 2, 2]));
+    let once = split::<F>(whole);
+    let splits = [1, 2, 4, 8].into_iter().flat_map(|m| [(m, false), (m, true)]).filter(|s| *s != (batch, false));
+    for (micro_batch, stream_crops) in splits {
+        let what = format!("micro-batch {micro_batch} of {batch}, crops in turns: {stream_crops}");
+        let parts = split::<F>(Config { micro_batch, stream_crops, ..whole });
         let mut worst = (0.0, String::new());
-        for ((name, want), (_, got)) in whole.iter().zip(&parts) {
+        for ((name, want), (_, got)) in once.iter().zip(&parts) {
             let keys = if name.ends_with("qkv.bias") { want.len() / 3..want.len() / 3 * 2 } else { 0..0 };
             let (mut difference, mut size) = (0.0, 0.0);
             for i in 0..want.len() {
@@ -347,15 +367,12 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
                 }
             }
             let error = (difference / size).sqrt();
-            assert!(error <= F::GRADIENT, "{who}: micro-batch {micro_batch}: {name}: relative difference {error:.3e}");
+            assert!(error <= F::GRADIENT, "{who}: {what}: {name}: relative difference {error:.3e}");
             if error > worst.0 {
                 worst = (error, name.clone());
             }
         }
-        println!(
-            "{who}: micro-batch {micro_batch} of {batch}: worst relative difference {:.1e} ({})",
-            worst.0, worst.1
-        );
+        println!("{who}: {what}: worst relative difference {:.1e} ({})", worst.0, worst.1);
     }
 }
 
@@ -367,7 +384,16 @@ fn computing_again_changes_no_bit<F: Factory>(who: &str) {
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8));
     for drop_path in [false, true] {
-        let config = Config { backbone, head, views, batch: 6, micro_batch: 3, drop_path, recompute: false };
+        let config = Config {
+            backbone,
+            head,
+            views,
+            batch: 6,
+            micro_batch: 3,
+            drop_path,
+            recompute: false,
+            stream_crops: false,
+        };
         let [kept, again] = [false, true].map(|recompute| split::<F>(Config { recompute, ..config }));
         for ((name, kept), (_, again)) in kept.iter().zip(&again) {
             assert!(kept == again, "{who}: {name} with stochastic depth {drop_path}");
@@ -391,4 +417,44 @@ fn split<F: Factory>(config: Config) -> Vec<(String, Vec<f64>)> {
     found.push(("centre".to_string(), read(&mut run.o, run.plan.centre)));
     found.extend(run.specs().iter().map(|spec| (spec.name.to_string(), run.grad(spec))));
     found
+}
+
+// -------------------------------------------------------------------------------------------------------- where a fault came from
+
+/// One crop's stochastic-depth scale is not a number: the first word that meets it is in that crop's pass, and its row is that crop's.
+#[test]
+fn a_fault_is_traced_to_its_crop() {
+    let backbone =
+        Vit { image: 8, patch: 4, channels: 3, dim: 12, depth: 2, heads: 3, mlp: 20, positions: Dialect::Published };
+    let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
+    let group = |count, height, width| Group { count, height, width };
+    let views = Crops::one(group(2, 8, 8)).with(group(3, 4, 4)).with(group(2, 8, 4));
+    let (micro_batch, drop_path, recompute) = (3, true, true);
+    for stream_crops in [false, true] {
+        let config = Config { backbone, head, views, batch: 3, micro_batch, drop_path, recompute, stream_crops };
+        let plan = Plan::new(config).expect("a sound plan");
+        for crop in 0..plan.crops().count() {
+            let mut run = Run::random(plan, Checked::new(make_poisoned::<Reference<f64>>(plan.pools)), 1);
+            run.set_hyper(&hyper_numbers());
+            run.put_part(&random_views(&plan, 2), 0);
+            step::begin(&mut run.o, &plan);
+            step::teacher(&mut run.o, &plan);
+            let (mut found, mut before) = (None, 0);
+            for pass in plan.passes() {
+                let rows = pass.dims.rows();
+                if (before..before + rows).contains(&crop) {
+                    // Of the first block's first branch.
+                    let at = plan.drop.0.at + 2 * backbone.depth * before + crop - before;
+                    run.o.write(Pool::State, at, &[f64::NAN]);
+                }
+                before += rows;
+                step::student(&mut run.o, &plan, &pass);
+                if let (Some((Fault::NonFinite(touch, index), word, _)), None) = (run.o.fault, found) {
+                    assert_eq!(word, Word::add_scaled);
+                    found = plan.locate(&pass.acts, pass.dims.first_view, touch.span.len, index);
+                }
+            }
+            assert_eq!(found, Some((crop / micro_batch, crop % micro_batch)), "in turns: {stream_crops}");
+        }
+    }
 }

@@ -117,7 +117,7 @@ impl Gpu {
         // SAFETY: pinned, of that length, and left alone until this step's report is read.
         unsafe { self.stream.upload(self.state(plan.hyper), feed.hyper[slot].address(), 4 * hyper::LEN)? };
         self.say(0, plan)?;
-        let (pixels, drop) = (plan.pixels, plan.student.acts.drop());
+        let (pixels, drop) = (plan.pixels, plan.drop);
         for (scales, values) in parts {
             let slot = feed.parts % 2;
             // The slot's last copy is done if its step is; within a step of many micro-batches the host keeps two ahead.

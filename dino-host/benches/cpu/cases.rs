@@ -132,6 +132,14 @@ struct Data {
     pixels: Vec<f32>,
 }
 
+/// How a batch is split.
+#[derive(Clone, Copy)]
+pub struct Split {
+    /// 0 = as the case says.
+    pub micro_batch: usize,
+    pub stream_crops: bool,
+}
+
 /// A model on the CPU.
 struct Training {
     data: Data,
@@ -139,9 +147,9 @@ struct Training {
 }
 
 impl Training {
-    fn new(config: Config, micro_batch: usize) -> Result<Training, String> {
+    fn new(config: Config, Split { micro_batch, stream_crops }: Split) -> Result<Training, String> {
         let micro_batch = if micro_batch == 0 { config.micro_batch } else { micro_batch };
-        let config = Config { micro_batch, ..config }.resolve().map_err(|e| e.to_string())?;
+        let config = Config { micro_batch, stream_crops, ..config }.resolve().map_err(|e| e.to_string())?;
         let plan = config.plan(Cpu::RECOMPUTE).map_err(|e| e.to_string())?;
         let mut cpu = Cpu::new(&NoOptions {}, plan.pools).map_err(|e| e.to_string())?;
         let mut state = vec![0.0; plan.pools.state];
@@ -165,7 +173,7 @@ impl Data {
         let images: Vec<u32> = (0..config.batch as u32).collect();
         let parts = images.chunks(config.micro_batch).zip(self.pixels.chunks(plan.pixels.len()));
         let part = |(images, pixels): (&[u32], _)| {
-            let mut drop = vec![0.0; plan.student.acts.drop().len()];
+            let mut drop = vec![0.0; plan.drop.len()];
             plan.drop_path(&mut drop, config.seed, number as u32, images, config.drop_path_rate);
             Part { drop, pixels }
         };
@@ -179,7 +187,7 @@ fn clock() -> u64 {
 }
 
 /// Ours in this process.
-pub fn measure(case: Case, steps: usize, micro_batch: usize) -> Result<Measured, String> {
+pub fn measure(case: Case, steps: usize, split: Split) -> Result<Measured, String> {
     // The peak first: what comes after, the ceiling's own matrices among it, is not the case's.
     let measured = |times: Vec<f64>, images, micro_batch, operations: u64, weights| Measured {
         peak_mib: peak_mib(),
@@ -203,7 +211,7 @@ pub fn measure(case: Case, steps: usize, micro_batch: usize) -> Result<Measured,
             }
         };
     };
-    let mut t = Training::new(config, micro_batch)?;
+    let mut t = Training::new(config, split)?;
     let mut bad = None;
     let times = {
         let steps: Vec<Step> = (0..steps + 2).map(|n| t.data.step(n)).collect();
@@ -274,10 +282,10 @@ fn by_word(t: &mut Training, number: usize) -> Vec<(Word, Tally)> {
 }
 
 /// Prints a step by word, the longest first; of `steps` steps every word's quickest.
-pub fn profile(case: Case, steps: usize, micro_batch: usize) -> Result<(), String> {
+pub fn profile(case: Case, steps: usize, split: Split) -> Result<(), String> {
     let config = case.config().ok_or_else(|| format!("{} is no training step", case.name()))?;
     let ceiling = sgemm::ceiling();
-    let mut t = Training::new(config, micro_batch)?;
+    let mut t = Training::new(config, split)?;
     by_word(&mut t, 0);
     let mut words = by_word(&mut t, 1);
     for number in 2..=steps {

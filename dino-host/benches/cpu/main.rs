@@ -11,7 +11,7 @@ mod cases;
 mod reference;
 mod sgemm;
 
-use cases::{Case, Measured};
+use cases::{Case, Measured, Split};
 use clap::Parser;
 use reference::{Mode, Reference};
 use std::path::PathBuf;
@@ -44,6 +44,9 @@ struct Args {
     /// Images that go through the model at once; 0 = as many as a quarter of PyTorch's memory has room for
     #[arg(long, default_value_t = 0)]
     micro_batch: usize,
+    /// Crops go through the student in turns
+    #[arg(long)]
+    stream_crops: bool,
     /// A step of this case word by word
     #[arg(long, value_name = "CASE")]
     profile: Option<Case>,
@@ -64,6 +67,7 @@ fn ours(args: &Args, case: Case) -> Result<Measured, String> {
     let mut command = Command::new(own);
     command.args(["--ours", case.name(), "--steps", &args.steps.to_string(), "--threads", &args.threads.to_string()]);
     command.args(["--micro-batch", &args.micro_batch.to_string()]);
+    command.args(args.stream_crops.then_some("--stream-crops"));
     let done = command.output().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&done.stdout);
     serde_json::from_str(text.trim()).map_err(|e| format!("{e}: {text}{}", String::from_utf8_lossy(&done.stderr)))
@@ -147,13 +151,14 @@ fn run(args: &Args) -> Result<(), String> {
         return Err("--rounds and --steps are at least 1".into());
     }
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().map_err(|e| e.to_string())?;
+    let split = Split { micro_batch: args.micro_batch, stream_crops: args.stream_crops };
     if let Some(case) = args.ours {
-        let m = cases::measure(case, args.steps, args.micro_batch)?;
+        let m = cases::measure(case, args.steps, split)?;
         println!("{}", serde_json::to_string(&m).map_err(|e| e.to_string())?);
         return Ok(());
     }
     if let Some(case) = args.profile {
-        return cases::profile(case, args.steps, args.micro_batch);
+        return cases::profile(case, args.steps, split);
     }
     if args.sgemm {
         sgemm::shapes(args.threads);

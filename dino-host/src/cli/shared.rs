@@ -66,7 +66,7 @@ pub fn first_readable(set: &dyn Dataset) -> Option<Image> {
 
 #[derive(Args)]
 pub struct Limit {
-    /// Choose the largest --micro-batch whose plan takes at most this, such as 2GiB
+    /// Choose the largest --micro-batch whose plan takes at most this, such as 2GiB, with --stream-crops where its crops do not fit at once
     #[arg(long, value_name = "SIZE", value_parser = memory::parse)]
     pub mem_limit: Option<u64>,
 }
@@ -130,7 +130,7 @@ pub fn open(data: &str, config: &Config) -> Result<Splits> {
     }
 }
 
-/// A new run's configuration, its micro-batch chosen by `--mem-limit` if that is given.
+/// A new run's configuration, its micro-batch and passes chosen by `--mem-limit` if that is given.
 pub fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data: Option<&str>) -> Result<Config> {
     let config = model.resolve::<D>(data)?;
     match (limit.mem_limit, model.named()?.micro_batch) {

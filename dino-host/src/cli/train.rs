@@ -93,12 +93,13 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     };
     let splits = open(&data, &config)?;
     eprintln!(
-        "{} training and {} test images ({data}); crops of {} pixels, {} images a step in parts of {}; {} into {}",
+        "{} training and {} test images ({data}); crops of {} pixels, {} images a step in parts of {}{}; {} into {}",
         splits.train.len(),
         splits.test.len(),
         config.global_size,
         config.batch,
         config.micro_batch,
+        if config.stream_crops { ", their crops in turns" } else { "" },
         if args.resume { "going on" } else { "training" },
         out.display()
     );

@@ -44,6 +44,19 @@ fn strip_len(prototypes: usize) -> usize {
     prototypes.div_ceil(TILE).div_ceil(STRIPS) * TILE
 }
 
+/// Elements of a strip's own memory: student products, teacher probabilities, summed targets of a row, what the rows met, dz.
+fn share(n: LossDims) -> usize {
+    (n.rows() + n.teachers * n.images + 1) * TILE + n.rows() * (1 + n.bottleneck)
+}
+
+/// Elements that [`forward_backward`] and [`teacher_lse`] take of their scratch.
+pub fn scratch_len(n: LossDims) -> usize {
+    match n.prototypes {
+        0 => 0,
+        k => k.div_ceil(strip_len(k)) * share(n),
+    }
+}
+
 /// The running softmax of every row over all prototypes, strips merged in order.
 fn sweep(network: Rows, centre: Option<&[f32]>, slope: f32, n: LossDims, scratch: &mut Vec<f32>) -> Vec<Running> {
     let rows = network.z.len() / n.bottleneck;
@@ -109,10 +122,8 @@ pub fn forward_backward(
         lse[2 * r..][..2].copy_from_slice(&sum.parts());
     }
 
-    // A strip's own memory: student products, teacher probabilities, summed targets of a row, what the rows met, dz.
-    let strip = strip_len(n.prototypes);
+    let (strip, share) = (strip_len(n.prototypes), share(n));
     let strips = n.prototypes.div_ceil(strip);
-    let share = (rows + rows_teacher + 1) * TILE + rows + rows * c;
     scratch.resize(scratch.len().max(strips * share), 0.0);
     let (lse, lse_teacher) = (lse.as_chunks::<2>().0, lse_teacher.as_chunks::<2>().0);
     let tasks = scratch.par_chunks_mut(share).zip(dw.par_chunks_mut(strip * c)).enumerate();

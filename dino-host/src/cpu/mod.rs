@@ -501,6 +501,7 @@ impl Device for Cpu {
             ("activations", n.acts),
             ("statistics", n.stats),
             ("state", n.state),
+            ("scratch of the loss", loss::scratch_len(n.loss)),
         ];
         pools.map(|(name, len)| (name, 4 * len as u64)).to_vec()
     }
@@ -528,7 +529,7 @@ impl Device for Cpu {
             acts: zeros(pools.acts)?,
             stats: zeros(pools.stats)?,
             state: zeros(pools.state)?,
-            scratch: Vec::new(),
+            scratch: zeros(loss::scratch_len(pools.loss))?,
         })
     }
 

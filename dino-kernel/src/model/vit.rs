@@ -280,6 +280,16 @@ impl PositionActs {
         let p = self.groups[i];
         (p.y, p.rows, p.cols)
     }
+
+    /// Those of `crops` alone, whose groups have the sizes of these from group `first` on.
+    pub const fn part(&self, first: usize, crops: Crops) -> PositionActs {
+        let (mut groups, mut i) = (self.groups, 0);
+        while i < crops.len() {
+            groups[i] = self.groups[first + i];
+            i += 1;
+        }
+        PositionActs { crops, groups }
+    }
 }
 
 /// Everything a pass over some crops writes.
@@ -330,11 +340,6 @@ impl VitActs {
 
     pub const fn crops(&self) -> Crops {
         self.crops
-    }
-
-    /// The stochastic-depth scales, (depth, branches, crops); empty without.
-    pub const fn drop(&self) -> State {
-        self.drop
     }
 
     /// The residual stream in front of block `i`; `depth` for the last block's output (dense form).
@@ -456,17 +461,16 @@ impl Vit {
         PositionActs { crops, groups }
     }
 
-    /// Where a pass writes; `drop` reserves stochastic-depth scales.
+    /// Where a pass writes. `drop`: its stochastic-depth scales (depth, 2 branches, crops), or empty.
     pub const fn acts(
         &self,
         crops: Crops,
         positions: PositionActs,
         output: Output,
         save: Save,
-        drop: bool,
+        drop: State,
         a: &mut Cursor,
         s: &mut Cursor,
-        t: &mut Cursor,
     ) -> VitActs {
         let tokens = crops.tokens(self.patch);
         let (rows, count) = (tokens.rows(), crops.count());
@@ -511,7 +515,7 @@ impl Vit {
             branch,
             last,
             norm: Norm::take(norm_rows, self.dim, a, s),
-            drop: if drop { t.state(self.depth * 2 * count) } else { State::EMPTY },
+            drop,
         }
     }
 

@@ -105,7 +105,6 @@ impl VitActs {
         pass_on(f, part, "blocks.", depth - 1, self.last.spans());
         pass_on(f, part, "blocks.", depth - 1, self.last.mlp.spans());
         pass_on(f, part, "", 0, self.norm.spans(["norm.y", "norm.mean", "norm.rstd"]));
-        pass_on(f, part, "", 0, [("drop_path", Pool::State, self.drop.0)]);
     }
 }
 

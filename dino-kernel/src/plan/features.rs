@@ -1,0 +1,128 @@
+//! Forward passes for features, pictures and probes: a backbone alone.
+
+use super::{PlanError, Pools, check_backbone, check_size};
+use crate::backend::LossDims;
+use crate::crops::Crops;
+use crate::mem::{Act, Cursor, Stat, State};
+use crate::model::Vit;
+use crate::model::vit::{Output, PositionActs, Save, VitActs, VitWeights};
+use crate::real::Real;
+
+/// A forward pass for features or pictures: the backbone alone, its weights the first `table.backbone_len()` of a network's.
+#[derive(Clone, Copy, Debug)]
+pub struct FeaturePlan {
+    pub backbone: Vit,
+    pub weights: VitWeights,
+    pub pixels: Act,
+    pub cols: Act,
+    pub positions: PositionActs,
+    pub acts: VitActs,
+    /// Room for attention rows, on request.
+    pub attention: Act,
+    pub pools: Pools,
+}
+
+impl FeaturePlan {
+    /// `queries`: how many rows of the last block's attention may be asked for (dense output only), per crop.
+    pub const fn new(backbone: Vit, crops: Crops, output: Output, queries: usize) -> Result<FeaturePlan, PlanError> {
+        if crops.is_empty() {
+            return Err(PlanError::Zero("the number of crops"));
+        }
+        if let Err(e) = check_backbone(&backbone, &crops) {
+            return Err(e);
+        }
+        if let Err(e) = check_size(&backbone, None, &crops, 1, queries) {
+            return Err(e);
+        }
+        let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
+        let weights = backbone.weights(&mut w);
+        let pixels = a.act(crops.pixels() * backbone.channels);
+        let cols = a.act(crops.patches(backbone.patch) * backbone.patch_len());
+        let positions = backbone.positions(crops, &mut a, &mut t);
+        let acts = backbone.acts(crops, positions, output, Save::Nothing, State::EMPTY, &mut a, &mut s);
+        let (mut rows, mut i) = (0, 0);
+        while i < crops.len() {
+            let n = 1 + crops.group(i).patches(backbone.patch);
+            rows += crops.group(i).count * n * if queries < n { queries } else { n };
+            i += 1;
+        }
+        let attention = a.act(rows * backbone.heads);
+        let pools = Pools {
+            weights: w.next,
+            grads: 0,
+            moments: 0,
+            acts: a.next,
+            stats: s.next,
+            state: t.next,
+            input: 0,
+            loss: LossDims::NONE,
+        };
+        Ok(FeaturePlan { backbone, weights, pixels, cols, positions, acts, attention, pools })
+    }
+
+    /// What the state pool holds.
+    pub fn initial_state<T: Real>(&self, state: &mut [T]) {
+        state.fill(T::ZERO);
+        self.backbone.position_matrices(&self.positions, state);
+    }
+
+    /// Pixels at `self.pixels` to the output at `self.acts.y()`.
+    pub fn forward<O: crate::backend::Forward>(&self, o: &mut O) {
+        self.forward_each(o, |_, _, _| ());
+    }
+
+    /// The same; `each` as in [`Vit::forward_each`].
+    fn forward_each<O: crate::backend::Forward>(&self, o: &mut O, each: impl FnMut(&mut O, usize, Act)) {
+        self.backbone.resize_positions(o, &self.weights, &self.positions);
+        o.patchify(self.cols, self.pixels, self.backbone.patches(self.acts.crops()));
+        self.backbone.forward_each(o, &self.weights, &self.acts, self.cols, each);
+    }
+}
+
+/// A [`FeaturePlan`] whose pass also keeps the class rows of blocks before the last one: what the published linear probe reads
+/// (official `get_intermediate_layers`).
+#[derive(Clone, Copy, Debug)]
+pub struct BlocksPlan {
+    pub plan: FeaturePlan,
+    /// Blocks kept before the last.
+    pub earlier: usize,
+    /// Their class rows after the final norm (earlier, crops, C), the earliest block first. The last block's are the plan's output.
+    pub classes: Act,
+    class: Act,
+    stats: [Stat; 2],
+    /// The plan's pools and these.
+    pub pools: Pools,
+}
+
+impl BlocksPlan {
+    /// The last `blocks`, 1 to all.
+    pub const fn new(backbone: Vit, crops: Crops, output: Output, blocks: usize) -> Result<BlocksPlan, PlanError> {
+        let plan = match FeaturePlan::new(backbone, crops, output, 0) {
+            Ok(plan) => plan,
+            Err(e) => return Err(e),
+        };
+        if blocks == 0 || blocks > backbone.depth {
+            return Err(PlanError::Blocks { blocks, depth: backbone.depth });
+        }
+        let (mut a, mut s) = (Cursor { next: plan.pools.acts }, Cursor { next: plan.pools.stats });
+        let crops = crops.count();
+        let (class, earlier) = (crops * backbone.dim, blocks - 1);
+        // The size check of the plan bounds depth * tokens * C, which is more.
+        let (classes, class) = (a.act(earlier * class), a.act(class));
+        let stats = [s.stat(crops), s.stat(crops)];
+        let pools = Pools { acts: a.next, stats: s.next, ..plan.pools };
+        Ok(BlocksPlan { plan, earlier, classes, class, stats, pools })
+    }
+
+    /// As [`FeaturePlan::forward`].
+    pub fn forward<O: crate::backend::Forward>(&self, o: &mut O) {
+        let FeaturePlan { backbone, weights, acts, .. } = &self.plan;
+        let (first, wide) = (backbone.depth - 1 - self.earlier, self.class.len());
+        self.plan.forward_each(o, |o, block, x| {
+            if block >= first && block < first + self.earlier {
+                let y = self.classes.part((block - first) * wide, wide);
+                backbone.norm_class(o, weights, acts, y, self.class, self.stats, x);
+            }
+        });
+    }
+}

@@ -1,0 +1,45 @@
+//! The names of everything a plan lays out, for printed plans.
+
+use super::Plan;
+use crate::mem::Span;
+use crate::middleware::Pool;
+use crate::model::vit::spans::pass_on;
+use crate::spec::Name;
+
+impl Plan {
+    /// Calls `f` for every span of activations, statistics and state of a training step. Together they are the pools, alignment
+    /// aside. Names begin with whose they are: `step.`, `student.`, `teacher.` or `gradient.`; the number is that of the student's
+    /// pass, for spans of one. The passes take turns in one room, the teacher's comes before them in the same; so do the pixels, until
+    /// they are patch rows.
+    pub fn visit_spans(&self, mut f: impl FnMut(Option<usize>, Name, Pool, Span)) {
+        let depth = self.table.backbone.depth;
+        let mut step = |name, pool, span| f(None, name, pool, span);
+        let spans = [("pixels", Pool::Acts, self.pixels.0), ("cols", Pool::Acts, self.cols.0)];
+        pass_on(&mut step, "step.", "", 0, spans);
+        for (part, n) in [("teacher.", &self.teacher), ("student.", &self.student)] {
+            n.positions.visit(part, &mut step);
+            pass_on(&mut step, part, "", 0, [("head.scale", Pool::Stats, n.scale.0)]);
+        }
+        self.teacher_acts.visit(depth, "teacher.", &mut step);
+        self.teacher_head.visit("teacher.", &mut step);
+        let spans = [
+            ("drop_path", Pool::State, self.drop.0),
+            ("loss", Pool::Stats, self.loss.0),
+            ("lse", Pool::Stats, self.lse.0),
+            ("lse_teacher", Pool::Stats, self.lse_teacher.0),
+            ("entropy", Pool::Stats, self.entropy.0),
+            ("centre", Pool::State, self.centre.0),
+            ("teacher_sum", Pool::State, self.teacher_sum.0),
+            ("hyper", Pool::State, self.hyper.0),
+            ("monitor", Pool::State, self.monitor.0),
+        ];
+        pass_on(&mut step, "step.", "", 0, spans);
+        for (i, pass) in self.passes().enumerate() {
+            let mut student = |name, pool, span| f(Some(i), name, pool, span);
+            pass.acts.visit(depth, "student.", &mut student);
+            pass.head.visit("student.", &mut student);
+            pass.head_grads.visit("gradient.", &mut student);
+            pass.grads.visit("gradient.", &mut student);
+        }
+    }
+}
