@@ -59,6 +59,13 @@ pub struct File {
     sound: RefCell<HashSet<usize>>,
 }
 
+/// Whether the bytes of a file are to be read as safetensors: all that are none of `torch.save`. A safetensors header is an object that
+/// follows its length, and a length may begin with the bytes that a pickle or an archive begins with.
+pub fn is_safetensors(bytes: &[u8]) -> bool {
+    let torch = bytes.starts_with(b"PK") || bytes.first() == Some(&0x80) || bytes.get(257..262) == Some(b"ustar");
+    bytes.get(8) == Some(&b'{') || !torch
+}
+
 impl File {
     /// Finds the tensors in the bytes of a file; `name` is for the errors.
     pub fn parse(name: String, bytes: Vec<u8>) -> Result<File> {
@@ -66,18 +73,18 @@ impl File {
             message: format!("cannot read the weights {name}: {}", e.message),
             hint: e.hint.or(Some("safetensors files and those of torch.save are read".into())),
         };
-        let (format, tensors, metadata) = if bytes.starts_with(b"PK") {
+        let (format, tensors, metadata) = if is_safetensors(&bytes) {
+            let (tensors, metadata) = safetensors(&bytes).map_err(unreadable)?;
+            (Format::Safetensors, tensors, metadata)
+        } else if bytes.starts_with(b"PK") {
             (Format::Zip, pth::zip(&bytes).map_err(unreadable)?, BTreeMap::new())
         } else if bytes.first() == Some(&0x80) {
             (Format::Legacy, pth::legacy(&bytes).map_err(unreadable)?, BTreeMap::new())
-        } else if bytes.get(257..262) == Some(b"ustar") {
+        } else {
             return Err(unreadable(
                 Error::new("it is a tar archive, the format of PyTorch before 0.2")
                     .hint("load it in Python and torch.save(...) it again"),
             ));
-        } else {
-            let (tensors, metadata) = safetensors(&bytes).map_err(unreadable)?;
-            (Format::Safetensors, tensors, metadata)
         };
         if tensors.len() > MOST_TENSORS {
             return Err(unreadable(Error::new(format!("it holds {} tensors", tensors.len()))));
@@ -179,4 +186,21 @@ fn safetensors(bytes: &[u8]) -> Result<Found> {
         tensors.insert(name, Place { dtype, shape: info.shape.clone(), strides, storage, offset: 0, crc: None });
     }
     Ok((tensors, all.metadata().clone().unwrap_or_default().into_iter().collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header whose length begins as a pickle (0x80) or as an archive ("PK") does.
+    #[test]
+    fn a_safetensors_file_is_known_whatever_its_header_s_length() {
+        for length in [0x280u64, 0x1380, u64::from(u16::from_le_bytes(*b"PK"))] {
+            let mut header = br#"{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.to_vec();
+            header.resize(length as usize, b' ');
+            let bytes = [&length.to_le_bytes()[..], &header, &1f32.to_le_bytes()].concat();
+            let file = File::parse(format!("{length:#x}"), bytes).unwrap();
+            assert_eq!((file.format, file.values("x").unwrap()), (Format::Safetensors, vec![1.0]));
+        }
+    }
 }

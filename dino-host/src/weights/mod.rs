@@ -4,7 +4,7 @@
 //! table wants it: what is missing, extra or misshapen is listed, and nothing is loaded then.
 
 pub mod dialect;
-pub mod file;
+mod file;
 pub mod flat;
 mod infer;
 pub mod init;
@@ -200,8 +200,7 @@ pub struct Side {
 
 /// The same for the bytes of a file.
 pub fn parse(name: String, bytes: Vec<u8>, side: &Side, options: &Options) -> Result<Opened> {
-    let torch = bytes.starts_with(b"PK") || bytes.first() == Some(&0x80) || bytes.get(257..262) == Some(b"ustar");
-    let file = if torch {
+    let file = if !file::is_safetensors(&bytes) {
         File::parse(name, bytes)?
     } else {
         // What is no safetensors file at all is told as a broken checkpoint, and so is what says that it is one.
