@@ -45,12 +45,17 @@ impl<'a> View<'a> {
         View { row: self.col, col: self.row, ..self }
     }
 
-    /// The same (m, k) with neighbours along its columns, as `sgemm` packs a left factor quickest: itself, or a turned copy.
+    /// Whether `sgemm` packs it quickly as a left factor: its neighbours lie along columns (or nowhere, where turning would not help).
+    fn lies_well(&self) -> bool {
+        self.row == 1 || self.col != 1
+    }
+
+    /// The same (m, k) so that it lies well: itself, or a turned copy.
     fn along<'b>(self, copy: &'b mut [f32], m: usize, k: usize) -> View<'b>
     where
         'a: 'b,
     {
-        if self.row == 1 || self.col != 1 {
+        if self.lies_well() {
             return self;
         }
         let ld = row_of(m);
@@ -74,8 +79,8 @@ pub fn sgemm(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 
 
 /// What of a product is turned and multiplied at once, so that it stays in the second cache: 384 x 768 in equal parts are 1 to 3 %
 /// faster than 256 x 512 (`sgemm` packs its right factor anew for every part of the left one, and the left one is turned anew for
-/// every part of the right one). A left factor that lies the right way is not cut. Sums over k are cut where `sgemm` cuts them anyway,
-/// so that the bits are those of one call.
+/// every part of the right one). A left factor that lies well is not cut; leaving the right one whole gained nothing. Sums over k are
+/// cut where `sgemm` cuts them anyway, so that the bits are those of one call.
 const DEPTH: usize = 256;
 const WIDTH: usize = 768;
 const HEIGHT: usize = 384;
@@ -132,9 +137,11 @@ impl Tile<'_> {
         }
         let (a, b) = (a.from(self.rows.start, 0), b.from(0, self.cols.start));
         assert!(a.holds(m, k) && b.holds(k, n), "a is {m} x {k}, b is {k} x {n}");
-        let width = part(n, n.div_ceil(WIDTH)).min(n);
-        let height = if a.row == 1 { m } else { part(m, m.div_ceil(HEIGHT)).min(m) };
-        let (depth, room_a, room_b) = (DEPTH.min(k), if a.row == 1 { 0 } else { row_of(height) }, row_of(width));
+        let cut = |len: usize, most| part(len, len.div_ceil(most)).min(len);
+        let (height, width) = (if a.lies_well() { m } else { cut(m, HEIGHT) }, cut(n, WIDTH));
+        let room = |factor: View, len| if factor.lies_well() { 0 } else { row_of(len) };
+        let (room_a, room_b) = (room(a, height), room(b.flipped(), width));
+        let depth = DEPTH.min(k);
         with_scratch(depth * (room_a + room_b), |scratch| {
             let (turned_a, turned_b) = scratch.split_at_mut(depth * room_a);
             for at in (0..k).step_by(DEPTH) {

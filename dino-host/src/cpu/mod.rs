@@ -72,8 +72,6 @@ thread_local! {
 fn with_scratch(len: usize, f: impl FnOnce(&mut [f32])) {
     SCRATCH.with_borrow_mut(|s| {
         if s.len() < len + 15 {
-            let more = len + 15 - s.len();
-            s.reserve_exact(more);
             s.resize(len + 15, 0.0);
         }
         let first = s.as_ptr().align_offset(64);
