@@ -185,8 +185,9 @@ if wanted steps; then
   elif [ ! -f "$reference/bench_gpu.py" ]; then skip PyTorch "no bench_gpu.py in $reference"
   elif ! python3 -c 'import torch, timm' 2>> "$log"; then skip PyTorch "python3 has no torch and timm"
   else python=python3; fi
-  # All at once, as PyTorch does it and the trainer if not told; and in parts, which takes a quarter of the memory.
-  micro=("--micro-batch $batch" "--micro-batch $(((batch + 3) / 4))")
+  # All at once, as PyTorch does it and the trainer if not told; in parts, which takes a quarter of the memory; and, with about as
+  # little, all images with their crops in turns.
+  micro=("--micro-batch $batch" "--micro-batch $(((batch + 3) / 4))" "--micro-batch $batch --stream-crops")
   for round in $(seq "$rounds"); do
     # shellcheck disable=SC2086 # flags are words
     for gemm in "${gemms[@]}"; do

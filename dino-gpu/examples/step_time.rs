@@ -240,8 +240,16 @@ fn time(args: &Args) -> Result<()> {
 
     println!("{}", gpu.name());
     println!(
-        "{} / {}, 2 x {} + {} x {}, K {}, batch {} in micro-batches of {}; {options:?}",
-        c.arch, c.patch_size, c.global_size, c.local_crops_number, c.local_size, c.out_dim, c.batch, c.micro_batch
+        "{} / {}, 2 x {} + {} x {}, K {}, batch {} in micro-batches of {}{}; {options:?}",
+        c.arch,
+        c.patch_size,
+        c.global_size,
+        c.local_crops_number,
+        c.local_size,
+        c.out_dim,
+        c.batch,
+        c.micro_batch,
+        if c.stream_crops { ", crops in turns" } else { "" }
     );
     println!(
         "whole steps, pixels uploaded: {rate:.1} images/s, {ms:.3} ms (least {:.3}, {} steps), {:.2} TFLOP/s",
@@ -257,7 +265,7 @@ fn time(args: &Args) -> Result<()> {
     );
     println!("memory: {:.2} GiB taken, {:.2} GiB planned; loss {loss:.4}", gib(taken), gib(planned));
     let mut row = json!({
-        "mode": args.label, "device": gpu.name(), "options": format!("{options:?}"), "batch": c.batch, "micro_batch": c.micro_batch,
+        "mode": args.label, "device": gpu.name(), "options": format!("{options:?}"), "batch": c.batch, "micro_batch": c.micro_batch, "stream_crops": c.stream_crops,
         "median_ms": ms, "min_ms": least(times), "img_per_s": rate, "tflops": tflops(ms), "words_ms": median(&alone),
         "peak_gib": gib(taken), "plan_gib": gib(planned), "loss": loss,
     });

@@ -24,7 +24,7 @@ pub fn check(code: CUresult, what: &str) -> Result<()> {
     let hint = match code {
         CUDA_SUCCESS => return Ok(()),
         CUDA_ERROR_OUT_OF_MEMORY => {
-            "a smaller --micro-batch takes less, and --mem-limit finds one; `dino-gpu plan` shows what takes how much"
+            "a smaller --micro-batch or --stream-crops takes less, and --mem-limit chooses; `dino-gpu plan` shows what takes how much"
         }
         CUDA_ERROR_NO_BINARY_FOR_GPU => {
             "the kernels need compute capability 8.0 (Ampere) or later, and a driver of CUDA 13"

@@ -199,7 +199,7 @@ impl Gpu {
                 gib(free),
                 gib(total)
             ))
-            .hint("a smaller --micro-batch takes less, and --mem-limit finds one; `dino-gpu plan` shows what takes how much"));
+            .hint("a smaller --micro-batch or --stream-crops takes less, and --mem-limit chooses; `dino-gpu plan` shows what takes how much"));
         }
         let floats = |n: usize| Buffer::new(4 * n);
         let workspace = Buffer::new(options.workspace << 10)?;
@@ -328,7 +328,7 @@ impl Gpu {
     /// A word needs this many bytes of workspace, and there are fewer.
     pub(crate) fn too_small(&mut self, bytes: usize) {
         let message = format!("a word needs {bytes} bytes of workspace, there are {}", self.workspace_bytes());
-        self.fail(Error::new(message).hint("a larger --workspace, or a smaller --micro-batch"));
+        self.fail(Error::new(message).hint("a larger --workspace, a smaller --micro-batch or --stream-crops"));
     }
 
     fn note(&mut self, r: Result<()>) {

@@ -117,7 +117,7 @@ keys! {
     #[arg(long, help_heading = "Training")] batch: usize = 64;
     /// Images that go through the model at once (divides --batch; gradients are the same); 0 = the most that make up to 8192 tokens on a CPU, 65536 on a GPU
     #[arg(long, help_heading = "Training")] micro_batch: usize = 0;
-    /// Let the student see a micro-batch's crops in turns, each of no more tokens than one global crop: less memory, more time, the same gradients
+    /// Let the student see a micro-batch's crops in turns, each time of no more tokens than the largest crop has: less memory, the same gradients; the teacher's targets are formed anew each time
     #[arg(long, help_heading = "Training", num_args = 0..=1, default_missing_value = "true")] stream_crops: bool = false;
     /// Epochs
     #[arg(long, help_heading = "Training")] epochs: u64 = 100;
@@ -551,7 +551,7 @@ fn remedy(e: PlanError) -> String {
             format!("--micro-batch {} divides --batch {batch}", divisor(batch, micro_batch))
         }
         PlanError::Blocks { depth, .. } => format!("--blocks 1 to {depth}"),
-        PlanError::TooLarge => "a smaller --micro-batch, crops, width or --out-dim".into(),
+        PlanError::TooLarge => "a smaller --micro-batch, --stream-crops, smaller crops, width or --out-dim".into(),
     }
 }
 

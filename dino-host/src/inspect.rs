@@ -206,12 +206,16 @@ fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
     writeln!(out, "parameters: {b} backbone + {h} head = {}, in {} tensors", b + h, r.tensors.len())?;
     writeln!(
         out,
-        "a step: {} images in {} parts of {}, {} crops each, which the student sees in {} passes",
+        "a step: {} images in {} parts of {}, {} crops each{}",
         c.batch,
         plan.parts(),
         c.micro_batch,
         plan.views(),
-        plan.passes().count()
+        if c.stream_crops {
+            format!(", which the student sees in {} turns", plan.passes().count())
+        } else {
+            String::new()
+        }
     )
 }
 

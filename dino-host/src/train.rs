@@ -15,7 +15,7 @@ use crate::log::{Log, number, write_atomically};
 use crate::monitor::{Verdict, Watch, effective_rank};
 use crate::weights::init::Start;
 use dino_kernel::init;
-use dino_kernel::middleware::{Checked, Fault, Pool};
+use dino_kernel::middleware::{Checked, Fault, Pool, Word};
 use dino_kernel::plan::Plan;
 use dino_kernel::step::{self, Hyper, monitor};
 use screen::Screen;
@@ -367,30 +367,25 @@ impl<D: Device> Trainer<'_, D> {
         self.device.upload(Pool::State, plan.monitor.0.at + monitor::HALTED, &[0.0]);
         self.device.upload(Pool::State, plan.hyper.0.at, &data.hyper);
         let mut checked = Checked::new(&mut self.device);
-        // Which micro-batch, which network's pass over its crops and the pass's first view, when the fault came.
-        let mut during = None;
         step::begin(&mut checked, plan);
+        // The micro-batch, where the pass wrote and its first view, when the fault came; none if no crop had been seen.
+        let mut during = None;
+        let mut innocent = checked.fault.is_none();
         for (number, part) in data.parts.iter().enumerate() {
             checked.inner.upload(Pool::State, plan.drop.0.at, &part.drop);
             checked.inner.upload(Pool::Acts, plan.pixels.0.at, part.pixels);
-            let mut note = |o: &Checked<&mut D>, acts, first_view| {
-                if o.fault.is_some() && during.is_none() {
-                    during = Some((number, acts, first_view));
+            step::micro_batch_each(&mut checked, plan, |o, acts, first_view| {
+                if innocent && o.fault.is_some() {
+                    (during, innocent) = (Some((number, *acts, first_view)), false);
                 }
-            };
-            step::teacher(&mut checked, plan);
-            note(&checked, plan.teacher_acts, 0);
-            for pass in plan.passes() {
-                step::student(&mut checked, plan, &pass);
-                note(&checked, pass.acts, pass.dims.first_view);
-            }
+            });
         }
         step::commit(&mut checked, plan);
         let place = match checked.fault {
             Some((Fault::NonFinite(touch, index), word, said)) => {
-                let during = during.filter(|_| touch.pool == Pool::Acts);
+                let during = during.filter(|_| touch.pool == Pool::Acts && word != Word::patchify);
                 let image = during.and_then(|(part, acts, first_view)| {
-                    let (view, i) = plan.locate(&acts, first_view, touch.span.len, index)?;
+                    let (view, i) = plan.locate(&acts, first_view, touch.span, index)?;
                     let id = step.batch.images[part * plan.config.micro_batch + i];
                     Some(format!(", crop {view} of image {}", self.run.splits.train.name(id as usize)))
                 });

@@ -154,6 +154,12 @@ impl Ragged {
         &self.groups[..self.len]
     }
 
+    /// The same without the class tokens: patch rows.
+    pub(crate) fn fewer_by_one(mut self) -> Ragged {
+        self.groups[..self.len].iter_mut().for_each(|group| group[1] -= 1);
+        self
+    }
+
     /// Number of crops.
     pub const fn crops(&self) -> usize {
         let (mut n, mut i) = (0, 0);

@@ -380,7 +380,9 @@ impl Work for LossDims {
         let teacher = product(self.teachers * self.images);
         match word {
             Word::teacher_lse => teacher,
-            _ => 3 * product(self.rows()) + teacher, // the teacher's logits again
+            // The teacher's logits again: once a micro-batch, whatever a student that sees its crops in turns makes of them.
+            _ if self.first_view == 0 => 3 * product(self.rows()) + teacher,
+            _ => 3 * product(self.rows()),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Where everything lies: the memory plan of a training step and, in `plan/features.rs`, of a forward pass. Plans can fail, words cannot.
 
 use crate::backend::{LossDims, Rows};
-use crate::crops::{Crops, Group, Ragged};
+use crate::crops::{Crops, Group};
 use crate::init;
-use crate::mem::{Act, Cursor, Stat, State};
+use crate::mem::{Act, Cursor, Span, Stat, State};
 use crate::model::head::{HeadActs, HeadGrads, HeadWeights, MAX_LAYERS};
 use crate::model::vit::{Output, PositionActs, Save, VitActs, VitGrads, VitWeights};
 use crate::model::{Head, Table, Vit};
@@ -284,7 +284,7 @@ impl Plan {
         if head.layers == 0 || head.layers > MAX_LAYERS {
             return Err(PlanError::HeadLayers { layers: head.layers });
         }
-        // From here on sums and products of sizes cannot overflow.
+        // From here on sums and products of sizes cannot overflow, those of a backend's scratch among them.
         if let Err(e) = check_size(&vit, Some(&head), &views, micro_batch, 0) {
             return Err(e);
         }
@@ -502,12 +502,12 @@ impl Plan {
         }
     }
 
-    /// Which crop of the micro-batch element `index` of a span of `len` elements belongs to, where the span's rows are those of the token
-    /// matrix of `acts`, or one a crop: (view, image of the micro-batch). `first_view` is that of the pass.
-    pub fn locate(&self, acts: &VitActs, first_view: usize, len: usize, index: usize) -> Option<(usize, usize)> {
-        let rows = [acts.tokens(), Ragged::single(acts.crops().count())];
-        let rows = rows.iter().find(|rows| len != 0 && len.is_multiple_of(rows.rows()))?;
-        let crop = rows.crop_of(index / (len / rows.rows()))?;
+    /// Which crop of the micro-batch element `index` of an activation span belongs to, that a pass over views from `first_view` on has
+    /// written: (view, image of the micro-batch). Known are patches, rows of the token matrix, and rows of one a crop.
+    pub fn locate(&self, acts: &VitActs, first_view: usize, span: Span, index: usize) -> Option<(usize, usize)> {
+        let (vit, head) = (&self.table.backbone, &self.table.head);
+        let widest = max(max(3 * vit.dim, vit.mlp), max(head.hidden, head.bottleneck));
+        let crop = acts.crop_of(span, index, vit.dim, widest)?;
         Some((first_view + crop / self.config.micro_batch, crop % self.config.micro_batch))
     }
 }

@@ -5,6 +5,7 @@
 //! teacher sum and centre. Nothing in a step reads the device or depends on anything but the pools.
 
 use crate::backend::{Rows, Update};
+use crate::model::vit::VitActs;
 use crate::plan::{Pass, Plan};
 
 /// Places in the `hyper` span: this step's derived numbers, formed in f64 and rounded once (in f32, 1 - 0.9999 is off by 1.7e-4).
@@ -118,15 +119,22 @@ pub fn begin<O: Update>(o: &mut O, p: &Plan) {
 
 /// Forward and backward of the micro-batch whose pixels lie at `p.pixels`; gradients and the teacher's sum accumulate.
 pub fn micro_batch<O: Update>(o: &mut O, p: &Plan) {
+    micro_batch_each(o, p, |_, _, _| ());
+}
+
+/// The same; after the teacher's pass and after every one of the student's, `each` gets where it wrote and the first view it saw.
+pub fn micro_batch_each<O: Update>(o: &mut O, p: &Plan, mut each: impl FnMut(&mut O, &VitActs, usize)) {
     teacher(o, p);
+    each(o, &p.teacher_acts, 0);
     for pass in p.passes() {
         student(o, p, &pass);
+        each(o, &pass.acts, pass.dims.first_view);
     }
     o.sum_stat(p.monitor.part(monitor::LOSS, 1), p.loss);
 }
 
 /// The teacher sees the global crops, which come first, and saves nothing but its unit rows.
-pub fn teacher<O: Update>(o: &mut O, p: &Plan) {
+fn teacher<O: Update>(o: &mut O, p: &Plan) {
     let (vit, head, t, n) = (&p.table.backbone, &p.table.head, &p.teacher, p.loss_dims());
     let (acts, head_acts) = (&p.teacher_acts, &p.teacher_head);
     o.patchify(p.cols, p.pixels, vit.patches(p.crops()));
@@ -139,7 +147,7 @@ pub fn teacher<O: Update>(o: &mut O, p: &Plan) {
 }
 
 /// The student sees some views or all, there and back.
-pub fn student<O: Update>(o: &mut O, p: &Plan, pass: &Pass) {
+fn student<O: Update>(o: &mut O, p: &Plan, pass: &Pass) {
     let (vit, head, s, t) = (&p.table.backbone, &p.table.head, &p.student, &p.teacher);
     let (own, others) = (head.prototypes(&s.head_weights, s.scale), head.prototypes(&t.head_weights, t.scale));
     let (acts, head_acts, grads, head_grads) = (&pass.acts, &pass.head, &pass.grads, &pass.head_grads);

@@ -74,7 +74,7 @@ fn views(f: &Fixture, step: usize) -> Vec<View> {
     (0..n).map(crop).map(|x| View { height: x.shape[2], width: x.shape[3], pixels: x.data.clone() }).collect()
 }
 
-fn plan(f: &Fixture, train_gain: bool, parts: usize) -> Plan {
+fn plan(f: &Fixture, train_gain: bool, (parts, stream_crops): Split) -> Plan {
     let cfg = f.get("cfg.crops").sizes();
     let Table { backbone, head } = table(f, train_gain);
     let views = groups(views(f, 0).iter().map(|v| (v.height, v.width)));
@@ -88,7 +88,7 @@ fn plan(f: &Fixture, train_gain: bool, parts: usize) -> Plan {
         micro_batch,
         drop_path: false,
         recompute: parts > 1,
-        stream_crops: parts > 1,
+        stream_crops,
     })
     .expect("a sound plan")
 }
@@ -128,8 +128,8 @@ fn initial<'a>(f: &'a Fixture, net: Net, name: &str, gain: Option<&'a Tensor>) -
 }
 
 /// A run that stands where the file's begin, its batch in so many parts.
-fn start<F: Factory>(f: &Fixture, train_gain: bool, gain: Option<&Tensor>, parts: usize) -> Run<F::Backend> {
-    let mut run = Run::new::<F>(plan(f, train_gain, parts));
+fn start<F: Factory>(f: &Fixture, train_gain: bool, gain: Option<&Tensor>, split: Split) -> Run<F::Backend> {
+    let mut run = Run::new::<F>(plan(f, train_gain, split));
     for net in [Net::Student, Net::Teacher] {
         run.load(net, |spec| {
             let tensor = initial(f, net, &spec.name.to_string(), gain);
@@ -269,6 +269,7 @@ fn last_blocks<F: Factory>(_who: &str) {
         let p = BlocksPlan::new(vit, Crops::one(group), output, vit.depth).expect("a sound plan");
         let plan = FeaturePlan { pools: p.pools, ..p.plan };
         let mut o = features::<F>(&f, Net::Student, &plan, &views[0].pixels);
+        write(&mut o, plan.pixels, &views[0].pixels); // the first pass has written over them
         p.forward(&mut o);
         let expected: Vec<f64> = (0..vit.depth - 1).flat_map(norm).collect();
         assert_close("class rows of earlier blocks", &read(&mut o, p.classes), &expected, 2e-5);
@@ -319,7 +320,7 @@ fn assert_close(what: &str, a: &[f64], b: &[f64], tolerance: f64) {
 
 fn head_and_loss<F: Factory>(who: &str) {
     let f = Fixture::open("vit_train");
-    let mut run = start::<F>(&f, false, None, 1);
+    let mut run = start::<F>(&f, false, None, WHOLE);
     let h = hyper(&f, 0, 0.0, 0);
     run.accumulate(&h, &views(&f, 0));
     let p = run.plan;
@@ -361,14 +362,14 @@ fn head_and_loss<F: Factory>(who: &str) {
 fn gradients<F: Factory>(who: &str) {
     let f = Fixture::open("vit_train");
     // The file states the gain's gradient too, though scenario A does not train it.
-    let mut run = start::<F>(&f, true, None, 1);
+    let mut run = start::<F>(&f, true, None, WHOLE);
     run.accumulate(&hyper(&f, 0, 0.0, 0), &views(&f, 0));
     run.finish_grads();
     for spec in run.specs() {
         f.assert_golden(&format!("grad.{}", spec.name), &run.grad(&spec));
     }
     // A frozen gain gets no gradient, and changes nobody else's.
-    let mut frozen = start::<F>(&f, false, None, 1);
+    let mut frozen = start::<F>(&f, false, None, WHOLE);
     frozen.accumulate(&hyper(&f, 0, 0.0, 0), &views(&f, 0));
     frozen.finish_grads();
     for spec in frozen.specs() {
@@ -423,16 +424,21 @@ fn scenario<F: Factory>(
     f.assert_golden(&format!("{tag}losses"), &losses);
 }
 
-/// Every number of parts that a batch divides into.
-fn splits(f: &Fixture) -> impl Iterator<Item = usize> {
+/// The parts of a batch, and whether the student sees their crops in turns.
+type Split = (usize, bool);
+
+const WHOLE: Split = (1, false);
+
+/// Every split of a batch.
+fn splits(f: &Fixture) -> impl Iterator<Item = Split> {
     let batch = f.get("cfg.crops").sizes()[0];
-    (1..=batch).filter(move |parts| batch.is_multiple_of(*parts))
+    (1..=batch).filter(move |parts| batch.is_multiple_of(*parts)).flat_map(|parts| [(parts, false), (parts, true)])
 }
 
 fn scenario_a<F: Factory>(who: &str) {
     let f = Fixture::open("vit_train");
-    for parts in splits(&f) {
-        let mut run = start::<F>(&f, false, None, parts);
+    for split in splits(&f) {
+        let mut run = start::<F>(&f, false, None, split);
         scenario::<F>(&f, "", &mut run, None, 0.0, 0);
     }
     f.finish(who, SCENARIO_A, &[]);
@@ -443,7 +449,7 @@ fn scenario_b<F: Factory>(who: &str) {
     let (clip, frozen) = (f.get("hp.b").data[0], f.get("hp.b").data[1] as usize);
     let gain = Some(f.get("b.init.weight_g"));
 
-    let mut run = start::<F>(&f, true, gain, 1);
+    let mut run = start::<F>(&f, true, gain, WHOLE);
     run.accumulate(&hyper(&f, 0, clip, frozen), &views(&f, 0));
     run.finish_grads();
     let order: Vec<&str> =
@@ -457,8 +463,8 @@ fn scenario_b<F: Factory>(who: &str) {
 
     assert!(norms.iter().any(|&n| n > clip), "the scenario clips");
     let steps = f.get("hp.lr").data.len();
-    for parts in splits(&f) {
-        let mut run = start::<F>(&f, true, gain, parts);
+    for split in splits(&f) {
+        let mut run = start::<F>(&f, true, gain, split);
         scenario::<F>(&f, "b.", &mut run, gain, clip, frozen);
         for spec in run.specs() {
             for (which, moment) in ["adam_m", "adam_v"].into_iter().enumerate() {
@@ -473,7 +479,7 @@ fn scenario_b<F: Factory>(who: &str) {
     f.assert_golden(&format!("b.after{steps}.adam_t"), &[last.step as f64, last.step_last as f64]);
 
     // The monitor reports the norm of all gradients before the clip.
-    let mut run = start::<F>(&f, true, gain, 1);
+    let mut run = start::<F>(&f, true, gain, WHOLE);
     run.step(&hyper(&f, 0, clip, frozen), &views(&f, 0));
     let total = norms.iter().map(|n| n * n).sum::<f64>().sqrt();
     let (got, want) = (run.monitor(monitor::GRAD_NORM), total);

@@ -91,7 +91,7 @@ fn words_agree() {
 }
 
 /// Four steps: monitors, weights, products that went to the library, and the device's name.
-fn steps(launch: Launch, gemm: Gemm) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, usize, String) {
+fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, usize, String) {
     use dino_kernel::crops::{Crops, Group};
     use dino_kernel::model::{Head, Vit};
     use dino_kernel::ops::position::Dialect;
@@ -107,7 +107,7 @@ fn steps(launch: Launch, gemm: Gemm) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, usi
         micro_batch: 2,
         drop_path: true,
         recompute: true,
-        stream_crops: true,
+        stream_crops,
     })
     .expect("a sound plan");
     let gpu = Gpu::create(&options(launch, gemm), plan.pools).expect("it fits");
@@ -133,14 +133,16 @@ fn captured_steps_have_the_bits_of_direct_ones() {
     if !ready_with_library("captured_steps_have_the_bits_of_direct_ones") {
         return;
     }
-    let (monitors, weights, direct, name) = steps(Launch::Direct, Gemm::Auto);
-    assert!(monitors.iter().all(|m| m[monitor::FINITE] == 1.0));
-    assert!(name.contains("cuBLASLt"), "{name}");
-    let (captured_monitors, captured_weights, captured, _) = steps(Launch::Graph, Gemm::Cublaslt);
-    assert!(monitors == captured_monitors && weights == captured_weights, "as graphs and kernel by kernel");
-    // Four steps of two micro-batches, against the first of them and what is captured.
-    assert!(direct > 0 && 8 * captured == 3 * direct, "{captured} captured, {direct} direct");
-    let (own_monitors, _, none, name) = steps(Launch::Graph, Gemm::Own);
-    assert!(none == 0 && name.contains("own kernels"), "{name}");
-    assert!(own_monitors[0].iter().zip(&monitors[0]).all(|(a, b)| (a - b).abs() <= 0.02 * (1.0 + b.abs())));
+    for stream in [false, true] {
+        let (monitors, weights, direct, name) = steps(Launch::Direct, Gemm::Auto, stream);
+        assert!(monitors.iter().all(|m| m[monitor::FINITE] == 1.0));
+        assert!(name.contains("cuBLASLt"), "{name}");
+        let (captured_monitors, captured_weights, captured, _) = steps(Launch::Graph, Gemm::Cublaslt, stream);
+        assert!(monitors == captured_monitors && weights == captured_weights, "as graphs and kernel by kernel");
+        // Four steps of two micro-batches, against the first of them and what is captured.
+        assert!(direct > 0 && 8 * captured == 3 * direct, "{captured} captured, {direct} direct");
+        let (own_monitors, _, none, name) = steps(Launch::Graph, Gemm::Own, stream);
+        assert!(none == 0 && name.contains("own kernels"), "{name}");
+        assert!(own_monitors[0].iter().zip(&monitors[0]).all(|(a, b)| (a - b).abs() <= 0.02 * (1.0 + b.abs())));
+    }
 }

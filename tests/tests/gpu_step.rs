@@ -12,7 +12,7 @@ use dino_kernel::step::monitor;
 use tests::gpu::{Ground, emulation_count, ground};
 use tests::training::{Run, hyper_numbers, normals};
 
-fn plan(parts: usize) -> Plan {
+fn plan(parts: usize, stream_crops: bool) -> Plan {
     let backbone =
         Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
@@ -25,14 +25,14 @@ fn plan(parts: usize) -> Plan {
         micro_batch: 2,
         drop_path: true,
         recompute: true,
-        stream_crops: true,
+        stream_crops,
     })
     .expect("a sound plan")
 }
 
 /// Six steps, reports one step late as the trainer takes them: the monitors, the weights, and what the last four steps cost.
-fn steps(launch: Launch, parts: usize) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, [i64; 5]) {
-    let plan = plan(parts);
+fn steps(launch: Launch, parts: usize, stream_crops: bool) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, [i64; 5]) {
+    let plan = plan(parts, stream_crops);
     let options = Options { precision: Precision::Bf16, launch, workspace: 128, ..Options::default() };
     let before = emulation_count(c"live_bytes");
     let gpu = Gpu::create(&options, plan.pools).expect("it fits");
@@ -81,8 +81,8 @@ fn a_step_leaves_the_host_alone() {
             return eprintln!("SKIPPED a_step_leaves_the_host_alone: only the emulation counts, this is {other:?}");
         }
     }
-    for parts in [1, 3] {
-        let (monitors, weights, cost) = steps(Launch::Graph, parts);
+    for (parts, stream) in [(1, false), (1, true), (3, false), (3, true)] {
+        let (monitors, weights, cost) = steps(Launch::Graph, parts, stream);
         assert_eq!(monitors.len(), 6);
         assert!(monitors.iter().all(|m| m[monitor::FINITE] == 1.0));
         // With several micro-batches the host may not run further ahead than the two pinned buffers: it waits for a copy, not for work.
@@ -91,7 +91,7 @@ fn a_step_leaves_the_host_alone() {
         assert!(cost[1] <= waits, "{} waits in four steps", cost[1]);
         assert_eq!(cost[2..], [0; 3], "pageable copies, refusals in a capture, guards");
 
-        let (direct, same, cost) = steps(Launch::Direct, parts);
+        let (direct, same, cost) = steps(Launch::Direct, parts, stream);
         assert_eq!(cost[0], 0, "allocations");
         assert_eq!(monitors, direct, "as graphs and kernel by kernel");
         assert!(weights == same, "as graphs and kernel by kernel: other weights");

@@ -301,7 +301,9 @@ pub fn profile(case: Case, steps: usize, split: Split) -> Result<(), String> {
         let rate = if operations == 0 { "| | ".into() } else { format!("| {rate:.0} | {part:.0} % ") };
         println!("| {name} | {calls} | {:.1} | {share:.1} % {rate}|", nanoseconds as f64 / 1e6);
     };
-    println!("{}, micro-batches of {}; sgemm ceiling {ceiling:.0} GFLOP/s\n", case.name(), t.data.config.micro_batch);
+    let turns = if split.stream_crops { ", crops in turns" } else { "" };
+    let size = t.data.config.micro_batch;
+    println!("{}, micro-batches of {size}{turns}; sgemm ceiling {ceiling:.0} GFLOP/s\n", case.name());
     println!("| word | calls | ms | of the step | GFLOP/s | of the ceiling |");
     println!("| --- | --- | --- | --- | --- | --- |");
     for (word, tally) in &words {

@@ -113,9 +113,10 @@ fn table(args: &Args, cases: &[Case]) -> Result<(), String> {
         let m = ours(args, case)?;
         let (rate, beyond) = (m.gflop / m.median_ms * 1e3, m.memory_mib(case));
         println!(
-            "| {} | {} | {:.0} | {:.2} | {:.1} | {rate:.0} | {:.0} | {:.0} % | {:.0} | {beyond:.0} |",
+            "| {} | {}{} | {:.0} | {:.2} | {:.1} | {rate:.0} | {:.0} | {:.0} % | {:.0} | {beyond:.0} |",
             case.name(),
             m.micro_batch,
+            if args.stream_crops { " in turns" } else { "" },
             m.median_ms,
             m.images as f64 / m.median_ms * 1e3,
             m.gflop,

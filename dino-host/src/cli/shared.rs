@@ -66,7 +66,7 @@ pub fn first_readable(set: &dyn Dataset) -> Option<Image> {
 
 #[derive(Args)]
 pub struct Limit {
-    /// Choose the largest --micro-batch whose plan takes at most this, such as 2GiB, with --stream-crops where its crops do not fit at once
+    /// Choose --micro-batch and --stream-crops, the coarsest split of a batch that takes at most this, such as 2GiB
     #[arg(long, value_name = "SIZE", value_parser = memory::parse)]
     pub mem_limit: Option<u64>,
 }
@@ -133,9 +133,13 @@ pub fn open(data: &str, config: &Config) -> Result<Splits> {
 /// A new run's configuration, its micro-batch and passes chosen by `--mem-limit` if that is given.
 pub fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data: Option<&str>) -> Result<Config> {
     let config = model.resolve::<D>(data)?;
-    match (limit.mem_limit, model.named()?.micro_batch) {
+    let named = model.named()?;
+    match (limit.mem_limit, named.micro_batch) {
         (None, _) => Ok(config),
-        (Some(limit), None | Some(0)) => memory::fit::<D>(options, config, limit),
+        (Some(limit), None | Some(0)) => {
+            let streams = named.stream_crops.map_or(vec![false, true], |named| vec![named]);
+            memory::fit::<D>(options, config, &streams, limit)
+        }
         (Some(_), Some(m)) => {
             Err(Error::new(format!("--mem-limit chooses the micro-batch, --micro-batch {m} names it"))
                 .hint("leave one of the two out"))

@@ -514,13 +514,15 @@ impl Device for Cpu {
             std::hint::black_box(room.as_ptr()); // a reservation that nobody looks at may be left out
             found
         };
-        let zeros = |len: usize| match room(len) {
+        let zeros = |len: usize| {
+            match room(len) {
             true => Ok(vec![0.0; len]),
             false => Err(Error::new(format!(
                 "not enough memory: the plan takes {:.2} GiB",
-                pools.total() as f64 * 4.0 / f64::powi(2.0, 30)
+                Cpu::memory(&NoOptions {}, pools).iter().map(|item| item.1).sum::<u64>() as f64 / f64::powi(2.0, 30)
             ))
-            .hint("a smaller --micro-batch takes less; `dino-host plan` shows what takes how much")),
+            .hint("a smaller --micro-batch or --stream-crops takes less, and --mem-limit chooses; `dino-host plan` shows what takes how much")),
+        }
         };
         Ok(Cpu {
             weights: zeros(pools.weights)?,

@@ -68,9 +68,16 @@ fn a_memory_limit_chooses_the_split_and_a_resume_keeps_it() {
     };
     let within = |bytes: u64| plan(&format!("--batch 12 --mem-limit {bytes}B"))["memory_total"].as_u64().unwrap();
     assert_eq!(within(total("12")), total("12"));
-    assert_eq!(within(total("12") - 1), total("12 --stream-crops"));
-    // 5 would fit and does not divide 12.
-    assert_eq!(within(total("6 --stream-crops") - 1), total("4 --stream-crops"));
+    // Two passes of six images at once, not two of twelve in turns; 5 would fit and does not divide 12.
+    assert_eq!(within(total("12") - 1), total("6"));
+    assert_eq!(within(total("6") - 1), total("4"));
+    assert_eq!(within(total("1") - 1), total("1 --stream-crops"));
+    let at_once = total("1") - 1;
+    refuses_saying(
+        &format!("plan --small --batch 12 --stream-crops false --mem-limit {at_once}B"),
+        &[],
+        &["micro-batches of 1 take", "more than"],
+    );
     let small = total("1 --stream-crops") - 1;
     refuses_saying(
         &format!("plan --small --batch 12 --mem-limit {small}B"),
@@ -88,13 +95,13 @@ fn a_memory_limit_chooses_the_split_and_a_resume_keeps_it() {
 
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
     let (run, line) = (dir.path().join("run"), format!("train {TINY} --epochs 1 --data {{}} --out {{}}"));
-    let done = dino(&format!("{line} --mem-limit 800kB"), &[data.path(), &run]);
+    let done = dino(&format!("{line} --mem-limit 660kB"), &[data.path(), &run]);
     assert_eq!(done.code, 0, "{}", done.err);
     let manifest: Value = serde_json::from_slice(&fs::read(run.join("run.json")).unwrap()).unwrap();
     let config = &manifest["config"];
-    assert_eq!((&config["micro-batch"], &config["stream-crops"]), (&2.into(), &true.into()));
-    assert!(done.err.contains("--micro-batch 2 --stream-crops takes"), "{}", done.err);
-    succeeds("train --resume --out {} --mem-limit 800kB", &[&run]);
+    assert_eq!((&config["micro-batch"], &config["stream-crops"]), (&1.into(), &true.into()));
+    assert!(done.err.contains("--micro-batch 1 --stream-crops takes"), "{}", done.err);
+    succeeds("train --resume --out {} --mem-limit 660kB", &[&run]);
     refuses_saying("train --resume --out {} --stream-crops false", &[&run], &["cannot go on", "stream-crops"]);
     refuses_saying("train --resume --out {} --mem-limit 1kB", &[&run], &["cannot go on", "keeps its micro-batch"]);
 }

@@ -12,7 +12,7 @@ mod pass;
 pub(crate) mod spans;
 
 use crate::crops::{Crops, MAX_GROUPS, Ragged};
-use crate::mem::{Act, Cursor, Stat, State, Weight};
+use crate::mem::{Act, Cursor, Span, Stat, State, Weight};
 use crate::ops::position::{self, Dialect};
 use crate::real::Real;
 use crate::spec::{Init, Name, Role, Spec, spec};
@@ -338,6 +338,11 @@ impl VitActs {
         self.tokens
     }
 
+    /// Where the embedded patches end, which are the first thing that a pass writes.
+    pub(crate) const fn embedded(&self) -> usize {
+        self.patches.0.at + self.patches.len()
+    }
+
     pub const fn crops(&self) -> Crops {
         self.crops
     }
@@ -347,6 +352,25 @@ impl VitActs {
         let len = self.x.len().next_multiple_of(Cursor::ALIGN);
         let step = if matches!(self.save, Save::Nothing) { i % 2 } else { i };
         self.x.shift(step * len)
+    }
+
+    /// The crop that element `index` of `span` is of: of the embedded patches or the first stream, of a matrix of a row a token, or of a
+    /// row a crop, no wider than `widest`. C is `dim`.
+    pub(crate) fn crop_of(&self, span: Span, index: usize, dim: usize, widest: usize) -> Option<usize> {
+        let inside = |of: Act| {
+            let whole = of.0.at <= span.at && span.at + span.len <= of.0.at + of.len();
+            whole.then(|| (span.at + index - of.0.at) / dim)
+        };
+        if let Some(row) = inside(self.patches) {
+            return self.tokens.fewer_by_one().crop_of(row);
+        }
+        if let Some(row) = inside(self.stream(0)) {
+            return self.tokens.crop_of(row);
+        }
+        let rows = [self.tokens, Ragged::single(self.crops.count())];
+        let fits = |r: &&Ragged| span.len.is_multiple_of(r.rows()) && (1..=widest).contains(&(span.len / r.rows()));
+        let rows = rows.iter().find(fits)?;
+        rows.crop_of(index / (span.len / rows.rows()))
     }
 
     const fn full(&self, i: usize) -> BlockActs {

@@ -1,6 +1,6 @@
 //! Forward passes for features, pictures and probes: a backbone alone.
 
-use super::{PlanError, Pools, check_backbone, check_size};
+use super::{PlanError, Pools, check_backbone, check_size, max};
 use crate::backend::LossDims;
 use crate::crops::Crops;
 use crate::mem::{Act, Cursor, Stat, State};
@@ -13,7 +13,9 @@ use crate::real::Real;
 pub struct FeaturePlan {
     pub backbone: Vit,
     pub weights: VitWeights,
+    /// The crops, every group (count, channels, height, width). A pass writes over them.
     pub pixels: Act,
+    /// The same as patch rows, until the first block.
     pub cols: Act,
     pub positions: PositionActs,
     pub acts: VitActs,
@@ -36,10 +38,13 @@ impl FeaturePlan {
         }
         let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
         let weights = backbone.weights(&mut w);
-        let pixels = a.act(crops.pixels() * backbone.channels);
-        let cols = a.act(crops.patches(backbone.patch) * backbone.patch_len());
         let positions = backbone.positions(crops, &mut a, &mut t);
+        // Pixels are dead once they are patch rows, and those once they are embedded: only what comes before may not lie on them.
+        let mut early = a;
+        let pixels = early.act(crops.pixels() * backbone.channels);
         let acts = backbone.acts(crops, positions, output, Save::Nothing, State::EMPTY, &mut a, &mut s);
+        early.next = max(early.next, acts.embedded().next_multiple_of(Cursor::ALIGN));
+        let cols = early.act(crops.patches(backbone.patch) * backbone.patch_len());
         let (mut rows, mut i) = (0, 0);
         while i < crops.len() {
             let n = 1 + crops.group(i).patches(backbone.patch);
@@ -47,6 +52,7 @@ impl FeaturePlan {
             i += 1;
         }
         let attention = a.act(rows * backbone.heads);
+        a.next = max(a.next, early.next);
         let pools = Pools {
             weights: w.next,
             grads: 0,
