@@ -155,7 +155,7 @@ impl Ragged {
     }
 
     /// The same without the class tokens: patch rows.
-    pub(crate) fn fewer_by_one(mut self) -> Ragged {
+    pub(crate) fn patches(mut self) -> Ragged {
         self.groups[..self.len].iter_mut().for_each(|group| group[1] -= 1);
         self
     }

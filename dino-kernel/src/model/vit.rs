@@ -362,7 +362,7 @@ impl VitActs {
             whole.then(|| (span.at + index - of.0.at) / dim)
         };
         if let Some(row) = inside(self.patches) {
-            return self.tokens.fewer_by_one().crop_of(row);
+            return self.tokens.patches().crop_of(row);
         }
         if let Some(row) = inside(self.stream(0)) {
             return self.tokens.crop_of(row);
