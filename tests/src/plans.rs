@@ -6,6 +6,12 @@ use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::Config;
 use proptest::prelude::*;
 
+/// Micro-batches with all crops at once, no stochastic depth, norms and GELU computed again: what a test does not care about.
+pub fn ordinary(backbone: Vit, head: Head, views: Crops, [batch, micro_batch]: [usize; 2]) -> Config {
+    let (drop_path, recompute, stream_crops) = (false, true, false);
+    Config { backbone, head, views, batch, micro_batch, drop_path, recompute, stream_crops }
+}
+
 prop_compose! {
     /// Small models of every kind: grids that are not square, ragged crops, heads of any width, one head layer to four.
     pub fn configs()(

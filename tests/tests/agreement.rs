@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
 use tests::for_backends;
 use tests::gpu::{OnGpu, f32_bound};
-use tests::plans::configs;
+use tests::plans::{configs, ordinary};
 use tests::training::{Run, View, hyper_numbers, random_views};
 
 // The reference agrees with itself, of course: the comparison is sound.
@@ -52,16 +52,7 @@ fn long_crops_agree_on_any_number_of_threads() {
         Vit { image: 68, patch: 4, channels: 1, dim: 12, depth: 2, heads: 2, mlp: 20, positions: Dialect::Published };
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 68, width: 69 });
-    let config = Config {
-        backbone,
-        head,
-        views,
-        batch: 1,
-        micro_batch: 1,
-        drop_path: false,
-        recompute: true,
-        stream_crops: false,
-    };
+    let config = ordinary(backbone, head, views, [1, 1]);
     for threads in [1, 3, 16] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| agree::<Cpu>("cpu", config, 5, 0.04));
@@ -129,17 +120,7 @@ fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
         Vit { image: 8, patch: 4, channels: 3, dim: 12, depth: 2, heads: 3, mlp: 24, positions: Dialect::Published };
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
     let views = Crops::one(Group { count: 2, height: 8, width: 8 });
-    let plan = Plan::new(Config {
-        backbone,
-        head,
-        views,
-        batch: 4,
-        micro_batch: 2,
-        drop_path: true,
-        recompute: true,
-        stream_crops: false,
-    })
-    .expect("a sound plan");
+    let plan = Plan::new(Config { drop_path: true, ..ordinary(backbone, head, views, [4, 2]) }).expect("a sound plan");
     let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 1);
     let (h, good) = (hyper_numbers(), random_views(&plan, 2));
     let mut bad = good.clone();

@@ -6,7 +6,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::middleware::{Memory, Pool};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::position::Dialect;
-use dino_kernel::plan::{Config, Plan};
+use dino_kernel::plan::Plan;
 use dino_kernel::schedule::{Cosine, TeacherTemp};
 use dino_kernel::spec::{Role, Spec};
 use dino_kernel::step::{Hyper, hyper, monitor};
@@ -15,6 +15,7 @@ use tests::backend::{Factory, Reference, write};
 use tests::fixture::Fixture;
 use tests::for_backends;
 use tests::gpu::OnGpu;
+use tests::plans::ordinary;
 use tests::training::{Net, Run, loss_over_logits, teacher_probs};
 
 for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [loss, adamw, clip, ema]);
@@ -93,16 +94,7 @@ fn roomy<F: Factory>(longest: usize) -> Run<F::Backend> {
     };
     let head = Head { inp: side, layers: 1, hidden: 1, bottleneck: side, prototypes: side, train_gain: true };
     let views = Crops::one(Group { count: 2, height: 1, width: 1 });
-    let config = Config {
-        backbone,
-        head,
-        views,
-        batch: 1,
-        micro_batch: 1,
-        drop_path: false,
-        recompute: true,
-        stream_crops: false,
-    };
+    let config = ordinary(backbone, head, views, [1, 1]);
     let mut run = Run::new::<F>(Plan::new(config).expect("a sound plan"));
     for net in [Net::Student, Net::Teacher] {
         run.load(net, |spec| vec![0.0; spec.at.len()]);

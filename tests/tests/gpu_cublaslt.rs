@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use std::sync::Once;
 use tests::backend::Factory;
 use tests::gpu::{Ground, bf16_bound, build_emulation, ground, ready, step_beside_cpu};
-use tests::plans::configs;
+use tests::plans::{configs, ordinary};
 use tests::training::{Run, hyper_numbers, normals};
 
 /// Whether there is a library to test; says so where not. The emulation always has one.
@@ -99,17 +99,8 @@ fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::
         Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
-    let plan = Plan::new(Config {
-        backbone,
-        head,
-        views,
-        batch: 4,
-        micro_batch: 2,
-        drop_path: true,
-        recompute: true,
-        stream_crops,
-    })
-    .expect("a sound plan");
+    let plan = Plan::new(Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [4, 2]) })
+        .expect("a sound plan");
     let gpu = Gpu::create(&options(launch, gemm), plan.pools).expect("it fits");
     let mut gpu = Run::random(plan, gpu, 5).o;
     let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);

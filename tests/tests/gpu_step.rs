@@ -10,6 +10,7 @@ use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::step::monitor;
 use tests::gpu::{Ground, emulation_count, ground};
+use tests::plans::ordinary;
 use tests::training::{Run, hyper_numbers, normals};
 
 fn plan(parts: usize, stream_crops: bool) -> Plan {
@@ -17,17 +18,8 @@ fn plan(parts: usize, stream_crops: bool) -> Plan {
         Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
-    Plan::new(Config {
-        backbone,
-        head,
-        views,
-        batch: 2 * parts,
-        micro_batch: 2,
-        drop_path: true,
-        recompute: true,
-        stream_crops,
-    })
-    .expect("a sound plan")
+    Plan::new(Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [2 * parts, 2]) })
+        .expect("a sound plan")
 }
 
 /// Six steps, reports one step late as the trainer takes them: the monitors, the weights, and what the last four steps cost.

@@ -9,11 +9,12 @@ use dino_kernel::mem::{Act, Span, Weight};
 use dino_kernel::middleware::{Lockstep, Memory, Pool, Word};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::position::Dialect;
-use dino_kernel::plan::{Config, Plan, Pools};
+use dino_kernel::plan::{Plan, Pools};
 use dino_kernel::step::{self, Hyper, monitor};
 use tests::backend::{Arena, Factory, make_poisoned, read, read_span, write};
 use tests::for_backends;
 use tests::gpu::{OnGpu, bf16_bound, f32_bound, ready};
+use tests::plans::ordinary;
 use tests::training::{Run, hyper_numbers, normals};
 
 type Pair = Lockstep<Cpu, Gpu>;
@@ -431,17 +432,7 @@ fn optimiser<F: Both>(_: &str) {
             Vit { image: 4, patch: 2, channels: 3, dim: 8, depth: 24, heads: 1, mlp: 9, positions: Dialect::Published };
         let head = Head { inp: 8, layers: 2, hidden: 700, bottleneck: 37, prototypes: 301, train_gain };
         let views = Crops::one(Group { count: 2, height: 4, width: 4 });
-        let plan = Plan::new(Config {
-            backbone,
-            head,
-            views,
-            batch: 2,
-            micro_batch: 2,
-            drop_path: false,
-            recompute: true,
-            stream_crops: false,
-        })
-        .expect("a sound plan");
+        let plan = Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a sound plan");
         let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 1);
         assert!(run.specs().len() > 256 && run.specs().iter().any(|s| s.at.len() > 1 << 14));
         let (s, t, n) = (&plan.student, &plan.teacher, plan.prototype_rows());
@@ -489,17 +480,7 @@ fn products_see_the_new_weights<F: Both>(_: &str) {
         Vit { image: 4, patch: 2, channels: 3, dim: 8, depth: 1, heads: 1, mlp: 9, positions: Dialect::Published };
     let head = Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 4, width: 4 });
-    let plan = Plan::new(Config {
-        backbone,
-        head,
-        views,
-        batch: 2,
-        micro_batch: 2,
-        drop_path: false,
-        recompute: true,
-        stream_crops: false,
-    })
-    .expect("a sound plan");
+    let plan = Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a sound plan");
     let all = 2 * plan.table.len();
     // Beyond the plan's activations: a unit matrix, and its product with all weights.
     let (unit, y) = (Act(Span { at: plan.pools.acts, len: 256 }), Act(Span { at: plan.pools.acts + 256, len: all }));

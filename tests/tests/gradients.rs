@@ -11,6 +11,7 @@ use dino_kernel::plan::{Config, Plan};
 use dino_kernel::reference::Train;
 use dino_kernel::step::{Hyper, hyper};
 use tests::backend::{Arena, Place, Reference, make_poisoned, read, read_grad, read_span, write, write_grad};
+use tests::plans::ordinary;
 use tests::training::{Run, hyper_numbers, normals, random_views};
 
 type Backend = Train<'static, f64>;
@@ -405,16 +406,7 @@ fn whole_model() {
     let head = Head { inp: 6, layers: 3, hidden: 7, bottleneck: 5, prototypes: 11, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 6, 6)).with(group(1, 4, 7)).with(group(1, 2, 5));
-    let config = Config {
-        backbone,
-        head,
-        views,
-        batch: 4,
-        micro_batch: 2,
-        drop_path: true,
-        recompute: true,
-        stream_crops: false,
-    };
+    let config = Config { drop_path: true, ..ordinary(backbone, head, views, [4, 2]) };
     let plan = Plan::new(config).expect("a sound plan");
     let mut run = Run::random(plan, make_poisoned::<Reference<f64>>(plan.pools), 5);
     let pixels = random_views(&run.plan, 20);
