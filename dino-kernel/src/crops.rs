@@ -75,7 +75,7 @@ impl Crops {
         n
     }
 
-    /// The group of crop `i`.
+    /// The group of crop `i`, which is one of these.
     pub const fn group_of(&self, i: usize) -> usize {
         let (mut group, mut end) = (0, self.groups[0].count);
         while end <= i {

@@ -135,15 +135,17 @@ pub struct Network {
 /// the stochastic-depth scales each has its own part.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass {
-    /// Which views, and what the loss makes of them.
+    /// Which views, and what the loss makes of them: images * views rows.
     pub dims: LossDims,
+    /// The crops' patches as rows (patches, patch_len).
     pub cols: Act,
     pub acts: VitActs,
     pub head: HeadActs,
     pub grads: VitGrads,
     pub head_grads: HeadGrads,
+    /// Cross-entropy of every row with its targets (rows).
     pub loss: Stat,
-    /// Two numbers a row: the largest logit, and ln of the sum of exp((logit - largest) / temperature).
+    /// (rows, 2), two numbers a row: the largest logit, and ln of the sum of exp((logit - largest) / temperature).
     pub lse: Stat,
 }
 
