@@ -237,7 +237,7 @@ impl Products {
             Err(why) => {
                 static SAID: Once = Once::new();
                 if !driver::named() {
-                    SAID.call_once(|| eprintln!("products run on own kernels: no cuBLASLt ({why}); {VARIABLE}=FILE names it"));
+                    SAID.call_once(|| dino_host::errln!("products run on own kernels: no cuBLASLt ({why}); {VARIABLE}=FILE names it"));
                 }
                 Ok(None)
             }

@@ -242,10 +242,10 @@ pub fn run() -> bool {
     let good = [false, true].map(sound).into_iter().all(|good| good);
     let repeat = threads();
     let why = repeat.as_ref().err().map(|e| format!(": {e}")).unwrap_or_default();
-    println!("{}: the same bits on 1 thread and on 2{why}", word(repeat.is_ok()));
+    outln!("{}: the same bits on 1 thread and on 2{why}", word(repeat.is_ok()));
 
     let good = good && repeat.is_ok();
-    println!("{} ({:.1} s)", if good { "all good" } else { "FAILED" }, started.elapsed().as_secs_f64());
+    outln!("{} ({:.1} s)", if good { "all good" } else { "FAILED" }, started.elapsed().as_secs_f64());
     good
 }
 
@@ -258,28 +258,28 @@ fn sound(stream_crops: bool) -> bool {
     let case = match Plan::new(tiny(stream_crops)) {
         Ok(plan) => Case::new(plan),
         Err(e) => {
-            println!("FAILED: {e}");
+            outln!("FAILED: {e}");
             return false;
         }
     };
-    println!("crops {}:", if stream_crops { "in turns" } else { "all at once" });
-    println!("gradients in f64 against finite differences of the loss, one direction a tensor, allowed {GRADIENT:.0e}");
-    println!("{:<28} {:>8} {:>14} {:>10}", "tensor", "elements", "slope", "error");
+    outln!("crops {}:", if stream_crops { "in turns" } else { "all at once" });
+    outln!("gradients in f64 against finite differences of the loss, one direction a tensor, allowed {GRADIENT:.0e}");
+    outln!("{:<28} {:>8} {:>14} {:>10}", "tensor", "elements", "slope", "error");
     let found = gradients(&case);
     for f in &found {
         let mark = if f.error <= GRADIENT { "" } else { "  FAILED" };
-        println!("{:<28} {:>8} {:>14.6e} {:>10.1e}{mark}", f.key, f.elements, f.slope, f.error);
+        outln!("{:<28} {:>8} {:>14.6e} {:>10.1e}{mark}", f.key, f.elements, f.slope, f.error);
     }
     // A NaN is the worst of all.
     let worst = found.iter().max_by(|a, b| a.error.total_cmp(&b.error));
     let sound = found.iter().all(|f| f.error <= GRADIENT);
     if let Some(f) = worst {
-        println!("{}: {} tensors, worst {:.1e} in {}", word(sound), found.len(), f.error, f.key);
+        outln!("{}: {} tensors, worst {:.1e} in {}", word(sound), found.len(), f.error, f.key);
     }
 
     let (worst, error, allowed) = words(&case);
     let agree = error <= allowed;
-    println!(
+    outln!(
         "{}: CPU and reference in f32, word by word: worst {error:.1e} in {worst}, allowed {allowed:.1e}",
         word(agree)
     );

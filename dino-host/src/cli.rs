@@ -15,6 +15,7 @@ mod train;
 use crate::check;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::output;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
@@ -57,20 +58,31 @@ enum Command<O: Args> {
 /// Runs the program on device `D`: 0 done, 1 a check failed, 2 an error, 130 interrupted.
 pub fn main<D: Device>(program: &str) -> ExitCode {
     match Cli::<D::Options>::try_parse() {
-        Ok(cli) => match dispatch::<D>(cli.command) {
+        Ok(cli) => match dispatch::<D>(cli.command).and_then(|code| output::finish().map(|()| code)) {
             Ok(code) => ExitCode::from(code),
             Err(e) => {
-                eprintln!("{program}: {e}");
+                errln!("{program}: {e}");
                 ExitCode::from(2)
             }
         },
         // Help and version are not errors.
         Err(e) if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = e.print();
-            ExitCode::from(if e.use_stderr() { 2 } else { 0 })
+            let text = e.render().to_string();
+            if e.use_stderr() {
+                errln!("{}", text.trim_end());
+                return ExitCode::from(2);
+            }
+            outln!("{}", text.trim_end());
+            match output::finish() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => {
+                    errln!("{program}: {e}");
+                    ExitCode::from(2)
+                }
+            }
         }
         Err(e) => {
-            eprintln!("{program}: {}", brief(&e.render().to_string()));
+            errln!("{program}: {}", brief(&e.render().to_string()));
             ExitCode::from(2)
         }
     }

@@ -94,9 +94,10 @@ pub fn draw<D: Device>(
         return Err(Error::new("none of the frames could be read").hint("--strict says why the first one could not"));
     };
     if others > 0 {
-        eprintln!(
+        errln!(
             "note: {others} frames of another size were scaled and cut to the first one's {} x {}",
-            size[1], size[0]
+            size[1],
+            size[0]
         );
     }
 

@@ -1,5 +1,8 @@
 //! DINO v1 on the CPU: data, augmentation, training, checkpoints, evaluation and the command line, all generic over a device.
 
+#[macro_use]
+pub mod output; // first: its macros are used everywhere below
+
 pub mod animate;
 pub mod attend;
 pub mod augment;

@@ -67,7 +67,7 @@ pub fn fit<D: Device>(options: &D::Options, config: Config, streams: &[bool], li
     if let Some((_, _, config, total)) = fitting.min_by_key(|f| (f.0, f.1)) {
         let (m, total, limit) = (config.micro_batch, BinaryBytes(total), BinaryBytes(limit));
         let turns = if config.stream_crops { " --stream-crops" } else { "" };
-        eprintln!("--mem-limit {limit}: --micro-batch {m}{turns} takes {total}");
+        errln!("--mem-limit {limit}: --micro-batch {m}{turns} takes {total}");
         return Ok(config);
     }
     let least = sized(1, streams.contains(&true));

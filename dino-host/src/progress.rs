@@ -36,7 +36,7 @@ impl Progress {
                 let (done, total, what) = (self.done, self.total, self.what);
                 let rate = done as f64 / self.started.elapsed().as_secs_f64();
                 let left = total.saturating_sub(done) as f64 / rate;
-                eprintln!("{done} of {total} {what}, {rate:.1} {what}/s, {left:.0} s left");
+                errln!("{done} of {total} {what}, {rate:.1} {what}/s, {left:.0} s left");
             }
             None => (),
         }

@@ -15,7 +15,7 @@ const IMAGES: usize = 40;
 
 fn splits() -> Splits {
     let part = |count, part| Box::new(Builtin::new(32, count, part, 0));
-    Splits { train: part(IMAGES, Part::Train), test: part(12, Part::Test), held_out: false }
+    Splits { train: part(IMAGES, Part::Train), test: part(12, Part::Test), held_out: false, notes: Vec::new() }
 }
 
 /// Small, but every word is said, and every loop has more than one block of work.

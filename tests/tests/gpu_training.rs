@@ -23,7 +23,7 @@ const IMAGES: usize = 20;
 
 fn splits() -> Splits {
     let part = |count, part| Box::new(Builtin::new(24, count, part, 0));
-    Splits { train: part(IMAGES, Part::Train), test: part(8, Part::Test), held_out: false }
+    Splits { train: part(IMAGES, Part::Train), test: part(8, Part::Test), held_out: false, notes: Vec::new() }
 }
 
 /// Tiny, with two micro-batches a step, local crops and stochastic depth.

@@ -71,13 +71,13 @@ pub fn run<D: Device>(args: Attend<D::Options>) -> Result<u8> {
         let files = Files::open(&[frames], config.decode())?;
         let drawn = film::draw(&mut look, &files, &faults, style, &args.out);
         faults.say();
-        eprintln!("{}", drawn?);
+        errln!("{}", drawn?);
         return Ok(0);
     }
     let parts = if args.write.is_empty() { Part::value_variants() } else { &args.write };
     let files = Files::open(&args.image, config.decode())?;
     let drawn = attend::draw(&mut look, &files, &faults, args.keep, parts, &args.out);
     faults.say();
-    eprintln!("{}", drawn?);
+    errln!("{}", drawn?);
     Ok(0)
 }

@@ -73,9 +73,9 @@ pub fn run(args: Convert) -> Result<u8> {
         Ok(weights) => weights,
         Err(e) => {
             if args.json {
-                println!("{}", report.json());
+                outln!("{}", report.json());
             } else {
-                report.lines().iter().for_each(|line| println!("{line}"));
+                report.lines().iter().for_each(|line| outln!("{line}"));
             }
             return Err(e);
         }
@@ -133,15 +133,21 @@ fn print(report: &Report, weights: &Weights, said: &[String], as_json: bool) {
         });
         all["tensors"] = json!(tensors);
         all["said"] = json!(said);
-        println!("{all}");
+        outln!("{all}");
         return;
     }
-    println!("read\t{}, {} names, {tensors} tensors", report.format.name(), report.dialect.name());
+    outln!("read\t{}, {} names, {tensors} tensors", report.format.name(), report.dialect.name());
     let heads = if weights.heads_stated { "" } else { " (not said by the file)" };
-    println!(
+    outln!(
         "is\twidth {}, {} blocks, {} heads{heads}, patches of {} pixels, images of {} x {} x {}",
-        c.embed_dim, c.depth, c.heads, c.patch_size, c.channels, c.global_size, c.global_size
+        c.embed_dim,
+        c.depth,
+        c.heads,
+        c.patch_size,
+        c.channels,
+        c.global_size,
+        c.global_size
     );
-    report.left_out.iter().for_each(|part| println!("left out\t{part}"));
-    report.notes.iter().chain(said).for_each(|note| println!("note\t{note}"));
+    report.left_out.iter().for_each(|part| outln!("left out\t{part}"));
+    report.notes.iter().chain(said).for_each(|note| outln!("note\t{note}"));
 }

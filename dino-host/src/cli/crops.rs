@@ -39,6 +39,6 @@ pub fn run<D: Device>(args: Crops) -> Result<u8> {
     say_left_out(&config);
     let drawn = sheets::draw(&config, &*splits.train, &faults, args.epoch, args.images, &args.out);
     faults.say();
-    eprintln!("{}", drawn?);
+    errln!("{}", drawn?);
     Ok(0)
 }

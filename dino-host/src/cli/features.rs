@@ -39,6 +39,6 @@ pub fn run<D: Device>(args: Features<D::Options>) -> Result<u8> {
     let mut extractor = Extractor::<D>::of(args.tokens, &args.shared.device, &config, &weights)?;
     let written = export::write(&mut extractor, &config, args.tokens, &splits, &faults, args.format, &args.out);
     faults.say();
-    eprintln!("{}", written?);
+    errln!("{}", written?);
     Ok(0)
 }

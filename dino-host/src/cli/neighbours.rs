@@ -47,7 +47,7 @@ pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
     let splits = open(&args.source.data, &config)?;
     let faults = args.source.tolerance.faults();
     let files = Files::open(&args.image, config.decode())?;
-    let Splits { train, test, held_out } = &splits;
+    let Splits { train, test, held_out, .. } = &splits;
     // What was held out of training for want of a test part belongs to the bank as well: then each image is asked among all others.
     let parts: [&dyn Dataset; 2] = [&**train, &**test];
     let bank = Members::all(if *held_out { &parts } else { &parts[..1] });
@@ -76,9 +76,9 @@ pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
     faults.say();
     let found = drawn?;
     if args.source.json {
-        println!("{found}");
+        outln!("{found}");
     }
-    eprintln!(
+    errln!(
         "{} rows of {} neighbours among {} images: {}; names and similarities in neighbours.json",
         found["rows"].as_array().map_or(0, Vec::len),
         args.k.min(bank.len() - queries.is_none() as usize),

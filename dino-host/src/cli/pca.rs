@@ -52,10 +52,10 @@ pub fn run<D: Device>(args: Pca<D::Options>) -> Result<u8> {
     faults.say();
     let found = drawn?;
     if args.json {
-        println!("{found}");
+        outln!("{found}");
     }
     let percent = |i: usize| 100.0 * found["explained_variance_ratio"][i].as_f64().unwrap_or(0.0);
-    eprintln!(
+    errln!(
         "{} patches of {} images; red, green and blue hold {:.1}, {:.1} and {:.1} % of the variance: {}",
         found["foreground_patches"],
         found["images"].as_array().map_or(0, Vec::len),

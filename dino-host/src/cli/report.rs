@@ -40,9 +40,9 @@ pub fn run<D: Device>(args: Report<D::Options>) -> Result<u8> {
         open(data, config)
     })?;
     if let Err(e) = report::events(&args.dir) {
-        eprintln!("note: no event file for TensorBoard: {e}");
+        errln!("note: no event file for TensorBoard: {e}");
     }
-    eprintln!("{said}");
+    errln!("{said}");
     if args.open {
         browse(&out);
     }
@@ -59,6 +59,6 @@ fn browse(page: &Path) {
     let mut command = Command::new(program);
     let quiet = command.arg(page).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     if let Err(e) = quiet.spawn() {
-        eprintln!("note: {program} did not start: {e}");
+        errln!("note: {program} did not start: {e}");
     }
 }

@@ -122,12 +122,15 @@ pub fn start<D: Device>(shared: &Shared<D::Options>) -> Result<()> {
     })
 }
 
+/// Opens the data and says what was passed over in it.
 pub fn open(data: &str, config: &Config) -> Result<Splits> {
-    if data == data::BUILTIN {
-        Ok(data::builtin(config.global_size, config.channels))
+    let splits = if data == data::BUILTIN {
+        data::builtin(config.global_size, config.channels)
     } else {
-        data::open(Path::new(data), config.decode())
-    }
+        data::open(Path::new(data), config.decode())?
+    };
+    splits.notes.iter().for_each(|note| errln!("note: {note}"));
+    Ok(splits)
 }
 
 /// A new run's configuration, its micro-batch and passes chosen by `--mem-limit` if that is given.
@@ -151,7 +154,7 @@ pub fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data
 pub fn say_left_out(config: &Config) {
     let left_out = config.augment().left_out();
     if !left_out.is_empty() {
-        eprintln!("note: images of --channels {} are not changed by {}", config.channels, left_out.join(", "));
+        errln!("note: images of --channels {} are not changed by {}", config.channels, left_out.join(", "));
     }
 }
 
@@ -167,8 +170,8 @@ fn read(file: &Path, network: &str, heads: Option<usize>) -> Result<(Config, Vec
     let report = &found.report;
     // What differs from the program that wrote them is never silent; there is nothing to say of this program's own files.
     if report.dialect != weights::Dialect::Own {
-        report.left_out.iter().for_each(|part| eprintln!("note: {part} is left out"));
-        report.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        report.left_out.iter().for_each(|part| errln!("note: {part} is left out"));
+        report.notes.iter().for_each(|note| errln!("note: {note}"));
     }
     Ok((found.config, found.backbone))
 }

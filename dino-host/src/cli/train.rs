@@ -73,7 +73,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     let config = if let Some(mut config) = recorded {
         let mut named = args.model.named()?;
         if let Some(epochs) = named.epochs.take().filter(|e| *e != config.epochs) {
-            eprintln!("--epochs {epochs} instead of {}: the schedules are recomputed for it", config.epochs);
+            errln!("--epochs {epochs} instead of {}: the schedules are recomputed for it", config.epochs);
             config.epochs = epochs;
         }
         if let Some(other) = config.contradictions(&named).first() {
@@ -92,7 +92,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         sized::<D>(device, &args.model, &args.limit, Some(&data))?
     };
     let splits = open(&data, &config)?;
-    eprintln!(
+    errln!(
         "{} training and {} test images ({data}); crops of {} pixels, {} images a step in parts of {}{}; {} into {}",
         splits.train.len(),
         splits.test.len(),
@@ -107,21 +107,18 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     let from = args.init_from.as_deref();
     let start = from.map(|file| init::start(file, &config, args.init_head, args.init_channels)).transpose()?;
     if let (Some(file), Some(start)) = (from, &start) {
-        eprintln!("student and teacher start from {}", file.display());
-        start.said.iter().for_each(|note| eprintln!("note: {note}"));
+        errln!("student and teacher start from {}", file.display());
+        start.said.iter().for_each(|note| errln!("note: {note}"));
     }
     if config.warmup_epochs > config.epochs {
-        eprintln!(
-            "note: the learning rate warms up over {} epochs, the run has {}",
-            config.warmup_epochs, config.epochs
-        );
+        errln!("note: the learning rate warms up over {} epochs, the run has {}", config.warmup_epochs, config.epochs);
     }
     // Setting the handler fails only if one is set already, as when the library runs twice in one process.
     let _ = ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("stopping after this step; once more to stop at once");
+        errln!("stopping after this step; once more to stop at once");
     });
     let (resume, faults) = (args.resume, args.tolerance.faults());
     let command = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();

@@ -92,7 +92,12 @@ pub(super) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     };
     let set = Box::new(Cifar::read(folder, version, &train, how)?);
     Ok(Some(if here(test) {
-        Splits { train: set, test: Box::new(Cifar::read(folder, version, &[test], how)?), held_out: false }
+        Splits {
+            train: set,
+            test: Box::new(Cifar::read(folder, version, &[test], how)?),
+            held_out: false,
+            notes: Vec::new(),
+        }
     } else {
         hold_out(set)
     }))

@@ -76,7 +76,7 @@ impl Faults {
 
     /// Prints those on stderr: for commands without a screen of their own.
     pub fn say(&self) {
-        self.take().iter().for_each(|fault| eprintln!("{fault}"));
+        self.take().iter().for_each(|fault| errln!("{fault}"));
     }
 
     /// A thread that panicked while it held the lock has left nothing half done.

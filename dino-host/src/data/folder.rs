@@ -40,7 +40,7 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
             train.display()
         )));
     };
-    Ok(Some(Splits { train: Box::new(set), test: Box::new(test_set), held_out: false }))
+    Ok(Some(Splits { train: Box::new(set), test: Box::new(test_set), held_out: false, notes: Vec::new() }))
 }
 
 /// The folder of the train part, and that of the test part where there is one.

@@ -93,7 +93,7 @@ fn splits(folder: &Path, train: &Pair, pairs: &[Pair], how: Decode) -> Result<Sp
     let test = parts.len().checked_sub(2).and_then(|_| parts.pop());
     let train: Box<dyn Dataset> = Box::new(parts.remove(0));
     Ok(match test {
-        Some(test) => Splits { train, test: Box::new(test), held_out: false },
+        Some(test) => Splits { train, test: Box::new(test), held_out: false, notes: Vec::new() },
         None => hold_out(train),
     })
 }

@@ -52,7 +52,7 @@ pub(super) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
     Ok(Some(match (test, test_lines) {
         (Some(path), Some(lines)) => {
             let test = Box::new(FileList::new(&path, &lines, &classes, how)?);
-            Splits { train, test, held_out: false }
+            Splits { train, test, held_out: false, notes: Vec::new() }
         }
         _ => hold_out(train),
     }))

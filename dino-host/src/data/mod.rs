@@ -7,6 +7,7 @@ pub mod files;
 pub mod folder;
 pub mod idx;
 pub mod list;
+mod parts;
 mod picture;
 pub mod shards;
 mod tiff;
@@ -102,6 +103,8 @@ pub struct Splits {
     pub test: Box<dyn Dataset>,
     /// The set came without a test part, and a tenth of its images was taken out of training.
     pub held_out: bool,
+    /// What was passed over or decided, a line each, for the user to know once.
+    pub notes: Vec<String>,
 }
 
 impl std::fmt::Debug for Splits {
@@ -258,7 +261,7 @@ pub fn hold_out(set: Box<dyn Dataset>) -> Splits {
     }
     let part = |of_test| (0..set.len()).filter(|i| held.contains(i) == of_test).collect();
     let subset = |indices| Box::new(Subset { whole: set.clone(), indices });
-    Splits { train: subset(part(false)), test: subset(part(true)), held_out: true }
+    Splits { train: subset(part(false)), test: subset(part(true)), held_out: true, notes: Vec::new() }
 }
 
 /// Some images of a set, in the set's order. Labels and classes stay the whole set's.
@@ -342,5 +345,10 @@ pub const BUILTIN: &str = "builtin";
 /// The built-in set at `side` pixels, in colour or grey: drawn, not read, so that a fresh machine needs nothing.
 pub fn builtin(side: usize, channels: usize) -> Splits {
     let part = |count, part| Box::new(builtin::Builtin::new(side, count, part, 0).with(channels)) as Box<dyn Dataset>;
-    Splits { train: part(4000, builtin::Part::Train), test: part(1000, builtin::Part::Test), held_out: false }
+    Splits {
+        train: part(4000, builtin::Part::Train),
+        test: part(1000, builtin::Part::Test),
+        held_out: false,
+        notes: Vec::new(),
+    }
 }

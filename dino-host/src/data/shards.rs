@@ -155,7 +155,7 @@ fn splits(folders: &[&Path], train: Vec<PathBuf>, test: Vec<PathBuf>, how: Decod
         test.iter_mut().for_each(|test| test.classes.clone_from(&classes));
     }
     Ok(match test {
-        Some(test) => Splits { train: Box::new(train), test: Box::new(test), held_out: false },
+        Some(test) => Splits { train: Box::new(train), test: Box::new(test), held_out: false, notes: Vec::new() },
         None => hold_out(Box::new(train)),
     })
 }

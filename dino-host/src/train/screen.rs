@@ -35,7 +35,7 @@ impl Screen {
                 self.spoke = Instant::now();
                 let pace = self.started.elapsed().as_secs_f64() / (done - self.first) as f64;
                 let left = pace * (self.total - done) as f64;
-                eprintln!("step {done}/{}, {message}, {left:.0} s left", self.total);
+                errln!("step {done}/{}, {message}, {left:.0} s left", self.total);
             }
             None => (),
         }
@@ -43,8 +43,8 @@ impl Screen {
 
     pub fn say(&mut self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| errln!("{text}")),
+            None => errln!("{text}"),
         }
     }
 

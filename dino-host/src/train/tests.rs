@@ -105,7 +105,8 @@ fn train<D: Device>(config: Config, stop: bool) -> (Result<Outcome>, Files, Vec<
 /// The same on other images.
 fn train_on<D: Device>(config: Config, stop: bool, set: Box<dyn Dataset>) -> (Result<Outcome>, Files, Vec<Value>) {
     let dir = tempfile::tempdir().unwrap();
-    let splits = Splits { train: set, test: Box::new(Builtin::new(32, 8, Set::Test, 0)), held_out: false };
+    let splits =
+        Splits { train: set, test: Box::new(Builtin::new(32, 8, Set::Test, 0)), held_out: false, notes: Vec::new() };
     let (device, stop) = (&D::Options::default(), &AtomicBool::new(stop));
     let run = Run::<D> {
         device,

@@ -10,7 +10,7 @@ fn cifar_in_published_files() {
         ("test_batch.bin", records(5)),
         ("readme.html", b"hello".to_vec()),
     ]);
-    let Splits { train, test, held_out } = open(dir.path()).unwrap();
+    let Splits { train, test, held_out, .. } = open(dir.path()).unwrap();
     assert_eq!((train.len(), test.len(), held_out), (15, 5, false));
     assert_eq!(train.classes()[9], "truck");
     assert_eq!((train.label(11), train.label(12), train.label(14)), (Some(1), Some(0), Some(2)));
@@ -76,7 +76,7 @@ fn hundred(n: usize) -> Vec<u8> {
 #[test]
 fn cifar_100_by_its_length() {
     let dir = folder(&[("train.bin", hundred(12)), ("test.bin", hundred(3))]);
-    let Splits { train, test, held_out } = open(dir.path()).unwrap();
+    let Splits { train, test, held_out, .. } = open(dir.path()).unwrap();
     assert_eq!((train.len(), test.len(), held_out, train.classes().len()), (12, 3, false, 100));
     assert_eq!((train.label(0), train.label(11), train.classes()[88].as_str()), (Some(99), Some(88), "88"));
     assert_eq!(train.image(11).unwrap().pixels, [1, 2, 3].repeat(1024));

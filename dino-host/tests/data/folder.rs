@@ -18,7 +18,7 @@ fn class_folders_with_a_test_part() {
         ("test/nobody/z.png", png(4)), // val/ is taken where both are there
     ]);
     for path in [dir.path().to_path_buf(), dir.path().join("train"), dir.path().join("train/.")] {
-        let Splits { train, test, held_out } = open(&path).unwrap();
+        let Splits { train, test, held_out, .. } = open(&path).unwrap();
         assert!(!held_out);
         assert_eq!(train.classes(), ["ant", "cat", "dog"]);
         assert_eq!(names(&*train), ["ant/d.png", "cat/c.JpG", "dog/a.PNG", "dog/more/b.jpeg"]);

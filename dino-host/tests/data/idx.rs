@@ -40,7 +40,7 @@ fn published_files_packed_or_not() {
     ]);
     let file = packed.path().join("train-images-idx3-ubyte.gz");
     for path in [plain.path(), packed.path(), &file, &plain.path().join("train-labels-idx1-ubyte")] {
-        let Splits { train, test, held_out } = open(path).unwrap();
+        let Splits { train, test, held_out, .. } = open(path).unwrap();
         assert_eq!((train.len(), test.len(), held_out), (5, 2, false));
         assert_eq!(labels(&*train), [7, 0, 1, 9, 3].map(Some));
         assert_eq!((test.label(0), train.classes().len(), test.classes()), (Some(11), 12, train.classes()));

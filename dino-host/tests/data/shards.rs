@@ -92,7 +92,7 @@ fn folders_of_shards_and_their_test_parts() {
         ("classnames.txt", b"ant\nbee\ncat\n".to_vec()),
         ("._train-000.tar", b"rubbish".to_vec()),
     ]);
-    let Splits { train, test, held_out } = open(dir.path()).unwrap();
+    let Splits { train, test, held_out, .. } = open(dir.path()).unwrap();
     assert_eq!((train.classes(), held_out), (&["ant", "bee", "cat"].map(String::from)[..], false));
     check(&*train, 9);
     check(&*test, 3);
@@ -236,7 +236,7 @@ fn an_epoch_reads_every_image_once_and_nearly_in_order() {
 #[test]
 fn a_held_out_part_keeps_the_shards_order() {
     let dir = folder(&[("a.tar", shard(0, 60)), ("b.tar", shard(60, 120)), ("c.tgz", gz(&shard(120, 180)))]);
-    let Splits { train, test, held_out } = open(dir.path()).unwrap();
+    let Splits { train, test, held_out, .. } = open(dir.path()).unwrap();
     assert!(held_out && train.len() > 120 && !test.is_empty());
     for set in [&*train, &*test] {
         let shards = set.shards().expect("a part of a set in shards is in shards");

@@ -77,22 +77,22 @@ pub fn run<D: Device>(args: Attention<D::Options>) -> Result<u8> {
         rows.push((name.clone(), jaccard));
     }
     if let Some(without) = pairs.map(|pairs| pairs.len() - images).filter(|n| *n > 0) {
-        eprintln!("note: {without} masks have no object and are left out");
+        errln!("note: {without} masks have no object and are left out");
     }
     if args.source.json {
         let networks: Vec<_> = rows.iter().map(|(name, j)| json!({"which": name, "jaccard": j})).collect();
-        println!("{}", json!({"keep": args.keep, "block": block, "images": images, "networks": networks}));
+        outln!("{}", json!({"keep": args.keep, "block": block, "images": images, "networks": networks}));
         return Ok(0);
     }
-    println!(
+    outln!(
         "Jaccard index of attention masks with the objects, {images} images, block {block}, {} of the mass",
         args.keep
     );
     let heads: String = (0..config.heads).map(|h| format!(" {:>7}", format!("head {h}"))).collect();
-    println!("{:<10}{heads} {:>16} {:>20}", "", "best fixed head", "best of every image");
+    outln!("{:<10}{heads} {:>16} {:>20}", "", "best fixed head", "best of every image");
     for (name, j) in &rows {
         let heads: String = j.heads.iter().map(|x| format!(" {x:>7.3}")).collect();
-        println!("{name:<10}{heads} {:>12.3} (#{}) {:>19.3}", j.mean_best_head, j.best_head, j.best);
+        outln!("{name:<10}{heads} {:>12.3} (#{}) {:>19.3}", j.mean_best_head, j.best_head, j.best);
     }
     Ok(0)
 }

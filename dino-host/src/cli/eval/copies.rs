@@ -173,15 +173,15 @@ fn judge<D: Device>(args: &Copies<D::Options>, config: &Config, networks: &[Name
             "database": database, "size": args.size, "gem": args.gem, "top": args.top, "whitened": args.whiten.is_some(),
             "uncentred": args.uncentred, "networks": per_network,
         });
-        println!("{json}");
+        outln!("{json}");
         return Ok(0);
     }
-    println!("Copy detection, {database} images to choose from, mean average precision in percent");
+    outln!("Copy detection, {database} images to choose from, mean average precision in percent");
     let names: String = networks.iter().map(|(name, _)| format!(" {name:>9}")).collect();
-    println!("{:<16} {:>7}{names}", "copies", "");
+    outln!("{:<16} {:>7}{names}", "copies", "");
     for (i, (block, ..)) in task.blocks.iter().enumerate() {
         let maps: String = tables.iter().map(|(_, t)| format!(" {:>9.2}", 100.0 * t[i].1)).collect();
-        println!("{block:<16} {:>7}{maps}", tables[0].1[i].0);
+        outln!("{block:<16} {:>7}{maps}", tables[0].1[i].0);
     }
     Ok(0)
 }

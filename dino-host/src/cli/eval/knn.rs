@@ -111,21 +111,21 @@ pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
         });
         let detail = detail_json(&judged, &labels.classes, &baseline);
         json.as_object_mut().into_iter().for_each(|o| o.extend(detail.as_object().cloned().unwrap_or_default()));
-        println!("{json}");
+        outln!("{json}");
         return Ok(0);
     }
     match alone {
-        false => println!("k-NN, {name}, {width} numbers an image, bank {bank}, queries {}", labels.test.len()),
-        true => println!("k-NN, leave-one-out, {name}, {width} numbers an image, {bank} images"),
+        false => outln!("k-NN, {name}, {width} numbers an image, bank {bank}, queries {}", labels.test.len()),
+        true => outln!("k-NN, leave-one-out, {name}, {width} numbers an image, {bank} images"),
     }
-    println!("{:>6} {:>8} {:>8}", "k", "top-1 %", "top-5 %");
-    scores.iter().for_each(|s| println!("{:>6} {:>8.2} {:>8.2}", s.k, s.top1, s.top5));
+    outln!("{:>6} {:>8} {:>8}", "k", "top-1 %", "top-5 %");
+    scores.iter().for_each(|s| outln!("{:>6} {:>8.2} {:>8.2}", s.k, s.top1, s.top5));
     if most > voters {
-        println!("an image has {voters} others to vote: all of them do where k is larger");
+        outln!("an image has {voters} others to vote: all of them do where k is larger");
     }
     let single = labels.count(&labels.train).iter().filter(|n| **n == 1).count();
     if alone && single > 0 {
-        println!("{single} classes have one image, which no other can name");
+        outln!("{single} classes have one image, which no other can name");
     }
     print_baseline(&baseline, labels.count(&labels.train).iter().filter(|n| **n > 0).count());
     print_detail(&args.detail, &judged, &labels.classes, &format!("k = {k}"));

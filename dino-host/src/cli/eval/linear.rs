@@ -123,7 +123,7 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
     if let Some(path) = &args.save {
         let about = About { blocks, mean_patch: args.mean_patch, classes: labels.classes.clone() };
         head_file::save(path, &head, &about)?;
-        eprintln!("the head of rate {} is in {}", recipe.rates[best], path.display());
+        errln!("the head of rate {} is in {}", recipe.rates[best], path.display());
     }
     let grid = Grid { recipe, scores: &scores, held: chosen_by.as_deref(), best };
     print(args, &subject, (blocks, args.mean_patch), &labels, &queries, &head, Some(grid))
@@ -275,7 +275,7 @@ fn print<O: Args>(
         }
         let detail = detail_json(&judged, &labels.classes, &baseline);
         json.as_object_mut().into_iter().for_each(|o| o.extend(detail.as_object().cloned().unwrap_or_default()));
-        println!("{json}");
+        outln!("{json}");
         return Ok(0);
     }
     let tokens = match (&subject.weights, mean_patch) {
@@ -283,30 +283,30 @@ fn print<O: Args>(
         (_, false) => format!(" (class tokens of {blocks} blocks)"),
         (_, true) => format!(" (class tokens of {blocks} blocks, mean patch)"),
     };
-    println!("linear probe, {name}, {width} numbers an image{tokens}, judged on {}", labels.test.len());
+    outln!("linear probe, {name}, {width} numbers an image{tokens}, judged on {}", labels.test.len());
     match grid {
-        None => println!("top-1 {:.2} %, top-5 {top5:.2} %", judged.top1),
+        None => outln!("top-1 {:.2} %, top-5 {top5:.2} %", judged.top1),
         Some(grid) => {
             let views = if args.augmented { "random crops, others every epoch" } else { "cached features" };
             let Recipe { epochs, batch, .. } = grid.recipe;
-            println!("{} training images, {views}, {epochs} epochs of batch {batch}", labels.train.len());
+            outln!("{} training images, {views}, {epochs} epochs of batch {batch}", labels.train.len());
             let held = grid.held.map_or("", |_| "  left out %");
-            println!("{:>8} {:>8} {:>8} {:>10}{held}", "lr", "top-1 %", "top-5 %", "loss");
+            outln!("{:>8} {:>8} {:>8} {:>10}{held}", "lr", "top-1 %", "top-5 %", "loss");
             for (i, s) in grid.scores.iter().enumerate() {
                 let loss = if s.loss.is_finite() { format!("{:.4}", s.loss) } else { "diverged".into() };
                 let held = grid.held.map_or(String::new(), |h| format!(" {:>11.2}", h[i].top1));
                 let mark = if i == grid.best { "  best" } else { "" };
-                println!("{:>8} {:>8.2} {:>8.2} {loss:>10}{held}{mark}", s.lr, s.top1, s.top5);
+                outln!("{:>8} {:>8.2} {:>8.2} {loss:>10}{held}{mark}", s.lr, s.top1, s.top5);
             }
             match grid.held {
-                None if grid.scores.len() > 1 => println!(
+                None if grid.scores.len() > 1 => outln!(
                     "the rate was chosen on the images that are reported; --choose-on train-split leaves some of the training images out for it"
                 ),
                 None => (),
-                Some(_) => println!("the rate was chosen on a tenth of the training images, left out of training"),
+                Some(_) => outln!("the rate was chosen on a tenth of the training images, left out of training"),
             }
             if grid.scores.len() > 2 && (grid.best == 0 || grid.best + 1 == grid.scores.len()) {
-                println!("the best rate is at an end of the grid: --rates can go on beyond it");
+                outln!("the best rate is at an end of the grid: --rates can go on beyond it");
             }
         }
     }

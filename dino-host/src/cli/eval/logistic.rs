@@ -106,13 +106,13 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
         });
         let detail = detail_json(&judged, &labels.classes, &baseline);
         json.as_object_mut().into_iter().for_each(|o| o.extend(detail.as_object().cloned().unwrap_or_default()));
-        println!("{json}");
+        outln!("{json}");
         return Ok(0);
     }
     let (name, scale) = (subject.name(), format!("{:?}", args.scale).to_lowercase());
     let (of, on) = (labels.train.len(), labels.test.len());
-    println!("logistic regression, {name}, {width} numbers an image (scale {scale}), drawn from {of}, judged on {on}");
-    println!(
+    outln!("logistic regression, {name}, {width} numbers an image (scale {scale}), drawn from {of}, judged on {on}");
+    outln!(
         "{:>10} {:>8} {:>6} {:>16} {:>16}  penalty l2, {}",
         "labelled",
         "images",
@@ -128,7 +128,7 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
         l2.sort_by(f64::total_cmp);
         l2.dedup();
         let l2: Vec<String> = l2.iter().map(|l2| format!("{l2:e}")).collect();
-        println!(
+        outln!(
             "{:>10} {:>8} {:>6} {:>16} {:>16}  {}",
             few.to_string(),
             outcomes.first().map_or(0, |o| o.images),
@@ -141,10 +141,10 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
     let stray = rows.iter().flat_map(|(_, o)| o).filter(|o| !o.converged);
     let worst = stray.clone().map(|o| o.gradient).fold(0.0, f64::max);
     if worst > 0.0 {
-        println!("{} draws ended with a gradient up to {worst:.1e}, above --stop {:.1e}", stray.count(), recipe.stop);
+        outln!("{} draws ended with a gradient up to {worst:.1e}, above --stop {:.1e}", stray.count(), recipe.stop);
     }
     if rows.iter().flat_map(|(_, o)| o).any(|o| !o.chosen) && recipe.l2.len() > 1 {
-        println!("one image a class leaves nothing to choose a penalty by: {:e} is taken there", logistic::FALLBACK);
+        outln!("one image a class leaves nothing to choose a penalty by: {:e} is taken there", logistic::FALLBACK);
     }
     print_baseline(&baseline, labels.count(&labels.train).iter().filter(|n| **n > 0).count());
     print_detail(&args.detail, &judged, &labels.classes, &format!("labelled {last}, all draws together"));

@@ -126,29 +126,29 @@ pub fn detail_json(judged: &Judged, classes: &[String], baseline: &Baseline) -> 
 /// Rows for the table: what can be had without looking.
 pub fn print_baseline(baseline: &Baseline, classes: usize) {
     let Baseline { majority, majority_class, chance } = baseline;
-    println!("always {majority_class}: {majority:.2} %; guessing among {classes} classes: {chance:.2} %");
+    outln!("always {majority_class}: {majority:.2} %; guessing among {classes} classes: {chance:.2} %");
 }
 
 /// What was asked for of the classes; `of`: whose predictions these are.
 pub fn print_detail(detail: &Detail, judged: &Judged, classes: &[String], of: &str) {
     let width = classes.iter().map(|c| c.chars().count()).max().unwrap_or(0).clamp(5, 30);
     if detail.per_class {
-        println!("\nper class, {of}, mean {:.2} %", judged.mean_class);
-        println!("{:width$} {:>8} {:>8} {:>8}", "class", "images", "right", "top-1 %");
+        outln!("\nper class, {of}, mean {:.2} %", judged.mean_class);
+        outln!("{:width$} {:>8} {:>8} {:>8}", "class", "images", "right", "top-1 %");
         for c in &judged.per_class {
             let top1 = c.top1.map_or("-".into(), |t| format!("{t:.2}"));
-            println!("{:width$} {:>8} {:>8} {top1:>8}", c.class, c.images, c.right);
+            outln!("{:width$} {:>8} {:>8} {top1:>8}", c.class, c.images, c.right);
         }
     }
     let Some(counts) = judged.confusion.as_ref().filter(|_| detail.confusion) else { return };
     if classes.len() <= WIDE {
-        println!("\nconfusion, {of}: rows are the classes, columns what they were taken for");
+        outln!("\nconfusion, {of}: rows are the classes, columns what they were taken for");
         let most = counts.iter().flatten().max().map_or(1, |n| n.to_string().len()).max(2);
         let numbers: String = (0..classes.len()).map(|c| format!(" {c:>most$}")).collect();
-        println!("{:>2} {:width$}{numbers}", "", "");
+        outln!("{:>2} {:width$}{numbers}", "", "");
         for (c, (name, row)) in classes.iter().zip(counts).enumerate() {
             let row: String = row.iter().map(|n| format!(" {n:>most$}")).collect();
-            println!("{c:>2} {name:width$}{row}");
+            outln!("{c:>2} {name:width$}{row}");
         }
         return;
     }
@@ -157,9 +157,9 @@ pub fn print_detail(detail: &Detail, judged: &Judged, classes: &[String], of: &s
         pairs.extend(row.iter().enumerate().filter(|&(p, &n)| p != c && n > 0).map(|(p, &n)| (n, c, p)));
     }
     pairs.sort_by_key(|&(n, c, p)| (std::cmp::Reverse(n), c, p));
-    println!("\nmost frequent confusions, {of}, {} of {}", pairs.len().min(LISTED), pairs.len());
+    outln!("\nmost frequent confusions, {of}, {} of {}", pairs.len().min(LISTED), pairs.len());
     for (n, c, p) in pairs.into_iter().take(LISTED) {
         let images = judged.per_class[c].images;
-        println!("{:width$} taken for {:width$} {n:>6} of {images:>6}", classes[c], classes[p]);
+        outln!("{:width$} taken for {:width$} {n:>6} of {images:>6}", classes[c], classes[p]);
     }
 }

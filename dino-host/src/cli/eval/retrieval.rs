@@ -137,14 +137,14 @@ fn print<O: Args>(args: &Retrieval<O>, bank: usize, queries: usize, tables: &[(S
             .iter()
             .map(|(name, protocol, s)| json!({"which": name, "protocol": protocol, "queries": s.queries, "map": s.map, "precision": s.precision}))
             .collect();
-        println!("{}", json!({"bank": bank, "queries": queries, "k": args.k, "scores": rows}));
+        outln!("{}", json!({"bank": bank, "queries": queries, "k": args.k, "scores": rows}));
         return;
     }
-    println!("Retrieval, bank {bank}, queries {queries}, percent");
+    outln!("Retrieval, bank {bank}, queries {queries}, percent");
     let ks: String = args.k.iter().map(|k| format!(" {:>8}", format!("mP@{k}"))).collect();
-    println!("{:<10} {:<8} {:>8} {:>8}{ks}", "", "", "queries", "mAP");
+    outln!("{:<10} {:<8} {:>8} {:>8}{ks}", "", "", "queries", "mAP");
     for (name, protocol, s) in tables {
         let precision: String = s.precision.iter().map(|p| format!(" {:>8.2}", 100.0 * p)).collect();
-        println!("{name:<10} {protocol:<8} {:>8} {:>8.2}{precision}", s.queries, 100.0 * s.map);
+        outln!("{name:<10} {protocol:<8} {:>8} {:>8.2}{precision}", s.queries, 100.0 * s.map);
     }
 }

@@ -73,15 +73,15 @@ pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
     let config = config.decoding_whole();
     let (sequences, left_out) = video::sequences(&args.data, &args.resolution, &args.sequences)?;
     if !left_out.is_empty() {
-        eprintln!("note: without a mask of the first frame, left out: {}", left_out.join(", "));
+        errln!("note: without a mask of the first frame, left out: {}", left_out.join(", "));
     }
     let judges = sequences.iter().map(Judge::new).collect::<Result<Vec<_>>>()?;
     // Named before minutes of work.
     for (sequence, judge) in sequences.iter().zip(&judges) {
         if judge.objects.is_empty() {
-            eprintln!("note: the first mask of {} has no object: it is not judged", sequence.name);
+            errln!("note: the first mask of {} has no object: it is not judged", sequence.name);
         } else if judge.frames() == 0 {
-            eprintln!("note: {} has no mask between its first and last frame: it is not judged", sequence.name);
+            errln!("note: {} has no mask between its first and last frame: it is not judged", sequence.name);
         }
     }
     let frames: usize = sequences.iter().map(|s| s.frames.len()).sum();
@@ -109,23 +109,29 @@ pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
             "temperature": args.temperature, "judged_frames": judges.iter().map(Judge::frames).collect::<Vec<_>>(),
             "networks": tables,
         });
-        println!("{json}");
+        outln!("{json}");
         return Ok(0);
     }
-    println!("Video object segmentation, {} sequences, {frames} frames, shorter side {}", sequences.len(), args.size);
+    outln!("Video object segmentation, {} sequences, {frames} frames, shorter side {}", sequences.len(), args.size);
     for (name, rows) in &tables {
-        println!(
+        outln!(
             "\n{name:<20} {:>6} {:>6} {:>6} {:>8} {:>8} {:>8} {:>8}",
-            "J&F", "J", "F", "J rec.", "J decay", "F rec.", "F decay"
+            "J&F",
+            "J",
+            "F",
+            "J rec.",
+            "J decay",
+            "F rec.",
+            "F decay"
         );
         sequences.iter().zip(rows).for_each(|(s, row)| match Score::mean(row) {
             Some(row) => line(&s.name, &row),
-            None => println!("{:<20} not judged", s.name),
+            None => outln!("{:<20} not judged", s.name),
         });
         // As DAVIS has it, over the objects of all sequences.
         match Score::mean(rows.iter().flatten()) {
             Some(mean) => line("mean", &mean),
-            None => println!("{:<20} nothing to judge", "mean"),
+            None => outln!("{:<20} nothing to judge", "mean"),
         }
     }
     Ok(0)
@@ -134,7 +140,7 @@ pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
 /// In percent.
 fn line(name: &str, s: &Score) {
     let [jf, j, f, jr, jd, fr, fd] = [s.jf(), s.j[0], s.f[0], s.j[1], s.j[2], s.f[1], s.f[2]].map(|x| 100.0 * x);
-    println!("{name:<20} {jf:>6.1} {j:>6.1} {f:>6.1} {jr:>8.1} {jd:>8.1} {fr:>8.1} {fd:>8.1}");
+    outln!("{name:<20} {jf:>6.1} {j:>6.1} {f:>6.1} {jr:>8.1} {jd:>8.1} {fr:>8.1} {fd:>8.1}");
 }
 
 fn as_json(name: &str, sequences: &[video::Sequence], rows: &[Vec<Score>]) -> Value {
