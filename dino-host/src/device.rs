@@ -55,6 +55,12 @@ pub trait Device: Update + Memory + Sized {
     /// What [`Device::new`] will allocate for these pools, by name, in bytes. Allocates nothing.
     fn memory(options: &Self::Options, pools: Pools) -> Vec<(&'static str, u64)>;
 
+    /// Bytes that every worker thread takes for itself at most while it computes with these pools: all devices of a process share
+    /// them, so they are no part of [`Device::memory`].
+    fn thread_scratch(_pools: Pools) -> u64 {
+        0
+    }
+
     /// Allocates the pools, zeroed. The error says how much was wanted.
     fn new(options: &Self::Options, pools: Pools) -> Result<Self>;
 

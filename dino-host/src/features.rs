@@ -10,7 +10,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Act;
 use dino_kernel::middleware::Pool;
 use dino_kernel::model::vit::Output;
-use dino_kernel::plan::{BlocksPlan, FeaturePlan};
+use dino_kernel::plan::{BlocksPlan, FeaturePlan, Pools};
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -81,6 +81,18 @@ impl<D: Device> Dense<D> {
             false => Err(Error::new(format!("the {what} of an image are not finite")).hint("are the weights sound?")),
         }
     }
+}
+
+/// What [`Extractor`] takes to score a run's class tokens; `None` where there is no such plan.
+pub(crate) fn scoring_pools(config: &Config) -> Option<Pools> {
+    let group = Group { count: batch(config), height: config.global_size, width: config.global_size };
+    BlocksPlan::new(config.table().backbone, Crops::one(group), Output::Class, 1).ok().map(|plan| plan.pools)
+}
+
+/// What [`Dense`] takes to draw the attention of a square image of a run's global crop.
+pub(crate) fn drawing_pools(config: &Config) -> Option<Pools> {
+    let group = Group { count: 1, height: config.global_size, width: config.global_size };
+    FeaturePlan::new(config.table().backbone, Crops::one(group), Output::Dense, 1).ok().map(|plan| plan.pools)
 }
 
 /// A device that holds a backbone.

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::memory;
 use dino_kernel::middleware::Pool;
 use dino_kernel::plan::Plan;
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ struct Report {
     checkpoints: [Size; 2],
 }
 
-fn report<D: Device>(options: &D::Options, plan: &Plan) -> Report {
+fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Report {
     let bytes = |pool, len: usize| len as u64 * D::element_bytes(options, pool);
     let (table, pools) = (&plan.table, &plan.pools);
     let (mut tensors, mut spans, mut backbone) = (Vec::new(), Vec::new(), 0);
@@ -91,7 +92,7 @@ fn report<D: Device>(options: &D::Options, plan: &Plan) -> Report {
             pool("state", Pool::State, pools.state),
         ],
         kind: D::KIND,
-        memory: D::memory(options, *pools),
+        memory: memory::items::<D>(options, config, plan),
         tensors,
         spans,
         backbone,
@@ -130,7 +131,7 @@ pub fn check_kind<D: Device>(name: &str) -> Result<()> {
 /// Prints every pool, parameter and span of a training step, as a table or as JSON.
 pub fn print<D: Device>(options: &D::Options, config: &Config, json: bool) -> Result<()> {
     let plan = config.plan(D::RECOMPUTE)?;
-    let report = report::<D>(options, &plan);
+    let report = report::<D>(options, config, &plan);
     let mut out = io::stdout().lock();
     let written = if json { writeln!(out, "{}", as_json(&report)) } else { as_table(&mut out, &plan, &report) };
     // A reader that has seen enough (`| head`) is no error.
@@ -241,8 +242,9 @@ mod tests {
     #[test]
     fn the_named_spans_fill_every_pool() {
         for config in configs() {
-            let plan = config.resolve().unwrap().plan(true).unwrap();
-            let r = report::<Cpu>(&NoOptions {}, &plan);
+            let config = config.resolve().unwrap();
+            let plan = config.plan(true).unwrap();
+            let r = report::<Cpu>(&NoOptions {}, &config, &plan);
             let sizes =
                 [("activations", plan.pools.acts), ("statistics", plan.pools.stats), ("state", plan.pools.state)];
             for (pool, size) in sizes.into_iter().chain([("weights", plan.table.len())]) {
@@ -267,8 +269,9 @@ mod tests {
     #[test]
     fn what_training_keeps_does_not_overlap() {
         for config in configs() {
-            let plan = config.resolve().unwrap().plan(true).unwrap();
-            let mut rows = report::<Cpu>(&NoOptions {}, &plan).spans;
+            let config = config.resolve().unwrap();
+            let plan = config.plan(true).unwrap();
+            let mut rows = report::<Cpu>(&NoOptions {}, &config, &plan).spans;
             let pixels = rows.iter().position(|x| x.name == "step.pixels").map(|at| rows.remove(at)).unwrap();
             let earlier = |x: &&Row| x.name == "step.cols" || x.name.contains("positions");
             let earlier: Vec<&Row> = rows.iter().filter(earlier).filter(|x| x.pool == pixels.pool).collect();
@@ -295,16 +298,17 @@ mod tests {
 
     #[test]
     fn the_json_adds_up() {
-        let plan = Config::published().resolve().unwrap().plan(true).unwrap();
-        let json = as_json(&report::<Cpu>(&NoOptions {}, &plan));
+        let config = Config::published().resolve().unwrap();
+        let plan = config.plan(true).unwrap();
+        let json = as_json(&report::<Cpu>(&NoOptions {}, &config, &plan));
         assert_eq!(json["parameters"]["backbone"], 21_665_664);
         let bytes: u64 = json["pools"].as_array().unwrap().iter().map(|p| p["bytes"].as_u64().unwrap()).sum();
         assert_eq!(json["total"]["bytes"], bytes);
         let memory = json["memory"].as_array().unwrap();
-        let scratch =
-            memory.iter().find(|item| item["name"] == "scratch of the loss").unwrap()["bytes"].as_u64().unwrap();
-        assert_eq!(json["memory_total"], bytes + scratch);
-        assert!(scratch > 0);
+        let beside = ["scratch of the loss", "scoring between steps", "scratch of the threads"]
+            .map(|name| memory.iter().find(|item| item["name"] == name).unwrap()["bytes"].as_u64().unwrap());
+        assert_eq!(json["memory_total"], bytes + beside.iter().sum::<u64>());
+        assert!(beside.iter().all(|&bytes| bytes > 0));
         let first = &json["tensors"][0];
         assert_eq!((first["name"].as_str(), first["bytes"].as_u64()), (Some("backbone.cls_token"), Some(4 * 384)));
     }

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::features;
 use dino_kernel::plan::Plan;
 use indicatif::BinaryBytes;
 
@@ -26,14 +27,32 @@ pub fn parse(text: &str) -> Result<u64, String> {
     if bytes >= 1.0 && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(bad()) }
 }
 
-/// What a plan takes, and the largest item of it.
+/// What a run allocates on `D`, by name, in bytes: the training step's own, the second network that scores and draws the teacher
+/// between steps while the first one stays, and the scratch of as many threads as there are. Not counted are the images: crops on
+/// their way to a step, and the features that a score is made of.
+pub fn items<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Vec<(&'static str, u64)> {
+    let mut items = D::memory(options, plan.pools);
+    let sum = |items: Vec<(&str, u64)>| items.iter().fold(0u64, |sum, item| sum.saturating_add(item.1));
+    // A plan that cannot be made is an error of the evaluation itself.
+    let others = [features::scoring_pools(config).filter(|_| config.knn_every > 0), features::drawing_pools(config)];
+    let others = others.into_iter().flatten();
+    items
+        .push(("scoring between steps", others.clone().map(|pools| sum(D::memory(options, pools))).max().unwrap_or(0)));
+    let scratch = others.chain([plan.pools]).map(D::thread_scratch).max().unwrap_or(0);
+    if scratch > 0 {
+        items.push(("scratch of the threads", rayon::current_num_threads() as u64 * scratch));
+    }
+    items
+}
+
+/// What a run takes, and the largest item of it.
 struct Need {
     total: u64,
     largest: (&'static str, u64),
 }
 
-fn need<D: Device>(options: &D::Options, plan: &Plan) -> Need {
-    let items = D::memory(options, plan.pools);
+fn need<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Need {
+    let items = items::<D>(options, config, plan);
     let total = items.iter().fold(0u64, |sum, item| sum.saturating_add(item.1));
     let largest = items.into_iter().max_by_key(|item| item.1).unwrap_or(("nothing", 0));
     Need { total, largest }
@@ -61,7 +80,7 @@ pub fn fit<D: Device>(options: &D::Options, config: Config, streams: &[bool], li
         let config = sized(m, s);
         // A plan that cannot be made is one that no memory holds: the rest of the configuration is sound.
         let plan = config.plan(D::RECOMPUTE).ok()?;
-        let need = need::<D>(options, &plan);
+        let need = need::<D>(options, &config, &plan);
         (need.total <= limit).then(|| (plan.parts().saturating_mul(plan.passes().count()), s, config, need.total))
     });
     if let Some((_, _, config, total)) = fitting.min_by_key(|f| (f.0, f.1)) {
@@ -71,14 +90,14 @@ pub fn fit<D: Device>(options: &D::Options, config: Config, streams: &[bool], li
         return Ok(config);
     }
     let least = sized(1, streams.contains(&true));
-    let need = need::<D>(options, &least.plan(D::RECOMPUTE)?);
+    let need = need::<D>(options, &least, &least.plan(D::RECOMPUTE)?);
     Err(Error::new(too_much(&need, &least, limit))
-        .hint("that is the finest split: a smaller --out-dim, --arch or crops, or a higher limit"))
+        .hint("that is the finest split: a smaller --out-dim, --arch or crops, fewer --threads, --knn-every 0 (which scores nothing), or a higher limit"))
 }
 
 /// Refuses a run whose own micro-batch takes more than `limit` bytes on `D`.
 pub fn check<D: Device>(options: &D::Options, config: &Config, limit: u64) -> Result<()> {
-    let need = need::<D>(options, &config.plan(D::RECOMPUTE)?);
+    let need = need::<D>(options, config, &config.plan(D::RECOMPUTE)?);
     if need.total <= limit {
         return Ok(());
     }
@@ -114,7 +133,7 @@ mod tests {
         let config = Config { batch: 60, ..Config::tiny() }.resolve().unwrap();
         let take = |micro_batch, stream_crops| {
             let config = Config { micro_batch, stream_crops, ..config.clone() };
-            need::<Cpu>(&NoOptions {}, &config.plan(Cpu::RECOMPUTE).unwrap()).total
+            need::<Cpu>(&NoOptions {}, &config, &config.plan(Cpu::RECOMPUTE).unwrap()).total
         };
         let fit_as = |streams: &[bool], limit| {
             fit::<Cpu>(&NoOptions {}, config.clone(), streams, limit).map(|c| (c.micro_batch, c.stream_crops))
@@ -133,7 +152,10 @@ mod tests {
         assert_eq!(fit_as(&[false], take(10, false) - 1).unwrap(), (6, false));
         assert_eq!(fit(take(1, true)).unwrap(), (1, true));
         let said = fit(take(1, true) - 1).unwrap_err().to_string();
-        assert!(said.contains("micro-batches of 1, crops in turns, take") && said.contains("Adam's moments"), "{said}");
+        assert!(
+            said.contains("micro-batches of 1, crops in turns, take") && said.contains("scoring between steps"),
+            "{said}"
+        );
         // Or as the user says.
         assert_eq!(fit_as(&[true], u64::MAX).unwrap(), (60, true));
         let said = fit_as(&[false], take(1, false) - 1).unwrap_err().to_string();

@@ -112,6 +112,11 @@ pub struct Pools {
     pub input: usize,
     /// The loss over the most rows at once: what a backend's own scratch for it goes by.
     pub loss: LossDims,
+    /// Tokens of the longest crop, and numbers a head: what a backend's own scratch for attention goes by.
+    pub longest: usize,
+    pub head_dim: usize,
+    /// Columns of the widest factor of a linear layer, the prototypes aside: what a backend's own scratch for products goes by.
+    pub widest: usize,
 }
 
 impl Pools {
@@ -181,7 +186,7 @@ pub struct Plan {
     pub monitor: State,
 }
 
-const fn max(a: usize, b: usize) -> usize {
+pub(crate) const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
 }
 
@@ -341,6 +346,9 @@ impl Plan {
             state: t.next,
             input: pixels.len() + drop.len(),
             loss: LossDims::NONE,
+            longest: crops.tokens(vit.patch).longest(),
+            head_dim: vit.dim / vit.heads,
+            widest: max(vit.widest(), max(head.inp, max(head.hidden, head.bottleneck))),
         };
         let mut plan = Plan {
             config,

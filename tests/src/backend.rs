@@ -200,6 +200,9 @@ impl Arena {
             state: self.state.next,
             input: 0,
             loss: LossDims::NONE,
+            longest: 0,
+            head_dim: 0,
+            widest: 0,
         };
         let mut o = make_poisoned::<F>(pools);
         for (pool, span, values) in self.writes {

@@ -163,6 +163,9 @@ fn dense_plan(backbone: Vit, crops: Crops) -> FeaturePlan {
         state: t.next,
         input: 0,
         loss: LossDims::NONE,
+        longest: crops.tokens(backbone.patch).longest(),
+        head_dim: backbone.dim / backbone.heads,
+        widest: backbone.mlp,
     };
     FeaturePlan { backbone, weights, pixels, cols, positions, acts, attention, pools }
 }

@@ -13,8 +13,19 @@ fn auto_runs_on_own_kernels_and_a_demand_is_refused() {
     }
     assert!(cublaslt::use_library("/nowhere/libcublasLt.so.13".into()));
     assert!(cublaslt::missing().is_some_and(|why| why.contains("/nowhere")));
-    let pools =
-        Pools { weights: 16, grads: 16, moments: 32, acts: 16, stats: 16, state: 16, input: 0, loss: LossDims::NONE };
+    let pools = Pools {
+        weights: 16,
+        grads: 16,
+        moments: 32,
+        acts: 16,
+        stats: 16,
+        state: 16,
+        input: 0,
+        loss: LossDims::NONE,
+        longest: 0,
+        head_dim: 0,
+        widest: 0,
+    };
     let make = |precision, gemm| Gpu::create(&Options { precision, gemm, workspace: 256, ..Options::default() }, pools);
     for (precision, gemm) in [(Precision::Bf16, Gemm::Auto), (Precision::F32, Gemm::Auto), (Precision::Bf16, Gemm::Own)]
     {

@@ -65,7 +65,8 @@ fn predicted_and_taken(plan: Plan) -> [f64; 2] {
     let part = |_| Part { drop: vec![1.0; plan.drop.len()], pixels: &pixels };
     let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
     let step = Step { hyper, parts: (0..plan.parts()).map(part).collect() };
-    let predicted: u64 = Cpu::memory(&NoOptions {}, plan.pools).iter().map(|item| item.1).sum();
+    let own: u64 = Cpu::memory(&NoOptions {}, plan.pools).iter().map(|item| item.1).sum();
+    let predicted = own + rayon::current_num_threads() as u64 * Cpu::thread_scratch(plan.pools);
 
     let before = NOW.load(Relaxed);
     let mut run = Run::random(plan, Cpu::new(&NoOptions {}, plan.pools).expect("it fits this machine"), 2);
@@ -77,25 +78,32 @@ fn predicted_and_taken(plan: Plan) -> [f64; 2] {
     [predicted as f64, (MOST.load(Relaxed) - before) as f64]
 }
 
-/// On two threads, whatever the machine has: every thread has scratch of its own (scores, packed tiles), which is no plan's.
-fn on_two_threads(plan: Plan) -> [f64; 2] {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");
+/// On as many threads, whatever the machine has: every thread has scratch of its own (scores, packed tiles).
+fn on_threads(threads: usize, plan: Plan) -> [f64; 2] {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
     pool.install(|| predicted_and_taken(plan))
 }
 
 #[test]
 fn a_step_takes_what_the_plan_says() {
     let _alone = ALONE.lock();
-    let all_at_once = [(4096, 16, 16, false), (4096, 16, 8, false), (65536, 8, 8, false)];
-    for (prototypes, batch, micro_batch, stream) in all_at_once.into_iter().chain([(4096, 16, 16, true)]) {
-        let [predicted, taken] = on_two_threads(plan(prototypes, batch, micro_batch, stream));
+    for (threads, prototypes, batch, micro_batch, stream) in [
+        (2, 4096, 16, 16, false),
+        (2, 4096, 16, 8, false),
+        (2, 65536, 8, 8, false),
+        (2, 4096, 16, 16, true),
+        (8, 4096, 16, 16, false),
+    ] {
+        let [predicted, taken] = on_threads(threads, plan(prototypes, batch, micro_batch, stream));
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         println!(
-            "K {prototypes}, batch {batch} in {micro_batch}s, crops in turns {stream}: planned {:.1} MiB, taken {:.1}",
+            "{threads} threads, K {prototypes}, batch {batch} in {micro_batch}s, crops in turns {stream}: planned {:.1} MiB, taken {:.1}",
             mib(predicted),
             mib(taken)
         );
-        assert!((taken / predicted - 1.0).abs() <= 0.05, "planned {predicted}, taken {taken}");
+        // Of more threads than cores only some pack a product at any one time.
+        let least = if threads == 2 { 0.97 } else { 0.9 };
+        assert!((least..=1.03).contains(&(taken / predicted)), "planned {predicted}, taken {taken}");
     }
 }
 
@@ -104,8 +112,8 @@ fn a_step_takes_what_the_plan_says() {
 fn prototypes_cost_their_own_copies_and_nothing_else() {
     let _alone = ALONE.lock();
     let (few, many) = (plan(4096, 64, 8, false), plan(262_144, 64, 8, false));
-    let [_, with_few] = on_two_threads(few);
-    let [_, with_many] = on_two_threads(many);
+    let [_, with_few] = on_threads(2, few);
+    let [_, with_many] = on_threads(2, many);
     let further = (262_144 - 4096) as f64 * 4.0;
     let (columns, five_copies) = (few.table.head.bottleneck as f64, 5.0);
     // Direction and gain of every prototype; its centre; its scale in either network.

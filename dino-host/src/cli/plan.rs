@@ -1,6 +1,6 @@
 //! `plan`.
 
-use super::shared::{Limit, Model, sized};
+use super::shared::{Limit, Model, Shared, sized, threads};
 use crate::device::Device;
 use crate::error::Result;
 use crate::inspect;
@@ -13,7 +13,7 @@ pub struct Plan<O: Args> {
     #[command(flatten)]
     limit: Limit,
     #[command(flatten)]
-    options: O,
+    shared: Shared<O>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -24,7 +24,9 @@ pub struct Plan<O: Args> {
 
 pub fn run<D: Device>(args: Plan<D::Options>) -> Result<u8> {
     args.device.as_deref().map_or(Ok(()), inspect::check_kind::<D>)?;
-    let config = sized::<D>(&args.options, &args.model, &args.limit, None)?;
-    inspect::print::<D>(&args.options, &config, args.json)?;
+    threads(args.shared.threads)?;
+    let options = &args.shared.device;
+    let config = sized::<D>(options, &args.model, &args.limit, None)?;
+    inspect::print::<D>(options, &config, args.json)?;
     Ok(0)
 }

@@ -66,7 +66,8 @@ pub fn first_readable(set: &dyn Dataset) -> Option<Image> {
 
 #[derive(Args)]
 pub struct Limit {
-    /// Choose --micro-batch and --stream-crops, the coarsest split of a batch that takes at most this, such as 2GiB
+    /// Choose --micro-batch and --stream-crops, the coarsest split of a batch that takes at most this, such as 2GiB.
+    /// It counts a scratch of every thread: where bits must not depend on the machine, name the two instead
     #[arg(long, value_name = "SIZE", value_parser = memory::parse)]
     pub mem_limit: Option<u64>,
 }
@@ -117,9 +118,15 @@ pub struct Source<O: Args> {
 /// The device is there, and as many threads as asked for.
 pub fn start<D: Device>(shared: &Shared<D::Options>) -> Result<()> {
     D::ready(&shared.device)?;
-    rayon::ThreadPoolBuilder::new().num_threads(shared.threads).build_global().map_err(|e| {
-        Error::new(format!("cannot start {} threads: {e}", shared.threads)).hint("--threads 0 takes one a core")
-    })
+    threads(shared.threads)
+}
+
+/// Starts the worker threads: `count`, or one a core for 0.
+pub fn threads(count: usize) -> Result<()> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(count)
+        .build_global()
+        .map_err(|e| Error::new(format!("cannot start {count} threads: {e}")).hint("--threads 0 takes one a core"))
 }
 
 /// Opens the data and says what was passed over in it.

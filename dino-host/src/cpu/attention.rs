@@ -8,6 +8,7 @@ use super::turn::turn;
 use super::{crops, crops_of, rows, with_scratch};
 use dino_kernel::backend::Heads;
 use dino_kernel::ops;
+use dino_kernel::plan::Pools;
 use rayon::prelude::*;
 
 fn scale(n: Heads) -> f32 {
@@ -36,6 +37,12 @@ pub fn forward(y: &mut [f32], lse: &mut [f32], qkv: &[f32], n: Heads) {
 /// Keys of a crop to whole registers, and how far apart rows of so many lie.
 fn padded(t: usize) -> [usize; 2] {
     [t.next_multiple_of(16), row_of(t)]
+}
+
+/// Elements of a thread's scratch that attention takes at most, that of [`backward`].
+pub fn scratch_len(pools: Pools) -> usize {
+    let [_, ld] = padded(pools.longest);
+    2 * (pools.head_dim + pools.longest.min(QUERIES)) * ld
 }
 
 /// The queries of one crop from row `first` on, as many as `y` has rows.

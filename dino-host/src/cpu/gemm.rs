@@ -91,6 +91,17 @@ pub(super) const fn row_of(len: usize) -> usize {
     (len.div_ceil(16) | 1) * 16
 }
 
+/// Elements of a thread's scratch that a product of factors of up to `widest` columns takes at most: both of them turned.
+pub fn scratch_len(widest: usize) -> usize {
+    DEPTH * (row_of(HEIGHT.min(widest)) + row_of(WIDTH.min(widest)))
+}
+
+/// Elements that `sgemm` itself allocates at most while it multiplies a block: it packs 64 rows of the left factor at a time, and
+/// all columns of the right one (its `mc`, `kc` and `nc`).
+pub fn packed_len(widest: usize) -> usize {
+    DEPTH * (64 + WIDTH.min(widest))
+}
+
 /// A result that is written by tiles.
 #[derive(Clone, Copy)]
 struct Whole<'c> {

@@ -39,6 +39,11 @@ impl Rows<'_> {
     }
 }
 
+/// Elements of a thread's scratch that the loss takes.
+pub fn turned_len(n: LossDims) -> usize {
+    LD * n.bottleneck
+}
+
 /// Prototypes per strip: whole tiles.
 fn strip_len(prototypes: usize) -> usize {
     prototypes.div_ceil(TILE).div_ceil(STRIPS) * TILE

@@ -506,6 +506,12 @@ impl Device for Cpu {
         pools.map(|(name, len)| (name, 4 * len as u64)).to_vec()
     }
 
+    fn thread_scratch(pools: Pools) -> u64 {
+        let scratch =
+            attention::scratch_len(pools).max(gemm::scratch_len(pools.widest)).max(loss::turned_len(pools.loss));
+        4 * (scratch + gemm::packed_len(pools.widest)) as u64
+    }
+
     fn new(_: &NoOptions, pools: Pools) -> Result<Cpu> {
         // Zero pages of the system take room only once they are touched. (Asking for huge ones made no difference to a step.)
         let room = |len: usize| {

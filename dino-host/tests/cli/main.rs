@@ -56,6 +56,15 @@ fn a_plan_says_what_is_allocated_where() {
     let sum: u64 = memory.iter().map(|item| item["bytes"].as_u64().unwrap()).sum();
     assert_eq!(found["memory_total"], sum);
     assert!(succeeds("plan --small", &[]).contains("allocated on cpu"));
+    // The second network that scores the teacher, and what every thread takes for itself.
+    let bytes = |plan: &Value, name: &str| {
+        let item = plan["memory"].as_array().unwrap().iter().find(|item| item["name"] == name);
+        item.unwrap_or_else(|| panic!("no {name}"))["bytes"].as_u64().unwrap()
+    };
+    let [two, six] = [2, 6].map(|threads| bytes(&plan(&format!("--threads {threads}")), "scratch of the threads"));
+    assert!(two > 0 && six == 3 * two, "{two} bytes, {six} bytes");
+    let scored = [0, 1].map(|every| bytes(&plan(&format!("--knn-every {every}")), "scoring between steps"));
+    assert!(scored[0] > 0 && scored[1] > scored[0], "one image is drawn, many are scored: {scored:?}");
     refuses_saying("plan --small --device cuda", &[], &["runs on cpu", "dino-gpu plan --device cuda"]);
     refuses_saying("plan --small --device tpu", &[], &["tpu", "dino-host plan"]);
 }
@@ -95,13 +104,15 @@ fn a_memory_limit_chooses_the_split_and_a_resume_keeps_it() {
 
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
     let (run, line) = (dir.path().join("run"), format!("train {TINY} --epochs 1 --data {{}} --out {{}}"));
-    let done = dino(&format!("{line} --mem-limit 660kB"), &[data.path(), &run]);
+    let finest = succeeds(&format!("plan {TINY} --micro-batch 1 --stream-crops --json"), &[]);
+    let finest = serde_json::from_str::<Value>(&finest).unwrap()["memory_total"].as_u64().unwrap();
+    let done = dino(&format!("{line} --mem-limit {finest}B"), &[data.path(), &run]);
     assert_eq!(done.code, 0, "{}", done.err);
     let manifest: Value = serde_json::from_slice(&fs::read(run.join("run.json")).unwrap()).unwrap();
     let config = &manifest["config"];
     assert_eq!((&config["micro-batch"], &config["stream-crops"]), (&1.into(), &true.into()));
     assert!(done.err.contains("--micro-batch 1 --stream-crops takes"), "{}", done.err);
-    succeeds("train --resume --out {} --mem-limit 660kB", &[&run]);
+    succeeds(&format!("train --resume --out {{}} --mem-limit {finest}B"), &[&run]);
     refuses_saying("train --resume --out {} --stream-crops false", &[&run], &["cannot go on", "stream-crops"]);
     refuses_saying("train --resume --out {} --mem-limit 1kB", &[&run], &["cannot go on", "keeps its micro-batch"]);
 }

@@ -14,6 +14,7 @@ pub(crate) mod spans;
 use crate::crops::{Crops, MAX_GROUPS, Ragged};
 use crate::mem::{Act, Cursor, Span, Stat, State, Weight};
 use crate::ops::position::{self, Dialect};
+use crate::plan::max;
 use crate::real::Real;
 use crate::spec::{Init, Name, Role, Spec, spec};
 
@@ -392,6 +393,11 @@ impl Vit {
     /// Elements of one patch row.
     pub const fn patch_len(&self) -> usize {
         self.channels * self.patch * self.patch
+    }
+
+    /// Columns of the widest factor of a linear layer.
+    pub(crate) const fn widest(&self) -> usize {
+        max(self.patch_len(), max(3 * self.dim, self.mlp))
     }
 
     const fn embed_table(&self, c: &mut Cursor) -> [Spec; 4] {

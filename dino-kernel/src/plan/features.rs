@@ -62,6 +62,9 @@ impl FeaturePlan {
             state: t.next,
             input: 0,
             loss: LossDims::NONE,
+            longest: crops.tokens(backbone.patch).longest(),
+            head_dim: backbone.dim / backbone.heads,
+            widest: backbone.widest(),
         };
         Ok(FeaturePlan { backbone, weights, pixels, cols, positions, acts, attention, pools })
     }
