@@ -20,6 +20,11 @@ pub enum Pool {
     State,
 }
 
+impl Pool {
+    /// How many there are.
+    pub const COUNT: usize = Pool::State as usize + 1;
+}
+
 /// Reading and writing any pool, however the backend stores it. For wrappers and tests, not for steps.
 pub trait Memory {
     fn read(&mut self, pool: Pool, at: usize, out: &mut [f64]);
@@ -440,18 +445,19 @@ pub struct Mismatch {
 pub struct Lockstep<A, B> {
     pub a: A,
     pub b: B,
-    /// The largest relative error of every word so far.
-    pub worst: [Option<Mismatch>; Word::ALL.len()],
+    /// The largest relative error of every word so far, pool by pool: what is kept in fewer digits hides nothing of what is not.
+    pub worst: [[Option<Mismatch>; Pool::COUNT]; Word::ALL.len()],
 }
 
 impl<A: Memory, B: Memory> Lockstep<A, B> {
     pub fn new(a: A, b: B) -> Self {
-        Lockstep { a, b, worst: [None; Word::ALL.len()] }
+        Lockstep { a, b, worst: [[None; Pool::COUNT]; Word::ALL.len()] }
     }
 
     /// The largest error of any word.
     pub fn worst(&self) -> Option<Mismatch> {
-        self.worst.iter().flatten().copied().reduce(|x, y| if y.error > x.error || y.error.is_nan() { y } else { x })
+        let all = self.worst.iter().flatten().flatten().copied();
+        all.reduce(|x, y| if y.error > x.error || y.error.is_nan() { y } else { x })
     }
 
     /// The same values on both sides.
@@ -485,7 +491,7 @@ impl<A: Memory, B: Memory> Lockstep<A, B> {
                 (true, true) => 0.0,
                 (true, false) => libm::sqrt(difference / size),
             };
-            let worst = &mut self.worst[word as usize];
+            let worst = &mut self.worst[word as usize][touch.pool as usize];
             if worst.is_none_or(|w| error > w.error) {
                 *worst = Some(Mismatch { word, touch, error });
             }

@@ -109,13 +109,14 @@ pub fn f32_bound(k: f64) -> f64 {
 /// sides.
 const HALF_ULP: f64 = 1.0 / 256.0;
 
-/// What a word may differ by in bf16. Sums are f32, so a word that writes f32 is as near as in f32, and one that writes activations
-/// is a rounding further off. GELU sees the rounded sum; attention rounds its probabilities and their gradients on the way; the
-/// loss the gradient of the logits.
-pub fn bf16_bound(word: Word, k: f64) -> f64 {
-    let roundings = match word {
-        Word::linear_gelu | Word::attention | Word::attention_backward | Word::dino_loss => 2.0,
-        _ => 1.0,
+/// What a word may differ by in bf16. Sums are f32, so what is kept in f32 (statistics, gradients, state) is as near as in f32, and
+/// activations are a rounding further off. GELU sees the rounded sum; attention rounds its probabilities and their gradients on the
+/// way; the loss the gradient of the logits, which the prototypes' gradients are made of as well.
+pub fn bf16_bound(word: Word, pool: Pool, k: f64) -> f64 {
+    let roundings = match (pool, word) {
+        (Pool::Acts, Word::linear_gelu | Word::attention | Word::attention_backward | Word::dino_loss) => 2.0,
+        (Pool::Acts, _) | (Pool::Grads, Word::dino_loss) => 1.0,
+        _ => 0.0,
     };
     roundings * HALF_ULP + f32_bound(k)
 }
@@ -133,12 +134,12 @@ pub fn sharpened(bound: f64, word: Word, coldest: f64) -> f64 {
 pub type BesideCpu<B> = Run<Lockstep<Cpu, B>>;
 
 /// One training step of the CPU and of `F` in lockstep, from random weights that bf16 holds, so that the products have the same factors.
-/// Panics where a word differs by more than `bound(word, longest sum)`; returns the run, and every word's error as a part of its bound.
+/// Panics where what a word writes differs by more than `bound(word, pool, longest sum)`; returns the run, and every word's error as a part of its bound.
 pub fn step_beside_cpu<F: Factory>(
     config: Config,
     seed: u64,
     [teacher_temp, student_temp]: [f64; 2],
-    bound: fn(Word, f64) -> f64,
+    bound: fn(Word, Pool, f64) -> f64,
 ) -> (BesideCpu<F::Backend>, Vec<(Word, f64)>) {
     let plan = Plan::new(config).expect("a sound plan");
     let both = Lockstep::new(make_poisoned::<Cpu>(plan.pools), make_poisoned::<F>(plan.pools));
@@ -150,11 +151,11 @@ pub fn step_beside_cpu<F: Factory>(
     assert_eq!(run.monitor(monitor::FINITE), 1.0);
     let k = plan.crops().tokens(plan.config.backbone.patch).rows().max(config.head.prototypes) as f64;
     let part = |m: &Mismatch| {
-        let bound = sharpened(bound(m.word, k), m.word, teacher_temp.min(student_temp));
+        let bound = sharpened(bound(m.word, m.touch.pool, k), m.word, teacher_temp.min(student_temp));
         assert!(m.error <= bound, "{m:?} exceeds {bound:e} under {config:?}");
         (m.word, m.error / bound)
     };
-    let parts = run.o.worst.iter().flatten().map(part).collect();
+    let parts = run.o.worst.iter().flatten().flatten().map(part).collect();
     (run, parts)
 }
 

@@ -1,6 +1,6 @@
 //! The GPU backend against the CPU: every word of whole training steps, on random plans. On a card where there is one, else on the emulation.
 
-use dino_kernel::middleware::Word;
+use dino_kernel::middleware::{Pool, Word};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use tests::gpu::{OnGpu, bf16_bound, f32_bound, step_beside_cpu};
 use tests::plans::configs;
 
 /// Random plans through `F`, and how near its bound every word came.
-fn words<F: Factory>(who: &str, cases: u32, temps: Range<f64>, bound: fn(Word, f64) -> f64) {
+fn words<F: Factory>(who: &str, cases: u32, temps: Range<f64>, bound: fn(Word, Pool, f64) -> f64) {
     if !F::ready(who) {
         return;
     }
@@ -27,7 +27,7 @@ fn words<F: Factory>(who: &str, cases: u32, temps: Range<f64>, bound: fn(Word, f
 
 #[test]
 fn f32_agrees_word_by_word() {
-    words::<OnGpu<false, 256>>("f32_agrees_word_by_word", 12, 0.02..1.0, |_, k| f32_bound(k));
+    words::<OnGpu<false, 256>>("f32_agrees_word_by_word", 12, 0.02..1.0, |_, _, k| f32_bound(k));
 }
 
 #[test]
@@ -38,6 +38,6 @@ fn bf16_agrees_word_by_word() {
 /// Logits of a thousand and more: rows that are one-hot but for the last digit.
 #[test]
 fn extreme_logits_agree_word_by_word() {
-    words::<OnGpu<false, 256>>("extreme_logits_agree_word_by_word", 6, 0.0003..0.01, |_, k| f32_bound(k));
+    words::<OnGpu<false, 256>>("extreme_logits_agree_word_by_word", 6, 0.0003..0.01, |_, _, k| f32_bound(k));
     words::<OnGpu<true, 256>>("extreme_logits_agree_word_by_word", 6, 0.0003..0.01, bf16_bound);
 }

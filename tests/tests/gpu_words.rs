@@ -74,8 +74,8 @@ fn numbers(seed: usize, n: usize, scale: f64) -> Vec<f64> {
 
 /// What was said is within its bounds, and everything else is untouched. `k`: the longest sum; `more`: allowed beyond it.
 fn check<F: Both>(o: &mut Pair, k: usize, more: f64, what: &dyn std::fmt::Debug) {
-    for m in o.worst.iter().flatten() {
-        let bound = if F::BF16 { bf16_bound(m.word, k as f64) } else { f32_bound(k as f64) } + more;
+    for m in o.worst.iter().flatten().flatten() {
+        let bound = if F::BF16 { bf16_bound(m.word, m.touch.pool, k as f64) } else { f32_bound(k as f64) } + more;
         assert!(m.error <= bound, "{m:?} exceeds {bound:e}: {what:?}");
     }
     for pool in [Pool::Weights, Pool::Grads, Pool::Moments, Pool::Acts, Pool::Stats, Pool::State] {
@@ -85,7 +85,7 @@ fn check<F: Both>(o: &mut Pair, k: usize, more: f64, what: &dyn std::fmt::Debug)
         let other = (0..len).find(|&i| a[i].to_bits() != b[i].to_bits() && !(a[i].is_nan() && b[i].is_nan()));
         assert!(other.is_none(), "{pool:?} {other:?} of {len} was touched, or settled differently: {what:?}");
     }
-    o.worst = [None; Word::ALL.len()];
+    o.worst = [[None; Pool::COUNT]; Word::ALL.len()];
 }
 
 /// What an arena holds, and random numbers in place of what nothing was written to: a NaN that is copied over a NaN would not show.
