@@ -2,7 +2,7 @@
 //!
 //! Values come from, in this order: the published recipe, a preset (`--small`), `--config FILE.toml`, the flags.
 
-use crate::augment::Augment;
+use crate::augment::{Augment, EvalView};
 use crate::data::Decode;
 use crate::error::{Error, Result};
 use clap::Args;
@@ -151,6 +151,8 @@ keys! {
     #[arg(long, help_heading = "Training")] save_every: u64 = 20;
     /// Judge the teacher by k-NN every so many epochs; 0 = never
     #[arg(long, help_heading = "Training")] knn_every: u64 = 1;
+    /// How pictures become the squares that are evaluated: resize-crop (the shorter side to 8/7 of the global crop's, the centre of that, as published), whole (to the global crop's) or auto: whole where the first training picture has that size
+    #[arg(long, help_heading = "Training")] eval_view: String = "auto".into();
     /// Side of the two global crops, pixels
     #[arg(long, help_heading = "Crops")] global_size: usize = 224;
     /// Side of the local crops, pixels
@@ -397,6 +399,9 @@ impl Config {
         if !["published", "size"].contains(&self.position_resize.as_str()) {
             return bad("position-resize", &self.position_resize, "published or size");
         }
+        if self.eval_view != "auto" && self.eval_view().is_none() {
+            return bad("eval-view", &self.eval_view, "auto, resize-crop or whole");
+        }
         let lists = [
             ("global-crops-scale", self.global_crops_scale.len(), 2),
             ("local-crops-scale", self.local_crops_scale.len(), 2),
@@ -442,6 +447,11 @@ impl Config {
             mean: self.mean.clone(),
             std: self.std.clone(),
         }
+    }
+
+    /// How pictures become evaluation views; none: the set says it.
+    pub fn eval_view(&self) -> Option<EvalView> {
+        [EvalView::ResizeCrop, EvalView::Whole].into_iter().find(|view| view.name() == self.eval_view)
     }
 
     /// How files become images. The evaluation's shorter side, 8/7 of the global crop's, is the least that fast decoding leaves.

@@ -1,8 +1,8 @@
 //! Features of a data set, by the backbone alone.
 
-use crate::augment::eval_view;
+use crate::augment::{EvalView, eval_view};
 use crate::config::Config;
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Faults, Image};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use clap::ValueEnum;
@@ -128,11 +128,28 @@ impl Features {
     }
 }
 
+/// How the pictures of a set become evaluation views: as the configuration says, or, where it leaves that to the set (`auto`), whole if
+/// the set's first picture has the crops' size already (then so do the others of a set made for such crops), else resized and cut.
+pub fn view_of(config: &Config, set: &dyn Dataset) -> EvalView {
+    config.eval_view().unwrap_or_else(|| match first_readable(set) {
+        Some(image) if (image.width, image.height) == (config.global_size, config.global_size) => EvalView::Whole,
+        _ => EvalView::ResizeCrop,
+    })
+}
+
+/// The image whose size stands for a set's: the first of a hundred that can be read, so that a damaged one changes nothing. What is
+/// wrong with the others is reported when they are used.
+pub fn first_readable(set: &dyn Dataset) -> Option<Image> {
+    (0..set.len().min(100)).find_map(|i| set.image(i).ok())
+}
+
 /// A backbone ready to turn evaluation views into features.
 pub struct Extractor<D> {
     device: D,
     plan: BlocksPlan,
     config: Config,
+    /// None before the first set has been seen, where it is that which decides.
+    view: Option<EvalView>,
     tokens: Tokens,
     /// Append the mean of the last block's patch tokens.
     mean_patch: bool,
@@ -175,7 +192,7 @@ impl<D: Device> Extractor<D> {
         let plan = BlocksPlan::new(config.table().backbone, Crops::one(group), output, blocks)
             .map_err(|e| Error::new(e.to_string()))?;
         let device = start::<D>(options, &FeaturePlan { pools: plan.pools, ..plan.plan }, weights)?;
-        Ok(Extractor { device, plan, config: config.clone(), tokens, mean_patch })
+        Ok(Extractor { device, plan, config: config.clone(), view: config.eval_view(), tokens, mean_patch })
     }
 
     /// Numbers an image: C a block, and C for the mean patch; or, with patches, C a patch.
@@ -186,6 +203,11 @@ impl<D: Device> Extractor<D> {
         }
     }
 
+    /// Makes evaluation views by another rule from here on.
+    pub fn set_view(&mut self, view: EvalView) {
+        self.view = Some(view);
+    }
+
     /// Features of a set, image by image in its order: `take` gets the index of an image that could be read and its numbers.
     pub fn each(
         &mut self,
@@ -194,6 +216,7 @@ impl<D: Device> Extractor<D> {
         mut take: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let (side, c) = (self.config.global_size, self.config.embed_dim);
+        let view = *self.view.get_or_insert_with(|| view_of(&self.config, set));
         let FeaturePlan { pixels: input, acts, .. } = self.plan.plan;
         let (count, wide) = (acts.crops().count(), self.config.channels * side * side);
         let mut pixels = vec![0.0; count * wide];
@@ -202,7 +225,7 @@ impl<D: Device> Extractor<D> {
         let mut row = Vec::with_capacity(self.width());
         for first in (0..set.len()).step_by(count) {
             let here = count.min(set.len() - first);
-            let images = views(&mut pixels[..here * wide], set, faults, first, &self.config)?;
+            let images = views(&mut pixels[..here * wide], set, faults, first, &self.config, view)?;
             self.device.upload(Pool::Acts, input.0.at, &pixels);
             self.device.run(|o| self.plan.forward(o));
             self.device.download(Pool::Acts, acts.y().0.at, &mut rows);
@@ -245,11 +268,18 @@ impl<D: Device> Extractor<D> {
 }
 
 /// Evaluation views of images `first ..`, as many as `pixels` holds. Returns which of them could be read; the others' pixels stay.
-fn views(pixels: &mut [f32], set: &dyn Dataset, faults: &Faults, first: usize, config: &Config) -> Result<Vec<usize>> {
+fn views(
+    pixels: &mut [f32],
+    set: &dyn Dataset,
+    faults: &Faults,
+    first: usize,
+    config: &Config,
+    view: EvalView,
+) -> Result<Vec<usize>> {
     let (side, augment) = (config.global_size, config.augment());
     let views = pixels.par_chunks_mut(config.channels * side * side).enumerate().map(|(i, out)| {
         Ok(faults.image(set, first + i)?.map(|image| {
-            eval_view(&image, side, &augment.mean, &augment.std, out);
+            eval_view(&image, side, view, &augment.mean, &augment.std, out);
             first + i
         }))
     });
@@ -261,7 +291,8 @@ fn views(pixels: &mut [f32], set: &dyn Dataset, faults: &Faults, first: usize, c
 pub fn pixels(set: &dyn Dataset, faults: &Faults, config: &Config) -> Result<Features> {
     let wide = config.channels * config.global_size * config.global_size;
     let mut all = Array2::zeros((set.len(), wide));
-    let images = views(all.as_slice_mut().expect("a new array is contiguous"), set, faults, 0, config)?;
+    let view = view_of(config, set);
+    let images = views(all.as_slice_mut().expect("a new array is contiguous"), set, faults, 0, config, view)?;
     let rows = if images.len() == all.nrows() { all } else { all.select(Axis(0), &images) };
     Ok(Features { rows, images })
 }
@@ -308,7 +339,7 @@ mod tests {
         let mut view = vec![0.0; 3 * side * side];
         for (i, row) in found.rows().into_iter().enumerate() {
             let augment = config.augment();
-            eval_view(&set.image(i).unwrap(), side, &augment.mean, &augment.std, &mut view);
+            eval_view(&set.image(i).unwrap(), side, EvalView::Whole, &augment.mean, &augment.std, &mut view);
             let group = Group { count: 1, height: side, width: side };
             let one = |config: &Config, weights: &[f32]| {
                 Dense::<Cpu>::new(&NoOptions {}, config, weights, group).unwrap().tokens(&view).unwrap()

@@ -8,7 +8,7 @@ use crate::data::{Dataset, Faults, Splits};
 use crate::device::{Device, Part, QUEUE, Step};
 use crate::error::{Error, Result};
 use crate::eval::knn;
-use crate::features::Extractor;
+use crate::features::{Extractor, view_of};
 use crate::gallery;
 use crate::loader::{self, Batch, Recipe};
 use crate::log::{Log, number, write_atomically};
@@ -55,7 +55,7 @@ pub enum Outcome {
 }
 
 /// The k of the k-NN vote during training, and its temperature: the published ones.
-const KNN: (usize, f64) = (20, 0.07);
+const KNN: (usize, f64) = (20, knn::TEMPERATURE);
 /// Longest time between two saves: what a crash may cost.
 const SAVE_AFTER: Duration = Duration::from_secs(600);
 
@@ -525,6 +525,7 @@ pub fn judge<D: Device>(
     faults: &Faults,
 ) -> Result<(f64, Option<f64>)> {
     let mut extractor = Extractor::<D>::new(options, config, weights)?;
+    extractor.set_view(view_of(config, &*splits.train));
     let bank = extractor.run(&*splits.train, faults, |_| ())?;
     let rank = effective_rank(&bank.rows);
     let Some(bank_labels) = bank.labels(&*splits.train) else { return Ok((rank, None)) };

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::data::{Dataset, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::knn;
+use crate::eval::knn::{self, TEMPERATURE};
 use crate::features::{self, Extractor, Features};
 use crate::gallery;
 use crate::neighbours::{Members, choose, rows};
@@ -17,7 +17,6 @@ use std::path::Path;
 
 /// Of the vote, as in training.
 const K: usize = 20;
-const TEMPERATURE: f64 = 0.07;
 /// Queries whose neighbours are shown, and how many of these.
 const QUERIES: usize = 6;
 const NEAREST: usize = 7;
@@ -189,8 +188,9 @@ fn judged<D: Device>(
     most: usize,
     found: &mut Evidence,
 ) -> Result<()> {
-    let (config, faults) = (&checkpoint.config, Faults::default());
     let (train, test) = (&*splits.train, &*splits.test);
+    let view = features::view_of(&checkpoint.config, train).name().into();
+    let (config, faults) = (&Config { eval_view: view, ..checkpoint.config.clone() }, Faults::default());
     if train.is_empty() || test.is_empty() {
         return Err(Error::new("there is no test image"));
     }
@@ -231,7 +231,7 @@ fn judged<D: Device>(
     found.classes = train.classes().to_vec();
     let classes = found.classes.len();
     let nearest = knn::neighbours(knn::normalise(b.rows.clone()).view(), knn::normalise(q.rows.clone()).view(), K);
-    let guess = knn::predict(&nearest, &bank_labels, K, TEMPERATURE, classes);
+    let guess = knn::predict(&nearest, &bank_labels, K, TEMPERATURE);
     found.confusion = Some(knn::confusion(&guess, &labels, classes));
     found.teacher = Some(top1([b, q])?);
     found.random = Some(top1(both(&initial(config))?)?);
