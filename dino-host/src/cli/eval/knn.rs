@@ -118,9 +118,9 @@ pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
         false => outln!("k-NN, {name}, {width} numbers an image, bank {bank}, queries {}", labels.test.len()),
         true => outln!("k-NN, leave-one-out, {name}, {width} numbers an image, {bank} images"),
     }
-    outln!("{}", subject.seen());
     outln!("{:>6} {:>8} {:>8}", "k", "top-1 %", "top-5 %");
     scores.iter().for_each(|s| outln!("{:>6} {:>8.2} {:>8.2}", s.k, s.top1, s.top5));
+    outln!("{}", subject.seen());
     if most > voters {
         outln!("an image has {voters} others to vote: all of them do where k is larger");
     }
