@@ -57,7 +57,7 @@ impl<D: Device> Dense<D> {
     pub fn tokens(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         self.device.upload(Pool::Acts, self.plan.pixels.0.at, pixels);
         self.device.run(|o| self.plan.forward(o));
-        self.download(self.plan.acts.y(), "features")
+        self.download(self.plan.acts.y(), "features of an image are")
     }
 
     /// Attention of the last block's class token on the patches, (images, heads, patches), from normalised pixels (images, channels,
@@ -67,7 +67,7 @@ impl<D: Device> Dense<D> {
         o.upload(Pool::Acts, plan.pixels.0.at, pixels);
         o.run(|o| plan.forward(o));
         plan.backbone.last_attention(o, plan.attention, &plan.acts, 1);
-        let rows = self.download(self.plan.attention, "attention")?;
+        let rows = self.download(self.plan.attention, "attention of an image is")?;
         let tokens = 1 + self.grid[0] * self.grid[1];
         Ok(rows.chunks(tokens).flat_map(|row| &row[1..]).copied().collect())
     }
@@ -78,7 +78,7 @@ impl<D: Device> Dense<D> {
         self.device.sync()?;
         match rows.iter().all(|x| x.is_finite()) {
             true => Ok(rows),
-            false => Err(Error::new(format!("the {what} of an image are not finite")).hint("are the weights sound?")),
+            false => Err(Error::new(format!("the {what} not finite")).hint("are the weights sound?")),
         }
     }
 }
@@ -208,7 +208,8 @@ impl<D: Device> Extractor<D> {
         self.view = Some(view);
     }
 
-    /// Features of a set, image by image in its order: `take` gets the index of an image that could be read and its numbers.
+    /// Features of a set, image by image in its order: `take` gets the index of an image that could be read and its numbers. Errors: an
+    /// image whose features are not finite.
     pub fn each(
         &mut self,
         set: &dyn Dataset,
@@ -245,6 +246,10 @@ impl<D: Device> Extractor<D> {
                         let patches = (stride / c - 1) as f32;
                         row.extend((0..c).map(|k| tokens[c..].iter().skip(k).step_by(c).sum::<f32>() / patches));
                     }
+                }
+                if !row.iter().all(|x| x.is_finite()) {
+                    return Err(Error::new(format!("the features of {} are not finite", set.name(i)))
+                        .hint("are the weights sound? --which random shows whether it is they"));
                 }
                 take(i, &row)?;
             }

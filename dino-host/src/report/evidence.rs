@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::data::{Dataset, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::eval::judged::{Labels, MOST_CLASSES};
 use crate::eval::knn::{self, TEMPERATURE};
 use crate::features::{self, Extractor, Features};
 use crate::gallery;
@@ -228,11 +229,16 @@ fn judged<D: Device>(
         let scores = knn::evaluate(b.rows, &from, q.rows, &to, &[K], TEMPERATURE)?;
         Ok(scores.first().map_or(0.0, |s| s.top1))
     };
-    found.classes = train.classes().to_vec();
-    let classes = found.classes.len();
+    // Classes that occur: labels may be few and far between.
+    let known = Labels::new(train.classes(), &bank_labels, &labels);
     let nearest = knn::neighbours(knn::normalise(b.rows.clone()).view(), knn::normalise(q.rows.clone()).view(), K);
-    let guess = knn::predict(&nearest, &bank_labels, K, TEMPERATURE);
-    found.confusion = Some(knn::confusion(&guess, &labels, classes));
+    let guess = knn::predict(&nearest, &known.train, K, TEMPERATURE);
+    if known.classes.len() <= MOST_CLASSES {
+        found.confusion = Some(knn::confusion(&guess, &known.test, known.classes.len()));
+    } else {
+        found.missing.push(format!("Confusion: of {} classes it would not fit a page.", known.classes.len()));
+    }
+    found.classes = known.classes;
     found.teacher = Some(top1([b, q])?);
     found.random = Some(top1(both(&initial(config))?)?);
     if (bank.len() + asked.len()) * config.channels * config.global_size.pow(2) * 4 <= PIXELS {

@@ -100,10 +100,7 @@ fn one_rule_makes_the_views_of_all_pictures_and_is_said_and_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str, flags: &str, data: &Path| {
         let out = dir.path().join(name);
-        succeeds(
-            &format!("train {TINY} --epochs 1 --global-size 32 {flags} --data {{}} --out {{}}"),
-            &[data, &out],
-        );
+        succeeds(&format!("train {TINY} --epochs 1 --global-size 32 {flags} --data {{}} --out {{}}"), &[data, &out]);
         out.join("teacher.safetensors")
     };
     let manifest = |weights: &Path| -> Value {
@@ -199,4 +196,85 @@ fn a_run_scores_as_many_images_as_asked_for() {
         let done = dino("plan --small --config {}", &[&file]);
         assert_eq!(done.code == 0, ok, "{text}: {}", done.err);
     }
+}
+
+/// Pictures that say nothing, classes of one image, classes that are in one part only, one query: a number or a line, never a NaN.
+#[test]
+fn hostile_sets_give_numbers_or_a_line() {
+    let set = |parts: &[(&str, u32)], pixel: fn(u32) -> u8| {
+        let mut files = Vec::new();
+        for (class, (folder, count)) in parts.iter().enumerate() {
+            for i in 0..*count {
+                let value = pixel(31 * class as u32 + 7 * i);
+                let image = image::RgbImage::from_pixel(16, 16, image::Rgb([value, value / 2, value]));
+                let mut bytes = std::io::Cursor::new(Vec::new());
+                image.write_to(&mut bytes, Png).unwrap();
+                files.push((format!("{folder}/{i}.png"), bytes.into_inner()));
+            }
+        }
+        let files: Vec<(&str, Vec<u8>)> = files.iter().map(|(n, b)| (n.as_str(), b.clone())).collect();
+        folder(&files)
+    };
+    let parts = [("train/a", 5), ("train/b", 5), ("test/a", 2), ("test/b", 2)];
+    let sets = [
+        set(&parts, |_| 0),
+        set(&parts, |_| 127),
+        set(&parts, |x| x as u8),
+        set(&[("train/a", 6), ("test/a", 2)], |x| x as u8),
+        set(&[("train/a", 1), ("train/b", 1), ("train/c", 1), ("test/a", 1), ("test/b", 1)], |x| x as u8),
+        set(&[("train/a", 5), ("train/b", 4), ("train/c", 1), ("test/c", 1)], |x| x as u8),
+    ];
+    let net = "--which random --embed-dim 24 --depth 2 --heads 2 --patch-size 8 --global-size 16";
+    for (number, data) in sets.iter().enumerate() {
+        for flags in ["--which pixels", net] {
+            for line in [
+                "knn --k 1,20,18446744073709551615",
+                "knn --k 3 --leave-one-out",
+                "linear --epochs 2",
+                "linear --epochs 2 --choose-on train-split",
+                "logistic --fraction 1 --draws 1",
+                "logistic --shots 1 --draws 2 --scale standard",
+            ] {
+                let found = json(&format!("eval {line} {flags} --data {{}}"), &[data.path()]);
+                for key in ["mean_class", "baseline"] {
+                    assert!(!found[key].is_null(), "set {number}, {line} {flags}: {found}");
+                }
+            }
+        }
+        for line in ["retrieval", "retrieval --size 16", "copies --attack --size 16 --queries 2"] {
+            let found = json(&format!("eval {line} {net} --data {{}}"), &[data.path()]);
+            assert!(!found.to_string().contains("null,\"precision"), "{found}");
+        }
+    }
+    // Nothing shows which class it is: of the first rows of the bank, all of class a, the vote is always a.
+    let black = tops(&format!("eval knn --k 1,3 {net} --data {{}}"), &[sets[0].path()]);
+    assert_eq!(black, [[50.0, 50.0], [50.0, 50.0]]);
+}
+
+/// Weights whose features overflow: named, and nothing is written.
+#[test]
+fn features_that_are_not_finite_are_named() {
+    let (data, dir) = (pictures(|_| (32, 32)), tempfile::tempdir().unwrap());
+    let run = dir.path().join("run");
+    succeeds(&format!("train {TINY} --epochs 1 --global-size 32 --data {{}} --out {{}}"), &[data.path(), &run]);
+    let mut bytes = std::fs::read(run.join("teacher.safetensors")).unwrap();
+    let (length, about) = (8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize, header(&bytes));
+    let key = about.as_object().unwrap().keys().find(|k| k.ends_with("norm.weight") && !k.contains("blocks")).unwrap();
+    let [from, to] = [0, 1].map(|i| length + about[key]["data_offsets"][i].as_u64().unwrap() as usize);
+    bytes[from..to].chunks_mut(4).for_each(|x| x.copy_from_slice(&3e38f32.to_le_bytes()));
+    let huge = dir.path().join("huge.safetensors");
+    std::fs::write(&huge, bytes).unwrap();
+    let out = dir.path().join("out");
+    for line in ["eval knn", "eval linear", "eval logistic --fraction 1", "eval retrieval"] {
+        refuses_saying(
+            &format!("{line} --checkpoint {{}} --data {{}}"),
+            &[&huge, data.path()],
+            &["the features of", "not finite"],
+        );
+    }
+    for line in ["features", "neighbours"] {
+        let line = format!("{line} --checkpoint {{}} --data {{}} --out {{}}");
+        refuses_saying(&line, &[&huge, data.path(), &out], &[".png are not finite"]);
+    }
+    assert!(!out.join("features.npy").exists() && !out.join("neighbours.json").exists());
 }
