@@ -2,9 +2,10 @@
 //!
 //! Values come from, in this order: the published recipe, a preset (`--small`), `--config FILE.toml`, the flags.
 
-use crate::augment::Augment;
+use crate::augment::{Augment, EvalView};
 use crate::data::Decode;
 use crate::error::{Error, Result};
+use crate::eval::scored::KnnImages;
 use clap::Args;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init::LINEAR_STD;
@@ -151,6 +152,10 @@ keys! {
     #[arg(long, help_heading = "Training")] save_every: u64 = 20;
     /// Judge the teacher by k-NN every so many epochs; 0 = never
     #[arg(long, help_heading = "Training")] knn_every: u64 = 1;
+    /// Most training images that vote in it, and test images that are asked, drawn evenly over the classes; 0 = all, auto = as many as keep it below a tenth of an epoch (all of up to 70,000)
+    #[arg(long, help_heading = "Training", value_name = "N")] knn_images: KnnImages = KnnImages::Auto;
+    /// How pictures become the squares that are evaluated: resize-crop (the shorter side to 8/7 of the global crop's, the centre of that, as published), whole (to the global crop's) or auto: whole where the first training picture has that size
+    #[arg(long, help_heading = "Training")] eval_view: String = "auto".into();
     /// Side of the two global crops, pixels
     #[arg(long, help_heading = "Crops")] global_size: usize = 224;
     /// Side of the local crops, pixels
@@ -339,11 +344,12 @@ impl Config {
         }
         let positive = [("student-temp", self.student_temp), ("teacher-temp", self.teacher_temp)];
         for (flag, x) in positive.into_iter().chain([("warmup-teacher-temp", self.warmup_teacher_temp)]) {
-            if !(x > 0.0 && x.is_finite()) {
+            // Beyond, logits divided by it are no numbers of f32.
+            if !(1e-30..=1e30).contains(&x) {
                 return bad(
                     flag,
                     &x,
-                    "a temperature is above 0; published: 0.1 for the student, 0.04 to 0.07 for the teacher",
+                    "a temperature is above 0 (1e-30 to 1e30); published: 0.1 for the student, 0.04 to 0.07 for the teacher",
                 );
             }
         }
@@ -397,6 +403,9 @@ impl Config {
         if !["published", "size"].contains(&self.position_resize.as_str()) {
             return bad("position-resize", &self.position_resize, "published or size");
         }
+        if self.eval_view != "auto" && self.eval_view().is_none() {
+            return bad("eval-view", &self.eval_view, "auto, resize-crop or whole");
+        }
         let lists = [
             ("global-crops-scale", self.global_crops_scale.len(), 2),
             ("local-crops-scale", self.local_crops_scale.len(), 2),
@@ -442,6 +451,11 @@ impl Config {
             mean: self.mean.clone(),
             std: self.std.clone(),
         }
+    }
+
+    /// How pictures become evaluation views; none: the set says it.
+    pub fn eval_view(&self) -> Option<EvalView> {
+        [EvalView::ResizeCrop, EvalView::Whole].into_iter().find(|view| view.name() == self.eval_view)
     }
 
     /// How files become images. The evaluation's shorter side, 8/7 of the global crop's, is the least that fast decoding leaves.

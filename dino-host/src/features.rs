@@ -1,8 +1,8 @@
 //! Features of a data set, by the backbone alone.
 
-use crate::augment::eval_view;
+use crate::augment::{EvalView, eval_view};
 use crate::config::Config;
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Faults, Image};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use clap::ValueEnum;
@@ -57,7 +57,7 @@ impl<D: Device> Dense<D> {
     pub fn tokens(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         self.device.upload(Pool::Acts, self.plan.pixels.0.at, pixels);
         self.device.run(|o| self.plan.forward(o));
-        self.download(self.plan.acts.y(), "features")
+        self.download(self.plan.acts.y(), "features of an image are")
     }
 
     /// Attention of the last block's class token on the patches, (images, heads, patches), from normalised pixels (images, channels,
@@ -67,7 +67,7 @@ impl<D: Device> Dense<D> {
         o.upload(Pool::Acts, plan.pixels.0.at, pixels);
         o.run(|o| plan.forward(o));
         plan.backbone.last_attention(o, plan.attention, &plan.acts, 1);
-        let rows = self.download(self.plan.attention, "attention")?;
+        let rows = self.download(self.plan.attention, "attention of an image is")?;
         let tokens = 1 + self.grid[0] * self.grid[1];
         Ok(rows.chunks(tokens).flat_map(|row| &row[1..]).copied().collect())
     }
@@ -78,7 +78,7 @@ impl<D: Device> Dense<D> {
         self.device.sync()?;
         match rows.iter().all(|x| x.is_finite()) {
             true => Ok(rows),
-            false => Err(Error::new(format!("the {what} of an image are not finite")).hint("are the weights sound?")),
+            false => Err(Error::new(format!("the {what} not finite")).hint("are the weights sound?")),
         }
     }
 }
@@ -140,11 +140,28 @@ impl Features {
     }
 }
 
+/// How the pictures of a set become evaluation views: as the configuration says, or, where it leaves that to the set (`auto`), whole if
+/// the set's first picture has the crops' size already (then so do the others of a set made for such crops), else resized and cut.
+pub fn view_of(config: &Config, set: &dyn Dataset) -> EvalView {
+    config.eval_view().unwrap_or_else(|| match first_readable(set) {
+        Some(image) if (image.width, image.height) == (config.global_size, config.global_size) => EvalView::Whole,
+        _ => EvalView::ResizeCrop,
+    })
+}
+
+/// The image whose size stands for a set's: the first of a hundred that can be read, so that a damaged one changes nothing. What is
+/// wrong with the others is reported when they are used.
+pub fn first_readable(set: &dyn Dataset) -> Option<Image> {
+    (0..set.len().min(100)).find_map(|i| set.image(i).ok())
+}
+
 /// A backbone ready to turn evaluation views into features.
 pub struct Extractor<D> {
     device: D,
     plan: BlocksPlan,
     config: Config,
+    /// None before the first set has been seen, where it is that which decides.
+    view: Option<EvalView>,
     tokens: Tokens,
     /// Append the mean of the last block's patch tokens.
     mean_patch: bool,
@@ -187,7 +204,7 @@ impl<D: Device> Extractor<D> {
         let plan = BlocksPlan::new(config.table().backbone, Crops::one(group), output, blocks)
             .map_err(|e| Error::new(e.to_string()))?;
         let device = start::<D>(options, &FeaturePlan { pools: plan.pools, ..plan.plan }, weights)?;
-        Ok(Extractor { device, plan, config: config.clone(), tokens, mean_patch })
+        Ok(Extractor { device, plan, config: config.clone(), view: config.eval_view(), tokens, mean_patch })
     }
 
     /// Numbers an image: C a block, and C for the mean patch; or, with patches, C a patch.
@@ -198,7 +215,13 @@ impl<D: Device> Extractor<D> {
         }
     }
 
-    /// Features of a set, image by image in its order: `take` gets the index of an image that could be read and its numbers.
+    /// Makes evaluation views by another rule from here on.
+    pub fn set_view(&mut self, view: EvalView) {
+        self.view = Some(view);
+    }
+
+    /// Features of a set, image by image in its order: `take` gets the index of an image that could be read and its numbers. Errors: an
+    /// image whose features are not finite.
     pub fn each(
         &mut self,
         set: &dyn Dataset,
@@ -206,6 +229,7 @@ impl<D: Device> Extractor<D> {
         mut take: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let (side, c) = (self.config.global_size, self.config.embed_dim);
+        let view = *self.view.get_or_insert_with(|| view_of(&self.config, set));
         let FeaturePlan { pixels: input, acts, .. } = self.plan.plan;
         let (count, wide) = (acts.crops().count(), self.config.channels * side * side);
         let mut pixels = vec![0.0; count * wide];
@@ -214,7 +238,7 @@ impl<D: Device> Extractor<D> {
         let mut row = Vec::with_capacity(self.width());
         for first in (0..set.len()).step_by(count) {
             let here = count.min(set.len() - first);
-            let images = views(&mut pixels[..here * wide], set, faults, first, &self.config)?;
+            let images = views(&mut pixels[..here * wide], set, faults, first, &self.config, view)?;
             self.device.upload(Pool::Acts, input.0.at, &pixels);
             self.device.run(|o| self.plan.forward(o));
             self.device.download(Pool::Acts, acts.y().0.at, &mut rows);
@@ -234,6 +258,10 @@ impl<D: Device> Extractor<D> {
                         let patches = (stride / c - 1) as f32;
                         row.extend((0..c).map(|k| tokens[c..].iter().skip(k).step_by(c).sum::<f32>() / patches));
                     }
+                }
+                if !row.iter().all(|x| x.is_finite()) {
+                    return Err(Error::new(format!("the features of {} are not finite", set.name(i)))
+                        .hint("are the weights sound? --which random shows whether it is they"));
                 }
                 take(i, &row)?;
             }
@@ -257,11 +285,18 @@ impl<D: Device> Extractor<D> {
 }
 
 /// Evaluation views of images `first ..`, as many as `pixels` holds. Returns which of them could be read; the others' pixels stay.
-fn views(pixels: &mut [f32], set: &dyn Dataset, faults: &Faults, first: usize, config: &Config) -> Result<Vec<usize>> {
+fn views(
+    pixels: &mut [f32],
+    set: &dyn Dataset,
+    faults: &Faults,
+    first: usize,
+    config: &Config,
+    view: EvalView,
+) -> Result<Vec<usize>> {
     let (side, augment) = (config.global_size, config.augment());
     let views = pixels.par_chunks_mut(config.channels * side * side).enumerate().map(|(i, out)| {
         Ok(faults.image(set, first + i)?.map(|image| {
-            eval_view(&image, side, &augment.mean, &augment.std, out);
+            eval_view(&image, side, view, &augment.mean, &augment.std, out);
             first + i
         }))
     });
@@ -273,7 +308,8 @@ fn views(pixels: &mut [f32], set: &dyn Dataset, faults: &Faults, first: usize, c
 pub fn pixels(set: &dyn Dataset, faults: &Faults, config: &Config) -> Result<Features> {
     let wide = config.channels * config.global_size * config.global_size;
     let mut all = Array2::zeros((set.len(), wide));
-    let images = views(all.as_slice_mut().expect("a new array is contiguous"), set, faults, 0, config)?;
+    let view = view_of(config, set);
+    let images = views(all.as_slice_mut().expect("a new array is contiguous"), set, faults, 0, config, view)?;
     let rows = if images.len() == all.nrows() { all } else { all.select(Axis(0), &images) };
     Ok(Features { rows, images })
 }
@@ -320,7 +356,7 @@ mod tests {
         let mut view = vec![0.0; 3 * side * side];
         for (i, row) in found.rows().into_iter().enumerate() {
             let augment = config.augment();
-            eval_view(&set.image(i).unwrap(), side, &augment.mean, &augment.std, &mut view);
+            eval_view(&set.image(i).unwrap(), side, EvalView::Whole, &augment.mean, &augment.std, &mut view);
             let group = Group { count: 1, height: side, width: side };
             let one = |config: &Config, weights: &[f32]| {
                 Dense::<Cpu>::new(&NoOptions {}, config, weights, group).unwrap().tokens(&view).unwrap()

@@ -85,7 +85,7 @@ impl Log {
         write_atomically(path, |f| kept.iter().try_for_each(|line| writeln!(f, "{line}")))?;
         let file = OpenOptions::new().append(true).open(path).map_err(cannot)?;
         // Not kept as it was but made again, so that it can say nothing that the log does not.
-        let events = Events::create(&path.with_file_name(tensorboard::FILE), &events)?;
+        let events = Events::create(&path.with_file_name(tensorboard::FILE), [events])?;
         Ok(Log { path: path.to_owned(), file, events, before, opened: Instant::now() })
     }
 

@@ -51,7 +51,8 @@ pub fn events(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let Ok(file) = std::fs::File::open(dir.join(LOG)) else { return Ok(()) };
-    let rows = BufReader::new(file).lines().map_while(|line| serde_json::from_str::<Value>(&line.ok()?).ok());
-    let records: Vec<u8> = rows.flat_map(|row| tensorboard::record(&row)).collect();
-    Events::create(&path, &records).map(drop)
+    // A line that cannot be read is passed over, as the report does.
+    let rows = BufReader::new(file).split(b'\n').map_while(|line| line.ok());
+    let records = rows.filter_map(|line| Some(tensorboard::record(&serde_json::from_slice::<Value>(&line).ok()?)));
+    Events::create(&path, records).map(drop)
 }

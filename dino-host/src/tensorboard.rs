@@ -9,7 +9,7 @@ use crate::log::write_atomically;
 use crc::{CRC_32_ISCSI, Crc};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Readers look for `tfevents` in the name and usually find a time and a host behind it. Here it is always the same, so that a
@@ -102,11 +102,13 @@ pub struct Events {
 }
 
 impl Events {
-    /// Writes a file anew: its head, and the `records` of the rows that are there already.
-    pub fn create(path: &Path, records: &[u8]) -> Result<Events> {
+    /// Writes a file anew: its head, and the `records` of the rows that are there already, which are written as they come.
+    pub fn create<R: AsRef<[u8]>>(path: &Path, records: impl IntoIterator<Item = R>) -> Result<Events> {
         write_atomically(path, |f| {
+            let mut f = BufWriter::new(f);
             f.write_all(&event(0.0, 0, 3, b"brain.Event:2"))?;
-            f.write_all(records)
+            records.into_iter().try_for_each(|record| f.write_all(record.as_ref()))?;
+            f.flush()
         })?;
         let file = OpenOptions::new().append(true).open(path);
         let file = file.map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;

@@ -8,11 +8,13 @@ use crate::data::{Dataset, Faults, Splits};
 use crate::device::{Device, Part, QUEUE, Step};
 use crate::error::{Error, Result};
 use crate::eval::knn;
-use crate::features::Extractor;
+use crate::eval::scored::draw;
+use crate::features::{Extractor, view_of};
 use crate::gallery;
 use crate::loader::{self, Batch, Recipe};
 use crate::log::{Log, number, write_atomically};
 use crate::monitor::{Verdict, Watch, effective_rank};
+use crate::neighbours::Members;
 use crate::weights::init::Start;
 use dino_kernel::init;
 use dino_kernel::middleware::{Checked, Fault, Pool, Word};
@@ -55,7 +57,7 @@ pub enum Outcome {
 }
 
 /// The k of the k-NN vote during training, and its temperature: the published ones.
-const KNN: (usize, f64) = (20, 0.07);
+const KNN: (usize, f64) = (20, knn::TEMPERATURE);
 /// Longest time between two saves: what a crash may cost.
 const SAVE_AFTER: Duration = Duration::from_secs(600);
 
@@ -130,6 +132,13 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     if let Some(known) = moved {
         screen.say(&format!(
             "the run was on {known}: from here on its bits may differ from those of a run that stays there"
+        ));
+    }
+    let (train, test) = (run.splits.train.len(), run.splits.test.len());
+    let [bank, asked] = config.knn_images.of(train, test);
+    if config.knn_every > 0 && [bank, asked] != [train, test] {
+        screen.say(&format!(
+            "k-NN scores {asked} of {test} test images by {bank} of {train} training images; --knn-images 0 takes all"
         ));
     }
     let mut trainer = Trainer {
@@ -516,7 +525,7 @@ impl<D: Device> Trainer<'_, D> {
     }
 }
 
-/// Feature rank, and, with labels, the top-1 of the k-NN vote on the test part, of a backbone.
+/// Feature rank, and, with labels, the top-1 of the k-NN vote on the test part, of a backbone; of as many images as `knn_images` says.
 pub fn judge<D: Device>(
     options: &D::Options,
     config: &Config,
@@ -525,11 +534,15 @@ pub fn judge<D: Device>(
     faults: &Faults,
 ) -> Result<(f64, Option<f64>)> {
     let mut extractor = Extractor::<D>::new(options, config, weights)?;
-    let bank = extractor.run(&*splits.train, faults, |_| ())?;
+    extractor.set_view(view_of(config, &*splits.train));
+    let scored = config.knn_images.of(splits.train.len(), splits.test.len());
+    let part = |set, count| Members::of(set, &draw(set, count, config.seed));
+    let (train, test) = (part(&*splits.train, scored[0]), part(&*splits.test, scored[1]));
+    let bank = extractor.run(&train, faults, |_| ())?;
     let rank = effective_rank(&bank.rows);
-    let Some(bank_labels) = bank.labels(&*splits.train) else { return Ok((rank, None)) };
-    let queries = extractor.run(&*splits.test, faults, |_| ())?;
-    let Some(labels) = queries.labels(&*splits.test).filter(|labels| !labels.is_empty()) else {
+    let Some(bank_labels) = bank.labels(&train) else { return Ok((rank, None)) };
+    let queries = extractor.run(&test, faults, |_| ())?;
+    let Some(labels) = queries.labels(&test).filter(|labels| !labels.is_empty()) else {
         return Ok((rank, None));
     };
     let scores = knn::evaluate(bank.rows, &bank_labels, queries.rows, &labels, &[KNN.0], KNN.1)?;

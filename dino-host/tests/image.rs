@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use dino_host::augment::planes::{interleaved, planes};
-use dino_host::augment::{self, blur, color};
+use dino_host::augment::{self, EvalView, blur, color};
 use dino_host::data::Image;
 use dino_host::resize::{Filter, Order, Region, resized_crop};
 use safetensors::{Dtype, SafeTensors};
@@ -164,7 +164,7 @@ fn evaluation_view() {
 }
 
 #[test]
-fn evaluation_view_is_published_at_224_and_leaves_images_of_the_size_alone() {
+fn evaluation_views_follow_their_rule_whatever_the_image() {
     let image = Fixtures::load().image("src");
     let (mean, std) = (&[0.0; 3], &[1.0; 3]);
     let normalized = |image: &Image| {
@@ -173,19 +173,23 @@ fn evaluation_view_is_published_at_224_and_leaves_images_of_the_size_alone() {
         out
     };
     let mut out = vec![0.0; 3 * 224 * 224];
-    augment::eval_view(&image, 224, mean, std, &mut out);
+    augment::eval_view(&image, 224, EvalView::ResizeCrop, mean, std, &mut out);
     assert!(out == normalized(&augment::resize_and_center(&image, 256, 224)));
 
     let square =
         resized_crop(&image, Region::whole(image.height, image.width), 32, 32, Filter::Bicubic, Order::Pillow12);
     let mut out = vec![0.0; 3 * 32 * 32];
-    augment::eval_view(&square, 32, mean, std, &mut out);
+    augment::eval_view(&square, 32, EvalView::Whole, mean, std, &mut out);
     assert!(out == normalized(&square));
-    // One side of that size is not enough.
+    // The published rule looks at no size.
+    augment::eval_view(&square, 32, EvalView::ResizeCrop, mean, std, &mut out);
+    assert!(out == normalized(&augment::resize_and_center(&square, 37, 32)));
     let oblong =
         resized_crop(&image, Region::whole(image.height, image.width), 32, 40, Filter::Bicubic, Order::Pillow12);
-    augment::eval_view(&oblong, 32, mean, std, &mut out);
+    augment::eval_view(&oblong, 32, EvalView::ResizeCrop, mean, std, &mut out);
     assert!(out == normalized(&augment::resize_and_center(&oblong, 37, 32)));
+    augment::eval_view(&oblong, 32, EvalView::Whole, mean, std, &mut out);
+    assert!(out == normalized(&augment::resize_and_center(&oblong, 32, 32)));
 }
 
 #[test]
@@ -196,8 +200,10 @@ fn any_shape_can_be_resized() {
             let crop = resized_crop(&image, Region::whole(h, w), size, size + 1, Filter::Bicubic, Order::Pillow12);
             assert!(crop.pixels.len() == size * (size + 1) * 3 && crop.pixels.iter().all(|&x| x == 77));
             let mut out = vec![0.0; 3 * size * size];
-            augment::eval_view(&image, size, &[0.0; 3], &[1.0; 3], &mut out);
-            assert!(out.iter().all(|&x| x == 77.0 / 255.0));
+            for view in [EvalView::ResizeCrop, EvalView::Whole] {
+                augment::eval_view(&image, size, view, &[0.0; 3], &[1.0; 3], &mut out);
+                assert!(out.iter().all(|&x| x == 77.0 / 255.0));
+            }
         }
     }
 }

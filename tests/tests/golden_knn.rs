@@ -39,12 +39,17 @@ fn votes() {
             })
             .collect();
         f.assert_golden(&format!("k{k}.indices"), &settled);
-        let votes = found.votes(&bank_labels, k, temperature, classes);
-        f.assert_golden(&format!("k{k}.scores"), votes.as_slice().expect("a new array is contiguous"));
-        let first =
-            |row: ndarray::ArrayView1<f64>| (0..classes).fold(0, |best, c| if row[c] > row[best] { c } else { best });
-        let predicted: Vec<f64> = votes.rows().into_iter().map(|r| first(r) as f64).collect();
-        f.assert_golden(&format!("k{k}.pred"), &predicted);
+        // Votes by their logarithms, less the largest similarity / T.
+        let mut votes = vec![0.0; queries.nrows() * classes];
+        for (q, row) in votes.chunks_mut(classes).enumerate() {
+            let largest = found.similarities[q * k] as f64;
+            for (class, log) in found.answers(q, &bank_labels, k, temperature) {
+                row[class as usize] = (log + largest / temperature).exp();
+            }
+        }
+        f.assert_golden(&format!("k{k}.scores"), &votes);
+        let predicted = knn::predict(&found, &bank_labels, k, temperature);
+        f.assert_golden(&format!("k{k}.pred"), &predicted.into_iter().map(f64::from).collect::<Vec<_>>());
         let score =
             &knn::evaluate(bank.clone(), &bank_labels, queries.clone(), &query_labels, &[k], temperature).unwrap()[0];
         f.assert_golden(&format!("k{k}.top1"), &[score.top1]);

@@ -266,7 +266,7 @@ fn neighbours(calls: usize) -> (usize, u64, Vec<f64>) {
     let labels: Vec<u32> = (0..bank as u32).map(|i| i % 1000).collect();
     let times = times(calls.min(3), |_| {
         let found = knn::neighbours(b.view(), q.view(), 20);
-        std::hint::black_box(found.votes(&labels, 20, 0.07, 1000));
+        std::hint::black_box(knn::predict(&found, &labels, 20, 0.07));
     });
     (queries, 2 * (queries * bank * dim) as u64, times)
 }

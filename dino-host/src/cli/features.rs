@@ -1,6 +1,7 @@
 //! `features`.
 
-use super::shared::{Shared, Tolerance, backbone, open, start};
+use super::shared::{Shared, Tolerance, backbone, open, settle_view, start};
+use crate::config::Config;
 use crate::device::Device;
 use crate::error::Result;
 use crate::export;
@@ -24,6 +25,9 @@ pub struct Features<O: Args> {
     which: String,
     #[arg(long, default_value = "class")]
     tokens: Tokens,
+    /// How pictures become the squares that the network sees: resize-crop, whole or auto [default: as the weights say]
+    #[arg(long)]
+    eval_view: Option<String>,
     #[arg(long, default_value = "npy")]
     format: export::Format,
     #[command(flatten)]
@@ -34,8 +38,12 @@ pub struct Features<O: Args> {
 
 pub fn run<D: Device>(args: Features<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
-    let (config, weights) = backbone(&args.checkpoint, &args.which)?;
+    let (mut config, weights) = backbone(&args.checkpoint, &args.which)?;
+    if let Some(view) = args.eval_view {
+        config = Config { eval_view: view, ..config }.resolve()?;
+    }
     let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());
+    settle_view(&mut config, &*splits.train, true);
     let mut extractor = Extractor::<D>::of(args.tokens, &args.shared.device, &config, &weights)?;
     let written = export::write(&mut extractor, &config, args.tokens, &splits, &faults, args.format, &args.out);
     faults.say();

@@ -1,6 +1,6 @@
 //! `neighbours`.
 
-use super::shared::{Source, Which, network, open, start};
+use super::shared::{Source, Which, network, open, settle_view, start};
 use crate::data::files::Files;
 use crate::data::{Dataset, Splits};
 use crate::device::Device;
@@ -43,8 +43,9 @@ pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
     let trained = args.source.checkpoint.is_some();
     let which = args.which.unwrap_or(if trained { Which::Teacher } else { Which::Pixels });
-    let (config, weights) = network::<D>(&args.source, which)?;
+    let (mut config, weights) = network::<D>(&args.source, which)?;
     let splits = open(&args.source.data, &config)?;
+    settle_view(&mut config, &*splits.train, trained);
     let faults = args.source.tolerance.faults();
     let files = Files::open(&args.image, config.decode())?;
     let Splits { train, test, held_out, .. } = &splits;

@@ -1,9 +1,11 @@
 //! What the commands share: flags, and what they mean.
 
+use crate::augment::EvalView;
 use crate::config::{Config, Flags};
-use crate::data::{self, Dataset, Decode, Faults, Image, Splits};
+use crate::data::{self, Dataset, Decode, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::features::{first_readable, view_of};
 use crate::memory;
 use crate::weights;
 use clap::{Args, ValueEnum};
@@ -56,12 +58,6 @@ pub fn small(data: Option<&str>, channels: Option<usize>) -> Config {
         Some(image) if (image.width, image.height) == (32, 32) => Config::small_32(),
         _ => Config::small(),
     }
-}
-
-/// The image whose size stands for a set's: the first of a hundred that can be read, so that a damaged one changes nothing. What is
-/// wrong with the others is reported when they are used.
-pub fn first_readable(set: &dyn Dataset) -> Option<Image> {
-    (0..set.len().min(100)).find_map(|i| set.image(i).ok())
 }
 
 #[derive(Args)]
@@ -140,6 +136,21 @@ pub fn open(data: &str, config: &Config) -> Result<Splits> {
     Ok(splits)
 }
 
+/// How pictures become evaluation views, decided once and for all sets: the training images say it where the configuration does not.
+/// `trained`: the configuration is that of weights, which is where it should stand.
+pub fn settle_view(config: &mut Config, train: &dyn Dataset, trained: bool) -> EvalView {
+    let view = view_of(config, train);
+    if trained && config.eval_view().is_none() {
+        let how = match view {
+            EvalView::Whole => "they are taken whole, as the first one has the crops' size",
+            EvalView::ResizeCrop => "they are resized and cut, as the first one has not the crops' size",
+        };
+        errln!("note: the weights do not say how pictures become evaluation views: {how}; --eval-view says it");
+    }
+    config.eval_view = view.name().into();
+    view
+}
+
 /// A new run's configuration, its micro-batch and passes chosen by `--mem-limit` if that is given.
 pub fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data: Option<&str>) -> Result<Config> {
     let config = model.resolve::<D>(data)?;
@@ -191,6 +202,7 @@ pub fn recorded(config: &Config, model: &Model) -> Result<Config> {
     config.std = named.std.take().unwrap_or(config.std);
     config.ignore_exif = named.ignore_exif.take().unwrap_or(config.ignore_exif);
     config.fast_decode = named.fast_decode.take().unwrap_or(config.fast_decode);
+    config.eval_view = named.eval_view.take().unwrap_or(config.eval_view);
     let other = if model.small { Some("--small".into()) } else { config.contradictions(&named).into_iter().next() };
     match other {
         None => config.resolve(),

@@ -1,6 +1,6 @@
 //! `train`.
 
-use super::shared::{Limit, Model, Shared, Tolerance, open, say_left_out, sized, start};
+use super::shared::{Limit, Model, Shared, Tolerance, open, say_left_out, settle_view, sized, start};
 use crate::data;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -70,7 +70,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
             );
         }
     };
-    let config = if let Some(mut config) = recorded {
+    let mut config = if let Some(mut config) = recorded {
         let mut named = args.model.named()?;
         if let Some(epochs) = named.epochs.take().filter(|e| *e != config.epochs) {
             errln!("--epochs {epochs} instead of {}: the schedules are recomputed for it", config.epochs);
@@ -92,6 +92,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         sized::<D>(device, &args.model, &args.limit, Some(&data))?
     };
     let splits = open(&data, &config)?;
+    settle_view(&mut config, &*splits.train, args.resume);
     errln!(
         "{} training and {} test images ({data}); crops of {} pixels, {} images a step in parts of {}{}; {} into {}",
         splits.train.len(),

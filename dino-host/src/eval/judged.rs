@@ -6,7 +6,7 @@ use ndarray::ArrayView2;
 use serde::Serialize;
 
 /// Confusion matrices of more classes are left out: their square is more than a reader or a file can take.
-const MOST_CLASSES: usize = 2000;
+pub const MOST_CLASSES: usize = 2000;
 
 /// The classes that occur in either part, and the labels renumbered to them.
 ///

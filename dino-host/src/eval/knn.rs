@@ -1,5 +1,8 @@
 //! The published weighted k-nearest-neighbours vote (official `eval_knn.py`): rows l2-normalised, cosine similarity, the k most
 //! similar bank rows vote for their class with weight exp(similarity / T).
+//!
+//! Only classes with a vote are answers: a query whose class none of its k neighbours has is wrong in top-5 too, however few classes
+//! there are. Votes are compared by their logarithms, which hold at any temperature.
 
 use crate::cpu::gemm::{View, sgemm};
 use crate::cpu::rows::at_least;
@@ -8,13 +11,16 @@ use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 use std::cmp::Ordering;
 
+/// The published temperature.
+pub const TEMPERATURE: f64 = 0.07;
+
 /// The vote's outcome for one k.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Score {
     pub k: usize,
     /// Percent of queries whose class has the most votes.
     pub top1: f64,
-    /// Percent whose class is among the five with most votes.
+    /// Percent whose class is among the five with most votes, and has one.
     pub top5: f64,
 }
 
@@ -27,11 +33,15 @@ pub struct Neighbours {
     pub indices: Vec<u32>,
 }
 
-/// Each row divided by its length; a zero row stays zero.
+/// Each row divided by its length (at least 1e-12, as torch's `normalize`); a zero row stays zero.
 pub fn normalise(mut x: Array2<f32>) -> Array2<f32> {
     for mut row in x.axis_iter_mut(Axis(0)) {
-        let length = row.iter().map(|&v| v as f64 * v as f64).sum::<f64>().sqrt().max(1e-12) as f32;
-        row.mapv_inplace(|v| v / length);
+        let length = row.iter().map(|&v| v as f64 * v as f64).sum::<f64>().sqrt().max(1e-12);
+        match length as f32 {
+            // Finite numbers whose length is none in f32.
+            f32::INFINITY => row.mapv_inplace(|v| (v as f64 / length) as f32),
+            length => row.mapv_inplace(|v| v / length),
+        }
     }
     x
 }
@@ -119,26 +129,38 @@ fn keep(best: &mut Vec<(f32, u32)>, k: usize) -> f32 {
 }
 
 impl Neighbours {
-    /// Votes (queries, classes) of the nearest `k`.
-    pub fn votes(&self, labels: &[u32], k: usize, temperature: f64, classes: usize) -> Array2<f64> {
-        let mut votes = Array2::zeros((self.indices.len() / self.k.max(1), classes));
-        for (q, mut row) in votes.axis_iter_mut(Axis(0)).enumerate() {
-            for j in q * self.k..q * self.k + k.min(self.k) {
-                row[labels[self.indices[j] as usize] as usize] += libm::exp(self.similarities[j] as f64 / temperature);
-            }
-        }
-        votes
+    /// How many rows asked.
+    fn queries(&self) -> usize {
+        self.indices.len() / self.k.max(1)
+    }
+
+    /// The classes that the nearest `k` of query `q` vote for, most votes first, among classes with equal votes the first, each with
+    /// the logarithm of its votes less the query's largest similarity / T: of a class whose largest similarity is m
+    ///
+    /// (m - largest) / T + ln sum of exp((s - m) / T)
+    pub fn answers(&self, q: usize, labels: &[u32], k: usize, temperature: f64) -> Vec<(u32, f64)> {
+        let near = q * self.k..q * self.k + k.min(self.k);
+        let mut voters: Vec<(u32, f64)> =
+            near.map(|j| (labels[self.indices[j] as usize], self.similarities[j] as f64)).collect();
+        let largest = voters.first().map_or(0.0, |v| v.1);
+        // Stable: within a class the most similar stays first.
+        voters.sort_by_key(|v| v.0);
+        let votes = |of: &[(u32, f64)]| {
+            let (class, most) = of[0];
+            let sum: f64 = of.iter().map(|v| libm::exp((v.1 - most) / temperature)).sum();
+            // However small, it is a vote.
+            (class, ((most - largest) / temperature).max(f64::MIN) + libm::log(sum))
+        };
+        let mut answers: Vec<(u32, f64)> = voters.chunk_by(|a, b| a.0 == b.0).map(votes).collect();
+        answers.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        answers
     }
 }
 
-/// The class with most votes of the nearest `k`, a query; among classes with equal votes the first. `bank_labels` are below `classes`.
-pub fn predict(found: &Neighbours, bank_labels: &[u32], k: usize, temperature: f64, classes: usize) -> Vec<u32> {
-    let votes = found.votes(bank_labels, k, temperature, classes);
-    let first_best = |row: ndarray::ArrayView1<f64>| {
-        let best = (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b]));
-        best.unwrap_or(0) as u32
-    };
-    votes.rows().into_iter().map(first_best).collect()
+/// The class with most votes of the nearest `k`, a query; among classes with equal votes the first.
+pub fn predict(found: &Neighbours, bank_labels: &[u32], k: usize, temperature: f64) -> Vec<u32> {
+    let first = |q| found.answers(q, bank_labels, k, temperature).first().map_or(0, |answer| answer.0);
+    (0..found.queries()).into_par_iter().map(first).collect()
 }
 
 /// How often an image of a class (row) was taken for a class (column): (classes, classes), rows summing to the images of the class.
@@ -150,6 +172,15 @@ pub fn confusion(predicted: &[u32], labels: &[u32], classes: usize) -> Array2<u6
     counts
 }
 
+/// Refuses a temperature that no vote can be weighted by.
+pub fn check_temperature(temperature: f64, published: f64) -> Result<()> {
+    match temperature > 0.0 && temperature.is_finite() {
+        true => Ok(()),
+        false => Err(Error::new(format!("--temperature {temperature} makes no sense"))
+            .hint(format!("a number above 0; published: {published}"))),
+    }
+}
+
 /// Top-1 and top-5 of the vote, in percent, for every k. Among classes with equal votes the first counts.
 pub fn evaluate(
     bank: Array2<f32>,
@@ -159,6 +190,7 @@ pub fn evaluate(
     ks: &[usize],
     temperature: f64,
 ) -> Result<Vec<Score>> {
+    check_temperature(temperature, TEMPERATURE)?;
     if bank.nrows() == 0 || queries.nrows() == 0 {
         return Err(Error::new(format!(
             "k-NN needs images on both sides: {} in the bank, {} queries",
@@ -169,33 +201,22 @@ pub fn evaluate(
     if let Some(row) = bank.rows().into_iter().chain(queries.rows()).position(|r| r.iter().any(|x| !x.is_finite())) {
         return Err(Error::new(format!("the features in row {row} are not finite")).hint("are the weights sound?"));
     }
-    let classes = bank_labels.iter().chain(labels).max().map_or(0, |&c| c as usize + 1);
     let most = ks.iter().copied().max().unwrap_or(0);
     let found = neighbours(normalise(bank).view(), normalise(queries).view(), most);
-    Ok(scores(&found, bank_labels, labels, ks, temperature, classes))
+    Ok(scores(&found, bank_labels, labels, ks, temperature))
 }
 
-/// The same of neighbours that have been found: at least as many as the largest k, or all there are. Labels are below `classes`.
-pub fn scores(
-    found: &Neighbours,
-    bank_labels: &[u32],
-    labels: &[u32],
-    ks: &[usize],
-    temperature: f64,
-    classes: usize,
-) -> Vec<Score> {
+/// The same of neighbours that have been found: at least as many as the largest k, or all there are.
+pub fn scores(found: &Neighbours, bank_labels: &[u32], labels: &[u32], ks: &[usize], temperature: f64) -> Vec<Score> {
     let score = |&k: &usize| {
-        let votes = found.votes(bank_labels, k, temperature, classes);
-        let (mut top1, mut top5) = (0usize, 0usize);
-        for (row, &label) in votes.rows().into_iter().zip(labels) {
-            let own = row[label as usize];
-            let ahead = |(c, &v): (usize, &f64)| v > own || (v == own && c < label as usize);
-            let rank = row.iter().enumerate().filter(|&x| ahead(x)).count();
-            top1 += (rank == 0) as usize;
-            top5 += (rank < 5) as usize;
-        }
+        let place = |(q, label): (usize, &u32)| {
+            let answers = found.answers(q, bank_labels, k, temperature);
+            answers.iter().position(|answer| answer.0 == *label)
+        };
+        let places: Vec<Option<usize>> = labels.par_iter().enumerate().map(place).collect();
+        let within = |n: usize| places.iter().flatten().filter(|place| **place < n).count();
         let percent = |n: usize| 100.0 * n as f64 / labels.len().max(1) as f64;
-        Score { k, top1: percent(top1), top5: percent(top5) }
+        Score { k, top1: percent(within(1)), top5: percent(within(5)) }
     };
     ks.iter().map(score).collect()
 }
@@ -219,13 +240,92 @@ mod tests {
         let bank = circle(&[0.0, 10.0, 90.0, 180.0]);
         let found = neighbours(bank.view(), circle(&[4.0, 100.0, 170.0, 50.0]).view(), 9);
         let labels = [1, 1, 0, 2];
-        assert_eq!(predict(&found, &labels, 1, 0.07, 3), [1, 0, 2, 1]);
+        assert_eq!(predict(&found, &labels, 1, 0.07), [1, 0, 2, 1]);
         assert_eq!(confusion(&[1, 0, 2, 1], &[1, 0, 0, 2], 3), array![[1, 0, 1], [0, 1, 0], [0, 1, 0]]);
         // At a temperature so high that every vote weighs the same, all four vote and class 1 has two of them.
-        assert_eq!(predict(&found, &labels, 4, 1e9, 3), [1, 1, 1, 1]);
+        assert_eq!(predict(&found, &labels, 4, 1e9), [1, 1, 1, 1]);
         // Equal votes: the first class. Classes without rows are none of them.
         let twins = neighbours(circle(&[0.0, 0.0]).view(), circle(&[0.0]).view(), 2);
-        assert_eq!(predict(&twins, &[3, 2], 2, 0.07, 5), [2]);
+        assert_eq!(predict(&twins, &[3, 2], 2, 0.07), [2]);
+    }
+
+    /// Sums of exp(similarity / T), as the formula says.
+    fn plain_votes(found: &Neighbours, labels: &[u32], q: usize, temperature: f64) -> Vec<(u32, f64)> {
+        let mut votes = std::collections::BTreeMap::new();
+        for j in q * found.k..(q + 1) * found.k {
+            *votes.entry(labels[found.indices[j] as usize]).or_insert(0.0) +=
+                libm::exp(found.similarities[j] as f64 / temperature);
+        }
+        votes.into_iter().collect()
+    }
+
+    #[test]
+    fn votes_are_those_of_the_formula_and_hold_at_any_temperature() {
+        // Similarities of both signs; class 1 has the most alike row, class 4 the most rows, class 2 the least alike.
+        let bank = circle(&[10.0, 40.0, 41.0, 42.0, 43.0, 170.0, 175.0]);
+        let labels = [1, 4, 4, 4, 4, 2, 3];
+        let found = neighbours(bank.view(), circle(&[0.0, 100.0]).view(), 7);
+        for temperature in [0.01, 0.07, 1.0, 50.0] {
+            for q in 0..2 {
+                let mut want = plain_votes(&found, &labels, q, temperature);
+                want.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+                let largest = found.similarities[q * 7] as f64;
+                for (got, want) in found.answers(q, &labels, 7, temperature).iter().zip(want) {
+                    let log = got.1 + largest / temperature;
+                    assert!(got.0 == want.0 && (log - libm::log(want.1)).abs() < 1e-12 * log.abs().max(1.0));
+                }
+            }
+        }
+        let order = |q, temperature| found.answers(q, &labels, 7, temperature).iter().map(|a| a.0).collect::<Vec<_>>();
+        // Low: by the most alike row of each class, and none is lost, though exp(-1e6) is 0 and exp(1e6) infinite.
+        for temperature in [1e-6, 1e-12, 1e-300] {
+            assert_eq!(order(0, temperature)[..2], [1, 4], "{temperature}");
+            assert_eq!(order(0, temperature).len(), 4, "{temperature}");
+        }
+        assert_eq!(order(0, 1e-6), [1, 4, 2, 3]);
+        // High: by the number of rows, and among equal numbers by similarity as long as f64 shows it.
+        for q in 0..2 {
+            assert_eq!(order(q, 1e6)[0], 4);
+        }
+        assert_eq!(order(0, 1e6), [4, 1, 2, 3]);
+        // Only negative similarities.
+        let away = neighbours(circle(&[180.0, 170.0, 150.0]).view(), circle(&[0.0]).view(), 3);
+        assert!(away.similarities.iter().all(|s| *s < 0.0));
+        for temperature in [1e-6, 0.07] {
+            let found: Vec<u32> = away.answers(0, &[0, 1, 2], 3, temperature).iter().map(|a| a.0).collect();
+            assert_eq!(found, [2, 1, 0], "{temperature}");
+        }
+        for bad in [0.0, -0.07, f64::NAN, f64::INFINITY] {
+            assert!(evaluate(bank.clone(), &labels, circle(&[0.0]), &[1], &[1], bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn classes_without_a_vote_are_no_answers() {
+        let found = neighbours(circle(&[0.0, 5.0, 50.0]).view(), circle(&[1.0]).view(), 3);
+        let top5 = |label: u32, k| scores(&found, &[6, 5, 9], &[label], &[k], 0.07)[0].top5;
+        // The two nearest are of the classes 6 and 5; of ten classes the third to fifth place stay empty.
+        assert_eq!([5, 6, 0, 9].map(|label| top5(label, 2)), [100.0, 100.0, 0.0, 0.0]);
+        assert_eq!((top5(9, 3), top5(6, 1), top5(5, 1)), (100.0, 100.0, 0.0));
+        // Six classes with a vote: the last one is no longer among five.
+        let found = neighbours(circle(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]).view(), circle(&[0.0]).view(), 6);
+        let six = scores(&found, &[0, 1, 2, 3, 4, 5], &[5], &[6], 0.07);
+        assert_eq!((six[0].top1, six[0].top5), (0.0, 0.0));
+    }
+
+    #[test]
+    fn rows_of_any_length_and_of_none() {
+        let long = normalise(array![[3e38f32, 3e38], [0.0, 0.0], [1e-30, 0.0], [1e-9, 0.0]]);
+        let root = 0.5f32.sqrt();
+        assert!((long[[0, 0]] - root).abs() < 1e-6 && (long[[0, 1]] - root).abs() < 1e-6, "{long}");
+        assert_eq!(long.row(1), array![0.0, 0.0]);
+        assert_eq!(long[[3, 0]], 1.0);
+        assert!(long.iter().all(|x| x.is_finite()));
+        // All features zero: every similarity is zero, and the first rows are the neighbours.
+        let zero = evaluate(Array2::zeros((4, 3)), &[1, 0, 0, 1], Array2::zeros((2, 3)), &[1, 0], &[1, 99], 0.07);
+        let zero = zero.unwrap();
+        assert_eq!((zero[0].top1, zero[0].top5), (50.0, 50.0));
+        assert_eq!((zero[1].top1, zero[1].top5), (50.0, 100.0));
     }
 
     #[test]

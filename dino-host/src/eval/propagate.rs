@@ -267,6 +267,38 @@ mod tests {
         assert!((classes[2 * 19 + 1] - 4.0 / 7.0).abs() < 1e-6);
     }
 
+    /// Against the formula in f64 with its logarithms, from temperatures that keep the most alike source alone to those that weigh all
+    /// alike, and with likenesses of both signs.
+    #[test]
+    fn weights_hold_at_any_temperature() {
+        let grid = [1, 3];
+        let token = |degrees: f32| [degrees.to_radians().cos(), degrees.to_radians().sin()];
+        let tokens = |degrees: [f32; 3]| degrees.iter().flat_map(|&d| token(d)).collect::<Vec<f32>>();
+        for (from, to) in [([0.0, 50.0, 100.0], [20.0, 70.0, 160.0]), ([180.0, 190.0, 200.0], [0.0, 10.0, 20.0])] {
+            for temperature in [1e-300, 1e-6, 0.1, 1.0, 1e6, 1e300] {
+                let params = Params { top: 3, radius: 0, temperature, ..Params::default() };
+                let mut p = Propagation::new(params, grid, tokens(from), &[0, 1, 2], 3);
+                for (t, found) in p.next(tokens(to)).chunks(3).enumerate() {
+                    let alike: Vec<f64> = (0..3).map(|s| ((to[t] - from[s]) as f64).to_radians().cos()).collect();
+                    let log: Vec<f64> = alike.iter().map(|a| a / temperature).collect();
+                    let most = log.iter().copied().fold(f64::MIN, f64::max);
+                    // Infinite where all are: there the most alike has everything.
+                    let weight = |s: usize| if log[s] == most { 1.0 } else { libm::exp(log[s] - most) };
+                    let total: f64 = (0..3).map(weight).sum();
+                    for s in 0..3 {
+                        let want = weight(s) / total;
+                        let bound = 1e-5 + (1e-6 / temperature).min(0.1);
+                        assert!(
+                            (found[s] as f64 - want).abs() < bound,
+                            "T {temperature}, {t}, {s}: {found:?}, not {want}"
+                        );
+                    }
+                    assert!((found.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_class_that_is_the_same_everywhere_makes_no_nan() {
         let none = segment(&[1.0, 0.0, 1.0, 0.0], 2, [1, 2], 4, [4, 8]);

@@ -5,7 +5,8 @@ use crate::config::Config;
 use crate::data::{Dataset, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::knn;
+use crate::eval::judged::{Labels, MOST_CLASSES};
+use crate::eval::knn::{self, TEMPERATURE};
 use crate::features::{self, Extractor, Features};
 use crate::gallery;
 use crate::neighbours::{Members, choose, rows};
@@ -17,7 +18,6 @@ use std::path::Path;
 
 /// Of the vote, as in training.
 const K: usize = 20;
-const TEMPERATURE: f64 = 0.07;
 /// Queries whose neighbours are shown, and how many of these.
 const QUERIES: usize = 6;
 const NEAREST: usize = 7;
@@ -189,8 +189,9 @@ fn judged<D: Device>(
     most: usize,
     found: &mut Evidence,
 ) -> Result<()> {
-    let (config, faults) = (&checkpoint.config, Faults::default());
     let (train, test) = (&*splits.train, &*splits.test);
+    let view = features::view_of(&checkpoint.config, train).name().into();
+    let (config, faults) = (&Config { eval_view: view, ..checkpoint.config.clone() }, Faults::default());
     if train.is_empty() || test.is_empty() {
         return Err(Error::new("there is no test image"));
     }
@@ -228,11 +229,16 @@ fn judged<D: Device>(
         let scores = knn::evaluate(b.rows, &from, q.rows, &to, &[K], TEMPERATURE)?;
         Ok(scores.first().map_or(0.0, |s| s.top1))
     };
-    found.classes = train.classes().to_vec();
-    let classes = found.classes.len();
+    // Classes that occur: labels may be few and far between.
+    let known = Labels::new(train.classes(), &bank_labels, &labels);
     let nearest = knn::neighbours(knn::normalise(b.rows.clone()).view(), knn::normalise(q.rows.clone()).view(), K);
-    let guess = knn::predict(&nearest, &bank_labels, K, TEMPERATURE, classes);
-    found.confusion = Some(knn::confusion(&guess, &labels, classes));
+    let guess = knn::predict(&nearest, &known.train, K, TEMPERATURE);
+    if known.classes.len() <= MOST_CLASSES {
+        found.confusion = Some(knn::confusion(&guess, &known.test, known.classes.len()));
+    } else {
+        found.missing.push(format!("Confusion: of {} classes it would not fit a page.", known.classes.len()));
+    }
+    found.classes = known.classes;
     found.teacher = Some(top1([b, q])?);
     found.random = Some(top1(both(&initial(config))?)?);
     if (bank.len() + asked.len()) * config.channels * config.global_size.pow(2) * 4 <= PIXELS {

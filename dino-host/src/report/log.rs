@@ -20,6 +20,9 @@ pub const GRAD: usize = 7;
 pub const RATE: usize = 8;
 pub const WAIT: usize = 9;
 
+/// Rows of tables and lists that are shown at most.
+pub const LISTED: usize = 100;
+
 /// A line of the log. What is missing or null is `None`.
 #[derive(Deserialize)]
 struct Line {
@@ -63,8 +66,10 @@ pub struct Rows {
     /// Step, and a number a column, NaN where there is none.
     pub steps: Vec<(u64, [f32; COLUMNS])>,
     pub epochs: Vec<Epoch>,
-    /// Image and why it could not be read.
+    /// Image and why it could not be read, of the first [`LISTED`].
     pub unreadable: Vec<(String, String)>,
+    /// How many could not be read.
+    pub unreadable_count: usize,
     /// Lines that are no rows: torn or damaged.
     pub bad_lines: usize,
     /// Seconds that the run had gone on for, at its last row.
@@ -89,7 +94,24 @@ impl Rows {
             }
             line.clear();
         }
+        rows.settle();
         Ok(rows)
+    }
+
+    /// In the order of steps, each once: of a step that was taken again, after a crash or in a copied log, the last row counts.
+    fn settle(&mut self) {
+        fn last_of_each<T>(rows: &mut Vec<T>, key: impl Fn(&T) -> u64) {
+            if rows.is_sorted_by(|a, b| key(a) < key(b)) {
+                return;
+            }
+            // Stable: the last row of a step stays its last, and, turned around, is the one that is kept.
+            rows.sort_by_key(|row| key(row));
+            rows.reverse();
+            rows.dedup_by_key(|row| key(row));
+            rows.reverse();
+        }
+        last_of_each(&mut self.steps, |row| row.0);
+        last_of_each(&mut self.epochs, |row| row.step);
     }
 
     fn take(&mut self, l: Line) {
@@ -120,7 +142,12 @@ impl Rows {
                 rank: l.feature_rank,
                 verdict: l.verdict.unwrap_or_default(),
             }),
-            "unreadable" => self.unreadable.push((l.image.unwrap_or_default(), l.error.unwrap_or_default())),
+            "unreadable" => {
+                self.unreadable_count += 1;
+                if self.unreadable.len() < LISTED {
+                    self.unreadable.push((l.image.unwrap_or_default(), l.error.unwrap_or_default()));
+                }
+            }
             _ => (),
         }
     }
@@ -146,5 +173,71 @@ impl Rows {
         let last: Vec<f64> =
             self.steps.iter().rev().map(|r| r.1[column] as f64).filter(|x| x.is_finite()).take(count).collect();
         (!last.is_empty()).then(|| last.iter().sum::<f64>() / last.len() as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lines: &[String]) -> Rows {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), lines.join("\n")).unwrap();
+        Rows::read(file.path()).unwrap()
+    }
+
+    #[test]
+    fn a_step_that_was_taken_again_counts_once_and_rows_come_in_the_order_of_steps() {
+        let step = |n: u64, loss: f64| format!(r#"{{"kind": "step", "step": {n}, "loss": {loss}}}"#);
+        let epoch = |n: u64, loss: f64| {
+            format!(r#"{{"kind": "epoch", "step": {n}, "epoch": {}, "train_loss": {loss}}}"#, n / 2)
+        };
+        let lines = [
+            step(0, 9.0),
+            step(1, 8.0),
+            epoch(1, 8.5),
+            step(2, 7.0),
+            step(3, 6.0),
+            epoch(3, 6.5),
+            // From the checkpoint of step 2 on again.
+            step(2, 5.0),
+            step(3, 4.0),
+            epoch(3, 4.5),
+            step(4, 3.0),
+            // Two logs in one.
+            step(1, 2.0),
+        ];
+        let rows = read(&lines);
+        let steps: Vec<(u64, f32)> = rows.steps.iter().map(|row| (row.0, row.1[LOSS])).collect();
+        assert_eq!(steps, [(0, 9.0), (1, 2.0), (2, 5.0), (3, 4.0), (4, 3.0)]);
+        let epochs: Vec<_> = rows.epochs.iter().map(|row| (row.step, row.loss)).collect();
+        assert_eq!(epochs, [(1, Some(8.5)), (3, Some(4.5))]);
+        assert_eq!(rows.tail(LOSS, 2), Some(3.5));
+    }
+
+    #[test]
+    fn what_is_no_number_is_a_gap_and_what_is_no_row_is_counted() {
+        let lines = [
+            r#"{"kind": "step", "step": 0, "loss": null, "grad_norm": 1e300}"#,
+            r#"{"kind": "step", "step": 1, "loss": NaN}"#,
+            r#"{"kind": "step", "step": 2, "loss": 2.0, "loss_minus_ln_k": -3.5}"#,
+            r#"{"kind": "step", "step": 3, "loss": 1e999}"#,
+            r#"{"kind": "step", "step": -1, "loss": 1.0}"#,
+            "\0\0\0",
+            "",
+            r#"{"kind": "other", "step": 9}"#,
+        ];
+        let rows = read(&lines.map(String::from));
+        assert_eq!((rows.steps.len(), rows.bad_lines), (2, 4));
+        assert!(rows.steps[0].1[LOSS].is_nan() && rows.steps[0].1[GRAD].is_infinite());
+        assert_eq!((rows.tail(LOSS, 9), rows.tail(GRAD, 9), rows.ln_k), (Some(2.0), None, Some(5.5)));
+    }
+
+    #[test]
+    fn of_many_unreadable_images_the_first_are_named_and_all_counted() {
+        let line = |i: usize| format!(r#"{{"kind": "unreadable", "step": 0, "image": "{i}.png", "error": "torn"}}"#);
+        let rows = read(&(0..1000).map(line).collect::<Vec<_>>());
+        assert_eq!((rows.unreadable.len(), rows.unreadable_count), (LISTED, 1000));
+        assert_eq!(rows.unreadable[99], ("99.png".into(), "torn".into()));
     }
 }

@@ -10,8 +10,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use std::fmt::Write;
 
-/// Rows of tables and lists that are shown at most.
-const MOST: usize = 100;
 /// Classes of which a matrix is drawn.
 const MATRIX: usize = 20;
 
@@ -339,7 +337,7 @@ impl Page<'_> {
         if all.is_empty() {
             return String::new();
         }
-        let every = all.len().div_ceil(MOST);
+        let every = all.len().div_ceil(LISTED);
         let mut s = String::from(
             "<h2>Numbers</h2>\n<details><summary>Epoch by epoch</summary><div class=wide><table><thead><tr><th>epoch</th><th>loss</th>\
              <th>k-NN teacher</th><th>k-NN student</th><th>feature rank</th><th>verdict</th></tr></thead><tbody>",
@@ -377,9 +375,9 @@ impl Page<'_> {
             let _ = write!(
                 s,
                 "<h2>Unreadable images</h2>\n<p>{} were left out.</p><div class=wide><table class=text><tbody>",
-                rows.unreadable.len()
+                rows.unreadable_count
             );
-            for (image, error) in rows.unreadable.iter().take(MOST) {
+            for (image, error) in &rows.unreadable {
                 let _ = write!(s, "<tr><th scope=row>{}</th><td>{}</td></tr>", escape(image), escape(error));
             }
             s += "</tbody></table></div>\n";

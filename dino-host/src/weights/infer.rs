@@ -2,6 +2,7 @@
 
 use super::dialect::{Dialect, Piece};
 use super::{File, Keys, Options, Report, Side};
+use crate::augment::EvalView;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use serde_json::Value;
@@ -92,6 +93,11 @@ pub(super) fn config(
         mlp_ratio,
         channels,
         global_size,
+        // Published weights are evaluated as they were published; files of this program say it themselves since there is the key.
+        eval_view: match &settings {
+            Value::Null => EvalView::ResizeCrop.name().into(),
+            settings => settings["eval-view"].as_str().map_or(published.eval_view.clone(), String::from),
+        },
         // As large beside the global crops as the published ones, in whole patches.
         local_size: (global_size / 7 * 3 / side_p).max(1) * side_p,
         position_resize: report.dialect.position_resize().into(),

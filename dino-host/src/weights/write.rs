@@ -80,6 +80,7 @@ pub fn safetensors(dialect: Dialect, weights: &Weights, out: &Path) -> Result<Ve
     // What the names and shapes do not say, for when it is read again here; other programs do not look at it.
     let settings = json!({
         "heads": config.heads, "mean": config.mean, "std": config.std, "position-resize": config.position_resize,
+        "eval-view": config.eval_view,
     });
     let foreign = || BTreeMap::from([("format", "pt".to_string()), (SETTINGS, settings.to_string())]);
     match dialect {

@@ -7,6 +7,7 @@ mod draw;
 mod probes;
 mod refusals;
 mod report;
+mod scores;
 mod unreadable;
 
 use common::*;
@@ -271,7 +272,8 @@ fn knn_of_pixels_random_and_trained_features() {
     }
     let table = succeeds("eval knn --checkpoint {} --data {} --k 7", &[&checkpoint, data]);
     let lines: Vec<&str> = table.lines().collect();
-    assert!(lines.len() == 4 && lines[0].starts_with("k-NN, teacher") && lines[3].starts_with("always "), "{table}");
+    assert!(lines.len() == 5 && lines[0].starts_with("k-NN, teacher") && lines[4].starts_with("always "), "{table}");
+    assert_eq!(lines[3], "images resized to 46 pixels, 40 x 40 cut out (resize-crop)");
     refuses_saying(
         "eval knn --checkpoint {} --which student --data {}",
         &[&teacher, data],

@@ -17,7 +17,7 @@ pub struct Knn<O: Args> {
     /// Neighbours, a list
     #[arg(long, value_delimiter = ',', default_value = "10,20,100,200")]
     k: Vec<usize>,
-    #[arg(long, default_value_t = 0.07)]
+    #[arg(long, default_value_t = knn::TEMPERATURE)]
     temperature: f64,
     /// Whose features [default: teacher with --checkpoint, else pixels]
     #[arg(long)]
@@ -42,11 +42,10 @@ const SHOWN: usize = 20;
 
 pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
-    if args.k.contains(&0) || args.k.is_empty() || !(args.temperature > 0.0 && args.temperature.is_finite()) {
-        return Err(
-            Error::new("--k and --temperature are above 0").hint("published: --k 10,20,100,200 --temperature 0.07")
-        );
+    if args.k.contains(&0) || args.k.is_empty() {
+        return Err(Error::new("--k is above 0").hint("published: --k 10,20,100,200"));
     }
+    knn::check_temperature(args.temperature, knn::TEMPERATURE)?;
     let subject = Subject::open::<D>(&args.source, args.which)?;
     let (train, test) = (&*subject.splits.train, &*subject.splits.test);
     let mut extractor = subject.extractor::<D>(&args.source.shared.device, 1, false)?;
@@ -96,9 +95,9 @@ pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     if classes == 0 {
         return Err(unlabelled(&args.source.data));
     }
-    let scores = knn::scores(&found, &labels.train, &labels.test, &args.k, args.temperature, classes);
+    let scores = knn::scores(&found, &labels.train, &labels.test, &args.k, args.temperature);
     let k = if args.k.contains(&SHOWN) { SHOWN } else { args.k[0] };
-    let predicted = knn::predict(&found, &labels.train, k, args.temperature, classes);
+    let predicted = knn::predict(&found, &labels.train, k, args.temperature);
     let judged = Judged::new(&predicted, &labels.test, &labels.classes);
     let baseline = Baseline::new(&labels);
     let alone = args.leave_one_out.is_some();
@@ -107,6 +106,7 @@ pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     if args.source.json {
         let mut json = serde_json::json!({
             "which": name, "bank": bank, "queries": labels.test.len(), "width": width,
+            "eval_view": subject.view.name(),
             "temperature": args.temperature, "scores": scores, "leave_one_out": alone, "shown_k": k,
         });
         let detail = detail_json(&judged, &labels.classes, &baseline);
@@ -120,6 +120,7 @@ pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     }
     outln!("{:>6} {:>8} {:>8}", "k", "top-1 %", "top-5 %");
     scores.iter().for_each(|s| outln!("{:>6} {:>8.2} {:>8.2}", s.k, s.top1, s.top5));
+    outln!("{}", subject.seen());
     if most > voters {
         outln!("an image has {voters} others to vote: all of them do where k is larger");
     }

@@ -1,6 +1,7 @@
 //! `eval linear`.
 
 use super::probe::{Detail, Subject, detail_json, labels, print_baseline, print_detail};
+use crate::augment::EvalView;
 use crate::cli::shared::{Source, Which, start};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -14,6 +15,7 @@ use crate::progress::Progress;
 use clap::{Args, ValueEnum};
 use ndarray::{Array2, Axis};
 use serde_json::json;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -37,8 +39,8 @@ pub struct Linear<O: Args> {
     /// evaluation views, computed once
     #[arg(long)]
     augmented: bool,
-    /// What the best rate is chosen by: the images that are reported, as published, or a tenth of the training images, left out of
-    /// training
+    /// What the best rate is chosen by: the images that are reported, as published, or a tenth of the training images, left out for
+    /// it; the head is then trained once more on all of them with that rate
     #[arg(long, value_name = "PART", default_value = "test")]
     choose_on: ChooseOn,
     /// Write the best head, as safetensors
@@ -89,23 +91,33 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
     }
     // Evaluation views of the training images: all there is to learn from, or, with --augmented, only those left out to choose by.
     let held = held_out(train.len(), args, recipe.seed)?;
-    let (heads, labels, held_rows) = if args.augmented {
-        augmented(&subject, &mut extractor, &test_labels, &held, recipe, data)?
-    } else {
-        let bank = subject.features(&mut extractor, train)?;
-        judged::check(bank.rows.view(), "training")?;
-        let labels = Labels::new(train.classes(), &labels(&bank, train, data)?, &test_labels);
-        let (out, stay): (Vec<usize>, Vec<usize>) =
-            (0..bank.images.len()).partition(|&row| held.contains(&bank.images[row]));
-        let pick = |rows: &[usize]| (bank.rows.select(Axis(0), rows), rows.iter().map(|&r| labels.train[r]).collect());
-        let (stay, stay_labels): (Array2<f32>, Vec<u32>) = pick(&stay);
-        judged::check(stay.view(), "training")?;
-        let mut progress = Progress::new(recipe.epochs, "epochs");
-        let classes = labels.classes.len();
-        let heads = linear::train(stay.view(), &stay_labels, classes, recipe, || progress.tick());
-        let held = pick(&out);
-        (heads, labels, held)
+    let cached = match args.augmented {
+        true => None,
+        false => {
+            let bank = subject.features(&mut extractor, train)?;
+            judged::check(bank.rows.view(), "training")?;
+            let of_bank = labels(&bank, train, data)?;
+            Some((bank, of_bank))
+        }
     };
+    let mut fit = |held: &HashSet<usize>, recipe: &Recipe| match &cached {
+        None => augmented(&subject, &mut extractor, &test_labels, held, recipe, data),
+        Some((bank, of_bank)) => {
+            let labels = Labels::new(train.classes(), of_bank, &test_labels);
+            let (out, stay): (Vec<usize>, Vec<usize>) =
+                (0..bank.images.len()).partition(|&row| held.contains(&bank.images[row]));
+            let pick =
+                |rows: &[usize]| (bank.rows.select(Axis(0), rows), rows.iter().map(|&r| labels.train[r]).collect());
+            let (stay, stay_labels): (Array2<f32>, Vec<u32>) = pick(&stay);
+            judged::check(stay.view(), "training")?;
+            let mut progress = Progress::new(recipe.epochs, "epochs");
+            let classes = labels.classes.len();
+            let heads = linear::train(stay.view(), &stay_labels, classes, recipe, || progress.tick());
+            let held = pick(&out);
+            Ok((heads, labels, held))
+        }
+    };
+    let (heads, labels, held_rows) = fit(&held, recipe)?;
     let scores = heads.judge(queries.rows.view(), &labels.test);
     let chosen_by = match args.choose_on {
         ChooseOn::Test => None,
@@ -115,22 +127,37 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
         }
     };
     let best = linear::best(chosen_by.as_deref().unwrap_or(&scores));
+    let diverged = || {
+        Error::new(format!("no learning rate of {:?} gave finite numbers", recipe.rates))
+            .hint("--rates with smaller ones")
+    };
     if !scores[best].loss.is_finite() {
-        return Err(Error::new(format!("no learning rate of {:?} gave finite numbers", recipe.rates))
-            .hint("--rates with smaller ones"));
+        return Err(diverged());
     }
-    let head = heads.head(best);
+    // What was left out to choose by is learned from as well, once that is done.
+    let (head, again) = match chosen_by {
+        None => (heads.head(best), None),
+        Some(_) => {
+            let one = Recipe { rates: vec![recipe.rates[best]], ..recipe.clone() };
+            let (heads, ..) = fit(&HashSet::new(), &one)?;
+            let score = heads.judge(queries.rows.view(), &labels.test).remove(0);
+            if !score.loss.is_finite() {
+                return Err(diverged());
+            }
+            (heads.head(0), Some(score))
+        }
+    };
     if let Some(path) = &args.save {
         let about = About { blocks, mean_patch: args.mean_patch, classes: labels.classes.clone() };
         head_file::save(path, &head, &about)?;
         errln!("the head of rate {} is in {}", recipe.rates[best], path.display());
     }
-    let grid = Grid { recipe, scores: &scores, held: chosen_by.as_deref(), best };
+    let grid = Grid { recipe, scores: &scores, held: chosen_by.as_deref(), left_out: held_rows.1.len(), again, best };
     print(args, &subject, (blocks, args.mean_patch), &labels, &queries, &head, Some(grid))
 }
 
 /// Training images that are left out to choose a rate by: a tenth, one at least.
-fn held_out<O: Args>(images: usize, args: &Linear<O>, seed: u64) -> Result<std::collections::HashSet<usize>> {
+fn held_out<O: Args>(images: usize, args: &Linear<O>, seed: u64) -> Result<HashSet<usize>> {
     if args.choose_on == ChooseOn::Test {
         return Ok(Default::default());
     }
@@ -149,7 +176,7 @@ fn augmented<D: Device>(
     subject: &Subject,
     extractor: &mut Option<Extractor<D>>,
     test_labels: &[u32],
-    held: &std::collections::HashSet<usize>,
+    held: &HashSet<usize>,
     recipe: &Recipe,
     data: &str,
 ) -> Result<Trained> {
@@ -163,6 +190,8 @@ fn augmented<D: Device>(
     let Some(extractor) = extractor else { return Err(Error::new("pixels have no backbone")) };
     let mut heads = Heads::new(&recipe.rates, labels.classes.len(), extractor.width(), recipe.seed);
     let mut progress = Progress::new(recipe.epochs * stay.len(), "images");
+    // The crops have the size of evaluation views, and are taken as they are.
+    extractor.set_view(EvalView::Whole);
     for epoch in 0..recipe.epochs {
         let order: Vec<u32> =
             loader::order(stay.len(), recipe.seed, epoch as u64).into_iter().map(|i| stay[i as usize]).collect();
@@ -179,6 +208,7 @@ fn augmented<D: Device>(
         }
     }
     // Those left out are judged as the test images are.
+    extractor.set_view(subject.view);
     let mut left = (Array2::zeros((0, extractor.width())), Vec::new());
     if !out.is_empty() {
         let part = Augmented { set: train, images: &out, side: 0, seed: 0, epoch: None };
@@ -240,6 +270,10 @@ struct Grid<'a> {
     scores: &'a [Score],
     /// On those left out to choose by, if there are such.
     held: Option<&'a [Score]>,
+    /// How many those are.
+    left_out: usize,
+    /// What the best rate gave, trained once more on all training images, where some had been left out.
+    again: Option<Score>,
     best: usize,
 }
 
@@ -263,7 +297,7 @@ fn print<O: Args>(
         (subject.name(), queries.rows.ncols(), if args.choose_on == ChooseOn::Test { "test" } else { "train-split" });
     if args.source.json {
         let mut json = json!({
-            "which": name, "width": width, "blocks": blocks, "mean_patch": mean_patch, "augmented": args.augmented,
+            "which": name, "width": width, "eval_view": subject.view.name(), "blocks": blocks, "mean_patch": mean_patch, "augmented": args.augmented,
             "train": labels.train.len(), "test": labels.test.len(), "top1": judged.top1, "top5": top5,
         });
         if let Some(grid) = grid {
@@ -271,6 +305,8 @@ fn print<O: Args>(
             json["grid"] = json!(grid.scores);
             json["chosen_on"] = json!(chosen_on);
             json["chosen_by"] = json!(grid.held);
+            json["left_out"] = json!(grid.left_out);
+            json["trained_again"] = json!(grid.again);
             json["lr"] = json!(grid.recipe.rates[grid.best]);
         }
         let detail = detail_json(&judged, &labels.classes, &baseline);
@@ -284,12 +320,17 @@ fn print<O: Args>(
         (_, true) => format!(" (class tokens of {blocks} blocks, mean patch)"),
     };
     outln!("linear probe, {name}, {width} numbers an image{tokens}, judged on {}", labels.test.len());
+    outln!("{}", subject.seen());
     match grid {
         None => outln!("top-1 {:.2} %, top-5 {top5:.2} %", judged.top1),
         Some(grid) => {
             let views = if args.augmented { "random crops, others every epoch" } else { "cached features" };
             let Recipe { epochs, batch, .. } = grid.recipe;
-            outln!("{} training images, {views}, {epochs} epochs of batch {batch}", labels.train.len());
+            let all = labels.train.len();
+            match grid.left_out {
+                0 => outln!("{all} training images, {views}, {epochs} epochs of batch {batch}"),
+                n => outln!("{} of {all} training images, {views}, {epochs} epochs of batch {batch}", all - n),
+            }
             let held = grid.held.map_or("", |_| "  left out %");
             outln!("{:>8} {:>8} {:>8} {:>10}{held}", "lr", "top-1 %", "top-5 %", "loss");
             for (i, s) in grid.scores.iter().enumerate() {
@@ -298,12 +339,18 @@ fn print<O: Args>(
                 let mark = if i == grid.best { "  best" } else { "" };
                 outln!("{:>8} {:>8.2} {:>8.2} {loss:>10}{held}{mark}", s.lr, s.top1, s.top5);
             }
-            match grid.held {
+            match &grid.again {
                 None if grid.scores.len() > 1 => outln!(
                     "the rate was chosen on the images that are reported; --choose-on train-split leaves some of the training images out for it"
                 ),
                 None => (),
-                Some(_) => outln!("the rate was chosen on a tenth of the training images, left out of training"),
+                Some(again) => outln!(
+                    "the rate was chosen on a tenth of the training images, left out for it; trained once more with {} on all {all}: \
+                     top-1 {:.2} %, top-5 {:.2} %",
+                    again.lr,
+                    again.top1,
+                    again.top5
+                ),
             }
             if grid.scores.len() > 2 && (grid.best == 0 || grid.best + 1 == grid.scores.len()) {
                 outln!("the best rate is at an end of the grid: --rates can go on beyond it");

@@ -101,7 +101,7 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
             })
         };
         let mut json = json!({
-            "which": subject.name(), "width": width, "train": labels.train.len(), "test": labels.test.len(),
+            "which": subject.name(), "width": width, "eval_view": subject.view.name(), "train": labels.train.len(), "test": labels.test.len(),
             "recipe": recipe, "results": rows.iter().map(protocol).collect::<Vec<_>>(), "shown": last,
         });
         let detail = detail_json(&judged, &labels.classes, &baseline);
@@ -112,6 +112,7 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
     let (name, scale) = (subject.name(), format!("{:?}", args.scale).to_lowercase());
     let (of, on) = (labels.train.len(), labels.test.len());
     outln!("logistic regression, {name}, {width} numbers an image (scale {scale}), drawn from {of}, judged on {on}");
+    outln!("{}", subject.seen());
     outln!(
         "{:>10} {:>8} {:>6} {:>16} {:>16}  penalty l2, {}",
         "labelled",

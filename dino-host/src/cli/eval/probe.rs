@@ -1,12 +1,13 @@
 //! What the evaluations by labels share: features of both parts, and how they print what was right.
 
-use crate::cli::shared::{Source, Which, first_readable, network, open};
+use crate::augment::EvalView;
+use crate::cli::shared::{Source, Which, network, open, settle_view};
 use crate::config::Config;
 use crate::data::{Dataset, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::judged::{Baseline, Judged};
-use crate::features::{self, Extractor, Features};
+use crate::features::{self, Extractor, Features, first_readable};
 use crate::progress::Progress;
 use clap::Args;
 use serde_json::{Value, json};
@@ -30,6 +31,8 @@ pub struct Detail {
 pub struct Subject {
     pub which: Which,
     pub config: Config,
+    /// How pictures of both parts become evaluation views.
+    pub view: EvalView,
     /// None for pixels.
     pub weights: Option<Vec<f32>>,
     pub splits: Splits,
@@ -56,11 +59,17 @@ impl Subject {
                 _ => (),
             }
         }
-        Ok(Subject { which, config, weights, splits, faults })
+        let view = settle_view(&mut config, &*splits.train, trained);
+        Ok(Subject { which, config, view, weights, splits, faults })
     }
 
     pub fn name(&self) -> String {
         format!("{:?}", self.which).to_lowercase()
+    }
+
+    /// What a table says of the images' size.
+    pub fn seen(&self) -> String {
+        seen(&self.config, self.view)
     }
 
     /// How many last blocks: so many, or by default the published four, of a shallower network all.
@@ -103,6 +112,17 @@ impl Subject {
         };
         self.faults.say();
         found
+    }
+}
+
+/// What a table says of the images' size.
+pub fn seen(config: &Config, view: EvalView) -> String {
+    let size = config.global_size;
+    match view {
+        EvalView::Whole => format!("images whole at {size} x {size} pixels"),
+        EvalView::ResizeCrop => {
+            format!("images resized to {} pixels, {size} x {size} cut out (resize-crop)", view.short(size))
+        }
     }
 }
 

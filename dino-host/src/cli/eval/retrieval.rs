@@ -1,6 +1,8 @@
 //! `eval retrieval`.
 
-use crate::cli::shared::{Source, Which, networks, open, start};
+use super::probe::seen;
+use crate::augment::EvalView;
+use crate::cli::shared::{Source, Which, networks, open, settle_view, start};
 use crate::config::Config;
 use crate::data::{Dataset, Decode, Faults};
 use crate::device::Device;
@@ -57,6 +59,8 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
         config = config.decoding_whole();
     }
     let mut tables = Vec::new();
+    // None where images are taken whole at a size of their own.
+    let mut view = None;
     let (bank, queries) = match &truth {
         Some(truth) => {
             let root = Path::new(&args.source.data);
@@ -81,6 +85,9 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
         }
         None => {
             let splits = open(&args.source.data, &config)?;
+            if args.size.is_none() {
+                view = Some(settle_view(&mut config, &*splits.train, args.source.checkpoint.is_some()));
+            }
             let (queries, faults) = (&*splits.test, args.source.tolerance.faults());
             let bank = if args.leave_one_out { queries } else { &*splits.train };
             let unlabelled = || {
@@ -107,7 +114,7 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
             (bank.len(), queries.len())
         }
     };
-    print(&args, bank, queries, &tables);
+    print(&args, (&config, view), [bank, queries], &tables);
     Ok(0)
 }
 
@@ -131,16 +138,23 @@ fn tokens<D: Device>(
     }
 }
 
-fn print<O: Args>(args: &Retrieval<O>, bank: usize, queries: usize, tables: &[(String, String, Scores)]) {
+fn print<O: Args>(
+    args: &Retrieval<O>,
+    (config, view): (&Config, Option<EvalView>),
+    [bank, queries]: [usize; 2],
+    tables: &[(String, String, Scores)],
+) {
     if args.source.json {
         let rows: Vec<_> = tables
             .iter()
             .map(|(name, protocol, s)| json!({"which": name, "protocol": protocol, "queries": s.queries, "map": s.map, "precision": s.precision}))
             .collect();
-        outln!("{}", json!({"bank": bank, "queries": queries, "k": args.k, "scores": rows}));
+        let view = view.map(EvalView::name);
+        outln!("{}", json!({"bank": bank, "queries": queries, "eval_view": view, "k": args.k, "scores": rows}));
         return;
     }
     outln!("Retrieval, bank {bank}, queries {queries}, percent");
+    view.iter().for_each(|view| outln!("{}", seen(config, *view)));
     let ks: String = args.k.iter().map(|k| format!(" {:>8}", format!("mP@{k}"))).collect();
     outln!("{:<10} {:<8} {:>8} {:>8}{ks}", "", "", "queries", "mAP");
     for (name, protocol, s) in tables {

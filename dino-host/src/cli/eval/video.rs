@@ -3,6 +3,7 @@
 use crate::cli::shared::{Shared, Source, Tolerance, Which, networks, start};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::eval::knn::check_temperature;
 use crate::eval::propagate::Params;
 use crate::eval::sized::AnySize;
 use crate::eval::video::{self, Judge, Recipe, Score};
@@ -61,9 +62,10 @@ pub struct Video<O: Args> {
 
 pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
-    if args.top == 0 || !(args.temperature > 0.0 && args.temperature.is_finite()) {
-        return Err(Error::new("--top and --temperature are above 0").hint("published: --top 5 --temperature 0.1"));
+    if args.top == 0 {
+        return Err(Error::new("--top is above 0").hint("published: --top 5"));
     }
+    check_temperature(args.temperature, 0.1)?;
     let params = Params { previous: args.previous, radius: args.radius, top: args.top, temperature: args.temperature };
     let recipe = Recipe { size: args.size, multiple: args.multiple, params };
     let (model, shared, checkpoint) = (args.model, args.shared, args.checkpoint);
