@@ -22,6 +22,9 @@ pub struct Features<O: Args> {
     /// Whose weights: teacher or student
     #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
     which: String,
+    /// Or the network that lies under these words of its names: `backbone`, `state_dict_ema`
+    #[arg(long, value_name = "PREFIX", conflicts_with = "which")]
+    network: Option<String>,
     #[arg(long, default_value = "class")]
     tokens: Tokens,
     #[arg(long, default_value = "npy")]
@@ -34,7 +37,7 @@ pub struct Features<O: Args> {
 
 pub fn run<D: Device>(args: Features<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
-    let (config, weights) = backbone(&args.checkpoint, &args.which)?;
+    let (config, weights) = backbone(&args.checkpoint, &args.which, args.network.as_deref())?;
     let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());
     let mut extractor = Extractor::<D>::of(args.tokens, &args.shared.device, &config, &weights)?;
     let written = export::write(&mut extractor, &config, args.tokens, &splits, &faults, args.format, &args.out);

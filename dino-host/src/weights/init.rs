@@ -35,10 +35,10 @@ pub struct Start {
 }
 
 /// The initial weights of a run of `config` from a file: its teacher, if it has two networks. `channels`: whether another number of
-/// channels is asked for.
-pub fn start(file: &Path, config: &Config, wanted: Head, channels: bool) -> Result<Start> {
-    let heads = Some(config.heads);
-    let options = Options { head: wanted != Head::Fresh, heads, allow_extra: true, ..Options::default() };
+/// channels is asked for. `network`: under which words of their names the weights lie, if the file does not have them alone.
+pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, channels: bool) -> Result<Start> {
+    let (heads, called) = (Some(config.heads), network.map(str::to_owned));
+    let options = Options { head: wanted != Head::Fresh, called, heads, allow_extra: true, ..Options::default() };
     let given = open(file, &options)?.strict()?;
     let mut said = given.report.notes.clone();
     if !given.heads_stated {
