@@ -108,7 +108,9 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     );
     say_left_out(&config);
     let from = args.init_from.as_deref();
-    let start = from.map(|file| init::start(file, args.network.as_deref(), &config, args.init_head, args.init_channels)).transpose()?;
+    let start = from
+        .map(|file| init::start(file, args.network.as_deref(), &config, args.init_head, args.init_channels))
+        .transpose()?;
     if let (Some(file), Some(start)) = (from, &start) {
         errln!("student and teacher start from {}", file.display());
         start.said.iter().for_each(|note| errln!("note: {note}"));

@@ -79,7 +79,10 @@ fn other(bytes: &[u8]) -> Option<Error> {
     let (what, hint) = if bytes.get(257..262) == Some(b"ustar") {
         ("a tar archive, the format of PyTorch before 0.2", "load it in Python and torch.save(...) it again")
     } else if begins(b"version https://git-lfs") {
-        ("a pointer of Git LFS, not the file that it stands for", "`git lfs pull` fetches that, or download the file itself")
+        (
+            "a pointer of Git LFS, not the file that it stands for",
+            "`git lfs pull` fetches that, or download the file itself",
+        )
     } else if page() {
         ("a web page", "download the file itself, not the page that shows it")
     } else if begins(&[0x1f, 0x8b]) {

@@ -15,7 +15,7 @@ pub fn write(path: &Path, config: &Config, weights: &[f32]) -> Result<()> {
             .hint("--to official takes any number"));
     }
     let [mean, std] = [&config.mean, &config.std].map(|v| v.iter().map(|&x| x as f32).collect::<Vec<f32>>());
-    let mut head = vec![0; 116 + 8 * vit.channels];
+    let mut head = vec![0; 124 + 8 * vit.channels];
     let len = flat::header(&mut head, &vit, &mean, &std, weights);
     write_atomically(path, |file| {
         let mut file = BufWriter::new(file);

@@ -217,7 +217,8 @@ fn parts(path: &Path, index: &[u8]) -> Result<File> {
             return Err(cannot(path, &format!("its part {name} does not lie beside it")));
         }
         let part = path.with_file_name(name);
-        let bytes = std::fs::read(&part).map_err(|e| cannot(&part, &e).hint("every part that the index names is needed"))?;
+        let bytes =
+            std::fs::read(&part).map_err(|e| cannot(&part, &e).hint("every part that the index names is needed"))?;
         files.push(File::parse(part.display().to_string(), bytes)?);
     }
     let file = File::join(path.display().to_string(), files)?;
@@ -266,8 +267,10 @@ fn own(name: String, bytes: Vec<u8>, options: &Options) -> Result<Opened> {
         Some("teacher" | "teacher.backbone") => "teacher",
         Some("student" | "student.backbone") => "student",
         Some(called) => {
-            return Err(Error::new(format!("{name} is a checkpoint of this program and has no network called {called}"))
-                .hint("--network teacher or student"));
+            return Err(Error::new(format!(
+                "{name} is a checkpoint of this program and has no network called {called}"
+            ))
+            .hint("--network teacher or student"));
         }
     };
     let bare = checkpoint.is_bare();
@@ -306,7 +309,11 @@ fn fit(file: &File, side: &Side, options: &Options) -> Opened {
         notes: vec![],
     };
     let weights = load(file, side, options, &mut report);
-    let weights = weights.map(|w| Weights { report: report.clone(), ..w });
+    let weights = weights.map(|w| Weights { report: report.clone(), ..w }).map_err(|mut e| {
+        // What the file asked for and did not get may be why, and is worth knowing whatever else is wrong.
+        e.message.extend(file.notes.iter().map(|note| format!("; {note}")));
+        e
+    });
     Opened { report, weights }
 }
 
@@ -450,7 +457,8 @@ fn is_ours(name: &str) -> bool {
     let stem = name.strip_suffix(".weight").or(name.strip_suffix(".bias"));
     let leaf = |leaf: &str| ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"].contains(&leaf);
     let block = |stem: &str| stem.strip_prefix("blocks.").and_then(|s| s.split_once('.')).is_some_and(|(_, l)| leaf(l));
-    matches!(name, "cls_token" | "pos_embed") || stem.is_some_and(|s| s == "patch_embed.proj" || s == "norm" || block(s))
+    matches!(name, "cls_token" | "pos_embed")
+        || stem.is_some_and(|s| s == "patch_embed.proj" || s == "norm" || block(s))
 }
 
 /// A name without what wrappers put in front, and with the prototypes' two tensors as PyTorch called them before 2.0.

@@ -6,14 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Words that programs put into names anywhere and that tell nothing: DataParallel's, torch.compile's, FSDP's, those of activation
 /// checkpoints, DeepSpeed's and VISSL's.
-const WORDLESS: [&str; 6] = [
-    "module",
-    "_orig_mod",
-    "_fsdp_wrapped_module",
-    "_checkpoint_wrapped_module",
-    "_forward_module",
-    "_feature_blocks",
-];
+const WORDLESS: [&str; 6] =
+    ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "_feature_blocks"];
 
 /// What every vision transformer here has, in the published names and in Hugging Face's: class token, positions, patches.
 const MARKS: [(&str, usize); 6] = [
@@ -103,13 +97,18 @@ pub fn choose(file: &File, wanted: Option<&str>, called: Option<&str>) -> Result
     let only = |some: Vec<&Network>| if let [one] = some[..] { Some(one.clone()) } else { None };
     if let Some(called) = called {
         let fit: Vec<&Network> = networks.iter().filter(|n| n.is_called(called)).collect();
-        let chosen = only(fit.clone()).or(only(fit.into_iter().filter(|n| n.segments().next() == Some(called)).collect()));
+        let chosen =
+            only(fit.clone()).or(only(fit.into_iter().filter(|n| n.segments().next() == Some(called)).collect()));
         return match chosen {
             Some(chosen) => Ok((chosen, vec![])),
             None if networks.is_empty() => Err(Error::new(format!("{} has no vision transformer", file.name))
                 .hint("leave --network out to see what is in it")),
-            None => Err(Error::new(format!("{} has not one network called {called}: it has {}", file.name, listed(&networks)))
-                .hint(format!("--network {}", networks[0].shown()))),
+            None => Err(Error::new(format!(
+                "{} has not one network called {called}: it has {}",
+                file.name,
+                listed(&networks)
+            ))
+            .hint(format!("--network {}", networks[0].shown()))),
         };
     }
     let averaged = |n: &&Network| n.says(&AVERAGED);
@@ -130,9 +129,8 @@ pub fn choose(file: &File, wanted: Option<&str>, called: Option<&str>) -> Result
             let split: (Vec<&Network>, Vec<&Network>) = several.iter().partition(averaged);
             // Where nothing is an average, `state_dict` is the network and what lies beside it something else.
             let candidates = if student || split.0.is_empty() { split.1 } else { split.0 };
-            let first = |word: &str| {
-                only(candidates.iter().copied().filter(|n| n.segments().next() == Some(word)).collect())
-            };
+            let first =
+                |word: &str| only(candidates.iter().copied().filter(|n| n.segments().next() == Some(word)).collect());
             let word = if student { "student" } else { "teacher" };
             let known = only(candidates.clone()).or_else(|| [word, "state_dict", "model"].into_iter().find_map(first));
             known.ok_or_else(|| {
@@ -171,9 +169,21 @@ mod tests {
     fn networks_are_found_under_any_words_and_chosen_by_their_role() {
         for (prefixes, teacher, student) in [
             (&["student.module.backbone.", "teacher.backbone."][..], "teacher.backbone.", "student.module.backbone."),
-            (&["state_dict.student_backbone.", "state_dict.teacher_backbone."], "state_dict.teacher_backbone.", "state_dict.student_backbone."),
-            (&["state_dict.backbone.", "state_dict.momentum_backbone."], "state_dict.momentum_backbone.", "state_dict.backbone."),
-            (&["state_dict.module.base_encoder.", "state_dict.module.momentum_encoder."], "state_dict.module.momentum_encoder.", "state_dict.module.base_encoder."),
+            (
+                &["state_dict.student_backbone.", "state_dict.teacher_backbone."],
+                "state_dict.teacher_backbone.",
+                "state_dict.student_backbone.",
+            ),
+            (
+                &["state_dict.backbone.", "state_dict.momentum_backbone."],
+                "state_dict.momentum_backbone.",
+                "state_dict.backbone.",
+            ),
+            (
+                &["state_dict.module.base_encoder.", "state_dict.module.momentum_encoder."],
+                "state_dict.module.momentum_encoder.",
+                "state_dict.module.base_encoder.",
+            ),
             (&["model.", "model_ema.module."], "model_ema.module.", "model."),
             (&["state_dict.", "state_dict_ema."], "state_dict_ema.", "state_dict."),
             (&["model.encoder_q.", "model.encoder_k."], "model.encoder_k.", "model.encoder_q."),
@@ -211,7 +221,10 @@ mod tests {
     fn what_cannot_be_chosen_is_listed() {
         let several = file(&["left.", "right.", "middle.module."]);
         let said = choose(&several, None, None).unwrap_err().to_string();
-        assert!(said.contains("3 networks: `left`, `middle.module`, `right`") && said.contains("--network left"), "{said}");
+        assert!(
+            said.contains("3 networks: `left`, `middle.module`, `right`") && said.contains("--network left"),
+            "{said}"
+        );
         assert_eq!(choose(&several, None, Some("right")).unwrap().0.raw, "right.");
         let said = choose(&several, None, Some("up")).unwrap_err().to_string();
         assert!(said.contains("called up") && said.contains("`left`"), "{said}");

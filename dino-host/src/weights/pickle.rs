@@ -92,11 +92,14 @@ fn known(module: &str, name: &str) -> (Known, bool) {
         _ => Known::Inert,
     };
     let plain = match module {
-        "__builtin__" | "builtins" => ["set", "frozenset", "complex", "bytearray", "slice", "range", "list", "tuple", "object"]
-            .contains(&name),
+        "__builtin__" | "builtins" => {
+            ["set", "frozenset", "complex", "bytearray", "slice", "range", "list", "tuple", "object"].contains(&name)
+        }
         "torch" => ["Size", "device", "strided", "Tensor", "float", "double", "half", "long", "int"].contains(&name),
         "collections" => ["Counter", "deque"].contains(&name),
-        "torch.torch_version" | "torch.nn.parameter" | "argparse" | "datetime" | "decimal" | "fractions" | "uuid" => true,
+        "torch.torch_version" | "torch.nn.parameter" | "argparse" | "datetime" | "decimal" | "fractions" | "uuid" => {
+            true
+        }
         "pathlib" | "pathlib._local" | "numpy.dtypes" => true,
         "numpy.core.multiarray" | "numpy._core.multiarray" => ["scalar", "_reconstruct"].contains(&name),
         "numpy.core.numeric" | "numpy._core.numeric" => name == "_frombuffer",
@@ -424,7 +427,9 @@ impl<'a> Machine<'a> {
             Known::FromType => match *items {
                 // The function is one that makes a tensor, or the object has its name: one step, whatever the pickle holds.
                 [function, _, args, ..] => match self.values[function] {
-                    Value::Global(Known::Tensor | Known::TypedTensor | Known::Parameter, _) => self.call(function, args),
+                    Value::Global(Known::Tensor | Known::TypedTensor | Known::Parameter, _) => {
+                        self.call(function, args)
+                    }
                     Value::Global(_, ref name) => {
                         let name = name.clone();
                         self.object(name)
@@ -739,7 +744,10 @@ mod tests {
                 b"\x80\x02cbuiltins\ngetattr\nctorch._utils\n_rebuild_parameter\nX\x0b\x00\x00\x00__globals__\x86R.",
                 "builtins.getattr",
             ),
-            (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2.__globals__\n)R.", "torch._utils._rebuild_tensor_v2.__globals__"),
+            (
+                b"\x80\x02ctorch._utils\n_rebuild_tensor_v2.__globals__\n)R.",
+                "torch._utils._rebuild_tensor_v2.__globals__",
+            ),
             (b"\x80\x02ctorch.serialization\nload\n)R.", "torch.serialization.load"),
             (b"\x80\x02cvision_transformer\nVisionTransformer\n)\x81}b.", "vision_transformer.VisionTransformer"),
             (b"\x80\x02ctorch\nload\n)R.", "torch.load"),

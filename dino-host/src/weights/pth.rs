@@ -62,7 +62,9 @@ fn directory(bytes: &[u8]) -> zip::result::ZipResult<ZipArchive<Cursor<&[u8]>>> 
 
 /// Whether the bytes hold a zip archive, at their beginning or behind something else.
 pub fn is_zip(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") || directory(bytes).is_ok_and(|a| !a.is_empty())
+    bytes.starts_with(b"PK\x03\x04")
+        || bytes.starts_with(b"PK\x05\x06")
+        || directory(bytes).is_ok_and(|a| !a.is_empty())
 }
 
 /// An entry of an archive.
@@ -78,7 +80,8 @@ struct Entry {
 
 /// The tensors of an archive.
 pub fn zip(bytes: &[u8]) -> Result<Found> {
-    let mut archive = directory(bytes).map_err(|e| broken(format!("its archive has no directory that can be read: {e}")))?;
+    let mut archive =
+        directory(bytes).map_err(|e| broken(format!("its archive has no directory that can be read: {e}")))?;
     let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
     for i in 0..archive.len() {
         let entry = archive.by_index_raw(i).map_err(|e| broken(format!("its archive: {e}")))?;
@@ -92,8 +95,11 @@ pub fn zip(bytes: &[u8]) -> Result<Found> {
     let [pickle] = pickles[..] else { return Err(foreign(&entries, pickles.len())) };
     let root = pickle.strip_suffix("data.pkl").unwrap_or_default();
     if entries[pickle].size > MOST_PICKLE {
-        return Err(Error::new(format!("{pickle} has {} bytes, more than names and shapes need", entries[pickle].size))
-            .hint("torch.save(model.state_dict(), ...) writes the tensors alone"));
+        return Err(Error::new(format!(
+            "{pickle} has {} bytes, more than names and shapes need",
+            entries[pickle].size
+        ))
+        .hint("torch.save(model.state_dict(), ...) writes the tensors alone"));
     }
     let mut found = Found::default();
     let order = entries.get(&format!("{root}byteorder")).map(|e| e.read(bytes, "byteorder", 16)).transpose()?;
@@ -154,8 +160,9 @@ fn foreign(entries: &BTreeMap<String, Entry>, pickles: usize) -> Error {
         return Error::new(format!("it is an archive with {} within", name.escape_default())).hint("unpack it first");
     }
     if within(&[".npy"]).is_some() {
-        return Error::new("it is an archive of NumPy arrays (.npz)")
-            .hint("in Python: torch.save({name: torch.from_numpy(array) for name, array in np.load(FILE).items()}, OUT)");
+        return Error::new("it is an archive of NumPy arrays (.npz)").hint(
+            "in Python: torch.save({name: torch.from_numpy(array) for name, array in np.load(FILE).items()}, OUT)",
+        );
     }
     if within(&["models/model.json", "archive_format"]).is_some() {
         return Error::new("it is a program of torch.export (.pt2)")
