@@ -205,7 +205,7 @@ impl Gpu {
         if n.eps != dino_kernel::ops::layernorm::EPS {
             let what =
                 format!("the kernels of the GPU add 1e-6 to the variance of a LayerNorm, this network {:e}", n.eps);
-            self.fail(Error::new(what).hint("on the CPU it is computed so; --norm-eps 1e-6 takes the kernels' number"));
+            self.fail(Error::new(what).hint("dino-host, on the CPU, computes it so"));
             return;
         }
         let (mean, rstd, w, b) = (self.stat(mean), self.stat(rstd), self.weight(w), self.weight(b));

@@ -180,12 +180,13 @@ fn read(file: &Path, network: &str, called: Option<&str>, heads: Option<usize>) 
     Ok((found.config, found.backbone))
 }
 
-/// A checkpoint's configuration. How files become pixels may be said anew (weights of other programs do not say it); other flags that
-/// say something else than it are refused, for they would be passed over in silence.
+/// A checkpoint's configuration. How files become pixels may be said anew, and the norms' epsilon (weights of other programs do not say
+/// them); other flags that say something else than it are refused, for they would be passed over in silence.
 pub fn recorded(config: &Config, model: &Model) -> Result<Config> {
     let (mut config, mut named) = (config.clone(), model.named()?);
     config.mean = named.mean.take().unwrap_or(config.mean);
     config.std = named.std.take().unwrap_or(config.std);
+    config.norm_eps = named.norm_eps.take().unwrap_or(config.norm_eps);
     config.ignore_exif = named.ignore_exif.take().unwrap_or(config.ignore_exif);
     config.fast_decode = named.fast_decode.take().unwrap_or(config.fast_decode);
     let other = if model.small { Some("--small".into()) } else { config.contradictions(&named).into_iter().next() };

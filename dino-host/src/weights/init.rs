@@ -79,6 +79,12 @@ pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, 
             "the run normalises pixels with other means or deviations than the weights had: --mean, --std".into(),
         );
     }
+    if given.config.norm_eps != config.norm_eps {
+        let [run, file] = [config.norm_eps, given.config.norm_eps];
+        said.push(format!(
+            "the run's LayerNorms add {run:e} to the variance, the weights' added {file:e}: --norm-eps {file:e}"
+        ));
+    }
     let head = head(&mut weights, &given, config, wanted)?;
     said.push(head.clone());
     let record = json!({
