@@ -9,6 +9,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::middleware::{Lockstep, Memory, Pool};
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{self, Plan, Pools};
 use dino_kernel::real::Real;
@@ -27,8 +28,17 @@ const STEP: f64 = 1e-3;
 /// A training step that takes every path, small enough for thousands of evaluations: stochastic depth, crops of three shapes (none
 /// square, one with surplus pixels), two micro-batches, a trained gain. In turns they are 13 tokens, 13, 5 + 5, 5 + 4.
 fn tiny(stream_crops: bool) -> plan::Config {
-    let backbone =
-        Vit { image: 12, patch: 3, channels: 3, dim: 24, depth: 3, heads: 3, mlp: 40, positions: Dialect::Published };
+    let backbone = Vit {
+        image: 12,
+        patch: 3,
+        channels: 3,
+        dim: 24,
+        depth: 3,
+        heads: 3,
+        mlp: 40,
+        positions: Dialect::Published,
+        eps: EPS,
+    };
     let group = |count, height, width| Group { count, height, width };
     plan::Config {
         backbone,

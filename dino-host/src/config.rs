@@ -10,6 +10,7 @@ use clap::Args;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init::LINEAR_STD;
 use dino_kernel::model::{Head, Table, Vit};
+use dino_kernel::ops::layernorm;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{self, Plan, PlanError};
 use dino_kernel::schedule::{Cosine, TeacherTemp};
@@ -89,6 +90,8 @@ keys! {
     #[arg(long, help_heading = "Model")] mlp_ratio: f64 = 4.0;
     /// How positions are resized for other grids: published (the +0.1 rule) or size
     #[arg(long, help_heading = "Model")] position_resize: String = "published".into();
+    /// What every LayerNorm adds to the variance; Hugging Face's weights come with 1e-12
+    #[arg(long, help_heading = "Model")] norm_eps: f64 = layernorm::EPS;
     /// Standard deviation of initial linear weights; narrow networks start faster near 1 / sqrt(C)
     #[arg(long, help_heading = "Model")]
     init_std: f64 = LINEAR_STD;
@@ -406,6 +409,9 @@ impl Config {
         if self.eval_view != "auto" && self.eval_view().is_none() {
             return bad("eval-view", &self.eval_view, "auto, resize-crop or whole");
         }
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return bad("norm-eps", &self.norm_eps, "above 0 and below 1; published: 1e-6");
+        }
         let lists = [
             ("global-crops-scale", self.global_crops_scale.len(), 2),
             ("local-crops-scale", self.local_crops_scale.len(), 2),
@@ -481,6 +487,7 @@ impl Config {
             heads: self.heads,
             mlp: (self.embed_dim as f64 * self.mlp_ratio) as usize,
             positions: if self.position_resize == "size" { Dialect::Size } else { Dialect::Published },
+            eps: self.norm_eps,
         };
         let head = Head {
             inp: self.embed_dim,

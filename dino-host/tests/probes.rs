@@ -243,7 +243,8 @@ fn heads_travel_through_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("head.safetensors");
     let head = Head { weight: rows("linear.first"), bias: vec![0.5, -1.0, 2.0, 0.0] };
-    let about = head_file::About { blocks: 4, mean_patch: true, classes: names(4) };
+    let order = head_file::Order::Concatenated;
+    let about = head_file::About { blocks: 4, mean_patch: true, order, classes: names(4) };
     head_file::save(&path, &head, &about).unwrap();
     let written = std::fs::read(&path).unwrap();
     assert_eq!(head_file::load(&path).unwrap(), (head.clone(), Some(about.clone())));

@@ -82,7 +82,7 @@ fn every_file_computes_what_its_program_did() {
         let w = load(&measured(name), &Options { allow_extra: true, ..options.clone() });
         assert_eq!(w.report.dialect, dialect, "{name}");
         let (image, wide) = match dialect {
-            Dialect::Hf => ("hf.image.1e-06", "hf.wide.1e-06"),
+            Dialect::Hf => ("hf.image.1e-12", "hf.wide.1e-12"),
             _ if name.starts_with("timm") => ("timm.image", "official.wide"),
             _ => ("official.image", "official.wide"),
         };
@@ -92,7 +92,12 @@ fn every_file_computes_what_its_program_did() {
         // The other rule and the other epsilon are other numbers: what is said aloud matters.
         let foreign = if dialect == Dialect::Hf { "official.wide" } else { "hf.wide.1e-06" };
         assert!(distance(&other, &recorded(foreign)) > 1e-4, "{name}");
-        assert!(distance(&found, &recorded("hf.image.1e-12")) > 1e-4, "{name}");
+        let epsilon = if dialect == Dialect::Hf { "hf.image.1e-06" } else { "hf.image.1e-12" };
+        assert!(distance(&found, &recorded(epsilon)) > 1e-4, "{name}");
+        // The epsilon is a key like others.
+        let mut w = w;
+        w.config.norm_eps = if dialect == Dialect::Hf { 1e-6 } else { 1e-12 };
+        assert!(distance(&tokens(&w, "image"), &recorded(epsilon)) < 1e-5, "{name}");
     }
     // Eleven and eight bits of mantissa.
     let exact = load(&measured("official.pth"), &options);
@@ -169,6 +174,21 @@ fn conversions_keep_every_bit() {
     let hf: Value = serde_json::from_slice(&fs::read(dir.path().join("hf/config.json")).unwrap()).unwrap();
     assert_eq!(hf["layer_norm_eps"], json!(1e-6));
     assert_eq!(header(&fs::read(dir.path().join("hf/model.safetensors")).unwrap())["__metadata__"]["format"], "pt");
+    // Another epsilon travels along, wherever it comes from.
+    let mut from = golden("hf");
+    for (a, _) in kinds {
+        let to = dir.path().join(format!("eps-{a}"));
+        succeeds(&format!("convert {{}} --to {a} {{}}"), &[&from, &to]);
+        assert_eq!(load(&to, &Options::default()).config.norm_eps, 1e-12, "{a}");
+        from = to;
+    }
+    let side = Side { config: json!({"layer_norm_eps": 1e-5}), ..Side::default() };
+    let bytes = fs::read(golden("hf/model.safetensors")).unwrap();
+    let w = weights::parse("file".into(), bytes, &side, &options()).unwrap().strict().unwrap();
+    assert_eq!(w.config.norm_eps, 1e-5);
+    let said =
+        weights::parse("file".into(), fs::read(golden("hf/model.safetensors")).unwrap(), &Side::default(), &options());
+    assert!(said.unwrap().report.notes.iter().any(|n| n.contains("layer_norm_eps 1e-12")));
 
     // The head, where it is asked for and there is a place for it; arrays one by one.
     for kind in ["official", "safetensors-own"] {
@@ -259,7 +279,7 @@ fn differences_are_said_aloud() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("x");
     let said = succeeds("convert {} --to official {}", &[&golden("hf"), &out]);
-    for part in ["layer_norm_eps 1e-12", "position-resize size", "Hugging Face names", "2 heads, "] {
+    for part in ["LayerNorms add 1e-12", "position-resize size", "Hugging Face names", "2 heads, "] {
         assert!(said.contains(part), "{part}: {said}");
     }
     refuses_saying(

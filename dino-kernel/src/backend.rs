@@ -28,6 +28,14 @@ pub struct Rows {
     pub cols: usize,
 }
 
+/// A row-major matrix (rows, cols) whose rows are normalised, and what is added to their variance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerNorm {
+    pub rows: usize,
+    pub cols: usize,
+    pub eps: f64,
+}
+
 /// Images to patch rows: every group (count, channels, height, width) becomes (count, patches, channels * patch * patch).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patches {
@@ -116,8 +124,8 @@ pub trait Forward {
         self.linear(pre, x, w, b, n);
         self.gelu(y, pre);
     }
-    /// y = (x - mean) * rstd * w + b over the last axis, eps 1e-6, biased variance.
-    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: Rows);
+    /// y = (x - mean) * rstd * w + b over the last axis, biased variance.
+    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: LayerNorm);
     /// y = x + branch.
     fn add(&mut self, y: Act, x: Act, branch: Act);
     /// `y = x + scale[crop] * branch`: the residual under stochastic depth.
@@ -133,7 +141,7 @@ pub trait Forward {
         branch: Act,
         w: Weight,
         b: Weight,
-        n: Rows,
+        n: LayerNorm,
     ) {
         self.add(mid, x, branch);
         self.layernorm(y, mean, rstd, mid, w, b, n);

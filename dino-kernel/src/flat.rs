@@ -5,11 +5,12 @@
 //! | offset | what |
 //! | --- | --- |
 //! | 0 | `DINOFLAT` |
-//! | 8 | u32: version, 1 |
+//! | 8 | u32: version, 1, or 2 of networks with another epsilon than the published one |
 //! | 12 | u32: CRC-32 (IEEE) of everything from offset 16 on |
 //! | 16 | u32 each: image, patch, channels, dim, depth, heads, mlp, rule for positions (0 published, 1 size), as in [`Vit`] |
 //! | 48 | u32: number of weights |
-//! | 52 | channels f32: mean of every channel, of values in 0 to 1; then as many: their standard deviation |
+//! | 52 | of version 2: f64, what LayerNorms add to the variance; of version 1 it is 1e-6, and the rest stands 8 bytes before |
+//! | 60 | channels f32: mean of every channel, of values in 0 to 1; then as many: their standard deviation |
 //! | then, at the next multiple of 64 | the weights, f32, in the table's layout |
 //!
 //! Inference, the arenas being the caller's (their sizes are in `plan.pools`):
@@ -35,14 +36,16 @@
 use crate::crops::{Crops, Group};
 use crate::mem::Cursor;
 use crate::model::vit::{Output, Vit};
+use crate::ops::layernorm::EPS;
 use crate::ops::position::Dialect;
 use crate::plan::{FeaturePlan, PlanError};
 use core::fmt;
 
 /// The first bytes.
 pub const MAGIC: &[u8; 8] = b"DINOFLAT";
-pub const VERSION: u32 = 1;
-/// Where the channel means begin.
+/// The version of networks with the published epsilon, and that of others.
+pub const VERSIONS: [u32; 2] = [1, 2];
+/// Where the epsilon lies, and in version 1 the channel means.
 const FIELDS: usize = 52;
 /// The weights begin at a multiple of this.
 const ALIGN: usize = 64;
@@ -52,7 +55,7 @@ const ALIGN: usize = 64;
 pub enum FlatError {
     /// It does not begin with [`MAGIC`].
     Magic,
-    /// Another version than [`VERSION`].
+    /// None of [`VERSIONS`].
     Version(u32),
     /// Its length is not what its header asks for.
     Length { found: usize, needed: usize },
@@ -60,6 +63,8 @@ pub enum FlatError {
     Checksum,
     /// No rule for positions has this number.
     Positions(u32),
+    /// What LayerNorms would add to the variance is no small number above 0.
+    Epsilon,
     /// The shape has no plan.
     Shape(PlanError),
     /// The shape has another number of weights.
@@ -70,10 +75,11 @@ impl fmt::Display for FlatError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             FlatError::Magic => f.write_str("it does not begin with DINOFLAT"),
-            FlatError::Version(v) => write!(f, "it has version {v}, this is {VERSION}"),
+            FlatError::Version(v) => write!(f, "it has version {v}, here are {VERSIONS:?}"),
             FlatError::Length { found, needed } => write!(f, "it has {found} bytes, its header asks for {needed}"),
             FlatError::Checksum => f.write_str("its checksum does not fit: it was changed after it was written"),
             FlatError::Positions(n) => write!(f, "no rule for positions has the number {n}"),
+            FlatError::Epsilon => f.write_str("its epsilon is none"),
             FlatError::Shape(e) => write!(f, "its shape: {e}"),
             FlatError::Weights { found, needed } => write!(f, "it has {found} weights, its shape has {needed}"),
         }
@@ -102,9 +108,14 @@ const fn len(vit: &Vit) -> usize {
     c.next
 }
 
+/// Where the channel means begin.
+const fn means(version: u32) -> usize {
+    FIELDS + if version == VERSIONS[0] { 0 } else { 8 }
+}
+
 /// Bytes before the weights.
-const fn head(channels: usize) -> usize {
-    (FIELDS + 8 * channels).next_multiple_of(ALIGN)
+const fn head(version: u32, channels: usize) -> usize {
+    (means(version) + 8 * channels).next_multiple_of(ALIGN)
 }
 
 impl<'a> Flat<'a> {
@@ -118,8 +129,12 @@ impl<'a> Flat<'a> {
             return Err(short(FIELDS));
         }
         let field = |at: usize| u32::from_le_bytes([blob[at], blob[at + 1], blob[at + 2], blob[at + 3]]);
-        if field(8) != VERSION {
-            return Err(FlatError::Version(field(8)));
+        let version = field(8);
+        if !VERSIONS.contains(&version) {
+            return Err(FlatError::Version(version));
+        }
+        if blob.len() < means(version) {
+            return Err(short(means(version)));
         }
         if field(12) != crc32(&blob[16..]) {
             return Err(FlatError::Checksum);
@@ -130,6 +145,13 @@ impl<'a> Flat<'a> {
             1 => Dialect::Size,
             n => return Err(FlatError::Positions(n)),
         };
+        let eps = match version {
+            1 => EPS,
+            _ => f64::from_bits(u64::from(field(FIELDS)) | u64::from(field(FIELDS + 4)) << 32),
+        };
+        if !(eps > 0.0 && eps < 1.0) {
+            return Err(FlatError::Epsilon);
+        }
         let vit = Vit {
             image: size(0),
             patch: size(1),
@@ -139,6 +161,7 @@ impl<'a> Flat<'a> {
             heads: size(5),
             mlp: size(6),
             positions,
+            eps,
         };
         // A plan for the native image bounds every product of sizes.
         let group = Group { count: 1, height: vit.image, width: vit.image };
@@ -147,12 +170,12 @@ impl<'a> Flat<'a> {
         if found != needed {
             return Err(FlatError::Weights { found, needed });
         }
-        let first = head(vit.channels);
+        let first = head(version, vit.channels);
         let needed = first + 4 * found;
         if blob.len() != needed {
             return Err(short(needed));
         }
-        Ok(Flat { vit, statistics: &blob[FIELDS..][..8 * vit.channels], weights: &blob[first..] })
+        Ok(Flat { vit, statistics: &blob[means(version)..][..8 * vit.channels], weights: &blob[first..] })
     }
 
     /// Number of weights.
@@ -181,19 +204,26 @@ impl<'a> Flat<'a> {
 }
 
 /// What stands before the weights, in `out`, of which it takes the first bytes; returns how many. `mean` and `std`: a number a channel;
-/// `weights`: the backbone in the table's layout. `out` must have room for 116 bytes and 8 a channel.
+/// `weights`: the backbone in the table's layout. `out` must have room for 124 bytes and 8 a channel.
 pub fn header(out: &mut [u8], vit: &Vit, mean: &[f32], std: &[f32], weights: &[f32]) -> usize {
-    let end = head(vit.channels);
+    let version = VERSIONS[(vit.eps != EPS) as usize];
+    let (first, end) = (means(version), head(version, vit.channels));
     out[..end].fill(0);
     let sizes = [vit.image, vit.patch, vit.channels, vit.dim, vit.depth, vit.heads, vit.mlp];
     let positions = matches!(vit.positions, Dialect::Size) as usize;
     let fields = sizes.into_iter().chain([positions, weights.len()]).map(|n| (n as u32).to_le_bytes());
+    for (to, from) in out[16..FIELDS].chunks_exact_mut(4).zip(fields) {
+        to.copy_from_slice(&from);
+    }
+    if version != VERSIONS[0] {
+        out[FIELDS..first].copy_from_slice(&vit.eps.to_le_bytes());
+    }
     let statistics = mean.iter().chain(std).map(|x| x.to_le_bytes());
-    for (to, from) in out[16..end].chunks_exact_mut(4).zip(fields.chain(statistics)) {
+    for (to, from) in out[first..end].chunks_exact_mut(4).zip(statistics) {
         to.copy_from_slice(&from);
     }
     out[..8].copy_from_slice(MAGIC);
-    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    out[8..12].copy_from_slice(&version.to_le_bytes());
     let numbers = weights.iter().fold(crc_step(!0, &out[16..end]), |crc, x| crc_step(crc, &x.to_le_bytes()));
     out[12..16].copy_from_slice(&(!numbers).to_le_bytes());
     end

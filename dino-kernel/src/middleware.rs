@@ -140,10 +140,10 @@ macro_rules! words {
                 linear(Set y: Act, Get x: Act, Get w: Weight, Get b: Weight; n: Mat);
                 gelu(Set y: Act, Get x: Act;);
                 linear_gelu(Set y: Act, Set pre: Act, Get x: Act, Get w: Weight, Get b: Weight; n: Mat);
-                layernorm(Set y: Act, Set mean: Stat, Set rstd: Stat, Get x: Act, Get w: Weight, Get b: Weight; n: Rows);
+                layernorm(Set y: Act, Set mean: Stat, Set rstd: Stat, Get x: Act, Get w: Weight, Get b: Weight; n: LayerNorm);
                 add(Set y: Act, Get x: Act, Get branch: Act;);
                 add_scaled(Set y: Act, Get x: Act, Get branch: Act, Get scale: State; n: Ragged, cols: usize);
-                add_layernorm(Set y: Act, Set mid: Act, Set mean: Stat, Set rstd: Stat, Get x: Act, Get branch: Act, Get w: Weight, Get b: Weight; n: Rows);
+                add_layernorm(Set y: Act, Set mid: Act, Set mean: Stat, Set rstd: Stat, Get x: Act, Get branch: Act, Get w: Weight, Get b: Weight; n: LayerNorm);
                 resize_positions(Set y: Act, Get table: Weight, Get rows: State, Get cols: State; n: Grid);
                 embed(Set y: Act, Get patches: Act, Get class: Weight, Get class_position: Weight, Get positions: Act; n: Embed);
                 attention(Set y: Act, Set lse: Stat, Get qkv: Act; n: Heads);
@@ -393,6 +393,7 @@ impl Work for LossDims {
 }
 
 impl Work for Rows {}
+impl Work for LayerNorm {}
 impl Work for Patches {}
 impl Work for Grid {}
 impl Work for Embed {}

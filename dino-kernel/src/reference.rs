@@ -53,7 +53,7 @@ impl<T: Real, W: Deref<Target = [T]>> Forward for Reference<'_, T, W> {
         ops::gelu::forward(y, x);
     }
 
-    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: Rows) {
+    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: LayerNorm) {
         let [y, x] = split(self.acts, [y.0, x.0]);
         let [mean, rstd] = split(self.stats, [mean.0, rstd.0]);
         ops::layernorm::forward(y, mean, rstd, x, &self.weights[w.range()], &self.weights[b.range()], n);

@@ -7,6 +7,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Span;
 use dino_kernel::middleware::{Lockstep, Memory, Pool};
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::step::{Hyper, monitor};
@@ -48,8 +49,17 @@ fn agree<F: Factory>(who: &str, config: Config, seed: u64, teacher_temp: f64) {
 /// Crops of more tokens than the CPU keeps scores of at once, and fewer crops than threads, which then share out a crop's queries.
 #[test]
 fn long_crops_agree_on_any_number_of_threads() {
-    let backbone =
-        Vit { image: 68, patch: 4, channels: 1, dim: 12, depth: 2, heads: 2, mlp: 20, positions: Dialect::Published };
+    let backbone = Vit {
+        image: 68,
+        patch: 4,
+        channels: 1,
+        dim: 12,
+        depth: 2,
+        heads: 2,
+        mlp: 20,
+        positions: Dialect::Published,
+        eps: EPS,
+    };
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 68, width: 69 });
     let config = ordinary(backbone, head, views, [1, 1]);
@@ -116,8 +126,17 @@ fn kept<O: Update + Memory>(run: &mut Run<O>) -> Vec<f64> {
 
 /// A host that reads reports late has queued further steps by then: they change nothing, until the host says so.
 fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
-    let backbone =
-        Vit { image: 8, patch: 4, channels: 3, dim: 12, depth: 2, heads: 3, mlp: 24, positions: Dialect::Published };
+    let backbone = Vit {
+        image: 8,
+        patch: 4,
+        channels: 3,
+        dim: 12,
+        depth: 2,
+        heads: 3,
+        mlp: 24,
+        positions: Dialect::Published,
+        eps: EPS,
+    };
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
     let views = Crops::one(Group { count: 2, height: 8, width: 8 });
     let plan = Plan::new(Config { drop_path: true, ..ordinary(backbone, head, views, [4, 2]) }).expect("a sound plan");

@@ -5,6 +5,7 @@ use dino_kernel::backend::{LossDims, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::middleware::{Memory, Pool};
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::Plan;
 use dino_kernel::schedule::{Cosine, TeacherTemp};
@@ -91,6 +92,7 @@ fn roomy<F: Factory>(longest: usize) -> Run<F::Backend> {
         heads: side,
         mlp: side,
         positions: Dialect::Published,
+        eps: EPS,
     };
     let head = Head { inp: side, layers: 1, hidden: 1, bottleneck: side, prototypes: side, train_gain: true };
     let views = Crops::one(Group { count: 2, height: 1, width: 1 });

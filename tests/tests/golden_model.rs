@@ -63,7 +63,17 @@ fn table(f: &Fixture, train_gain: bool) -> Table {
     };
     let channels = f.get("init.student.patch_embed.proj.weight").shape[1];
     let layers = f.between("init.student.head.mlp.", ".weight").len();
-    let backbone = Vit { image, patch, channels, dim, depth, heads, mlp: ratio * dim, positions: Dialect::Published };
+    let backbone = Vit {
+        image,
+        patch,
+        channels,
+        dim,
+        depth,
+        heads,
+        mlp: ratio * dim,
+        positions: Dialect::Published,
+        eps: layernorm::EPS,
+    };
     Table { backbone, head: Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain } }
 }
 

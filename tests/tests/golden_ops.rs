@@ -4,6 +4,7 @@
 use dino_host::cpu::Cpu;
 use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group, Ragged};
+use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::loss::LogSumExp;
 use dino_kernel::ops::position::{self, Dialect};
 use tests::backend::{Arena, Factory, Reference, read, read_grad, write, write_grad};
@@ -60,7 +61,7 @@ fn layernorm<F: Factory>(who: &str) {
         let (w, b) = (a.weight(&get("w").data), a.weight(&get("b").data));
         let (mean, rstd) = (a.stat(n.rows), a.stat(n.rows));
         let mut o = a.build::<F>();
-        o.layernorm(y, mean, rstd, at, w, b, n);
+        o.layernorm(y, mean, rstd, at, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS });
         o.layernorm_backward(dx, dy, at, mean, rstd, w, b, n);
         f.assert_golden(&format!("layernorm{case}.y"), &read(&mut o, y));
         f.assert_golden(&format!("layernorm{case}.dx"), &read(&mut o, dx));

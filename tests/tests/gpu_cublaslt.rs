@@ -94,9 +94,19 @@ fn words_agree() {
 fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, usize, String) {
     use dino_kernel::crops::{Crops, Group};
     use dino_kernel::model::{Head, Vit};
+    use dino_kernel::ops::layernorm::EPS;
     use dino_kernel::ops::position::Dialect;
-    let backbone =
-        Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
+    let backbone = Vit {
+        image: 16,
+        patch: 8,
+        channels: 3,
+        dim: 16,
+        depth: 2,
+        heads: 2,
+        mlp: 32,
+        positions: Dialect::Published,
+        eps: EPS,
+    };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
     let plan = Plan::new(Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [4, 2]) })

@@ -6,6 +6,7 @@ use dino_host::device::{Device, Part, QUEUE, Step};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::middleware::Pool;
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::step::monitor;
@@ -14,8 +15,17 @@ use tests::plans::ordinary;
 use tests::training::{Run, hyper_numbers, normals};
 
 fn plan(parts: usize, stream_crops: bool) -> Plan {
-    let backbone =
-        Vit { image: 16, patch: 8, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: Dialect::Published };
+    let backbone = Vit {
+        image: 16,
+        patch: 8,
+        channels: 3,
+        dim: 16,
+        depth: 2,
+        heads: 2,
+        mlp: 32,
+        positions: Dialect::Published,
+        eps: EPS,
+    };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
     Plan::new(Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [2 * parts, 2]) })

@@ -8,6 +8,7 @@ use dino_kernel::crops::{Crops, Group, Ragged};
 use dino_kernel::mem::{Act, Span, Weight};
 use dino_kernel::middleware::{Lockstep, Memory, Pool, Word};
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{Plan, Pools};
 use dino_kernel::step::{self, Hyper, monitor};
@@ -207,9 +208,19 @@ fn layer_norms<F: Both>(_: &str) {
         let stats = [(); 4].map(|_| a.stat(rows));
         let mut o = build::<F>(a);
         random_grads(&mut o, 7);
-        o.layernorm(y, stats[0], stats[1], x, w, b, n);
+        o.layernorm(y, stats[0], stats[1], x, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS });
         o.layernorm_backward(dx, dy, x, stats[0], stats[1], w, b, n);
-        o.add_layernorm(y, mid, stats[2], stats[3], x, branch, w, b, n);
+        o.add_layernorm(
+            y,
+            mid,
+            stats[2],
+            stats[3],
+            x,
+            branch,
+            w,
+            b,
+            LayerNorm { rows: n.rows, cols: n.cols, eps: EPS },
+        );
         check::<F>(&mut o, len.min(1000), 0.0, &n);
     }
 }
@@ -428,8 +439,17 @@ fn sums<F: Both>(_: &str) {
 /// gradient that is not finite, and the step after it. More tensors than a block has threads, and a tensor of two pieces.
 fn optimiser<F: Both>(_: &str) {
     for train_gain in [false, true] {
-        let backbone =
-            Vit { image: 4, patch: 2, channels: 3, dim: 8, depth: 24, heads: 1, mlp: 9, positions: Dialect::Published };
+        let backbone = Vit {
+            image: 4,
+            patch: 2,
+            channels: 3,
+            dim: 8,
+            depth: 24,
+            heads: 1,
+            mlp: 9,
+            positions: Dialect::Published,
+            eps: EPS,
+        };
         let head = Head { inp: 8, layers: 2, hidden: 700, bottleneck: 37, prototypes: 301, train_gain };
         let views = Crops::one(Group { count: 2, height: 4, width: 4 });
         let plan = Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a sound plan");
@@ -476,8 +496,17 @@ fn optimiser<F: Both>(_: &str) {
 
 /// After an update the factors of products are what they are when the same weights are written anew. (In lockstep they always are written.)
 fn products_see_the_new_weights<F: Both>(_: &str) {
-    let backbone =
-        Vit { image: 4, patch: 2, channels: 3, dim: 8, depth: 1, heads: 1, mlp: 9, positions: Dialect::Published };
+    let backbone = Vit {
+        image: 4,
+        patch: 2,
+        channels: 3,
+        dim: 8,
+        depth: 1,
+        heads: 1,
+        mlp: 9,
+        positions: Dialect::Published,
+        eps: EPS,
+    };
     let head = Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 4, width: 4 });
     let plan = Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a sound plan");

@@ -6,6 +6,7 @@ use dino_kernel::crops::{Crops, Group, Ragged};
 use dino_kernel::mem::{Act, Span, Weight};
 use dino_kernel::middleware::{Memory, Pool};
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::{self, Dialect};
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::reference::Train;
@@ -179,7 +180,7 @@ fn layernorm() {
             a,
             [y, dy],
             &wrt,
-            |o| o.layernorm(y, mean, rstd, x, w, b, n),
+            |o| o.layernorm(y, mean, rstd, x, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS }),
             |o| o.layernorm_backward(dx, dy, x, mean, rstd, w, b, n),
         );
     }
@@ -200,7 +201,7 @@ fn add_layernorm() {
         a,
         [y, dy],
         &wrt,
-        |o| o.add_layernorm(y, mid, mean, rstd, x, branch, w, b, n),
+        |o| o.add_layernorm(y, mid, mean, rstd, x, branch, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS }),
         |o| o.layernorm_backward(dx, dy, mid, mean, rstd, w, b, n),
     );
 }
@@ -401,8 +402,17 @@ fn loss_by_groups_of_views() {
 /// two micro-batches.
 #[test]
 fn whole_model() {
-    let backbone =
-        Vit { image: 6, patch: 2, channels: 2, dim: 6, depth: 3, heads: 2, mlp: 9, positions: Dialect::Published };
+    let backbone = Vit {
+        image: 6,
+        patch: 2,
+        channels: 2,
+        dim: 6,
+        depth: 3,
+        heads: 2,
+        mlp: 9,
+        positions: Dialect::Published,
+        eps: EPS,
+    };
     let head = Head { inp: 6, layers: 3, hidden: 7, bottleneck: 5, prototypes: 11, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 6, 6)).with(group(1, 4, 7)).with(group(1, 2, 5));

@@ -8,6 +8,7 @@ use dino_kernel::mem::{Cursor, Span};
 use dino_kernel::middleware::{Checked, Fault, Memory, Pool, Word};
 use dino_kernel::model::vit::Output;
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{Config, FeaturePlan, Plan, PlanError};
 use dino_kernel::real::Real;
@@ -55,7 +56,7 @@ fn small() -> impl Strategy<Value = Config> {
             let side = |over: usize| patch.wrapping_add(over);
             let (image, batch) = (side(image), (parts * micro_batch + over).max(1));
             let dim = heads * each + odd;
-            let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions };
+            let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions, eps: EPS };
             let head = Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain };
             let group = |(count, height, width)| Group { count, height: side(height), width: side(width) };
             let views = groups.into_iter().map(group).fold(Crops::EMPTY, Crops::with);
@@ -225,7 +226,7 @@ fn hostile_sizes_are_answered() {
                 groups.into_iter().take(8).map(group).fold(Crops::EMPTY, Crops::with)
             };
             let [image, patch, channels, dim, depth, heads, mlp, inp, layers, hidden, bottleneck, prototypes, batch, micro_batch, ..] = n;
-            let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions: Dialect::Published };
+            let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions: Dialect::Published, eps: EPS };
             let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: true };
             let config = Config { backbone, head, views, batch, micro_batch, drop_path: true, recompute, stream_crops };
             if let Ok(plan) = Plan::new(config) {
@@ -260,6 +261,7 @@ fn products_that_overflow_are_refused() {
         heads: 1,
         mlp: 1,
         positions: Dialect::Published,
+        eps: EPS,
     };
     let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
     let plan = |backbone, height| {
@@ -285,8 +287,17 @@ fn products_that_overflow_are_refused() {
 #[test]
 fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
     let plan = |views: usize, depth, drop_path| {
-        let backbone =
-            Vit { image: 1, patch: 1, channels: 1, dim: 1, depth, heads: 1, mlp: 1, positions: Dialect::Published };
+        let backbone = Vit {
+            image: 1,
+            patch: 1,
+            channels: 1,
+            dim: 1,
+            depth,
+            heads: 1,
+            mlp: 1,
+            positions: Dialect::Published,
+            eps: EPS,
+        };
         let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
         let group = |count| Group { count, height: 1, width: 1 };
         let views = Crops::one(group(2)).with(group(views - 2));
@@ -334,8 +345,17 @@ impl Tolerance for Cpu {
 /// The gradients, the teacher's sum and the centre do not depend on how a batch and its crops were split, with stochastic depth drawn by
 /// image and view.
 fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
-    let backbone =
-        Vit { image: 12, patch: 4, channels: 3, dim: 24, depth: 3, heads: 3, mlp: 48, positions: Dialect::Published };
+    let backbone = Vit {
+        image: 12,
+        patch: 4,
+        channels: 3,
+        dim: 24,
+        depth: 3,
+        heads: 3,
+        mlp: 48,
+        positions: Dialect::Published,
+        eps: EPS,
+    };
     let head = Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8)).with(group(2, 4, 8)).with(group(1, 8, 13));
@@ -382,8 +402,17 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
 
 /// A step that keeps little and computes it again, and one that keeps all.
 fn computing_again_changes_no_bit<F: Factory>(who: &str) {
-    let backbone =
-        Vit { image: 12, patch: 4, channels: 3, dim: 24, depth: 3, heads: 3, mlp: 44, positions: Dialect::Published };
+    let backbone = Vit {
+        image: 12,
+        patch: 4,
+        channels: 3,
+        dim: 24,
+        depth: 3,
+        heads: 3,
+        mlp: 44,
+        positions: Dialect::Published,
+        eps: EPS,
+    };
     let head = Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8));
@@ -428,8 +457,17 @@ fn split<F: Factory>(config: Config) -> Vec<(String, Vec<f64>)> {
 /// One crop's stochastic-depth scale is not a number: the first word that meets it is in that crop's pass, and its row is that crop's.
 #[test]
 fn a_fault_is_traced_to_its_crop() {
-    let backbone =
-        Vit { image: 8, patch: 4, channels: 3, dim: 12, depth: 2, heads: 3, mlp: 20, positions: Dialect::Published };
+    let backbone = Vit {
+        image: 8,
+        patch: 4,
+        channels: 3,
+        dim: 12,
+        depth: 2,
+        heads: 3,
+        mlp: 20,
+        positions: Dialect::Published,
+        eps: EPS,
+    };
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 8, 8)).with(group(3, 4, 4)).with(group(2, 8, 4));

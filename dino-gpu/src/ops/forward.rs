@@ -6,6 +6,7 @@ use crate::args;
 use crate::gemm::Out;
 use crate::gpu::Gpu;
 use crate::kernels::Shape;
+use dino_host::error::Error;
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
 use dino_kernel::mem::{Act, Stat, State, Weight};
@@ -53,7 +54,7 @@ impl Forward for Gpu {
         self.product_nt(Out::Act(pre), x, w, [n.rows, n.out, n.inp], b, y);
     }
 
-    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: Rows) {
+    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: LayerNorm) {
         let (y, x) = (self.act(y), self.act(x));
         self.normalise(y, 0, mean, rstd, x, 0, w, b, n);
     }
@@ -84,7 +85,7 @@ impl Forward for Gpu {
         branch: Act,
         w: Weight,
         b: Weight,
-        n: Rows,
+        n: LayerNorm,
     ) {
         let (y, mid, x, branch) = (self.act(y), self.act(mid), self.act(x), self.act(branch));
         self.normalise(y, mid, mean, rstd, x, branch, w, b, n);
@@ -198,8 +199,15 @@ impl Gpu {
         branch: u64,
         w: Weight,
         b: Weight,
-        n: Rows,
+        n: LayerNorm,
     ) {
+        // It is a constant of the kernel.
+        if n.eps != dino_kernel::ops::layernorm::EPS {
+            let what =
+                format!("the kernels of the GPU add 1e-6 to the variance of a LayerNorm, this network {:e}", n.eps);
+            self.fail(Error::new(what).hint("dino-host, on the CPU, computes it so"));
+            return;
+        }
         let (mean, rstd, w, b) = (self.stat(mean), self.stat(rstd), self.weight(w), self.weight(b));
         let arguments = args![y, mid, mean, rstd, x, branch, w, b, n.rows as i32, n.cols as i32];
         self.launch(&self.kernels.layernorm, Shape::warps(n.rows), arguments);

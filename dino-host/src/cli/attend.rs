@@ -40,6 +40,9 @@ pub struct Attend<O: Args> {
     /// Whose weights: teacher or student
     #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
     which: String,
+    /// Or the network that lies under these words of its names: `backbone`, `state_dict_ema`
+    #[arg(long, value_name = "PREFIX", conflicts_with = "which")]
+    network: Option<String>,
     /// Whose class token, counted from 1 [default: the last block]
     #[arg(long, value_name = "N")]
     block: Option<usize>,
@@ -60,7 +63,7 @@ pub struct Attend<O: Args> {
 
 pub fn run<D: Device>(args: Attend<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
-    let (config, weights) = backbone(&args.checkpoint, &args.which)?;
+    let (config, weights) = backbone(&args.checkpoint, &args.which, args.network.as_deref())?;
     let config = config.decoding_whole();
     let faults = args.tolerance.faults();
     let mut look = Look::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;

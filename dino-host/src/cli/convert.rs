@@ -40,6 +40,9 @@ pub struct Convert {
     /// Whose weights, of a file that has both
     #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
     which: String,
+    /// Or the network that lies under these words of its names: `backbone`, `state_dict_ema`
+    #[arg(long, value_name = "PREFIX", conflicts_with = "which")]
+    network: Option<String>,
     /// Height of the images that an ONNX model takes, pixels; without it and --width any size
     #[arg(long, value_name = "PIXELS", requires = "width")]
     height: Option<usize>,
@@ -65,8 +68,8 @@ pub struct Convert {
 
 pub fn run(args: Convert) -> Result<u8> {
     let network = Some(if args.which == "student" { "student" } else { "teacher" });
-    let options =
-        Options { dialect: args.dialect, network, heads: args.heads, head: args.head, allow_extra: args.allow_extra };
+    let (dialect, called, allow_extra) = (args.dialect, args.network.clone(), args.allow_extra);
+    let options = Options { dialect, network, called, heads: args.heads, head: args.head, allow_extra };
     let opened = weights::open(&args.from, &options)?;
     let report = opened.report.clone();
     let weights = match opened.strict() {

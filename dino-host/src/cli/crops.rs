@@ -32,7 +32,7 @@ pub struct Crops {
 
 pub fn run<D: Device>(args: Crops) -> Result<u8> {
     let config = match &args.checkpoint {
-        Some(file) => recorded(&backbone(file, "teacher")?.0, &args.model)?,
+        Some(file) => recorded(&backbone(file, "teacher", None)?.0, &args.model)?,
         None => args.model.resolve::<D>(Some(&args.data))?,
     };
     let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());

@@ -23,6 +23,9 @@ pub struct Features<O: Args> {
     /// Whose weights: teacher or student
     #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
     which: String,
+    /// Or the network that lies under these words of its names: `backbone`, `state_dict_ema`
+    #[arg(long, value_name = "PREFIX", conflicts_with = "which")]
+    network: Option<String>,
     #[arg(long, default_value = "class")]
     tokens: Tokens,
     /// How pictures become the squares that the network sees: resize-crop, whole or auto [default: as the weights say]
@@ -38,7 +41,7 @@ pub struct Features<O: Args> {
 
 pub fn run<D: Device>(args: Features<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
-    let (mut config, weights) = backbone(&args.checkpoint, &args.which)?;
+    let (mut config, weights) = backbone(&args.checkpoint, &args.which, args.network.as_deref())?;
     if let Some(view) = args.eval_view {
         config = Config { eval_view: view, ..config }.resolve()?;
     }

@@ -101,6 +101,9 @@ pub struct Source<O: Args> {
     /// Weights: checkpoint.safetensors or teacher.safetensors of a run, whose configuration is used, or published ones (.pth, timm, Hugging Face)
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
+    /// The network of the file that lies under these words of its names (`backbone`, `state_dict_ema`), as the teacher
+    #[arg(long, value_name = "PREFIX", requires = "checkpoint")]
+    pub network: Option<String>,
     /// Images, as `train` takes them, or `builtin`
     #[arg(long, value_name = "PATH", default_value = data::BUILTIN)]
     pub data: String,
@@ -176,15 +179,16 @@ pub fn say_left_out(config: &Config) {
     }
 }
 
-/// The configuration and the backbone's weights of the `network` (teacher or student) in a file of any known kind.
-pub fn backbone(file: &Path, network: &str) -> Result<(Config, Vec<f32>)> {
-    read(file, network, None)
+/// The configuration and the backbone's weights of a network (teacher or student, or `called` by words of its names) in a file of any
+/// known kind.
+pub fn backbone(file: &Path, network: &str, called: Option<&str>) -> Result<(Config, Vec<f32>)> {
+    read(file, network, called, None)
 }
 
 /// The same, with the attention heads of a file that does not say how many.
-fn read(file: &Path, network: &str, heads: Option<usize>) -> Result<(Config, Vec<f32>)> {
+fn read(file: &Path, network: &str, called: Option<&str>, heads: Option<usize>) -> Result<(Config, Vec<f32>)> {
     let network = if network == "student" { "student" } else { "teacher" };
-    let found = weights::read(file, network, heads)?;
+    let found = weights::read(file, network, called, heads)?;
     let report = &found.report;
     // What differs from the program that wrote them is never silent; there is nothing to say of this program's own files.
     if report.dialect != weights::Dialect::Own {
@@ -194,12 +198,13 @@ fn read(file: &Path, network: &str, heads: Option<usize>) -> Result<(Config, Vec
     Ok((found.config, found.backbone))
 }
 
-/// A checkpoint's configuration. How files become pixels may be said anew (weights of other programs do not say it); other flags that
-/// say something else than it are refused, for they would be passed over in silence.
+/// A checkpoint's configuration. How files become pixels may be said anew, and the norms' epsilon (weights of other programs do not say
+/// them); other flags that say something else than it are refused, for they would be passed over in silence.
 pub fn recorded(config: &Config, model: &Model) -> Result<Config> {
     let (mut config, mut named) = (config.clone(), model.named()?);
     config.mean = named.mean.take().unwrap_or(config.mean);
     config.std = named.std.take().unwrap_or(config.std);
+    config.norm_eps = named.norm_eps.take().unwrap_or(config.norm_eps);
     config.ignore_exif = named.ignore_exif.take().unwrap_or(config.ignore_exif);
     config.fast_decode = named.fast_decode.take().unwrap_or(config.fast_decode);
     config.eval_view = named.eval_view.take().unwrap_or(config.eval_view);
@@ -215,7 +220,13 @@ pub fn recorded(config: &Config, model: &Model) -> Result<Config> {
 pub fn network<D: Device>(source: &Source<D::Options>, which: Which) -> Result<(Config, Option<Vec<f32>>)> {
     let of = if which == Which::Student { "student" } else { "teacher" };
     // Of a run that is not wanted but for its configuration, the teacher is there in every kind of file.
-    let checkpoint = source.checkpoint.as_deref().map(|file| read(file, of, source.model.flags.heads)).transpose()?;
+    let called = source.network.as_deref();
+    if let (Some(called), Which::Student) = (called, which) {
+        return Err(Error::new(format!("--which student is another network than --network {called}"))
+            .hint("--network alone names it"));
+    }
+    let file = source.checkpoint.as_deref();
+    let checkpoint = file.map(|file| read(file, of, called, source.model.flags.heads)).transpose()?;
     let config = match &checkpoint {
         Some((config, _)) => recorded(config, &source.model)?,
         // Without a checkpoint the small preset says what the crops look like.

@@ -29,6 +29,9 @@ pub struct Train<O: Args> {
     /// Student and teacher start from these weights: a run's, or published ones (.pth, timm, Hugging Face)
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     init_from: Option<PathBuf>,
+    /// Which of several networks they are, by words before its names (`student`, `state_dict_ema`) [default: the teacher]
+    #[arg(long, value_name = "PREFIX", requires = "init_from")]
+    network: Option<String>,
     /// What becomes of their projection head
     #[arg(long, value_name = "HOW", default_value = "keep", requires = "init_from")]
     init_head: init::Head,
@@ -106,7 +109,9 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     );
     say_left_out(&config);
     let from = args.init_from.as_deref();
-    let start = from.map(|file| init::start(file, &config, args.init_head, args.init_channels)).transpose()?;
+    let start = from
+        .map(|file| init::start(file, args.network.as_deref(), &config, args.init_head, args.init_channels))
+        .transpose()?;
     if let (Some(file), Some(start)) = (from, &start) {
         errln!("student and teacher start from {}", file.display());
         start.said.iter().for_each(|note| errln!("note: {note}"));

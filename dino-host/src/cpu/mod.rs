@@ -134,7 +134,7 @@ impl Forward for Cpu {
         gemm::linear_gelu(y, pre, x, w, b, n.inp);
     }
 
-    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: Rows) {
+    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: LayerNorm) {
         let [y, x] = split(&mut self.acts, [y.0, x.0]);
         let [mean, rstd] = split(&mut self.stats, [mean.0, rstd.0]);
         let (w, b) = (&self.weights[w.range()], &self.weights[b.range()]);
@@ -143,7 +143,7 @@ impl Forward for Cpu {
         y.par_chunks_mut(block * n.cols)
             .zip(x.par_chunks(block * n.cols))
             .zip(stats)
-            .for_each(|((y, x), (mean, rstd))| rows::layernorm(y, mean, rstd, x, w, b));
+            .for_each(|((y, x), (mean, rstd))| rows::layernorm(y, mean, rstd, x, w, b, n.eps));
     }
 
     fn add(&mut self, y: Act, x: Act, branch: Act) {
@@ -170,7 +170,7 @@ impl Forward for Cpu {
         branch: Act,
         w: Weight,
         b: Weight,
-        n: Rows,
+        n: LayerNorm,
     ) {
         let [y, mid, x, branch] = split(&mut self.acts, [y.0, mid.0, x.0, branch.0]);
         let [mean, rstd] = split(&mut self.stats, [mean.0, rstd.0]);
@@ -182,7 +182,7 @@ impl Forward for Cpu {
         written.zip(x.par_chunks(wide)).zip(branch.par_chunks(wide)).for_each(
             |((((y, mid), (mean, rstd)), x), branch)| {
                 rows::add(mid, x, branch);
-                rows::layernorm(y, mean, rstd, mid, w, b);
+                rows::layernorm(y, mean, rstd, mid, w, b, n.eps);
             },
         );
     }

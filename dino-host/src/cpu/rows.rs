@@ -2,15 +2,15 @@
 //! the fixed order of `dino_kernel::ops`, and multiply-adds are fused where they say so, so every choice gives the same bits.
 
 use super::fast;
-use dino_kernel::backend::Rows;
+use dino_kernel::backend::{LayerNorm, Rows};
 use dino_kernel::ops;
 use dino_kernel::step::hyper;
 use multiversion::multiversion;
 
 /// y, x (rows, cols); mean, rstd (rows).
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn layernorm(y: &mut [f32], mean: &mut [f32], rstd: &mut [f32], x: &[f32], w: &[f32], b: &[f32]) {
-    let n = Rows { rows: mean.len(), cols: w.len() };
+pub fn layernorm(y: &mut [f32], mean: &mut [f32], rstd: &mut [f32], x: &[f32], w: &[f32], b: &[f32], eps: f64) {
+    let n = LayerNorm { rows: mean.len(), cols: w.len(), eps };
     ops::layernorm::forward(y, mean, rstd, x, w, b, n);
 }
 

@@ -1,30 +1,47 @@
-//! A linear classifier in a safetensors file: `linear.weight` (classes, width) and `linear.bias` (classes) as the published heads
-//! call them, and in the header how the features were made and what the classes are called.
+//! A linear classifier in a file: `linear.weight` (classes, width) and `linear.bias` (classes) as the published heads call them. Ours are
+//! safetensors files whose header says how the features were made and what the classes are called; those of others, of `torch.save`
+//! too, say neither.
 
 use super::linear::Head;
 use crate::error::{Error, Result};
 use crate::log::write_atomically;
+use crate::weights::{File, plain};
 use ndarray::Array2;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
+
+/// Where the numbers of the mean patch token are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// After those of the class tokens: c0, c1, ..., m0, m1, ... Ours, also where the file does not say it.
+    #[default]
+    Concatenated,
+    /// Between those of the one class token: c0, m0, c1, m1, ... The published code stacks the two tokens on a new last axis.
+    Alternating,
+}
 
 /// What the header says about a head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// Last blocks whose class tokens are concatenated.
     pub blocks: usize,
-    /// Whether the mean patch token of the last block follows.
+    /// Whether the mean patch token of the last block is there too.
     pub mean_patch: bool,
+    #[serde(default)]
+    pub order: Order,
     /// Names of the classes, in the order of the rows.
     pub classes: Vec<String>,
 }
 
-/// Under which keys weights are looked for, with and without `module.` before: ours and the published ones first, then what others'
-/// classifiers are called.
-const NAMES: [&str; 5] = ["linear", "fc", "head", "classifier", ""];
+/// Under which names weights are looked for, behind whatever words: ours and the published ones first, then what others' classifiers
+/// are called.
+const NAMES: [&str; 4] = ["linear", "fc", "head", "classifier"];
+/// Dictionaries around a layer that has no name of its own.
+const AROUND: [&str; 3] = ["state_dict.", "model_state_dict.", "model."];
 /// The entry of the header's metadata.
 const ABOUT: &str = "linear_probe";
 
@@ -48,39 +65,27 @@ pub fn save(path: &Path, head: &Head, about: &About) -> Result<()> {
 pub fn load(path: &Path) -> Result<(Head, Option<About>)> {
     let name = path.display();
     let bytes = std::fs::read(path).map_err(|e| bad(path, e.to_string()))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(path, format!("{e}, {} bytes", bytes.len())))?;
-    let keys = NAMES.iter().flat_map(|name| ["", "module."].map(|prefix| format!("{prefix}{name}")));
-    let key = |stem: &str, what: &str| if stem.is_empty() { what.into() } else { format!("{stem}.{what}") };
-    let (stem, weight) = keys
-        .map(|stem| stem.trim_end_matches('.').to_string())
-        .find_map(|stem| Some((stem.clone(), file.tensor(&key(&stem, "weight")).ok()?)))
-        .ok_or_else(|| bad(path, format!("no linear.weight among its {} tensors", file.len())))?;
-    let numbers = |tensor: &TensorView, key: &str| {
-        if tensor.dtype() != Dtype::F32 {
-            return Err(bad(path, format!("{key} is {:?}, not F32", tensor.dtype())));
-        }
-        let values: Vec<f32> = tensor.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
-        match values.iter().all(|x| x.is_finite()) {
-            true => Ok(values),
-            false => Err(bad(path, format!("{key} is not finite"))),
-        }
-    };
-    let &[classes, width] = weight.shape() else {
-        return Err(bad(path, format!("{} has the shape {:?}", key(&stem, "weight"), weight.shape())));
+    let file = File::parse(name.to_string(), bytes).map_err(|e| {
+        let what = e.message.strip_prefix(&format!("cannot read the weights {name}: ")).unwrap_or(&e.message);
+        bad(path, what.to_owned())
+    })?;
+    let weight = weight(&file).map_err(|what| bad(path, what))?;
+    let &[classes, width] = file.tensors[weight].shape.as_slice() else {
+        return Err(bad(path, format!("{weight} has the shape {:?}", file.tensors[weight].shape)));
     };
     if classes == 0 || width == 0 {
-        return Err(bad(path, format!("{} has the shape {:?}", key(&stem, "weight"), weight.shape())));
+        return Err(bad(path, format!("{weight} has the shape {:?}", file.tensors[weight].shape)));
     }
+    let numbers = |key: &str| file.values(key).map_err(|e| bad(path, e.message));
     // A classifier without biases has none in its file.
-    let bias = match file.tensor(&key(&stem, "bias")) {
-        Ok(bias) if bias.shape() == [classes] => numbers(&bias, &key(&stem, "bias"))?,
-        Ok(bias) => return Err(bad(path, format!("{classes} rows of weights, biases of shape {:?}", bias.shape()))),
-        Err(_) => vec![0.0; classes],
+    let key = format!("{}bias", weight.strip_suffix("weight").unwrap_or_default());
+    let bias = match file.tensors.get(&key) {
+        Some(bias) if bias.shape == [classes] => numbers(&key)?,
+        Some(bias) => return Err(bad(path, format!("{classes} rows of weights, biases of shape {:?}", bias.shape))),
+        None => vec![0.0; classes],
     };
-    let weight = numbers(&weight, &key(&stem, "weight"))?;
-    let weight = Array2::from_shape_vec((classes, width), weight).map_err(|e| bad(path, e.to_string()))?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(path, e.to_string()))?;
-    let about: Option<About> = match header.metadata().as_ref().and_then(|m| m.get(ABOUT)) {
+    let weight = Array2::from_shape_vec((classes, width), numbers(weight)?).map_err(|e| bad(path, e.to_string()))?;
+    let about: Option<About> = match file.metadata.get(ABOUT) {
         Some(text) => Some(serde_json::from_str(text).map_err(|e| bad(path, format!("its {ABOUT}: {e}")))?),
         None => None,
     };
@@ -93,9 +98,41 @@ pub fn load(path: &Path) -> Result<(Head, Option<About>)> {
     }
 }
 
+/// The key of the weights, or what is wrong.
+fn weight(file: &File) -> std::result::Result<&str, String> {
+    for name in NAMES {
+        let key = format!(".{name}.weight");
+        let fit: Vec<&String> = file.tensors.keys().filter(|k| format!(".{}", plain(k)).ends_with(&key)).collect();
+        match fit[..] {
+            [] => continue,
+            [one] => return Ok(one),
+            [first, second, ..] => return Err(format!("it has {} heads, {first}, {second}, ...", fit.len())),
+        }
+    }
+    let bare = |key: &str| {
+        let mut name = plain(key);
+        while let Some(inner) = AROUND.iter().find_map(|around| name.strip_prefix(around)) {
+            name = inner.to_owned();
+        }
+        name == "weight"
+    };
+    let found = file.tensors.keys().find(|key| bare(key));
+    found.map(String::as_str).ok_or_else(|| format!("no linear.weight among its {} tensors", file.tensors.len()))
+}
+
 fn bad(path: &Path, what: String) -> Error {
-    Error::new(format!("cannot read the head {}: {what}", path.display()))
-        .hint("a head is a safetensors file with linear.weight (classes, numbers an image) and linear.bias, in F32")
+    Error::new(format!("cannot read the head {}: {what}", path.display())).hint(
+        "a head is a safetensors file or one of torch.save with linear.weight (classes, numbers an image) and linear.bias",
+    )
+}
+
+/// Brings a head whose class and mean patch numbers alternate to this program's order, one after the other.
+pub fn from_alternating(head: &Head) -> Head {
+    let width = head.weight.ncols() / 2;
+    let weight = Array2::from_shape_fn(head.weight.dim(), |(row, j)| {
+        head.weight[[row, if j < width { 2 * j } else { 2 * (j - width) + 1 }]]
+    });
+    Head { weight, bias: head.bias.clone() }
 }
 
 /// For every class of a set the row of a head: by name where the file names them, otherwise one to one.

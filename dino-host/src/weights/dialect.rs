@@ -125,6 +125,9 @@ pub fn harmless(name: &str) -> Option<&'static str> {
     match first {
         "pooler" => Some("the pooler"),
         "classifier" | "fc" => Some("a classifier"),
+        "mask_token" | "masked_embed" => Some("a mask token"),
+        "embeddings" if name == "embeddings.mask_token" => Some("a mask token"),
+        "decoder_embed" | "decoder_pos_embed" | "decoder_blocks" | "decoder_norm" | "decoder_pred" => Some("a decoder"),
         "head" if matches!(name, "head.weight" | "head.bias") => Some("a classifier"),
         _ => None,
     }

@@ -1,16 +1,13 @@
 //! A file of named tensors, whatever its format: where each lies, and its numbers as f32 when they are asked for.
 
 use super::pickle::Dtype;
-use super::pth;
+use super::pth::{self, MOST_TENSORS};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-
-/// Most tensors of a file.
-const MOST_TENSORS: usize = 100_000;
 
 /// A format that tensors travel in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,57 +36,116 @@ pub struct Place {
     pub shape: Vec<usize>,
     /// Elements between neighbours along every axis.
     pub strides: Vec<usize>,
-    /// Bytes of the storage in the file.
+    /// Which of a file's parts, and bytes of the storage in it.
+    pub part: usize,
     pub storage: Range<usize>,
     /// Its first element, counted from there.
     pub offset: usize,
     /// The storage's checksum, where the format has one.
     pub crc: Option<(Range<usize>, u32)>,
+    /// Whether the most significant byte of a number is the first.
+    pub big_endian: bool,
 }
 
-/// An open file. Names are those in the file; of a pickle of dictionaries, `outer.inner`.
+/// An open file, or several that make up one. Names are those in the file; of a pickle of dictionaries, `outer.inner`.
 pub struct File {
     pub name: String,
     pub format: Format,
     pub tensors: BTreeMap<String, Place>,
     /// Of a safetensors file.
     pub metadata: BTreeMap<String, String>,
-    bytes: Vec<u8>,
+    /// Names under which something lies that is no tensor that can be read, and what made it.
+    pub opaque: BTreeMap<String, String>,
+    /// What to know of it, a line each.
+    pub notes: Vec<String>,
+    parts: Vec<Vec<u8>>,
     /// First bytes of the stretches whose checksum was found right.
-    sound: RefCell<HashSet<usize>>,
+    sound: RefCell<HashSet<(usize, usize)>>,
 }
 
-/// Whether the bytes of a file are to be read as safetensors: all that are none of `torch.save`. A safetensors header is an object that
-/// follows its length, and a length may begin with the bytes that a pickle or an archive begins with.
+/// Whether the bytes of a file are to be read as safetensors: all that are known to be nothing else. A safetensors header is an object
+/// that follows its length, and a length may begin with the bytes that a pickle or an archive begins with.
 pub fn is_safetensors(bytes: &[u8]) -> bool {
-    let torch = bytes.starts_with(b"PK") || bytes.first() == Some(&0x80) || bytes.get(257..262) == Some(b"ustar");
-    bytes.get(8) == Some(&b'{') || !torch
+    bytes.get(8) == Some(&b'{') || !(bytes.first() == Some(&0x80) || pth::is_zip(bytes) || other(bytes).is_some())
+}
+
+/// What a file is that holds no tensors to be read here, and what to do.
+fn other(bytes: &[u8]) -> Option<Error> {
+    let begins = |with: &[u8]| bytes.starts_with(with);
+    let page = || {
+        let text = bytes.trim_ascii_start();
+        text.get(..5).is_some_and(|t| [&b"<html"[..], b"<!doc", b"<?xml"].iter().any(|w| t.eq_ignore_ascii_case(w)))
+    };
+    let (what, hint) = if bytes.get(257..262) == Some(b"ustar") {
+        ("a tar archive, the format of PyTorch before 0.2", "load it in Python and torch.save(...) it again")
+    } else if begins(b"version https://git-lfs") {
+        (
+            "a pointer of Git LFS, not the file that it stands for",
+            "`git lfs pull` fetches that, or download the file itself",
+        )
+    } else if page() {
+        ("a web page", "download the file itself, not the page that shows it")
+    } else if begins(&[0x1f, 0x8b]) {
+        ("compressed by gzip", "unpack it: gunzip")
+    } else if begins(b"\x89HDF") {
+        ("an HDF5 file, as Keras writes them", "weights of PyTorch are read: .safetensors, .pth, .bin")
+    } else if begins(b"GGUF") {
+        ("a GGUF file", "weights of PyTorch are read: .safetensors, .pth, .bin")
+    } else if begins(b"\x93NUMPY") {
+        ("one NumPy array", "weights of PyTorch are read: .safetensors, .pth, .bin")
+    } else {
+        return None;
+    };
+    Some(Error::new(format!("it is {what}")).hint(hint))
 }
 
 impl File {
     /// Finds the tensors in the bytes of a file; `name` is for the errors.
-    pub fn parse(name: String, bytes: Vec<u8>) -> Result<File> {
+    pub fn parse(name: String, mut bytes: Vec<u8>) -> Result<File> {
         let unreadable = |e: Error| Error {
             message: format!("cannot read the weights {name}: {}", e.message),
             hint: e.hint.or(Some("safetensors files and those of torch.save are read".into())),
         };
-        let (format, tensors, metadata) = if is_safetensors(&bytes) {
-            let (tensors, metadata) = safetensors(&bytes).map_err(unreadable)?;
-            (Format::Safetensors, tensors, metadata)
-        } else if bytes.starts_with(b"PK") {
-            (Format::Zip, pth::zip(&bytes).map_err(unreadable)?, BTreeMap::new())
+        let (mut found, mut metadata) = (pth::Found::default(), BTreeMap::new());
+        let format = if is_safetensors(&bytes) {
+            (found.tensors, metadata) = safetensors(&bytes).map_err(unreadable)?;
+            Format::Safetensors
         } else if bytes.first() == Some(&0x80) {
-            (Format::Legacy, pth::legacy(&bytes).map_err(unreadable)?, BTreeMap::new())
+            found = pth::legacy(&bytes).map_err(unreadable)?;
+            Format::Legacy
+        } else if let Some(e) = other(&bytes) {
+            return Err(unreadable(e));
         } else {
-            return Err(unreadable(
-                Error::new("it is a tar archive, the format of PyTorch before 0.2")
-                    .hint("load it in Python and torch.save(...) it again"),
-            ));
+            found = pth::zip(&bytes).map_err(unreadable)?;
+            Format::Zip
         };
-        if tensors.len() > MOST_TENSORS {
-            return Err(unreadable(Error::new(format!("it holds {} tensors", tensors.len()))));
+        if found.tensors.len() > MOST_TENSORS {
+            return Err(unreadable(Error::new(format!("it holds {} tensors", found.tensors.len()))));
         }
-        Ok(File { name, format, tensors, metadata, bytes, sound: RefCell::default() })
+        bytes.append(&mut found.unpacked);
+        let pth::Found { tensors, opaque, notes, .. } = found;
+        Ok(File { name, format, tensors, metadata, opaque, notes, parts: vec![bytes], sound: RefCell::default() })
+    }
+
+    /// One file of several, none of whose names is in two of them.
+    pub fn join(name: String, files: Vec<File>) -> Result<File> {
+        let mut files = files.into_iter();
+        let Some(mut all) = files.next() else { return Err(Error::new(format!("{name} names no files"))) };
+        all.name = name;
+        for file in files {
+            let first = all.parts.len();
+            for (key, mut place) in file.tensors {
+                place.part += first;
+                if all.tensors.insert(key.clone(), place).is_some() {
+                    return Err(Error::new(format!("{} is in two of the files of {}", key, all.name))
+                        .hint("do they belong together?"));
+                }
+            }
+            all.parts.extend(file.parts);
+            all.opaque.extend(file.opaque);
+            all.notes.extend(file.notes.into_iter().filter(|note| !all.notes.contains(note)).collect::<Vec<_>>());
+        }
+        Ok(all)
     }
 
     /// The numbers of a tensor in row-major order, finite, as f32.
@@ -98,14 +154,14 @@ impl File {
         let bad = |what: String| Error::new(format!("{}: {key} {what}", self.name));
         let damaged = |what: String| bad(what).hint("the file is damaged: copy or download it again");
         if let Some((range, crc)) = &place.crc
-            && !self.sound.borrow().contains(&range.start)
+            && !self.sound.borrow().contains(&(place.part, range.start))
         {
-            if crc32fast::hash(&self.bytes[range.clone()]) != *crc {
+            if crc32fast::hash(&self.parts[place.part][range.clone()]) != *crc {
                 return Err(damaged("does not have the checksum that its archive says".into()));
             }
-            self.sound.borrow_mut().insert(range.start);
+            self.sound.borrow_mut().insert((place.part, range.start));
         }
-        let storage = &self.bytes[place.storage.clone()];
+        let storage = &self.parts[place.part][place.storage.clone()];
         let elements = storage.len() / place.dtype.bytes();
         let at = place.indices(elements).ok_or_else(|| {
             damaged(format!(
@@ -114,10 +170,10 @@ impl File {
             ))
         })?;
         let values: Vec<f32> = match place.dtype {
-            Dtype::F64 => pick(storage, &at, |b| f64::from_le_bytes(b) as f32),
-            Dtype::F32 => pick(storage, &at, f32::from_le_bytes),
-            Dtype::F16 => pick(storage, &at, |b| f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => pick(storage, &at, |b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::F64 => pick(storage, place, &at, |b| f64::from_le_bytes(b) as f32),
+            Dtype::F32 => pick(storage, place, &at, f32::from_le_bytes),
+            Dtype::F16 => pick(storage, place, &at, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => pick(storage, place, &at, |b| bf16::from_le_bytes(b).to_f32()),
             Dtype::Other(name, _) => {
                 return Err(bad(format!("holds {name}")).hint("weights are float32, float16, bfloat16 or float64"));
             }
@@ -129,9 +185,16 @@ impl File {
     }
 }
 
-fn pick<const N: usize>(storage: &[u8], at: &[usize], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+/// Numbers of `N` bytes; `read` takes them with the least significant byte first.
+fn pick<const N: usize>(storage: &[u8], place: &Place, at: &[usize], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
     let elements = storage.as_chunks::<N>().0;
-    at.iter().map(|&i| read(elements[i])).collect()
+    let number = |mut bytes: [u8; N]| {
+        if place.big_endian {
+            bytes.reverse();
+        }
+        read(bytes)
+    };
+    at.iter().map(|&i| number(elements[i])).collect()
 }
 
 impl Place {
@@ -183,7 +246,9 @@ fn safetensors(bytes: &[u8]) -> Result<Found> {
             strides[i - 1] = strides[i] * info.shape[i].max(1);
         }
         let storage = first + info.data_offsets.0..first + info.data_offsets.1;
-        tensors.insert(name, Place { dtype, shape: info.shape.clone(), strides, storage, offset: 0, crc: None });
+        let shape = info.shape.clone();
+        let place = Place { dtype, shape, strides, part: 0, storage, offset: 0, crc: None, big_endian: false };
+        tensors.insert(name, place);
     }
     Ok((tensors, all.metadata().clone().unwrap_or_default().into_iter().collect()))
 }

@@ -15,7 +15,7 @@ pub fn write(path: &Path, config: &Config, weights: &[f32]) -> Result<()> {
             .hint("--to official takes any number"));
     }
     let [mean, std] = [&config.mean, &config.std].map(|v| v.iter().map(|&x| x as f32).collect::<Vec<f32>>());
-    let mut head = vec![0; 116 + 8 * vit.channels];
+    let mut head = vec![0; 124 + 8 * vit.channels];
     let len = flat::header(&mut head, &vit, &mean, &std, weights);
     write_atomically(path, |file| {
         let mut file = BufWriter::new(file);
@@ -91,6 +91,32 @@ mod tests {
         assert!(found.len() == config.embed_dim && error < 1e-5, "{error}");
     }
 
+    /// Blobs of the published epsilon are as they always were; another one is in the header.
+    #[test]
+    fn the_epsilon_is_in_the_blob() {
+        let (config, weights, published) = blob();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dino.flat");
+        let other = Config { norm_eps: 1e-12, ..config.clone() };
+        write(&path, &other, &weights).unwrap();
+        let bytes = std::fs::read(path).unwrap();
+        assert_eq!((published[8], bytes[8], published.len()), (1, 2, bytes.len()));
+        for (blob, eps) in [(&published, 1e-6), (&bytes, 1e-12)] {
+            let flat = Flat::parse(blob).unwrap();
+            assert_eq!((flat.vit.eps, flat.len(), flat.statistics(2)), (eps, weights.len(), [0.125, 0.25]));
+            let mut copy = vec![0.0; weights.len()];
+            flat.copy(&mut copy);
+            assert_eq!(copy, weights);
+        }
+        for eps in [0.0, -1e-6, f64::NAN, f64::INFINITY] {
+            let mut bytes = bytes.clone();
+            bytes[52..60].copy_from_slice(&eps.to_le_bytes());
+            let sum = crc32fast::hash(&bytes[16..]);
+            bytes[12..16].copy_from_slice(&sum.to_le_bytes());
+            assert_eq!(Flat::parse(&bytes).unwrap_err(), FlatError::Epsilon, "{eps}");
+        }
+    }
+
     #[test]
     fn a_blob_that_was_changed_is_refused() {
         let (_, _, bytes) = blob();
@@ -112,7 +138,7 @@ mod tests {
             found(&changed)
         };
         let set = |at: usize, value: u32| move |b: &mut Vec<u8>| b[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        assert_eq!(sealed(&set(8, 2)), FlatError::Version(2));
+        assert_eq!(sealed(&set(8, 3)), FlatError::Version(3));
         assert_eq!(sealed(&set(44, 7)), FlatError::Positions(7));
         assert!(matches!(sealed(&set(36, 5)), FlatError::Shape(PlanError::Heads { heads: 5, .. })));
         assert!(matches!(sealed(&set(48, 1)), FlatError::Weights { found: 1, .. }));

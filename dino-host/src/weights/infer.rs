@@ -5,10 +5,11 @@ use super::{File, Keys, Options, Report, Side};
 use crate::augment::EvalView;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use dino_kernel::ops::layernorm::EPS;
 use serde_json::Value;
 
-/// The LayerNorm epsilon that this program computes with.
-const EPS: f64 = 1e-6;
+/// The LayerNorm epsilon of Hugging Face's ViTConfig where a config.json does not say it.
+const HF_EPS: f64 = 1e-12;
 
 /// A foreign file's own settings, in the metadata of what [`super::write`] writes.
 pub(super) const SETTINGS: &str = "dino-host";
@@ -116,6 +117,9 @@ pub(super) fn config(
     } else {
         report.notes.push("pixels are normalised with the published means and deviations: the file names none".into());
     }
+    if let Some(eps) = settings["norm-eps"].as_f64() {
+        config.norm_eps = eps;
+    }
     if let Some(rule) = settings["position-resize"].as_str() {
         config.position_resize = rule.into();
     }
@@ -159,7 +163,10 @@ fn beside(config: &mut Config, side: &Side, mlp: usize, report: &mut Report) -> 
         return Ok(());
     }
     if side.config.is_null() {
-        report.notes.push("there is no config.json beside it: heads are taken to be 64 wide, epsilon 1e-6".into());
+        report
+            .notes
+            .push("there is no config.json beside it: heads are taken to be 64 wide, layer_norm_eps 1e-12".into());
+        config.norm_eps = HF_EPS;
         return Ok(());
     }
     let bad = |key: &str, said: &Value, have: &dyn std::fmt::Display| {
@@ -185,12 +192,12 @@ fn beside(config: &mut Config, side: &Side, mlp: usize, report: &mut Report) -> 
         return Err(Error::new(format!("config.json beside {} says hidden_act {act:?}", report.file))
             .hint("this program's networks have the exact gelu"));
     }
-    match side.config["layer_norm_eps"].as_f64() {
-        Some(EPS) => (),
-        Some(eps) => report.notes.push(format!(
-            "config.json says layer_norm_eps {eps:e}; this program computes with 1e-6, as the published weights were trained"
-        )),
-        None => report.notes.push("config.json says no layer_norm_eps; this program computes with 1e-6".into()),
+    config.norm_eps = side.config["layer_norm_eps"].as_f64().unwrap_or(HF_EPS);
+    if config.norm_eps != EPS {
+        report.notes.push(format!(
+            "LayerNorms add {:e} to the variance as its config.json says (norm-eps); the published program adds 1e-6",
+            config.norm_eps
+        ));
     }
     Ok(())
 }

@@ -35,10 +35,10 @@ pub struct Start {
 }
 
 /// The initial weights of a run of `config` from a file: its teacher, if it has two networks. `channels`: whether another number of
-/// channels is asked for.
-pub fn start(file: &Path, config: &Config, wanted: Head, channels: bool) -> Result<Start> {
-    let heads = Some(config.heads);
-    let options = Options { head: wanted != Head::Fresh, heads, allow_extra: true, ..Options::default() };
+/// channels is asked for. `network`: under which words of their names the weights lie, if the file does not have them alone.
+pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, channels: bool) -> Result<Start> {
+    let (heads, called) = (Some(config.heads), network.map(str::to_owned));
+    let options = Options { head: wanted != Head::Fresh, called, heads, allow_extra: true, ..Options::default() };
     let given = open(file, &options)?.strict()?;
     let mut said = given.report.notes.clone();
     if !given.heads_stated {
@@ -78,6 +78,12 @@ pub fn start(file: &Path, config: &Config, wanted: Head, channels: bool) -> Resu
         said.push(
             "the run normalises pixels with other means or deviations than the weights had: --mean, --std".into(),
         );
+    }
+    if given.config.norm_eps != config.norm_eps {
+        let [run, file] = [config.norm_eps, given.config.norm_eps];
+        said.push(format!(
+            "the run's LayerNorms add {run:e} to the variance, the weights' added {file:e}: --norm-eps {file:e}"
+        ));
     }
     let head = head(&mut weights, &given, config, wanted)?;
     said.push(head.clone());

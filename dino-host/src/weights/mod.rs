@@ -8,6 +8,7 @@ mod file;
 pub mod flat;
 mod infer;
 pub mod init;
+mod networks;
 pub mod onnx;
 pub mod pickle;
 mod proto;
@@ -16,11 +17,13 @@ pub mod write;
 
 pub use dialect::Dialect;
 pub use file::{File, Format};
+pub use networks::plain;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use dialect::{Piece, foreign, from_hf, harmless};
+use networks::Network;
 use pickle::Dtype;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +39,8 @@ pub struct Options {
     pub dialect: Option<Dialect>,
     /// "teacher" (as without one) or "student", where a file has both.
     pub network: Option<&'static str>,
+    /// Or the network that lies under these words of its names.
+    pub called: Option<String>,
     /// Attention heads, if the file does not say.
     pub heads: Option<usize>,
     /// Read the projection head too, if there is one.
@@ -50,7 +55,7 @@ pub struct Report {
     pub file: String,
     pub format: Format,
     pub dialect: Dialect,
-    /// Where in the file the network lies: `teacher.`, or "".
+    /// What stands in the file before the network's names: `teacher.backbone.`, or "".
     pub container: String,
     pub missing: Vec<String>,
     pub extra: Vec<String>,
@@ -142,17 +147,12 @@ impl Opened {
     }
 }
 
-/// Opens a file, or a folder of Hugging Face's or timm's (`model.safetensors` or `pytorch_model.bin`, and `config.json`).
+/// Opens a file, or a folder of Hugging Face's or timm's (`model.safetensors` or `pytorch_model.bin`, or their parts and an index, and
+/// `config.json`).
 pub fn open(path: &Path, options: &Options) -> Result<Opened> {
-    let (path, config) = whole(path)?;
-    let cannot = |p: &Path, e: &dyn std::fmt::Display| {
-        Error::new(format!("cannot read the weights {}: {e}", p.display())).hint(
-            "a checkpoint of a run, or a .pth or safetensors file of the published, timm's or Hugging Face's names",
-        )
-    };
-    let bytes = std::fs::read(&path).map_err(|e| cannot(&path, &e))?;
+    let (path, folder) = whole(path)?;
     let mut side = Side::default();
-    if let Some(folder) = config {
+    if let Some(folder) = folder {
         for (name, to) in [("config.json", &mut side.config), ("preprocessor_config.json", &mut side.preprocessor)] {
             let path = folder.join(name);
             match std::fs::read_to_string(&path) {
@@ -162,33 +162,70 @@ pub fn open(path: &Path, options: &Options) -> Result<Opened> {
             }
         }
     }
+    let bytes = std::fs::read(&path).map_err(|e| cannot(&path, &e))?;
+    if path.extension().is_some_and(|e| e == "json") {
+        return Ok(fit(&parts(&path, &bytes)?, &side, options));
+    }
     parse(path.display().to_string(), bytes, &side, options)
 }
 
-/// The weights of a file of any kind, strictly. What changes no feature is left out, and said in the report.
-pub fn read(path: &Path, network: &'static str, heads: Option<usize>) -> Result<Weights> {
-    open(path, &Options { network: Some(network), heads, allow_extra: true, ..Options::default() })?.strict()
+fn cannot(path: &Path, e: &dyn std::fmt::Display) -> Error {
+    Error::new(format!("cannot read the weights {}: {e}", path.display()))
+        .hint("a checkpoint of a run, or a .pth or safetensors file of the published, timm's or Hugging Face's names")
 }
 
-/// The file itself, and the folder that its settings lie in.
+/// The weights of a file of any kind, strictly. What changes no feature is left out, and said in the report. Which network: "teacher",
+/// "student", or that which is `called` so.
+pub fn read(path: &Path, network: &'static str, called: Option<&str>, heads: Option<usize>) -> Result<Weights> {
+    let called = called.map(str::to_owned);
+    open(path, &Options { network: Some(network), called, heads, allow_extra: true, ..Options::default() })?.strict()
+}
+
+/// Hugging Face's names of files, each alone or as an index of parts (`NAME.index.json`).
+const WHOLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
+/// The file itself (an index is one), and the folder that its settings lie in.
 fn whole(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
+    let names = || WHOLE.iter().flat_map(|name| [name.to_string(), format!("{name}.index.json")]);
     if !path.is_dir() {
         // Only files under Hugging Face's own names: another's neighbours say nothing about it.
         let named = path.file_name().and_then(|n| n.to_str());
-        let folder = matches!(named, Some("model.safetensors" | "pytorch_model.bin")).then(|| path.parent()).flatten();
-        return Ok((path.to_owned(), folder.map(Path::to_owned)));
+        let known = named.is_some_and(|named| names().any(|name| name == named));
+        return Ok((path.to_owned(), path.parent().filter(|_| known).map(Path::to_owned)));
     }
-    for name in ["model.safetensors", "pytorch_model.bin"] {
-        if path.join(name).is_file() {
-            return Ok((path.join(name), Some(path.to_owned())));
-        }
-        if path.join(format!("{name}.index.json")).is_file() {
-            return Err(Error::new(format!("{} holds weights in several files", path.display()))
-                .hint("save them in one: model.save_pretrained(DIR, max_shard_size=\"100GB\")"));
-        }
+    if let Some(file) = names().map(|name| path.join(name)).find(|file| file.is_file()) {
+        return Ok((file, Some(path.to_owned())));
     }
+    let run = ["teacher.safetensors", "checkpoint.safetensors"].into_iter().find(|name| path.join(name).is_file());
+    let hint = match run {
+        Some(name) => format!("a run's weights: {}", path.join(name).display()),
+        None => "--checkpoint names a file, or a folder that Hugging Face's save_pretrained wrote".into(),
+    };
     Err(Error::new(format!("cannot read the checkpoint {}: it is a folder without model.safetensors", path.display()))
-        .hint("--checkpoint names a file, or a folder that Hugging Face's save_pretrained wrote"))
+        .hint(hint))
+}
+
+/// The parts that an index names, as one file. They lie beside it.
+fn parts(path: &Path, index: &[u8]) -> Result<File> {
+    let index: Value = serde_json::from_slice(index).map_err(|e| cannot(path, &e))?;
+    let no_map = || cannot(path, &"it is no index of parts: it has no weight_map of names to files");
+    let map = index["weight_map"].as_object().ok_or_else(no_map)?;
+    let names: BTreeSet<&str> = map.values().map(|v| v.as_str().ok_or_else(no_map)).collect::<Result<_>>()?;
+    let mut files = vec![];
+    for name in names {
+        if name.contains(['/', '\\']) || name == ".." {
+            return Err(cannot(path, &format!("its part {name} does not lie beside it")));
+        }
+        let part = path.with_file_name(name);
+        let bytes =
+            std::fs::read(&part).map_err(|e| cannot(&part, &e).hint("every part that the index names is needed"))?;
+        files.push(File::parse(part.display().to_string(), bytes)?);
+    }
+    let file = File::join(path.display().to_string(), files)?;
+    match map.keys().find(|key| !file.tensors.contains_key(*key) && !file.opaque.contains_key(*key)) {
+        Some(key) => Err(cannot(path, &format!("none of its parts has {key}")).hint("do the parts belong together?")),
+        None => Ok(file),
+    }
 }
 
 /// What lies beside a file, or null.
@@ -225,7 +262,17 @@ fn own(name: String, bytes: Vec<u8>, options: &Options) -> Result<Opened> {
         return Err(Error::new(format!("{name} is a checkpoint of this program, not {}", other.name()))
             .hint("leave --dialect out"));
     }
-    let network = options.network.unwrap_or("teacher");
+    let network = match options.called.as_deref().map(|called| called.trim_end_matches('.')) {
+        None => options.network.unwrap_or("teacher"),
+        Some("teacher" | "teacher.backbone") => "teacher",
+        Some("student" | "student.backbone") => "student",
+        Some(called) => {
+            return Err(Error::new(format!(
+                "{name} is a checkpoint of this program and has no network called {called}"
+            ))
+            .hint("--network teacher or student"));
+        }
+    };
     let bare = checkpoint.is_bare();
     let backbone = checkpoint.backbone(network)?;
     let head = if options.head && !bare { Some(checkpoint.head(network)?) } else { None };
@@ -262,40 +309,38 @@ fn fit(file: &File, side: &Side, options: &Options) -> Opened {
         notes: vec![],
     };
     let weights = load(file, side, options, &mut report);
-    let weights = weights.map(|w| Weights { report: report.clone(), ..w });
+    let weights = weights.map(|w| Weights { report: report.clone(), ..w }).map_err(|mut e| {
+        // What the file asked for and did not get may be why, and is worth knowing whatever else is wrong.
+        e.message.extend(file.notes.iter().map(|note| format!("; {note}")));
+        e
+    });
     Opened { report, weights }
 }
 
-/// The prefix of the network asked for: that of a full checkpoint, of a wrapper, or none.
-fn container(file: &File, network: Option<&'static str>) -> Result<String> {
-    let has = |prefix: &str| file.tensors.keys().any(|key| key.starts_with(prefix));
-    let both = ["teacher.", "student."].map(has);
-    if both != [false; 2] {
-        let wanted = format!("{}.", network.unwrap_or("teacher"));
-        return if has(&wanted) {
-            Ok(wanted)
-        } else {
-            Err(Error::new(format!("{} has no {}", file.name, wanted.trim_end_matches('.')))
-                .hint("--which names the network that it holds"))
-        };
+/// The tensors of a network and what its names are without what stands before them; and how many others there are.
+fn inside<'a>(names: impl Iterator<Item = &'a String>, network: &Network) -> (Vec<(&'a str, String)>, usize) {
+    // Heads lie beside a backbone, or within it.
+    let outer = network.path.strip_suffix("backbone.").or(network.path.strip_suffix("vit."));
+    let (mut bare, mut others) = (vec![], 0);
+    for key in names {
+        let name = networks::plain(key);
+        let beside = || outer.and_then(|outer| name.strip_prefix(outer)).filter(|n| n.starts_with("head."));
+        match name.strip_prefix(&network.path).or_else(beside) {
+            Some(name) => bare.push((key.as_str(), bared(name))),
+            None => others += 1,
+        }
     }
-    if network == Some("student") {
-        return Err(Error::new(format!("{} holds one network alone, no student beside a teacher", file.name))
-            .hint("--which teacher takes it"));
-    }
-    Ok(["state_dict.", "model."].into_iter().find(|p| has(p)).unwrap_or_default().into())
+    (bare, others)
 }
 
 fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Result<Weights> {
-    report.container = container(file, options.network)?;
-    let full = matches!(report.container.as_str(), "teacher." | "student.");
-    // Beside a network's own dictionary a checkpoint may hold anything: the other network, the optimiser's state, the loss.
-    let inside: Vec<(&str, &str)> = file
-        .tensors
-        .keys()
-        .filter_map(|key| Some((key.as_str(), key.strip_prefix(report.container.as_str())?)))
-        .collect();
-    let bare: Vec<(&str, String)> = inside.iter().map(|(key, name)| (*key, bared(name))).collect();
+    let (network, said) = networks::choose(file, options.network, options.called.as_deref())?;
+    report.container = network.raw.clone();
+    report.notes.extend(file.notes.iter().cloned().chain(said));
+    let (bare, others) = inside(file.tensors.keys(), &network);
+    if others > 0 {
+        report.notes.push(format!("{others} tensors beside that network are not used"));
+    }
     if let Some((key, what)) = bare.iter().find_map(|(key, name)| Some((key, foreign(name)?))) {
         let count = bare.iter().filter(|(_, name)| foreign(name) == Some(what)).count();
         return Err(Error::new(format!(
@@ -322,6 +367,15 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
         match piece.filter(|p| !keys.contains_key(p) && harmless(&name).is_none()) {
             Some(piece) => drop(keys.insert(piece, key.to_owned())),
             None => others.push((key.to_owned(), name)),
+        }
+    }
+    // What a wanted tensor is made of must be known, all else may be anything.
+    for (key, name) in inside(file.opaque.keys(), &network).0 {
+        let piece = if report.dialect == Dialect::Hf { from_hf(&name) } else { Some(Piece { name, third: None }) };
+        if let Some(piece) = piece.filter(|p| is_ours(&p.name) && !keys.contains_key(p)) {
+            let made = &file.opaque[key];
+            return Err(Error::new(format!("{}: {key}, which is {}, is made by {made}", file.name, piece.name))
+                .hint("only plain tensors are read: in Python, torch.save({k: v.float() for k, v in model.state_dict().items()}, OUT)"));
         }
     }
     let (config, heads_stated) = infer::config(file, &keys, side, options, report)?;
@@ -391,19 +445,28 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
     }
     let converted = types.into_iter().map(|(name, n)| format!("{n} tensors of {name} are converted to float32"));
     report.notes.extend(converted);
-    if !full && options.head && !has_head {
+    if options.head && !has_head {
         report.notes.push("there is no projection head in it".into());
     }
     let head = with_head.then(|| all.split_off(table.backbone_len()));
     Ok(Weights { config, backbone: all, head, heads_stated, report: report.clone() })
 }
 
+/// Whether a name is one of a backbone's tensors.
+fn is_ours(name: &str) -> bool {
+    let stem = name.strip_suffix(".weight").or(name.strip_suffix(".bias"));
+    let leaf = |leaf: &str| ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"].contains(&leaf);
+    let block = |stem: &str| stem.strip_prefix("blocks.").and_then(|s| s.split_once('.')).is_some_and(|(_, l)| leaf(l));
+    matches!(name, "cls_token" | "pos_embed")
+        || stem.is_some_and(|s| s == "patch_embed.proj" || s == "norm" || block(s))
+}
+
 /// A name without what wrappers put in front, and with the prototypes' two tensors as PyTorch called them before 2.0.
 fn bared(name: &str) -> String {
     let mut name = name;
-    // In this order: DistributedDataParallel around torch.compile around the multi-crop wrapper, or ViTForImageClassification.
-    for prefix in ["module.", "_orig_mod.", "backbone.", "vit."] {
-        name = name.strip_prefix(prefix).unwrap_or(name);
+    // Around some tensors of a network and not around others, in any order.
+    while let Some(inner) = ["backbone.", "vit."].into_iter().find_map(|prefix| name.strip_prefix(prefix)) {
+        name = inner;
     }
     match name {
         "head.last_layer.parametrizations.weight.original0" => "head.last_layer.weight_g".into(),

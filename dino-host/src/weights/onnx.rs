@@ -13,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::log::write_atomically;
 use dino_kernel::backend::Grid;
 use dino_kernel::crops::Group;
-use dino_kernel::ops::layernorm;
 use dino_kernel::ops::position::{self, Dialect};
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
@@ -46,7 +45,7 @@ pub fn write(path: &Path, config: &Config, weights: &[f32], size: Size) -> Resul
         return Err(Error::new(format!("images of {width} x {height} pixels hold no patch of {patch}"))
             .hint(format!("sides of {patch} pixels or more")));
     }
-    let mut g = Graph::default();
+    let mut g = Graph { eps: config.norm_eps as f32, ..Graph::default() };
     network(&mut g, config, weights, size);
     let tensors: usize = g.tensors.iter().map(|t| t.len()).sum();
     let length = g.nodes.0.len() + tensors;
@@ -119,6 +118,8 @@ struct Graph<'a> {
     tensors: Vec<Tensor<'a>>,
     known: HashMap<Vec<u8>, String>,
     count: usize,
+    /// What LayerNorms add to the variance.
+    eps: f32,
 }
 
 impl<'a> Graph<'a> {
@@ -199,7 +200,7 @@ impl<'a> Graph<'a> {
 
     fn layernorm(&mut self, output: Option<&str>, x: &str, name: &str) -> String {
         let (w, b) = (format!("{name}.weight"), format!("{name}.bias"));
-        let attributes = [int("axis", -1), float("epsilon", layernorm::EPS as f32)];
+        let attributes = [int("axis", -1), float("epsilon", self.eps)];
         match output {
             None => self.op("LayerNormalization", &[x, &w, &b], &attributes),
             Some(output) => {

@@ -1,17 +1,23 @@
 //! A reader of pickles that executes nothing: what `torch.save` writes, as plain values.
 //!
-//! A pickle is a program for a stack machine whose `GLOBAL` and `REDUCE` call any Python function by name. Here names stand for
-//! themselves: those on the list below mean a tensor, a dictionary or a value nobody looks into; every other name is an error. Values lie
-//! in one arena and refer to each other by index, so that no pickle, however it refers to itself, takes more memory than a fixed multiple
-//! of its bytes, more time than a pass over them, or any depth of the stack.
+//! A pickle is a program for a stack machine whose `GLOBAL` and `REDUCE` call any Python function by name. Here nothing is ever called:
+//! the few names on the list below mean a tensor or a dictionary, and every other one makes an object that has its name and, where the
+//! pickle sets one, a state, and does nothing. Names that are not known are listed ([`Pickle::passed_over`]). Values lie in one arena and
+//! refer to each other by index, so that no pickle, however it refers to itself, takes more memory than a fixed multiple of its bytes,
+//! more time than a pass over them, or any depth of the stack.
 
 use crate::error::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
 
 /// Most values of a pickle: a full checkpoint of the largest published model has about ten thousand.
 const MOST_VALUES: usize = 1 << 22;
 /// Most axes of a tensor.
 const MOST_AXES: usize = 8;
+/// Most names that are listed as passed over.
+const MOST_NAMES: usize = 1000;
+/// Longest name that is kept of what is passed over, bytes.
+const LONGEST: usize = 100;
 
 /// Index of a value.
 pub type Id = usize;
@@ -23,11 +29,17 @@ pub enum Known {
     Dict,
     /// `torch._utils._rebuild_tensor_v2` or its elder.
     Tensor,
-    /// `torch._utils._rebuild_parameter`: its first argument.
+    /// `torch._utils._rebuild_tensor_v3`: of bytes without a type, which follows.
+    TypedTensor,
+    /// `torch._utils._rebuild_parameter`, with a state or without: its first argument.
     Parameter,
+    /// `torch._tensor._rebuild_from_type_v2`: a function, a type, the function's arguments, a state. A tensor with attributes.
+    FromType,
     /// The type of a storage.
     Storage(Dtype),
-    /// Nothing that anyone looks into.
+    /// The type of an element.
+    Element(Dtype),
+    /// A name that makes an object without any effect.
     Inert,
 }
 
@@ -65,48 +77,83 @@ impl Dtype {
     }
 }
 
-/// The list. Objects of the inert names are made of their arguments and state, which are read and forgotten.
-fn known(module: &str, name: &str) -> Option<Known> {
-    let inert = Some(Known::Inert);
-    match (module, name) {
-        ("collections", "OrderedDict" | "defaultdict") => Some(Known::Dict),
-        ("__builtin__" | "builtins", "dict") => Some(Known::Dict),
-        ("__builtin__" | "builtins", "set" | "frozenset" | "complex" | "bytearray" | "slice" | "range") => inert,
-        ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => Some(Known::Tensor),
-        ("torch._utils", "_rebuild_parameter") => Some(Known::Parameter),
-        ("torch" | "torch.cuda", _) if name.ends_with("Storage") => storage(name).map(Known::Storage),
-        ("torch", "Size" | "device" | "strided") => inert,
-        ("torch", _) if DTYPES.contains(&name) => inert,
-        ("torch.torch_version", "TorchVersion") | ("torch.serialization", "_get_layout") => inert,
-        ("argparse", "Namespace") => inert,
-        ("pathlib" | "pathlib._local", "PosixPath" | "PurePosixPath" | "WindowsPath" | "PureWindowsPath") => inert,
-        ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar" | "_reconstruct") => inert,
-        ("numpy", "dtype" | "ndarray") => inert,
-        ("numpy.dtypes", _) if name.ends_with("DType") => inert,
-        ("_codecs", "encode") => inert,
-        _ => None,
-    }
+/// The list, and whether a name beside it is worth a word: those of numbers, dates, paths and layers are not.
+fn known(module: &str, name: &str) -> (Known, bool) {
+    let found = match (module, name) {
+        ("collections", "OrderedDict" | "defaultdict") => Known::Dict,
+        ("__builtin__" | "builtins", "dict") => Known::Dict,
+        ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => Known::Tensor,
+        ("torch._utils", "_rebuild_tensor_v3") => Known::TypedTensor,
+        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Known::Parameter,
+        ("torch._tensor", "_rebuild_from_type" | "_rebuild_from_type_v2") => Known::FromType,
+        ("torch.storage", "UntypedStorage") => Known::Storage(Dtype::Other("bytes", 1)),
+        ("torch" | "torch.cuda", _) if name.ends_with("Storage") => storage(name).map_or(Known::Inert, Known::Storage),
+        ("torch", _) => element(name).map_or(Known::Inert, Known::Element),
+        _ => Known::Inert,
+    };
+    let plain = match module {
+        "__builtin__" | "builtins" => {
+            ["set", "frozenset", "complex", "bytearray", "slice", "range", "list", "tuple", "object"].contains(&name)
+        }
+        "torch" => ["Size", "device", "strided", "Tensor", "float", "double", "half", "long", "int"].contains(&name),
+        "collections" => ["Counter", "deque"].contains(&name),
+        "torch.torch_version" | "torch.nn.parameter" | "argparse" | "datetime" | "decimal" | "fractions" | "uuid" => {
+            true
+        }
+        "pathlib" | "pathlib._local" | "numpy.dtypes" => true,
+        "numpy.core.multiarray" | "numpy._core.multiarray" => ["scalar", "_reconstruct"].contains(&name),
+        "numpy.core.numeric" | "numpy._core.numeric" => name == "_frombuffer",
+        "numpy" => ["dtype", "ndarray"].contains(&name),
+        "_codecs" => name == "encode",
+        "torch.serialization" => name == "_get_layout",
+        _ => module.starts_with("torch.nn.modules.") || module == "__torch__" || module.starts_with("__torch__."),
+    };
+    (found, found == Known::Inert && !plain)
 }
 
-const DTYPES: [&str; 15] = [
-    "float64", "float32", "float16", "bfloat16", "float", "double", "half", "int64", "int32", "int16", "int8", "uint8",
-    "bool", "long", "int",
+/// Types that have a storage of their own: `torch.float32` and `torch.FloatStorage`.
+const STORAGES: [(&str, &str, Dtype); 17] = [
+    ("DoubleStorage", "float64", Dtype::F64),
+    ("FloatStorage", "float32", Dtype::F32),
+    ("HalfStorage", "float16", Dtype::F16),
+    ("BFloat16Storage", "bfloat16", Dtype::BF16),
+    ("LongStorage", "int64", Dtype::Other("int64", 8)),
+    ("IntStorage", "int32", Dtype::Other("int32", 4)),
+    ("ShortStorage", "int16", Dtype::Other("int16", 2)),
+    ("CharStorage", "int8", Dtype::Other("int8", 1)),
+    ("ByteStorage", "uint8", Dtype::Other("uint8", 1)),
+    ("BoolStorage", "bool", Dtype::Other("bool", 1)),
+    ("ComplexDoubleStorage", "complex128", Dtype::Other("complex128", 16)),
+    ("ComplexFloatStorage", "complex64", Dtype::Other("complex64", 8)),
+    ("QInt8Storage", "qint8", Dtype::Other("qint8", 1)),
+    ("QUInt8Storage", "quint8", Dtype::Other("quint8", 1)),
+    ("QInt32Storage", "qint32", Dtype::Other("qint32", 4)),
+    ("QUInt4x2Storage", "quint4x2", Dtype::Other("quint4x2", 1)),
+    ("QUInt2x4Storage", "quint2x4", Dtype::Other("quint2x4", 1)),
+];
+
+/// Types without one.
+const OTHERS: [(&str, usize); 10] = [
+    ("uint16", 2),
+    ("uint32", 4),
+    ("uint64", 8),
+    ("complex32", 4),
+    ("float8_e4m3fn", 1),
+    ("float8_e5m2", 1),
+    ("float8_e4m3fnuz", 1),
+    ("float8_e5m2fnuz", 1),
+    ("float8_e8m0fnu", 1),
+    ("float4_e2m1fn_x2", 1),
 ];
 
 fn storage(name: &str) -> Option<Dtype> {
-    Some(match name {
-        "DoubleStorage" => Dtype::F64,
-        "FloatStorage" => Dtype::F32,
-        "HalfStorage" => Dtype::F16,
-        "BFloat16Storage" => Dtype::BF16,
-        "LongStorage" => Dtype::Other("int64", 8),
-        "IntStorage" => Dtype::Other("int32", 4),
-        "ShortStorage" => Dtype::Other("int16", 2),
-        "CharStorage" => Dtype::Other("int8", 1),
-        "ByteStorage" => Dtype::Other("uint8", 1),
-        "BoolStorage" => Dtype::Other("bool", 1),
-        _ => return None,
-    })
+    STORAGES.iter().find(|row| row.0 == name).map(|row| row.2)
+}
+
+/// A type of elements by its name in `torch`.
+fn element(name: &str) -> Option<Dtype> {
+    let other = OTHERS.iter().find(|(other, _)| *other == name).map(|&(name, bytes)| Dtype::Other(name, bytes));
+    STORAGES.iter().find(|row| row.1 == name).map(|row| row.2).or(other)
 }
 
 /// A stretch of a storage, which lies elsewhere in the file.
@@ -146,11 +193,21 @@ pub enum Value {
     /// A list, tuple or set.
     Sequence(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    Global(Known, String),
+    Global(Known, Rc<str>),
     Storage(Storage),
     Tensor(Tensor),
-    /// An object nobody looks into.
-    Inert,
+    Object(Object),
+}
+
+/// What a call of a name, or an object of a class, became.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// The name.
+    pub name: Rc<str>,
+    /// What was set in it, as in a dictionary.
+    pub items: Vec<(Id, Id)>,
+    /// What it was built from: of most objects a dictionary of its attributes.
+    pub state: Option<Id>,
 }
 
 /// A pickle that has been read.
@@ -160,18 +217,28 @@ pub struct Pickle {
     pub root: Id,
     /// Bytes it took.
     pub used: usize,
+    /// Names of functions and classes that were not called and that nothing is known of.
+    pub passed_over: BTreeSet<String>,
 }
 
 impl Pickle {
     /// Reads the pickle at the front of `bytes`; the error is one line without the file's name.
     pub fn read(bytes: &[u8]) -> Result<Pickle> {
-        let mut m =
-            Machine { bytes, at: 0, values: vec![], stack: vec![], marks: vec![], memo: HashMap::new(), copied: 0 };
+        let mut m = Machine {
+            bytes,
+            at: 0,
+            values: vec![],
+            stack: vec![],
+            marks: vec![],
+            memo: HashMap::new(),
+            copied: 0,
+            passed_over: BTreeSet::new(),
+        };
         loop {
             let op = m.byte()?;
             if op == b'.' {
                 let root = m.pop()?;
-                return Ok(Pickle { values: m.values, root, used: m.at });
+                return Ok(Pickle { values: m.values, root, used: m.at, passed_over: m.passed_over });
             }
             m.step(op)?;
         }
@@ -197,16 +264,11 @@ struct Machine<'a> {
     memo: HashMap<u64, Id>,
     /// Pairs that were copied from lists: a list may be named again and again.
     copied: usize,
+    passed_over: BTreeSet<String>,
 }
 
 fn broken(what: impl std::fmt::Display) -> Error {
     Error::new(format!("its pickle is damaged: {what}")).hint("copy or download the file again")
-}
-
-fn refused(what: impl std::fmt::Display) -> Error {
-    Error::new(format!("its pickle asks for {what}, which no file of weights needs: nothing was executed")).hint(
-        "if you trust where it comes from: load it in Python and torch.save(model.state_dict(), ...) the tensors alone",
-    )
 }
 
 impl<'a> Machine<'a> {
@@ -282,7 +344,7 @@ impl<'a> Machine<'a> {
         let id = self.top()?;
         match &mut self.values[id] {
             Value::Sequence(list) => list.extend(items),
-            Value::Inert => (),
+            Value::Object(_) => (),
             _ => return Err(broken("something is appended to what is no list")),
         }
         Ok(())
@@ -291,8 +353,9 @@ impl<'a> Machine<'a> {
     fn set(&mut self, items: Vec<Id>) -> Result<()> {
         let id = self.top()?;
         match &mut self.values[id] {
-            Value::Dict(pairs) => pairs.extend(items.as_chunks::<2>().0.iter().map(|[k, v]| (*k, *v))),
-            Value::Inert => (),
+            Value::Dict(pairs) | Value::Object(Object { items: pairs, .. }) => {
+                pairs.extend(items.as_chunks::<2>().0.iter().map(|[k, v]| (*k, *v)));
+            }
             _ => return Err(broken("an item is set in what is no dictionary")),
         }
         Ok(())
@@ -314,43 +377,73 @@ impl<'a> Machine<'a> {
     }
 
     fn global(&mut self, module: &str, name: &str) -> Result<()> {
-        let full = format!("{module}.{name}");
         // What is shown fits a line, whatever the file holds.
-        let shown: String = full.chars().take(80).flat_map(char::escape_default).collect();
-        let known = known(module, name).filter(|_| full.len() < 100).ok_or_else(|| refused(shown))?;
-        self.push(Value::Global(known, full))
+        let full: String = format!("{module}.{name}").chars().flat_map(char::escape_default).take(LONGEST).collect();
+        let (known, unknown) = known(module, name);
+        if unknown && self.passed_over.len() < MOST_NAMES {
+            self.passed_over.insert(full.clone());
+        }
+        self.push(Value::Global(known, full.into()))
     }
 
-    /// A call. Nothing is called: the names that a call may have are four.
+    /// An object that does nothing.
+    fn object(&mut self, name: Rc<str>) -> Result<()> {
+        self.push(Value::Object(Object { name, items: vec![], state: None }))
+    }
+
+    /// A call. Nothing is called.
     fn reduce(&mut self) -> Result<()> {
         let (args, function) = (self.pop()?, self.pop()?);
-        let Value::Global(known, name) = &self.values[function] else {
-            return Err(refused("a call of what is no name"));
+        self.call(function, args)
+    }
+
+    /// What a call of `function` is: a tensor, a dictionary, or an object that does nothing.
+    fn call(&mut self, function: Id, args: Id) -> Result<()> {
+        let (known, name) = match &self.values[function] {
+            Value::Global(known, name) => (*known, name.clone()),
+            Value::Object(o) => (Known::Inert, o.name.clone()),
+            _ => (Known::Inert, "a call of what is no name".into()),
         };
-        let Value::Sequence(items) = &self.values[args] else {
-            return Err(broken("a call without its arguments"));
+        let items = match &self.values[args] {
+            Value::Sequence(items) => items.as_slice(),
+            _ => return Err(broken("a call without its arguments")),
         };
-        let value = match known {
-            Known::Inert => Value::Inert,
+        match known {
             Known::Dict => {
                 let pairs = self.pairs(items);
                 self.copied += pairs.len();
                 if self.copied > MOST_VALUES {
                     return Err(broken("its dictionaries are copies of each other"));
                 }
-                Value::Dict(pairs)
+                self.push(Value::Dict(pairs))
             }
             Known::Parameter => match items.first() {
                 Some(&tensor) if matches!(self.values[tensor], Value::Tensor(_)) => {
                     self.stack.push(tensor);
-                    return Ok(());
+                    Ok(())
                 }
-                _ => return Err(broken("a parameter without a tensor")),
+                _ => self.object(name),
             },
-            Known::Tensor => Value::Tensor(self.tensor(items).ok_or_else(|| broken("a tensor is malformed"))?),
-            Known::Storage(_) => return Err(refused(format!("a call of {name}"))),
-        };
-        self.push(value)
+            Known::FromType => match *items {
+                // The function is one that makes a tensor, or the object has its name: one step, whatever the pickle holds.
+                [function, _, args, ..] => match self.values[function] {
+                    Value::Global(Known::Tensor | Known::TypedTensor | Known::Parameter, _) => {
+                        self.call(function, args)
+                    }
+                    Value::Global(_, ref name) => {
+                        let name = name.clone();
+                        self.object(name)
+                    }
+                    _ => self.object(name),
+                },
+                _ => self.object(name),
+            },
+            Known::Tensor | Known::TypedTensor => match self.tensor(items, known == Known::TypedTensor) {
+                Some(tensor) => self.push(Value::Tensor(tensor)),
+                None => self.object(name),
+            },
+            Known::Storage(_) | Known::Element(_) | Known::Inert => self.object(name),
+        }
     }
 
     /// The pairs that an ordered dictionary of old is made of: one list of lists of two.
@@ -363,16 +456,25 @@ impl<'a> Machine<'a> {
         rows.iter().filter_map(pair).collect()
     }
 
-    /// (storage, offset, size, stride, …)
-    fn tensor(&self, items: &[Id]) -> Option<Tensor> {
+    /// (storage, offset, size, stride, …), for a storage of bytes (…, requires_grad, hooks, type) after them.
+    fn tensor(&self, items: &[Id], typed: bool) -> Option<Tensor> {
         let [storage, offset, size, stride] = *items.first_chunk::<4>()?;
         let Value::Storage(storage) = &self.values[storage] else { return None };
+        let mut storage = storage.clone();
+        if typed {
+            let Value::Global(Known::Element(dtype), _) = self.values[*items.get(6)?] else { return None };
+            if !storage.at.is_multiple_of(dtype.bytes()) {
+                return None;
+            }
+            (storage.at, storage.len) = (storage.at / dtype.bytes(), storage.len / dtype.bytes());
+            storage.dtype = dtype;
+        }
         let sizes = |id: Id| match &self.values[id] {
             Value::Sequence(ids) if ids.len() <= MOST_AXES => ids.iter().map(|&id| self.size(id)).collect(),
             _ => None,
         };
         let (shape, strides): (Vec<usize>, Vec<usize>) = (sizes(size)?, sizes(stride)?);
-        let tensor = Tensor { storage: storage.clone(), offset: self.size(offset)?, shape, strides };
+        let tensor = Tensor { storage, offset: self.size(offset)?, shape, strides };
         (tensor.shape.len() == tensor.strides.len()).then_some(tensor)
     }
 
@@ -398,30 +500,37 @@ impl<'a> Machine<'a> {
             // Every tensor carries its storage's key along: it must not be long.
             (word == "storage" && key.len() < 100).then(|| Storage { dtype: *dtype, key: key.clone(), at, len })
         };
-        let storage = read().ok_or_else(|| refused("an object from outside the file"))?;
-        self.push(Value::Storage(storage))
+        if let Some(storage) = read() {
+            return self.push(Value::Storage(storage));
+        }
+        // ('module', class, its file, its source), of whole modules before 1.6.
+        if let Value::Sequence(items) = &self.values[id]
+            && let [word, class, ..] = **items
+            && matches!(&self.values[word], Value::Text(word) if word == "module")
+        {
+            self.stack.push(class);
+            return Ok(());
+        }
+        self.object("an object from outside the file".into())
     }
 
     /// An object of a class, from its arguments.
-    fn new_object(&mut self) -> Result<()> {
-        let (_args, class) = (self.pop()?, self.pop()?);
-        let value = match &self.values[class] {
-            Value::Global(Known::Inert, _) => Value::Inert,
-            Value::Global(Known::Dict, _) => Value::Dict(vec![]),
-            Value::Global(_, name) => return Err(refused(format!("an object of {name}"))),
-            _ => return Err(refused("an object of what is no name")),
-        };
-        self.push(value)
+    fn new_object(&mut self, class: Id) -> Result<()> {
+        match &self.values[class] {
+            Value::Global(Known::Dict, _) => self.push(Value::Dict(vec![])),
+            Value::Global(_, name) => self.object(name.clone()),
+            _ => self.object("an object of what is no name".into()),
+        }
     }
 
-    /// Sets the state of an object; that of a dictionary (a state dictionary's `_metadata`) is not looked at.
+    /// Sets the state of an object; that of a dictionary (a state dictionary's `_metadata`) or of anything else is not looked at.
     fn build(&mut self) -> Result<()> {
-        self.pop()?;
+        let state = self.pop()?;
         let id = self.top()?;
-        match &self.values[id] {
-            Value::Inert | Value::Dict(_) => Ok(()),
-            _ => Err(refused("a state set in what has none")),
+        if let Value::Object(object) = &mut self.values[id] {
+            object.state = Some(state);
         }
+        Ok(())
     }
 
     fn whole(&mut self, bytes: &[u8]) -> Result<()> {
@@ -478,6 +587,10 @@ impl<'a> Machine<'a> {
                 let value = match line.trim_end_matches('L') {
                     "00" if op == b'I' => Value::Bool(false),
                     "01" if op == b'I' => Value::Bool(true),
+                    // More digits than a number of 64 bits has: nobody's size.
+                    digits if digits.len() > 18 && digits.bytes().all(|b| b.is_ascii_digit() || b == b'-') => {
+                        digits.parse().map_or(Value::Long(vec![]), Value::Int)
+                    }
                     digits => Value::Int(digits.parse().map_err(|_| broken("a number is no number"))?),
                 };
                 self.push(value)
@@ -567,12 +680,40 @@ impl<'a> Machine<'a> {
                 self.global(&module, &name)
             }
             b'R' => self.reduce(),
-            0x81 => self.new_object(),
+            0x81 => {
+                let (_args, class) = (self.pop()?, self.pop()?);
+                self.new_object(class)
+            }
+            0x92 => {
+                let (_named, _args, class) = (self.pop()?, self.pop()?, self.pop()?);
+                self.new_object(class)
+            }
+            b'o' => {
+                let items = self.marked()?;
+                let class = *items.first().ok_or_else(|| broken("an object without a class"))?;
+                self.new_object(class)
+            }
+            b'i' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.marked()?;
+                self.global(module, name)?;
+                let class = self.pop()?;
+                self.new_object(class)
+            }
             b'b' => self.build(),
             b'Q' => self.persistent(),
-            b'P' | b'i' | b'o' | 0x82..=0x84 | 0x92 | 0x97 | 0x98 => {
-                Err(refused(format!("the instruction 0x{op:02x}")))
+            b'P' => {
+                self.line()?;
+                self.object("an object from outside the file".into())
             }
+            // A name by its number in a registry of the program that wrote it.
+            0x82..=0x84 => {
+                self.number(1 << (op - 0x82))?;
+                self.push(Value::Global(Known::Inert, "a registered extension".into()))
+            }
+            // A buffer that travels beside the pickle, and the same one made read-only.
+            0x97 => self.push(Value::Bytes),
+            0x98 => self.top().map(|_| ()),
             _ => Err(broken(format!("0x{op:02x} at byte {} is no instruction", self.at - 1))),
         }
     }
@@ -588,9 +729,9 @@ mod tests {
         text
     }
 
-    /// Each of these runs a command, or reads an attribute, when Python loads it.
+    /// Each of these runs a command, or reads an attribute, when Python loads it. Here it is an object that does nothing, and is named.
     #[test]
-    fn names_that_do_something_are_refused_by_name() {
+    fn names_that_do_something_do_nothing_and_are_named() {
         for (bytes, name) in [
             (&b"\x80\x02cposix\nsystem\nq\x00X\x02\x00\x00\x00idq\x01\x85q\x02Rq\x03."[..], "posix.system"),
             (b"cos\nsystem\n(S'id'\ntR.", "os.system"),
@@ -603,22 +744,52 @@ mod tests {
                 b"\x80\x02cbuiltins\ngetattr\nctorch._utils\n_rebuild_parameter\nX\x0b\x00\x00\x00__globals__\x86R.",
                 "builtins.getattr",
             ),
-            (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2.__globals__\n.", "_rebuild_tensor_v2.__globals__"),
-            (b"\x80\x02ctorch.serialization\nload\n.", "torch.serialization.load"),
+            (
+                b"\x80\x02ctorch._utils\n_rebuild_tensor_v2.__globals__\n)R.",
+                "torch._utils._rebuild_tensor_v2.__globals__",
+            ),
+            (b"\x80\x02ctorch.serialization\nload\n)R.", "torch.serialization.load"),
             (b"\x80\x02cvision_transformer\nVisionTransformer\n)\x81}b.", "vision_transformer.VisionTransformer"),
-            (b"\x80\x02ctorch\nload\n.", "torch.load"),
-            // In the state of a harmless object, in its arguments, and beneath a name that was remembered.
-            (b"\x80\x02cargparse\nNamespace\n)\x81}X\x01\x00\x00\x00acos\nsystem\nsb.", "os.system"),
-            (b"\x80\x02cargparse\nNamespace\ncos\nsystem\n(tR\x85R.", "os.system"),
-            (b"(ios\nsystem\n.", "instruction 0x69"),
-            (b"\x80\x02cargparse\nNamespace\n)\x81)R.", "a call of what is no name"),
-            (b"\x80\x02ccollections\nOrderedDict\n}b.", "a state set"),
-            (b"\x80\x02ctorch\nFloatStorage\n)R.", "torch.FloatStorage"),
-            (b"\x80\x02X\x01\x00\x00\x00aQ.", "outside the file"),
+            (b"\x80\x02ctorch\nload\n)R.", "torch.load"),
+            (b"(ios\nsystem\n.", "os.system"),
+            (b"(cos\nsystem\nX\x02\x00\x00\x00ido.", "os.system"),
+            (b"\x80\x04\x8c\x02os\x8c\x06system\x93)}\x92.", "os.system"),
+            // A function that is said to make a tensor.
+            (b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nN)}tR.", "os.system"),
         ] {
-            let text = said(bytes);
-            assert!(text.contains(name) && text.contains("nothing was executed"), "{text}");
+            let read = Pickle::read(bytes).unwrap();
+            let Value::Object(object) = read.root() else { panic!("{name}: {:?}", read.root()) };
+            assert_eq!((&*object.name, read.passed_over.first().map(String::as_str)), (name, Some(name)));
+            assert_eq!(read.passed_over.len(), 1, "{name}");
         }
+        // In the state of a harmless object, and in its arguments.
+        for bytes in [
+            &b"\x80\x02cargparse\nNamespace\n)\x81}X\x01\x00\x00\x00acos\nsystem\nsb."[..],
+            b"\x80\x02cargparse\nNamespace\ncos\nsystem\n(tR\x85R.",
+        ] {
+            let read = Pickle::read(bytes).unwrap();
+            assert!(matches!(read.root(), Value::Object(o) if &*o.name == "argparse.Namespace"), "{:?}", read.root());
+            assert_eq!(read.passed_over.into_iter().collect::<Vec<_>>(), ["os.system"]);
+        }
+        // Known names in the wrong place, persistent objects, extensions and buffers from outside: nothing, and nothing to name.
+        for bytes in [
+            &b"\x80\x02cargparse\nNamespace\n)\x81)R."[..],
+            b"\x80\x02ctorch\nFloatStorage\n)R.",
+            b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.",
+            b"\x80\x02ctorch._utils\n_rebuild_parameter\n(NtR.",
+            b"\x80\x02X\x01\x00\x00\x00aQ.",
+            b"Pfile\n.",
+            b"\x80\x02\x82\x01)R.",
+            b"\x80\x02\x84\x01\x00\x00\x00)\x81.",
+        ] {
+            let read = Pickle::read(bytes).unwrap();
+            assert!(matches!(read.root(), Value::Object(_)) && read.passed_over.is_empty(), "{:?}", read.root());
+        }
+        assert_eq!(Pickle::read(b"\x80\x05\x97\x98.").unwrap().root(), &Value::Bytes);
+        // However many names there are, some thousand short ones are kept.
+        let many: Vec<u8> = (0..5000).flat_map(|i| format!("c{}\n{i}\n0", "m".repeat(300)).into_bytes()).collect();
+        let read = Pickle::read(&[&many[..], b"N."].concat()).unwrap();
+        assert!(read.passed_over.iter().all(|name| name.len() <= LONGEST) && read.passed_over.len() <= MOST_NAMES);
     }
 
     #[test]

@@ -81,6 +81,7 @@ pub fn safetensors(dialect: Dialect, weights: &Weights, out: &Path) -> Result<Ve
     let settings = json!({
         "heads": config.heads, "mean": config.mean, "std": config.std, "position-resize": config.position_resize,
         "eval-view": config.eval_view,
+        "norm-eps": config.norm_eps,
     });
     let foreign = || BTreeMap::from([("format", "pt".to_string()), (SETTINGS, settings.to_string())]);
     match dialect {
@@ -99,8 +100,9 @@ pub fn safetensors(dialect: Dialect, weights: &Weights, out: &Path) -> Result<Ve
             write_atomically(&out.join("config.json"), |f| writeln!(f, "{model:#}"))?;
             write_atomically(&out.join("preprocessor_config.json"), |f| writeln!(f, "{pixels:#}"))?;
             let mut said = vec![format!(
-                "written: {} with config.json, layer_norm_eps 1e-6",
-                out.join("model.safetensors").display()
+                "written: {} with config.json, layer_norm_eps {:e}",
+                out.join("model.safetensors").display(),
+                config.norm_eps
             )];
             said.push("there is no pooler in it: ViTModel.from_pretrained(DIR, add_pooling_layer=False)".into());
             if config.position_resize != "size" {
@@ -126,7 +128,7 @@ fn hugging_face(config: &Config) -> (serde_json::Value, serde_json::Value) {
         "image_size": config.global_size,
         "initializer_range": config.init_std,
         "intermediate_size": config.table().backbone.mlp,
-        "layer_norm_eps": 1e-6,
+        "layer_norm_eps": config.norm_eps,
         "model_type": "vit",
         "num_attention_heads": config.heads,
         "num_channels": config.channels,

@@ -13,13 +13,14 @@ pub(crate) mod spans;
 
 use crate::crops::{Crops, MAX_GROUPS, Ragged};
 use crate::mem::{Act, Cursor, Span, Stat, State, Weight};
+use crate::ops::layernorm::EPS;
 use crate::ops::position::{self, Dialect};
 use crate::plan::max;
 use crate::real::Real;
 use crate::spec::{Init, Name, Role, Spec, spec};
 
 /// Shape of a vision transformer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Vit {
     /// Side in pixels of the square image whose grid the position table has.
     pub image: usize,
@@ -34,11 +35,14 @@ pub struct Vit {
     /// Hidden width of the MLP: C times the MLP ratio.
     pub mlp: usize,
     pub positions: Dialect,
+    /// What every LayerNorm adds to the variance.
+    pub eps: f64,
 }
 
 impl Vit {
     const fn preset(dim: usize, heads: usize, patch: usize) -> Vit {
-        Vit { image: 224, patch, channels: 3, dim, depth: 12, heads, mlp: 4 * dim, positions: Dialect::Published }
+        let positions = Dialect::Published;
+        Vit { image: 224, patch, channels: 3, dim, depth: 12, heads, mlp: 4 * dim, positions, eps: EPS }
     }
     pub const TINY_16: Vit = Vit::preset(192, 3, 16);
     pub const TINY_8: Vit = Vit::preset(192, 3, 8);

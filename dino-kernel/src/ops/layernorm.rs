@@ -4,15 +4,15 @@
 //! Two passes for the variance: `E[x^2] - E[x]^2` loses everything in f32 when the mean is large.
 
 use super::{dot, sum};
-use crate::backend::Rows;
+use crate::backend::{LayerNorm, Rows};
 use crate::real::Real;
 
-/// The published value. (The Hugging Face port says 1e-12: a parity trap.)
+/// The published value. (The Hugging Face port says 1e-12: `norm-eps` of its weights.)
 pub const EPS: f64 = 1e-6;
 
 /// y (rows, cols), mean (rows), rstd (rows), x (rows, cols), w (cols), b (cols).
 #[inline(always)]
-pub fn forward<T: Real>(y: &mut [T], mean: &mut [T], rstd: &mut [T], x: &[T], w: &[T], b: &[T], n: Rows) {
+pub fn forward<T: Real>(y: &mut [T], mean: &mut [T], rstd: &mut [T], x: &[T], w: &[T], b: &[T], n: LayerNorm) {
     let inverse = T::of(1.0 / n.cols as f64);
     for r in 0..n.rows {
         let (x, y) = (&x[r * n.cols..][..n.cols], &mut y[r * n.cols..][..n.cols]);
@@ -20,7 +20,7 @@ pub fn forward<T: Real>(y: &mut [T], mean: &mut [T], rstd: &mut [T], x: &[T], w:
         for (y, &x) in y.iter_mut().zip(x) {
             *y = x - mu;
         }
-        let rs = T::ONE / (dot(y, y) * inverse + T::of(EPS)).sqrt();
+        let rs = T::ONE / (dot(y, y) * inverse + T::of(n.eps)).sqrt();
         for ((y, &w), &b) in y.iter_mut().zip(w).zip(b) {
             *y = *y * rs * w + b;
         }

@@ -6,7 +6,7 @@ use crate::cli::shared::{Source, Which, start};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::augmented::Augmented;
-use crate::eval::head_file::{self, About};
+use crate::eval::head_file::{self, About, Order};
 use crate::eval::judged::{self, Baseline, Judged, Labels, best as class_of, rank};
 use crate::eval::linear::{self, Head, Heads, Recipe, Score};
 use crate::features::{Extractor, Features};
@@ -148,7 +148,8 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
         }
     };
     if let Some(path) = &args.save {
-        let about = About { blocks, mean_patch: args.mean_patch, classes: labels.classes.clone() };
+        let (mean_patch, order) = (args.mean_patch, Order::Concatenated);
+        let about = About { blocks, mean_patch, order, classes: labels.classes.clone() };
         head_file::save(path, &head, &about)?;
         errln!("the head of rate {} is in {}", recipe.rates[best], path.display());
     }
@@ -221,7 +222,7 @@ fn augmented<D: Device>(
 
 /// Judges a head that was trained before, here or elsewhere.
 fn evaluate<D: Device>(args: &Linear<D::Options>, file: &Path) -> Result<u8> {
-    let (head, about) = head_file::load(file)?;
+    let (mut head, about) = head_file::load(file)?;
     let subject = Subject::open::<D>(&args.source, args.which)?;
     // How its features were made is known of our own.
     let pixels = subject.weights.is_none();
@@ -243,6 +244,21 @@ fn evaluate<D: Device>(args: &Linear<D::Options>, file: &Path) -> Result<u8> {
             "now --blocks {blocks}, mean patch {mean_patch}, each token {} wide",
             subject.config.embed_dim
         )));
+    }
+    // Of a file that does not say its order, that of the published heads, which are of one block.
+    let order = match &about {
+        Some(about) => about.order,
+        None if mean_patch && blocks == 1 => {
+            errln!(
+                "note: {} does not say in which order it takes its numbers: as the published heads do, class and mean patch in turn",
+                file.display()
+            );
+            Order::Alternating
+        }
+        None => Order::Concatenated,
+    };
+    if order == Order::Alternating && !pixels {
+        head = head_file::from_alternating(&head);
     }
     let queries = subject.features(&mut extractor, test)?;
     judged::check(queries.rows.view(), "test")?;

@@ -33,6 +33,9 @@ pub struct Video<O: Args> {
     /// Whose patches, a list for one table [default: teacher with --checkpoint, else random]
     #[arg(long, value_delimiter = ',')]
     which: Vec<Which>,
+    /// The network of the checkpoint that lies under these words of its names (`backbone`, `state_dict_ema`), as the teacher
+    #[arg(long, value_name = "PREFIX", requires = "checkpoint")]
+    network: Option<String>,
     /// Shorter side of the frames, pixels; cut to whole patches
     #[arg(long, default_value_t = 480)]
     size: usize,
@@ -68,9 +71,10 @@ pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
     check_temperature(args.temperature, 0.1)?;
     let params = Params { previous: args.previous, radius: args.radius, top: args.top, temperature: args.temperature };
     let recipe = Recipe { size: args.size, multiple: args.multiple, params };
-    let (model, shared, checkpoint) = (args.model, args.shared, args.checkpoint);
+    let (model, shared, checkpoint, network) = (args.model, args.shared, args.checkpoint, args.network);
     let data = crate::data::BUILTIN.to_string();
-    let source = Source { model, shared, checkpoint, data, json: args.json, tolerance: Tolerance { strict: true } };
+    let (json, tolerance) = (args.json, Tolerance { strict: true });
+    let source = Source { model, shared, checkpoint, network, data, json, tolerance };
     let (config, networks) = networks::<D>(&source, &args.which)?;
     let config = config.decoding_whole();
     let (sequences, left_out) = video::sequences(&args.data, &args.resolution, &args.sequences)?;

@@ -1,7 +1,7 @@
 //! Forward and backward, straight down and its mirror image.
 
 use super::{BlockWeights, MlpActs, Norm, Output, PositionActs, Save, Vit, VitActs, VitGrads, VitWeights};
-use crate::backend::{Backward, Embed, Forward, Grid, Heads, Mat, Patches, Rows};
+use crate::backend::{Backward, Embed, Forward, Grid, Heads, LayerNorm, Mat, Patches, Rows};
 use crate::crops::{Crops, Group, Ragged};
 use crate::mem::{Act, Stat, State, Weight};
 
@@ -72,7 +72,12 @@ impl Vit {
             }
             Output::Dense => (v.stream(full), Rows { rows: v.tokens.rows(), cols: c }),
         };
-        o.layernorm(v.norm.y, v.norm.mean, v.norm.rstd, x, w.norm[0], w.norm[1], n);
+        o.layernorm(v.norm.y, v.norm.mean, v.norm.rstd, x, w.norm[0], w.norm[1], self.norm(n.rows));
+    }
+
+    /// A norm of so many rows.
+    const fn norm(&self, rows: usize) -> LayerNorm {
+        LayerNorm { rows, cols: self.dim, eps: self.eps }
     }
 
     /// y = x + scale * branch, and what the next norm makes of it.
@@ -87,7 +92,7 @@ impl Vit {
         s: State,
         crops: Ragged,
     ) {
-        let rows = Rows { rows: crops.rows(), cols: self.dim };
+        let rows = self.norm(crops.rows());
         if s.len() == 0 {
             o.add_layernorm(n.y, mid, n.mean, n.rstd, x, b, w[0], w[1], rows);
         } else {
@@ -119,7 +124,7 @@ impl Vit {
 
     fn block_forward<O: Forward>(&self, o: &mut O, w: &BlockWeights, v: &VitActs, i: usize) {
         let (b, x, c, rows) = (v.full(i), v.stream(i), self.dim, v.tokens.rows());
-        o.layernorm(b.norm.y, b.norm.mean, b.norm.rstd, x, w.norm1[0], w.norm1[1], Rows { rows, cols: c });
+        o.layernorm(b.norm.y, b.norm.mean, b.norm.rstd, x, w.norm1[0], w.norm1[1], self.norm(rows));
         o.linear(b.qkv, b.norm.y, w.qkv[0], w.qkv[1], Mat { rows, inp: c, out: 3 * c });
         o.attention(b.att, b.lse, b.qkv, self.heads(v.tokens));
         o.linear(v.branch, b.att, w.proj[0], w.proj[1], Mat { rows, inp: c, out: c });
@@ -141,7 +146,7 @@ impl Vit {
         let (rows, crops) = (v.tokens.rows(), v.crops.count());
         let (one, branch) = (Ragged::single(crops), v.branch.part(0, crops * c));
         let [q, kv] = self.split_qkv(w.qkv);
-        o.layernorm(b.norm.y, b.norm.mean, b.norm.rstd, x, w.norm1[0], w.norm1[1], Rows { rows, cols: c });
+        o.layernorm(b.norm.y, b.norm.mean, b.norm.rstd, x, w.norm1[0], w.norm1[1], self.norm(rows));
         o.linear(b.kv, b.norm.y, kv[0], kv[1], Mat { rows, inp: c, out: 2 * c });
         o.gather_class(b.norm_class, b.norm.y, v.tokens, c);
         o.linear(b.q, b.norm_class, q[0], q[1], Mat { rows: crops, inp: c, out: c });
@@ -169,7 +174,7 @@ impl Vit {
     ) {
         let n = Rows { rows: v.crops.count(), cols: self.dim };
         o.gather_class(class, x, v.tokens, self.dim);
-        o.layernorm(y, mean, rstd, class, w.norm[0], w.norm[1], n);
+        o.layernorm(y, mean, rstd, class, w.norm[0], w.norm[1], self.norm(n.rows));
     }
 
     /// After a dense pass: the last block's attention probabilities of the first `queries` rows of every crop.
@@ -236,7 +241,7 @@ impl Vit {
         let dy = self.branch_gradient(o, g.d_branch, dx, s, crops);
         if again {
             o.gelu(m.hid, m.pre);
-            o.layernorm(m.norm.y, m.norm.mean, m.norm.rstd, mid, w.norm2[0], w.norm2[1], rows);
+            o.layernorm(m.norm.y, m.norm.mean, m.norm.rstd, mid, w.norm2[0], w.norm2[1], self.norm(m.rows));
         }
         o.linear_backward(d_hid, dy, m.hid, w.fc2[0], w.fc2[1], down);
         // The hidden row has met its weight's gradient and is dead: its place takes the gradient before the GELU.
@@ -253,7 +258,7 @@ impl Vit {
         o.attention_backward(g.d_qkv, g.d_att, b.att, b.lse, b.qkv, self.heads(v.tokens));
         let n = Rows { rows, cols: c };
         if again {
-            o.layernorm(b.norm.y, b.norm.mean, b.norm.rstd, v.stream(i), w.norm1[0], w.norm1[1], n);
+            o.layernorm(b.norm.y, b.norm.mean, b.norm.rstd, v.stream(i), w.norm1[0], w.norm1[1], self.norm(rows));
         }
         o.linear_backward(g.d_norm, g.d_qkv, b.norm.y, w.qkv[0], w.qkv[1], Mat { rows, inp: c, out: 3 * c });
         o.layernorm_backward(g.dx, g.d_norm, v.stream(i), b.norm.mean, b.norm.rstd, w.norm1[0], w.norm1[1], n);
