@@ -97,10 +97,15 @@ fn go_on<D: Device>(args: &Train<D::Options>, out: &Path) -> Result<Option<Going
 /// Refuses to begin a run where there is one.
 fn check_new(out: &Path) -> Result<()> {
     if out.join(train::CHECKPOINT).exists() {
-        return Err(Error::new(format!("{} already holds a run", out.display()))
-            .hint("--resume goes on with it, another --out starts a new one"));
+        drop(Owner::of(out)?); // rather than that there is a run, whoever is at work on it is named
+        return Err(holds_a_run(out));
     }
     Ok(())
+}
+
+fn holds_a_run(out: &Path) -> Error {
+    Error::new(format!("{} already holds a run", out.display()))
+        .hint("--resume goes on with it, another --out starts a new one")
 }
 
 pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
@@ -138,8 +143,8 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         (None, None) => Owner::of_new_in(Path::new(RUNS))?,
     };
     let out = owner.folder().to_owned();
-    if !args.resume {
-        check_new(&out)?; // another may have begun one in the meantime
+    if !args.resume && out.join(train::CHECKPOINT).exists() {
+        return Err(holds_a_run(&out)); // begun and ended while the images were looked at
     }
     errln!(
         "{} training and {} test images ({data}); crops of {} pixels, {} images a step in parts of {}{}; {} into {}",

@@ -1,7 +1,7 @@
 //! The end of an epoch: judge, draw, log, save.
 
 use super::Trainer;
-use crate::checkpoint::{self, Progress};
+use crate::checkpoint::{self, Progress, Unsaved};
 use crate::config::Config;
 use crate::data::{Faults, Splits};
 use crate::device::Device;
@@ -86,10 +86,10 @@ impl<D: Device> Trainer<'_, D> {
         // The numbered one first: killed in between, the run comes by here again.
         if config.save_every > 0 && epoch.is_multiple_of(config.save_every) {
             let numbered = self.run.out.join(format!("checkpoint{epoch:04}.safetensors"));
-            if let Err(e) = checkpoint::save(&numbered, &mut self.device, &self.plan, config, ended) {
-                let saved = self.save();
-                let error = self.unsaved(e);
-                return Err(saved.err().map_or(error.clone(), |also| super::failure::both(error, also)));
+            match checkpoint::save(&numbered, &mut self.device, &self.plan, config, ended) {
+                Ok(()) => (),
+                Err(spoilt @ Unsaved::Spoilt(_)) => return Err(self.unsaved(spoilt)),
+                Err(Unsaved::Failed(e)) => return Err(self.fail(e)), // the epoch stays open
             }
         }
         self.progress = ended;

@@ -65,8 +65,8 @@ impl<D: Device> Trainer<'_, D> {
 
     /// What to do when the numbers of a run have run away.
     fn advice(&self) -> String {
-        let (out, lr) = (self.run.out.display(), self.run.config.lr / 10.0);
-        // Two digits say enough of a proposal.
+        // Two digits say enough of a proposal, which is never beyond what is usual.
+        let (out, lr) = (self.run.out.display(), (self.run.config.lr / 10.0).min(1e-3));
         let lr = format!("{lr:.1e}");
         let earlier = self.numbered_checkpoint();
         let go_on = format!("train --resume --lr {lr} --out {out}");

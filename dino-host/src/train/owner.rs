@@ -34,12 +34,11 @@ impl Owner {
         let cannot = |folder: &Path, e: std::io::Error| {
             Error::new(format!("cannot make the folder {}: {e}", folder.display())).hint("--out names another")
         };
-        let outer = (!runs.exists()).then(|| runs.to_owned());
         fs::create_dir_all(runs).map_err(|e| cannot(runs, e))?;
         for number in 1u64.. {
             let folder = runs.join(number.to_string());
             match fs::create_dir(&folder) {
-                Ok(()) => return Owner::lock(&folder, [folder.clone()].into_iter().chain(outer).collect()),
+                Ok(()) => return Owner::lock(&folder, vec![folder.clone()]),
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => (),
                 Err(e) => return Err(cannot(&folder, e)),
             }
@@ -163,7 +162,7 @@ mod tests {
         let names: Vec<_> = taken.iter().map(|o| o.folder().strip_prefix(&runs).unwrap().to_owned()).collect();
         assert_eq!(names, (1..9).map(|i| PathBuf::from(i.to_string())).collect::<Vec<_>>());
         drop(taken);
-        assert!(!runs.exists());
+        assert_eq!(fs::read_dir(&runs).unwrap().count(), 0);
     }
 
     /// The file is removed and made anew all the time: never do two hold it.

@@ -7,6 +7,9 @@ mod draw;
 mod probes;
 mod refusals;
 mod report;
+mod runs;
+#[cfg(unix)]
+mod streams;
 mod unreadable;
 
 use common::*;
