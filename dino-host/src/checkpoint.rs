@@ -277,6 +277,12 @@ impl Checkpoint {
 
     /// Fills a device with a whole run. Nothing is written before every tensor has been found sound.
     pub fn load<D: Device>(&self, o: &mut D, p: &Plan) -> Result<()> {
+        self.whole(p)?.iter().for_each(|(pool, at, values)| o.upload(*pool, *at, values));
+        Ok(())
+    }
+
+    /// Every tensor of a whole run, and where it belongs. The error is that of the first one that is not sound.
+    pub fn whole(&self, p: &Plan) -> Result<Vec<(Pool, usize, Vec<f32>)>> {
         let (mut found, mut error) = (Vec::new(), None);
         for (prefix, pool, offset) in stretches(&p.table) {
             p.table.visit(|spec| match self.tensor(&format!("{prefix}{}", key(&spec)), spec.shape()) {
@@ -288,8 +294,7 @@ impl Checkpoint {
             return Err(e);
         }
         found.push((Pool::State, p.centre.0.at, self.tensor("center", &[1, p.centre.len()])?));
-        found.iter().for_each(|(pool, at, values)| o.upload(*pool, *at, values));
-        Ok(())
+        Ok(found)
     }
 
     /// Whether it holds the teacher's backbone alone, under bare names.

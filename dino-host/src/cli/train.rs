@@ -1,6 +1,7 @@
 //! `train`.
 
 use super::shared::{Limit, Model, Shared, Tolerance, open, say_left_out, sized, start};
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data;
 use crate::device::Device;
@@ -72,25 +73,23 @@ struct GoingOn {
 fn go_on<D: Device>(args: &Train<D::Options>, out: &Path) -> Result<Option<GoingOn>> {
     let named = args.model.named()?;
     let recorded = Recorded::read(out)?;
-    let epochs = named.epochs.unwrap_or(recorded.config.epochs);
-    if recorded.is_finished(epochs) {
-        errln!(
-            "the run in {} is finished: {epochs} epochs, {} steps; to train longer: train --resume --epochs {} --out {}",
-            out.display(),
-            recorded.progress.step,
-            epochs.saturating_add(epochs.div_ceil(2)),
-            out.display()
-        );
+    let (config, _) = recorded.change(&named)?;
+    if recorded.is_finished(config.epochs) {
+        Checkpoint::open(&out.join(train::CHECKPOINT))?.whole(&recorded.config.plan(D::RECOMPUTE)?)?;
+        let (epochs, steps, out) = (config.epochs, recorded.progress.step, out.display());
+        let more = epochs.saturating_add(epochs.div_ceil(2));
+        errln!("the run in {out} is finished: {epochs} epochs, {steps} steps");
+        errln!("to train longer: train --resume --epochs {more} --out {out}");
         return Ok(None);
     }
     let owner = Owner::of(out)?;
     let recorded = Recorded::read(out)?; // nobody changes it from here on
     let (config, changes) = recorded.change(&named)?;
-    let data = args.data.clone().map_or_else(|| recorded.data(), Ok)?;
-    changes.iter().for_each(|change| errln!("from step {} on: {change}", recorded.progress.step));
     if let Some(limit) = args.limit.mem_limit {
         memory::check::<D>(&args.shared.device, &config, limit)?;
     }
+    let data = args.data.clone().map_or_else(|| recorded.data(), Ok)?;
+    changes.iter().for_each(|change| errln!("from step {} on: {change}", recorded.progress.step));
     Ok(Some(GoingOn { owner, config: config.resolve_for(D::MICRO_BATCH_TOKENS)?, data }))
 }
 
