@@ -83,8 +83,10 @@ impl<D: Device> Trainer<'_, D> {
         self.clock.judging_took(started.elapsed());
         self.row(row)?;
         let ended = Progress { epoch_loss: 0.0, ..self.progress };
-        // The numbered one first: killed in between, the run comes by here again.
+        // The numbered one before the epoch is closed: killed in between, the run comes by here again. But where there is no room for
+        // it, the steps are saved.
         if config.save_every > 0 && epoch.is_multiple_of(config.save_every) {
+            self.save()?;
             let numbered = self.run.out.join(format!("checkpoint{epoch:04}.safetensors"));
             match checkpoint::save(&numbered, &mut self.device, &self.plan, config, ended) {
                 Ok(()) => (),

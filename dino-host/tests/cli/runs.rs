@@ -236,6 +236,28 @@ fn a_changed_set_is_accepted_and_recorded() {
     );
 }
 
+/// An image is counted by its name: a set that was moved has other messages, and the same images.
+#[test]
+fn unreadable_images_are_counted_once_over_a_move() {
+    let (data, dir) = (pictures(32), tempfile::tempdir().unwrap());
+    let [run, moved] = ["run", "moved"].map(|name| dir.path().join(name));
+    // In both parts under one name.
+    fs::write(data.path().join("train/0/00.png"), "no picture").unwrap();
+    fs::write(data.path().join("val/0/00.png"), "no picture").unwrap();
+    let line = format!("train {TINY} --epochs 2 --data {{}} --out {{}}");
+    let done = dino(&line, &[data.path(), &run]);
+    assert_eq!((done.code, done.err.matches("WARNING").count()), (0, 2), "{}", done.err);
+    fs::create_dir(&moved).unwrap();
+    for part in ["train", "val"] {
+        fs::rename(data.path().join(part), moved.join(part)).unwrap();
+    }
+    let done = dino("train --resume --epochs 4 --data {} --out {}", &[&moved, &run]);
+    assert_eq!((done.code, done.err.matches("WARNING").count()), (0, 0), "{}", done.err);
+    let named: Vec<_> =
+        rows(&run, "unreadable").iter().map(|r| [r["part"].clone(), r["image"].clone(), r["count"].clone()]).collect();
+    assert_eq!(json!(named), json!([["train", "0/00.png", 1], ["test", "0/00.png", 2]]));
+}
+
 /// Back to an earlier checkpoint, what was recorded for later is taken back.
 #[test]
 fn changes_of_a_future_that_is_dropped_go_with_it() {
@@ -312,6 +334,25 @@ mod unix {
     }
 
     /// As under nohup (SIGHUP), or in the background of a shell's script (SIGINT).
+    /// The step of a large batch lasts long enough for another signal to come before its end.
+    #[test]
+    fn the_second_interrupt_ends_the_program_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let line = "train --small --batch 512 --epochs 9 --knn-every 0 --threads 1 --out {}";
+        let child = command(line, &[&run]).spawn().unwrap();
+        wait("the first save", || run.join("gallery/start.png").exists());
+        sleep(Duration::from_millis(100)); // the handlers are set, the step is under way
+        signal(&child, "-INT");
+        sleep(Duration::from_millis(100));
+        signal(&child, "-INT");
+        let done = child.wait_with_output().unwrap();
+        let err = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(130), "{err}");
+        assert!(err.contains("once more to stop at once") && !err.contains("stopped after"), "{err}");
+        assert_eq!(recorded(&run, "step"), 0);
+    }
+
     #[test]
     fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
         let (data, dir) = (cifar(), tempfile::tempdir().unwrap());

@@ -67,6 +67,19 @@ fn left(run: &Path) -> (Vec<u8>, impl Fn(&str) -> usize) {
     (fs::read(run.join("checkpoint.safetensors")).unwrap(), count)
 }
 
+/// What `convert` says of the weights, and what `check` finds.
+#[test]
+fn other_results_that_cannot_be_written_are_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/training/dino_vits16_epoch_10.pth");
+    let convert = "convert {} {} --to safetensors-own --heads 1";
+    let lines: [(&str, &[&Path]); 2] = [(convert, &[&weights, &dir.path().join("out")]), ("check", &[])];
+    for (line, paths) in lines {
+        let (code, _, err) = with(line, paths, full().into(), Stdio::piped());
+        assert!(code == 2 && err.contains("cannot write the results to stdout"), "{line}: {code} {err}");
+    }
+}
+
 #[test]
 fn a_run_goes_on_without_anybody_to_tell() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
