@@ -24,8 +24,65 @@ use std::path::Path;
 pub struct Progress {
     /// Optimisation steps done.
     pub step: u64,
-    /// Sum of the losses of the current epoch's steps so far.
+    /// Sum of the losses of the current epoch's steps so far. After its last step it is what it was until the epoch has been judged.
     pub epoch_loss: f64,
+    /// Where the run stands in its schedule, if that is not the number of steps done.
+    pub moved: Option<Moved>,
+}
+
+/// A run whose data set has changed its size: steps done no longer say how many epochs they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Place in the schedule minus steps done.
+    pub ahead: i64,
+    /// Steps of an epoch in which the place is counted.
+    pub per_epoch: u64,
+}
+
+impl Progress {
+    /// The place in the schedule, in steps: epochs done times steps of an epoch, and steps of the epoch under way.
+    pub fn position(&self) -> u64 {
+        self.step.saturating_add_signed(self.ahead())
+    }
+
+    /// Place in the schedule minus steps done.
+    pub fn ahead(&self) -> i64 {
+        self.moved.map_or(0, |moved| moved.ahead)
+    }
+
+    /// The same run at another place of a schedule with so many steps in an epoch.
+    pub fn at(self, position: u64, per_epoch: u64, epoch_loss: f64) -> Progress {
+        let ahead = position as i64 - self.step as i64;
+        Progress { step: self.step, epoch_loss, moved: Some(Moved { ahead, per_epoch }) }
+    }
+
+    /// Whether all steps of an epoch are done, and it has not been judged.
+    pub fn epoch_is_open(&self, per_epoch: u64) -> bool {
+        self.epoch_loss != 0.0 && self.position() > 0 && self.position().is_multiple_of(per_epoch)
+    }
+}
+
+/// Why nothing was saved.
+pub enum Unsaved {
+    /// A number is not finite: which.
+    Spoilt(String),
+    Failed(Error),
+}
+
+impl From<Error> for Unsaved {
+    fn from(error: Error) -> Unsaved {
+        Unsaved::Failed(error)
+    }
+}
+
+impl Unsaved {
+    /// As an error.
+    pub fn error(self) -> Error {
+        match self {
+            Unsaved::Spoilt(which) => Error::new(which),
+            Unsaved::Failed(error) => error,
+        }
+    }
 }
 
 /// A tensor on its way to a file.
@@ -66,12 +123,17 @@ fn stretches(table: &Table) -> [(&'static str, Pool, usize); 4] {
 }
 
 pub(crate) fn metadata(config: &Config, progress: Progress) -> BTreeMap<&'static str, String> {
-    BTreeMap::from([
+    let mut entries = BTreeMap::from([
         ("config", serde_json::to_string(config).expect("a configuration is plain data")),
         ("step", progress.step.to_string()),
         ("epoch_loss", format!("{:016x}", progress.epoch_loss.to_bits())),
         ("version", env!("CARGO_PKG_VERSION").into()),
-    ])
+    ]);
+    if let Some(Moved { ahead, per_epoch }) = progress.moved {
+        entries.insert("ahead", ahead.to_string());
+        entries.insert("per_epoch", per_epoch.to_string());
+    }
+    entries
 }
 
 /// Equal runs give equal files. The library takes metadata as a hash map, in an order that changes from run to run, so the entries
@@ -91,8 +153,19 @@ pub(crate) fn write(path: &Path, tensors: Vec<(String, Out)>, metadata: BTreeMap
     })
 }
 
-/// Writes everything a run needs to go on. If the device is lost, or the disk is full, the file that was there stays.
-pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<()> {
+/// A number that is not finite spoils a checkpoint: what computes with it becomes so as well.
+fn check_finite(tensors: &[(String, Out)]) -> Result<(), Unsaved> {
+    for (key, Out { values, .. }) in tensors {
+        if let Some(i) = values.iter().position(|x| !x.is_finite()) {
+            return Err(Unsaved::Spoilt(format!("{key} is not finite: element {i} is {}", values[i])));
+        }
+    }
+    Ok(())
+}
+
+/// Writes everything a run needs to go on. If a number is not finite, the device is lost, or the disk is full, the file that was
+/// there stays.
+pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<(), Unsaved> {
     let mut tensors = Vec::new();
     for (prefix, pool, offset) in stretches(&p.table) {
         p.table.visit(|spec| {
@@ -105,11 +178,18 @@ pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progre
     o.download(Pool::State, p.centre.0.at, &mut values);
     tensors.push(("center".into(), Out { shape: vec![1, values.len()], values }));
     o.sync()?; // what a lost device gave must not replace a good file
-    write(path, tensors, metadata(config, progress))
+    check_finite(&tensors)?;
+    Ok(write(path, tensors, metadata(config, progress))?)
 }
 
 /// Writes the teacher's backbone alone, on the same terms.
-pub fn save_teacher<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<()> {
+pub fn save_teacher<D: Device>(
+    path: &Path,
+    o: &mut D,
+    p: &Plan,
+    config: &Config,
+    progress: Progress,
+) -> Result<(), Unsaved> {
     let mut tensors = Vec::new();
     p.table.visit(|spec| {
         if spec.name.part.is_empty() {
@@ -119,7 +199,8 @@ pub fn save_teacher<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config
         }
     });
     o.sync()?;
-    write(path, tensors, metadata(config, progress))
+    check_finite(&tensors)?;
+    Ok(write(path, tensors, metadata(config, progress))?)
 }
 
 /// An open checkpoint file of either kind.
@@ -160,7 +241,18 @@ impl Checkpoint {
         }
         let step = entry("step")?.parse().map_err(|e| bad(format!("its step: {e}")))?;
         let bits = u64::from_str_radix(entry("epoch_loss")?, 16).map_err(|e| bad(format!("its epoch loss: {e}")))?;
-        let progress = Progress { step, epoch_loss: f64::from_bits(bits) };
+        let number = |key: &str, text: &String| text.parse::<i64>().map_err(|e| bad(format!("its {key}: {e}")));
+        let moved = match (entries.get("ahead"), entries.get("per_epoch")) {
+            (Some(ahead), Some(per_epoch)) => {
+                let (ahead, per_epoch) = (number("ahead", ahead)?, number("per_epoch", per_epoch)?);
+                match u64::try_from(per_epoch) {
+                    Ok(per_epoch @ 1..) => Some(Moved { ahead, per_epoch }),
+                    _ => return Err(bad(format!("{per_epoch} steps in an epoch"))),
+                }
+            }
+            _ => None,
+        };
+        let progress = Progress { step, epoch_loss: f64::from_bits(bits), moved };
         Ok(Checkpoint { path: name, bytes, config, progress })
     }
 
@@ -185,6 +277,12 @@ impl Checkpoint {
 
     /// Fills a device with a whole run. Nothing is written before every tensor has been found sound.
     pub fn load<D: Device>(&self, o: &mut D, p: &Plan) -> Result<()> {
+        self.whole(p)?.iter().for_each(|(pool, at, values)| o.upload(*pool, *at, values));
+        Ok(())
+    }
+
+    /// Every tensor of a whole run, and where it belongs. The error is that of the first one that is not sound.
+    pub fn whole(&self, p: &Plan) -> Result<Vec<(Pool, usize, Vec<f32>)>> {
         let (mut found, mut error) = (Vec::new(), None);
         for (prefix, pool, offset) in stretches(&p.table) {
             p.table.visit(|spec| match self.tensor(&format!("{prefix}{}", key(&spec)), spec.shape()) {
@@ -196,8 +294,7 @@ impl Checkpoint {
             return Err(e);
         }
         found.push((Pool::State, p.centre.0.at, self.tensor("center", &[1, p.centre.len()])?));
-        found.iter().for_each(|(pool, at, values)| o.upload(*pool, *at, values));
-        Ok(())
+        Ok(found)
     }
 
     /// Whether it holds the teacher's backbone alone, under bare names.

@@ -2,6 +2,8 @@
 //!
 //! Values come from, in this order: the published recipe, a preset (`--small`), `--config FILE.toml`, the flags.
 
+mod notes;
+
 use crate::augment::{Augment, EvalView};
 use crate::data::Decode;
 use crate::error::{Error, Result};

@@ -132,10 +132,14 @@ pub fn check_kind<D: Device>(name: &str) -> Result<()> {
 pub fn print<D: Device>(options: &D::Options, config: &Config, json: bool) -> Result<()> {
     let plan = config.plan(D::RECOMPUTE)?;
     let report = report::<D>(options, config, &plan);
-    let mut out = io::stdout().lock();
-    let written = if json { writeln!(out, "{}", as_json(&report)) } else { as_table(&mut out, &plan, &report) };
-    // A reader that has seen enough (`| head`) is no error.
-    let _ = written;
+    if json {
+        outln!("{}", as_json(&report));
+        return Ok(());
+    }
+    let mut table = Vec::new();
+    let written = as_table(&mut table, &plan, &report);
+    written.map_err(|e| Error::new(format!("the table cannot be written: {e}")))?;
+    outln!("{}", String::from_utf8_lossy(&table).trim_end_matches('\n'));
     Ok(())
 }
 

@@ -35,6 +35,7 @@ pub mod progress;
 pub mod report;
 pub mod resize;
 pub mod sheets;
+pub mod signals;
 pub mod tensorboard;
 pub mod train;
 pub mod weights;

@@ -189,7 +189,7 @@ mod tests {
     fn a_crop_depends_on_its_own_image_alone() {
         let (bad, faults) = (|i| i % 3 == 0, Faults::default());
         let (whole, holed) = (batches(|_| false, &faults).unwrap(), batches(bad, &faults).unwrap());
-        assert_eq!(faults.take().len(), 14);
+        assert_eq!(faults.take(None).len(), 14);
         let side = recipe().augment.global_size;
         let first_view = |b: &Batch, at: usize| b.pixels[at * 3 * side * side..][..3 * side * side].to_vec();
         let mut substitutes = [0; 2];

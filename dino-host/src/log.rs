@@ -65,8 +65,8 @@ pub struct Log {
 
 impl Log {
     /// Opens the log of a run that has done `steps` steps, dropping rows from beyond them (of a run that was killed after its last
-    /// checkpoint). `steps` = 0 starts an empty one. `row` sees every row that stays.
-    pub fn open(path: &Path, steps: u64, mut row: impl FnMut(&Value)) -> Result<Log> {
+    /// checkpoint). `steps` = 0 starts an empty one. `keep` sees every other row and says whether it stays.
+    pub fn open(path: &Path, steps: u64, mut keep: impl FnMut(&Value) -> bool) -> Result<Log> {
         let cannot = |e: std::io::Error| Error::new(format!("cannot write {}: {e}", path.display()));
         let (mut kept, mut events, mut before) = (Vec::new(), Vec::new(), 0.0);
         if steps > 0 && path.exists() {
@@ -74,8 +74,7 @@ impl Log {
                 // A torn last line is a row from beyond the checkpoint as well.
                 let Ok(line) = line else { break };
                 let Ok(value) = serde_json::from_str::<Value>(&line) else { break };
-                if value["step"].as_u64().is_some_and(|s| s < steps) {
-                    row(&value);
+                if value["step"].as_u64().is_some_and(|s| s < steps) && keep(&value) {
                     before = value["seconds"].as_f64().unwrap_or(before);
                     events.extend(tensorboard::record(&value));
                     kept.push(line);
@@ -112,14 +111,18 @@ mod tests {
     fn rows_beyond_the_checkpoint_and_torn_lines_are_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
-        let mut log = Log::open(&path, 0, |_| ()).unwrap();
+        let mut log = Log::open(&path, 0, |_| true).unwrap();
         for step in 0..4 {
             log.row(json!({"kind": "step", "step": step, "loss": number(f64::NAN)})).unwrap();
         }
         drop(log);
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"kind\": \"st").unwrap();
         let mut seen = Vec::new();
-        let mut log = Log::open(&path, 3, |row| seen.push(row["step"].as_u64())).unwrap();
+        let mut log = Log::open(&path, 3, |row| {
+            seen.push(row["step"].as_u64());
+            true
+        })
+        .unwrap();
         log.row(json!({"kind": "epoch", "step": 2})).unwrap();
         assert_eq!(seen, [Some(0), Some(1), Some(2)]);
         let text = fs::read_to_string(&path).unwrap();

@@ -1,30 +1,35 @@
 //! The training loop: load, step, log, judge, save.
 
+mod begin;
+mod clock;
+mod epoch;
+mod failure;
+mod owner;
+mod resume;
 mod screen;
 
-use crate::checkpoint::{self, Checkpoint, Progress};
+pub use clock::Limit;
+pub use epoch::judge;
+pub use owner::Owner;
+pub use resume::Recorded;
+
+use crate::checkpoint::{self, Progress};
 use crate::config::Config;
-use crate::data::{Dataset, Faults, Splits};
+use crate::data::{Faults, Splits, fault_lines};
 use crate::device::{Device, Part, QUEUE, Step};
 use crate::error::{Error, Result};
-use crate::eval::knn;
-use crate::eval::scored::draw;
-use crate::features::{Extractor, view_of};
-use crate::gallery;
 use crate::loader::{self, Batch, Recipe};
-use crate::log::{Log, number, write_atomically};
-use crate::monitor::{Verdict, Watch, effective_rank};
-use crate::neighbours::Members;
+use crate::log::{Log, number};
+use crate::monitor::{Verdict, Watch};
+use crate::output;
 use crate::weights::init::Start;
-use dino_kernel::init;
-use dino_kernel::middleware::{Checked, Fault, Pool, Word};
+use clock::Clock;
 use dino_kernel::plan::Plan;
-use dino_kernel::step::{self, Hyper, monitor};
+use dino_kernel::step::{Hyper, monitor};
 use screen::Screen;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -37,14 +42,19 @@ pub struct Run<'a, D: Device> {
     pub splits: &'a Splits,
     /// What cannot be read of them goes here.
     pub faults: &'a Faults,
+    /// Whoever calls sees to it that nobody else writes there, see [`Owner`].
     pub out: PathBuf,
     pub resume: bool,
+    /// Go on even with other images than the run began with.
+    pub accept_changed_data: bool,
     /// What the data set was opened from, for `run.json`.
     pub data: String,
     /// Where a new run starts, if not with drawn weights. It is taken when the run does.
     pub start: Cell<Option<Start>>,
     /// Set from outside to stop after the current step.
     pub stop: &'a AtomicBool,
+    /// To have stopped so long after this moment.
+    pub time_limit: Option<(Instant, Limit)>,
     /// The words of the command line, for `run.json`.
     pub command: Vec<String>,
 }
@@ -56,19 +66,19 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// The k of the k-NN vote during training, and its temperature: the published ones.
-const KNN: (usize, f64) = (20, knn::TEMPERATURE);
 /// Longest time between two saves: what a crash may cost.
 const SAVE_AFTER: Duration = Duration::from_secs(600);
 
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 pub const TEACHER: &str = "teacher.safetensors";
+/// The state in which a step was not finite, whatever the flags that may change on a resume: to look into, not to go on from.
+pub const BEFORE_FAILURE: &str = "before_failure.safetensors";
 pub const LOG: &str = "log.jsonl";
 pub const MANIFEST: &str = "run.json";
 
 /// A step that the device has been given, its report not yet taken.
 struct Pending {
-    /// Counted from 0.
+    /// Its place in the schedule, from 0.
     number: u64,
     hyper: Hyper,
     batch: Batch,
@@ -95,7 +105,12 @@ struct Trainer<'a, D: Device> {
     pending: VecDeque<Pending>,
     watch: Watch,
     log: Log,
+    /// The log could not be written: it ends there.
+    log_ended: bool,
+    /// The log says that messages are lost.
+    silence_noted: bool,
     screen: Screen,
+    clock: Clock,
     saved: Instant,
     /// Where the checkpoint on the disk stands, once there is one.
     saved_step: Option<u64>,
@@ -103,14 +118,20 @@ struct Trainer<'a, D: Device> {
     reported: Instant,
 }
 
-/// Trains until the last epoch, or until `run.stop`. Every error leaves a good state saved: the last one, or, if the device itself
-/// failed, what was last saved before (the error says of which step).
+/// Trains until the last epoch, until `run.stop`, or until the time is nearly over. Every error leaves a good state saved: the last
+/// one, or, if a step was not finite or the device itself failed, what was last saved before (the error says of which step).
 pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let config = &run.config;
     let per_epoch = loader::check_size(&*run.splits.train, config.batch)?;
     let plan = config.plan(D::RECOMPUTE)?;
     let mut device = D::new(run.device, plan.pools)?;
-    let (progress, moved) = start(run, &mut device, &plan)?;
+    let begun = Instant::now();
+    let (started, limit) = run.time_limit.map_or((begun, None), |(started, limit)| (started, Some(limit)));
+    let mut clock = Clock::new(started, limit);
+    let (progress, said) = begin::start(run, &mut device, &plan, per_epoch)?;
+    if run.resume {
+        clock.save_took(begun.elapsed()); // the best guess so far: reading it took so long
+    }
     let recipe = Recipe {
         augment: config.augment(),
         seed: config.seed,
@@ -119,21 +140,25 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         per_epoch,
     };
     let mut watch = Watch::new(config.out_dim);
+    let (open, mut before) = (progress.epoch_is_open(per_epoch), 0.0);
     let log = Log::open(&run.out.join(LOG), progress.step, |row| {
-        if row["kind"] == "unreadable" {
-            row["error"].as_str().into_iter().for_each(|error| run.faults.know(error));
+        let seconds = row["seconds"].as_f64().unwrap_or(before);
+        match row["kind"].as_str() {
+            // The epoch is judged once more.
+            Some("epoch") if open && row["step"].as_u64() == Some(progress.step - 1) => return false,
+            Some("epoch") => clock.judging_took(Duration::try_from_secs_f64(seconds - before).unwrap_or_default()),
+            Some("unreadable") => run.faults.know(row["part"].as_str() == Some("test"), row["image"].as_str()),
+            _ => (),
         }
+        before = seconds;
         if let (Some(entropy), Some(kl)) = (row["teacher_entropy"].as_f64(), row["kl"].as_f64()) {
             watch.step(entropy, kl);
         }
+        true
     })?;
-    let mut screen = Screen::new(config.epochs * per_epoch, progress.step);
+    let mut screen = Screen::new(config.epochs * per_epoch, progress.position());
     screen.say(&format!("on {}", device.name()));
-    if let Some(known) = moved {
-        screen.say(&format!(
-            "the run was on {known}: from here on its bits may differ from those of a run that stays there"
-        ));
-    }
+    said.iter().for_each(|line| screen.say(line));
     let (train, test) = (run.splits.train.len(), run.splits.test.len());
     let [bank, asked] = config.knn_images.of(train, test);
     if config.knn_every > 0 && [bank, asked] != [train, test] {
@@ -150,7 +175,10 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         pending: VecDeque::new(),
         watch,
         log,
+        log_ended: false,
+        silence_noted: false,
         screen,
+        clock,
         saved: Instant::now(),
         saved_step: run.resume.then_some(progress.step),
         reported: Instant::now(),
@@ -159,121 +187,77 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         trainer.save()?; // from here on there is always something to go on from
         trainer.draw(None)?;
     }
-    trainer.train()
-}
-
-/// Fills the device: from the checkpoint, or with the initial weights, the teacher an exact copy of the student. Also returns what
-/// arithmetic the run had before, if it was another.
-fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan) -> Result<(Progress, Option<String>)> {
-    let mut state = vec![0.0f32; plan.pools.state];
-    plan.initial_state(&mut state);
-    device.upload(Pool::State, 0, &state);
-    if run.resume {
-        let checkpoint = Checkpoint::open(&run.out.join(CHECKPOINT))?;
-        checkpoint.load(device, plan)?;
-        let text = std::fs::read_to_string(run.out.join(MANIFEST)).unwrap_or_default();
-        let known: Value = serde_json::from_str(&text).unwrap_or_default();
-        check_data(run, &known)?;
-        manifest(run, device, &known, &known["init_from"])?;
-        let before = known["arithmetic"].as_str().filter(|before| *before != device.arithmetic());
-        return Ok((checkpoint.progress, before.map(String::from)));
-    }
-    std::fs::create_dir_all(&run.out).map_err(|e| {
-        Error::new(format!("cannot make the folder {}: {e}", run.out.display())).hint("--out names another")
-    })?;
-    let given = run.start.take();
-    manifest(run, device, &Value::Null, given.as_ref().map_or(&Value::Null, |start| &start.record))?;
-    let weights = given.map(|start| start.weights).unwrap_or_else(|| {
-        let mut weights = vec![0.0f32; plan.table.len()];
-        init::weights(&mut weights, &plan.table, run.config.seed, run.config.init_std);
-        weights
-    });
-    device.upload(Pool::Weights, 0, &weights);
-    device.upload(Pool::Weights, plan.table.len(), &weights);
-    Ok((Progress::default(), None))
-}
-
-/// Refuses to go on with other images than the run began with (its manifest is `known`); where they lie does not matter.
-fn check_data<D: Device>(run: &Run<D>, known: &Value) -> Result<()> {
-    match known["train"]["fingerprint"].as_str() {
-        Some(known) if known != run.splits.train.fingerprint() => Err(Error::new(format!(
-            "{} does not hold the images that the run in {} began with",
-            run.data,
-            run.out.display()
-        ))
-        .hint("--data names where they are now; another set needs a new run")),
-        _ => Ok(()),
-    }
-}
-
-/// `run.json`: what made this run. `known` is what it was before, if the run goes on; `init_from` is null, or what it started from.
-fn manifest<D: Device>(run: &Run<D>, device: &D, known: &Value, init_from: &Value) -> Result<()> {
-    let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});
-    // A run that goes on is still made by the command that began it.
-    let command = if run.resume { known["command"].clone() } else { json!(run.command) };
-    let manifest = json!({
-        "command": command,
-        "host": {
-            "os": std::env::consts::OS,
-            "arch": std::env::consts::ARCH,
-            "threads": rayon::current_num_threads(),
-            "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        },
-        "version": env!("CARGO_PKG_VERSION"),
-        "config": run.config,
-        "seed": run.config.seed,
-        "device": device.name(),
-        "arithmetic": device.arithmetic(),
-        "data": run.data,
-        "init_from": init_from,
-        "train": set(&*run.splits.train),
-        "test": set(&*run.splits.test),
-        "held_out": run.splits.held_out,
-    });
-    write_atomically(&run.out.join(MANIFEST), |f| writeln!(f, "{manifest:#}"))
+    let outcome = trainer.train()?;
+    trainer.note_silence()?;
+    Ok(outcome)
 }
 
 impl<D: Device> Trainer<'_, D> {
     fn train(&mut self) -> Result<Outcome> {
         let per_epoch = self.recipe.per_epoch;
         let total = self.run.config.epochs * per_epoch;
+        if self.progress.epoch_is_open(per_epoch) {
+            self.end_epoch()?;
+        }
         let recipe = self.recipe.clone();
         std::thread::scope(|scope| {
-            let steps = self.progress.step..total;
+            let steps = self.progress.position()..total;
             let (batches, thread) = recipe.start(scope, &*self.run.splits.train, self.run.faults, steps.clone());
             for number in steps {
                 let started = Instant::now();
                 let batch = match batches.recv() {
                     Ok(Ok(batch)) => batch,
-                    Ok(Err(e)) => return self.fail(e),
+                    Ok(Err(e)) => return Err(self.fail(e)),
                     Err(_) => {
                         // It panicked. Not joined, the scope would panic as well, and the error would be lost.
                         let _ = thread.join();
-                        return self.fail(Error::new("the loader thread ended early"));
+                        return Err(self.fail(Error::new("the loader thread ended early")));
                     }
                 };
                 let hyper = self.run.config.hyper(number, per_epoch);
-                self.take_faults(number)?;
+                self.take_faults(self.step_at(number))?;
                 self.queue(Pending { number, hyper, batch, waited: started.elapsed() })?;
                 self.take_reports(QUEUE - 1)?;
+                self.clock.step_took(started.elapsed());
+                self.note_silence()?;
                 let done = number + 1;
+                let asked = self.run.stop.load(Ordering::Relaxed);
                 if done.is_multiple_of(per_epoch) {
                     self.take_reports(0)?;
-                    self.end_epoch(number)?;
+                    // An epoch that is not judged now is judged first of all when the run goes on.
+                    if (asked && done < total) || self.clock.no_time_for_judging(self.judging_guess()) {
+                        return self.interrupt(asked);
+                    }
+                    if asked || self.saved.elapsed() + self.clock.judging() > SAVE_AFTER {
+                        self.save()?;
+                    }
+                    self.end_epoch()?;
                 }
-                if self.run.stop.load(Ordering::Relaxed) && done < total {
-                    self.save()?;
-                    self.screen.say(&format!("stopped after step {done}; {}", self.resume_hint()));
-                    return Ok(Outcome::Interrupted);
+                let asked = self.run.stop.load(Ordering::Relaxed);
+                if done < total && (asked || self.clock.no_time_for_a_step(self.pending.len() as u32)) {
+                    return self.interrupt(asked);
                 }
                 if self.saved.elapsed() > SAVE_AFTER {
                     self.save()?;
                 }
             }
-            self.save()?;
             self.screen.finish();
             Ok(Outcome::Finished)
         })
+    }
+
+    /// The number of the step at a place of the schedule, from 0.
+    fn step_at(&self, position: u64) -> u64 {
+        position.saturating_add_signed(-self.progress.ahead())
+    }
+
+    /// Saves and stops, because somebody asked for it or the time is nearly over.
+    fn interrupt(&mut self, asked: bool) -> Result<Outcome> {
+        self.save()?;
+        let limit = self.clock.limit().filter(|_| !asked);
+        let why = limit.map_or(String::new(), |limit| format!(", in time for --time-limit {limit}"));
+        self.screen.say(&format!("stopped after step {}{why}; {}", self.progress.step, self.resume_hint()));
+        Ok(Outcome::Interrupted)
     }
 
     /// Hands a step to the device.
@@ -305,8 +289,7 @@ impl<D: Device> Trainer<'_, D> {
             let Some((m, step)) = found.and_then(|m| Some((m, self.pending.pop_front()?))) else { break };
             if m[monitor::FINITE] != 1.0 {
                 self.pending.clear(); // the steps after it changed nothing
-                self.save()?; // before the replay, which must not matter
-                return Err(self.explain(&step));
+                return Err(self.not_finite(&step));
             }
             let (images, teachers) = (self.run.config.batch, self.plan.teachers());
             let report = Report {
@@ -324,98 +307,72 @@ impl<D: Device> Trainer<'_, D> {
         Ok(())
     }
 
-    /// Names the images that could not be read, once each.
+    /// Names the images that could not be read, once each. Where many have one cause (a shard that is gone), it is said once.
     fn take_faults(&mut self, step: u64) -> Result<()> {
-        for fault in self.run.faults.take() {
-            self.log.row(json!({
+        let faults = self.run.faults.take(Some(&*self.run.splits.test));
+        fault_lines(&faults).iter().for_each(|line| self.screen.say(line));
+        for fault in faults {
+            self.row(json!({
                 "kind": "unreadable",
                 "step": step,
+                "part": if fault.of_test { "test" } else { "train" },
                 "image": fault.image,
                 "error": fault.error.message,
                 "count": fault.count,
             }))?;
-            self.screen.say(&fault.to_string());
         }
         Ok(())
     }
 
-    /// Saves the last good state, then passes the error on. For errors that leave the device alive.
-    fn fail(&mut self, error: Error) -> Result<Outcome> {
-        self.save()?;
-        Err(error)
+    /// Appends a row to the log. Where that fails the run ends, but what it has learnt is saved first.
+    fn row(&mut self, row: Value) -> Result<()> {
+        if self.log_ended {
+            return Ok(());
+        }
+        self.log.row(row).map_err(|e| {
+            self.log_ended = true;
+            match self.save() {
+                Ok(()) => self.lost(e),
+                Err(also) => failure::both(e, also),
+            }
+        })
     }
 
-    /// An error of the device: nothing can be saved from it any more, so the error says what there is to go on from.
-    fn lost(&self, error: Error) -> Error {
-        let Some(step) = self.saved_step else { return error };
-        let message = format!("{}; the run is saved as it was after step {step}", error.message);
-        Error::new(message).hint(error.hint.unwrap_or_else(|| self.resume_hint()))
-    }
-
-    fn resume_hint(&self) -> String {
-        format!("go on with: train --resume --out {}", self.run.out.display())
+    /// Notes in the log, once, that messages have no reader any more.
+    fn note_silence(&mut self) -> Result<()> {
+        if let Some(why) = output::messages_lost().filter(|_| !self.silence_noted) {
+            self.silence_noted = true;
+            let step = self.progress.step.saturating_sub(1);
+            self.row(json!({"kind": "messages_lost", "step": step, "error": why}))?;
+        }
+        Ok(())
     }
 
     /// Saves the state after the steps queued so far.
     fn save(&mut self) -> Result<()> {
         self.take_reports(0)?;
+        let started = Instant::now();
         let (out, config) = (&self.run.out, &self.run.config);
         checkpoint::save(&out.join(CHECKPOINT), &mut self.device, &self.plan, config, self.progress)
-            .map_err(|e| self.lost(e))?;
+            .map_err(|e| self.unsaved(e))?;
         self.saved_step = Some(self.progress.step);
         checkpoint::save_teacher(&out.join(TEACHER), &mut self.device, &self.plan, config, self.progress)
-            .map_err(|e| self.lost(e))?;
+            .map_err(|e| self.unsaved(e))?;
+        self.clock.save_took(started.elapsed());
         self.saved = Instant::now();
         self.reported = Instant::now();
         Ok(())
-    }
-
-    /// Replays a step that was not finite under a backend that looks at every number, and names the first bad one.
-    fn explain(&mut self, step: &Pending) -> Error {
-        let (data, plan) = (self.data(step), &self.plan);
-        self.device.upload(Pool::State, plan.monitor.0.at + monitor::HALTED, &[0.0]);
-        self.device.upload(Pool::State, plan.hyper.0.at, &data.hyper);
-        let mut checked = Checked::new(&mut self.device);
-        step::begin(&mut checked, plan);
-        // The micro-batch, where the pass wrote and its first view, when the fault came; none if no crop had been seen.
-        let mut during = None;
-        let mut innocent = checked.fault.is_none();
-        for (number, part) in data.parts.iter().enumerate() {
-            checked.inner.upload(Pool::State, plan.drop.0.at, &part.drop);
-            checked.inner.upload(Pool::Acts, plan.pixels.0.at, part.pixels);
-            step::micro_batch_each(&mut checked, plan, |o, acts, first_view| {
-                if innocent && o.fault.is_some() {
-                    (during, innocent) = (Some((number, *acts, first_view)), false);
-                }
-            });
-        }
-        step::commit(&mut checked, plan);
-        let place = match checked.fault {
-            Some((Fault::NonFinite(touch, index), word, said)) => {
-                let during = during.filter(|_| touch.pool == Pool::Acts && word != Word::patchify);
-                let image = during.and_then(|(part, acts, first_view)| {
-                    let (view, i) = plan.locate(&acts, first_view, touch.span, index)?;
-                    let id = step.batch.images[part * plan.config.micro_batch + i];
-                    Some(format!(", crop {view} of image {}", self.run.splits.train.name(id as usize)))
-                });
-                format!("first in {} (word {said}){}", word.name(), image.unwrap_or_default())
-            }
-            Some((fault, word, said)) => format!("{fault:?} in {} (word {said})", word.name()),
-            None => "only in the sum of all gradients, which overflowed".into(),
-        };
-        Error::new(format!("a number stopped being finite in step {}: {place}", step.number))
-            .hint("the state before this step is saved; a lower --lr or a smaller --clip-grad usually helps")
     }
 
     /// `took`: the time between the report before (or a save) and this one, which, reports being taken at the pace of the steps, is
     /// that between two queued steps. From it come the row's `images_per_second`, and `data_wait`, the part spent waiting for
     /// the loader.
     fn write_step(&mut self, of: &Pending, r: &Report, took: Duration) -> Result<()> {
-        let (step, h) = (of.number, &of.hyper);
-        let (epoch, ln_k) = (step / self.recipe.per_epoch, (self.run.config.out_dim as f64).ln());
+        let (step, h) = (self.step_at(of.number), &of.hyper);
+        let (epoch, ln_k) = (of.number / self.recipe.per_epoch, (self.run.config.out_dim as f64).ln());
         let rate = self.run.config.batch as f64 / took.as_secs_f64();
         let wait = of.waited.as_secs_f64() / took.as_secs_f64();
-        self.log.row(json!({
+        self.row(json!({
             "kind": "step",
             "step": step,
             "epoch": epoch,
@@ -432,144 +389,18 @@ impl<D: Device> Trainer<'_, D> {
             "images_per_second": number(rate),
             "data_wait": number(wait),
         }))?;
-        self.screen.step(step + 1, epoch, self.run.config.epochs, r.loss, rate, wait);
+        self.screen.step(of.number + 1, epoch, self.run.config.epochs, r.loss, rate, wait);
         if let Some(verdict) = self.watch.step(r.entropy, r.loss - r.entropy) {
             let word = if verdict == Verdict::Healthy { "note" } else { "WARNING" };
             self.screen.say(&format!("{word}, step {step}: {}", verdict.words()));
         }
         Ok(())
     }
-
-    /// The backbone of the student (at 0) or the teacher (at the table's length), as the device has it now.
-    fn backbone(&mut self, at: usize) -> Result<Vec<f32>> {
-        let mut weights = vec![0.0; self.plan.table.backbone_len()];
-        self.device.download(Pool::Weights, at, &mut weights);
-        self.device.sync().map_err(|e| self.lost(e))?;
-        Ok(weights)
-    }
-
-    /// Draws what the teacher attends to. A run does not end over a picture.
-    fn draw(&mut self, epoch: Option<u64>) -> Result<()> {
-        let teacher = self.backbone(self.plan.table.len())?;
-        let run = self.run;
-        if let Err(e) = gallery::draw::<D>(run.device, &run.config, &teacher, run.splits, epoch, &run.out) {
-            self.screen.say(&format!("note: no attention is drawn: {e}"));
-        }
-        Ok(())
-    }
-
-    fn end_epoch(&mut self, step: u64) -> Result<()> {
-        let (config, per_epoch) = (&self.run.config, self.recipe.per_epoch);
-        let epoch = step / per_epoch;
-        let last = epoch + 1 == config.epochs;
-        let mut row = json!({
-            "kind": "epoch",
-            "step": step,
-            "epoch": epoch,
-            "train_loss": number(self.progress.epoch_loss / per_epoch as f64),
-            "knn_top1": null,
-            "verdict": self.watch.verdict().name(),
-        });
-        let mut said = String::new();
-        let mut failed = None;
-        if config.knn_every > 0 && (last || (epoch + 1).is_multiple_of(config.knn_every)) {
-            match self.judge_both(gallery::due(epoch, config.epochs)) {
-                Ok((found, text)) => {
-                    found.into_iter().for_each(|(key, value)| row[key] = value);
-                    said = text;
-                }
-                // What was learnt is written down and saved first, so that the run goes on with the next epoch.
-                Err(e) => failed = Some(e),
-            }
-            self.take_faults(step)?;
-        }
-        if gallery::due(epoch, config.epochs) {
-            self.draw(Some(epoch))?;
-        }
-        self.log.row(row)?;
-        self.screen.say(&format!(
-            "epoch {epoch}: loss {:.4} (ln K {:.4}){said}",
-            self.progress.epoch_loss / per_epoch as f64,
-            (config.out_dim as f64).ln()
-        ));
-        self.progress.epoch_loss = 0.0;
-        // The numbered one first: killed in between, the run comes by here again.
-        if config.save_every > 0 && epoch.is_multiple_of(config.save_every) {
-            let numbered = self.run.out.join(format!("checkpoint{epoch:04}.safetensors"));
-            checkpoint::save(&numbered, &mut self.device, &self.plan, config, self.progress)
-                .map_err(|e| self.lost(e))?;
-        }
-        self.save()?;
-        failed.map_or(Ok(()), Err)
-    }
-
-    /// Judges the teacher's features, and, when it is their turn, the student's: what belongs into the epoch's row, and the same in
-    /// words. (Every time, the student's would make `train --small` a sixth slower.)
-    fn judge_both(&mut self, student: bool) -> Result<(Map<String, Value>, String)> {
-        let run = self.run;
-        let judged = |weights: &[f32]| judge::<D>(run.device, &run.config, weights, run.splits, run.faults);
-        let (mut row, mut said) = (Map::new(), String::new());
-        let (rank, top1) = judged(&self.backbone(self.plan.table.len())?)?;
-        row.insert("feature_rank".into(), number(rank));
-        if let Some(top1) = top1 {
-            row.insert("knn_top1".into(), number(top1));
-            said = format!(", k-NN {top1:.2} %");
-            if student {
-                let (_, top1) = judged(&self.backbone(0)?)?;
-                row.insert("knn_top1_student".into(), top1.map_or(Value::Null, number));
-                said += &top1.map_or(String::new(), |top1| format!(" (student {top1:.2} %)"));
-            }
-        }
-        said += &format!(", feature rank {rank:.1}");
-        Ok((row, said))
-    }
-}
-
-/// Feature rank, and, with labels, the top-1 of the k-NN vote on the test part, of a backbone; of as many images as `knn_images` says.
-pub fn judge<D: Device>(
-    options: &D::Options,
-    config: &Config,
-    weights: &[f32],
-    splits: &Splits,
-    faults: &Faults,
-) -> Result<(f64, Option<f64>)> {
-    let mut extractor = Extractor::<D>::new(options, config, weights)?;
-    extractor.set_view(view_of(config, &*splits.train));
-    let scored = config.knn_images.of(splits.train.len(), splits.test.len());
-    let part = |set, count| Members::of(set, &draw(set, count, config.seed));
-    let (train, test) = (part(&*splits.train, scored[0]), part(&*splits.test, scored[1]));
-    let bank = extractor.run(&train, faults, |_| ())?;
-    let rank = effective_rank(&bank.rows);
-    let Some(bank_labels) = bank.labels(&train) else { return Ok((rank, None)) };
-    let queries = extractor.run(&test, faults, |_| ())?;
-    let Some(labels) = queries.labels(&test).filter(|labels| !labels.is_empty()) else {
-        return Ok((rank, None));
-    };
-    let scores = knn::evaluate(bank.rows, &bank_labels, queries.rows, &labels, &[KNN.0], KNN.1)?;
-    Ok((rank, scores.first().map(|s| s.top1)))
 }
 
 /// The folder's configuration, for `--resume`.
 pub fn recorded(out: &Path) -> Result<Config> {
-    let path = out.join(CHECKPOINT);
-    if !path.exists() {
-        return Err(Error::new(format!("there is no run in {}: it has no {CHECKPOINT}", out.display()))
-            .hint("--resume goes on from a folder that `train --out` has written; leave it out to start anew"));
-    }
-    Ok(Checkpoint::open(&path)?.config)
-}
-
-/// What the folder's run was trained on.
-pub fn recorded_data(out: &Path) -> Result<String> {
-    let path = out.join(MANIFEST);
-    let bad =
-        |what: String| Error::new(format!("cannot read {}: {what}", path.display())).hint("name the data with --data");
-    let text = std::fs::read_to_string(&path).map_err(|e| bad(e.to_string()))?;
-    let manifest: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-    manifest["data"]
-        .as_str()
-        .map(str::to_owned)
-        .ok_or_else(|| bad("it does not say what the run was trained on".into()))
+    Ok(Recorded::read(out)?.config)
 }
 
 #[cfg(test)]

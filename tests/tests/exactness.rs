@@ -53,9 +53,11 @@ fn train(config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
         faults: &Faults::default(),
         out: out.into(),
         resume,
+        accept_changed_data: false,
         data: "test".into(),
         start: None.into(),
         stop: &stop,
+        time_limit: None,
         command: Vec::new(),
     };
     train::run::<Cpu>(&run).unwrap()

@@ -61,9 +61,11 @@ fn train<D: Device>(device: &D::Options, config: &Config, out: &Path, resume: bo
         faults: &Faults::default(),
         out: out.into(),
         resume,
+        accept_changed_data: false,
         data: "test".into(),
         start: None.into(),
         stop: &stop,
+        time_limit: None,
         command: Vec::new(),
     };
     train::run::<D>(&run).unwrap()

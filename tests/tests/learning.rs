@@ -38,9 +38,11 @@ fn four_epochs_beat_random_features_and_pixels() {
         faults: &Faults::default(),
         out: out.path().join("run"),
         resume: false,
+        accept_changed_data: false,
         data: "builtin".into(),
         start: None.into(),
         stop: &stop,
+        time_limit: None,
         command: Vec::new(),
     };
     assert_eq!(train::run::<Cpu>(&run).expect("a run"), Outcome::Finished);

@@ -1,15 +1,19 @@
 //! `train`.
 
 use super::shared::{Limit, Model, Shared, Tolerance, open, say_left_out, settle_view, sized, start};
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
 use crate::data;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory;
-use crate::train::{self, Outcome};
+use crate::signals;
+use crate::train::{self, Outcome, Owner, Recorded};
 use crate::weights::init;
 use clap::Args;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 #[derive(Args)]
 pub struct Train<O: Args> {
@@ -38,64 +42,115 @@ pub struct Train<O: Args> {
     /// Take them for another number of channels: summed for one, repeated and scaled for more
     #[arg(long, requires = "init_from")]
     init_channels: bool,
+    /// With --resume: go on although the images are others than those the run began with; run.json says from which step on
+    #[arg(long, requires = "resume")]
+    accept_changed_data: bool,
+    /// Save and stop (exit code 130) before the program has run for so long: 3h55m, 90m, 3600 (seconds), 3:55:00, 1-02:00:00
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    time_limit: Option<train::Limit>,
     #[command(flatten)]
     limit: Limit,
     #[command(flatten)]
     tolerance: Tolerance,
 }
 
-/// Set by Ctrl-C and SIGTERM; the second one ends the program at once.
+/// A time for the command line, where an error is a text.
+fn time(text: &str) -> Result<train::Limit, String> {
+    text.parse().map_err(|e: Error| format!("{}: {}", e.message, e.hint.unwrap_or_default()))
+}
+
+/// Set by signals.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// The first of runs/1, runs/2, … that does not exist.
-fn free_folder() -> PathBuf {
-    (1..).map(|i| PathBuf::from(format!("runs/{i}"))).find(|p| !p.exists()).expect("folders are finite")
+/// Where runs go that name no folder.
+const RUNS: &str = "runs";
+
+/// A run that goes on: the right to its folder, its configuration, and where its images are.
+struct GoingOn {
+    owner: Owner,
+    config: Config,
+    data: String,
+}
+
+/// What `--resume` goes on with; `None` if there is nothing left to do, which is said.
+fn go_on<D: Device>(args: &Train<D::Options>, out: &Path) -> Result<Option<GoingOn>> {
+    let named = args.model.named()?;
+    let recorded = Recorded::read(out)?;
+    let (config, _) = recorded.change(&named)?;
+    if recorded.is_finished(config.epochs) {
+        Checkpoint::open(&out.join(train::CHECKPOINT))?.whole(&recorded.config.plan(D::RECOMPUTE)?)?;
+        let (epochs, steps, out) = (config.epochs, recorded.progress.step, out.display());
+        let more = epochs.saturating_add(epochs.div_ceil(2));
+        errln!("the run in {out} is finished: {epochs} epochs, {steps} steps");
+        errln!("to train longer: train --resume --epochs {more} --out {out}");
+        return Ok(None);
+    }
+    let owner = Owner::of(out)?;
+    let recorded = Recorded::read(out)?; // nobody changes it from here on
+    let (config, changes) = recorded.change(&named)?;
+    if let Some(limit) = args.limit.mem_limit {
+        memory::check::<D>(&args.shared.device, &config, limit)?;
+    }
+    let data = args.data.clone().map_or_else(|| recorded.data(), Ok)?;
+    changes.iter().for_each(|change| errln!("from step {} on: {change}", recorded.progress.step));
+    Ok(Some(GoingOn { owner, config: config.resolve_for(D::MICRO_BATCH_TOKENS)?, data }))
+}
+
+/// Refuses to begin a run where there is one.
+fn check_new(out: &Path) -> Result<()> {
+    if out.join(train::CHECKPOINT).exists() {
+        drop(Owner::of(out)?); // rather than that there is a run, whoever is at work on it is named
+        return Err(holds_a_run(out));
+    }
+    Ok(())
+}
+
+fn holds_a_run(out: &Path) -> Error {
+    Error::new(format!("{} already holds a run", out.display()))
+        .hint("--resume goes on with it, another --out starts a new one")
 }
 
 pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
+    let started = Instant::now();
     start::<D>(&args.shared)?;
     let device = &args.shared.device;
-    let out = match (args.out, args.resume) {
-        (Some(out), _) => out,
-        (None, false) => free_folder(),
-        (None, true) => {
+    let (mut config, data, owner) = match (args.resume, &args.out) {
+        (true, None) => {
             return Err(Error::new("--resume needs --out").hint("--out DIR is the folder of the run to go on with"));
         }
-    };
-    let recorded = if args.resume { Some(train::recorded(&out)?) } else { None };
-    let data = match (args.data, args.resume, args.model.small) {
-        (Some(data), ..) => data,
-        (None, true, _) => train::recorded_data(&out)?,
-        (None, false, true) => data::BUILTIN.into(),
-        (None, false, false) => {
-            return Err(
-                Error::new("what to train on? --data PATH").hint("--data builtin, or --small, draws its own images")
-            );
+        (true, Some(out)) => match go_on::<D>(&args, out)? {
+            Some(GoingOn { owner, config, data }) => (config, data, Some(owner)),
+            None => return Ok(0),
+        },
+        (false, out) => {
+            let data = match &args.data {
+                Some(data) => data.clone(),
+                None if args.model.small => data::BUILTIN.into(),
+                None => {
+                    return Err(Error::new("what to train on? --data PATH")
+                        .hint("--data builtin, or --small, draws its own images"));
+                }
+            };
+            out.as_deref().map_or(Ok(()), check_new)?;
+            (sized::<D>(device, &args.model, &args.limit, Some(&data))?, data, None)
         }
-    };
-    let mut config = if let Some(mut config) = recorded {
-        let mut named = args.model.named()?;
-        if let Some(epochs) = named.epochs.take().filter(|e| *e != config.epochs) {
-            errln!("--epochs {epochs} instead of {}: the schedules are recomputed for it", config.epochs);
-            config.epochs = epochs;
-        }
-        if let Some(other) = config.contradictions(&named).first() {
-            return Err(Error::new(format!("the run in {} cannot go on with {other}", out.display()))
-                .hint("leave the flag out, or start a new run; only --epochs, --threads and paths may change"));
-        }
-        if let Some(limit) = args.limit.mem_limit {
-            memory::check::<D>(device, &config, limit)?;
-        }
-        config.resolve_for(D::MICRO_BATCH_TOKENS)?
-    } else {
-        if out.join(train::CHECKPOINT).exists() {
-            return Err(Error::new(format!("{} already holds a run", out.display()))
-                .hint("--resume goes on with it, another --out starts a new one"));
-        }
-        sized::<D>(device, &args.model, &args.limit, Some(&data))?
     };
     let splits = open(&data, &config)?;
     settle_view(&mut config, &*splits.train, args.resume);
+    let from = args.init_from.as_deref();
+    let start = from
+        .map(|file| init::start(file, args.network.as_deref(), &config, args.init_head, args.init_channels))
+        .transpose()?;
+    // A new run takes its folder when everything that may be wrong has been looked at.
+    let owner = match (owner, &args.out) {
+        (Some(owner), _) => owner,
+        (None, Some(out)) => Owner::of(out)?,
+        (None, None) => Owner::of_new_in(Path::new(RUNS))?,
+    };
+    let out = owner.folder().to_owned();
+    if !args.resume && out.join(train::CHECKPOINT).exists() {
+        return Err(holds_a_run(&out)); // begun and ended while the images were looked at
+    }
     errln!(
         "{} training and {} test images ({data}); crops of {} pixels, {} images a step in parts of {}{}; {} into {}",
         splits.train.len(),
@@ -108,24 +163,15 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         out.display()
     );
     say_left_out(&config);
-    let from = args.init_from.as_deref();
-    let start = from
-        .map(|file| init::start(file, args.network.as_deref(), &config, args.init_head, args.init_channels))
-        .transpose()?;
     if let (Some(file), Some(start)) = (from, &start) {
         errln!("student and teacher start from {}", file.display());
         start.said.iter().for_each(|note| errln!("note: {note}"));
     }
-    if config.warmup_epochs > config.epochs {
-        errln!("note: the learning rate warms up over {} epochs, the run has {}", config.warmup_epochs, config.epochs);
+    config.never_arrives().iter().for_each(|note| errln!("note: {note}"));
+    if let Some(limit) = args.time_limit {
+        errln!("saving and stopping before {limit} are over");
     }
-    // Setting the handler fails only if one is set already, as when the library runs twice in one process.
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        errln!("stopping after this step; once more to stop at once");
-    });
+    signals::watch(&STOP);
     let (resume, faults) = (args.resume, args.tolerance.faults());
     let command = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let start = start.into();
@@ -136,9 +182,11 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         faults: &faults,
         out,
         resume,
+        accept_changed_data: args.accept_changed_data,
         data,
         start,
         stop: &STOP,
+        time_limit: args.time_limit.map(|limit| (started, limit)),
         command,
     };
     Ok(match train::run(&run)? {

@@ -12,30 +12,36 @@ pub struct Faults {
     seen: Mutex<Seen>,
 }
 
+/// An image of a set: where the set lies in memory, and the image's name, which is unique in its set alone.
+type Key = (usize, String);
+
 #[derive(Default)]
 struct Seen {
-    /// Every fault by its message, which names the file.
-    known: HashSet<String>,
-    /// Those that [`Faults::take`] has not given out yet, with the image's name.
-    fresh: Vec<(String, Error)>,
+    /// Every image that cannot be read.
+    found: HashSet<Key>,
+    /// Those that [`Faults::take`] has not given out yet, and why.
+    fresh: Vec<(Key, Error)>,
+    /// Of the test part or not, and the names of those that an earlier part of the run has named already.
+    before: HashSet<(bool, String)>,
+    /// Those given out.
+    count: usize,
+    /// Their messages.
+    causes: HashSet<String>,
 }
 
 /// An image that cannot be read.
 #[derive(Clone, Debug)]
 pub struct Fault {
+    /// Whether it is of the test part.
+    pub of_test: bool,
     /// [`Dataset::name`]
     pub image: String,
     /// Why not; names the file.
     pub error: Error,
-    /// How many there are, this one counted.
+    /// How many images there are, this one counted.
     pub count: usize,
-}
-
-impl std::fmt::Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (many, message) = (if self.count == 1 { "" } else { "s" }, &self.error.message);
-        write!(f, "WARNING: {message}; left out, {} image{many} so far (--strict stops instead)", self.count)
-    }
+    /// No image before had the same message: that of a shard that is gone stands for many.
+    pub first_of_cause: bool,
 }
 
 impl Faults {
@@ -50,37 +56,125 @@ impl Faults {
             Ok(image) => Ok(Some(image)),
             Err(e) if self.strict => Err(e),
             Err(error) => {
-                let mut seen = self.seen();
-                if seen.known.insert(error.message.clone()) {
-                    seen.fresh.push((set.name(i), error));
+                let (key, mut seen) = ((place(set), set.name(i)), self.seen());
+                if seen.found.insert(key.clone()) {
+                    seen.fresh.push((key, error));
                 }
                 Ok(None)
             }
         }
     }
 
-    /// Counts a fault that an earlier part of the run has named already.
-    pub fn know(&self, message: &str) {
-        self.seen().known.insert(message.into());
+    /// Counts an image that an earlier part of the run has named already. (A log from before images were named has none.)
+    pub fn know(&self, of_test: bool, image: Option<&str>) {
+        let Some(image) = image else { return };
+        let mut seen = self.seen();
+        seen.count += seen.before.insert((of_test, image.into())) as usize;
     }
 
-    /// The faults found since the last call, by name: the order in which threads come upon them means nothing.
-    pub fn take(&self) -> Vec<Fault> {
+    /// The images found since the last call, by name: the order in which threads come upon them means nothing. `test`: the set that is
+    /// the test part, where it matters.
+    pub fn take(&self, test: Option<&dyn Dataset>) -> Vec<Fault> {
         let mut seen = self.seen();
-        let mut fresh = std::mem::take(&mut seen.fresh);
-        fresh.sort_by(|a, b| a.0.cmp(&b.0));
-        let before = seen.known.len() - fresh.len();
-        let numbered = fresh.into_iter().zip(before + 1..);
-        numbered.map(|((image, error), count)| Fault { image, error, count }).collect()
+        let fresh = std::mem::take(&mut seen.fresh).into_iter();
+        let mut fresh: Vec<_> =
+            fresh.map(|((set, image), error)| (image, test.is_some_and(|test| set == place(test)), error)).collect();
+        fresh.retain(|(image, of_test, _)| !seen.before.contains(&(*of_test, image.clone())));
+        fresh.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+        let mut fault = |(image, of_test, error): (String, bool, Error)| {
+            seen.count += 1;
+            let first_of_cause = seen.causes.insert(error.message.clone());
+            Fault { of_test, image, error, count: seen.count, first_of_cause }
+        };
+        fresh.into_iter().map(&mut fault).collect()
     }
 
     /// Prints those on stderr: for commands without a screen of their own.
     pub fn say(&self) {
-        self.take().iter().for_each(|fault| errln!("{fault}"));
+        lines(&self.take(None)).iter().for_each(|line| errln!("{line}"));
     }
 
     /// A thread that panicked while it held the lock has left nothing half done.
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Tells sets apart: while two are there, they lie in different places.
+fn place(set: &dyn Dataset) -> usize {
+    std::ptr::from_ref(set).cast::<()>().addr()
+}
+
+/// What is said of images that were found together: a line a cause that has not been said yet.
+pub fn lines(faults: &[Fault]) -> Vec<String> {
+    let first = faults.iter().filter(|fault| fault.first_of_cause);
+    let line = |fault: &Fault| {
+        let same = faults.iter().rev().find(|other| other.error.message == fault.error.message);
+        let (message, count) = (&fault.error.message, same.map_or(fault.count, |last| last.count));
+        let many = if count == 1 { "" } else { "s" };
+        format!("WARNING: {message}; left out, {count} image{many} so far (--strict stops instead)")
+    };
+    first.map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Images none of which can be read, for one reason.
+    struct Gone(&'static str);
+
+    impl Dataset for Gone {
+        fn len(&self) -> usize {
+            3
+        }
+        fn image(&self, _: usize) -> Result<Image> {
+            Err(Error::new(self.0))
+        }
+        fn label(&self, _: usize) -> Option<u32> {
+            None
+        }
+        fn classes(&self) -> &[String] {
+            &[]
+        }
+        fn name(&self, i: usize) -> String {
+            format!("{i}.png")
+        }
+        fn fingerprint(&self) -> String {
+            String::new()
+        }
+    }
+
+    fn found(faults: &Faults, set: &dyn Dataset, images: &[usize]) {
+        images.iter().for_each(|i| assert!(faults.image(set, *i).unwrap().is_none()));
+    }
+
+    #[test]
+    fn images_are_counted_and_causes_are_said() {
+        let (train, test, faults) = (Gone("a.tar is gone"), Gone("b.tar is gone"), Faults::default());
+        found(&faults, &train, &[2, 0, 0]);
+        found(&faults, &test, &[0]);
+        let first = faults.take(Some(&test));
+        let named: Vec<_> = first.iter().map(|f| (f.image.as_str(), f.of_test, f.count)).collect();
+        assert_eq!(named, [("0.png", false, 1), ("0.png", true, 2), ("2.png", false, 3)]);
+        let said = lines(&first);
+        assert!(said.len() == 2 && said[0].contains("a.tar is gone; left out, 3 images"), "{said:?}");
+        found(&faults, &train, &[0, 1, 2]);
+        let more = faults.take(Some(&test));
+        assert_eq!((more.len(), more[0].count), (1, 4));
+        assert!(lines(&more).is_empty(), "the cause has been said");
+    }
+
+    /// The set has been moved, so that its messages are others.
+    #[test]
+    fn what_was_named_before_a_resume_is_not_named_again() {
+        let (train, test, faults) = (Gone("moved/a.tar is gone"), Gone("moved/b.tar is gone"), Faults::default());
+        (0..2).for_each(|_| faults.know(false, Some("1.png")));
+        faults.know(true, Some("2.png"));
+        faults.know(false, None);
+        found(&faults, &train, &[1, 2]);
+        found(&faults, &test, &[2]);
+        let now = faults.take(Some(&test));
+        assert_eq!((now.len(), now[0].image.as_str(), now[0].of_test, now[0].count), (1, "2.png", false, 3));
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use dino_kernel::rng::{Kind, Rng};
-pub use faults::{Fault, Faults};
+pub use faults::{Fault, Faults, lines as fault_lines};
 pub(crate) use picture::is_picture;
 pub use picture::{decode, decode_bytes};
 

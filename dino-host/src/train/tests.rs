@@ -1,8 +1,11 @@
 //! Devices that work late, and devices that die, made of the CPU.
 
 use super::*;
+use crate::checkpoint::Checkpoint;
 use crate::cpu::{Cpu, NoOptions};
+use crate::data::Dataset;
 use crate::data::builtin::{Builtin, Part as Set};
+use dino_kernel::middleware::{Checked, Pool};
 use dino_kernel::plan::Pools;
 use std::cell::RefCell;
 
@@ -16,6 +19,8 @@ struct Script {
     /// The device dies in this step, counted from 0.
     dies: Option<u64>,
     dead: bool,
+    /// The update of this step makes a number of a pool one that is not.
+    spoils: Option<(u64, Pool, usize)>,
 }
 
 thread_local! {
@@ -58,6 +63,11 @@ impl Device for Late {
         let report = self.inner.report(plan, 1, true)?.expect("the CPU has it");
         SCRIPT.with_borrow_mut(|s| {
             s.dead |= s.dies == Some(s.steps);
+            if let Some((at, pool, index)) = s.spoils
+                && at == s.steps
+            {
+                self.inner.upload(pool, index, &[f32::INFINITY]);
+            }
             s.steps += 1;
             s.reports.push_back(report);
             s.most = s.most.max(s.reports.len());
@@ -115,9 +125,11 @@ fn train_on<D: Device>(config: Config, stop: bool, set: Box<dyn Dataset>) -> (Re
         faults: &Faults::default(),
         out: dir.path().into(),
         resume: false,
+        accept_changed_data: false,
         data: "test".into(),
         start: None.into(),
         stop,
+        time_limit: None,
         command: Vec::new(),
     };
     let outcome = super::run(&run);
@@ -140,7 +152,11 @@ fn train_on<D: Device>(config: Config, stop: bool, set: Box<dyn Dataset>) -> (Re
 }
 
 fn step_of(files: &Files) -> u64 {
-    let (name, bytes) = files.iter().find(|f| f.0 == CHECKPOINT).unwrap();
+    step_in(files, CHECKPOINT)
+}
+
+fn step_in(files: &Files, file: &str) -> u64 {
+    let (name, bytes) = files.iter().find(|f| f.0 == file).unwrap();
     Checkpoint::parse(name.clone(), bytes.clone()).unwrap().progress.step
 }
 
@@ -156,7 +172,8 @@ fn late_reports_change_nothing() {
     assert_eq!(SCRIPT.with_borrow(|s| s.most), QUEUE, "steps were queued");
 }
 
-/// The step after a bad one is queued before anybody knows: what is saved, logged and said is the same.
+/// The step after a bad one is queued before anybody knows: what is saved, logged and said is the same. The run stays saved as it was
+/// at the beginning, from where another rate helps; the weights that the first step made are kept aside.
 #[test]
 fn a_step_that_is_not_finite_is_found_late() {
     for stream_crops in [false, true] {
@@ -164,13 +181,50 @@ fn a_step_that_is_not_finite_is_found_late() {
         let (outcome, files, rows) = train::<Cpu>(exploding.clone(), false);
         SCRIPT.take();
         let late = train::<Late>(exploding, false);
-        let (said, said_late) = (outcome.unwrap_err().to_string(), late.0.unwrap_err().to_string());
+        let (error, late_error) = (outcome.unwrap_err(), late.0.unwrap_err());
+        let hint = error.hint.unwrap();
+        assert!(hint.contains("train --resume --lr 1.0e-3 --out"), "{hint}");
+        let (said, said_late) = (error.message, late_error.message);
         let words =
             "a number stopped being finite in step 1: first in linear (word 13), crop 0 of image builtin/train/";
         assert!(said.contains(words), "{said}");
+        assert!(said.ends_with("; the run is saved as it was after step 0"), "{said}");
         assert_eq!((said, rows), (said_late, late.2));
         assert!(files == late.1, "the weights differ");
-        assert_eq!(step_of(&files), 1);
+        assert_eq!((step_of(&files), step_in(&files, BEFORE_FAILURE)), (0, 1));
+    }
+}
+
+/// Loss and gradients are finite, the update is not: found when the next step is not finite, or when it is to be saved.
+#[test]
+fn an_update_that_is_not_finite_is_never_saved() {
+    let table = config().table().len();
+    let spoilt = |step, pool, index| {
+        SCRIPT.take();
+        SCRIPT.with_borrow_mut(|s| s.spoils = Some((step, pool, index)));
+        let (outcome, files, _) = train::<Late>(config(), false);
+        (outcome.unwrap_err(), files)
+    };
+    // An epoch is three steps, and is saved at its end.
+    for (step, pool, index, key, found, saved) in [
+        (4, Pool::Weights, 0, "student.backbone.cls_token", 5, 3),
+        (5, Pool::Weights, table, "teacher.backbone.cls_token", 6, 3),
+        (5, Pool::Moments, 0, "optimizer.exp_avg.backbone.cls_token", 6, 3),
+        (2, Pool::Moments, 2 * table - 1, "optimizer.exp_avg_sq.head.", 3, 0),
+        (0, Pool::State, config().plan(Late::RECOMPUTE).unwrap().centre.0.at, "center", 2, 0),
+    ] {
+        let (error, files) = spoilt(step, pool, index);
+        let said = format!("{error}");
+        assert!(error.message.starts_with(&format!("after step {found} ")), "{said}");
+        assert!(said.contains(key) && said.contains("is not finite: element"), "{said}");
+        assert!(said.contains(&format!("the run is saved as it was after step {saved}")), "{said}");
+        assert!(said.contains("--resume --lr"), "{said}");
+        assert_eq!((step_of(&files), step_in(&files, TEACHER)), (saved, saved), "{key}");
+        for (name, bytes) in &files {
+            let all = safetensors::SafeTensors::deserialize(bytes).unwrap();
+            let finite = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().all(|x| f32::from_le_bytes(*x).is_finite());
+            assert!(all.iter().all(|(_, tensor)| finite(tensor.data())), "{name} after {key}");
+        }
     }
 }
 

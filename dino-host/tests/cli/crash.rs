@@ -178,23 +178,40 @@ fn a_resume_reads_its_configuration_from_the_run() {
     succeeds(&format!("train {TINY} --epochs 1 --data {{}} --out {{}}"), &[data.path(), &run]);
     let before = content(&run);
 
-    // Finished: nothing to do. With more epochs it goes on.
+    // Finished: that is said, and nothing is done or written. With more epochs it goes on.
     let done = dino("train --resume --out {}", &[&run]);
+    assert_eq!(done.code, 0);
     assert!(content(&run) == before && !done.err.contains("bits may differ"), "{}", done.err);
-    // Other hardware or libraries sum in another order: that is said.
+    assert!(
+        done.err.contains("is finished: 1 epochs, 9 steps") && done.err.contains("--resume --epochs 2"),
+        "{}",
+        done.err
+    );
+    for (flag, said) in [
+        ("--batch 4", "--batch 4 (the run has 8)"),
+        ("--seed 3", "--seed 3 (the run has 0)"),
+        ("--global-crops-scale 0.5 1", "--global-crops-scale [0.5,1.0] (the run has [0.3,1.0])"),
+        ("--depth 3", "--depth 3"),
+        ("--ignore-exif", "--ignore-exif true"),
+    ] {
+        let line = format!("train --resume --epochs 2 {flag} --out {{}}");
+        refuses_saying(&line, &[&run], &["cannot go on with", said]);
+    }
+    let other = folder(&[("train.bin", records(TRAIN, 3)), ("test.bin", records(TEST, 4))]);
+    refuses_saying(
+        "train --resume --epochs 2 --out {} --data {}",
+        &[&run, other.path()],
+        &["does not hold the images", "(72 then, 72 now)", "--accept-changed-data"],
+    );
+    assert!(content(&run) == before, "a refusal must not touch the run");
+    // Other hardware or libraries sum in another order: that is said, and only once.
     let manifest = std::fs::read_to_string(run.join("run.json")).unwrap();
     let began = manifest.replace("\"arithmetic\": \"CPU, ", "\"arithmetic\": \"CPU, abacus and ");
     assert_ne!(began, manifest);
     std::fs::write(run.join("run.json"), began).unwrap();
-    let done = dino("train --resume --out {}", &[&run]);
+    let done = dino("train --resume --epochs 2 --batch 8 --out {}", &[&run]);
     assert!(done.err.contains("was on CPU, abacus and") && done.err.contains("bits may differ"), "{}", done.err);
-    assert!(content(&run) == before, "and only once");
-    for (flag, said) in [("--batch 4", "--batch 4 (the run has 8)"), ("--teacher-temp 0.07", "--teacher-temp 0.07")] {
-        refuses_saying(&format!("train --resume {flag} --out {{}}"), &[&run], &["cannot go on with", said]);
-    }
-    let other = folder(&[("train.bin", records(TRAIN, 3)), ("test.bin", records(TEST, 4))]);
-    refuses_saying("train --resume --out {} --data {}", &[&run, other.path()], &["does not hold the images"]);
-    assert!(content(&run) == before, "a refusal must not touch the run");
-    succeeds("train --resume --epochs 2 --batch 8 --out {}", &[&run]);
     assert_eq!(log(&run).iter().filter(|r| r["kind"] == "epoch").count(), 2);
+    let done = dino("train --resume --epochs 3 --out {}", &[&run]);
+    assert!(done.code == 0 && !done.err.contains("bits may differ"), "{}", done.err);
 }

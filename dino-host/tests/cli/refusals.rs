@@ -137,8 +137,9 @@ fn a_damaged_picture_is_named() {
         &["07.png"],
     );
     fs::write(&path, good).unwrap();
-    // The file has another size now, as the run's fingerprint says; a new run takes it.
-    refuses_saying("train --resume --out {}", &[&out], &["does not hold the images"]);
+    // The file has another size now, as the run's fingerprint says.
+    refuses_saying("train --resume --out {}", &[&out], &["does not hold the images", "--accept-changed-data"]);
+    succeeds("train --resume --accept-changed-data --out {}", &[&out]);
 }
 
 #[test]

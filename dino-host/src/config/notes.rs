@@ -1,0 +1,79 @@
+//! What a configuration allows, and hardly anybody means.
+
+use super::Config;
+
+impl Config {
+    /// Schedules that do not arrive where they are meant to go within the run, a line each.
+    pub fn never_arrives(&self) -> Vec<String> {
+        let (epochs, warmup, frozen) = (self.epochs, self.warmup_epochs, self.freeze_last_layer);
+        let mut notes = Vec::new();
+        match warmup {
+            _ if self.lr == 0.0 => notes.push("--lr 0: nothing is learnt".into()),
+            0 => (),
+            n if n > epochs => notes.push(format!(
+                "the learning rate warms up over {n} epochs, the run has {epochs}: it reaches {:.0} % of --lr at most",
+                100.0 * epochs as f64 / n as f64
+            )),
+            n if n == epochs => {
+                notes.push(format!("the learning rate warms up over all {epochs} epochs of the run: it never falls"));
+            }
+            _ => (),
+        }
+        let highest = self.lr * self.batch as f64 / 256.0;
+        if self.lr > 0.0 && self.min_lr > highest {
+            let scaled = format!("{} a step of {} images", self.lr, self.batch);
+            notes.push(format!(
+                "the learning rate rises: --lr {scaled} is {highest:.1e}, below --min-lr {:.1e}",
+                self.min_lr
+            ));
+        }
+        let temps = self.warmup_teacher_temp_epochs;
+        if temps > epochs && self.warmup_teacher_temp != self.teacher_temp {
+            notes.push(format!(
+                "the teacher's temperature warms up over {temps} epochs, the run has {epochs}: \
+                 it does not reach --teacher-temp {}",
+                self.teacher_temp
+            ));
+        }
+        if frozen >= epochs {
+            notes.push(format!(
+                "the prototypes are frozen for {frozen} epochs, the run has {epochs}: they never move \
+                 (--freeze-last-layer {} lets them)",
+                epochs - 1
+            ));
+        }
+        if self.momentum_teacher == 1.0 {
+            notes.push("--momentum-teacher 1: the teacher stays as it begins".into());
+        }
+        if self.center_momentum == 1.0 {
+            notes.push("--center-momentum 1: the centre stays at 0".into());
+        }
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_arrives_is_said_and_nothing_else() {
+        assert_eq!(Config::published().never_arrives(), [""; 0]);
+        assert_eq!(Config::small().never_arrives(), [""; 0]);
+        assert_eq!(Config::small_32().never_arrives(), [""; 0]);
+        let said = |change: fn(&mut Config), word: &str| {
+            let mut config = Config { epochs: 5, warmup_epochs: 1, ..Config::published() };
+            change(&mut config);
+            let notes = config.never_arrives();
+            assert!(notes.len() == 1 && notes[0].contains(word), "{word}: {notes:?}");
+        };
+        said(|c| c.warmup_epochs = 10, "over 10 epochs, the run has 5: it reaches 50 %");
+        said(|c| c.warmup_epochs = 5, "never falls");
+        said(|c| c.lr = 0.0, "nothing is learnt");
+        said(|c| c.lr = 1e-9, "rises");
+        said(|c| (c.warmup_teacher_temp_epochs, c.teacher_temp) = (30, 0.07), "--teacher-temp 0.07");
+        said(|c| c.freeze_last_layer = 5, "--freeze-last-layer 4");
+        said(|c| c.momentum_teacher = 1.0, "stays as it begins");
+        said(|c| c.center_momentum = 1.0, "centre");
+    }
+}

@@ -1,0 +1,127 @@
+//! How a run begins or goes on: the device is filled, and `run.json` says what the run is made of.
+
+use super::resume::{self, Known, Recorded};
+use super::{CHECKPOINT, MANIFEST, Run};
+use crate::checkpoint::{self, Checkpoint, Progress, Unsaved};
+use crate::data::Dataset;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::log::write_atomically;
+use dino_kernel::init;
+use dino_kernel::middleware::Pool;
+use dino_kernel::plan::Plan;
+use serde_json::{Value, json};
+use std::io::Write;
+
+/// Fills the device: from the checkpoint, or with the initial weights, the teacher an exact copy of the student. Gives where the run
+/// stands, and what is to be said of it.
+pub fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan, per_epoch: u64) -> Result<(Progress, Vec<String>)> {
+    let mut state = vec![0.0f32; plan.pools.state];
+    plan.initial_state(&mut state);
+    device.upload(Pool::State, 0, &state);
+    if run.resume {
+        return go_on(run, device, plan, per_epoch);
+    }
+    std::fs::create_dir_all(&run.out).map_err(|e| {
+        Error::new(format!("cannot make the folder {}: {e}", run.out.display())).hint("--out names another")
+    })?;
+    let given = run.start.take();
+    let init_from = given.as_ref().map_or(Value::Null, |start| start.record.clone());
+    manifest(run, device, &Known::default(), &init_from, 0)?;
+    let weights = given.map(|start| start.weights).unwrap_or_else(|| {
+        let mut weights = vec![0.0f32; plan.table.len()];
+        init::weights(&mut weights, &plan.table, run.config.seed, run.config.init_std);
+        weights
+    });
+    device.upload(Pool::Weights, 0, &weights);
+    device.upload(Pool::Weights, plan.table.len(), &weights);
+    Ok((Progress::default(), Vec::new()))
+}
+
+/// Goes on from the checkpoint. What has changed is in the checkpoint before it is in `run.json`: a run that is killed in between
+/// finds it by comparing the two.
+fn go_on<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan, per_epoch: u64) -> Result<(Progress, Vec<String>)> {
+    let path = run.out.join(CHECKPOINT);
+    let checkpoint = Checkpoint::open(&path)?;
+    checkpoint.load(device, plan)?;
+    let known = Recorded::read(&run.out)?.into_known();
+    let mut said = Vec::new();
+    let progress = check_data(run, &known, checkpoint.progress, per_epoch, &mut said)?;
+    if run.config != checkpoint.config || progress != checkpoint.progress {
+        checkpoint::save(&path, device, plan, &run.config, progress).map_err(Unsaved::error)?;
+    }
+    said.extend(manifest(run, device, &known, &known.manifest["init_from"], progress.step)?);
+    let before = known.manifest["arithmetic"].as_str().filter(|before| *before != device.arithmetic());
+    said.extend(before.map(|before| {
+        format!("the run was on {before}: from here on its bits may differ from those of a run that stays there")
+    }));
+    Ok((progress, said))
+}
+
+/// Refuses to go on with other images than the run began with, unless that is accepted; where they lie does not matter. Gives where
+/// the run stands in the set as it is.
+fn check_data<D: Device>(
+    run: &Run<D>,
+    known: &Known,
+    progress: Progress,
+    per_epoch: u64,
+    said: &mut Vec<String>,
+) -> Result<Progress> {
+    let (images, batch) = (run.splits.train.len(), run.config.batch as u64);
+    let fingerprint = known.train["fingerprint"].as_str();
+    let same = fingerprint.is_none_or(|known| known == run.splits.train.fingerprint());
+    let recorded = known.train["images"].as_u64();
+    if !same && !run.accept_changed_data {
+        return Err(Error::new(format!(
+            "{} does not hold the images that the run in {} began with ({} then, {images} now)",
+            run.data,
+            run.out.display(),
+            recorded.map_or("unknown".into(), |n| n.to_string())
+        ))
+        .hint("--data names where those are now; --accept-changed-data goes on with these"));
+    }
+    let before = progress.moved.map(|moved| moved.per_epoch).or(recorded.map(|n| n / batch)).filter(|n| *n > 0);
+    let Some(before) = before.filter(|before| *before != per_epoch) else { return Ok(progress) };
+    let moved = resume::moved(progress, before, per_epoch);
+    said.push(format!(
+        "an epoch has {per_epoch} steps now, {before} before: {} epochs stay done{}",
+        moved.position() / per_epoch,
+        match moved.position() % per_epoch {
+            0 => String::new(),
+            part => format!(", and {part} steps of the next"),
+        }
+    ));
+    Ok(moved)
+}
+
+/// `run.json`: what made this run. `known` is what it was before, if the run goes on; `init_from` is null, or what it started from. Gives
+/// what has changed after `step` steps, in words.
+fn manifest<D: Device>(run: &Run<D>, device: &D, known: &Known, init_from: &Value, step: u64) -> Result<Vec<String>> {
+    let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});
+    let (train, test) = (set(&*run.splits.train), set(&*run.splits.test));
+    // A run that goes on is still made by the command that began it.
+    let command = if run.resume { known.manifest["command"].clone() } else { json!(run.command) };
+    let (changes, said) = known.changes(step, &run.config, &train, &test);
+    let manifest = json!({
+        "command": command,
+        "host": {
+            "os": std::env::consts::OS,
+            "arch": std::env::consts::ARCH,
+            "threads": rayon::current_num_threads(),
+            "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        },
+        "version": env!("CARGO_PKG_VERSION"),
+        "config": run.config,
+        "seed": run.config.seed,
+        "device": device.name(),
+        "arithmetic": device.arithmetic(),
+        "data": run.data,
+        "init_from": init_from,
+        "train": train,
+        "test": test,
+        "held_out": run.splits.held_out,
+        "changes": changes,
+    });
+    write_atomically(&run.out.join(MANIFEST), |f| writeln!(f, "{manifest:#}"))?;
+    Ok(said)
+}

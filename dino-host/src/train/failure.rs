@@ -1,0 +1,132 @@
+//! Errors of a run: what was saved before they end it, and what can be done.
+
+use super::{BEFORE_FAILURE, Pending, Trainer};
+use crate::checkpoint::{self, Unsaved};
+use crate::device::Device;
+use crate::error::Error;
+use dino_kernel::middleware::{Checked, Fault, Pool, Word};
+use dino_kernel::step::{self, monitor};
+use std::path::PathBuf;
+
+/// Two errors, the second met while the first was dealt with.
+pub fn both(first: Error, second: Error) -> Error {
+    let hint = first.hint.or(second.hint);
+    Error { message: format!("{}; {}", first.message, second.message), hint }
+}
+
+impl<D: Device> Trainer<'_, D> {
+    /// Saves the last good state before an error that leaves the device alive ends the run.
+    pub fn fail(&mut self, error: Error) -> Error {
+        match self.save() {
+            Ok(()) => error,
+            Err(also) => both(error, also),
+        }
+    }
+
+    /// An error after which nothing is saved any more: it says what there is to go on from.
+    pub fn lost(&self, error: Error) -> Error {
+        let Some(step) = self.saved_step else { return error };
+        let message = format!("{}; the run is saved as it was after step {step}", error.message);
+        Error::new(message).hint(error.hint.unwrap_or_else(|| self.resume_hint()))
+    }
+
+    pub fn resume_hint(&self) -> String {
+        format!("go on with: train --resume --out {}", self.run.out.display())
+    }
+
+    /// A save that was refused or failed.
+    pub fn unsaved(&self, why: Unsaved) -> Error {
+        match why {
+            Unsaved::Failed(error) => self.lost(error),
+            Unsaved::Spoilt(which) => {
+                let message = format!("after step {} {which}", self.progress.step);
+                self.lost(Error::new(message).hint(self.advice()))
+            }
+        }
+    }
+
+    /// A step was not finite. Whatever may change on a resume, the same weights and images would give the same: so the state is kept
+    /// aside, and the run stays saved as it was before.
+    pub fn not_finite(&mut self, step: &Pending) -> Error {
+        let path = self.run.out.join(BEFORE_FAILURE);
+        let kept = checkpoint::save(&path, &mut self.device, &self.plan, &self.run.config, self.progress);
+        let mut error = match kept {
+            // The update of the step before has spoilt them.
+            Err(spoilt @ Unsaved::Spoilt(_)) => return self.unsaved(spoilt),
+            Err(Unsaved::Failed(_)) => self.explain(step),
+            Ok(()) => {
+                let error = self.explain(step);
+                Error::new(format!("{} (the state before it is in {BEFORE_FAILURE})", error.message))
+            }
+        };
+        error.hint = Some(self.advice());
+        self.lost(error)
+    }
+
+    /// What to do when the numbers of a run have run away.
+    fn advice(&self) -> String {
+        // Two digits say enough of a proposal, which is never beyond what is usual.
+        let (out, lr) = (self.run.out.display(), (self.run.config.lr / 10.0).min(1e-3));
+        let lr = format!("{lr:.1e}");
+        let earlier = self.numbered_checkpoint();
+        let go_on = format!("train --resume --lr {lr} --out {out}");
+        let go_back = match earlier {
+            Some(path) => format!("cp {} {out}/{}, then {go_on}", path.display(), super::CHECKPOINT),
+            None => format!("begin anew with --lr {lr} in another --out"),
+        };
+        if self.saved_step == Some(self.progress.step) {
+            return format!("the weights themselves have run away: {go_back}");
+        }
+        format!(
+            "a lower rate from there on: {go_on} (--clip-grad, --warmup-epochs, --teacher-temp and the like may change too); \
+             if that fails soon again: {go_back}"
+        )
+    }
+
+    /// The latest of the numbered checkpoints.
+    fn numbered_checkpoint(&self) -> Option<PathBuf> {
+        let files = std::fs::read_dir(&self.run.out).ok()?.flatten().map(|entry| entry.path());
+        let number = |path: &PathBuf| {
+            let name = path.file_name()?.to_str()?;
+            let digits = name.strip_prefix("checkpoint")?.strip_suffix(".safetensors")?;
+            digits.parse::<u64>().ok()
+        };
+        files.filter_map(|path| Some((number(&path)?, path))).max().map(|(_, path)| path)
+    }
+
+    /// Replays a step that was not finite under a backend that looks at every number, and names the first bad one.
+    fn explain(&mut self, step: &Pending) -> Error {
+        let (data, plan) = (self.data(step), &self.plan);
+        self.device.upload(Pool::State, plan.monitor.0.at + monitor::HALTED, &[0.0]);
+        self.device.upload(Pool::State, plan.hyper.0.at, &data.hyper);
+        let mut checked = Checked::new(&mut self.device);
+        step::begin(&mut checked, plan);
+        // The micro-batch, where the pass wrote and its first view, when the fault came; none if no crop had been seen.
+        let mut during = None;
+        let mut innocent = checked.fault.is_none();
+        for (number, part) in data.parts.iter().enumerate() {
+            checked.inner.upload(Pool::State, plan.drop.0.at, &part.drop);
+            checked.inner.upload(Pool::Acts, plan.pixels.0.at, part.pixels);
+            step::micro_batch_each(&mut checked, plan, |o, acts, first_view| {
+                if innocent && o.fault.is_some() {
+                    (during, innocent) = (Some((number, *acts, first_view)), false);
+                }
+            });
+        }
+        step::commit(&mut checked, plan);
+        let place = match checked.fault {
+            Some((Fault::NonFinite(touch, index), word, said)) => {
+                let during = during.filter(|_| touch.pool == Pool::Acts && word != Word::patchify);
+                let image = during.and_then(|(part, acts, first_view)| {
+                    let (view, i) = plan.locate(&acts, first_view, touch.span, index)?;
+                    let id = step.batch.images[part * plan.config.micro_batch + i];
+                    Some(format!(", crop {view} of image {}", self.run.splits.train.name(id as usize)))
+                });
+                format!("first in {} (word {said}){}", word.name(), image.unwrap_or_default())
+            }
+            Some((fault, word, said)) => format!("{fault:?} in {} (word {said})", word.name()),
+            None => "only in the sum of all gradients, which overflowed".into(),
+        };
+        Error::new(format!("a number stopped being finite in step {}: {place}", self.step_at(step.number)))
+    }
+}
