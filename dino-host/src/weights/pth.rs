@@ -330,11 +330,28 @@ fn tensors(p: &Pickle, storages: &Storages, found: &mut Found) -> Result<()> {
         found.notes.push(format!("it is a whole module, {class}: its parameters and buffers are taken by their names"));
     }
     if found.tensors.is_empty() {
-        let made = found.opaque.iter().next().map(|(name, made)| format!(" ({name} is made by {made})"));
-        return Err(Error::new(format!("it holds no tensors under names{}", made.unwrap_or_default()))
-            .hint("torch.save(model.state_dict(), ...) writes what is read here"));
+        return Err(match found.opaque.iter().next() {
+            Some((name, made)) => Error::new(format!("it holds no tensors under names: {name} is made by {made}"))
+                .hint(plain_tensors(made)),
+            None => Error::new("it holds no tensors under names")
+                .hint("torch.save(model.state_dict(), ...) writes what is read here"),
+        });
     }
     Ok(())
+}
+
+/// What to do in Python about tensors that something else than a plain one makes.
+pub fn plain_tensors(made: &str) -> String {
+    let value = if made.starts_with("numpy") {
+        "torch.from_numpy(v)"
+    } else if made.contains("qtensor") {
+        "v.dequantize() if v.is_quantized else v"
+    } else if made.contains("sparse") {
+        "v.to_dense()"
+    } else {
+        return "plain tensors are read: torch.save(model.state_dict(), ...) in Python writes them".into();
+    };
+    format!("plain tensors are read: in Python, torch.save({{k: {value} for k, v in state.items()}}, OUT)")
 }
 
 fn place(t: super::pickle::Tensor, storages: &Storages) -> Result<Place> {
