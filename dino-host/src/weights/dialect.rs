@@ -98,6 +98,7 @@ pub fn to_hf(name: &str) -> Vec<String> {
 pub fn foreign(name: &str) -> Option<&'static str> {
     let parts = |word: &str| name.split('.').any(|part| part == word);
     let holds = |word: &str| name.contains(word);
+    let within = |words: &str| format!(".{name}").contains(words);
     Some(if holds("reg_token") || holds("register_tokens") {
         "register tokens"
     } else if parts("ls1") || parts("ls2") || holds("layer_scale") || parts("gamma_1") || holds("lambda1") {
@@ -112,7 +113,7 @@ pub fn foreign(name: &str) -> Option<&'static str> {
         "another place of the norm"
     } else if holds("dist_token") || holds("distillation_token") || parts("head_dist") {
         "a distillation token"
-    } else if name.starts_with("layer1.0.") || name.starts_with("conv1.") {
+    } else if within(".layer1.0.") || within(".layer4.0.") || name.starts_with("conv1.") {
         "a convolutional network"
     } else {
         return None;

@@ -317,29 +317,43 @@ fn fit(file: &File, side: &Side, options: &Options) -> Opened {
     Opened { report, weights }
 }
 
-/// The tensors of a network and what its names are without what stands before them; and how many others there are.
-fn inside<'a>(names: impl Iterator<Item = &'a String>, network: &Network) -> (Vec<(&'a str, String)>, usize) {
+/// What a file has of a network.
+struct Inside<'a> {
+    /// Keys, and the names without what stands before them.
+    bare: Vec<(&'a str, String)>,
+    /// Known parts beside it, which change no feature.
+    harmless: BTreeSet<&'static str>,
+    /// How many other tensors there are.
+    others: usize,
+}
+
+fn inside<'a>(names: impl Iterator<Item = &'a String>, network: &Network) -> Inside<'a> {
     // Heads lie beside a backbone, or within it.
     let outer = network.path.strip_suffix("backbone.").or(network.path.strip_suffix("vit."));
-    let (mut bare, mut others) = (vec![], 0);
+    let mut all = Inside { bare: vec![], harmless: BTreeSet::new(), others: 0 };
     for key in names {
         let name = networks::plain(key);
-        let beside = || outer.and_then(|outer| name.strip_prefix(outer)).filter(|n| n.starts_with("head."));
-        match name.strip_prefix(&network.path).or_else(beside) {
-            Some(name) => bare.push((key.as_str(), bared(name))),
-            None => others += 1,
+        let beside = outer.and_then(|outer| name.strip_prefix(outer));
+        let head = beside.filter(|name| name.starts_with("head.") && harmless(name).is_none());
+        if let Some(name) = name.strip_prefix(&network.path).or(head) {
+            all.bare.push((key.as_str(), bared(name)));
+        } else if let Some(what) = beside.and_then(harmless) {
+            all.harmless.insert(what);
+        } else {
+            all.others += 1;
         }
     }
-    (bare, others)
+    all
 }
 
 fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Result<Weights> {
     let (network, said) = networks::choose(file, options.network, options.called.as_deref())?;
     report.container = network.raw.clone();
     report.notes.extend(file.notes.iter().cloned().chain(said));
-    let (bare, others) = inside(file.tensors.keys(), &network);
+    let Inside { bare, harmless: beside, others } = inside(file.tensors.keys(), &network);
+    report.left_out.extend(beside.into_iter().map(String::from));
     if others > 0 {
-        report.notes.push(format!("{others} tensors beside that network are not used"));
+        report.notes.push(format!("tensors beside that network that are not used: {others}"));
     }
     if let Some((key, what)) = bare.iter().find_map(|(key, name)| Some((key, foreign(name)?))) {
         let count = bare.iter().filter(|(_, name)| foreign(name) == Some(what)).count();
@@ -370,20 +384,21 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
         }
     }
     // What a wanted tensor is made of must be known, all else may be anything.
-    for (key, name) in inside(file.opaque.keys(), &network).0 {
+    for (key, name) in inside(file.opaque.keys(), &network).bare {
         let piece = if report.dialect == Dialect::Hf { from_hf(&name) } else { Some(Piece { name, third: None }) };
-        if let Some(piece) = piece.filter(|p| is_ours(&p.name) && !keys.contains_key(p)) {
+        if piece.is_some_and(|p| is_ours(&p.name) && !keys.contains_key(&p)) {
             let made = &file.opaque[key];
-            return Err(Error::new(format!("{}: {key}, which is {}, is made by {made}", file.name, piece.name))
-                .hint("only plain tensors are read: in Python, torch.save({k: v.float() for k, v in model.state_dict().items()}, OUT)"));
+            return Err(Error::new(format!("{}: {key} is no plain tensor: {made} makes it", file.name))
+                .hint(pth::plain_tensors(made)));
         }
     }
     let (config, heads_stated) = infer::config(file, &keys, side, options, report)?;
-    let has_head = keys.keys().any(|p| p.name.starts_with("head."));
+    let part = |word: &'static str| move |piece: &Piece| piece.name.starts_with(word);
+    let has_head = keys.keys().any(part("head.last_layer."));
     let with_head = options.head && has_head;
-    if has_head && !with_head {
-        keys.retain(|piece, _| !piece.name.starts_with("head."));
-        report.left_out.push("the projection head".into());
+    if !with_head && keys.keys().any(part("head.")) {
+        keys.retain(|piece, _| !part("head.")(piece));
+        report.left_out.push(if has_head { "the projection head" } else { "a head of another kind" }.into());
     }
 
     // What the table wants, piece by piece, and where it goes.

@@ -53,11 +53,36 @@ fn broken(what: impl std::fmt::Display) -> Error {
     Error::new(what.to_string()).hint("the file is damaged: copy or download it again")
 }
 
-/// Reads an archive's directory. Offsets are counted from the first byte, as those of `torch.save` are; only where they are not so (an
-/// archive behind other bytes, as a program that unpacks itself has) is the beginning looked for, which is a guess.
+/// Reads an archive's directory. Offsets are counted from the first byte, as those of `torch.save` are, or from where the archive begins
+/// behind other bytes (a program that unpacks itself). The library's own search for the beginning is a guess that some sound archives
+/// mislead, so it comes last.
 fn directory(bytes: &[u8]) -> zip::result::ZipResult<ZipArchive<Cursor<&[u8]>>> {
-    let first = Config { archive_offset: ArchiveOffset::Known(0) };
-    ZipArchive::with_config(first, Cursor::new(bytes)).or_else(|_| ZipArchive::new(Cursor::new(bytes)))
+    let read = |archive_offset| ZipArchive::with_config(Config { archive_offset }, Cursor::new(bytes));
+    let first = beginning(bytes).unwrap_or(0);
+    let found = read(ArchiveOffset::Known(first)).or_else(|_| read(ArchiveOffset::Known(0)));
+    found.or_else(|_| read(ArchiveOffset::Detect))
+}
+
+/// Where an archive begins, by its end: the records there say where they lie, counted from the beginning.
+fn beginning(bytes: &[u8]) -> Option<u64> {
+    let number = |at: usize, len: usize| {
+        let bytes = bytes.get(at..at.checked_add(len)?)?;
+        Some(bytes.iter().rev().fold(0u64, |x, b| x << 8 | u64::from(*b)))
+    };
+    let last = |mark: &[u8], within: Range<usize>| {
+        Some(within.start + bytes.get(within)?.windows(4).rposition(|four| four == mark)?)
+    };
+    // 22 bytes, and a comment of up to 64 KiB.
+    let end = last(b"PK\x05\x06", bytes.len().saturating_sub(22 + 0xffff)..bytes.len())?;
+    match end.checked_sub(20).filter(|&at| bytes[at..].starts_with(b"PK\x06\x07")) {
+        // The record of ZIP64, of 56 bytes or somewhat more, and what the locator says of its place.
+        Some(locator) => {
+            let record = last(b"PK\x06\x06", locator.saturating_sub(4096)..locator)?;
+            (record as u64).checked_sub(number(locator + 8, 8)?)
+        }
+        // The directory ends where its end record begins.
+        None => (end as u64).checked_sub(number(end + 12, 4)?)?.checked_sub(number(end + 16, 4)?),
+    }
 }
 
 /// Whether the bytes hold a zip archive, at their beginning or behind something else.
@@ -305,11 +330,28 @@ fn tensors(p: &Pickle, storages: &Storages, found: &mut Found) -> Result<()> {
         found.notes.push(format!("it is a whole module, {class}: its parameters and buffers are taken by their names"));
     }
     if found.tensors.is_empty() {
-        let made = found.opaque.iter().next().map(|(name, made)| format!(" ({name} is made by {made})"));
-        return Err(Error::new(format!("it holds no tensors under names{}", made.unwrap_or_default()))
-            .hint("torch.save(model.state_dict(), ...) writes what is read here"));
+        return Err(match found.opaque.iter().next() {
+            Some((name, made)) => Error::new(format!("it holds no tensors under names: {name} is made by {made}"))
+                .hint(plain_tensors(made)),
+            None => Error::new("it holds no tensors under names")
+                .hint("torch.save(model.state_dict(), ...) writes what is read here"),
+        });
     }
     Ok(())
+}
+
+/// What to do in Python about tensors that something else than a plain one makes.
+pub fn plain_tensors(made: &str) -> String {
+    let value = if made.starts_with("numpy") {
+        "torch.from_numpy(v)"
+    } else if made.contains("qtensor") {
+        "v.dequantize() if v.is_quantized else v"
+    } else if made.contains("sparse") {
+        "v.to_dense()"
+    } else {
+        return "plain tensors are read: torch.save(model.state_dict(), ...) in Python writes them".into();
+    };
+    format!("plain tensors are read: in Python, torch.save({{k: {value} for k, v in state.items()}}, OUT)")
 }
 
 fn place(t: super::pickle::Tensor, storages: &Storages) -> Result<Place> {
