@@ -139,6 +139,9 @@ impl Dataset for Members<'_> {
     fn name(&self, i: usize) -> String {
         self.0[i].0.name(self.0[i].1)
     }
+    fn place(&self, i: usize) -> usize {
+        self.0.get(i).map_or(0, |(set, i)| set.place(*i))
+    }
     fn fingerprint(&self) -> String {
         let names: Vec<String> = (0..self.len()).map(|i| self.name(i)).collect();
         names.join("\n")

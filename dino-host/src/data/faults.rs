@@ -56,7 +56,7 @@ impl Faults {
             Ok(image) => Ok(Some(image)),
             Err(e) if self.strict => Err(e),
             Err(error) => {
-                let (key, mut seen) = ((place(set), set.name(i)), self.seen());
+                let (key, mut seen) = ((set.place(i), set.name(i)), self.seen());
                 if seen.found.insert(key.clone()) {
                     seen.fresh.push((key, error));
                 }
@@ -78,7 +78,7 @@ impl Faults {
         let mut seen = self.seen();
         let fresh = std::mem::take(&mut seen.fresh).into_iter();
         let mut fresh: Vec<_> =
-            fresh.map(|((set, image), error)| (image, test.is_some_and(|test| set == place(test)), error)).collect();
+            fresh.map(|((set, image), error)| (image, test.is_some_and(|test| set == test.place(0)), error)).collect();
         fresh.retain(|(image, of_test, _)| !seen.before.contains(&(*of_test, image.clone())));
         fresh.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
         let mut fault = |(image, of_test, error): (String, bool, Error)| {
@@ -98,11 +98,6 @@ impl Faults {
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-}
-
-/// Tells sets apart: while two are there, they lie in different places.
-fn place(set: &dyn Dataset) -> usize {
-    std::ptr::from_ref(set).cast::<()>().addr()
 }
 
 /// What is said of images that were found together: a line a cause that has not been said yet.

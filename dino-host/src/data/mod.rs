@@ -73,6 +73,11 @@ pub trait Dataset: Send + Sync {
     fn classes(&self) -> &[String];
     /// A name for image `i` that is unique in the set and does not depend on where the set lies on disk.
     fn name(&self, i: usize) -> String;
+    /// Tells the sets of a run apart: where in memory that of image `i` lies, which is this one's place but for a selection from
+    /// others.
+    fn place(&self, _i: usize) -> usize {
+        std::ptr::from_ref(self).cast::<()>().addr()
+    }
     /// The exact object mask of image `i` (row-major, `true` = object), where the set knows it.
     fn mask(&self, _i: usize) -> Option<Vec<bool>> {
         None
