@@ -203,6 +203,21 @@ mod tests {
         assert!(thin(&[], 500).is_empty());
     }
 
+    /// However long the run, a chart has a few kilobytes, and the one step that stands out is still in it.
+    #[test]
+    fn a_chart_of_a_million_steps_is_small_and_keeps_the_outlier() {
+        let draw = |steps: usize| {
+            let mut points: Vec<(f64, f64)> = (0..steps).map(|i| (i as f64, 5.0 + (i % 7) as f64 / 10.0)).collect();
+            points[steps / 3].1 = 1234.0;
+            points[steps / 2].1 = -77.0;
+            let lines = vec![Line { name: "loss", points, dots: false }];
+            Chart { title: "t", unit: "", along: "step", lines, marks: vec![] }.draw()
+        };
+        let (short, long) = (draw(1_000), draw(1_000_000));
+        assert!(long.contains("least -77, greatest 1234"), "{long}");
+        assert!(long.len() < 50_000 && long.len() < 2 * short.len(), "{} {}", long.len(), short.len());
+    }
+
     #[test]
     fn axes_have_round_numbers() {
         assert_eq!(ticks(0.0, 100.0), [0.0, 25.0, 50.0, 75.0, 100.0]);
