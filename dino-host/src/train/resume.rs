@@ -158,8 +158,12 @@ impl Recorded {
         }
         let (done, out) = (position / per_epoch, self.out.display());
         let under_way = if position.is_multiple_of(per_epoch) { "" } else { ", and another is under way" };
-        Err(Error::new(format!("--epochs {} is less than the run in {out} has done: {}{under_way}", config.epochs))
-            .hint(format!("--epochs {} or more", position.div_ceil(per_epoch))))
+        Err(Error::new(format!(
+            "--epochs {} is less than the run in {out} has done: {}{under_way}",
+            config.epochs,
+            epochs(done)
+        ))
+        .hint(format!("--epochs {} or more", position.div_ceil(per_epoch))))
     }
 
     /// The optimiser's step count of the prototypes is that of the steps since they were let go, so that may not be rewritten.
