@@ -52,7 +52,7 @@ impl Progress {
 
     /// The same run at another place of a schedule with so many steps in an epoch.
     pub fn at(self, position: u64, per_epoch: u64, epoch_loss: f64) -> Progress {
-        let ahead = position as i64 - self.step as i64;
+        let ahead = (position as i64).wrapping_sub(self.step as i64);
         Progress { step: self.step, epoch_loss, moved: Some(Moved { ahead, per_epoch }) }
     }
 
@@ -239,15 +239,17 @@ impl Checkpoint {
         if config.depth > tensors {
             return Err(bad(format!("its configuration has {} blocks, but it holds {tensors} tensors", config.depth)));
         }
-        let step = entry("step")?.parse().map_err(|e| bad(format!("its step: {e}")))?;
+        let step: u64 = entry("step")?.parse().map_err(|e| bad(format!("its step: {e}")))?;
         let bits = u64::from_str_radix(entry("epoch_loss")?, 16).map_err(|e| bad(format!("its epoch loss: {e}")))?;
         let number = |key: &str, text: &String| text.parse::<i64>().map_err(|e| bad(format!("its {key}: {e}")));
         let moved = match (entries.get("ahead"), entries.get("per_epoch")) {
             (Some(ahead), Some(per_epoch)) => {
                 let (ahead, per_epoch) = (number("ahead", ahead)?, number("per_epoch", per_epoch)?);
-                match u64::try_from(per_epoch) {
-                    Ok(per_epoch @ 1..) => Some(Moved { ahead, per_epoch }),
-                    _ => return Err(bad(format!("{per_epoch} steps in an epoch"))),
+                let place =
+                    i64::try_from(step).ok().and_then(|step| step.checked_add(ahead)).filter(|place| *place >= 0);
+                match (place, per_epoch) {
+                    (Some(_), 1..) => Some(Moved { ahead, per_epoch: per_epoch as u64 }),
+                    _ => return Err(bad(format!("no place in a schedule: {ahead} steps ahead, {per_epoch} an epoch"))),
                 }
             }
             _ => None,

@@ -11,7 +11,7 @@ mod screen;
 pub use clock::Limit;
 pub use epoch::judge;
 pub use owner::Owner;
-pub use resume::Recorded;
+pub use resume::{Recorded, epochs};
 
 use crate::checkpoint::{self, Progress};
 use crate::config::Config;

@@ -1,10 +1,14 @@
-//! Any text as a configuration file: read, laid over a preset, resolved, planned.
+//! Any text as a configuration file: read, laid over a preset, resolved, planned; and as a `--time-limit`.
 #![no_main]
 
 use dino_host::config::Config;
+use dino_host::train::Limit;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
+    if let Ok(limit) = text.parse::<Limit>() {
+        assert_eq!(limit.to_string().parse::<Limit>().expect("its own words"), limit);
+    }
     let Ok(flags) = Config::parse("fuzz", text) else { return };
     for mut config in [Config::small(), Config::published()] {
         config.set(&flags);

@@ -81,7 +81,7 @@ fn go_on<D: Device>(args: &Train<D::Options>, out: &Path) -> Result<Option<Going
         Checkpoint::open(&out.join(train::CHECKPOINT))?.whole(&recorded.config.plan(D::RECOMPUTE)?)?;
         let (epochs, steps, out) = (config.epochs, recorded.progress.step, out.display());
         let more = epochs.saturating_add(epochs.div_ceil(2));
-        errln!("the run in {out} is finished: {epochs} epochs, {steps} steps");
+        errln!("the run in {out} is finished: {}, {steps} steps", train::epochs(epochs));
         errln!("to train longer: train --resume --epochs {more} --out {out}");
         return Ok(None);
     }
@@ -92,8 +92,9 @@ fn go_on<D: Device>(args: &Train<D::Options>, out: &Path) -> Result<Option<Going
         memory::check::<D>(&args.shared.device, &config, limit)?;
     }
     let data = args.data.clone().map_or_else(|| recorded.data(), Ok)?;
+    let config = config.resolve_for(D::MICRO_BATCH_TOKENS)?;
     changes.iter().for_each(|change| errln!("from step {} on: {change}", recorded.progress.step));
-    Ok(Some(GoingOn { owner, config: config.resolve_for(D::MICRO_BATCH_TOKENS)?, data }))
+    Ok(Some(GoingOn { owner, config, data }))
 }
 
 /// Refuses to begin a run where there is one.

@@ -84,8 +84,8 @@ fn check_data<D: Device>(
     let Some(before) = before.filter(|before| *before != per_epoch) else { return Ok(progress) };
     let moved = resume::moved(progress, before, per_epoch);
     said.push(format!(
-        "an epoch has {per_epoch} steps now, {before} before: {} epochs stay done{}",
-        moved.position() / per_epoch,
+        "an epoch has {per_epoch} steps now, {before} before: what is done stays done, {}{}",
+        resume::epochs(moved.position() / per_epoch),
         match moved.position() % per_epoch {
             0 => String::new(),
             part => format!(", and {part} steps of the next"),

@@ -162,6 +162,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_printed_is_read() {
+        for seconds in [1, 59, 3600, 86_399, 31_557_600, 1 << 40, u64::MAX] {
+            let limit = Limit(Duration::from_secs(seconds));
+            assert_eq!(limit.to_string().parse::<Limit>().unwrap(), limit);
+        }
+    }
+
+    #[test]
     fn time_runs_short_before_it_is_over() {
         let seconds = Duration::from_secs;
         let mut clock = Clock::new(Instant::now(), Some(Limit(seconds(1000))));

@@ -73,6 +73,11 @@ impl std::fmt::Display for Change {
     }
 }
 
+/// So many epochs, in words.
+pub fn epochs(count: u64) -> String {
+    if count == 1 { "1 epoch".into() } else { format!("{count} epochs") }
+}
+
 /// The keys whose values differ.
 fn differences(before: &Config, after: &Config) -> Vec<Change> {
     let (before, after) = (json!(before), json!(after));
@@ -154,8 +159,9 @@ impl Recorded {
         let (done, out) = (position / per_epoch, self.out.display());
         let under_way = if position.is_multiple_of(per_epoch) { "" } else { ", and another is under way" };
         Err(Error::new(format!(
-            "--epochs {} is less than the run in {out} has done: {done} epochs{under_way}",
-            config.epochs
+            "--epochs {} is less than the run in {out} has done: {}{under_way}",
+            config.epochs,
+            epochs(done)
         ))
         .hint(format!("--epochs {} or more", position.div_ceil(per_epoch))))
     }
@@ -227,7 +233,8 @@ impl Known {
         for (key, from, to) in [("train", &self.train, train), ("test", &self.test, test)] {
             let known = from["fingerprint"].as_str();
             if known.is_some_and(|known| to["fingerprint"] != known) {
-                all.push(json!({"step": step, "key": key, "from": from, "to": to}));
+                let short = |set: &Value| json!({"images": set["images"], "fingerprint": set["fingerprint"]});
+                all.push(json!({"step": step, "key": key, "from": short(from), "to": short(to)}));
                 let scores = if key == "test" { "; its scores do not compare with those before" } else { "" };
                 said.push(format!(
                     "from step {step} on the {key} part is another: {} images, before {}{scores}",

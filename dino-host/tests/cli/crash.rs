@@ -183,7 +183,7 @@ fn a_resume_reads_its_configuration_from_the_run() {
     assert_eq!(done.code, 0);
     assert!(content(&run) == before && !done.err.contains("bits may differ"), "{}", done.err);
     assert!(
-        done.err.contains("is finished: 1 epochs, 9 steps") && done.err.contains("--resume --epochs 2"),
+        done.err.contains("is finished: 1 epoch, 9 steps") && done.err.contains("--resume --epochs 2"),
         "{}",
         done.err
     );

@@ -219,6 +219,11 @@ fn hostile_checkpoints() {
     let place = at(&nan, key) + 8;
     nan[place..place + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     let entry = |key: &str, value: &str| with_header(&good, |h| h["__metadata__"][key] = value.into());
+    let ahead = |ahead: &str, per_epoch: &str| {
+        with_header(&good, |h| {
+            (h["__metadata__"]["ahead"], h["__metadata__"]["per_epoch"]) = (ahead.into(), per_epoch.into());
+        })
+    };
     let length = |n: u64| [&n.to_le_bytes(), &good[8..]].concat();
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", vec![], "checkpoint.safetensors"),
@@ -233,6 +238,10 @@ fn hostile_checkpoints() {
         ("header of a terabyte", length(1 << 40), "checkpoint.safetensors"),
         ("configuration is no JSON", entry("config", "{"), "configuration"),
         ("step is no number", entry("step", "many"), "step"),
+        ("place before the first", ahead("-10", "9"), "no place"),
+        ("place beyond all", ahead("9223372036854775807", "9"), "no place"),
+        ("place is no number", ahead("many", "9"), "its ahead"),
+        ("no steps in an epoch", ahead("1", "0"), "no place"),
         ("loss is no number", entry("epoch_loss", "many"), "epoch loss"),
         ("unknown key", configured(&good, "colour", json!(1)), "colour"),
         ("key of another type", configured(&good, "depth", json!("two")), "configuration"),
