@@ -6,10 +6,13 @@ mod faults;
 pub mod files;
 pub mod folder;
 pub mod idx;
+mod kept;
 pub mod list;
 mod parts;
 mod picture;
+mod shard;
 pub mod shards;
+mod tar;
 mod tiff;
 
 use std::collections::HashSet;
