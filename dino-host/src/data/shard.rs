@@ -245,7 +245,10 @@ impl Shard {
                 "" => String::new(),
                 first => format!(": {first} has no image beside it"),
             };
-            return Err(Error::new(format!("{shard} holds no images{first}")).hint(SAMPLE));
+            let published = ["cifar-10", "cifar-100", "stl10_binary"].iter().any(|name| first.contains(name));
+            let hint =
+                if published { format!("unpack it: tar -xf {shard}; the folder is read") } else { SAMPLE.into() };
+            return Err(Error::new(format!("{shard} holds no images{first}")).hint(hint));
         }
         Ok((samples, passed))
     }

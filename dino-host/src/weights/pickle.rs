@@ -7,6 +7,7 @@
 
 use crate::error::{Error, Result};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Most values of a pickle: a full checkpoint of the largest published model has about ten thousand.
 const MOST_VALUES: usize = 1 << 22;
@@ -160,18 +161,31 @@ pub struct Pickle {
     pub root: Id,
     /// Bytes it took.
     pub used: usize,
+    /// Where the bytes of texts and of bytes lie, those of texts before they became UTF-8.
+    pub raw: HashMap<Id, Range<usize>>,
+    /// What was set as the state of values of no interest: that of an array holds its numbers.
+    pub states: HashMap<Id, Id>,
 }
 
 impl Pickle {
     /// Reads the pickle at the front of `bytes`; the error is one line without the file's name.
     pub fn read(bytes: &[u8]) -> Result<Pickle> {
-        let mut m =
-            Machine { bytes, at: 0, values: vec![], stack: vec![], marks: vec![], memo: HashMap::new(), copied: 0 };
+        let mut m = Machine {
+            bytes,
+            at: 0,
+            values: vec![],
+            stack: vec![],
+            marks: vec![],
+            memo: HashMap::new(),
+            copied: 0,
+            raw: HashMap::new(),
+            states: HashMap::new(),
+        };
         loop {
             let op = m.byte()?;
             if op == b'.' {
                 let root = m.pop()?;
-                return Ok(Pickle { values: m.values, root, used: m.at });
+                return Ok(Pickle { values: m.values, root, used: m.at, raw: m.raw, states: m.states });
             }
             m.step(op)?;
         }
@@ -197,6 +211,8 @@ struct Machine<'a> {
     memo: HashMap<u64, Id>,
     /// Pairs that were copied from lists: a list may be named again and again.
     copied: usize,
+    raw: HashMap<Id, Range<usize>>,
+    states: HashMap<Id, Id>,
 }
 
 fn broken(what: impl std::fmt::Display) -> Error {
@@ -237,6 +253,7 @@ impl<'a> Machine<'a> {
     fn text(&mut self, n: u64) -> Result<()> {
         // Surrogates, which Python writes in its own way, become question marks: no key of a tensor has any.
         let text = String::from_utf8_lossy(self.take(n)?).into_owned();
+        self.raw.insert(self.values.len(), self.at - n as usize..self.at);
         self.push(Value::Text(text))
     }
 
@@ -416,10 +433,14 @@ impl<'a> Machine<'a> {
 
     /// Sets the state of an object; that of a dictionary (a state dictionary's `_metadata`) is not looked at.
     fn build(&mut self) -> Result<()> {
-        self.pop()?;
+        let state = self.pop()?;
         let id = self.top()?;
         match &self.values[id] {
-            Value::Inert | Value::Dict(_) => Ok(()),
+            Value::Inert => {
+                self.states.insert(id, state);
+                Ok(())
+            }
+            Value::Dict(_) => Ok(()),
             _ => Err(refused("a state set in what has none")),
         }
     }
@@ -509,6 +530,7 @@ impl<'a> Machine<'a> {
                     _ => 8,
                 })?;
                 self.take(n)?;
+                self.raw.insert(self.values.len(), self.at - n as usize..self.at);
                 self.push(Value::Bytes)
             }
             b'}' => self.push(Value::Dict(vec![])),

@@ -13,6 +13,8 @@ mod idx;
 mod list;
 mod pictures;
 mod shards;
+mod stl10;
+mod tables;
 mod tars;
 
 const RECORD: usize = 3073;
