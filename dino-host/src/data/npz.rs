@@ -278,7 +278,7 @@ impl Array {
         let hint = "(n, height, width), (n, height, width, channels) or (n, channels, height, width), with 1, 3, 4 or --channels \
                     channels";
         let dims = match self.shape[..] {
-            [_, _, w] if w <= 4 => return unclear("is it one picture, or are they many of no width?", hint),
+            [_, _, 1 | 3 | 4] => return unclear("is it one picture, or are they many of no width?", hint),
             [n, h, w] => ([n, h, w, 1], Layout::Rows),
             [n, a, b, c] => match (channels(a), channels(c)) {
                 (false, true) => ([n, a, b, c], Layout::Rows),
