@@ -67,37 +67,44 @@ pub(super) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     if !arrays.iter().any(Array::has_pictures) {
         return Ok(None);
     }
-    of_arrays(folder, folder, arrays, how).map(Some)
+    of_arrays(folder, folder, arrays, None, how).map(Some)
 }
 
 /// `None` when the name ends otherwise.
 pub(super) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if is_archive(path) {
-        return of_arrays(path, folder, archive(path, false)?, how).map(Some);
-    }
-    if !is_array(path) {
+    if !is_archive(path) && !is_array(path) {
         return Ok(None);
     }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Some(named) = lone(path)? else {
+        return of_arrays(path, folder, archive(path, false)?, None, how).map(Some);
+    };
     // The labels and the test part lie beside it, under names that differ in these words alone.
     let set = |array: &Array| {
         let plain = |w: &&String| !IMAGES.contains(&w.as_str()) && !LABELS.contains(&w.as_str());
         array.words.iter().filter(plain).cloned().collect::<Vec<_>>()
     };
-    let named = single(path)?;
     let mut arrays = Vec::new();
-    for other in files(folder)?.into_iter().filter(|other| is_array(other) && other.file_name() != path.file_name()) {
-        arrays.extend(
-            single(&other)
-                .ok()
-                .filter(|other| set(other) == set(&named) && !(other.has_pictures() && other.part == named.part)),
-        );
+    for other in files(folder)?.iter().filter(|other| other.file_name() != path.file_name()) {
+        // What cannot be read is another set's.
+        let other = lone(other).ok().flatten().filter(|other| set(other) == set(&named));
+        arrays.extend(other.filter(|other| !(other.has_pictures() && other.part == named.part)));
     }
     if named.part != Some(Part::Train) {
         arrays.retain(|other| other.part == named.part);
     }
+    let own = named.part;
     arrays.push(named);
-    of_arrays(path, folder, arrays, how).map(Some)
+    of_arrays(path, folder, arrays, own, how).map(Some)
+}
+
+/// The only array of a file, which is called as the file is; none where there are more, under names of their own.
+fn lone(path: &Path) -> Result<Option<Array>> {
+    if is_array(path) {
+        return single(path).map(Some);
+    }
+    let mut arrays = archive(path, true)?;
+    Ok(if arrays.len() == 1 { arrays.pop() } else { None })
 }
 
 fn has_ending(path: &Path, ending: &str) -> bool {
@@ -329,11 +336,10 @@ impl Array {
     }
 }
 
-/// The parts among some arrays. `what`: the file or folder, for errors.
-fn of_arrays(what: &Path, folder: &Path, arrays: Vec<Array>, how: Decode) -> Result<Splits> {
+/// The parts among some arrays. `what`: the file or folder, for errors. `own`: the part to train on where there is no train part.
+fn of_arrays(what: &Path, folder: &Path, arrays: Vec<Array>, own: Option<Part>, how: Decode) -> Result<Splits> {
     let named = arrays.iter().any(|a| a.part == Some(Part::Train) && a.has_pictures());
     let of_part = |part: Option<Part>| arrays.iter().filter(move |a| a.part == part).collect::<Vec<_>>();
-    let own = arrays.last().and_then(|a| a.part).filter(|_| is_array(what));
     let train = if named { Some(Part::Train) } else { own };
     let mut tests: Vec<Part> = arrays
         .iter()

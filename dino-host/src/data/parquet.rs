@@ -36,7 +36,8 @@ struct Table {
     /// Of every row group: rows, and bytes of the pictures' column unpacked.
     groups: Vec<Size>,
     labels: Labels,
-    /// Column of the labels, and of others that could be.
+    /// The columns of the pictures and of the labels, and others that could be either.
+    image: String,
     label: Option<String>,
     passed: Vec<String>,
     names: Vec<String>,
@@ -129,9 +130,12 @@ fn of_parts(
     let read = |paths: Vec<PathBuf>| paths.into_par_iter().map(|p| Table::read(&p)).collect::<Result<Vec<_>>>();
     let (train, test) = (read(train)?, read(test)?);
     let named = train.iter().find(|t| !t.names.is_empty());
-    let passed = train.iter().flat_map(|t| &t.passed).next();
-    if let (Some(passed), Some(label)) = (passed, train.iter().find_map(|t| t.label.as_ref())) {
-        notes.push(format!("labels are those of the column {label}; not used: {passed}"));
+    if let Some(table) = train.iter().find(|t| !t.passed.is_empty()) {
+        let used = table.label.as_ref().map_or(table.image.clone(), |label| format!("{} and {label}", table.image));
+        notes.push(format!(
+            "pictures and labels are those of the columns {used}; not used: {}",
+            table.passed.join(", ")
+        ));
     }
     let part = |tables: &[Table]| tables.iter().any(|t| t.has_labels());
     // Labels that were kept back (-1 or null in every row) are no labels.
@@ -249,7 +253,8 @@ impl Table {
             groups: Vec::new(),
             labels: Labels::Missing,
             label: label.map(name),
-            passed: labels.iter().skip(1).map(|&i| name(i)).collect(),
+            image: name(column),
+            passed: found.iter().filter(|&&i| i != column).chain(labels.iter().skip(1)).map(|&i| name(i)).collect(),
             names: label.and_then(|i| known.into_iter().find(|(column, _)| *column == name(i))).map_or(vec![], |k| k.1),
         };
         let length = fs::metadata(path).map_err(|e| unreadable(path, &e))?.len();
@@ -500,5 +505,22 @@ impl Dataset for Tables {
         }
         self.labels.iter().flatten().for_each(|&label| hash.number(u64::from(label)));
         hash.hex()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn every_group_of_rows_is_read_once_an_epoch() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/tables/hub/data");
+        let tables = (0..2).map(|i| Table::read(&folder.join(format!("train-0000{i}-of-00002.parquet"))).unwrap());
+        let set = Tables::new(tables.collect(), None, Decode::default()).unwrap();
+        let order = set.order(1, 0);
+        assert_eq!(order.len(), 11);
+        order.par_iter().for_each(|&i| drop(set.image(i as usize).unwrap()));
+        assert_eq!(set.kept.made.load(Ordering::Relaxed), 5);
     }
 }

@@ -112,12 +112,17 @@ impl Passed {
             n => Some(format!("{n} {many}{rest}, such as {}", count.first)),
         };
         [
-            line(&self.no_picture, "member of a shard belongs", "members of shards belong", " to no picture and is passed over"),
+            line(
+                &self.no_picture,
+                "member of a shard belongs to no picture and is passed over",
+                "members of shards belong to no picture and are passed over",
+                "",
+            ),
             line(
                 &self.no_file,
-                "member of a shard is a link, a device or a sparse file",
-                "members of shards are links, devices or sparse files",
-                " and is passed over; tar --dereference --hard-dereference packs what links point to",
+                "member of a shard is a link, a device or a sparse file and is passed over",
+                "members of shards are links, devices or sparse files and are passed over",
+                "; tar --dereference --hard-dereference packs what links point to",
             ),
             line(
                 &self.choices,

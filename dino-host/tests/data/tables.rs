@@ -60,6 +60,25 @@ fn arrays_in_files_of_their_own() {
     fs::copy(&file, dir.path().join("faces.npy")).unwrap();
     let splits = open(&dir.path().join("faces.npy")).unwrap();
     assert!(splits.held_out && splits.train.label(0).is_none());
+    // Archives of one array each, as Kuzushiji-MNIST comes.
+    let kmnist = tempfile::tempdir().unwrap();
+    for part in ["train", "test"] {
+        for kind in ["imgs", "labels"] {
+            let bytes = fs::read(table(&format!("npy/{}_{part}.npy", if kind == "imgs" { 'x' } else { 'y' }))).unwrap();
+            let mut zip =
+                zip::ZipWriter::new(fs::File::create(kmnist.path().join(format!("kmnist-{part}-{kind}.npz"))).unwrap());
+            let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+            zip.start_file("arr_0.npy", stored).unwrap();
+            std::io::Write::write_all(&mut zip, &bytes).unwrap();
+            zip.finish().unwrap();
+        }
+    }
+    for path in [kmnist.path().to_path_buf(), kmnist.path().join("kmnist-train-imgs.npz")] {
+        let splits = open(&path).unwrap();
+        assert_eq!((splits.train.len(), splits.test.len(), splits.held_out), (6, 2, false));
+        assert_eq!((labels(&*splits.train), splits.test.label(1)), ([0, 1, 2, 0, 1, 2].map(Some).to_vec(), Some(1)));
+        assert_eq!(splits.train.name(0), "kmnist-train-imgs/00000");
+    }
     // Two archives of one kind in a folder are two sets; a folder of other arrays is none.
     for name in ["medmnist.npz", "packed.npz"] {
         fs::copy(table(name), dir.path().join(name)).unwrap();
@@ -137,7 +156,7 @@ fn tables_of_hugging_face() {
     noted(&splits, &["test.parquet", "without labels"]);
     // Another name of the column, and what is not read of the others.
     let splits = open(&table("fine.parquet")).unwrap();
-    noted(&splits, &["fine_label", "not used: coarse_label"]);
+    noted(&splits, &["image and fine_label", "not used: coarse_label"]);
     assert_eq!(labels(&*everything(&table("fine.parquet"))).len(), 3);
     assert_eq!(splits.train.classes(), ["ant", "bee", "cat"]);
     // A configuration's folder around it; two of them are two sets.
