@@ -1,13 +1,15 @@
-//! CIFAR-10 and CIFAR-100 in their binary formats: records of one label byte (CIFAR-100: the coarse, then the fine label)
+//! CIFAR-10 and CIFAR-100 in their binary and Python versions. The binary one has records of one label byte (CIFAR-100: the coarse, then the fine label)
 //! and 3 x 32 x 32 bytes, the planes R, G, B, rows top to bottom (Krizhevsky, "Learning multiple layers of features from
-//! tiny images", 2009).
+//! tiny images", 2009). The Python version has the same images and labels in the same order, and is read as the same records.
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::arrays::splits;
+use super::cifar_python::{self, is_pickle};
 use super::picture::converted;
-use super::{Dataset, Decode, Fnv, Image, Splits, hold_out, names_in};
+use super::{Dataset, Decode, Fnv, Image, Splits, names_in};
 use crate::error::{Error, Result};
 
 const SIDE: usize = 32;
@@ -43,6 +45,14 @@ impl Version {
         }
     }
 
+    /// The Python version's file of class names.
+    const fn meta_file(self) -> &'static str {
+        match self {
+            Version::Ten => "batches.meta",
+            Version::Hundred => "meta",
+        }
+    }
+
     /// The file of class names, one a line.
     const fn names_file(self) -> &'static str {
         match self {
@@ -62,27 +72,70 @@ pub struct Cifar {
     how: Decode,
 }
 
-/// `None` when the folder has none of the format's files.
+/// What the published archives unpack to.
+const UNPACKED: [&str; 4] = ["cifar-10-batches-bin", "cifar-10-batches-py", "cifar-100-binary", "cifar-100-python"];
+
+/// `None` when the folder has none of the format's files, or, under their names, files of another length than CIFAR's: see
+/// [`open_odd`].
 pub(super) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
-    // What the published archives unpack to.
-    let unpacked = ["cifar-10-batches-bin", "cifar-100-binary"].map(|name| folder.join(name));
-    if let [true, true] = [unpacked[0].is_dir(), unpacked[1].is_dir()] {
-        return Err(Error::new(format!("{} holds both CIFAR-10 and CIFAR-100", folder.display()))
-            .hint(format!("pass one of them: {}", unpacked[0].display())));
+    let here = unpacked(folder)?;
+    if here == folder && odd(folder).is_some() { Ok(None) } else { opened(&here, how) }
+}
+
+/// The same where the folder is of no other format: what is wrong with the files is said.
+pub(super) fn open_odd(folder: &Path, how: Decode) -> Result<Option<Splits>> {
+    opened(&unpacked(folder)?, how)
+}
+
+/// A line on a file that is called as one of the binary version's but has another length, in a folder of another format.
+pub(super) fn passed_over(folder: &Path) -> Option<String> {
+    odd(folder).map(|path| format!("not used: {} has not the length of a file of CIFAR's", path.display()))
+}
+
+fn odd(folder: &Path) -> Option<PathBuf> {
+    let batches = (1..=5).map(|k| format!("data_batch_{k}.bin"));
+    let names = batches.chain(["test_batch.bin", "train.bin", "test.bin"].map(String::from));
+    names.map(|name| folder.join(name)).find(|path| {
+        let length = fs::metadata(path).ok().filter(|kind| kind.is_file()).map_or(1, |kind| kind.len());
+        let fits = |version: Version| length > 0 && length.is_multiple_of(version.record() as u64);
+        path.is_file() && !fits(Version::Ten) && !fits(Version::Hundred)
+    })
+}
+
+/// The folder that an archive was unpacked to, where `folder` holds one.
+fn unpacked(folder: &Path) -> Result<PathBuf> {
+    let found: Vec<PathBuf> = UNPACKED.iter().map(|name| folder.join(name)).filter(|path| path.is_dir()).collect();
+    let ten = |path: &Path| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("cifar-10-"));
+    match (found.iter().find(|path| ten(path)), found.iter().find(|path| !ten(path))) {
+        (Some(ten), Some(_)) => Err(Error::new(format!("{} holds both CIFAR-10 and CIFAR-100", folder.display()))
+            .hint(format!("pass one of them: {}", ten.display()))),
+        (Some(one), None) | (None, Some(one)) => Ok(one.clone()),
+        (None, None) => Ok(folder.to_path_buf()),
     }
-    let folder = unpacked.iter().find(|u| u.is_dir()).map_or(folder, |u| u.as_path());
+}
+
+fn opened(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     let here = |name: &str| folder.join(name).is_file();
-    let batches: Vec<String> = (1..=5).map(|k| format!("data_batch_{k}.bin")).collect();
-    let (train, test, version): (Vec<&str>, &str, Version) = if batches.iter().any(|b| here(b)) {
+    // The Python version's files have no ending.
+    let pickled = |name: &str| here(name) && is_pickle(&folder.join(name));
+    let ending = if (1..=5).any(|k| here(&format!("data_batch_{k}.bin"))) { ".bin" } else { "" };
+    let batches: Vec<String> = (1..=5).map(|k| format!("data_batch_{k}{ending}")).collect();
+    let (train, test, version): (Vec<&str>, String, Version) = if batches
+        .iter()
+        .any(|b| if ending.is_empty() { pickled(b) } else { here(b) })
+    {
         // Fewer than five are fine, but a hole is a copy that went wrong.
         let present = batches.iter().filter(|b| here(b)).count();
         if let Some(missing) = batches[..present].iter().find(|b| !here(b)) {
+            let archive = if ending.is_empty() { "cifar-10-python.tar.gz" } else { "cifar-10-binary.tar.gz" };
             return Err(Error::new(format!("{} is missing", folder.join(missing).display()))
-                .hint("later batches are there: unpack cifar-10-binary.tar.gz again"));
+                .hint(format!("later batches are there: unpack {archive} again")));
         }
-        (batches[..present].iter().map(String::as_str).collect(), "test_batch.bin", Version::Ten)
+        (batches[..present].iter().map(String::as_str).collect(), format!("test_batch{ending}"), Version::Ten)
     } else if here("train.bin") {
-        (vec!["train.bin"], "test.bin", version_of(folder)?)
+        (vec!["train.bin"], "test.bin".into(), version_of(folder)?)
+    } else if pickled("train") && (pickled("meta") || pickled("test")) {
+        (vec!["train"], "test".into(), Version::Hundred)
     } else if let Some(test) = ["test_batch.bin", "test.bin"].into_iter().find(|t| here(t)) {
         return Err(Error::new(format!("{} has no training part beside it", folder.join(test).display())).hint(
             "CIFAR-10 is data_batch_1.bin ... data_batch_5.bin and test_batch.bin, or train.bin and test.bin, as CIFAR-100 is",
@@ -90,17 +143,9 @@ pub(super) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     } else {
         return Ok(None);
     };
-    let set = Box::new(Cifar::read(folder, version, &train, how)?);
-    Ok(Some(if here(test) {
-        Splits {
-            train: set,
-            test: Box::new(Cifar::read(folder, version, &[test], how)?),
-            held_out: false,
-            notes: Vec::new(),
-        }
-    } else {
-        hold_out(set)
-    }))
+    let set = Cifar::read(folder, version, &train, how)?;
+    let test = here(&test).then(|| Cifar::read(folder, version, &[&test], how)).transpose()?;
+    Ok(Some(splits(set, test, Vec::new())))
 }
 
 /// Which set a `train.bin` is of: what its length says, unless the file of class names or the folder's name says more.
@@ -115,22 +160,32 @@ fn version_of(folder: &Path) -> Result<Version> {
 }
 
 impl Cifar {
-    /// Reads the named files of `folder`, and the file of class names where there is one (`batches.meta.txt` or
-    /// `fine_label_names.txt`, a class name a line; without it the ten published names, or the numbers 0 to 99).
+    /// Reads the named files of `folder`, those without the ending `.bin` as the Python version's, and the file of class names
+    /// where there is one (`batches.meta.txt` or `fine_label_names.txt`, a class name a line, `batches.meta` or `meta`; without
+    /// it the ten published names, or the numbers 0 to 99).
     ///
     /// Errors: a file that cannot be read, whose length is not a whole number of records, or that has a label without
     /// a class.
     pub fn read(folder: &Path, version: Version, names: &[&str], how: Decode) -> Result<Cifar> {
         let named = folder.join(version.names_file());
+        let meta = folder.join(version.meta_file());
         let classes = match version {
             _ if named.is_file() => names_in(&named)?,
+            _ if meta.is_file() && is_pickle(&meta) => cifar_python::names(&meta, version)?,
             Version::Ten => NAMES.map(String::from).to_vec(),
             Version::Hundred => (0..100).map(|i: u32| i.to_string()).collect(),
         };
         let (mut records, mut files) = (Vec::new(), Vec::new());
         for name in names {
             files.push((name.trim_end_matches(".bin").to_string(), records.len() / version.record()));
-            append(&folder.join(name), version, &mut records, classes.len())?;
+            let path = folder.join(name);
+            let start = records.len();
+            if name.ends_with(".bin") {
+                append(&path, version, &mut records)?;
+            } else {
+                records.append(&mut cifar_python::records(&path, version)?);
+            }
+            check_labels(&path, version, &records[start..], classes.len())?;
         }
         Ok(Cifar { version, records, files, classes, how })
     }
@@ -141,7 +196,7 @@ impl Cifar {
     }
 }
 
-fn append(path: &Path, version: Version, records: &mut Vec<u8>, classes: usize) -> Result<()> {
+fn append(path: &Path, version: Version, records: &mut Vec<u8>) -> Result<()> {
     let failed = |e: &dyn std::fmt::Display| Error::new(format!("cannot read {}: {e}", path.display()));
     let record = version.record() as u64;
     let mut file = fs::File::open(path).map_err(|e| failed(&e))?;
@@ -150,14 +205,17 @@ fn append(path: &Path, version: Version, records: &mut Vec<u8>, classes: usize) 
         return Err(Error::new(format!("{} has {length} bytes, not a multiple of {record}", path.display()))
             .hint(length_hint(version, length)));
     }
-    let start = records.len();
     records.try_reserve_exact(length as usize).map_err(|e| failed(&e))?;
     // `take`: a file that grows while it is read must not grow the records by a part of one.
     let read = file.by_ref().take(length).read_to_end(records).map_err(|e| failed(&e))?;
     if read as u64 != length {
         return Err(failed(&format!("{read} of {length} bytes came")));
     }
-    for (i, record) in records[start..].chunks_exact(version.record()).enumerate() {
+    Ok(())
+}
+
+fn check_labels(path: &Path, version: Version, records: &[u8], classes: usize) -> Result<()> {
+    for (i, record) in records.chunks_exact(version.record()).enumerate() {
         let label = record[version.labels() - 1];
         if label as usize >= classes {
             return Err(Error::new(format!(

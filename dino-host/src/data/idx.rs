@@ -1,9 +1,10 @@
-//! The IDX format of MNIST and its relatives (Fashion, EMNIST, KMNIST): a magic number, the dimensions as big-endian 32-bit
-//! numbers, bytes (yann.lecun.com/exdb/mnist). Plain or gzipped.
+//! The IDX format of MNIST and its relatives (Fashion, EMNIST, KMNIST, QMNIST): a magic number, the dimensions as big-endian
+//! 32-bit numbers, the numbers themselves (yann.lecun.com/exdb/mnist). Plain or gzipped.
 //!
 //! Images are `*images-idx3-ubyte` (n, height, width) or `*images-idx4-ubyte` (n, height, width, channels), labels
-//! `*labels-idx1-ubyte` with the same beginning; `images.idx3-ubyte`, as some programs unpack it, is the same. A beginning
-//! that ends in `train-` is the train part, one that ends in `t10k-` or `test-` the test part.
+//! `*labels-idx1-ubyte` with the same beginning, or QMNIST's `*labels-idx2-int`, whose column 0 is the label;
+//! `images.idx3-ubyte`, as some programs unpack it, is the same. A word of the beginning says the part, as in
+//! `emnist-letters-train-`; `t10k` is MNIST's test part. EMNIST stores its images transposed: they are turned.
 
 use std::fs;
 use std::io::Read;
@@ -11,24 +12,11 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::picture::{MAX_BYTES, MAX_SIDE, converted, unreadable};
-use super::{Dataset, Decode, Fnv, Image, Splits, hold_out, numbered_classes};
+use super::arrays::{Arrays, Layout, MAX_ARRAY, check_dims, splits as both};
+use super::parts::{self, Part};
+use super::picture::unreadable;
+use super::{Decode, MAX_CLASSES, Splits, numbered_classes};
 use crate::error::{Error, Result};
-
-/// Largest file, unpacked: EMNIST's largest has 0.6 GB.
-const MAX_FILE: u64 = 8 << 30;
-
-/// Images of one size, in memory.
-pub struct Idx {
-    /// The images' file name up to `images`, without its last character: `train`, `t10k`, `emnist-letters-train`.
-    name: String,
-    pixels: Vec<u8>,
-    /// n, height, width, channels.
-    dims: [usize; 4],
-    labels: Option<Vec<u8>>,
-    classes: Vec<String>,
-    how: Decode,
-}
 
 /// A pair of files.
 #[derive(Clone)]
@@ -42,7 +30,7 @@ struct Pair {
 /// `None` when the folder has no images in this format.
 pub(super) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     let pairs = pairs(folder)?;
-    let train: Vec<_> = pairs.iter().filter(|p| pairs.len() == 1 || is_train(&p.name)).collect();
+    let train: Vec<_> = pairs.iter().filter(|p| pairs.len() == 1 || part(&p.name).0 == Some(Part::Train)).collect();
     match train[..] {
         _ if pairs.is_empty() => Ok(None),
         [pair] => splits(folder, pair, &pairs, how).map(Some),
@@ -66,17 +54,34 @@ pub(super) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
     }
 }
 
-fn is_train(name: &str) -> bool {
-    name.trim_end_matches(['-', '.', '_']).ends_with("train")
+/// The part that a beginning is of, and what the set is called.
+fn part(name: &str) -> (Option<Part>, String) {
+    let name = name.to_ascii_lowercase().replace("t10k", "test");
+    let (part, words) = parts::in_name(&name);
+    let set = words.join("-");
+    match set.strip_suffix("train") {
+        Some(set) if part.is_none() => (Some(Part::Train), set.to_string()),
+        _ => (part, set),
+    }
 }
 
 /// The train part's pair, with the test part of the same set where there is one.
 fn splits(folder: &Path, train: &Pair, pairs: &[Pair], how: Decode) -> Result<Splits> {
-    let set = |name: &str| name.replace("train", "").replace("t10k", "").replace("test", "");
-    let other = |p: &&Pair| is_train(&train.name) && !is_train(&p.name) && set(&p.name) == set(&train.name);
-    let mut parts = vec![Idx::read(train, how)?];
-    if let Some(test) = pairs.iter().find(other) {
-        parts.push(Idx::read(test, how)?);
+    let (train_part, set) = part(&train.name);
+    let rank = |p: &&Pair| match part(&p.name) {
+        (Some(Part::Test { rank }), other) if other == set && train_part == Some(Part::Train) => Some(rank),
+        _ => None,
+    };
+    let test = pairs.iter().filter(|p| rank(p).is_some()).min_by_key(rank);
+    let used = |p: &&Pair| p.name == train.name || test.is_some_and(|test| test.name == p.name);
+    let unused: Vec<String> = pairs.iter().filter(|p| !used(p)).map(|p| p.images.display().to_string()).collect();
+    let mut notes = Vec::new();
+    if !unused.is_empty() {
+        notes.push(format!("not used: {}", unused.join(", ")));
+    }
+    let mut parts = vec![read_pair(train, how, &mut notes)?];
+    if let Some(test) = test {
+        parts.push(read_pair(test, how, &mut notes)?);
     }
     if let [train, test] = parts.as_slice()
         && train.labels.is_some() != test.labels.is_some()
@@ -85,27 +90,33 @@ fn splits(folder: &Path, train: &Pair, pairs: &[Pair], how: Decode) -> Result<Sp
         return Err(Error::new(format!("{}: {} has labels, {} has none", folder.display(), with.name, without.name))
             .hint("both label files or neither: *labels-idx1-ubyte"));
     }
+    if parts.iter().any(|part| part.layout == Layout::Columns) {
+        notes.push(format!(
+            "{}: EMNIST's files hold every image transposed; they are turned upright (a file whose name has no \"emnist\" is \
+             taken as it is)",
+            folder.display()
+        ));
+    }
     let highest = parts.iter().flat_map(|p| p.labels.iter().flatten()).max();
     if let Some(&highest) = highest {
-        let classes = numbered_classes(&[folder], u32::from(highest))?;
+        let classes = numbered_classes(&[folder], highest)?;
         parts.iter_mut().for_each(|part| part.classes.clone_from(&classes));
     }
     let test = parts.len().checked_sub(2).and_then(|_| parts.pop());
-    let train: Box<dyn Dataset> = Box::new(parts.remove(0));
-    Ok(match test {
-        Some(test) => Splits { train, test: Box::new(test), held_out: false, notes: Vec::new() },
-        None => hold_out(train),
-    })
+    Ok(both(parts.remove(0), test, notes))
 }
 
 /// What the name begins with, and whether images (`true`) or labels follow.
 fn parse_name(name: &str) -> Option<(String, bool)> {
-    let plain = name.strip_suffix(".gz").unwrap_or(name);
-    ["images-idx3-ubyte", "images.idx3-ubyte", "images-idx4-ubyte", "images.idx4-ubyte"]
-        .iter()
-        .map(|end| (end, true))
-        .chain(["labels-idx1-ubyte", "labels.idx1-ubyte"].iter().map(|end| (end, false)))
-        .find_map(|(end, images)| Some((plain.strip_suffix(end)?.to_string(), images)))
+    let lower = name.to_ascii_lowercase();
+    let plain = lower.strip_suffix(".gz").unwrap_or(&lower);
+    let (at, images) = plain.rfind("images").map(|at| (at, true)).or(plain.rfind("labels").map(|at| (at, false)))?;
+    let (rank, kind) = plain[at + 6..].strip_prefix(['-', '.'])?.strip_prefix("idx")?.split_once('-')?;
+    let known = match images {
+        true => matches!(rank, "3" | "4") && kind == "ubyte",
+        false => matches!(rank, "1" | "2") && matches!(kind, "ubyte" | "byte" | "short" | "int"),
+    };
+    known.then(|| (name[..at].to_string(), images))
 }
 
 /// The images in a folder with the labels of the same name, sorted. An unpacked file goes before the packed one.
@@ -129,42 +140,71 @@ fn pairs(folder: &Path) -> Result<Vec<Pair>> {
     Ok(pairs)
 }
 
-impl Idx {
-    fn read(pair: &Pair, how: Decode) -> Result<Idx> {
-        let (dims, pixels) = read(&pair.images, &[3, 4])?;
-        let dims = [dims[0], dims[1], dims[2], dims.get(3).copied().unwrap_or(1)];
-        let [n, height, width, channels] = dims;
-        // Saturating: next to no images at all, the other three can be anything.
-        let size = [height, width, channels].iter().fold(1u64, |size, &d| size.saturating_mul(d as u64));
-        if n == 0 || size == 0 || height.max(width) > MAX_SIDE as usize || size > MAX_BYTES {
-            return Err(Error::new(format!(
-                "{} claims {n} images of {width} x {height} pixels and {channels} channels",
-                pair.images.display()
-            ))
-            .hint(format!("images of up to {MAX_SIDE} pixels a side and {} MiB are read", MAX_BYTES >> 20)));
-        }
-        let labels = pair.labels.as_ref().map(|path| read(path, &[1]).map(|(_, labels)| labels)).transpose()?;
-        if let (Some(labels), Some(path)) = (&labels, &pair.labels)
-            && labels.len() != n
-        {
-            return Err(Error::new(format!(
-                "{} has {} labels, {} has {n} images",
-                path.display(),
-                labels.len(),
-                pair.images.display()
-            ))
-            .hint("the two files are not of the same set"));
-        }
-        let name = match pair.name.trim_end_matches(['-', '.', '_']) {
-            "" => "images".into(),
-            name => name.to_string(),
-        };
-        Ok(Idx { name, pixels, dims, labels, classes: Vec::new(), how })
+fn read_pair(pair: &Pair, how: Decode, notes: &mut Vec<String>) -> Result<Arrays> {
+    let Numbers { dims, bytes: pixels, .. } = read(&pair.images, &[3, 4], &[BYTES])?;
+    let mut dims = [dims[0], dims[1], dims[2], dims.get(3).copied().unwrap_or(1)];
+    check_dims(&pair.images, dims)?;
+    let labels = pair.labels.as_ref().map(|path| labels(path, notes)).transpose()?;
+    if let (Some(labels), Some(path)) = (&labels, &pair.labels)
+        && labels.len() != dims[0]
+    {
+        return Err(Error::new(format!(
+            "{} has {} labels, {} has {} images",
+            path.display(),
+            labels.len(),
+            pair.images.display(),
+            dims[0]
+        ))
+        .hint("the two files are not of the same set"));
     }
+    let name = match pair.name.trim_end_matches(['-', '.', '_']) {
+        "" => "images".into(),
+        name => name.to_string(),
+    };
+    let emnist = name.to_ascii_lowercase().starts_with("emnist") && dims[3] == 1;
+    if emnist {
+        dims.swap(1, 2);
+    }
+    let layout = if emnist { Layout::Columns } else { Layout::Rows };
+    Ok(Arrays { name, pixels, dims, layout, labels, classes: Vec::new(), how })
 }
 
-/// The dimensions, as many as one of `ranks` says, and the bytes of a file.
-fn read(path: &Path, ranks: &[u8]) -> Result<(Vec<usize>, Vec<u8>)> {
+/// The labels of a file; of a matrix column 0.
+fn labels(path: &Path, notes: &mut Vec<String>) -> Result<Vec<u32>> {
+    let Numbers { dims, width, signed, bytes } = read(path, &[1, 2], &[BYTES, (0x09, 1), (0x0b, 2), (0x0c, 4)])?;
+    let columns = dims.get(1).copied().unwrap_or(1);
+    if columns == 0 {
+        return Err(Error::new(format!("{} has no column", path.display())).hint("column 0 is the label"));
+    }
+    if columns > 1 {
+        notes.push(format!("{}: column 0 of {columns} is the label", path.display()));
+    }
+    let label = |(i, row): (usize, &[u8])| {
+        let fill = if signed && row[0] >= 0x80 { u32::MAX } else { 0 };
+        let label = row[..width].iter().fold(fill, |x, b| x << 8 | u32::from(*b));
+        match (label as usize) < MAX_CLASSES {
+            true => Ok(label),
+            false => Err(Error::new(format!("{}: label {i} is {}", path.display(), label as i32))
+                .hint(format!("labels are whole numbers from 0 and below {MAX_CLASSES}"))),
+        }
+    };
+    bytes.chunks_exact(width * columns).enumerate().map(label).collect()
+}
+
+/// Unsigned bytes: the number of a type and the bytes of an element.
+const BYTES: (u8, usize) = (0x08, 1);
+
+/// The content of a file.
+struct Numbers {
+    dims: Vec<usize>,
+    /// Bytes of an element, the highest first.
+    width: usize,
+    signed: bool,
+    bytes: Vec<u8>,
+}
+
+/// Reads a file of as many dimensions as one of `ranks` says and of one of the types `kinds`.
+fn read(path: &Path, ranks: &[u8], kinds: &[(u8, usize)]) -> Result<Numbers> {
     let failed = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::UnexpectedEof => {
             Error::new(format!("{} is cut short", path.display())).hint("copy it again")
@@ -176,7 +216,7 @@ fn read(path: &Path, ranks: &[u8]) -> Result<(Vec<usize>, Vec<u8>)> {
     };
     let file = fs::File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
-    let packed = path.extension().is_some_and(|e| e == "gz");
+    let packed = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"));
     let mut reader: Box<dyn Read> =
         if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(std::io::BufReader::new(file)) };
     let mut magic = [0; 4];
@@ -185,21 +225,22 @@ fn read(path: &Path, ranks: &[u8]) -> Result<(Vec<usize>, Vec<u8>)> {
         return Err(Error::new(format!("{} begins with {magic:02x?}, not with 00 00", path.display()))
             .hint("it is not in IDX format; is it packed?"));
     };
-    if kind != 8 || !ranks.contains(&rank) {
+    let Some(&(_, width)) = kinds.iter().find(|k| k.0 == kind && ranks.contains(&rank)) else {
         return Err(Error::new(format!("{} has type {kind:#04x} and {rank} dimensions", path.display())).hint(
-            "images are unsigned bytes (0x08) in 3 dimensions (n, height, width) or 4 (with channels), labels in 1",
+            "images are unsigned bytes (0x08) in 3 dimensions (n, height, width) or 4 (with channels), labels whole numbers \
+             (0x08, 0x09, 0x0b, 0x0c) in 1, or in 2 with the label in column 0",
         ));
-    }
+    };
     let mut dims = Vec::new();
     for _ in 0..rank {
         let mut dim = [0; 4];
         reader.read_exact(&mut dim).map_err(failed)?;
         dims.push(u32::from_be_bytes(dim) as usize);
     }
-    let product = dims.iter().try_fold(1u64, |p, &d| p.checked_mul(d as u64)).filter(|&p| p <= MAX_FILE);
+    let product = dims.iter().try_fold(width as u64, |p, &d| p.checked_mul(d as u64)).filter(|&p| p <= MAX_ARRAY);
     let Some(expected) = product else {
         return Err(Error::new(format!("{} claims the dimensions {dims:?}", path.display()))
-            .hint(format!("up to {} GiB are read", MAX_FILE >> 30)));
+            .hint(format!("up to {} GiB are read", MAX_ARRAY >> 30)));
     };
     let mut bytes = Vec::new();
     let header = 4 + 4 * u64::from(rank);
@@ -208,41 +249,10 @@ fn read(path: &Path, ranks: &[u8]) -> Result<(Vec<usize>, Vec<u8>)> {
     bytes.try_reserve_exact(surely as usize + 1).map_err(|e| unreadable(path, &e.into()))?;
     reader.take(expected + 1).read_to_end(&mut bytes).map_err(failed)?;
     let (what, found) = match bytes.len() as u64 {
-        n if n == expected => return Ok((dims, bytes)),
+        n if n == expected => return Ok(Numbers { dims, width, signed: kind != BYTES.0, bytes }),
         n if n < expected => ("cut short", format!("{n}")),
         _ => ("too long", format!("more than {expected}")),
     };
     Err(Error::new(format!("{} is {what}: {found} bytes for the dimensions {dims:?}", path.display()))
         .hint(format!("{expected} bytes follow its header; copy it again")))
-}
-
-impl Dataset for Idx {
-    fn len(&self) -> usize {
-        self.dims[0]
-    }
-    fn image(&self, i: usize) -> Result<Image> {
-        let [_, height, width, channels] = self.dims;
-        let size = height * width * channels;
-        let pixels = self.pixels[i * size..(i + 1) * size].to_vec();
-        converted(Path::new(&self.name), Image { width, height, channels, pixels }, false, self.how.channels)
-    }
-    fn label(&self, i: usize) -> Option<u32> {
-        self.labels.as_ref().map(|labels| u32::from(labels[i]))
-    }
-    fn classes(&self) -> &[String] {
-        &self.classes
-    }
-    /// File and image, as in `train/00042`.
-    fn name(&self, i: usize) -> String {
-        format!("{}/{i:05}", self.name)
-    }
-    fn fingerprint(&self) -> String {
-        let mut hash = Fnv::new();
-        hash.text(&self.name);
-        self.dims.iter().for_each(|&d| hash.number(d as u64));
-        self.classes.iter().for_each(|class| hash.text(class));
-        hash.bytes(self.labels.as_deref().unwrap_or_default());
-        hash.bytes(&self.pixels);
-        hash.hex()
-    }
 }

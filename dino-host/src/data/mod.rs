@@ -1,15 +1,23 @@
 //! Images with or without labels: the trait every data set implements, and the one function that opens any of them.
 
+mod arrays;
 pub mod builtin;
 pub mod cifar;
+mod cifar_python;
 mod faults;
 pub mod files;
 pub mod folder;
 pub mod idx;
+mod kept;
 pub mod list;
+mod npz;
+mod parquet;
 mod parts;
 mod picture;
+mod shard;
 pub mod shards;
+mod stl10;
+mod tar;
 mod tiff;
 
 use std::collections::HashSet;
@@ -176,8 +184,13 @@ fn shuffle<T>(items: &mut [T], rng: &mut Rng) {
 type Open = fn(&Path, Decode) -> Result<Option<Splits>>;
 
 /// Tried in this order. A folder with pictures is a folder of pictures, even where the archive that they came in lies beside
-/// them: so shards come last.
-const FORMATS: [Open; 4] = [cifar::open, idx::open, folder::open, shards::open];
+/// them: so archives come last, and after them what is only called as CIFAR's files.
+const FORMATS: [Open; 8] =
+    [cifar::open, stl10::open, idx::open, folder::open, shards::open, parquet::open, npz::open, cifar::open_odd];
+
+/// Formats of single files, likewise.
+const FILES: [Open; 6] =
+    [list::open_file, idx::open_file, shards::open_file, parquet::open_file, npz::open_file, stl10::open_file];
 
 /// Opens the data set at `path`, telling the formats apart by what lies there (see the hint of the error): a folder, a list
 /// of files, a file in IDX format or a shard; with or without a test part beside the train part.
@@ -189,7 +202,8 @@ pub fn open(path: &Path, how: Decode) -> Result<Splits> {
     if kind.is_dir() {
         fs::read_dir(path).map_err(|e| failed(e).hint("its owner can make it readable"))?;
         for format in FORMATS {
-            if let Some(splits) = format(path, how)? {
+            if let Some(mut splits) = format(path, how)? {
+                splits.notes.extend(cifar::passed_over(path));
                 return Ok(splits);
             }
         }
@@ -198,7 +212,7 @@ pub fn open(path: &Path, how: Decode) -> Result<Splits> {
     if !kind.is_file() {
         return Err(Error::new(format!("{} is neither a file nor a folder", path.display())).hint(EXPECTED));
     }
-    for format in [list::open_file, idx::open_file, shards::open_file] as [Open; 3] {
+    for format in FILES {
         if let Some(splits) = format(path, how)? {
             return Ok(splits);
         }
@@ -208,10 +222,11 @@ pub fn open(path: &Path, how: Decode) -> Result<Splits> {
 }
 
 const EXPECTED: &str = "a data set is one of: a folder of pictures (PNG, JPEG, WebP, BMP, TIFF), of class folders of pictures, \
-                        or of train/ and val/ or test/ with either; a folder of CIFAR-10's or CIFAR-100's binary files \
-                        (data_batch_1.bin ..., train.bin); a folder with MNIST's files (train-images-idx3-ubyte, also .gz) \
-                        or such a file; a list of files (.csv, .tsv, .txt: path,label); a shard (.tar, .tar.gz, .tgz, \
-                        .tar.zst) or a folder of shards";
+                        or of train/ and val/ or test/ with either; a folder of CIFAR-10's or CIFAR-100's files, binary \
+                        (data_batch_1.bin ..., train.bin) or Python's (data_batch_1 ..., train); of STL-10's (train_X.bin); a \
+                        folder with MNIST's files (train-images-idx3-ubyte, also .gz) or such a file; a list of files (.csv, \
+                        .tsv, .txt: path,label); a shard (.tar, .tar.gz, .tgz, .tar.zst) or a folder of shards; .parquet files \
+                        with a column of pictures, or such a file; NumPy's arrays of images (.npz, .npy)";
 
 /// Classes that are numbers: at most this many, so that one wild label does not make millions of names.
 const MAX_CLASSES: usize = 1 << 20;

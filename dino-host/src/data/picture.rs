@@ -95,7 +95,7 @@ thread_local! {
 
 /// A panic of `decode` as the error of a damaged file. Decoders meet files that anyone may have made, and a panic in one of them must
 /// cost a warning, not a run of days. Decoding changes nothing but what it returns, so nothing is left half done.
-fn guarded(path: &Path, decode: impl FnOnce() -> Result<Image>) -> Result<Image> {
+pub(super) fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
     // The panic's own words would be printed over the progress bar, once an epoch.
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn a_panic_of_a_decoder_is_a_damaged_file() {
         let none: [u8; 0] = [];
-        let error = guarded(Path::new("a.png"), || panic!("{}", none.len())).unwrap_err();
+        let error = guarded::<Image>(Path::new("a.png"), || panic!("{}", none.len())).unwrap_err();
         assert_eq!(error.message, "cannot decode a.png: its decoder panicked");
         assert!(!GUARDED.get(), "panics of this thread would stay unsaid from here on");
         let image = Image { width: 1, height: 1, channels: 1, pixels: vec![7] };

@@ -8,6 +8,7 @@
 
 use crate::error::{Error, Result};
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Most values of a pickle: a full checkpoint of the largest published model has about ten thousand.
@@ -219,6 +220,8 @@ pub struct Pickle {
     pub used: usize,
     /// Names of functions and classes that were not called and that nothing is known of.
     pub passed_over: BTreeSet<String>,
+    /// Where the bytes of texts and of bytes lie, those of texts before they became UTF-8.
+    pub raw: HashMap<Id, Range<usize>>,
 }
 
 impl Pickle {
@@ -233,12 +236,13 @@ impl Pickle {
             memo: HashMap::new(),
             copied: 0,
             passed_over: BTreeSet::new(),
+            raw: HashMap::new(),
         };
         loop {
             let op = m.byte()?;
             if op == b'.' {
                 let root = m.pop()?;
-                return Ok(Pickle { values: m.values, root, used: m.at, passed_over: m.passed_over });
+                return Ok(Pickle { values: m.values, root, used: m.at, passed_over: m.passed_over, raw: m.raw });
             }
             m.step(op)?;
         }
@@ -265,6 +269,7 @@ struct Machine<'a> {
     /// Pairs that were copied from lists: a list may be named again and again.
     copied: usize,
     passed_over: BTreeSet<String>,
+    raw: HashMap<Id, Range<usize>>,
 }
 
 fn broken(what: impl std::fmt::Display) -> Error {
@@ -299,6 +304,7 @@ impl<'a> Machine<'a> {
     fn text(&mut self, n: u64) -> Result<()> {
         // Surrogates, which Python writes in its own way, become question marks: no key of a tensor has any.
         let text = String::from_utf8_lossy(self.take(n)?).into_owned();
+        self.raw.insert(self.values.len(), self.at - n as usize..self.at);
         self.push(Value::Text(text))
     }
 
@@ -622,6 +628,7 @@ impl<'a> Machine<'a> {
                     _ => 8,
                 })?;
                 self.take(n)?;
+                self.raw.insert(self.values.len(), self.at - n as usize..self.at);
                 self.push(Value::Bytes)
             }
             b'}' => self.push(Value::Dict(vec![])),

@@ -89,6 +89,86 @@ fn channels_lone_pairs_and_relatives() {
     assert!(open(&dir.path().join("emnist-digits-test-images-idx3-ubyte")).unwrap().held_out);
 }
 
+/// A matrix of 32-bit numbers, as QMNIST's labels are.
+fn matrix(rows: &[[i32; 3]]) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 0x0c, 2];
+    [rows.len() as u32, 3].iter().for_each(|d| bytes.extend(d.to_be_bytes()));
+    rows.iter().flatten().for_each(|x| bytes.extend(x.to_be_bytes()));
+    bytes
+}
+
+#[test]
+fn labels_of_qmnist_and_of_other_types() {
+    let splits = open(&case("qmnist")).unwrap();
+    let label = |path: &str, i: usize| {
+        i32::from_be_bytes(*fs::read(case("qmnist").join(path)).unwrap()[12 + 32 * i..].first_chunk().unwrap())
+    };
+    for (set, path) in [(&splits.train, "qmnist-train-labels-idx2-int"), (&splits.test, "qmnist-test-labels-idx2-int")]
+    {
+        assert_eq!(set.len(), 8);
+        assert!((0..8).all(|i| set.label(i) == Some(label(path, i) as u32)), "{path}");
+    }
+    noted(&splits, &["qmnist-train-labels-idx2-int", "column 0 of 8"]);
+    let images = ("train-images-idx3-ubyte", idx(&[2, 2, 2]));
+    let with = |name: &str, bytes: Vec<u8>| folder(&[images.clone(), (name, bytes)]);
+    let short = [&[0, 0, 0x0b, 1, 0, 0, 0, 2][..], &[1, 44, 0, 7]].concat();
+    let signed = [&[0, 0, 0x09, 1, 0, 0, 0, 2][..], &[3, 0]].concat();
+    for (name, bytes, highest) in [
+        ("train-labels-idx2-int", matrix(&[[5, 9, 9], [300, 9, 9]]), 300),
+        ("train-labels.idx2-int", matrix(&[[5, 9, 9], [70_000, 9, 9]]), 70_000),
+        ("train-labels-idx1-short", short, 300),
+        ("train-labels-idx1-byte", signed, 3),
+    ] {
+        let dir = with(name, bytes);
+        assert_eq!(labels(&*everything(dir.path())).into_iter().flatten().max(), Some(highest), "{name}");
+    }
+    let text = refusal(with("train-labels-idx2-int", matrix(&[[5, 0, 0], [-1, 0, 0]])).path(), "train-labels-idx2-int");
+    assert!(text.contains("label 1 is -1"), "{text}");
+    let float = [&[0, 0, 0x0d, 1, 0, 0, 0, 2][..], &[0; 8]].concat();
+    assert!(refusal(with("train-labels-idx1-int", float).path(), "train-labels").contains("0x0d"));
+    refusal(with("train-labels-idx2-int", [&[0, 0, 0x0c, 2, 0, 0, 0, 2][..], &[0; 4]].concat()).path(), "no column");
+}
+
+#[test]
+fn emnist_is_turned_upright_and_says_so() {
+    let files = |set: &str| {
+        folder(&[
+            (&format!("{set}-letters-train-images-idx3-ubyte"), idx(&[2, 2, 3])),
+            (&format!("{set}-letters-train-labels-idx1-ubyte"), with_labels(&[1, 26])),
+            (&format!("{set}-letters-test-images-idx3-ubyte.gz"), gz(&idx(&[1, 2, 3]))),
+            (&format!("{set}-letters-test-labels-idx1-ubyte.gz"), gz(&with_labels(&[3]))),
+        ])
+    };
+    let (dir, other) = (files("emnist"), files("kuzushiji"));
+    let how = Decode { channels: 1, ..Decode::default() };
+    let splits = data::open(dir.path(), how).unwrap();
+    noted(&splits, &["transposed"]);
+    let image = splits.train.image(1).unwrap();
+    assert_eq!((image.width, image.height, image.pixels), (2, 3, vec![6, 9, 7, 10, 8, 11]));
+    assert_eq!((splits.train.classes().len(), splits.test.label(0)), (27, Some(3)));
+    let plain = data::open(other.path(), how).unwrap();
+    assert!(plain.notes.is_empty());
+    assert_eq!(plain.train.image(1).unwrap().pixels, [6, 7, 8, 9, 10, 11]);
+    // A run on the pixels as they lay is not resumed with turned ones: the fingerprint is another one than that of before.
+    assert_eq!(plain.train.fingerprint().len(), 16);
+    assert_ne!(splits.train.fingerprint(), LYING);
+}
+
+/// The fingerprint of the turned images of the test above when they were not turned.
+const LYING: &str = "c314b38fe832bd7c";
+
+#[test]
+fn other_sets_beside_are_named() {
+    let dir = folder(&[
+        ("qmnist-train-images-idx3-ubyte", idx(&[3, 2, 2])),
+        ("qmnist-test-images-idx3-ubyte", idx(&[2, 2, 2])),
+        ("xnist-images-idx3-ubyte", idx(&[4, 2, 2])),
+    ]);
+    let splits = open(dir.path()).unwrap();
+    assert_eq!((splits.train.len(), splits.test.len()), (3, 2));
+    noted(&splits, &["not used", "xnist-images"]);
+}
+
 #[test]
 fn files_that_are_not_right() {
     let images = "train-images-idx3-ubyte";

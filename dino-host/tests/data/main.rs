@@ -13,6 +13,9 @@ mod idx;
 mod list;
 mod pictures;
 mod shards;
+mod stl10;
+mod tables;
+mod tars;
 
 const RECORD: usize = 3073;
 
@@ -108,4 +111,16 @@ fn refusal(path: &Path, named: &str) -> String {
     assert!(text.contains(named), "{named:?} is not named in {text:?}");
     assert!(text.contains("hint:"), "no hint in {text:?}");
     text
+}
+
+/// An input made for tests, see its folder.
+fn case(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/data").join(name)
+}
+
+/// One of the notes has all these words.
+#[track_caller]
+fn noted(splits: &Splits, words: &[&str]) {
+    let notes = &splits.notes;
+    assert!(notes.iter().any(|note| words.iter().all(|word| note.contains(word))), "{words:?} in {notes:#?}");
 }

@@ -124,7 +124,7 @@ fn shards_that_are_not_right() {
     };
     let text = says(tarred(&[("x/1.png", png(1)), ("x/2.cls", b"3".to_vec()), ("x/3.png", png(1))]));
     assert!(text.contains("x/2 has no image"), "{text}");
-    assert!(says(tarred(&[("readme", vec![])])).contains("readme has no image"));
+    assert!(says(tarred(&[("readme", vec![])])).contains("holds no images: readme has no image"));
     assert!(says(tarred(&[])).contains("no images"));
     assert!(
         says(tarred(&[("1.png", png(1)), ("2.png", png(1)), ("1.cls", b"1".to_vec())])).contains("1 do not follow")
