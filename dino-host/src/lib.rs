@@ -36,5 +36,6 @@ pub mod report;
 pub mod resize;
 pub mod sheets;
 pub mod tensorboard;
+pub mod text;
 pub mod train;
 pub mod weights;

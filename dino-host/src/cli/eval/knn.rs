@@ -47,7 +47,10 @@ pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
             Error::new("--k and --temperature are above 0").hint("published: --k 10,20,100,200 --temperature 0.07")
         );
     }
-    let subject = Subject::open::<D>(&args.source, args.which)?;
+    let subject = match args.leave_one_out {
+        Some(Part::Train) => Subject::of_training_part::<D>(&args.source, args.which)?,
+        _ => Subject::open::<D>(&args.source, args.which)?,
+    };
     let (train, test) = (&*subject.splits.train, &*subject.splits.test);
     let mut extractor = subject.extractor::<D>(&args.source.shared.device, 1, false)?;
     let mut of = |set: &dyn Dataset| -> Result<(Array2<f32>, Vec<u32>)> {
