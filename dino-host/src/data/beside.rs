@@ -28,19 +28,27 @@ pub(super) fn labels(
     let full = fs::canonicalize(folder).ok()?;
     let part = full.file_name().and_then(|name| name.to_str()).and_then(parts::of);
     let images = Images::new(names, part);
-    let mut said = Vec::new();
+    let (mut taken, mut said) = (None, Vec::new());
     for list in lists(folder, &full, part) {
         match one(&list, &images, known) {
-            Ok(Some((labels, note))) => {
-                notes.push(format!("the labels of {} are those of {}{note}", folder.display(), list.display()));
-                return Some(labels);
-            }
+            Ok(Some((labels, note))) => match &taken {
+                None => {
+                    notes.push(format!("the labels of {} are those of {}{note}", folder.display(), list.display()));
+                    taken = Some(labels);
+                }
+                Some(other) if *other != labels => {
+                    notes.push(format!("{} has other labels, and is not used", list.display()));
+                }
+                Some(_) => (),
+            },
             Ok(None) => (),
             Err(why) => said.push(format!("{} is not used for labels: {why}", list.display())),
         }
     }
-    notes.append(&mut said);
-    None
+    if taken.is_none() {
+        notes.append(&mut said);
+    }
+    taken
 }
 
 /// Lists that may name the images: those in their folder; beside a part's folder those of the part and those of all parts; and
@@ -55,9 +63,18 @@ fn lists(folder: &Path, full: &Path, part: Option<Part>) -> Vec<PathBuf> {
     let of_all = |path: &PathBuf| ["metadata", "labels", "annotations"].contains(&stem(path).as_str());
     let mut found = files(folder);
     found.retain(|path| path.file_name().is_none_or(|name| name != CLASS_NAMES));
-    if let (Some(part), Some(above)) = (part, full.parent()) {
-        found.extend(files(above).into_iter().filter(|path| parts::of_list(&stem(path)) == Some(part) || of_all(path)));
-        if part == parts::of("val").unwrap_or(part) {
+    if let Some(part) = part {
+        // As the user named it, where its name says what lies above it.
+        let above = match folder.file_name().and(folder.parent()) {
+            Some(above) if above.as_os_str().is_empty() => Path::new("."),
+            Some(above) => above,
+            None => full.parent().unwrap_or(full),
+        };
+        let of_part = |path: &PathBuf| parts::of_list(&stem(path)).is_some_and(|other| parts::same(part, other));
+        let (of_part, others): (Vec<PathBuf>, Vec<PathBuf>) = files(above).into_iter().partition(of_part);
+        found.extend(of_part);
+        found.extend(others.into_iter().filter(of_all));
+        if parts::of("val").is_some_and(|val| parts::same(part, val)) {
             found.extend(full.ancestors().skip(2).take(ABOVE).map(|above| above.join("LOC_val_solution.csv")));
         }
     }
@@ -182,7 +199,12 @@ impl Images {
                 return Some(*image);
             }
             match rest.split_once('/') {
-                Some((folder, _)) if parts::of(folder).is_some_and(|part| Some(part) != self.part) => return None,
+                Some((folder, _))
+                    if parts::of(folder)
+                        .is_some_and(|other| self.part.is_none_or(|part| !parts::same(part, other))) =>
+                {
+                    return None;
+                }
                 Some((_, below)) => rest = below,
                 None => break,
             }

@@ -1,13 +1,13 @@
 //! Folders of picture files: one sub-folder a class, or all files in one folder, with the labels of a list beside them or without.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::labels::{Classes, fit, some};
+use super::labels::{Classes, counted, fit, some};
 use super::parts::{self, Part};
-use super::picture::{decode, is_picture, unread_ending, unreadable};
+use super::picture::{decode, is_picture, unreadable};
+use super::unread::Unread;
 use super::{Dataset, Decode, Fnv, Image, Splits, beside, hold_out};
 use crate::error::{Error, Result};
 
@@ -29,13 +29,13 @@ struct File {
 /// `None` when there is no image anywhere below the folder.
 pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
     let Parts { train, test, mut notes } = parts(path)?;
-    let mut passed = Passed::default();
-    let Some(of_train) = Listing::of(&train, &mut passed)? else { return Ok(None) };
+    let mut unread = Unread::default();
+    let Some(of_train) = Listing::of(&train, &mut unread)? else { return Ok(None) };
     of_train.check(true)?;
     notes.extend(of_train.notes.iter().cloned());
     let Some(test) = test else {
         let (set, _) = labelled(of_train, None, &mut notes, how)?;
-        notes.extend(passed.notes());
+        notes.extend(unread.notes());
         let mut splits = hold_out(Box::new(set));
         notes.append(&mut splits.notes);
         return Ok(Some(Splits { notes, ..splits }));
@@ -45,9 +45,9 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
         return Err(Error::new(format!("{} and {} are the same folder", train.display(), test.display()))
             .hint("the test part must not repeat the training images"));
     }
-    let mut passed_of_test = Passed::default();
-    let Some(of_test) = Listing::of(&test, &mut passed_of_test)? else {
-        let unread = passed_of_test.notes().first().map(|said| format!(" ({said})")).unwrap_or_default();
+    let mut unread_of_test = Unread::default();
+    let Some(of_test) = Listing::of(&test, &mut unread_of_test)? else {
+        let unread = unread_of_test.notes().first().map(|said| format!(" ({said})")).unwrap_or_default();
         return Err(Error::new(format!("no images found in {}{unread}", test.display())).hint(format!(
             "it was taken for the test part of {}; without it a tenth of the training images is held out",
             train.display()
@@ -56,8 +56,8 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
     of_test.check(false)?;
     notes.extend(of_test.notes.iter().cloned());
     let (train, test) = labelled(of_train, Some(of_test), &mut notes, how)?;
-    passed.add(passed_of_test);
-    notes.extend(passed.notes());
+    unread.add(unread_of_test);
+    notes.extend(unread.notes());
     let test = test.ok_or_else(|| Error::new(format!("no images found in {}", path.display())))?;
     Ok(Some(Splits { train: Box::new(train), test: Box::new(test), held_out: false, notes }))
 }
@@ -139,7 +139,7 @@ fn test_of<'a>(called: &'a [Called], rest: &str) -> Option<&'a Called> {
 
 /// Which folders are the parts of the set at `path`.
 fn parts(path: &Path) -> Result<Parts> {
-    let entries = list(path, &mut Passed::default())?;
+    let entries = list(path, &mut Unread::default())?;
     let folders: Vec<String> = entries.iter().filter(|e| e.folder).map(|e| e.name.clone()).collect();
     let below = called(&folders);
     // "." has no name of its own.
@@ -150,7 +150,7 @@ fn parts(path: &Path) -> Result<Parts> {
         // A class may be called "train" as well: then it holds images and has other classes beside it.
         let test = test_of(&below, &train.rest);
         let folder = path.join(&train.name);
-        let has_classes = || Ok(list(&folder, &mut Passed::default())?.iter().any(|e| e.folder));
+        let has_classes = || Ok(list(&folder, &mut Unread::default())?.iter().any(|e| e.folder));
         if test.is_some() || folders.len() == 1 || has_classes()? {
             let used = |name: &String| *name == train.name || test.is_some_and(|test| *name == test.name);
             let strays: Vec<&String> = folders.iter().filter(|name| !used(name)).collect();
@@ -160,7 +160,10 @@ fn parts(path: &Path) -> Result<Parts> {
             }
             if let (n @ 1.., Some(first)) = (entries.len() - folders.len(), entries.iter().find(|e| !e.folder)) {
                 let path = path.join(&first.name);
-                notes.push(format!("{n} pictures lie beside the parts and are not used, such as {}", path.display()));
+                let (lies, are) = if n == 1 { ("lies", "is") } else { ("lie", "are") };
+                let pictures = counted(n, "picture");
+                notes
+                    .push(format!("{pictures} {lies} beside the parts and {are} not used, such as {}", path.display()));
             }
             return Ok(Parts { train: folder, test: test.map(|test| path.join(&test.name)), notes });
         }
@@ -197,7 +200,7 @@ pub(super) fn several_below(path: &Path) -> Option<PathBuf> {
     let root = parts(path).ok()?.train;
     let mut folder = root.clone();
     for _ in 0..DEEPEST {
-        let entries = list(&folder, &mut Passed::default()).ok()?;
+        let entries = list(&folder, &mut Unread::default()).ok()?;
         match entries.iter().filter(|e| e.folder).count() {
             1 if entries.len() == 1 => folder.push(&entries[0].name),
             0 | 1 => return None,
@@ -212,77 +215,9 @@ const DEEPEST: usize = 16;
 
 /// What is said of files that look like pictures in a folder where no image was found.
 pub(super) fn unread(path: &Path) -> Option<String> {
-    let mut passed = Passed::default();
-    Listing::of(&parts(path).ok()?.train, &mut passed).ok()?;
-    passed.notes().into_iter().next()
-}
-
-/// Files that look like pictures and are not read.
-#[derive(Default)]
-struct Passed {
-    /// How many by their ending, and the first of them.
-    endings: BTreeMap<String, (usize, PathBuf)>,
-    /// Those that begin as pictures do, under another ending or none.
-    disguised: Option<(usize, PathBuf)>,
-    looked_into: usize,
-}
-
-impl Passed {
-    /// Files whose first bytes are read at most; a folder may hold millions that are no pictures.
-    const LOOK_INTO: usize = 100;
-    /// Endings of files that are no pictures: not looked into.
-    const OTHERS: [&str; 12] = ["txt", "csv", "tsv", "json", "jsonl", "xml", "md", "html", "py", "tar", "zip", "gz"];
-
-    fn take(&mut self, path: &Path) {
-        if let Some(ending) = unread_ending(path) {
-            self.endings.entry(ending).or_insert_with(|| (0, path.to_path_buf())).0 += 1;
-            return;
-        }
-        let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-        if self.looked_into < Passed::LOOK_INTO && !Passed::OTHERS.contains(&ending.as_str()) {
-            self.looked_into += 1;
-            if begins_as_a_picture(path) {
-                self.disguised.get_or_insert_with(|| (0, path.to_path_buf())).0 += 1;
-            }
-        }
-    }
-
-    fn add(&mut self, other: Passed) {
-        for (ending, (n, first)) in other.endings {
-            self.endings.entry(ending).or_insert((0, first)).0 += n;
-        }
-        if let Some((n, first)) = other.disguised {
-            self.disguised.get_or_insert((0, first)).0 += n;
-        }
-    }
-
-    fn notes(&self) -> Vec<String> {
-        let line = |(ending, (n, first)): (&String, &(usize, PathBuf))| {
-            let files = if *n == 1 { "1 file ends".to_string() } else { format!("{n} files end") };
-            format!("{files} in .{ending}, which is not read, such as {}", first.display())
-        };
-        let mut notes: Vec<String> = self.endings.iter().map(line).collect();
-        if let Some((n, first)) = &self.disguised {
-            notes.push(format!(
-                "{n} files begin as pictures do, but are not called so and are not read, such as {}: rename them",
-                first.display()
-            ));
-        }
-        notes
-    }
-}
-
-fn begins_as_a_picture(path: &Path) -> bool {
-    let mut first = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(16).read_to_end(&mut first));
-    let begins = |magic: &[u8]| first.starts_with(magic);
-    read.is_ok()
-        && (begins(b"\x89PNG\r\n")
-            || begins(b"\xff\xd8\xff")
-            || begins(b"II*\0")
-            || begins(b"MM\0*")
-            || begins(b"GIF8")
-            || begins(b"RIFF") && first.get(8..12) == Some(b"WEBP"))
+    let mut unread = Unread::default();
+    Listing::of(&parts(path).ok()?.train, &mut unread).ok()?;
+    unread.notes().into_iter().next()
 }
 
 /// Folders of outlines and the like beside one of pictures, as detectors are trained on: no classes.
@@ -309,8 +244,8 @@ impl Listing {
     /// Lists the images of `root` (nothing is decoded); `None` where there is none. Class folders may hold folders; links are
     /// followed, and within a class no folder is entered twice. Names that begin with a dot are left out. A picture that cannot be
     /// read (a link to nothing, an empty file) is a member like any other. Errors: a folder that cannot be listed.
-    fn of(root: &Path, passed: &mut Passed) -> Result<Option<Listing>> {
-        let entries = list(root, passed)?;
+    fn of(root: &Path, unread: &mut Unread) -> Result<Option<Listing>> {
+        let entries = list(root, unread)?;
         let real = fs::canonicalize(root).map_err(|e| unreadable(root, &e))?;
         let mut found = Listing {
             root: root.to_path_buf(),
@@ -327,7 +262,7 @@ impl Listing {
                 found.direct.push(File { name: entry.name, bytes: entry.bytes, label: None });
                 continue;
             }
-            let Below { files, folders } = below(root, &entry.name, &real, &met, passed)?;
+            let Below { files, folders } = below(root, &entry.name, &real, &met, unread)?;
             if files.is_empty() && ANNOTATIONS.contains(&entry.name.to_lowercase().as_str()) {
                 found.notes.push(format!("{} holds no picture and is no class", root.join(entry.name).display()));
                 continue;
@@ -411,7 +346,7 @@ impl ImageFolder {
     /// that cannot be read. Errors: a folder that cannot be listed, a class folder without images, images both beside and inside class
     /// folders.
     pub fn read(root: &Path, how: Decode) -> Result<Option<ImageFolder>> {
-        let Some(listing) = Listing::of(root, &mut Passed::default())? else { return Ok(None) };
+        let Some(listing) = Listing::of(root, &mut Unread::default())? else { return Ok(None) };
         listing.check(true)?;
         Ok(Some(labelled(listing, None, &mut Vec::new(), how)?.0))
     }
@@ -424,7 +359,7 @@ struct Entry {
 }
 
 /// The sub-folders and images of a folder, sorted by name.
-fn list(folder: &Path, passed: &mut Passed) -> Result<Vec<Entry>> {
+fn list(folder: &Path, unread: &mut Unread) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
         let path = entry.map_err(|e| unreadable(folder, &e))?.path();
@@ -435,7 +370,7 @@ fn list(folder: &Path, passed: &mut Passed) -> Result<Vec<Entry>> {
         };
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if !folder && file && !picture && !hidden {
-            passed.take(&path);
+            unread.take(&path);
         }
         if !(folder || picture && file) {
             continue;
@@ -461,7 +396,7 @@ struct Below {
 
 /// All images below `root/class`. Neither `real`, the root with its links resolved, nor any folder a second time is entered: a link to a
 /// folder above would otherwise never end. Files in folders that are in `met` have been taken note of.
-fn below(root: &Path, class: &str, real: &Path, met: &HashMap<PathBuf, String>, passed: &mut Passed) -> Result<Below> {
+fn below(root: &Path, class: &str, real: &Path, met: &HashMap<PathBuf, String>, unread: &mut Unread) -> Result<Below> {
     let (mut found, mut todo) = (Below { files: Vec::new(), folders: Vec::new() }, vec![class.to_string()]);
     let mut entered = HashSet::from([real.to_path_buf()]);
     while let Some(folder) = todo.pop() {
@@ -470,9 +405,9 @@ fn below(root: &Path, class: &str, real: &Path, met: &HashMap<PathBuf, String>, 
         if !entered.insert(real.clone()) {
             continue;
         }
-        let again = &mut Passed { looked_into: Passed::LOOK_INTO, ..Passed::default() };
+        let again = &mut Unread::again();
         let before = found.files.len();
-        for entry in list(&path, if met.contains_key(&real) { again } else { passed })? {
+        for entry in list(&path, if met.contains_key(&real) { again } else { unread })? {
             let name = format!("{folder}/{}", entry.name);
             match entry.folder {
                 true => todo.push(name),

@@ -107,11 +107,21 @@ pub(super) fn fit(part: &Path, classes: &Classes, labels: &[&str]) -> Fitted {
             all.sort_unstable();
             all.dedup();
             let (strange, all) = (strange.len(), all.len());
+            let images = counted(n, "image");
             let note = format!(
-                "{strange} of {all} classes of {part} are not in the training part ({named}): their {n} images are left out"
+                "{strange} of {all} classes of {part} are not in the training part ({named}): {images} left out"
             );
             Fitted { places, notes: vec![note] }
         }
+    }
+}
+
+/// `1 image`, `2 images`, `2 classes`.
+pub(super) fn counted(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n if what.ends_with('s') => format!("{n} {what}es"),
+        n => format!("{n} {what}s"),
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::labels::{Classes, fit};
+use super::labels::{Classes, counted, fit};
 use super::parts::{self, Part};
 use super::picture::{decode, is_picture, unread_ending, unreadable};
 use super::table::{self, Table};
@@ -142,7 +142,7 @@ fn by_column(path: &Path, lines: &mut Vec<Line>, notes: &mut Vec<String>) -> Res
     }
     let unused: usize = tests.skip(1).map(|(_, n)| n).sum();
     if unused > 0 {
-        notes.push(format!("{}: {unused} lines of a third part are not used", path.display()));
+        notes.push(format!("{}: {} of a third part not used", path.display(), counted(unused, "line")));
     }
     let (mut train, mut of_test) = (Vec::new(), Vec::new());
     for line in lines.drain(..) {
@@ -276,6 +276,9 @@ fn plain_lines(path: &Path, text: &str) -> Result<Vec<Line>> {
 
 /// Lines of a table.
 fn tabled(path: &Path, table: &Table) -> Result<Vec<Line>> {
+    if table.rows.is_empty() {
+        return Checked::new(path).done();
+    }
     let mut place = Place { folders: folders(path), ..Place::of(path, std::iter::empty()) };
     let columns = table.columns(&|cell| place.find(cell).is_some()).map_err(|what| {
         let first = table.rows.first().map_or(String::new(), |row| format!(" line {}", row.number));

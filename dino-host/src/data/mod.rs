@@ -15,6 +15,7 @@ mod picture;
 pub mod shards;
 mod table;
 mod tiff;
+mod unread;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -304,6 +305,19 @@ fn numbered(folders: &[&Path], occurring: &[u64]) -> Result<Numbered> {
     Ok(Numbered { names, sparse: None })
 }
 
+/// The names of classes whose labels are numbers; the labels of all images of both parts become their places among them, see
+/// [`numbered`].
+fn renumbered(folders: &[&Path], labels: Vec<&mut u32>) -> Result<Vec<String>> {
+    let mut occurring: Vec<u64> = labels.iter().map(|label| u64::from(**label)).collect();
+    occurring.sort_unstable();
+    occurring.dedup();
+    let classes = numbered(folders, &occurring)?;
+    for label in labels {
+        *label = classes.place(u64::from(*label)).unwrap_or(*label); // all of them have a place
+    }
+    Ok(classes.names)
+}
+
 /// The lines of a file of class names, trimmed, empty ones left out.
 fn names_in(path: &Path) -> Result<Vec<String>> {
     let failed =
@@ -369,8 +383,8 @@ fn missed(set: &dyn Dataset, held: &HashSet<usize>) -> Vec<String> {
         ));
     }
     if !all.is_empty() {
-        let (classes, some) = (all.len(), labels::some(&all));
-        notes.push(format!("all images of {classes} classes are held out ({some}): nothing is learned of them"));
+        let (classes, some) = (labels::counted(all.len(), "class"), labels::some(&all));
+        notes.push(format!("all images of {classes} are held out ({some}): nothing is learned of them"));
     }
     notes
 }

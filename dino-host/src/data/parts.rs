@@ -31,6 +31,8 @@ const TEST: [&str; 14] = [
     "heldout",
     "query",
 ];
+/// Where in that list other words begin to mean something else: validation, development, evaluation, test, held out, queries.
+const SYNONYMS: [usize; 6] = [0, 3, 6, 8, 11, 13];
 /// Words that say nothing beside a part's name, as in `train_images`, `TestSet`, `val-data`; so does a year, as in `train2017`.
 const PLAIN: [&str; 12] =
     ["set", "dataset", "images", "image", "imgs", "img", "pictures", "photos", "data", "split", "part", "folder"];
@@ -67,6 +69,15 @@ pub(super) fn of(name: &str) -> Option<Part> {
 /// The same of a list's name without its ending.
 pub(super) fn of_list(name: &str) -> Option<Part> {
     read_list(name).map(|(part, _)| part)
+}
+
+/// Whether two names mean one part: `val` and `validation` do, `val` and `test` do not.
+pub(super) fn same(a: Part, b: Part) -> bool {
+    let first = |part: Part| match part {
+        Part::Train => None,
+        Part::Test { rank } => Some(SYNONYMS.iter().rposition(|first| *first <= rank)),
+    };
+    first(a) == first(b)
 }
 
 /// The part, and the name with a star for it: `train_2017` and `val_2017` agree in that.
@@ -157,5 +168,8 @@ mod tests {
         let rest = |name: &str| named(name).unwrap().1;
         assert_eq!((rest("train2017"), rest("Val2017")), ("*2017".into(), "*2017".into()));
         assert_ne!(rest("train2014"), rest("val2017"));
+        let same = |a: &str, b: &str| same(of_list(a).unwrap(), of_list(b).unwrap());
+        assert!(same("val", "ILSVRC2012_validation_ground_truth") && same("testing", "tst") && same("train", "trn"));
+        assert!(!same("val", "test") && !same("dev", "eval") && !same("train", "val") && !same("holdout", "query"));
     }
 }

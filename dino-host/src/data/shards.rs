@@ -16,7 +16,7 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use tar::{Archive, Entries};
 
 use super::picture::{MAX_BYTES, decode_bytes, is_picture, unreadable};
-use super::{Dataset, Decode, Fnv, Image, MAX_CLASSES, Shards, Splits, hold_out, numbered_classes};
+use super::{Dataset, Decode, Fnv, Image, MAX_CLASSES, Shards, Splits, hold_out, renumbered};
 use crate::error::{Error, Result};
 
 /// Largest unpacked size of a packed shard.
@@ -148,9 +148,10 @@ fn splits(folders: &[&Path], train: Vec<PathBuf>, test: Vec<PathBuf>, how: Decod
                 .hint("a label is a member .cls beside the image"));
         }
     }
-    let samples = train.samples.iter().chain(test.iter().flat_map(|t| &t.samples));
-    if let Some(highest) = samples.filter_map(|s| s.label).max() {
-        let classes = numbered_classes(folders, highest)?;
+    let samples = train.samples.iter_mut().chain(test.iter_mut().flat_map(|t| &mut t.samples));
+    let labels: Vec<&mut u32> = samples.filter_map(|s| s.label.as_mut()).collect();
+    if !labels.is_empty() {
+        let classes = renumbered(folders, labels)?;
         train.classes.clone_from(&classes);
         test.iter_mut().for_each(|test| test.classes.clone_from(&classes));
     }

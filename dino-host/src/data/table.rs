@@ -152,12 +152,13 @@ fn delimited(path: &Path, text: &str, delimiter: u8) -> Result<Vec<Row>> {
         .delimiter(delimiter)
         .trim(csv::Trim::All)
         .from_reader(text.as_bytes());
+    let open = text.matches('"').count() % 2 == 1;
     let row = |record: csv::Result<csv::StringRecord>| {
         let record = record.map_err(|e| Error::new(format!("{}: {e}", path.display())).hint("a table of cells"))?;
         let number = record.position().map_or(0, |at| at.line() as usize);
         let cells: Vec<String> = record.iter().map(String::from).collect();
         // The reader takes all that follows an open quote for one cell.
-        match cells.iter().any(|cell| cell.lines().count() > 50) {
+        match open && cells.iter().any(|cell| cell.contains('\n')) {
             true => Err(Error::new(format!("{} line {number}: a quote is not closed", path.display()))
                 .hint("a quote within a quoted cell is written twice")),
             false => Ok(Row { number, cells }),
@@ -289,13 +290,18 @@ impl Table {
         }
     }
 
-    /// Whether the column counts the rows, as pandas' index does.
+    /// Whether the first column numbers the rows, as pandas' index does: under no name of its own, or, in a table without names, by
+    /// counting them.
     fn counts(&self, column: usize) -> bool {
         let called = self.header.get(column).map_or(String::new(), |name| plain(name));
-        let index = called.is_empty() || called.starts_with("unnamed") || called == "index";
+        let numbers = || self.column(column).all(|cell| cell.parse::<u64>().is_ok());
         let from = |start: usize| self.column(column).enumerate().all(|(i, cell)| cell.parse() == Ok(i + start));
-        index && self.rows.len() > 1 && (column == 0 || called == "index") && (from(0) || from(1))
-            || !self.header.is_empty() && column == 0 && index && self.column(0).all(|cell| cell.parse::<u64>().is_ok())
+        match self.header.is_empty() {
+            true => column == 0 && self.rows.len() > 1 && (from(0) || from(1)),
+            false => {
+                column == 0 && (called.is_empty() || called.starts_with("unnamed") || called == "index") && numbers()
+            }
+        }
     }
 
     /// Whether two columns tell the same rows apart.

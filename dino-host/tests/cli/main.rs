@@ -7,6 +7,7 @@ mod draw;
 mod probes;
 mod refusals;
 mod report;
+mod sets;
 mod unreadable;
 
 use common::*;
