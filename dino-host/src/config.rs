@@ -8,6 +8,7 @@ use crate::augment::{Augment, EvalView};
 use crate::data::Decode;
 use crate::error::{Error, Result};
 use crate::eval::scored::KnnImages;
+use crate::text;
 use clap::Args;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init::LINEAR_STD;
@@ -279,10 +280,12 @@ impl Config {
 
     /// Reads keys from a TOML file; unknown keys are refused by name.
     pub fn file(path: &Path) -> Result<Flags> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
+        let failed = |e: &dyn std::fmt::Display| {
             Error::new(format!("cannot read the configuration {}: {e}", path.display()))
                 .hint("--config takes a TOML file")
-        })?;
+        };
+        let bytes = std::fs::read(path).map_err(|e| failed(&e))?;
+        let text = text::decoded(bytes).map_err(|line| failed(&format!("line {line} is no text")))?;
         Config::parse(&path.display().to_string(), &text)
     }
 

@@ -37,5 +37,6 @@ pub mod resize;
 pub mod sheets;
 pub mod signals;
 pub mod tensorboard;
+pub mod text;
 pub mod train;
 pub mod weights;

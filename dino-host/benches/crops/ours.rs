@@ -73,7 +73,7 @@ impl Ours {
 
     /// The same files, decoded another way.
     pub fn decoded(folder: &Path, how: Decode) -> Result<Ours, String> {
-        let files = ImageFolder::read(folder, None, how).map_err(|e| e.to_string())?.ok_or("no files were written")?;
+        let files = ImageFolder::read(folder, how).map_err(|e| e.to_string())?.ok_or("no files were written")?;
         Ok(Ours { files, images: Vec::new(), recipe: Augment::default() })
     }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::picture::{decode, is_picture, unreadable};
+use super::unread::Unread;
 use super::{Dataset, Decode, Fnv, Image};
 use crate::error::{Error, Result};
 
@@ -49,12 +50,23 @@ impl Files {
 /// The pictures among `found`, sorted.
 fn pictures(named: &Path, mut found: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let hidden = |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-    found.retain(|path| is_picture(path) && !path.is_dir() && !hidden(path));
+    let mut unread = Unread::default();
+    found.retain(|path| !path.is_dir() && !hidden(path));
+    found.iter().filter(|path| !is_picture(path) && path.is_file()).for_each(|path| unread.take(path));
+    found.retain(|path| is_picture(path));
     found.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
+    let notes = unread.notes();
     match found.is_empty() {
-        false => Ok(found),
-        true => Err(Error::new(format!("no pictures in {}", named.display()))
-            .hint("a folder or pattern of PNG, JPEG, WebP, BMP or TIFF files")),
+        false => {
+            notes.iter().for_each(|note| errln!("note: {note}"));
+            Ok(found)
+        }
+        true => Err(Error::new(format!(
+            "no pictures in {}{}",
+            named.display(),
+            notes.first().map_or(String::new(), |n| format!(": {n}"))
+        ))
+        .hint("a folder or pattern of PNG, JPEG, WebP, BMP or TIFF files")),
     }
 }
 

@@ -1,11 +1,14 @@
-//! Folders of picture files: one sub-folder a class, or all files in one folder and no labels.
+//! Folders of picture files: one sub-folder a class, or all files in one folder, with the labels of a list beside them or without.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::labels::{Classes, counted, fit, some};
+use super::parts::{self, Part};
 use super::picture::{decode, is_picture, unreadable};
-use super::{Dataset, Decode, Fnv, Image, Splits, hold_out};
+use super::unread::Unread;
+use super::{Dataset, Decode, Fnv, Image, Splits, beside, hold_out};
 use crate::error::{Error, Result};
 
 /// Files below one folder. Image `i` is the `i`-th in the order class, then path.
@@ -25,96 +28,327 @@ struct File {
 
 /// `None` when there is no image anywhere below the folder.
 pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
-    let (train, test) = parts(path)?;
-    let Some(set) = ImageFolder::read(&train, None, how)? else { return Ok(None) };
-    let Some(test) = test else { return Ok(Some(hold_out(Box::new(set)))) };
+    let Parts { train, test, mut notes } = parts(path)?;
+    let mut unread = Unread::default();
+    let Some(of_train) = Listing::of(&train, &mut unread)? else { return Ok(None) };
+    of_train.check(true)?;
+    notes.extend(of_train.notes.iter().cloned());
+    let Some(test) = test else {
+        let (set, _) = labelled(of_train, None, &mut notes, how)?;
+        notes.extend(unread.notes());
+        let mut splits = hold_out(Box::new(set));
+        notes.append(&mut splits.notes);
+        return Ok(Some(Splits { notes, ..splits }));
+    };
     let canonical = |p: &Path| fs::canonicalize(p).map_err(|e| unreadable(p, &e));
     if canonical(&train)? == canonical(&test)? {
         return Err(Error::new(format!("{} and {} are the same folder", train.display(), test.display()))
             .hint("the test part must not repeat the training images"));
     }
-    let known = Some(set.classes.as_slice()).filter(|c| !c.is_empty());
-    let Some(test_set) = ImageFolder::read(&test, known, how)? else {
-        return Err(Error::new(format!("no images found in {}", test.display())).hint(format!(
+    let mut unread_of_test = Unread::default();
+    let Some(of_test) = Listing::of(&test, &mut unread_of_test)? else {
+        let unread = unread_of_test.notes().first().map(|said| format!(" ({said})")).unwrap_or_default();
+        return Err(Error::new(format!("no images found in {}{unread}", test.display())).hint(format!(
             "it was taken for the test part of {}; without it a tenth of the training images is held out",
             train.display()
         )));
     };
-    Ok(Some(Splits { train: Box::new(set), test: Box::new(test_set), held_out: false, notes: Vec::new() }))
+    of_test.check(false)?;
+    notes.extend(of_test.notes.iter().cloned());
+    let (train, test) = labelled(of_train, Some(of_test), &mut notes, how)?;
+    unread.add(unread_of_test);
+    notes.extend(unread.notes());
+    let test = test.ok_or_else(|| Error::new(format!("no images found in {}", path.display())))?;
+    Ok(Some(Splits { train: Box::new(train), test: Box::new(test), held_out: false, notes }))
 }
 
-/// The folder of the train part, and that of the test part where there is one.
-fn parts(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
-    let test_below = |root: &Path| ["val", "test"].map(|t| root.join(t)).into_iter().find(|t| t.is_dir());
-    let train = path.join("train");
-    if train.is_dir() {
-        // A class may be called "train" as well: then it holds images and has other classes beside it.
-        let test = test_below(path);
-        let alone = || Ok(list(path)?.iter().filter(|e| e.folder).count() == 1);
-        let has_classes = || Ok(list(&train)?.iter().any(|e| e.folder));
-        if test.is_some() || alone()? || has_classes()? {
-            return Ok((train, test));
-        }
-    } else if let Some(test) = test_below(path).filter(|_| path.file_name().is_none_or(|n| n != "train")) {
-        // One of the two names alone, with nothing else, is half a data set, not a class.
-        if list(path)?.iter().all(|e| e.folder && (e.name == "val" || e.name == "test")) {
-            return Err(Error::new(format!("{} has no train/ beside {}", path.display(), test.display()))
-                .hint(format!("pass {} itself to train on it", test.display())));
-        }
+/// Both parts with their labels: those of the class folders, or those of a list beside the pictures where there are no class folders or
+/// where those of the test part do not fit the training part's.
+fn labelled(
+    train: Listing,
+    test: Option<Listing>,
+    notes: &mut Vec<String>,
+    how: Decode,
+) -> Result<(ImageFolder, Option<ImageFolder>)> {
+    let by_list = match train.classes.len() {
+        0 | 1 => beside::labels(&train.root, &train.names(), None, notes),
+        _ => None,
+    };
+    let names = || train.classes.iter().map(|class| class.name.clone()).collect::<Vec<_>>();
+    let mut classes = match &by_list {
+        None => Classes::known(&names()),
+        Some(found) => Classes::of(&train.root, found.iter().map(String::as_str), std::iter::empty())?,
+    };
+    let mut test_labels = Vec::new();
+    if let Some(test) = &test {
+        let by_folder = test.labels();
+        let fits = by_folder.iter().any(|label| classes.place(label).is_some());
+        let found = match fits || classes.names.is_empty() {
+            true => None,
+            false => beside::labels(&test.root, &test.names(), Some(&classes), notes),
+        };
+        test_labels = found.unwrap_or(by_folder);
     }
+    if let Some(found) = &by_list {
+        // Numbers count over both parts.
+        let [of_train, of_test] = [found, &test_labels].map(|labels| labels.iter().map(String::as_str));
+        classes = Classes::of(&train.root, of_train, of_test)?;
+    }
+    let train_labels = by_list.unwrap_or_else(|| train.labels());
+    let places = train_labels.iter().map(|label| classes.place(label)).collect::<Vec<_>>();
+    let test = test.map(|test| {
+        let labels: Vec<&str> = test_labels.iter().map(String::as_str).collect();
+        let fitted = fit(&test.root, &classes, &labels);
+        notes.extend(fitted.notes);
+        match fitted.places.is_empty() {
+            true => test.set(&[], &[], how),
+            false => test.set(&fitted.places, &classes.names, how),
+        }
+    });
+    Ok((train.set(&places, &classes.names, how), test))
+}
+
+/// The folders of both parts, and what lies beside them.
+struct Parts {
+    train: PathBuf,
+    test: Option<PathBuf>,
+    notes: Vec<String>,
+}
+
+/// A sub-folder that is called as a part.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Called {
+    part: Part,
+    /// The name but for the part.
+    rest: String,
+    name: String,
+}
+
+/// The sub-folders of `folder` that are called as parts, sorted.
+fn called(names: &[String]) -> Vec<Called> {
+    let read = |name: &String| parts::named(name).map(|(part, rest)| Called { part, rest, name: name.clone() });
+    let mut called: Vec<Called> = names.iter().filter_map(read).collect();
+    called.sort();
+    called
+}
+
+/// The test part that goes with a training part: the one that is called alike but for the part, then the one of the lowest rank.
+fn test_of<'a>(called: &'a [Called], rest: &str) -> Option<&'a Called> {
+    called.iter().filter(|c| c.part != Part::Train).min_by_key(|c| (c.rest != rest, c.part))
+}
+
+/// Which folders are the parts of the set at `path`.
+fn parts(path: &Path) -> Result<Parts> {
+    let entries = list(path, &mut Unread::default())?;
+    let folders: Vec<String> = entries.iter().filter(|e| e.folder).map(|e| e.name.clone()).collect();
+    let below = called(&folders);
     // "." has no name of its own.
     let full = if path.file_name().is_some() { path.to_path_buf() } else { fs::canonicalize(path).unwrap_or_default() };
-    let beside = if full.file_name().is_some_and(|n| n == "train") { full.parent().and_then(test_below) } else { None };
-    Ok((path.to_path_buf(), beside))
+    let own = full.file_name().and_then(|name| name.to_str()).and_then(parts::named);
+    let train = below.iter().filter(|c| c.part == Part::Train).min_by_key(|c| (c.rest != "*", &c.name));
+    if let Some(train) = train {
+        // A class may be called "train" as well: then it holds images and has other classes beside it.
+        let test = test_of(&below, &train.rest);
+        let folder = path.join(&train.name);
+        let has_classes = || Ok(list(&folder, &mut Unread::default())?.iter().any(|e| e.folder));
+        if test.is_some() || folders.len() == 1 || has_classes()? {
+            let used = |name: &String| *name == train.name || test.is_some_and(|test| *name == test.name);
+            let strays: Vec<&String> = folders.iter().filter(|name| !used(name)).collect();
+            let mut notes = Vec::new();
+            if !strays.is_empty() {
+                notes.push(format!("beside the parts in {} and not used: {}", path.display(), some(&strays)));
+            }
+            if let (n @ 1.., Some(first)) = (entries.len() - folders.len(), entries.iter().find(|e| !e.folder)) {
+                let path = path.join(&first.name);
+                let (lies, are) = if n == 1 { ("lies", "is") } else { ("lie", "are") };
+                let pictures = counted(n, "picture");
+                notes
+                    .push(format!("{pictures} {lies} beside the parts and {are} not used, such as {}", path.display()));
+            }
+            return Ok(Parts { train: folder, test: test.map(|test| path.join(&test.name)), notes });
+        }
+    } else if let Some(test) = below.first()
+        && own.as_ref().is_none_or(|(part, _)| *part != Part::Train)
+        && below.len() == entries.len()
+    {
+        // Names of test parts alone, with nothing else, are half a data set, not classes.
+        let test = path.join(&test.name);
+        return Err(Error::new(format!("{} has no train/ beside {}", path.display(), test.display()))
+            .hint(format!("pass {} itself to train on it", test.display())));
+    }
+    let mut found = Parts { train: path.to_path_buf(), test: None, notes: Vec::new() };
+    if let (Some((Part::Train, rest)), Some(above)) = (own, full.parent()) {
+        let here = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        let siblings = fs::read_dir(here).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
+        let names: Vec<String> = siblings.filter_map(|e| e.file_name().into_string().ok()).collect();
+        let beside = called(&names);
+        if let Some(test) = test_of(&beside, &rest) {
+            found.test = Some(above.join(&test.name));
+            let others = beside.iter().filter(|c| c.part != Part::Train && c.name != test.name);
+            let others: Vec<String> = others.map(|c| above.join(&c.name).display().to_string()).collect();
+            if !others.is_empty() {
+                found.notes.push(format!("not used, for the test part is {}: {}", test.name, some(&others)));
+            }
+        }
+    }
+    Ok(found)
 }
 
-impl ImageFolder {
-    /// Lists the images of `root` (nothing is decoded). Class folders may hold folders; links are followed, and no
-    /// folder is entered twice. Names that begin with a dot are left out. A picture that cannot be read (a link to nothing,
-    /// an empty file) is a member like any other: `image` says what is wrong with it.
-    ///
-    /// `known`: the class names to use, in order, for the test part of a set; `None` takes the sorted folder names.
-    /// `None` is returned where there is no image at all. Errors: a folder that cannot be listed, a class folder without
-    /// images, a class that is not known, images both beside and inside class folders.
-    pub fn read(root: &Path, known: Option<&[String]>, how: Decode) -> Result<Option<ImageFolder>> {
-        let entries = list(root)?;
-        let mut visited = HashSet::from([fs::canonicalize(root).map_err(|e| unreadable(root, &e))?]);
-        let (mut files, mut classes, mut empty) = (Vec::new(), Vec::new(), None);
-        for class in entries.iter().filter(|e| e.folder) {
-            let below = images_below(root, &class.name, &mut visited)?;
-            if below.is_empty() {
-                empty.get_or_insert(&class.name);
+/// The folder in which class folders may have been meant: the first with several folders below folders that hold one folder and
+/// nothing else.
+pub(super) fn several_below(path: &Path) -> Option<PathBuf> {
+    let root = parts(path).ok()?.train;
+    let mut folder = root.clone();
+    for _ in 0..DEEPEST {
+        let entries = list(&folder, &mut Unread::default()).ok()?;
+        match entries.iter().filter(|e| e.folder).count() {
+            1 if entries.len() == 1 => folder.push(&entries[0].name),
+            0 | 1 => return None,
+            _ => return Some(folder).filter(|folder| *folder != root),
+        }
+    }
+    None
+}
+
+/// Folders below one another, where each holds nothing but the next, that are gone through at most: links make circles.
+const DEEPEST: usize = 16;
+
+/// What is said of files that look like pictures in a folder where no image was found.
+pub(super) fn unread(path: &Path) -> Option<String> {
+    let mut unread = Unread::default();
+    Listing::of(&parts(path).ok()?.train, &mut unread).ok()?;
+    unread.notes().into_iter().next()
+}
+
+/// Folders of outlines and the like beside one of pictures, as detectors are trained on: no classes.
+const ANNOTATIONS: [&str; 6] = ["labels", "annotations", "annots", "xml", "json", "bboxes"];
+
+/// What lies below a folder.
+struct Listing {
+    root: PathBuf,
+    /// Pictures beside the class folders.
+    direct: Vec<File>,
+    /// Class folders with pictures, sorted.
+    classes: Vec<Class>,
+    /// A class folder without a picture.
+    empty: Option<String>,
+    notes: Vec<String>,
+}
+
+struct Class {
+    name: String,
+    files: Vec<File>,
+}
+
+impl Listing {
+    /// Lists the images of `root` (nothing is decoded); `None` where there is none. Class folders may hold folders; links are
+    /// followed, and within a class no folder is entered twice. Names that begin with a dot are left out. A picture that cannot be
+    /// read (a link to nothing, an empty file) is a member like any other. Errors: a folder that cannot be listed.
+    fn of(root: &Path, unread: &mut Unread) -> Result<Option<Listing>> {
+        let entries = list(root, unread)?;
+        let real = fs::canonicalize(root).map_err(|e| unreadable(root, &e))?;
+        let mut found = Listing {
+            root: root.to_path_buf(),
+            direct: Vec::new(),
+            classes: Vec::new(),
+            empty: None,
+            notes: Vec::new(),
+        };
+        // The class that a folder was first met in.
+        let mut met: HashMap<PathBuf, String> = HashMap::new();
+        let mut shared: Option<(usize, String)> = None;
+        for entry in entries {
+            if !entry.folder {
+                found.direct.push(File { name: entry.name, bytes: entry.bytes, label: None });
                 continue;
             }
-            let label = match known {
-                None => classes.len(),
-                Some(known) => known.iter().position(|k| *k == class.name).ok_or_else(|| {
-                    Error::new(format!("class {} of {} is not in the training part", class.name, root.display()))
-                        .hint(format!("known are {}", known.join(", ")))
-                })?,
-            };
-            classes.push(class.name.clone());
-            files.extend(below.into_iter().map(|(name, bytes)| File { name, bytes, label: Some(label as u32) }));
+            let Below { files, folders } = below(root, &entry.name, &real, &met, unread)?;
+            if files.is_empty() && ANNOTATIONS.contains(&entry.name.to_lowercase().as_str()) {
+                found.notes.push(format!("{} holds no picture and is no class", root.join(entry.name).display()));
+                continue;
+            }
+            if files.is_empty() {
+                found.empty.get_or_insert(entry.name);
+                continue;
+            }
+            for (i, (folder, images)) in folders.into_iter().enumerate() {
+                match met.get(&folder) {
+                    None => _ = met.insert(folder, entry.name.clone()),
+                    Some(other) if i == 0 => found.notes.push(format!(
+                        "the class folders {other} and {} are one folder: its {} images are in both classes",
+                        entry.name,
+                        files.len()
+                    )),
+                    Some(other) if images > 0 => {
+                        let first = format!("{} is in {other} and in {}", folder.display(), entry.name);
+                        shared.get_or_insert((0, first)).0 += images;
+                    }
+                    Some(_) => (),
+                }
+            }
+            found.classes.push(Class { name: entry.name, files });
         }
-        let direct = entries.iter().filter(|e| !e.folder);
-        if let (Some(image), Some(class)) = (direct.clone().next(), classes.first()) {
+        if let Some((images, first)) = shared {
+            found.notes.push(format!("{images} images are in several classes, by links: {first}"));
+        }
+        Ok(Some(found).filter(|found| !found.direct.is_empty() || !found.classes.is_empty()))
+    }
+
+    /// Refuses pictures beside class folders, and in a training part a class folder without a picture.
+    fn check(&self, of_train: bool) -> Result<()> {
+        if let (Some(image), Some(class)) = (self.direct.first(), self.classes.first()) {
             return Err(Error::new(format!(
-                "{} has images beside its class folders: {} beside {class}/",
-                root.display(),
-                image.name
+                "{} has images beside its class folders: {} beside {}/",
+                self.root.display(),
+                image.name,
+                class.name
             ))
             .hint("move them into a class folder, or away"));
         }
-        if classes.is_empty() {
-            files.extend(direct.map(|e| File { name: e.name.clone(), bytes: e.bytes, label: None }));
-        } else if let (Some(known), Some(_)) = (known, classes.first()) {
-            classes = known.to_vec();
-        } else if let Some(empty) = empty {
+        match self.empty.as_ref().filter(|_| of_train && !self.classes.is_empty()) {
             // Left out silently, it would shift the number of every class after it.
-            return Err(Error::new(format!("class folder {} has no picture", root.join(empty).display()))
-                .hint("remove it, or begin its name with a dot to have it left out"));
+            Some(empty) => Err(Error::new(format!("class folder {} has no picture", self.root.join(empty).display()))
+                .hint("remove it, or begin its name with a dot to have it left out")),
+            None => Ok(()),
         }
-        Ok(Some(ImageFolder { root: root.to_path_buf(), files, classes, how }).filter(|set| !set.files.is_empty()))
+    }
+
+    fn files(&self) -> impl Iterator<Item = &File> {
+        self.direct.iter().chain(self.classes.iter().flat_map(|class| &class.files))
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.files().map(|file| file.name.as_str()).collect()
+    }
+
+    /// The class folder of every file; none without class folders.
+    fn labels(&self) -> Vec<String> {
+        self.classes.iter().flat_map(|class| vec![class.name.clone(); class.files.len()]).collect()
+    }
+
+    /// The files with these classes, those without one left out; all without classes where `places` is empty.
+    fn set(self, places: &[Option<u32>], classes: &[String], how: Decode) -> ImageFolder {
+        let files = self.direct.into_iter().chain(self.classes.into_iter().flat_map(|class| class.files));
+        let files = match places.is_empty() {
+            true => files.collect(),
+            false => files
+                .zip(places)
+                .filter(|(_, label)| label.is_some())
+                .map(|(file, &label)| File { label, ..file })
+                .collect(),
+        };
+        ImageFolder { root: self.root, files, classes: classes.to_vec(), how }
+    }
+}
+
+impl ImageFolder {
+    /// The images of `root`, its sub-folders being the classes; `None` where there is none. `image` says what is wrong with a picture
+    /// that cannot be read. Errors: a folder that cannot be listed, a class folder without images, images both beside and inside class
+    /// folders.
+    pub fn read(root: &Path, how: Decode) -> Result<Option<ImageFolder>> {
+        let Some(listing) = Listing::of(root, &mut Unread::default())? else { return Ok(None) };
+        listing.check(true)?;
+        Ok(Some(labelled(listing, None, &mut Vec::new(), how)?.0))
     }
 }
 
@@ -125,7 +359,7 @@ struct Entry {
 }
 
 /// The sub-folders and images of a folder, sorted by name.
-fn list(folder: &Path) -> Result<Vec<Entry>> {
+fn list(folder: &Path, unread: &mut Unread) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
         let path = entry.map_err(|e| unreadable(folder, &e))?.path();
@@ -134,13 +368,17 @@ fn list(folder: &Path) -> Result<Vec<Entry>> {
             Ok(kind) => (kind.is_dir(), kind.is_file(), kind.len()),
             Err(_) => (false, true, 0), // a link to nothing: one bad picture must not stop a run
         };
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !folder && file && !picture && !hidden {
+            unread.take(&path);
+        }
         if !(folder || picture && file) {
             continue;
         }
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
             return Err(Error::new(format!("the name of {} is not UTF-8", path.display())).hint("rename it"));
         };
-        if !name.starts_with('.') {
+        if !hidden {
             entries.push(Entry { name: name.to_string(), folder, bytes });
         }
     }
@@ -148,22 +386,38 @@ fn list(folder: &Path) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Names and sizes of all images below `root/folder`, sorted. `visited` holds the folders that were entered, links
-/// resolved: a link to a folder above would otherwise never end.
-fn images_below(root: &Path, folder: &str, visited: &mut HashSet<PathBuf>) -> Result<Vec<(String, u64)>> {
-    let (mut images, mut todo) = (Vec::new(), vec![folder.to_string()]);
+/// What is below a class folder.
+struct Below {
+    /// Sorted.
+    files: Vec<File>,
+    /// The folders that were entered, links resolved, the class folder first, with the images that lie directly in each.
+    folders: Vec<(PathBuf, usize)>,
+}
+
+/// All images below `root/class`. Neither `real`, the root with its links resolved, nor any folder a second time is entered: a link to a
+/// folder above would otherwise never end. Files in folders that are in `met` have been taken note of.
+fn below(root: &Path, class: &str, real: &Path, met: &HashMap<PathBuf, String>, unread: &mut Unread) -> Result<Below> {
+    let (mut found, mut todo) = (Below { files: Vec::new(), folders: Vec::new() }, vec![class.to_string()]);
+    let mut entered = HashSet::from([real.to_path_buf()]);
     while let Some(folder) = todo.pop() {
         let path = root.join(&folder);
-        if !visited.insert(fs::canonicalize(&path).map_err(|e| unreadable(&path, &e))?) {
+        let real = fs::canonicalize(&path).map_err(|e| unreadable(&path, &e))?;
+        if !entered.insert(real.clone()) {
             continue;
         }
-        for entry in list(&path)? {
+        let again = &mut Unread::again();
+        let before = found.files.len();
+        for entry in list(&path, if met.contains_key(&real) { again } else { unread })? {
             let name = format!("{folder}/{}", entry.name);
-            if entry.folder { todo.push(name) } else { images.push((name, entry.bytes)) }
+            match entry.folder {
+                true => todo.push(name),
+                false => found.files.push(File { name, bytes: entry.bytes, label: None }),
+            }
         }
+        found.folders.push((real, found.files.len() - before));
     }
-    images.sort();
-    Ok(images)
+    found.files.sort_by(|a, b| (&a.name, a.bytes).cmp(&(&b.name, b.bytes)));
+    Ok(found)
 }
 
 impl Dataset for ImageFolder {
@@ -181,6 +435,9 @@ impl Dataset for ImageFolder {
     }
     fn name(&self, i: usize) -> String {
         self.files[i].name.clone()
+    }
+    fn path(&self, i: usize) -> Option<PathBuf> {
+        Some(self.root.join(&self.files[i].name))
     }
     /// Names, labels and file sizes; the pixels are not read.
     fn fingerprint(&self) -> String {

@@ -15,7 +15,7 @@ use flate2::read::MultiGzDecoder;
 use super::arrays::{Arrays, Layout, MAX_ARRAY, check_dims, splits as both};
 use super::parts::{self, Part};
 use super::picture::unreadable;
-use super::{Decode, MAX_CLASSES, Splits, numbered_classes};
+use super::{Decode, MAX_CLASSES, Splits, renumbered};
 use crate::error::{Error, Result};
 
 /// A pair of files.
@@ -97,9 +97,9 @@ fn splits(folder: &Path, train: &Pair, pairs: &[Pair], how: Decode) -> Result<Sp
             folder.display()
         ));
     }
-    let highest = parts.iter().flat_map(|p| p.labels.iter().flatten()).max();
-    if let Some(&highest) = highest {
-        let classes = numbered_classes(&[folder], highest)?;
+    let labels: Vec<&mut u32> = parts.iter_mut().flat_map(|p| p.labels.iter_mut().flatten()).collect();
+    if !labels.is_empty() {
+        let classes = renumbered(&[folder], labels)?;
         parts.iter_mut().for_each(|part| part.classes.clone_from(&classes));
     }
     let test = parts.len().checked_sub(2).and_then(|_| parts.pop());

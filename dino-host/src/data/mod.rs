@@ -1,6 +1,7 @@
 //! Images with or without labels: the trait every data set implements, and the one function that opens any of them.
 
 mod arrays;
+mod beside;
 pub mod builtin;
 pub mod cifar;
 mod cifar_python;
@@ -9,23 +10,28 @@ pub mod files;
 pub mod folder;
 pub mod idx;
 mod kept;
+mod labels;
 pub mod list;
 mod npz;
+mod overlap;
 mod parquet;
 mod parts;
 mod picture;
 mod shard;
 pub mod shards;
 mod stl10;
+mod table;
 mod tar;
 mod tiff;
+mod unread;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::text;
 use dino_kernel::rng::{Kind, Rng};
 pub use faults::{Fault, Faults, lines as fault_lines};
 pub(crate) use picture::is_picture;
@@ -85,6 +91,10 @@ pub trait Dataset: Send + Sync {
     /// others.
     fn place(&self, _i: usize) -> usize {
         std::ptr::from_ref(self).cast::<()>().addr()
+    }
+    /// The file that image `i` is, where it is one by itself.
+    fn path(&self, _i: usize) -> Option<PathBuf> {
+        None
     }
     /// The exact object mask of image `i` (row-major, `true` = object), where the set knows it.
     fn mask(&self, _i: usize) -> Option<Vec<bool>> {
@@ -197,6 +207,32 @@ const FILES: [Open; 6] =
 ///
 /// Where there is no test part, [`hold_out`] makes one. Errors name the file or folder and say what would fit.
 pub fn open(path: &Path, how: Decode) -> Result<Splits> {
+    let mut splits = open_any(path, how)?;
+    overlap::check(&mut splits)?;
+    if let Some(class) = only_class(&splits) {
+        let mut note = format!("there is one class, {class}: no accuracy is given");
+        if let Some(below) = several_below(path) {
+            note += &format!("; {} has several folders, pass it to have them as classes", below.display());
+        }
+        splits.notes.push(note);
+    }
+    Ok(splits)
+}
+
+/// The class that all labelled images of both parts are of, where there is just one: nothing can be told apart then.
+pub fn only_class(splits: &Splits) -> Option<&str> {
+    let labels = |set: &dyn Dataset| -> HashSet<u32> { (0..set.len()).filter_map(|i| set.label(i)).collect() };
+    let all: HashSet<u32> = labels(&*splits.train).union(&labels(&*splits.test)).copied().collect();
+    let (Some(&only), 1) = (all.iter().next(), all.len()) else { return None };
+    splits.train.classes().get(only as usize).map(String::as_str)
+}
+
+/// The folder in which class folders may have been meant: the first with several folders, where each above it has only one.
+pub fn several_below(path: &Path) -> Option<PathBuf> {
+    folder::several_below(path)
+}
+
+fn open_any(path: &Path, how: Decode) -> Result<Splits> {
     let failed = |e: std::io::Error| Error::new(format!("cannot open the data set {}: {e}", path.display()));
     let kind = fs::metadata(path).map_err(|e| failed(e).hint(EXPECTED))?;
     if kind.is_dir() {
@@ -207,7 +243,8 @@ pub fn open(path: &Path, how: Decode) -> Result<Splits> {
                 return Ok(splits);
             }
         }
-        return Err(Error::new(format!("no images found in {}", path.display())).hint(EXPECTED));
+        let unread = folder::unread(path).map(|said| format!(": {said}")).unwrap_or_default();
+        return Err(Error::new(format!("no images found in {}{unread}", path.display())).hint(EXPECTED));
     }
     if !kind.is_file() {
         return Err(Error::new(format!("{} is neither a file nor a folder", path.display())).hint(EXPECTED));
@@ -225,8 +262,11 @@ const EXPECTED: &str = "a data set is one of: a folder of pictures (PNG, JPEG, W
                         or of train/ and val/ or test/ with either; a folder of CIFAR-10's or CIFAR-100's files, binary \
                         (data_batch_1.bin ..., train.bin) or Python's (data_batch_1 ..., train); of STL-10's (train_X.bin); a \
                         folder with MNIST's files (train-images-idx3-ubyte, also .gz) or such a file; a list of files (.csv, \
-                        .tsv, .txt: path,label); a shard (.tar, .tar.gz, .tgz, .tar.zst) or a folder of shards; .parquet files \
+                        .tsv, .txt, .jsonl: path,label); a shard (.tar, .tar.gz, .tgz, .tar.zst) or a folder of shards; .parquet files \
                         with a column of pictures, or such a file; NumPy's arrays of images (.npz, .npy)";
+
+/// The file that names classes which are numbers, one name a line.
+const CLASS_NAMES: &str = "classnames.txt";
 
 /// Classes that are numbers: at most this many, so that one wild label does not make millions of names.
 const MAX_CLASSES: usize = 1 << 20;
@@ -234,7 +274,7 @@ const MAX_CLASSES: usize = 1 << 20;
 /// The names of classes that are numbers: the lines of `classnames.txt` in the first of `folders` that has one, otherwise
 /// `0 ..= highest` as text. Errors: a number beyond the names, or too high.
 fn numbered_classes(folders: &[&Path], highest: u32) -> Result<Vec<String>> {
-    let Some(path) = folders.iter().map(|f| f.join("classnames.txt")).find(|p| p.is_file()) else {
+    let Some(path) = folders.iter().map(|f| f.join(CLASS_NAMES)).find(|p| p.is_file()) else {
         return match highest as usize {
             n if n < MAX_CLASSES => Ok((0..=highest).map(|i| i.to_string()).collect()),
             n => Err(Error::new(format!("{} has a label {n}", folders[0].display()))
@@ -249,10 +289,61 @@ fn numbered_classes(folders: &[&Path], highest: u32) -> Result<Vec<String>> {
     }
 }
 
+/// Classes that are numbers.
+struct Numbered {
+    names: Vec<String>,
+    /// The numbers that are classes, ascending, where they are not `0 .. names.len()`.
+    sparse: Option<Vec<u64>>,
+}
+
+impl Numbered {
+    /// The class of a label.
+    fn place(&self, label: u64) -> Option<u32> {
+        match &self.sparse {
+            Some(numbers) => numbers.binary_search(&label).ok().map(|place| place as u32),
+            None => u32::try_from(label).ok().filter(|&label| (label as usize) < self.names.len()),
+        }
+    }
+}
+
+/// From so high a number on, and with so few of the numbers up to it, labels are numbers of something else than places in a list.
+const SPARSE_FROM: u64 = 1000;
+const SPARSE_PART: u64 = 4;
+
+/// The classes of labels that are numbers; `occurring`: those of both parts, ascending, each once. Names are those of
+/// [`numbered_classes`], but where the highest number is 1000 or more and less than a quarter of the numbers up to it occur (taxa,
+/// articles, WordNet offsets): there only the numbers that occur are classes, in their order, so that nothing grows with the numbers
+/// themselves. Errors: as [`numbered_classes`].
+fn numbered(folders: &[&Path], occurring: &[u64]) -> Result<Numbered> {
+    let highest = occurring.last().copied().unwrap_or(0);
+    let named = folders.iter().any(|folder| folder.join(CLASS_NAMES).is_file());
+    if highest >= SPARSE_FROM && (occurring.len() as u64) < highest / SPARSE_PART && !named {
+        let names = occurring.iter().map(u64::to_string).collect();
+        return Ok(Numbered { names, sparse: Some(occurring.to_vec()) });
+    }
+    let names = numbered_classes(folders, u32::try_from(highest).unwrap_or(u32::MAX))?;
+    Ok(Numbered { names, sparse: None })
+}
+
+/// The names of classes whose labels are numbers; the labels of all images of both parts become their places among them, see
+/// [`numbered`].
+fn renumbered(folders: &[&Path], labels: Vec<&mut u32>) -> Result<Vec<String>> {
+    let mut occurring: Vec<u64> = labels.iter().map(|label| u64::from(**label)).collect();
+    occurring.sort_unstable();
+    occurring.dedup();
+    let classes = numbered(folders, &occurring)?;
+    for label in labels {
+        *label = classes.place(u64::from(*label)).unwrap_or(*label); // all of them have a place
+    }
+    Ok(classes.names)
+}
+
 /// The lines of a file of class names, trimmed, empty ones left out.
 fn names_in(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path)
-        .map_err(|e| Error::new(format!("cannot read {}: {e}", path.display())).hint("one class name a line"))?;
+    let failed =
+        |e: String| Error::new(format!("cannot read {}: {e}", path.display())).hint("one class name a line, as text");
+    let bytes = fs::read(path).map_err(|e| failed(e.to_string()))?;
+    let text = text::decoded(bytes).map_err(|line| failed(format!("line {line} is not UTF-8")))?;
     let names: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
     match names.len() {
         0 => Err(Error::new(format!("{} names no class", path.display()))
@@ -265,7 +356,8 @@ fn names_in(path: &Path) -> Result<Vec<String>> {
 ///
 /// Which ones depends on each image's name alone: not on its place in the list, on the other images or on where the set
 /// lies, so that the parts are the same on every machine and an image never changes sides as a set grows. The tenth is
-/// therefore approximate. Where no name falls into it, one image is taken; a set of a single image is only trained on.
+/// therefore approximate. Where no name falls into it, one image is taken; a set of a single image is only trained on. Classes that
+/// it misses, as it may in a small set, are named in a note: images taken for their sake would change sides as the set grows.
 pub fn hold_out(set: Box<dyn Dataset>) -> Splits {
     let set: Arc<dyn Dataset> = Arc::from(set);
     let hashes: Vec<u64> = (0..set.len()).map(|i| name_hash(&set.name(i))).collect();
@@ -279,9 +371,42 @@ pub fn hold_out(set: Box<dyn Dataset>) -> Splits {
         let back = (0..set.len()).max_by_key(by_hash);
         held.retain(|&i| Some(i) != back);
     }
+    let notes = missed(&*set, &held);
     let part = |of_test| (0..set.len()).filter(|i| held.contains(i) == of_test).collect();
     let subset = |indices| Box::new(Subset { whole: set.clone(), indices });
-    Splits { train: subset(part(false)), test: subset(part(true)), held_out: true, notes: Vec::new() }
+    Splits { train: subset(part(false)), test: subset(part(true)), held_out: true, notes }
+}
+
+/// What is said of classes of which all images or none are held out.
+fn missed(set: &dyn Dataset, held: &HashSet<usize>) -> Vec<String> {
+    // (images, held out) of every class that occurs.
+    let mut counts = BTreeMap::new();
+    for i in 0..set.len() {
+        if let Some(label) = set.label(i) {
+            let (images, out): &mut (usize, usize) = counts.entry(label).or_default();
+            *images += 1;
+            *out += held.contains(&i) as usize;
+        }
+    }
+    let named = |part: &dyn Fn(&(usize, usize)) -> bool| -> Vec<&str> {
+        let of = counts.iter().filter(|(_, count)| part(count));
+        of.filter_map(|(label, _)| set.classes().get(*label as usize).map(String::as_str)).collect()
+    };
+    let (none, all) = (named(&|(_, out)| *out == 0), named(&|(images, out)| images == out));
+    let mut notes = Vec::new();
+    if !none.is_empty() && !held.is_empty() {
+        let (missed, all) = (none.len(), counts.len());
+        let some = labels::some(&none);
+        notes.push(format!(
+            "the held-out tenth ({} images) has no image of {missed} of {all} classes ({some})",
+            held.len()
+        ));
+    }
+    if !all.is_empty() {
+        let (classes, some) = (labels::counted(all.len(), "class"), labels::some(&all));
+        notes.push(format!("all images of {classes} are held out ({some}): nothing is learned of them"));
+    }
+    notes
 }
 
 /// Some images of a set, in the set's order. Labels and classes stay the whole set's.
@@ -306,6 +431,9 @@ impl Dataset for Subset {
     }
     fn name(&self, i: usize) -> String {
         self.whole.name(self.indices[i])
+    }
+    fn path(&self, i: usize) -> Option<PathBuf> {
+        self.whole.path(self.indices[i])
     }
     fn mask(&self, i: usize) -> Option<Vec<bool>> {
         self.whole.mask(self.indices[i])

@@ -3,6 +3,7 @@
 //!
 //! Rows lie together in groups, which are read as a whole, a few at a time. Plain and Snappy-compressed columns are read.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ use super::arrays::splits;
 use super::kept::{Kept, Size, UNPACKED};
 use super::parts;
 use super::picture::{MAX_BYTES, decode_bytes, guarded, unreadable};
-use super::{Dataset, Decode, Fnv, Image, MAX_CLASSES, Shards, Splits, numbered_classes};
+use super::{Dataset, Decode, Fnv, Image, MAX_CLASSES, Numbered, Shards, Splits, numbered};
 use crate::error::{Error, Result};
 
 /// Columns of labels, the first of these that a table has; names that the metadata gives classes for come before.
@@ -128,7 +129,7 @@ fn of_parts(
     how: Decode,
 ) -> Result<Splits> {
     let read = |paths: Vec<PathBuf>| paths.into_par_iter().map(|p| Table::read(&p)).collect::<Result<Vec<_>>>();
-    let (train, test) = (read(train)?, read(test)?);
+    let (mut train, mut test) = (read(train)?, read(test)?);
     let named = train.iter().find(|t| !t.names.is_empty());
     if let Some(table) = train.iter().find(|t| !t.passed.is_empty()) {
         let used = table.label.as_ref().map_or(table.image.clone(), |label| format!("{} and {label}", table.image));
@@ -151,8 +152,12 @@ fn of_parts(
         classes = match train.iter().flat_map(|t| t.texts()).flatten().map(String::from).collect::<Vec<_>>() {
             texts if texts.is_empty() => {
                 let numbers = train.iter().chain(&test).flat_map(|t| t.numbers());
-                let highest = numbers.flatten().max().unwrap_or(0).clamp(0, i64::from(u32::MAX));
-                numbered_classes(&[folder], highest as u32)?
+                let mut occurring: Vec<u64> = numbers.flatten().map(|n| n as u64).collect();
+                occurring.sort_unstable();
+                occurring.dedup();
+                let classes = numbered(&[folder], &occurring)?;
+                train.iter_mut().chain(&mut test).for_each(|table| table.renumber(&classes));
+                classes.names
             }
             mut texts => {
                 texts.sort();
@@ -328,6 +333,15 @@ impl Table {
         numbers.iter().map(|n| n.filter(|n| *n >= 0))
     }
 
+    /// Makes them places among the classes.
+    fn renumber(&mut self, classes: &Numbered) {
+        if let Labels::Numbers(numbers) = &mut self.labels {
+            for n in numbers.iter_mut().flatten().filter(|n| **n >= 0) {
+                *n = classes.place(*n as u64).map_or(*n, i64::from);
+            }
+        }
+    }
+
     fn texts(&self) -> impl Iterator<Item = Option<&str>> {
         let texts = if let Labels::Texts(texts) = &self.labels { &texts[..] } else { &[] };
         texts.iter().map(|t| t.as_deref())
@@ -347,14 +361,15 @@ impl Table {
                 self.label.as_deref().unwrap_or("label")
             ))
         };
+        let places: HashMap<&str, usize> = names.iter().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
         let numbers = self.numbers().enumerate().map(|(row, n)| match n {
             Some(n) if (n as usize) < names.len().min(MAX_CLASSES) => Ok(n as u32),
             Some(n) => Err(wrong(row, format!("has label {n}"))),
             None => Err(wrong(row, "has no label".into())),
         });
         let texts = self.texts().enumerate().map(|(row, text)| match text {
-            Some(text) => match names.iter().position(|name| name == text) {
-                Some(class) => Ok(class as u32),
+            Some(text) => match places.get(text) {
+                Some(&class) => Ok(class as u32),
                 None => Err(wrong(row, format!("has the class {text}, which the training part has not"))),
             },
             None => Err(wrong(row, "has no label".into())),

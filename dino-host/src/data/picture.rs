@@ -27,6 +27,13 @@ pub(crate) fn is_picture(path: &Path) -> bool {
     ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known))
 }
 
+/// The ending, in lower case, of a file that is a picture by its name and is not read.
+pub(crate) fn unread_ending(path: &Path) -> Option<String> {
+    const UNREAD: [&str; 4] = ["jp2", "avif", "heic", "svg"];
+    let ending = path.extension()?.to_str()?.to_ascii_lowercase();
+    UNREAD.contains(&ending.as_str()).then_some(ending)
+}
+
 /// A decoded file as it is, before `Decode` has its say.
 pub(super) struct Found {
     pub image: Image,

@@ -12,7 +12,7 @@ use super::kept::{Kept, Size, UNPACKED};
 use super::parts;
 use super::picture::{MAX_BYTES, decode_bytes, unreadable};
 use super::shard::{Packing, Passed, Sample, Scan, Shard, packing};
-use super::{Dataset, Decode, Fnv, Image, Shards, Splits, hold_out, numbered_classes};
+use super::{Dataset, Decode, Fnv, Image, Shards, Splits, hold_out, renumbered};
 use crate::error::{Error, Result};
 
 /// Packed shards whose images are mixed with one another at most, see [`Shards`].
@@ -86,9 +86,10 @@ fn splits(
                 .hint("a label is a member .cls beside the image"));
         }
     }
-    let samples = train.samples.iter().chain(test.iter().flat_map(|t| &t.samples));
-    if let Some(highest) = samples.filter_map(|s| s.label).max() {
-        let classes = numbered_classes(folders, highest)?;
+    let samples = train.samples.iter_mut().chain(test.iter_mut().flat_map(|t| &mut t.samples));
+    let labels: Vec<&mut u32> = samples.filter_map(|s| s.label.as_mut()).collect();
+    if !labels.is_empty() {
+        let classes = renumbered(folders, labels)?;
         train.classes.clone_from(&classes);
         test.iter_mut().for_each(|test| test.classes.clone_from(&classes));
     }

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::data::{Dataset, Faults, Splits};
+use crate::data::{Dataset, Faults, Splits, only_class};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::judged::{Labels, MOST_CLASSES};
@@ -219,6 +219,10 @@ fn judged<D: Device>(
         let line: Result<Vec<_>> =
             std::iter::once(query).chain(near.iter().map(|&(r, s)| show(&bank, b.images[r], s))).collect();
         found.neighbours.push(line?);
+    }
+    if let Some(class) = only_class(splits) {
+        found.missing.push(format!("k-NN and confusion: there is one class, {class}."));
+        return Ok(());
     }
     let Some((bank_labels, labels)) = b.labels(&bank).zip(q.labels(&asked)).filter(|(_, l)| !l.is_empty()) else {
         found.missing.push("k-NN and confusion: the images have no labels.".into());

@@ -9,6 +9,7 @@ mod refusals;
 mod report;
 mod runs;
 mod scores;
+mod sets;
 #[cfg(unix)]
 mod streams;
 mod unreadable;

@@ -8,6 +8,7 @@ use dino_host::error::Result;
 use tempfile::TempDir;
 
 mod cifar;
+mod field;
 mod folder;
 mod idx;
 mod list;
@@ -102,6 +103,13 @@ fn everything(path: &Path) -> Box<dyn Dataset> {
         }
     }
     Box::new(Both(open(path).unwrap()))
+}
+
+/// One of the set's notes has every one of `words`.
+#[track_caller]
+fn says(splits: &Splits, words: &[&str]) {
+    let said = |note: &String| words.iter().all(|word| note.contains(word));
+    assert!(splits.notes.iter().any(said), "{words:?} are not said: {:?}", splits.notes);
 }
 
 /// The whole text of the error that opening gives; it must name the path that ends in `named`.

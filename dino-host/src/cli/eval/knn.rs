@@ -46,7 +46,10 @@ pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
         return Err(Error::new("--k is above 0").hint("published: --k 10,20,100,200"));
     }
     knn::check_temperature(args.temperature, knn::TEMPERATURE)?;
-    let subject = Subject::open::<D>(&args.source, args.which)?;
+    let subject = match args.leave_one_out {
+        Some(Part::Train) => Subject::of_training_part::<D>(&args.source, args.which)?,
+        _ => Subject::open::<D>(&args.source, args.which)?,
+    };
     let (train, test) = (&*subject.splits.train, &*subject.splits.test);
     let mut extractor = subject.extractor::<D>(&args.source.shared.device, 1, false)?;
     let mut of = |set: &dyn Dataset| -> Result<(Array2<f32>, Vec<u32>)> {

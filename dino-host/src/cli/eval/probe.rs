@@ -3,7 +3,7 @@
 use crate::augment::EvalView;
 use crate::cli::shared::{Source, Which, network, open, settle_view};
 use crate::config::Config;
-use crate::data::{Dataset, Faults, Splits};
+use crate::data::{self, Dataset, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::judged::{Baseline, Judged};
@@ -11,6 +11,7 @@ use crate::features::{self, Extractor, Features, first_readable};
 use crate::progress::Progress;
 use clap::Args;
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// Classes whose confusion matrix still fits a screen.
 const WIDE: usize = 20;
@@ -40,14 +41,27 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Opens the weights and the set, which must have labels.
+    /// Opens the weights and the set, both parts of which must have labels, of two classes at least.
     pub fn open<D: Device>(source: &Source<D::Options>, which: Option<Which>) -> Result<Subject> {
+        let subject = Subject::of_training_part::<D>(source, which)?;
+        if subject.splits.test.classes().is_empty() {
+            return Err(Error::new(format!("the test part of {} has no labels that fit its training part", source.data))
+                .hint("eval knn --leave-one-out train judges the training part by itself; a list of labels beside the pictures is read too"));
+        }
+        Ok(subject)
+    }
+
+    /// The same where the test part may be without labels.
+    pub fn of_training_part<D: Device>(source: &Source<D::Options>, which: Option<Which>) -> Result<Subject> {
         let trained = source.checkpoint.is_some();
         let which = which.unwrap_or(if trained { Which::Teacher } else { Which::Pixels });
         let (mut config, weights) = network::<D>(source, which)?;
         let splits = open(&source.data, &config)?;
-        if splits.train.classes().is_empty() || splits.test.classes().is_empty() {
+        if splits.train.classes().is_empty() {
             return Err(unlabelled(&source.data));
+        }
+        if let Some(class) = data::only_class(&splits) {
+            return Err(one_class(&source.data, class));
         }
         let faults = source.tolerance.faults();
         // The preset may enlarge small images for its patches; pixels by themselves are taken as they are, unless a size was asked for.
@@ -126,8 +140,18 @@ pub fn seen(config: &Config, view: EvalView) -> String {
     }
 }
 
+/// Of one class everything is right, whatever the features are.
+pub fn one_class(data: &str, class: &str) -> Error {
+    let hint = match data::several_below(Path::new(data)) {
+        Some(below) => format!("--data {} has several folders, which are taken for classes", below.display()),
+        None => "two class folders or more, or a list with labels; neighbours and pca need no labels".into(),
+    };
+    Error::new(format!("{data} has one class, {class}: there is nothing to tell it from")).hint(hint)
+}
+
 pub fn unlabelled(data: &str) -> Error {
-    Error::new(format!("{data} has no labels")).hint("class folders give labels")
+    Error::new(format!("{data} has no labels"))
+        .hint("class folders give labels, or a list beside the pictures: labels.csv with the columns file and label")
 }
 
 /// The labels of the images that could be read.

@@ -1,10 +1,10 @@
 //! `eval retrieval`.
 
-use super::probe::seen;
+use super::probe::{one_class, seen};
 use crate::augment::EvalView;
 use crate::cli::shared::{Source, Which, networks, open, settle_view, start};
 use crate::config::Config;
-use crate::data::{Dataset, Decode, Faults};
+use crate::data::{self, Dataset, Decode, Faults};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::ranking::{Protocol, Scores};
@@ -96,6 +96,9 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
             };
             if bank.classes().is_empty() || queries.classes().is_empty() {
                 return Err(unlabelled());
+            }
+            if let Some(class) = data::only_class(&splits) {
+                return Err(one_class(&args.source.data, class));
             }
             for (name, weights) in &networks {
                 let take = |set: &dyn Dataset| tokens::<D>(&args, &config, weights, set, &faults, args.size);
