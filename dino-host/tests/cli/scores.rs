@@ -220,7 +220,6 @@ fn hostile_sets_give_numbers_or_a_line() {
         set(&parts, |_| 0),
         set(&parts, |_| 127),
         set(&parts, |x| x as u8),
-        set(&[("train/a", 6), ("test/a", 2)], |x| x as u8),
         set(&[("train/a", 1), ("train/b", 1), ("train/c", 1), ("test/a", 1), ("test/b", 1)], |x| x as u8),
         set(&[("train/a", 5), ("train/b", 4), ("train/c", 1), ("test/c", 1)], |x| x as u8),
     ];
