@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     for old in fs::read_dir(folder).expect("a folder").flatten() {
         fs::remove_file(old.path()).expect("its files are ours");
     }
-    let ending = ["csv", "tsv", "txt"][(choice % 3) as usize];
+    let ending = ["csv", "tsv", "txt", "jsonl"][(choice % 4) as usize];
     fs::write(folder.join(format!("train.{ending}")), train).expect("room for the list");
     if !test.is_empty() {
         fs::write(folder.join(format!("val.{ending}")), test).expect("room for the list");
@@ -33,7 +33,8 @@ fuzz_target!(|bytes: &[u8]| {
 
 /// Everything that can be asked of a set.
 fn ask(set: &dyn Dataset, classes: &[String]) {
-    assert_eq!(set.classes(), classes);
+    // A test part whose labels do not fit has none.
+    assert!(set.classes() == classes || set.classes().is_empty());
     for i in 0..set.len() {
         assert!(set.label(i).is_none_or(|label| (label as usize) < classes.len()));
         assert!(!set.name(i).is_empty());

@@ -126,7 +126,8 @@ fn separated(line: &str, there: &dyn Fn(&str) -> bool) -> bool {
     end.is_some_and(|end| there(line[..end].trim()))
 }
 
-/// What separates the cells: one that every line has, equally often, and that leaves a picture's name; `None`: spaces, or nothing.
+/// What separates the cells: of those that the first line has the one that leaves pictures' names and that all lines have equally
+/// often; `None`: spaces, or nothing.
 fn delimiter(lines: &[&str]) -> Option<u8> {
     let cells = |line: &str, delimiter: char| -> Vec<String> {
         let mut quoted = false;
@@ -137,11 +138,11 @@ fn delimiter(lines: &[&str]) -> Option<u8> {
         line.split(split).map(|cell| cell.trim().trim_matches('"').to_string()).collect()
     };
     let known = ['\t', ',', ';', '|'];
-    let all = |d: &&char| lines.iter().all(|line| cells(line, **d).len() > 1);
+    let first = |d: &&char| lines.first().is_some_and(|line| cells(line, **d).len() > 1);
     let even = |d: char| lines.iter().map(|line| cells(line, d).len()).collect::<HashSet<_>>().len() == 1;
     let names = |d: char| lines.iter().any(|line| cells(line, d).iter().any(|cell| picture(cell)));
     // Among equals the first; `max_by_key` gives the last.
-    let best = known.iter().filter(all).rev().max_by_key(|d| (names(**d), even(**d)));
+    let best = known.iter().filter(first).rev().max_by_key(|d| (names(**d), even(**d)));
     best.map(|d| *d as u8)
 }
 
@@ -236,6 +237,7 @@ impl Table {
         let known: Vec<usize> = rest.iter().copied().filter(|&c| place(&LABELS, c).is_some()).collect();
         let other =
             |c: &usize| place(&PATHS, *c).is_none() && place(&PARTS, *c).is_none() && place(&PROSE, *c).is_none();
+        let by_name = !known.is_empty();
         let candidates = match known.is_empty() {
             true => rest.into_iter().filter(other).filter(|&c| self.column(c).any(|cell| !cell.is_empty())).collect(),
             false => known,
@@ -244,7 +246,7 @@ impl Table {
             [] => None,
             [one] => Some(*one),
             // A number and a name of the same classes: the name.
-            [first, ..] if candidates.iter().all(|&c| self.agree(*first, c)) => {
+            [first, ..] if by_name && candidates.iter().all(|&c| self.agree(*first, c)) => {
                 let number = |c: usize| self.column(c).all(|cell| cell.bytes().all(|b| b.is_ascii_digit()));
                 candidates.iter().copied().find(|&c| !number(c)).or(Some(*first))
             }
