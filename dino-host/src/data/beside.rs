@@ -124,7 +124,11 @@ fn one(list: &Path, images: &Images, known: Option<&Classes>) -> Result<Option<(
     let all: Option<Vec<String>> =
         labels.iter().map(|label| label.filter(|label| !label.is_empty()).map(String::from)).collect();
     match all {
-        None => Err(format!("it names {} of {} images", labels.iter().flatten().count(), images.count)),
+        None => Err(format!(
+            "it names {} of {} images; as --data it trains on those alone",
+            labels.iter().flatten().count(),
+            images.count
+        )),
         Some(labels) => Ok(Some(by_place(labels, known))),
     }
 }

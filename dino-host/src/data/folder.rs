@@ -146,6 +146,7 @@ fn parts(path: &Path) -> Result<Parts> {
     let full = if path.file_name().is_some() { path.to_path_buf() } else { fs::canonicalize(path).unwrap_or_default() };
     let own = full.file_name().and_then(|name| name.to_str()).and_then(parts::named);
     let train = below.iter().filter(|c| c.part == Part::Train).min_by_key(|c| (c.rest != "*", &c.name));
+    let mut as_class = Vec::new();
     if let Some(train) = train {
         // A class may be called "train" as well: then it holds images and has other classes beside it.
         let test = test_of(&below, &train.rest);
@@ -167,6 +168,12 @@ fn parts(path: &Path) -> Result<Parts> {
             }
             return Ok(Parts { train: folder, test: test.map(|test| path.join(&test.name)), notes });
         }
+        let others: Vec<&String> = folders.iter().filter(|name| **name != train.name).collect();
+        as_class.push(format!(
+            "{} is taken for a class, as it holds pictures and other folders lie beside it ({}); pass it to train on it alone",
+            folder.display(),
+            some(&others)
+        ));
     } else if let Some(test) = below.first()
         && own.as_ref().is_none_or(|(part, _)| *part != Part::Train)
         && below.len() == entries.len()
@@ -176,7 +183,7 @@ fn parts(path: &Path) -> Result<Parts> {
         return Err(Error::new(format!("{} has no train/ beside {}", path.display(), test.display()))
             .hint(format!("pass {} itself to train on it", test.display())));
     }
-    let mut found = Parts { train: path.to_path_buf(), test: None, notes: Vec::new() };
+    let mut found = Parts { train: path.to_path_buf(), test: None, notes: as_class };
     if let (Some((Part::Train, rest)), Some(above)) = (own, full.parent()) {
         let here = if above.as_os_str().is_empty() { Path::new(".") } else { above };
         let siblings = fs::read_dir(here).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
@@ -242,7 +249,7 @@ struct Class {
 
 impl Listing {
     /// Lists the images of `root` (nothing is decoded); `None` where there is none. Class folders may hold folders; links are
-    /// followed, and within a class no folder is entered twice. Names that begin with a dot are left out. A picture that cannot be
+    /// followed, and within a class no folder is entered twice. Names that begin with a dot are left out, and what systems leave beside pictures. A picture that cannot be
     /// read (a link to nothing, an empty file) is a member like any other. Errors: a folder that cannot be listed.
     fn of(root: &Path, unread: &mut Unread) -> Result<Option<Listing>> {
         let entries = list(root, unread)?;
@@ -358,6 +365,9 @@ struct Entry {
     bytes: u64,
 }
 
+/// Folders that systems and programs put beside pictures: resource forks, thumbnails, deleted files.
+const LITTER: [&str; 5] = ["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"];
+
 /// The sub-folders and images of a folder, sorted by name.
 fn list(folder: &Path, unread: &mut Unread) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
@@ -368,7 +378,9 @@ fn list(folder: &Path, unread: &mut Unread) -> Result<Vec<Entry>> {
             Ok(kind) => (kind.is_dir(), kind.is_file(), kind.len()),
             Err(_) => (false, true, 0), // a link to nothing: one bad picture must not stop a run
         };
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let hidden = path.file_name().is_some_and(|name| {
+            name.as_encoded_bytes().starts_with(b".") || folder && LITTER.iter().any(|litter| name == *litter)
+        });
         if !folder && file && !picture && !hidden {
             unread.take(&path);
         }

@@ -192,7 +192,7 @@ fn lines(path: &Path, text: &str) -> Result<Vec<Line>> {
 struct Checked<'a> {
     path: &'a Path,
     lines: Vec<Line>,
-    seen: HashMap<String, usize>,
+    seen: HashMap<PathBuf, usize>,
 }
 
 impl<'a> Checked<'a> {
@@ -210,6 +210,9 @@ impl<'a> Checked<'a> {
         let wrong = |what: &str| Err(self.wrong(number, what));
         if file.is_empty() {
             return wrong("no path");
+        }
+        if file.contains("://") {
+            return wrong(&format!("{file} is an address: download the pictures and name the files"));
         }
         if let Some(ending) = unread_ending(Path::new(file)) {
             return wrong(&format!("{file} is a picture in a format that is not read (.{ending})"));
@@ -230,7 +233,10 @@ impl<'a> Checked<'a> {
             let first = format!("line {} has {}", first.number, has(line.label.is_none()));
             return wrong(&format!("{}, but {first}", has(line.label.is_some())));
         }
-        if let Some(before) = self.seen.insert(line.file.clone(), number) {
+        // `./a.png` is `a.png`.
+        let plain: PathBuf = Path::new(file).components().collect();
+        let plain = plain.strip_prefix(".").unwrap_or(&plain).to_path_buf();
+        if let Some(before) = self.seen.insert(plain, number) {
             return Err(self.wrong(number, &format!("{} is in line {before} already", line.file)));
         }
         self.lines.push(line);

@@ -254,6 +254,11 @@ fn open_any(path: &Path, how: Decode) -> Result<Splits> {
             return Ok(splits);
         }
     }
+    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if ["zip", "rar", "7z", "gz", "xz", "bz2", "zst"].contains(&ending.as_str()) {
+        return Err(Error::new(format!("{} is packed", path.display()))
+            .hint("unpack it and pass the folder; packed are read only .tar.gz, .tgz and .tar.zst, and MNIST's .gz"));
+    }
     let what = if picture::is_picture(path) { "a single picture" } else { "not a data set that is known" };
     Err(Error::new(format!("{} is {what}", path.display())).hint(EXPECTED))
 }
@@ -398,8 +403,8 @@ fn missed(set: &dyn Dataset, held: &HashSet<usize>) -> Vec<String> {
         let (missed, all) = (none.len(), counts.len());
         let some = labels::some(&none);
         notes.push(format!(
-            "the held-out tenth ({} images) has no image of {missed} of {all} classes ({some})",
-            held.len()
+            "the held-out tenth ({}) has no image of {missed} of {all} classes ({some})",
+            labels::counted(held.len(), "image")
         ));
     }
     if !all.is_empty() {

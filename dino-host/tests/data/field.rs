@@ -328,3 +328,35 @@ fn the_held_out_tenth_says_which_classes_it_misses() {
     names.iter().enumerate().for_each(|(i, n)| put(dir.path(), n, &[png(i as u8), vec![0; i]].concat()));
     assert_eq!(open(dir.path()).unwrap().notes, [String::new(); 0]);
 }
+
+#[test]
+fn what_systems_leave_beside_pictures_is_no_class() {
+    let dir = pictures(&["ant/1.png", "ant/@eaDir/thumb.png", "bee/2.png", "lost+found/3.png"]);
+    put(dir.path(), "__MACOSX/ant/._1.png", &[0, 5, 22, 7]);
+    put(dir.path(), "Thumbs.db", b"x");
+    let splits = open(dir.path()).unwrap();
+    assert_eq!((splits.train.len() + splits.test.len(), splits.train.classes().len()), (2, 2));
+}
+
+#[test]
+fn a_train_folder_that_is_a_class_is_said() {
+    let splits = open(pictures(&["train/1.png", "train/2.png", "unlabeled/3.png"]).path()).unwrap();
+    assert_eq!(splits.train.classes(), ["train", "unlabeled"]);
+    says(&splits, &["train is taken for a class", "unlabeled"]);
+}
+
+#[test]
+fn packed_sets_and_addresses_are_told_what_to_do() {
+    let dir = pictures(&["a/1.png", "a/2.png"]);
+    put(dir.path(), "set.zip", b"PK");
+    put(dir.path(), "far.csv", b"https://example.com/1.png,x\n");
+    put(dir.path(), "twice.csv", b"a/1.png,x\n./a/1.png,y\na/2.png,x\n");
+    for (name, words) in [
+        ("set.zip", ["packed", "unpack it"]),
+        ("far.csv", ["line 1", "download"]),
+        ("twice.csv", ["line 2", "in line 1 already"]),
+    ] {
+        let error = open(&dir.path().join(name)).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+}
