@@ -483,6 +483,7 @@ impl<D: Device> Trainer<'_, D> {
             self.progress.epoch_loss / per_epoch as f64,
             (config.out_dim as f64).ln()
         ));
+        self.run.faults.endless().iter().for_each(|line| self.screen.say(line));
         self.progress.epoch_loss = 0.0;
         // The numbered one first: killed in between, the run comes by here again.
         if config.save_every > 0 && epoch.is_multiple_of(config.save_every) {

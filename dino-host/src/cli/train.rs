@@ -1,7 +1,7 @@
 //! `train`.
 
-use super::shared::{Limit, Model, Shared, Tolerance, open, say_left_out, sized, start};
-use crate::data;
+use super::shared::{Limit, Model, Shared, Tolerance, open, say_few_levels, say_left_out, sized, start};
+use crate::data::{self, White};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -76,6 +76,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
             errln!("--epochs {epochs} instead of {}: the schedules are recomputed for it", config.epochs);
             config.epochs = epochs;
         }
+        named.white.take_if(|white| matches!(white, White::Found(_))); // the run has what was found
         if let Some(other) = config.contradictions(&named).first() {
             return Err(Error::new(format!("the run in {} cannot go on with {other}", out.display()))
                 .hint("leave the flag out, or start a new run; only --epochs, --threads and paths may change"));
@@ -104,6 +105,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         out.display()
     );
     say_left_out(&config);
+    say_few_levels(&*splits.train, &config);
     let from = args.init_from.as_deref();
     let start = from.map(|file| init::start(file, &config, args.init_head, args.init_channels)).transpose()?;
     if let (Some(file), Some(start)) = (from, &start) {

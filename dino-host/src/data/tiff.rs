@@ -11,8 +11,13 @@ use super::Image;
 use super::picture::{Found, MAX_BYTES, check_size, cmyk_to_rgb, damaged, unsupported};
 use crate::error::Result;
 
+/// Whether the file is a BigTIFF.
+pub(super) fn is_big(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"II+\0") || bytes.starts_with(b"MM\0+")
+}
+
 /// Errors: as of [`super::decode`].
-pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Found> {
+pub(super) fn read(path: &Path, bytes: &[u8], white: u16) -> Result<Found> {
     let failed = |e: TiffError| match e {
         TiffError::UnsupportedError(e) => unsupported(path, &e),
         e => damaged(path, &e),
