@@ -259,6 +259,11 @@ fn found(image: DynamicImage, white: u16, orientation: u8) -> Found {
     Found { image: Image { width, height, channels, pixels }, alpha, orientation }
 }
 
+/// The pixels of a JPEG that is a part of another file.
+pub(super) fn jpeg_pixels(path: &Path, bytes: &[u8]) -> Result<Image> {
+    Ok(jpeg(path, bytes, Decode { orient: false, ..Decode::default() })?.0.image)
+}
+
 /// A JPEG, by the decoder that is right for it, and whether its end mark is there.
 fn jpeg(path: &Path, bytes: &[u8], how: Decode) -> Result<(Found, bool)> {
     let layout = Layout::read(bytes);
