@@ -2,16 +2,22 @@
 
 use std::borrow::Cow;
 
-/// Whether a PNG has its last chunk.
-pub(super) fn png_ended(bytes: &[u8]) -> bool {
+/// What is to be decoded of a PNG, and whether its last chunk is there; `None` where another one is cut short.
+pub(super) fn png(bytes: &[u8]) -> Option<(Cow<'_, [u8]>, bool)> {
+    const END: &[u8] = b"\0\0\0\0IEND\xae\x42\x60\x82";
     let mut at = 8;
-    while let Some(&[a, b, c, d, ref kind @ ..]) = bytes.get(at..at + 8).and_then(|b| b.first_chunk::<8>()) {
-        if kind == b"IEND" {
-            return true;
+    while let Some(head) = bytes.get(at..at + 8) {
+        if &head[4..] == b"IEND" {
+            break;
         }
-        at = at.saturating_add(12).saturating_add(u32::from_be_bytes([a, b, c, d]) as usize);
+        at = at.checked_add(12)?.checked_add(u32::from_be_bytes(*head.first_chunk()?) as usize)?;
     }
-    false
+    let rest = bytes.get(at..)?;
+    if rest.starts_with(END) {
+        return Some((Cow::Borrowed(bytes), true));
+    }
+    // A part of the last chunk, or nothing.
+    END.starts_with(rest).then(|| (Cow::Owned([&bytes[..at], END].concat()), false))
 }
 
 /// What is to be decoded of a WebP file, and whether its length is what its head says; `None` where a chunk is cut short, or the
@@ -73,6 +79,25 @@ mod tests {
 
     fn riff(length: u32, chunks: &[Vec<u8>]) -> Vec<u8> {
         [b"RIFF", &length.to_le_bytes()[..], b"WEBP", &chunks.concat()].concat()
+    }
+
+    #[test]
+    fn a_png_gets_its_last_chunk_and_nothing_else() {
+        let chunk = |kind: &[u8; 4], body: &[u8]| {
+            [&(body.len() as u32).to_be_bytes(), &kind[..], body, &[7; 4]].concat() // no one looks at the checksum here
+        };
+        let body = [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &[1; 13]), chunk(b"IDAT", &[2; 9])].concat();
+        let whole = [&body, &b"\0\0\0\0IEND\xae\x42\x60\x82"[..]].concat();
+        assert_eq!(png(&whole), Some((Cow::Borrowed(&whole[..]), true)));
+        assert!(png(&[&whole, &b"after"[..]].concat()).unwrap().1);
+        for cut in body.len()..whole.len() {
+            assert_eq!(png(&whole[..cut]), Some((Cow::Owned(whole.clone()), false)), "{cut}");
+        }
+        for cut in body.len() - 20..body.len() {
+            assert_eq!(png(&whole[..cut]), None, "{cut}");
+        }
+        assert_eq!(png(&whole[..3]), None);
+        assert_eq!(png(&[&whole[..8], &[0xff; 100]].concat()), None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use dino_kernel::rng::{Kind, Rng};
 pub use faults::{Fault, Faults};
 pub use picture::{decode, decode_bytes};
-#[allow(unused_imports)] // by whoever lists files
+#[allow(unused_imports)] // until the lists of files count them
 pub(crate) use picture::{is_picture, unread_ending};
 pub use white::{Range, White};
 

@@ -18,6 +18,7 @@ const LZW: u64 = 5;
 const JPEG: u64 = 7;
 const DEFLATE: [u64; 2] = [8, 32946];
 const PACKBITS: u64 = 32773;
+const ZSTD: u64 = 50000;
 
 pub(super) struct Chunks<'a> {
     bytes: &'a [u8],
@@ -56,7 +57,7 @@ impl<'a> Chunks<'a> {
         let one = |found: Vec<u64>, default: u64| found.first().copied().unwrap_or(default);
         let compression = one(tag(Tag::Compression)?, PLAIN);
         let predictor = one(tag(Tag::Predictor)?, 1);
-        let known = DEFLATE.contains(&compression) || [PLAIN, FAX4, LZW, JPEG, PACKBITS].contains(&compression);
+        let known = DEFLATE.contains(&compression) || [PLAIN, FAX4, LZW, JPEG, PACKBITS, ZSTD].contains(&compression);
         if !known {
             return Err(unsupported(path, &format!("a TIFF of compression {compression}")));
         }
@@ -162,7 +163,7 @@ impl<'a> Chunks<'a> {
             false => Cow::Borrowed(stored),
         };
         let mut out = vec![0; row_bytes * rows];
-        let filled = match self.compression {
+        let reached = match self.compression {
             JPEG => {
                 let image = jpeg_pixels(path, &self.jpeg(stored))?;
                 let fits =
@@ -190,11 +191,15 @@ impl<'a> Chunks<'a> {
                 out[..n].copy_from_slice(&stored[..n]);
                 n
             }
-            _ => inflate(&turned(stored), &mut out),
+            ZSTD => match ruzstd::decoding::StreamingDecoder::new(stored) {
+                Ok(decoder) => filled(decoder, &mut out),
+                Err(_) => 0,
+            },
+            _ => filled(flate2::read::ZlibDecoder::new(&*turned(stored)), &mut out),
         };
-        match filled == out.len() {
+        match reached == out.len() {
             true => Ok((out, row_bytes)),
-            false => Err(damaged(path, &format!("strip or tile {index} has {filled} bytes of {}", out.len()))),
+            false => Err(damaged(path, &format!("strip or tile {index} has {reached} bytes of {}", out.len()))),
         }
     }
 
@@ -248,8 +253,8 @@ fn lzw(data: &[u8], out: &mut [u8]) -> usize {
     filled
 }
 
-fn inflate(data: &[u8], out: &mut [u8]) -> usize {
-    let (mut decoder, mut filled) = (flate2::read::ZlibDecoder::new(data), 0);
+fn filled(mut decoder: impl Read, out: &mut [u8]) -> usize {
+    let mut filled = 0;
     while filled < out.len() {
         match decoder.read(&mut out[filled..]) {
             Ok(n @ 1..) => filled += n,
