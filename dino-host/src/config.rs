@@ -5,7 +5,7 @@
 mod notes;
 
 use crate::augment::{Augment, EvalView};
-use crate::data::Decode;
+use crate::data::{Decode, White};
 use crate::error::{Error, Result};
 use crate::eval::scored::KnnImages;
 use crate::text;
@@ -206,6 +206,8 @@ keys! {
     #[arg(long, help_heading = "Data", num_args = 0..=1, default_missing_value = "true")] ignore_exif: bool = false;
     /// Decode large JPEGs at 1/2, 1/4 or 1/8 of their size, never smaller than an evaluation needs; changes pixels
     #[arg(long, help_heading = "Data", num_args = 0..=1, default_missing_value = "true")] fast_decode: bool = false;
+    /// The value that becomes 255 in pictures of 16 bits a channel, such as 4095 for 12 bits that fill a part of them; auto = the highest in the training images
+    #[arg(long, help_heading = "Data", value_name = "VALUE")] white: White = White::FULL;
 }
 
 impl Config {
@@ -472,7 +474,7 @@ impl Config {
     /// How files become images. The evaluation's shorter side, 8/7 of the global crop's, is the least that fast decoding leaves.
     pub fn decode(&self) -> Decode {
         let fast = self.fast_decode.then(|| self.global_size.saturating_mul(8).div_ceil(7));
-        Decode { channels: self.channels, orient: !self.ignore_exif, fast }
+        Decode { channels: self.channels, orient: !self.ignore_exif, fast, white: self.white.value() }
     }
 
     /// The same configuration for pictures that are looked at in another size than the evaluation's: what fast decoding leaves of them

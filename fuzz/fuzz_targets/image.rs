@@ -11,7 +11,8 @@ fuzz_target!(|bytes: &[u8]| {
     let choice = bytes.last().copied().unwrap_or(0);
     let channels = [3, 1, 4, 2, 5, 3, 3, 3][(choice & 7) as usize];
     let fast = [None, Some(1), Some(6), Some(usize::MAX)][(choice >> 3 & 3) as usize];
-    let how = Decode { channels, orient: choice & 32 == 0, fast };
+    let white = [u16::MAX, 4095][(choice >> 6 & 1) as usize];
+    let how = Decode { channels, orient: choice & 32 == 0, fast, white };
     let Ok(image) = decode_bytes(Path::new("fuzz"), bytes, how) else { return };
     assert!(image.width > 0 && image.height > 0 && image.channels == channels);
     assert_eq!(image.pixels.len(), channels * image.width * image.height);

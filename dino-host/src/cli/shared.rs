@@ -2,7 +2,7 @@
 
 use crate::augment::EvalView;
 use crate::config::{Config, Flags};
-use crate::data::{self, Dataset, Decode, Faults, Splits};
+use crate::data::{self, Dataset, Decode, Faults, Splits, White};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::features::{first_readable, view_of};
@@ -10,6 +10,7 @@ use crate::memory;
 use crate::weights;
 use clap::{Args, ValueEnum};
 use dino_kernel::init;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -44,7 +45,11 @@ impl Model {
         let named = self.named()?;
         let mut config = if self.small { small(data, named.channels) } else { Config::published() };
         config.set(&named);
-        config.resolve_for(D::MICRO_BATCH_TOKENS)
+        let mut config = config.resolve_for(D::MICRO_BATCH_TOKENS)?;
+        if let (White::Found(_), Some(data)) = (config.white, data) {
+            config.white = found_white(data, &config)?;
+        }
+        Ok(config)
     }
 }
 
@@ -58,6 +63,33 @@ pub fn small(data: Option<&str>, channels: Option<usize>) -> Config {
         Some(image) if (image.width, image.height) == (32, 32) => Config::small_32(),
         _ => Config::small(),
     }
+}
+
+/// What `--white auto` means for this data: the highest value in its training images, as far as they are looked at.
+fn found_white(data: &str, config: &Config) -> Result<White> {
+    const IMAGES: usize = 1024;
+    let range = match data {
+        data::BUILTIN => None,
+        path => data::Range::of(&*data::open(Path::new(path), config.decode())?.train, IMAGES),
+    };
+    Ok(match range.and_then(|r| Some((r.images, NonZeroU16::new(r.highest)?))) {
+        Some((images, highest)) => {
+            let many = if images == 1 { "" } else { "s" };
+            errln!("note: --white auto is {highest}, the highest value in {images} training image{many} of 16 bits");
+            White::Value(highest)
+        }
+        None => {
+            errln!("note: --white auto found no images of 16 bits among the first training images");
+            White::FULL
+        }
+    })
+}
+
+/// Says it where little is left of 16-bit pictures that use a part of the range.
+pub fn say_few_levels(set: &dyn Dataset, config: &Config) {
+    const IMAGES: usize = 64;
+    let note = data::Range::of(set, IMAGES).and_then(|range| range.note(config.white.value()));
+    note.iter().for_each(|note| errln!("note: {note}"));
 }
 
 #[derive(Args)]
@@ -208,6 +240,11 @@ pub fn recorded(config: &Config, model: &Model) -> Result<Config> {
     config.ignore_exif = named.ignore_exif.take().unwrap_or(config.ignore_exif);
     config.fast_decode = named.fast_decode.take().unwrap_or(config.fast_decode);
     config.eval_view = named.eval_view.take().unwrap_or(config.eval_view);
+    config.white = named.white.take().unwrap_or(config.white);
+    if let White::Found(_) = config.white {
+        return Err(Error::new("--white auto is for training: it is recorded as the number that is found")
+            .hint("leave it out, or give the number, such as --white 4095"));
+    }
     let other = if model.small { Some("--small".into()) } else { config.contradictions(&named).into_iter().next() };
     match other {
         None => config.resolve(),

@@ -1,9 +1,9 @@
 //! `train`.
 
-use super::shared::{Limit, Model, Shared, Tolerance, open, say_left_out, settle_view, sized, start};
+use super::shared::{Limit, Model, Shared, Tolerance, open, say_few_levels, say_left_out, settle_view, sized, start};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::data;
+use crate::data::{self, White};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory;
@@ -74,7 +74,8 @@ struct GoingOn {
 
 /// What `--resume` goes on with; `None` if there is nothing left to do, which is said.
 fn go_on<D: Device>(args: &Train<D::Options>, out: &Path) -> Result<Option<GoingOn>> {
-    let named = args.model.named()?;
+    let mut named = args.model.named()?;
+    named.white.take_if(|white| matches!(white, White::Found(_))); // the run has what was found
     let recorded = Recorded::read(out)?;
     let (config, _) = recorded.change(&named)?;
     if recorded.is_finished(config.epochs) {
@@ -164,6 +165,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         out.display()
     );
     say_left_out(&config);
+    say_few_levels(&*splits.train, &config);
     if let (Some(file), Some(start)) = (from, &start) {
         errln!("student and teacher start from {}", file.display());
         start.said.iter().for_each(|note| errln!("note: {note}"));

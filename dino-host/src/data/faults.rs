@@ -1,8 +1,9 @@
 //! Images that cannot be read: each is named once and counted, and the run goes on without it.
 
+use super::picture::remarked;
 use super::{Dataset, Image};
 use crate::error::{Error, Result};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard};
 
 /// What could not be read so far. Shared by all threads of a run.
@@ -27,6 +28,10 @@ struct Seen {
     count: usize,
     /// Their messages.
     causes: HashSet<String>,
+    /// Names of images whose file lacks its end mark and was decoded all the same, and how many of them [`Faults::endless`] has
+    /// told of.
+    endless: BTreeSet<String>,
+    told: usize,
 }
 
 /// An image that cannot be read.
@@ -52,7 +57,11 @@ impl Faults {
 
     /// Image `i` of the set; `None` where it cannot be read, which is noted.
     pub fn image(&self, set: &dyn Dataset, i: usize) -> Result<Option<Image>> {
-        match set.image(i) {
+        let (found, remark) = remarked(|| set.image(i));
+        if remark.endless && found.is_ok() {
+            self.seen().endless.insert(set.name(i));
+        }
+        match found {
             Ok(image) => Ok(Some(image)),
             Err(e) if self.strict => Err(e),
             Err(error) => {
@@ -89,9 +98,24 @@ impl Faults {
         fresh.into_iter().map(&mut fault).collect()
     }
 
+    /// What is to be said of the images whose file lacks its end mark, if there are more than were told of.
+    pub fn endless(&self) -> Option<String> {
+        let mut seen = self.seen();
+        let (n, told) = (seen.endless.len(), seen.told);
+        seen.told = n;
+        let first = seen.endless.first().filter(|_| n > told)?;
+        Some(match n {
+            1 => format!("WARNING: {first} lacks its end mark; all its pixels are there, and it is used"),
+            _ => format!(
+                "WARNING: {n} images lack their end mark, {first} is one; all their pixels are there, and they are used"
+            ),
+        })
+    }
+
     /// Prints those on stderr: for commands without a screen of their own.
     pub fn say(&self) {
         lines(&self.take(None)).iter().for_each(|line| errln!("{line}"));
+        self.endless().iter().for_each(|line| errln!("{line}"));
     }
 
     /// A thread that panicked while it held the lock has left nothing half done.

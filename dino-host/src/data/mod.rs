@@ -5,10 +5,13 @@ mod beside;
 pub mod builtin;
 pub mod cifar;
 mod cifar_python;
+mod ends;
 mod faults;
 pub mod files;
 pub mod folder;
+mod gif;
 pub mod idx;
+mod jpeg;
 mod kept;
 mod labels;
 pub mod list;
@@ -24,6 +27,7 @@ mod table;
 mod tar;
 mod tiff;
 mod unread;
+mod white;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -36,6 +40,7 @@ use dino_kernel::rng::{Kind, Rng};
 pub use faults::{Fault, Faults, lines as fault_lines};
 pub(crate) use picture::is_picture;
 pub use picture::{decode, decode_bytes};
+pub use white::{Range, White};
 
 /// An image, 8 bits a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,11 +68,13 @@ pub struct Decode {
     /// little: at 1/4 and 1/8 about 15 % of 2000 x 1500 pixels' 12 to 27 ms, at 1/2 nothing, for most of it is reading
     /// the bit stream.
     pub fast: Option<usize>,
+    /// Of channels of 16 bits, this value and all above it become 255; 65535 is the whole range.
+    pub white: u16,
 }
 
 impl Default for Decode {
     fn default() -> Decode {
-        Decode { channels: 3, orient: true, fast: None }
+        Decode { channels: 3, orient: true, fast: None, white: u16::MAX }
     }
 }
 
@@ -263,7 +270,7 @@ fn open_any(path: &Path, how: Decode) -> Result<Splits> {
     Err(Error::new(format!("{} is {what}", path.display())).hint(EXPECTED))
 }
 
-const EXPECTED: &str = "a data set is one of: a folder of pictures (PNG, JPEG, WebP, BMP, TIFF), of class folders of pictures, \
+const EXPECTED: &str = "a data set is one of: a folder of pictures (PNG, JPEG, WebP, GIF, BMP, PNM, TIFF), of class folders of pictures, \
                         or of train/ and val/ or test/ with either; a folder of CIFAR-10's or CIFAR-100's files, binary \
                         (data_batch_1.bin ..., train.bin) or Python's (data_batch_1 ..., train); of STL-10's (train_X.bin); a \
                         folder with MNIST's files (train-images-idx3-ubyte, also .gz) or such a file; a list of files (.csv, \

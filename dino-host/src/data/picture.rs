@@ -1,5 +1,6 @@
-//! Picture files to pixels: PNG, JPEG, WebP, BMP and TIFF, told apart by content.
+//! Picture files to pixels: PNG, JPEG, WebP, GIF, BMP, TIFF and PNM, told apart by content.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fs;
 use std::io::Cursor;
@@ -7,10 +8,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::Path;
 use std::sync::Once;
 
+use image::codecs::pnm::PnmDecoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use super::{Decode, Image, tiff};
+use super::jpeg::Layout;
+use super::white::narrowed;
+use super::{Decode, Image, ends, gif, tiff};
 use crate::error::{Error, Result};
 
 /// Largest width or height that is decoded.
@@ -19,19 +23,59 @@ pub(super) const MAX_SIDE: u32 = 1 << 15;
 pub(super) const MAX_BYTES: u64 = 512 << 20;
 
 /// What a picture file's name ends in, in any case.
-const ENDINGS: [&str; 7] = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"];
+const ENDINGS: [&str; 17] = [
+    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "dib", "tif", "tiff", "pbm", "pgm", "ppm",
+    "pnm", "pam",
+];
+
+/// What the names of pictures end in that are not read.
+#[rustfmt::skip]
+const UNREAD: [&str; 48] = [
+    "jp2", "j2k", "j2c", "jpf", "jpx", "jpm", "jxl", "jxr", "avif", "heic", "heif", "psd", "psb", "xcf", "svg", "svgz", "eps",
+    "exr", "hdr", "pfm", "dds", "tga", "ico", "cur", "icns", "pcx", "ff", "qoi", "dcm", "nef", "nrw", "cr2", "cr3", "crw",
+    "arw", "sr2", "dng", "raf", "orf", "rw2", "pef", "srw", "raw", "3fr", "iiq", "x3f", "fits", "wmf",
+];
+
+fn ending(path: &Path) -> String {
+    path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
+}
 
 /// Whether the name is a picture file's.
 pub(crate) fn is_picture(path: &Path) -> bool {
-    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known))
+    ENDINGS.contains(&ending(path).as_str())
 }
 
-/// The ending, in lower case, of a file that is a picture by its name and is not read.
+/// The ending, in lower case, of a picture's name in a format that is not read.
 pub(crate) fn unread_ending(path: &Path) -> Option<String> {
-    const UNREAD: [&str; 4] = ["jp2", "avif", "heic", "svg"];
-    let ending = path.extension()?.to_str()?.to_ascii_lowercase();
-    UNREAD.contains(&ending.as_str()).then_some(ending)
+    Some(ending(path)).filter(|ending| UNREAD.contains(&ending.as_str()))
+}
+
+/// What there is to say of a picture beside its pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Remark {
+    /// The file's end mark is missing, though all its pixels are there.
+    pub endless: bool,
+    /// The highest value of a channel, where channels have 16 bits.
+    pub highest: Option<u16>,
+}
+
+thread_local! {
+    /// Of the pictures that this thread decodes: they pass through data sets of every kind, which know nothing of it.
+    static REMARK: Cell<Remark> = const { Cell::new(Remark { endless: false, highest: None }) };
+}
+
+/// What `read` gives, and the remark on the picture that it decodes.
+pub(crate) fn remarked<T>(read: impl FnOnce() -> T) -> (T, Remark) {
+    REMARK.take();
+    let found = read();
+    (found, REMARK.take())
+}
+
+/// Samples of 16 bits as 8, their highest value noted; see [`narrowed`].
+pub(super) fn eight_bits(samples: &[u16], white: u16, channels: usize, alpha: bool) -> Vec<u8> {
+    let colour = samples.iter().enumerate().filter(|(i, _)| !alpha || i % channels != channels - 1);
+    REMARK.set(Remark { highest: colour.map(|(_, x)| *x).max(), ..REMARK.get() });
+    narrowed(samples, white, channels, alpha)
 }
 
 /// A decoded file as it is, before `Decode` has its say.
@@ -53,7 +97,7 @@ pub(super) fn damaged(path: &Path, error: &dyn std::fmt::Display) -> Error {
 
 pub(super) fn unsupported(path: &Path, what: &dyn std::fmt::Display) -> Error {
     Error::new(format!("cannot decode {}: {what}", path.display()))
-        .hint("PNG, JPEG, WebP, BMP and TIFF (8 or 16 bits a channel, no palette) are read, whatever the ending says")
+        .hint("PNG, JPEG, WebP, GIF, BMP, PNM and TIFF (8 or 16 bits a channel) are read, whatever the ending says")
 }
 
 /// Refuses a size before anything is allocated for it. `bytes`: of the decoded image.
@@ -65,12 +109,13 @@ pub(super) fn check_size(path: &Path, (width, height): (u32, u32), bytes: u64) -
         .hint(format!("images of up to {MAX_SIDE} pixels a side and {} MiB are read", MAX_BYTES >> 20)))
 }
 
-/// Decodes a picture file to 8 bits a channel: PNG, JPEG, WebP, BMP or TIFF, told apart by content. Of several pictures in
-/// one file (WebP animations, TIFF pages) it is the first.
+/// Decodes a picture file to 8 bits a channel: PNG, JPEG, WebP, GIF, BMP, TIFF or PNM, told apart by content. Of several
+/// pictures in one file (animations, TIFF pages) it is the first.
 ///
-/// 16 bits become 8 by rounding to the nearest, `(x + 128) / 257`; Pillow drops the low byte, which is at most 1 less or
-/// more. Palettes become their colours (TIFF with a palette is not read), CMYK becomes RGB as Pillow's `convert("RGB")` makes it, transparency is dropped
-/// where 1 or 3 channels are asked for.
+/// 16 bits become 8 by rounding to the nearest, `how.white` and above are 255; with the whole range it is `(x + 128) / 257`,
+/// where Pillow drops the low byte, which is at most 1 less or more. Palettes become their colours, CMYK becomes RGB as Pillow's
+/// `convert("RGB")` makes it, transparency is dropped where 1 or 3 channels are asked for. A file whose end mark alone is
+/// missing is decoded; [`super::Faults`] counts such files.
 ///
 /// Errors name the file: unreadable, empty, no such format, damaged, cut short, too large (32,768 pixels a side, 512 MiB
 /// decoded), or a number of channels that does not become `how.channels`.
@@ -123,114 +168,132 @@ fn decoded(path: &Path, bytes: &[u8], how: Decode) -> Result<Image> {
     if bytes.is_empty() {
         return Err(Error::new(format!("{} is empty", path.display())).hint("remove it or copy it again"));
     }
-    let found = match image::guess_format(bytes) {
-        Ok(ImageFormat::Tiff) => tiff::read(path, bytes)?,
-        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp)) => {
-            read(path, bytes, format, how)?
+    let (found, ended) = match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => jpeg(path, bytes, how)?,
+        Ok(ImageFormat::Gif) => gif::read(path, bytes)?,
+        Ok(ImageFormat::WebP) => {
+            let (bytes, ended) = ends::webp(bytes).ok_or_else(|| cut_short(path, "WebP"))?;
+            (read(path, &bytes, ImageFormat::WebP, how)?, ended)
         }
+        Ok(ImageFormat::Png) => {
+            let (bytes, ended) = ends::png(bytes).ok_or_else(|| cut_short(path, "PNG"))?;
+            (read(path, &bytes, ImageFormat::Png, how)?, ended)
+        }
+        Ok(ImageFormat::Bmp) => (read(path, bytes, ImageFormat::Bmp, how)?, true),
+        Ok(ImageFormat::Pnm) => (pnm(path, bytes, how)?, true),
+        Ok(ImageFormat::Tiff) => (tiff::read(path, bytes, how.white)?, true),
         Ok(other) => return Err(unsupported(path, &format!("it is a {other:?} file"))),
+        Err(_) if tiff::is_big(bytes) => (tiff::read(path, bytes, how.white)?, true),
         Err(_) => return Err(unsupported(path, &"it is no picture")),
     };
+    if !ended {
+        REMARK.set(Remark { endless: true, ..REMARK.get() });
+    }
     let image = if how.orient { turned(found.image, found.orientation) } else { found.image };
     converted(path, image, found.alpha, how.channels)
 }
 
-/// Everything but TIFF.
-fn read(path: &Path, bytes: &[u8], format: ImageFormat, how: Decode) -> Result<Found> {
-    let failed = |e: ImageError| match e {
+fn cut_short(path: &Path, format: &str) -> Error {
+    Error::new(format!("{} is cut short: a {format} file without an end", path.display()))
+        .hint("remove it or copy it again")
+}
+
+fn failed(path: &Path, error: ImageError) -> Error {
+    match error {
         ImageError::Unsupported(e) => unsupported(path, &e),
         e => damaged(path, &e),
-    };
-    let mut limits = image::Limits::default();
+    }
+}
+
+/// The `image` crate's decoder, its size checked.
+fn opened<'a>(path: &Path, bytes: &'a [u8], format: ImageFormat) -> Result<impl ImageDecoder + use<'a>> {
+    let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_BYTES);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(failed)?;
+    let decoder = reader.into_decoder().map_err(|e| failed(path, e))?;
     check_size(path, decoder.dimensions(), decoder.total_bytes())?;
-    let whole = match format {
-        ImageFormat::Jpeg => jpeg_is_whole(bytes),
-        ImageFormat::WebP => webp_is_whole(bytes),
-        _ => true, // a missing pixel is an error already
-    };
-    if !whole {
-        return Err(Error::new(format!("{} is cut short: a {format:?} file without an end", path.display()))
-            .hint("remove it or copy it again"));
-    }
+    Ok(decoder)
+}
+
+/// PNG, WebP and BMP.
+fn read(path: &Path, bytes: &[u8], format: ImageFormat, how: Decode) -> Result<Found> {
+    let mut decoder = opened(path, bytes, format)?;
     // A damaged tag is no tag: the pixels may be fine.
     let orientation = if how.orient { decoder.orientation().map_or(1, Orientation::to_exif) } else { 1 };
-    let small = how.fast.filter(|_| format == ImageFormat::Jpeg).and_then(|shorter| jpeg_scaled(bytes, shorter));
+    let image = DynamicImage::from_decoder(decoder).map_err(|e| failed(path, e))?;
+    Ok(found(image, how.white, orientation))
+}
+
+/// PBM, PGM, PPM and PAM: the greatest value that the head allows becomes 255, or `how.white` where that is less.
+fn pnm(path: &Path, bytes: &[u8], how: Decode) -> Result<Found> {
+    let decoder = PnmDecoder::new(bytes).map_err(|e| failed(path, e))?;
+    check_size(path, decoder.dimensions(), decoder.total_bytes())?;
+    let most = decoder.header().maximal_sample().clamp(1, 0xffff);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| failed(path, e))?;
+    // The crate spreads what is stored over 16 bits.
+    let stored = |x: &mut u16| *x = ((u32::from(*x) * most + 0x7fff) / 0xffff) as u16;
+    match &mut image {
+        DynamicImage::ImageLuma16(image) => image.iter_mut().for_each(stored),
+        DynamicImage::ImageLumaA16(image) => image.pixels_mut().for_each(|p| stored(&mut p.0[0])),
+        DynamicImage::ImageRgb16(image) => image.iter_mut().for_each(stored),
+        DynamicImage::ImageRgba16(image) => image.pixels_mut().for_each(|p| p.0[..3].iter_mut().for_each(stored)),
+        _ => {} // 8 bits are spread over 8 bits
+    }
+    Ok(found(image, how.white.min(most as u16), 1))
+}
+
+fn found(image: DynamicImage, white: u16, orientation: u8) -> Found {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let channels = image.color().channel_count() as usize;
+    let alpha = matches!(channels, 2 | 4);
+    let pixels = match image {
+        DynamicImage::ImageLuma16(image) => eight_bits(&image, white, channels, alpha),
+        DynamicImage::ImageLumaA16(image) => eight_bits(&image, white, channels, alpha),
+        DynamicImage::ImageRgb16(image) => eight_bits(&image, white, channels, alpha),
+        DynamicImage::ImageRgba16(image) => eight_bits(&image, white, channels, alpha),
+        image => match channels {
+            1 => image.into_luma8().into_raw(),
+            2 => image.into_luma_alpha8().into_raw(),
+            3 => image.into_rgb8().into_raw(),
+            _ => image.into_rgba8().into_raw(),
+        },
+    };
+    Found { image: Image { width, height, channels, pixels }, alpha, orientation }
+}
+
+/// The pixels of a JPEG that is a part of another file.
+pub(super) fn jpeg_pixels(path: &Path, bytes: &[u8]) -> Result<Image> {
+    Ok(jpeg(path, bytes, Decode { orient: false, ..Decode::default() })?.0.image)
+}
+
+/// A JPEG, by the decoder that is right for it, and whether its end mark is there.
+fn jpeg(path: &Path, bytes: &[u8], how: Decode) -> Result<(Found, bool)> {
+    let layout = Layout::read(bytes);
+    let (width, height) = layout.size();
+    check_size(path, (width, height), u64::from(width) * u64::from(height) * 4)?;
+    let mut bytes = Cow::Borrowed(bytes);
+    if !layout.ended {
+        // A decoder fills what is missing with grey and says nothing; a training set full of grey halves should not go unnoticed.
+        if !layout.complete(&bytes) {
+            return Err(cut_short(path, "JPEG"));
+        }
+        bytes.to_mut().extend([0xff, 0xd9]);
+    }
+    layout.check(path)?;
+    // A damaged tag is no tag: the pixels may be fine.
+    let exif = layout.exif.as_deref().filter(|_| how.orient);
+    let orientation = exif.and_then(Orientation::from_exif_chunk).map_or(1, Orientation::to_exif);
+    let small = how.fast.and_then(|shorter| layout.scaled(&bytes, shorter));
     let image = match small {
         Some(image) => image,
-        None => {
-            let image = DynamicImage::from_decoder(decoder).map_err(failed)?;
-            let (width, height, channels) =
-                (image.width() as usize, image.height() as usize, image.color().channel_count() as usize);
-            let pixels = match channels {
-                1 => image.into_luma8().into_raw(),
-                2 => image.into_luma_alpha8().into_raw(),
-                3 => image.into_rgb8().into_raw(),
-                _ => image.into_rgba8().into_raw(),
-            };
-            Image { width, height, channels, pixels }
+        None if layout.ordinary() => {
+            let decoder = opened(path, &bytes, ImageFormat::Jpeg)?;
+            found(DynamicImage::from_decoder(decoder).map_err(|e| failed(path, e))?, how.white, 1).image
         }
+        None => layout.decode(path, &bytes)?,
     };
-    Ok(Found { alpha: matches!(image.channels, 2 | 4), image, orientation })
-}
-
-/// A JPEG decoded at the smallest of 1/2, 1/4 and 1/8 whose shorter side still has `shorter` pixels. `None` where none has,
-/// and for whatever this decoder does not read: the other one has its say then.
-fn jpeg_scaled(bytes: &[u8], shorter: usize) -> Option<Image> {
-    let mut decoder = jpeg_decoder::Decoder::new(bytes);
-    decoder.set_max_decoding_buffer_size(MAX_BYTES as usize);
-    decoder.read_info().ok()?;
-    let info = decoder.info()?;
-    let channels = match info.pixel_format {
-        jpeg_decoder::PixelFormat::L8 => 1,
-        jpeg_decoder::PixelFormat::RGB24 => 3,
-        _ => return None,
-    };
-    if usize::from(info.width.min(info.height)).div_ceil(2) < shorter {
-        return None;
-    }
-    // The decoder takes the smallest size that has either of the two: only the shorter side's can be reached.
-    let shorter = shorter as u16;
-    let wish = if info.width <= info.height { (shorter, u16::MAX) } else { (u16::MAX, shorter) };
-    let (width, height) = decoder.scale(wish.0, wish.1).ok()?;
-    let (width, height) = (usize::from(width), usize::from(height));
-    let pixels = decoder.decode().ok()?;
-    (pixels.len() == width * height * channels).then_some(Image { width, height, channels, pixels })
-}
-
-/// Whether the end marker of a JPEG is there. The decoder fills what is missing with grey and says nothing; a training
-/// set full of grey halves should not go unnoticed.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    let mut in_scan = false;
-    while let Some(&[mark, code]) = bytes.get(at..at + 2).and_then(|b| b.first_chunk()) {
-        at += match (mark, code) {
-            (0xff, 0xd9) => return true,
-            (0xff, 0xff) => 1,                      // fill byte
-            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => 2, // stuffed byte or marker without a segment
-            (0xff, _) => {
-                in_scan = code == 0xda;
-                match bytes.get(at + 2..at + 4) {
-                    Some(length) => 2 + u16::from_be_bytes([length[0], length[1]]) as usize,
-                    None => return false,
-                }
-            }
-            _ if in_scan => 1,
-            _ => return true, // not a well-formed header: the decoder has its own word for that
-        };
-    }
-    false
-}
-
-/// Whether all bytes are there that the header tells of. The orientation comes last and would be missed in silence.
-fn webp_is_whole(bytes: &[u8]) -> bool {
-    bytes
-        .get(4..8)
-        .and_then(|b| b.first_chunk())
-        .is_some_and(|&b| bytes.len() as u64 >= 8 + u64::from(u32::from_le_bytes(b)))
+    Ok((Found { alpha: false, image, orientation }, layout.ended))
 }
 
 /// The picture as its orientation tag (1 to 8) wants it seen.
@@ -301,6 +364,22 @@ pub(super) fn cmyk_to_rgb(&[c, m, y, k]: &[u8; 4]) -> [u8; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn endings_that_are_read_and_that_are_not() {
+        let both = |name: &str| (is_picture(Path::new(name)), unread_ending(Path::new(name)));
+        for name in ["a.jfif", "b.JPE", "c.gif", "d.ppm", "e.PGM", "f.pbm", "g.TIFF", "h.png"] {
+            assert_eq!(both(name), (true, None), "{name}");
+        }
+        for (name, ending) in
+            [("a.jp2", "jp2"), ("b.AVIF", "avif"), ("c.d.heic", "heic"), ("e.Psd", "psd"), ("f.CR2", "cr2")]
+        {
+            assert_eq!(both(name), (false, Some(ending.into())), "{name}");
+        }
+        for name in ["a.txt", "jp2", ".avif", "b.json", "c.png.txt", ""] {
+            assert_eq!(both(name), (false, None), "{name}");
+        }
+    }
 
     #[test]
     fn a_panic_of_a_decoder_is_a_damaged_file() {

@@ -101,6 +101,7 @@ impl<D: Device> Trainer<'_, D> {
         // Said when it is so: whoever stops the program at this line loses nothing.
         let ln_k = (config.out_dim as f64).ln();
         self.screen.say(&format!("epoch {epoch}: loss {loss:.4} (ln K {ln_k:.4}){said}"));
+        self.run.faults.endless().iter().for_each(|line| self.screen.say(line));
         failed.map_or(Ok(()), Err)
     }
 

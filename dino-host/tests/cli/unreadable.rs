@@ -308,3 +308,73 @@ fn features_are_written_for_every_image_that_can_be_read() {
     refuses("features --strict --checkpoint {} --data {} --out {}", &[&checkpoint, data.path(), &to]);
     assert!(!to.join("features.npy").exists() && !to.join("features.part").exists());
 }
+
+/// Pictures of 12 bits in 16: what `--white auto` finds is recorded, and a resume and an evaluation go by it.
+#[test]
+fn white_is_found_recorded_and_kept() {
+    let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for i in 0..40u16 {
+        let name = data.path().join(format!("{}/{i:02}.png", ["a", "b"][usize::from(i) % 2]));
+        fs::create_dir_all(name.parent().unwrap()).unwrap();
+        let pixel = |x: u32, y: u32| image::Luma([(100 * x as u16 + 20 * y as u16 + i).min(4000)]);
+        image::DynamicImage::from(image::ImageBuffer::from_fn(40, 40, pixel)).save(name).unwrap();
+    }
+    let run = |name: &str, flags: &str| {
+        let run = out.path().join(name);
+        let done = dino(&format!("train {TINY} --epochs 1 {flags} --data {{}} --out {{}}"), &[data.path(), &run]);
+        assert_eq!(done.code, 0, "{}", done.err);
+        let manifest: serde_json::Value = serde_json::from_slice(&fs::read(run.join("run.json")).unwrap()).unwrap();
+        (manifest["config"]["white"].clone(), done.err, run)
+    };
+    let (white, said, _) = run("whole", "");
+    assert_eq!(white, 65535);
+    assert!(said.contains("17 of 256 levels") && said.contains("--white 4000"), "{said}");
+    let (white, said, found) = run("auto", "--white auto");
+    assert_eq!(white, 4000);
+    assert!(said.contains("--white auto is 4000") && !said.contains("levels"), "{said}");
+    let (white, ..) = run("number", "--white 4095");
+    assert_eq!(white, 4095);
+    // The flag of the first start may stand in the second's command line.
+    let line = format!("train {TINY} --epochs 2 --white auto --resume --data {{}} --out {{}}");
+    succeeds(&line, &[data.path(), &found]);
+    refuses_saying(
+        "train --resume --epochs 3 --white 4095 --data {} --out {}",
+        &[data.path(), &found],
+        &["--white 4095 (the run has 4000)"],
+    );
+    let features = |flags: &str| {
+        let file = out.path().join("features");
+        let _ = fs::remove_dir_all(&file);
+        let checkpoint = found.join("teacher.safetensors");
+        succeeds(&format!("eval knn --checkpoint {{}} --k 5 {flags} --json --data {{}}"), &[&checkpoint, data.path()])
+    };
+    assert_eq!(features(""), features("--white 4000"));
+    refuses_saying(
+        "eval knn --checkpoint {} --white auto --data {}",
+        &[&found.join("teacher.safetensors"), data.path()],
+        &["--white auto is for training"],
+    );
+    for wrong in ["0", "70000", "bright"] {
+        assert_eq!(dino(&format!("plan --small --white {wrong}"), &[]).code, 2, "{wrong}");
+    }
+}
+
+/// Files without an end mark are used, and counted once an epoch at most.
+#[test]
+fn files_without_an_end_mark_are_counted_once() {
+    let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for i in 0..40u8 {
+        let picture = image::RgbImage::from_fn(40, 40, |x, y| image::Rgb([6 * x as u8, 6 * y as u8, i]));
+        let mut jpeg = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
+        let mut jpeg = jpeg.into_inner();
+        if i < 12 {
+            jpeg.truncate(jpeg.len() - 2);
+        }
+        fs::write(data.path().join(format!("{i:02}.jpg")), jpeg).unwrap();
+    }
+    let done = dino(&format!("train {TINY} --epochs 3 --data {{}} --out {{}}"), &[data.path(), out.path()]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(done.err.matches("lack their end mark").count(), 1, "{}", done.err);
+    assert!(!done.err.contains("left out"), "{}", done.err);
+}

@@ -113,14 +113,17 @@ fn labels_of_qmnist_and_of_other_types() {
     let with = |name: &str, bytes: Vec<u8>| folder(&[images.clone(), (name, bytes)]);
     let short = [&[0, 0, 0x0b, 1, 0, 0, 0, 2][..], &[1, 44, 0, 7]].concat();
     let signed = [&[0, 0, 0x09, 1, 0, 0, 0, 2][..], &[3, 0]].concat();
-    for (name, bytes, highest) in [
-        ("train-labels-idx2-int", matrix(&[[5, 9, 9], [300, 9, 9]]), 300),
-        ("train-labels.idx2-int", matrix(&[[5, 9, 9], [70_000, 9, 9]]), 70_000),
-        ("train-labels-idx1-short", short, 300),
-        ("train-labels-idx1-byte", signed, 3),
+    // Of numbers that are large and few only those that occur are classes.
+    for (name, bytes, highest, classes) in [
+        ("train-labels-idx2-int", matrix(&[[5, 9, 9], [300, 9, 9]]), 300, 301),
+        ("train-labels.idx2-int", matrix(&[[5, 9, 9], [70_000, 9, 9]]), 1, 2),
+        ("train-labels-idx1-short", short, 300, 301),
+        ("train-labels-idx1-byte", signed, 3, 4),
     ] {
         let dir = with(name, bytes);
-        assert_eq!(labels(&*everything(dir.path())).into_iter().flatten().max(), Some(highest), "{name}");
+        let set = everything(dir.path());
+        assert_eq!(labels(&*set).into_iter().flatten().max(), Some(highest), "{name}");
+        assert_eq!(set.classes().len(), classes, "{name}");
     }
     let text = refusal(with("train-labels-idx2-int", matrix(&[[5, 0, 0], [-1, 0, 0]])).path(), "train-labels-idx2-int");
     assert!(text.contains("label 1 is -1"), "{text}");

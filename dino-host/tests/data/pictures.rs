@@ -28,16 +28,193 @@ fn pixels_are_those_of_pillow() {
         let largest = found.pixels.iter().zip(&expected.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
         // Two ways to round a cosine transform; 4:2:0 also has two ways to spread the chroma.
         let bound = match name.as_str() {
-            "420.jpg" => 6,
+            "420.jpg" | "jpeg-420.tif" => 6,
+            "jpeg-rgb.tif" => 2,
+            "ycc.tif" | "100.ppm" | "plain.pgm" => 1, // halves go one way or the other
             name if name.ends_with(".jpg") => 2,
             _ => 0,
         };
         assert!(largest <= bound, "{name}: {largest}");
         lossless += usize::from(bound == 0);
     }
-    assert!(lossless >= 15, "{lossless}");
-    let text = decode(&golden("palette.tif")).unwrap_err().to_string();
-    assert!(text.contains("palette.tif") && text.contains("no palette"), "{text}");
+    assert!(lossless >= 50, "{lossless}");
+}
+
+/// Largest and mean difference.
+#[track_caller]
+fn difference(found: &Image, expected: &Image) -> (u8, f64) {
+    assert_eq!((found.width, found.height, found.channels), (expected.width, expected.height, expected.channels));
+    let off: Vec<u8> = found.pixels.iter().zip(&expected.pixels).map(|(a, b)| a.abs_diff(*b)).collect();
+    let sum: f64 = off.iter().map(|x| f64::from(*x)).sum();
+    (*off.iter().max().unwrap(), sum / off.len() as f64)
+}
+
+/// The JPEG files of unusual layouts, those that are refused apart.
+fn rare(refused: bool) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/jpeg");
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.retain(|p| p.extension().unwrap() == "jpg");
+    paths.retain(|p| p.file_name().unwrap().to_str().unwrap().starts_with("refused-") == refused);
+    paths.sort();
+    paths
+}
+
+#[test]
+fn rare_jpegs_are_right_or_refused() {
+    assert!(rare(false).len() >= 28);
+    for path in rare(false) {
+        let expected = decode(&path.with_extension("png")).unwrap();
+        let (largest, mean) = difference(&decode(&path).unwrap(), &expected);
+        assert!(largest <= 6 && mean < 0.6, "{}: {largest}, {mean}", path.display());
+        // Decoded small, it is the same picture.
+        let small = data::decode(&path, Decode { fast: Some(9), ..Decode::default() }).unwrap();
+        let average = |image: &Image, c: usize| {
+            let values = image.pixels.iter().skip(c).step_by(3).map(|x| f64::from(*x));
+            values.sum::<f64>() / (image.pixels.len() / 3) as f64
+        };
+        for c in 0..3 {
+            let off = average(&small, c) - average(&expected, c);
+            assert!(off.abs() < 8.0, "{}: {off} in channel {c} of {} x {}", path.display(), small.width, small.height);
+        }
+    }
+    let words = ["component 3", "12 bits", "arithmetic", "4x1, 2x1, 1x1 in 3 scans", "height is told after"];
+    let refused = rare(true);
+    let texts: Vec<String> = refused.iter().map(|path| decode(path).expect_err("is refused").to_string()).collect();
+    assert_eq!(texts.len(), words.len());
+    for word in words {
+        assert_eq!(texts.iter().filter(|t| t.contains(word) && t.contains("hint:")).count(), 1, "{word} in {texts:#?}");
+    }
+}
+
+#[test]
+fn pictures_from_the_field() {
+    let case = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/data/pictures").join(name);
+    for (name, most) in [("420-three-scans.jpg", 1.0), ("tiles-planar.tif", 0.0), ("bigtiff.tif", 0.0)] {
+        let stem = name.split('.').next().unwrap();
+        let expected = decode(&case(&format!("{stem}.right.png"))).unwrap();
+        let (_, mean) = difference(&decode(&case(name)).unwrap(), &expected);
+        assert!(mean <= most, "{name}: {mean}");
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/data/endings");
+    let splits = open(&folder).unwrap();
+    assert_eq!(splits.train.len() + splits.test.len(), 12, "PPM is read");
+    for (set, i) in [&splits.train, &splits.test].iter().flat_map(|set| (0..set.len()).map(move |i| (set, i))) {
+        set.image(i).unwrap();
+    }
+}
+
+/// What is said of a file that is read through a data set, and its picture.
+fn with_remark(name: &str, bytes: &[u8]) -> (Option<Image>, Option<String>) {
+    let dir = folder(&[(name, bytes.to_vec())]);
+    let files = data::files::Files::open(&[dir.path().join(name)], Decode::default()).unwrap();
+    let faults = data::Faults::default();
+    let image = faults.image(&files, 0).unwrap();
+    let said = faults.endless();
+    assert_eq!(faults.endless(), None, "it is said once");
+    (image, said)
+}
+
+#[test]
+fn a_file_without_its_end_mark_is_used_and_said() {
+    let endless = |name: &str, bytes: &[u8], expected: &Image| {
+        let (image, said) = with_remark(name, bytes);
+        assert!(
+            image.as_ref() == Some(expected),
+            "{name}: {}",
+            if image.is_some() { "another picture" } else { "unreadable" }
+        );
+        let said = said.unwrap_or_else(|| panic!("{name}: nothing is said"));
+        assert!(said.contains(name) && said.contains("lacks its end mark"), "{said}");
+    };
+    let jpegs = rare(false).into_iter().chain(["420.jpg", "progressive.jpg", "grey.jpg", "ycck.jpg"].map(golden));
+    for path in jpegs {
+        let (bytes, expected) = (fs::read(&path).unwrap(), decode(&path).unwrap());
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(with_remark(name, &bytes) == (Some(expected.clone()), None), "{name}");
+        let end = bytes.len() - 2;
+        endless(name, &bytes[..end], &expected);
+        endless(name, &bytes[..end + 1], &expected);
+        for cut in end.saturating_sub(60)..end {
+            let error = data::decode_bytes(&path, &bytes[..cut], Decode::default()).expect_err(name).to_string();
+            assert!(error.contains("cut short"), "{name} at {cut}: {error}");
+        }
+        // What a download leaves that was given its room on the disk before.
+        let zeros = [&bytes[..end - 20], &[0; 4000]].concat();
+        assert!(data::decode_bytes(&path, &zeros, Decode::default()).is_err(), "{name}: zeros are no data");
+    }
+    let read = |name: &str| (fs::read(golden(name)).unwrap(), decode(&golden(name)).unwrap());
+    let (png, picture) = read("rgb.png");
+    endless("rgb.png", &png[..png.len() - 12], &picture);
+    endless("rgb.png", &png[..png.len() - 5], &picture);
+    assert!(with_remark("rgb.png", &png[..png.len() - 13]).0.is_none(), "the pixels' checksum is cut");
+    for name in ["grey.gif", "animated.gif"] {
+        let (gif, picture) = read(name);
+        assert_eq!(with_remark(name, &gif).1, None);
+        endless(name, &gif[..gif.len() - 1], &picture);
+    }
+    let (mut webp, picture) = read("lossless.webp");
+    let length = u32::from_le_bytes(webp[4..8].try_into().unwrap());
+    webp[4..8].copy_from_slice(&(length + 8).to_le_bytes());
+    endless("lossless.webp", &webp, &picture);
+}
+
+#[test]
+fn sixteen_bits_have_a_white() {
+    let path = Path::new("deep");
+    let values = [0u16, 8, 9, 2048, 4095, 60000];
+    let at = |bytes: &[u8], white, channels| {
+        data::decode_bytes(path, bytes, Decode { white, channels, ..Decode::default() }).unwrap().pixels
+    };
+    let mut png = std::io::Cursor::new(Vec::new());
+    let image = image::ImageBuffer::<image::Luma<u16>, _>::from_raw(3, 2, values.to_vec()).unwrap();
+    image::DynamicImage::ImageLuma16(image).write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let little: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let big: Vec<u8> = values.iter().flat_map(|x| x.to_be_bytes()).collect();
+    let tiff = tiff(3, 2, 1, 16, 1, false, &little);
+    let pgm = [b"P5 3 2 65535\n".as_slice(), &big].concat();
+    for (what, bytes) in [("png", png.get_ref()), ("tiff", &tiff), ("pgm", &pgm)] {
+        assert_eq!(at(bytes, u16::MAX, 1), [0, 0, 0, 8, 16, 233], "{what}");
+        assert_eq!(at(bytes, 4095, 1), [0, 0, 1, 128, 255, 255], "{what}");
+    }
+    // A head that names the greatest value says what is white, unless less is asked for.
+    let told = [b"P5 3 2 4095\n".as_slice(), &big[..10], &[0, 9]].concat();
+    assert_eq!(at(&told, u16::MAX, 1), [0, 0, 1, 128, 255, 1]);
+    assert_eq!(at(&told, 4095, 1), [0, 0, 1, 128, 255, 1]);
+    assert_eq!(at(&told, 2048, 1), [0, 1, 1, 255, 255, 1]);
+    assert_eq!(at(b"P2 2 1 1000 500 1000", u16::MAX, 1), [128, 255]);
+
+    // Transparency keeps its range, and 8 bits know no white.
+    let mut png = std::io::Cursor::new(Vec::new());
+    let image = image::ImageBuffer::<image::LumaA<u16>, _>::from_raw(1, 1, vec![2048, 65535]).unwrap();
+    image::DynamicImage::ImageLumaA16(image).write_to(&mut png, image::ImageFormat::Png).unwrap();
+    assert_eq!(at(png.get_ref(), 4095, 2), [128, 255]);
+    let rgb = fs::read(golden("rgb.png")).unwrap();
+    assert_eq!(at(&rgb, 100, 3), at(&rgb, u16::MAX, 3));
+}
+
+#[test]
+fn the_range_of_a_set_is_looked_at() {
+    let deep = |highest: u16| {
+        let mut png = std::io::Cursor::new(Vec::new());
+        let image = image::ImageBuffer::from_fn(16, 16, |x, y| image::Luma([highest / 255 * (16 * y + x) as u16]));
+        image::DynamicImage::ImageLuma16(image).write_to(&mut png, image::ImageFormat::Png).unwrap();
+        png.into_inner()
+    };
+    let names: Vec<String> = (0..30).map(|i| format!("{i:02}.png")).collect();
+    let files: Vec<(&str, Vec<u8>)> = names.iter().map(|n| (n.as_str(), deep(4080))).collect();
+    let dir = folder(&files);
+    let range = |white| {
+        let splits = data::open(dir.path(), Decode { white, ..Decode::default() }).unwrap();
+        data::Range::of(&*splits.train, 1000).map(|range| (splits.train.len(), range, range.note(white)))
+    };
+    let (train, found, note) = range(u16::MAX).unwrap();
+    assert_eq!((found.images, found.highest, found.levels), (train, 4080, 17));
+    let note = note.unwrap();
+    assert!(note.starts_with("17 of 256 levels") && note.contains("--white 4080"), "{note}");
+    let (_, found, note) = range(4080).unwrap();
+    assert_eq!((found.highest, found.levels, note), (4080, 256, None));
+    let plain = folder(&[("a.png", png(1)), ("b.png", png(2)), ("c.png", png(3))]);
+    assert_eq!(data::Range::of(&*open(plain.path()).unwrap().train, 1000), None);
 }
 
 #[test]
@@ -197,6 +374,14 @@ fn small_files_that_claim_large_pictures() {
         ("bomb.bmp", bmp),
         ("bomb.webp", webp),
         ("lossless.webp", lossless),
+        ("bomb.gif", {
+            let mut gif = read("grey.gif");
+            gif[6..10].fill(0xff);
+            gif
+        }),
+        ("bomb.ppm", b"P6 60000 60000 255\n________".to_vec()),
+        ("deep.pgm", b"P5 30000 30000 65535\n________".to_vec()),
+        ("plain.pgm", b"P2 1000000000 1 255\n1 2 3".to_vec()),
         ("bomb.tif", tiff(side, side, 3, 8, 2, false, &[0; 300])),
         ("bands.tif", tiff(20_000, 20_000, 200, 8, 1, true, &[0; 400])),
     ];
@@ -280,7 +465,10 @@ fn files_that_cannot_be_decoded_are_named() {
         ("flipped.png", flipped, ""),
         ("garbage.jpg", (0..5000u32).map(|i| (i * i / 7) as u8).collect(), ""),
         ("marked.jpg", [&[0xff, 0xd8, 0xff][..], &[0x55; 300], &[0xff, 0xd9]].concat(), ""),
-        ("really.png", b"GIF89a__________".to_vec(), "PNG, JPEG, WebP"),
+        ("really.png", b"qoif____________".to_vec(), "PNG, JPEG, WebP"),
+        ("header.gif", b"GIF89a__________".to_vec(), ""),
+        ("header.ppm", b"P6 4 4".to_vec(), ""),
+        ("short.ppm", b"P6 4 4 255\n123456".to_vec(), ""),
         ("bomb.png", bomb(30_000, 30_000), "512 MiB"),
         ("long.png", bomb(100_000, 1), "32768"),
         ("bomb.jpg", big_jpeg, "32768"),
@@ -314,9 +502,15 @@ fn every_cut_of_a_file_is_refused_or_whole() {
         for cut in 0..bytes.len() {
             match data::decode_bytes(&path, &bytes[..cut], Decode::default()) {
                 Err(e) => assert!(e.to_string().contains(&name), "{name} cut at {cut}: {e}"),
-                // All pixels can be there without what comes after them. Of a JPEG, nothing may be missing.
+                // All pixels can be there without what comes after them: of a JPEG, that is its end mark.
+                // The last number of a text can lose a digit and be a number.
+                Ok(found) if name.starts_with("plain.") && cut + 3 >= bytes.len() => {
+                    let n = expected.pixels.len() - 3;
+                    assert!(found.pixels[..n] == expected.pixels[..n], "{name} cut at {cut}");
+                }
                 Ok(found) => {
-                    assert!(found == expected && !name.ends_with("jpg"), "{name} cut at {cut} of {}", bytes.len());
+                    let end = !name.ends_with("jpg") || cut >= bytes.len() - 2;
+                    assert!(found == expected && end, "{name} cut at {cut} of {}", bytes.len());
                     whole += 1;
                 }
             }

@@ -6,7 +6,10 @@ Written by Pillow 13.0.0: python make.py
 import io
 import math
 import os
+import struct
 
+import numpy as np
+import tifffile
 from PIL import Image, ImageOps
 
 W, H = 40, 24
@@ -101,5 +104,126 @@ for packing in ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"]:
 save("grey.tif", grey)
 save("bits.tif", rgb.convert("1"))
 save("rgba.tif", rgba)
-rgb.quantize(64).save("palette.tif")  # not read
+save("palette.tif", rgb.quantize(64))
 save("cmyk.tif", ink)
+
+# What Pillow does not write is written by tifffile 2026.3.3, or here.
+pixels = np.asarray(rgb)
+planes = np.moveaxis(pixels, -1, 0)
+
+
+def by_tifffile(name, pixels, expected=rgb, **options):
+    tifffile.imwrite(name, pixels, **{"photometric": "rgb", **options})
+    expected.save(name + ".png", optimize=True)
+
+
+by_tifffile("tiles.tif", pixels, tile=(16, 16), compression="lzw")
+by_tifffile("tiles-planes.tif", planes, planarconfig="separate", tile=(16, 16), compression="lzw", predictor=True)
+by_tifffile("tiles-planes-16.tif", planes.astype(np.uint16) * 257, planarconfig="separate", tile=(32, 16), byteorder=">")
+by_tifffile("strips-planes.tif", planes, planarconfig="separate", rowsperstrip=5, compression="zstd")
+by_tifffile("big.tif", pixels, bigtiff=True, rowsperstrip=7)
+by_tifffile("big-endian-big.tif", pixels, bigtiff=True, byteorder=">", tile=(16, 16), compression="adobe_deflate", predictor=True)
+by_tifffile("white-is-zero.tif", 255 - np.asarray(grey), grey.convert("RGB"), photometric="miniswhite", rowsperstrip=5)
+by_tifffile("white-is-zero-16.tif", 65535 - np.asarray(grey).astype(np.uint16) * 257, grey.convert("RGB"), photometric="miniswhite")
+with tifffile.TiffWriter("pages.tif") as pages:
+    pages.write(pixels, photometric="rgb", compression="lzw")
+    pages.write(np.asarray(grey))
+rgb.save("pages.tif.png", optimize=True)
+# JPEG within; how it is read is libtiff's.
+tifffile.imwrite("jpeg-420.tif", pixels, photometric="ycbcr", compression="jpeg", subsampling=(2, 2), tile=(32, 32))
+with Image.open("jpeg-420.tif") as found:
+    found.convert("RGB").save("jpeg-420.tif.png", optimize=True)
+save("ycc.tif", rgb.convert("YCbCr"))
+
+
+def tiff(name, bits, photometric, rows, more=(), samples=1, packing=1):
+    """A TIFF of one strip, written by hand."""
+    data = b"".join(rows)
+    tags = [(256, [W]), (257, [H]), (258, [bits] * samples), (259, [packing]), (262, [photometric]), (273, [8]), (277, [samples])]
+    tags = sorted([*tags, (278, [H]), (279, [len(data)]), *more])
+    data = bytearray(b"II*\0\0\0\0\0" + data + b"\0" * (len(data) % 2))
+    entries = b""
+    for tag, values in tags:
+        packed = struct.pack(f"<{len(values)}H", *values)
+        if len(packed) > 4:
+            entries += struct.pack("<HHII", tag, 3, len(values), len(data))
+            data += packed
+        else:
+            entries += struct.pack("<HHI", tag, 3, len(values)) + packed.ljust(4, b"\0")
+    struct.pack_into("<I", data, 4, len(data))
+    data += struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
+    open(name, "wb").write(data)
+    with Image.open(name) as found:
+        found.convert("RGB").save(name + ".png", optimize=True)
+
+
+def packed(row, bits, turned):
+    """Values of a few bits as bytes, their bits in the other order where `turned`."""
+    text = "".join(format(int(v), f"0{bits}b") for v in row)
+    text += "0" * (-len(text) % 8)
+    step = -1 if turned else 1
+    return bytes(int(text[i : i + 8][::step], 2) for i in range(0, len(text), 8))
+
+
+for bits in (1, 2, 4):
+    levels = np.asarray(grey) >> (8 - bits)
+    for turned in (False, True):
+        rows = [packed(row, bits, turned) for row in levels]
+        order = [(266, [2 if turned else 1])]
+        tiff(f"{bits}-bits-{'turned' if turned else 'plain'}.tif", bits, 1, rows, order)
+    colours = [(x * 37 + 11) % 256 * 257 for x in range(3 << bits)]
+    tiff(f"palette-{bits}-bits.tif", bits, 3, [packed(row, bits, False) for row in levels], [(320, colours)])
+# Red, green and blue in a JPEG that does not say so: the TIFF does.
+within = io.BytesIO()
+rgb.save(within, "JPEG", keep_rgb=True, **jpeg)
+within = within.getvalue()
+start = within.index(b"\xff\xee")
+within = bytearray(within[:start] + within[start + 16 :])
+for marker, first, step in [(b"\xff\xc0", 10, 3), (b"\xff\xda", 5, 2)]:
+    for i in range(3):
+        within[within.index(marker) + first + step * i] = 1 + i
+tiff("jpeg-rgb.tif", 8, 2, [bytes(within)], samples=3, packing=7)
+multiplied = np.asarray(rgba).astype(int)
+multiplied[..., :3] = multiplied[..., :3] * multiplied[..., 3:] // 255
+tiff("alpha-associated.tif", 8, 2, [multiplied.astype(np.uint8).tobytes()], [(338, [1])], samples=4)
+tiff("alpha-not-called-so.tif", 8, 2, [rgba.tobytes()], [(338, [0])], samples=4)
+
+rgb.quantize(16).save("animated.gif", save_all=True, append_images=[grey.quantize(4)])
+with Image.open("animated.gif") as found:
+    found.convert("RGB").save("animated.gif.png", optimize=True)
+save("grey.gif", grey)
+# The first picture is smaller than the canvas, reaches beyond it, and has a transparent colour.
+whole = io.BytesIO()
+rgb.crop((0, 0, 9, 7)).quantize(8).save(whole, "GIF")
+whole = bytearray(whole.getvalue())
+place = whole.index(b",\0\0\0\0\x09\0\x07\0")
+for name, canvas, left, extension in [
+    ("small.gif", (12, 11), 2, b""),
+    ("small-transparent.gif", (12, 11), 2, b"!\xf9\x04\x01\0\0\x03\0"),
+    ("beyond.gif", (8, 9), 3, b""),
+]:
+    data = bytearray(whole)
+    struct.pack_into("<HH", data, 6, *canvas)
+    struct.pack_into("<HH", data, place + 1, left, 3)
+    data[place:place] = extension
+    open(name, "wb").write(data)
+    with Image.open(name) as found:
+        found.convert("RGB").save(name + ".png", optimize=True)
+
+save("rgb.ppm", rgb)
+save("grey.pgm", grey)
+save("bits.pbm", rgb.convert("1"))
+small = np.asarray(rgb.resize((5, 3)))
+grey_values = " ".join(str(int(v) * 100 // 255) for v in small[..., 0].reshape(-1))
+texts = {
+    "plain.pbm": "P1\n# a comment\n5 3\n1 0 1 0 1\n01010\n1 1 1 0 0\n",
+    "plain.pgm": f"P2 5 3 # a comment\n100\n{grey_values}\n",
+    "plain.ppm": "P3\n5 3\n15\n" + " ".join(str(v >> 4) for v in small.reshape(-1)) + "\n",
+}
+for name, text in texts.items():
+    open(name, "w").write(text)
+    with Image.open(name) as found:
+        found.convert("RGB").save(name + ".png", optimize=True)
+open("100.ppm", "wb").write(b"P6 5 3 100\n" + bytes(int(v) * 100 // 255 for v in small.reshape(-1)))
+with Image.open("100.ppm") as found:
+    found.convert("RGB").save("100.ppm.png", optimize=True)
