@@ -181,7 +181,7 @@ fn configuration_files() {
         fs::write(&file, text).unwrap();
         refuses_saying(&line, &[&file, data.path(), &out], &said);
     }
-    fs::write(&file, b"\xff\xfe").unwrap();
+    fs::write(&file, b"batch = 4\xff").unwrap();
     refuses_saying(&line, &[&file, data.path(), &out], &["c.toml"]);
     refuses_saying(&line, &[dir.path(), data.path(), &out], &["configuration"]);
     assert!(!out.exists());
