@@ -1,5 +1,5 @@
 //! Lists of picture files: one `path` or `path,label` a line, or a table (commas, tabs, semicolons, spaces; with or without a line of
-//! names; JSON lines), see [`table`]. Paths are relative to the list's folder. Empty lines and lines that begin with `#` are
+//! names; JSON lines). Paths are relative to the list's folder. Empty lines and lines that begin with `#` are
 //! skipped.
 //!
 //! Labels are class names, numbered in sorted order; where all of them are whole numbers, they are the classes' numbers.

@@ -106,7 +106,7 @@ pub(super) fn parse(path: &Path, text: &str, there: &dyn Fn(&str) -> bool) -> Re
     };
     rows.retain(|row| {
         let first = row.cells.first().map_or("", String::as_str);
-        row.cells.iter().any(|cell| !cell.is_empty()) && !(first.starts_with('#') && !there(first))
+        row.cells.iter().any(|cell| !cell.is_empty()) && (!first.starts_with('#') || there(first))
     });
     let mut table = Table { header: Vec::new(), rows };
     if let [first, rest @ ..] = table.rows.as_slice() {

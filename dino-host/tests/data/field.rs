@@ -181,7 +181,7 @@ fn labels_by_a_list_beside_the_pictures() {
     // A text that is no list has nothing to do with it.
     let dir = pictures(&four);
     put(dir.path(), "readme.txt", b"Pictures of nothing, such as 7.png\n");
-    assert_eq!(open(dir.path()).unwrap().notes, [String::new(); 0]);
+    assert_eq!(open(dir.path()).unwrap().notes, Vec::<String>::new());
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn images_in_both_parts_are_counted() {
     assert!(refusal(&dir.path().join("train.csv"), "").contains("the same 2 files"));
 
     let dir = pictures(&["train/a/0.png", "train/b/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png"]);
-    assert_eq!(open(dir.path()).unwrap().notes, [String::new(); 0]);
+    assert_eq!(open(dir.path()).unwrap().notes, Vec::<String>::new());
     fs::copy(dir.path().join("train/b/2.png"), dir.path().join("val/b/copy.png")).unwrap();
     let splits = open(dir.path()).unwrap();
     says(&splits, &["1 of 3 test images are copies", "b/copy.png of b/2.png"]);
@@ -326,7 +326,7 @@ fn the_held_out_tenth_says_which_classes_it_misses() {
     let names: Vec<String> = (0..300).map(|i| format!("{}/{i}.png", ["ant", "bee"][i % 2])).collect();
     let dir = tempfile::tempdir().unwrap();
     names.iter().enumerate().for_each(|(i, n)| put(dir.path(), n, &[png(i as u8), vec![0; i]].concat()));
-    assert_eq!(open(dir.path()).unwrap().notes, [String::new(); 0]);
+    assert_eq!(open(dir.path()).unwrap().notes, Vec::<String>::new());
 }
 
 #[test]

@@ -60,7 +60,9 @@ impl Subject {
         if splits.train.classes().is_empty() {
             return Err(unlabelled(&source.data));
         }
-        if let Some(class) = data::only_class(&splits) {
+        // Of a single image there is something else to say.
+        let several = splits.train.len() + splits.test.len() > 1;
+        if let Some(class) = data::only_class(&splits).filter(|_| several) {
             return Err(one_class(&source.data, class));
         }
         let faults = source.tolerance.faults();
