@@ -66,7 +66,7 @@ fn pictures(named: &Path, mut found: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
             named.display(),
             notes.first().map_or(String::new(), |n| format!(": {n}"))
         ))
-        .hint("a folder or pattern of PNG, JPEG, WebP, BMP or TIFF files")),
+        .hint("a folder or pattern of PNG, JPEG, WebP, GIF, BMP, PNM or TIFF files")),
     }
 }
 

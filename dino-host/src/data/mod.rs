@@ -18,6 +18,7 @@ pub mod list;
 mod npz;
 mod overlap;
 mod parquet;
+mod part_files;
 mod parts;
 mod picture;
 mod shard;

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use super::arrays::splits;
 use super::kept::{Kept, Size, UNPACKED};
-use super::parts;
+use super::part_files;
 use super::picture::{MAX_BYTES, decode_bytes, guarded, unreadable};
 use super::{Dataset, Decode, Fnv, Image, MAX_CLASSES, Numbered, Shards, Splits, numbered};
 use crate::error::{Error, Result};
@@ -81,7 +81,7 @@ pub(super) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     below.sort();
     folders.extend(below.first().cloned());
     for here in folders.iter().filter(|folder| folder.is_dir()) {
-        let Some(parts) = parts::find(here, "parquet files", &files, &stem)? else { continue };
+        let Some(parts) = part_files::find(here, "parquet files", &files, &stem)? else { continue };
         if let ([first, second, ..], true) = (&below[..], below.contains(here)) {
             let both = format!("{} and {}", first.display(), second.display());
             return Err(Error::new(format!("{both} are several sets")).hint("pass one of the folders"));
@@ -97,7 +97,7 @@ pub(super) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
         return Ok(None);
     }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (test, notes) = parts::beside(path, files(folder)?, &stem);
+    let (test, notes) = part_files::beside(path, files(folder)?, &stem);
     of_parts(folder, vec![path.to_path_buf()], test, notes, how).map(Some)
 }
 
@@ -128,6 +128,7 @@ fn of_parts(
     mut notes: Vec<String>,
     how: Decode,
 ) -> Result<Splits> {
+    part_files::apart(&train, &test)?;
     let read = |paths: Vec<PathBuf>| paths.into_par_iter().map(|p| Table::read(&p)).collect::<Result<Vec<_>>>();
     let (mut train, mut test) = (read(train)?, read(test)?);
     let named = train.iter().find(|t| !t.names.is_empty());

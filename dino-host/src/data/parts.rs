@@ -1,12 +1,6 @@
 //! What the parts of a data set are called: one list of names for folders, lists and shards; and which files of a folder are of
 //! which part.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use super::picture::unreadable;
-use crate::error::{Error, Result};
-
 /// What a part is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(dead_code)]
@@ -135,6 +129,14 @@ fn words(name: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The part that a word of a file's name says, and the other words; words are cut at `-`, `_`, `.` and spaces, so that
+/// `imagenet-train-0001` is of the train part, and `imagenet` and `0001` are left.
+pub(super) fn in_name(name: &str) -> (Option<Part>, Vec<&str>) {
+    let mut words: Vec<&str> = name.split(['-', '_', '.', ' ']).filter(|word| !word.is_empty()).collect();
+    let part = words.iter().position(|word| of(word).is_some()).map(|at| words.remove(at));
+    (part.and_then(of), words)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,136 +180,5 @@ mod tests {
         let same = |a: &str, b: &str| same(of_list(a).unwrap(), of_list(b).unwrap());
         assert!(same("val", "ILSVRC2012_validation_ground_truth") && same("testing", "tst") && same("train", "trn"));
         assert!(!same("val", "test") && !same("dev", "eval") && !same("train", "val") && !same("holdout", "query"));
-    }
-}
-
-/// The part that a word of a file's name says, and the other words; words are cut at `-`, `_`, `.` and spaces, so that
-/// `imagenet-train-0001` is of the train part, and `imagenet` and `0001` are left.
-pub(super) fn in_name(name: &str) -> (Option<Part>, Vec<&str>) {
-    let mut words: Vec<&str> = name.split(['-', '_', '.', ' ']).filter(|word| !word.is_empty()).collect();
-    let part = words.iter().position(|word| of(word).is_some()).map(|at| words.remove(at));
-    (part.and_then(of), words)
-}
-
-/// Files by part.
-pub(super) struct Files {
-    /// Not empty.
-    pub train: Vec<PathBuf>,
-    pub test: Vec<PathBuf>,
-    /// What is there and is not used.
-    pub notes: Vec<String>,
-}
-
-/// Which files of one kind are of which part: by their own names (`imagenet-train-0001.tar`, `val.tar`), or, where the folder itself has
-/// none, by the names of the folders that they are in. Files whose names say nothing are of the train part. Of several test parts
-/// the one of the lowest rank is taken.
-///
-/// `list` gives the sorted files of a folder, `stem` the name of one without its ending, `kind` is what they are called in messages.
-/// `None` where there are none. Errors: a test part alone, folders of which the test part's has none.
-pub(super) fn find(
-    folder: &Path,
-    kind: &str,
-    list: &dyn Fn(&Path) -> Result<Vec<PathBuf>>,
-    stem: &dyn Fn(&Path) -> String,
-) -> Result<Option<Files>> {
-    let here = list(folder)?;
-    if here.is_empty() {
-        return below(folder, kind, list);
-    }
-    let (mut train, mut plain, mut tests) = (Vec::new(), Vec::new(), Vec::new());
-    for path in here {
-        match in_name(&stem(&path)).0 {
-            Some(Part::Train) => train.push(path),
-            Some(Part::Test { rank }) => tests.push((rank, path)),
-            None => plain.push(path),
-        }
-    }
-    let (test, mut notes) = lowest(tests);
-    if let ([_, ..], [first, ..]) = (&train[..], &plain[..]) {
-        notes.push(format!("taken for training, for no part is in the name: {}", counted(first, plain.len())));
-    }
-    train.extend(plain);
-    train.sort();
-    match (train.first(), test.first()) {
-        (None, Some(test)) => {
-            Err(Error::new(format!("{} has no training part beside it", test.display())).hint(format!(
-                "{kind} that are called val, test or the like are the test part; pass the file itself to train on it"
-            )))
-        }
-        _ => Ok(Some(Files { train, test, notes })),
-    }
-}
-
-/// The same for folders that are called as parts.
-fn below(folder: &Path, kind: &str, list: &dyn Fn(&Path) -> Result<Vec<PathBuf>>) -> Result<Option<Files>> {
-    let (mut train, mut tests, mut none) = (Vec::new(), Vec::new(), None);
-    let entries = fs::read_dir(folder).map_err(|e| unreadable(folder, &e))?;
-    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|p| p.is_dir()).collect();
-    paths.sort();
-    for path in paths {
-        match path.file_name().and_then(|n| n.to_str()).and_then(of) {
-            Some(Part::Train) if train.is_empty() => train = list(&path)?,
-            Some(Part::Test { rank }) => match list(&path)? {
-                files if files.is_empty() => none = none.or(Some(path)),
-                files => tests.extend(files.into_iter().map(|file| (rank, file))),
-            },
-            _ => (),
-        }
-    }
-    if train.is_empty() {
-        return Ok(None);
-    }
-    if let (Some(none), true) = (none, tests.is_empty()) {
-        return Err(Error::new(format!("no {kind} found in {}", none.display()))
-            .hint(format!("it was taken for the test part of {}", train[0].display())));
-    }
-    let (test, notes) = lowest(tests);
-    Ok(Some(Files { train, test, notes }))
-}
-
-/// The test part beside a single file of the train part: what is called as it is but for the part's name and numbers. And what is not
-/// used of `files`, the files beside it.
-pub(super) fn beside(path: &Path, files: Vec<PathBuf>, stem: &dyn Fn(&Path) -> String) -> (Vec<PathBuf>, Vec<String>) {
-    let read = |path: &Path| {
-        let name = stem(path);
-        let (part, words) = in_name(&name);
-        let words: Vec<String> =
-            words.into_iter().filter(|w| !w.bytes().all(|b| b.is_ascii_digit())).map(str::to_lowercase).collect();
-        (part, words)
-    };
-    let (part, words) = read(path);
-    if part != Some(Part::Train) {
-        return (Vec::new(), Vec::new());
-    }
-    let (mut tests, mut more) = (Vec::new(), Vec::new());
-    for file in files.into_iter().filter(|file| file.file_name() != path.file_name()) {
-        match read(&file) {
-            (Some(Part::Test { rank }), other) if other == words => tests.push((rank, file)),
-            (Some(Part::Train), other) if other == words => more.push(file),
-            _ => (),
-        }
-    }
-    let (test, mut notes) = lowest(tests);
-    if let Some(first) = more.first() {
-        notes.push(format!("not used, for one file was named and not its folder: {}", counted(first, more.len())));
-    }
-    (test, notes)
-}
-
-/// The files of the lowest rank, and a note of the others.
-fn lowest(tests: Vec<(usize, PathBuf)>) -> (Vec<PathBuf>, Vec<String>) {
-    let lowest = tests.iter().map(|t| t.0).min();
-    let (test, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(|t| Some(t.0) == lowest);
-    let test: Vec<PathBuf> = test.into_iter().map(|t| t.1).collect();
-    let note = others.first().map(|first| {
-        format!("not used, for the test part is {}: {}", counted(&test[0], test.len()), counted(&first.1, others.len()))
-    });
-    (test, note.into_iter().collect())
-}
-
-fn counted(first: &Path, files: usize) -> String {
-    match files {
-        1 => first.display().to_string(),
-        n => format!("{} and {} more", first.display(), n - 1),
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::kept::{Kept, Size, UNPACKED};
-use super::parts;
+use super::part_files;
 use super::picture::{MAX_BYTES, decode_bytes, unreadable};
 use super::shard::{Packing, Passed, Sample, Scan, Shard, packing};
 use super::{Dataset, Decode, Fnv, Image, Shards, Splits, hold_out, renumbered};
@@ -37,7 +37,9 @@ pub struct ShardSet {
 /// `None` when the folder has no shards, neither directly nor in `train/`.
 pub(super) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     let stem = |path: &Path| packing(path).map_or("", |(_, name)| name).to_string();
-    let Some(parts) = parts::find(folder, "shards", &|folder| shard_files(folder), &stem)? else { return Ok(None) };
+    let Some(parts) = part_files::find(folder, "shards", &|folder| shard_files(folder), &stem)? else {
+        return Ok(None);
+    };
     let below = parts.train[0].parent().unwrap_or(folder).to_path_buf();
     splits(&[folder, &below], parts.train, parts.test, parts.notes, how).map(Some)
 }
@@ -49,7 +51,7 @@ pub(super) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
     }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let stem = |path: &Path| packing(path).map_or("", |(_, name)| name).to_string();
-    let (test, notes) = parts::beside(path, shard_files(folder)?, &stem);
+    let (test, notes) = part_files::beside(path, shard_files(folder)?, &stem);
     splits(&[folder], vec![path.to_path_buf()], test, notes, how).map(Some)
 }
 
@@ -75,6 +77,7 @@ fn splits(
     mut notes: Vec<String>,
     how: Decode,
 ) -> Result<Splits> {
+    part_files::apart(&train, &test)?;
     let mut train = ShardSet::read(train, how)?;
     let mut test = if test.is_empty() { None } else { Some(ShardSet::read(test, how)?) };
     if let Some(test) = &test {

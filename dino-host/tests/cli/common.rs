@@ -31,7 +31,26 @@ pub fn words(line: &str, paths: &[&Path]) -> Vec<String> {
 pub fn command(line: &str, paths: &[&Path]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dino-host"));
     command.args(words(line, paths)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    #[cfg(unix)]
+    hear_signals(&mut command);
     command
+}
+
+/// A signal that is ignored where the tests run (a shell ignores SIGINT for what it starts in the background) would stay ignored in
+/// the program that is tested.
+#[cfg(unix)]
+pub fn hear_signals(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    let all = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGXCPU];
+    let reset = move || {
+        for signal in all {
+            // SAFETY: signal(2) may be called between fork and exec; the default action needs no handler of ours.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing, takes no lock, and calls nothing but signal(2).
+    unsafe { command.pre_exec(reset) };
 }
 
 /// Runs the program to its end. It must not panic, whatever it is given.

@@ -338,7 +338,6 @@ mod unix {
         }
     }
 
-    /// As under nohup (SIGHUP), or in the background of a shell's script (SIGINT).
     /// The step of a large batch lasts long enough for another signal to come before its end.
     #[test]
     fn the_second_interrupt_ends_the_program_at_once() {
@@ -358,6 +357,7 @@ mod unix {
         assert_eq!(recorded(&run, "step"), 0);
     }
 
+    /// As under nohup (SIGHUP), or in the background of a shell's script (SIGINT).
     #[test]
     fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
         let (data, dir) = (cifar(), tempfile::tempdir().unwrap());

@@ -276,3 +276,12 @@ fn threads_share_unpacked_shards() {
         }
     });
 }
+
+#[cfg(unix)]
+#[test]
+fn one_shard_in_both_parts_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "train-0.tar", &tarred(&[("a.png", png(1)), ("b.png", png(2))]));
+    std::os::unix::fs::symlink("train-0.tar", dir.path().join("val-0.tar")).unwrap();
+    assert!(open(dir.path()).unwrap_err().message.contains("are the same file"));
+}
