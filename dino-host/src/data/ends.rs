@@ -93,7 +93,8 @@ mod tests {
         for cut in body.len()..whole.len() {
             assert_eq!(png(&whole[..cut]), Some((Cow::Owned(whole.clone()), false)), "{cut}");
         }
-        for cut in body.len() - 20..body.len() {
+        // Its length of less than 256 begins as the last chunk's does: three bytes say nothing.
+        for cut in body.len() - 17..body.len() {
             assert_eq!(png(&whole[..cut]), None, "{cut}");
         }
         assert_eq!(png(&whole[..3]), None);
@@ -106,7 +107,7 @@ mod tests {
         let right = riff(16, &[one.clone(), vec![0]]);
         assert_eq!(webp(&right), Some((Cow::Borrowed(&right[..]), true)));
         // Without the filling byte, and with the head counted.
-        assert_eq!(webp(&riff(16, &[one.clone()])), Some((Cow::Owned(right.clone()), false)));
+        assert_eq!(webp(&riff(16, std::slice::from_ref(&one))), Some((Cow::Owned(right.clone()), false)));
         assert_eq!(webp(&riff(24, &[one.clone(), vec![0]])), Some((Cow::Owned(right), false)));
         assert_eq!(webp(&riff(16, &[one[..10].to_vec()])), None);
         assert_eq!(webp(&riff(16, &[])), None);

@@ -54,7 +54,7 @@ fn pictures(named: &Path, mut found: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     match found.is_empty() {
         false => Ok(found),
         true => Err(Error::new(format!("no pictures in {}", named.display()))
-            .hint("a folder or pattern of PNG, JPEG, WebP, BMP or TIFF files")),
+            .hint("a folder or pattern of PNG, JPEG, WebP, GIF, BMP, PNM or TIFF files")),
     }
 }
 

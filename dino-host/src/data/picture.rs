@@ -284,7 +284,7 @@ fn jpeg(path: &Path, bytes: &[u8], how: Decode) -> Result<(Found, bool)> {
     }
     layout.check(path)?;
     // A damaged tag is no tag: the pixels may be fine.
-    let exif = layout.exif.as_deref().filter(|_| how.orient);
+    let exif = layout.exif.filter(|_| how.orient);
     let orientation = exif.and_then(Orientation::from_exif_chunk).map_or(1, Orientation::to_exif);
     let small = how.fast.and_then(|shorter| layout.scaled(&bytes, shorter));
     let image = match small {

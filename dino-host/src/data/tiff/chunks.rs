@@ -154,7 +154,7 @@ impl<'a> Chunks<'a> {
         rows: usize,
     ) -> Result<(Vec<u8>, usize)> {
         let (start, length) = self.places[index];
-        let end = start.checked_add(length).unwrap_or(u64::MAX);
+        let end = start.saturating_add(length);
         let stored = usize::try_from(start).ok().zip(usize::try_from(end).ok()).and_then(|(a, b)| self.bytes.get(a..b));
         let stored =
             stored.ok_or_else(|| damaged(path, &format!("strip or tile {index} lies beyond the end of the file")))?;
