@@ -58,7 +58,7 @@ fn classes_may_be_called_train_and_test() {
 
 #[test]
 fn a_flat_folder_has_no_labels() {
-    let dir = folder(&[("b.png", png(1)), ("a.jpg", jpeg()), ("c.gif", vec![1])]);
+    let dir = folder(&[("b.png", png(1)), ("a.jpg", jpeg()), ("c.jp2", vec![1])]);
     let splits = open(dir.path()).unwrap();
     let mut all = [names(&*splits.train), names(&*splits.test)].concat();
     all.sort();
@@ -191,7 +191,7 @@ fn names_and_endings() {
     use std::os::unix::ffi::OsStrExt;
     let dir =
         folder(&[("a.PNG", png(1)), ("b.tiff", png(2)), ("c.Tif", png(3)), ("d.WebP", png(4)), ("e.bmp", png(5))]);
-    put(dir.path(), "f.jpe", b"");
+    put(dir.path(), "f.jpx", b"");
     assert_eq!(everything(dir.path()).len(), 5);
     // A file that is no picture may be called what it likes; a picture's name goes into records as text.
     let name = |bytes: &[u8]| dir.path().join(std::ffi::OsStr::from_bytes(bytes));
