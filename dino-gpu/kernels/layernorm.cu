@@ -16,7 +16,8 @@ template <class T> __device__ __forceinline__ void load_sum(float (&v)[4], const
 
 // With a branch, mid = x + branch is stored too; mean, variance and y are those of the sum before it is rounded to mid's type.
 extern "C" __global__ void KERNEL(layernorm)(act* __restrict__ y, act* __restrict__ mid, float* __restrict__ mean, float* __restrict__ rstd,
-    const act* __restrict__ x, const act* __restrict__ branch, const float* __restrict__ w, const float* __restrict__ b, int rows, int cols) {
+    const act* __restrict__ x, const act* __restrict__ branch, const float* __restrict__ w, const float* __restrict__ b, int rows, int cols,
+    float eps) {
   long long row = WARP_ROW();
   if (row >= rows) return;
   int lane = LANE();
@@ -34,7 +35,7 @@ extern "C" __global__ void KERNEL(layernorm)(act* __restrict__ y, act* __restric
     for (int i = 0; i < 4; i++)
       if (c + i < cols) q += (v[i] - mu) * (v[i] - mu);
   }
-  float rs = 1.f / sqrtf(warp_sum(q) / cols + 1e-6f);
+  float rs = 1.f / sqrtf(warp_sum(q) / cols + eps);
   for (int c = lane * 4; c < cols; c += 128) {
     float g[4], o[4];
     load_sum(v, x, branch, c, cols);

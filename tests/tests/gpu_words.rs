@@ -195,7 +195,9 @@ fn stochastic_depth<F: Both>(_: &str) {
 }
 
 fn layer_norms<F: Both>(_: &str) {
-    for [rows, cols] in [[1, 5], [7, 39], [3, 128], [131, 132], [300, 262]] {
+    // Another epsilon than the published one shows that it is not a constant.
+    for ([rows, cols], eps) in [([1, 5], EPS), ([7, 39], 0.3), ([3, 128], 1e-12), ([131, 132], EPS), ([300, 262], 0.02)]
+    {
         let (len, n) = (rows * cols, Rows { rows, cols });
         let mut a = Arena::new();
         // Far from zero, so that the mean matters.
@@ -208,19 +210,9 @@ fn layer_norms<F: Both>(_: &str) {
         let stats = [(); 4].map(|_| a.stat(rows));
         let mut o = build::<F>(a);
         random_grads(&mut o, 7);
-        o.layernorm(y, stats[0], stats[1], x, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS });
+        o.layernorm(y, stats[0], stats[1], x, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps });
         o.layernorm_backward(dx, dy, x, stats[0], stats[1], w, b, n);
-        o.add_layernorm(
-            y,
-            mid,
-            stats[2],
-            stats[3],
-            x,
-            branch,
-            w,
-            b,
-            LayerNorm { rows: n.rows, cols: n.cols, eps: EPS },
-        );
+        o.add_layernorm(y, mid, stats[2], stats[3], x, branch, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps });
         check::<F>(&mut o, len.min(1000), 0.0, &n);
     }
 }

@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Keys that change none of a run's numbers.
-const FREE: [&str; 3] = ["save-every", "knn-every", "knn-images"];
+/// Keys that change no number of the training: how often and how it is looked at.
+const FREE: [&str; 4] = ["save-every", "knn-every", "knn-images", "eval-view"];
 
 /// Keys that every step reads anew. They hold from the step on at which they change.
 const ANEW: [&str; 18] = [
