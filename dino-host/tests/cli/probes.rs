@@ -89,12 +89,13 @@ fn sets_that_are_too_small_are_refused_or_judged_but_never_a_panic() {
         refuses_saying(&format!("{line} --data {{}}"), &[flat.path()], &["has no labels"]);
         refuses_saying(&format!("{line} --data {{}}"), &[single.path()], &["one class, a: there is nothing to tell"]);
     }
-    for (line, said) in [
-        ("eval knn --leave-one-out", "two images, there are 1"),
-        ("eval knn", "one class"),
-        ("eval linear", "one class"),
-    ] {
-        refuses_saying(&format!("{line} --data {{}}"), &[one.path()], &[said]);
+    let of_one = [
+        ("knn --leave-one-out", "two images, there are 1"),
+        ("knn", "1 in the bank, 0 queries"),
+        ("linear", "no test images"),
+    ];
+    for (line, said) in of_one {
+        refuses_saying(&format!("eval {line} --data {{}}"), &[one.path()], &[said]);
     }
     let two = folders(&[1, 1]);
     for line in ["eval knn --leave-one-out", "eval linear --epochs 1 --choose-on test", "eval logistic --fraction 1"] {

@@ -84,7 +84,6 @@ fn configurations_with_a_byte_order_mark() {
         succeeds(&format!("train {TINY} --config {{}} --data {{}} --out {{}}"), &[&file, data.path(), &run]);
         assert_eq!(log(&run).iter().filter(|row| row["kind"] == "epoch").count(), 1);
     }
-    std::fs::remove_dir_all(&run).unwrap();
     std::fs::write(&file, b"batch = 4\n\xff\n").unwrap();
     std::fs::remove_dir_all(&run).unwrap();
     refuses_saying(
