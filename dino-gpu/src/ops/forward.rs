@@ -6,7 +6,6 @@ use crate::args;
 use crate::gemm::Out;
 use crate::gpu::Gpu;
 use crate::kernels::Shape;
-use dino_host::error::Error;
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
 use dino_kernel::mem::{Act, Stat, State, Weight};
