@@ -1,0 +1,61 @@
+use super::*;
+
+#[test]
+fn published_values_resolve_to_the_published_model() {
+    let c = Config::published().resolve().unwrap();
+    assert_eq!(c.table().backbone, Vit::SMALL_16);
+    let mut parameters = 0;
+    c.table().visit(|s| parameters += if s.name.part.is_empty() { s.at.len() } else { 0 });
+    assert_eq!(parameters, 21_665_664); // the published 21.67 M
+}
+
+#[test]
+fn a_file_is_overridden_by_flags_and_unknown_keys_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    std::fs::write(&path, "batch = 32\nlr = 0.001\nglobal-crops-scale = [0.25, 1.0]\n").unwrap();
+    let flags = Flags { batch: Some(16), ..Flags::default() }.over(Config::file(&path).unwrap());
+    let mut c = Config::published();
+    c.set(&flags);
+    assert_eq!((c.batch, c.lr, c.global_crops_scale[0]), (16, 0.001, 0.25));
+    std::fs::write(&path, "batch = 32\nbatsh = 3\n").unwrap();
+    let message = Config::file(&path).unwrap_err().to_string();
+    assert!(message.contains("batsh") && message.contains("line 2"), "{message}");
+}
+
+/// A resumed run computes with the numbers it reads: one bit off and it is another run.
+#[test]
+fn numbers_survive_the_checkpoint_header_to_the_bit() {
+    let mut rng = dino_kernel::rng::Rng::new(1, 0, 0, 0, dino_kernel::rng::Kind::Test, 0);
+    for _ in 0..2000 {
+        let c = Config { lr: libm::exp(10.0 * rng.normal()), ..Config::tiny() };
+        let read: Config = serde_json::from_str(&serde_json::to_string(&c).unwrap()).unwrap();
+        assert_eq!(read.lr.to_bits(), c.lr.to_bits(), "{:e}", c.lr);
+    }
+}
+
+#[test]
+fn a_checkpoint_older_than_a_key_reads_as_it_was_made() {
+    let read: Config = serde_json::from_str(r#"{"batch": 8}"#).unwrap();
+    // Pictures are turned by default, and were not before there was a key for it.
+    assert!(read.ignore_exif && !Config::published().ignore_exif);
+    assert_eq!(read, Config { batch: 8, ignore_exif: true, ..Config::published() });
+    assert!(serde_json::from_str::<Config>(r#"{"bacth": 8}"#).is_err());
+}
+
+#[test]
+fn bad_values_are_refused_by_flag() {
+    let refuse = |change: fn(&mut Config), word: &str| {
+        let mut c = Config::tiny();
+        change(&mut c);
+        let message = c.resolve().unwrap_err().to_string();
+        assert!(message.contains(word), "{message}");
+    };
+    refuse(|c| c.teacher_temp = 0.0, "--teacher-temp");
+    refuse(|c| c.heads = 5, "--heads 4");
+    refuse(|c| c.micro_batch = 7, "--micro-batch 8");
+    refuse(|c| c.lr = f64::NAN, "--lr");
+    refuse(|c| c.arch = "resnet50".into(), "--arch");
+    refuse(|c| c.local_size = 4, "--patch-size 4");
+    refuse(|c| c.mean = vec![0.5], "--mean");
+}
