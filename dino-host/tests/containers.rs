@@ -1,4 +1,4 @@
-//! Weights in the archives, pickles and containers that people have: what PyTorch wrote (`tests/golden/make_containers.py`), and what an
+//! Weights in the archives, pickles and containers that people have: what PyTorch wrote (`tests/cases/containers/make.py`), and what an
 //! imitation of `torch.save` writes here.
 
 #[allow(dead_code)]
@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/containers").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/containers").join(name)
 }
 
 fn case(name: &str) -> PathBuf {

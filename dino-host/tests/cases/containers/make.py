@@ -1,6 +1,6 @@
-"""Writes the smallest vision transformer as other programs wrap it, with PyTorch: containers/.
+"""Writes the smallest vision transformer as other programs wrap it, with PyTorch, into the folder that it is run in.
 
-    python make_containers.py [--out containers]
+    python make.py [--out DIR]
 
 All hold the numbers of plain.pth, of which every tensor is a view, so that a file has one storage. Beside them lie, in extras-*.pth, values of
 the kinds that checkpoints are found with; some names are of classes that exist nowhere but here. hostile.pth runs a command when Python
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 args = argparse.ArgumentParser()
-args.add_argument("--out", default="containers")
+args.add_argument("--out", default=".")
 args = args.parse_args()
 os.makedirs(args.out, exist_ok=True)
 warnings.simplefilter("ignore")
