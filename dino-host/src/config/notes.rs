@@ -15,7 +15,7 @@ impl Config {
                 100.0 * epochs as f64 / n as f64
             )),
             n if n == epochs => {
-                notes.push(format!("the learning rate warms up over all {epochs} epochs of the run: it never falls"));
+                notes.push(format!("the learning rate warms up over the whole run (epochs: {epochs}): it never falls"));
             }
             _ => (),
         }

@@ -364,7 +364,7 @@ fn of_arrays(what: &Path, folder: &Path, arrays: Vec<Array>, own: Option<Part>, 
     if let Some(first) = unused.first() {
         notes.push(match unused.len() {
             1 => format!("not used: {first}"),
-            n => format!("not used: {first} and {} more arrays", n - 1),
+            n => format!("not used: {first} and {} more", n - 1),
         });
     }
     if let [train, test] = sets.as_slice()
