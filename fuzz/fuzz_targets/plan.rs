@@ -7,6 +7,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::middleware::{Checked, Memory, Pool};
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::reference::Train;
@@ -35,8 +36,17 @@ impl<'a> Arbitrary<'a> for Sizes {
         let side = |u: &mut Unstructured| -> arbitrary::Result<usize> {
             Ok(patch.wrapping_mul(size(u)?).wrapping_add(size(u)?))
         };
-        let backbone =
-            Vit { image: side(u)?, patch, channels: size(u)?, dim, depth: size(u)?, heads, mlp: size(u)?, positions };
+        let backbone = Vit {
+            image: side(u)?,
+            patch,
+            channels: size(u)?,
+            dim,
+            depth: size(u)?,
+            heads,
+            mlp: size(u)?,
+            positions,
+            eps: EPS,
+        };
         let mut views = Crops::EMPTY;
         for _ in 0..u.int_in_range(0..=2)? {
             views = views.with(Group { count: size(u)?, height: side(u)?, width: side(u)? });
