@@ -18,7 +18,8 @@ fuzz_target!(|bytes: &[u8]| {
     let mut blob = bytes.to_vec();
     if blob.len() >= 16 {
         blob[..8].copy_from_slice(b"DINOFLAT");
-        blob[8..12].copy_from_slice(&u32::from(1 + (blob[11] & 1)).to_le_bytes());
+        let version = u32::from(1 + (blob[11] & 1));
+        blob[8..12].copy_from_slice(&version.to_le_bytes());
         let sum = crc32fast::hash(&blob[16..]);
         blob[12..16].copy_from_slice(&sum.to_le_bytes());
     }
