@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::picture::{MAX_BYTES, MAX_SIDE, converted};
-use super::{Dataset, Decode, Fnv, Image, Splits, hold_out};
+use super::{Dataset, Decode, Fnv, Image, Splits, renumbered};
 use crate::error::{Error, Result};
 
 /// Largest array, unpacked: EMNIST's largest has 0.6 GB.
@@ -63,13 +63,15 @@ pub(super) fn rows(stored: &[u8], [height, width, channels]: [usize; 3], layout:
     pixels
 }
 
-/// The two parts with their notes; without a test part a tenth is held out.
-pub(super) fn splits<D: Dataset + 'static>(train: D, test: Option<D>, notes: Vec<String>) -> Splits {
-    let train = Box::new(train);
-    match test {
-        Some(test) => Splits { train, test: Box::new(test), held_out: false, notes },
-        None => Splits { notes, ..hold_out(train) },
+/// One set or two of one folder, the training part first, as a data set: their labels become places among the classes.
+pub(super) fn splits(folder: &Path, mut sets: Vec<Arrays>, notes: Vec<String>) -> Result<Splits> {
+    let labels: Vec<&mut u32> = sets.iter_mut().flat_map(|set| set.labels.iter_mut().flatten()).collect();
+    if !labels.is_empty() {
+        let classes = renumbered(&[folder], labels)?;
+        sets.iter_mut().for_each(|set| set.classes.clone_from(&classes));
     }
+    let test = sets.len().checked_sub(2).and_then(|_| sets.pop());
+    Ok(Splits::of(sets.remove(0), test, notes))
 }
 
 impl Dataset for Arrays {

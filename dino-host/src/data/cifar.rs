@@ -6,7 +6,6 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::arrays::splits;
 use super::cifar_python::{self, is_pickle};
 use super::picture::converted;
 use super::{Dataset, Decode, Fnv, Image, Splits, names_in};
@@ -145,7 +144,7 @@ fn opened(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     };
     let set = Cifar::read(folder, version, &train, how)?;
     let test = here(&test).then(|| Cifar::read(folder, version, &[&test], how)).transpose()?;
-    Ok(Some(splits(set, test, Vec::new())))
+    Ok(Some(Splits::of(set, test, Vec::new())))
 }
 
 /// Which set a `train.bin` is of: what its length says, unless the file of class names or the folder's name says more.

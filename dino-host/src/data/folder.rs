@@ -8,7 +8,7 @@ use super::labels::{Classes, counted, fit, some};
 use super::parts::{self, Part};
 use super::picture::{decode, is_picture, unreadable};
 use super::unread::Unread;
-use super::{Dataset, Decode, Fnv, Image, Splits, beside, hold_out};
+use super::{Dataset, Decode, Fnv, Image, Splits, beside};
 use crate::error::{Error, Result};
 
 /// Files below one folder. Image `i` is the `i`-th in the order class, then path.
@@ -36,9 +36,7 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
     let Some(test) = test else {
         let (set, _) = labelled(of_train, None, &mut notes, how)?;
         notes.extend(unread.notes());
-        let mut splits = hold_out(Box::new(set));
-        notes.append(&mut splits.notes);
-        return Ok(Some(Splits { notes, ..splits }));
+        return Ok(Some(Splits::of(set, None, notes)));
     };
     let canonical = |p: &Path| fs::canonicalize(p).map_err(|e| unreadable(p, &e));
     if canonical(&train)? == canonical(&test)? {
@@ -59,7 +57,7 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
     unread.add(unread_of_test);
     notes.extend(unread.notes());
     let test = test.ok_or_else(|| Error::new(format!("no images found in {}", path.display())))?;
-    Ok(Some(Splits { train: Box::new(train), test: Box::new(test), held_out: false, notes }))
+    Ok(Some(Splits::of(train, Some(test), notes)))
 }
 
 /// Both parts with their labels: those of the class folders, or those of a list beside the pictures where there are no class folders or

@@ -15,7 +15,7 @@ use flate2::read::MultiGzDecoder;
 use super::arrays::{Arrays, Layout, MAX_ARRAY, check_dims, splits as both};
 use super::parts::{self, Part};
 use super::picture::unreadable;
-use super::{Decode, MAX_CLASSES, Splits, renumbered};
+use super::{Decode, MAX_CLASSES, Splits};
 use crate::error::{Error, Result};
 
 /// A pair of files.
@@ -97,13 +97,7 @@ fn splits(folder: &Path, train: &Pair, pairs: &[Pair], how: Decode) -> Result<Sp
             folder.display()
         ));
     }
-    let labels: Vec<&mut u32> = parts.iter_mut().flat_map(|p| p.labels.iter_mut().flatten()).collect();
-    if !labels.is_empty() {
-        let classes = renumbered(&[folder], labels)?;
-        parts.iter_mut().for_each(|part| part.classes.clone_from(&classes));
-    }
-    let test = parts.len().checked_sub(2).and_then(|_| parts.pop());
-    Ok(both(parts.remove(0), test, notes))
+    both(folder, parts, notes)
 }
 
 /// What the name begins with, and whether images (`true`) or labels follow.

@@ -14,7 +14,7 @@ use super::labels::{Classes, counted, fit};
 use super::parts::{self, Part};
 use super::picture::{decode, is_picture, unread_ending, unreadable};
 use super::table::{self, Table};
-use super::{Dataset, Decode, Fnv, Image, Splits, hold_out};
+use super::{Dataset, Decode, Fnv, Image, Splits};
 use crate::error::{Error, Result};
 use crate::text;
 
@@ -77,9 +77,9 @@ pub(super) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
     let classes = Classes::of(folder, train_labels.iter().map(String::as_str), test_labels.iter().map(String::as_str))
         .map_err(|e| Error { message: format!("{}: {}", path.display(), e.message), ..e })?;
     let places = lines.iter().map(|line| line.label.as_ref().and_then(|label| classes.place(label))).collect();
-    let train = Box::new(FileList::new(path, lines, places, classes.names.clone(), how));
-    let mut splits = match test {
-        None => hold_out(train),
+    let train = FileList::new(path, lines, places, classes.names.clone(), how);
+    let test = match test {
+        None => None,
         Some((path, mut lines)) => {
             let fitted = fit(&path, &classes, &test_labels.iter().map(String::as_str).collect::<Vec<_>>());
             notes.extend(fitted.notes);
@@ -91,13 +91,10 @@ pub(super) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
                 places.retain(Option::is_some);
             }
             let names = if unlabelled { Vec::new() } else { classes.names.clone() };
-            let test = Box::new(FileList::new(&path, lines, places, names, how));
-            Splits { train, test, held_out: false, notes: Vec::new() }
+            Some(FileList::new(&path, lines, places, names, how))
         }
     };
-    notes.append(&mut splits.notes);
-    splits.notes = notes;
-    Ok(Some(splits))
+    Ok(Some(Splits::of(train, test, notes)))
 }
 
 /// The list of the test part beside a list of the training part, where there is one: called as it is but for the part. And a note of

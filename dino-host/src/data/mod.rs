@@ -138,6 +138,21 @@ pub struct Splits {
     pub notes: Vec<String>,
 }
 
+impl Splits {
+    /// The two parts and what is to be said of them; without a test part a tenth is held out, see [`hold_out`].
+    fn of<D: Dataset + 'static>(train: D, test: Option<D>, mut notes: Vec<String>) -> Splits {
+        let train = Box::new(train);
+        match test {
+            Some(test) => Splits { train, test: Box::new(test), held_out: false, notes },
+            None => {
+                let held = hold_out(train);
+                notes.extend(held.notes);
+                Splits { notes, ..held }
+            }
+        }
+    }
+}
+
 impl std::fmt::Debug for Splits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Splits {{ train: {}, test: {}, held_out: {} }}", self.train.len(), self.test.len(), self.held_out)

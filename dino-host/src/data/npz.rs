@@ -15,7 +15,7 @@ use zip::read::{ArchiveOffset, Config};
 use super::arrays::{Arrays, Layout, MAX_ARRAY, check_dims, splits};
 use super::parts::{self, Part};
 use super::picture::unreadable;
-use super::{Decode, MAX_CLASSES, Splits, renumbered};
+use super::{Decode, MAX_CLASSES, Splits};
 use crate::error::{Error, Result};
 
 /// Largest header: it is a short text.
@@ -374,13 +374,7 @@ fn of_arrays(what: &Path, folder: &Path, arrays: Vec<Array>, own: Option<Part>, 
         return Err(Error::new(format!("{}: {} has labels, {} has none", what.display(), with.name, without.name))
             .hint("both parts have an array of labels or neither"));
     }
-    let labels: Vec<&mut u32> = sets.iter_mut().flat_map(|set| set.labels.iter_mut().flatten()).collect();
-    if !labels.is_empty() {
-        let classes = renumbered(&[folder], labels)?;
-        sets.iter_mut().for_each(|set| set.classes.clone_from(&classes));
-    }
-    let test = sets.len().checked_sub(2).and_then(|_| sets.pop());
-    Ok(splits(sets.remove(0), test, notes))
+    splits(folder, sets, notes)
 }
 
 /// The pictures of a part, and their labels.

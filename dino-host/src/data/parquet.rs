@@ -15,7 +15,6 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 use rayon::prelude::*;
 
-use super::arrays::splits;
 use super::kept::{Kept, Size, UNPACKED};
 use super::part_files;
 use super::picture::{MAX_BYTES, decode_bytes, guarded, unreadable};
@@ -179,7 +178,7 @@ fn of_parts(
         true => None,
         false => Some(Tables::new(test, (with_train && with_test).then_some(&classes[..]), how)?),
     };
-    Ok(splits(train, test, notes))
+    Ok(Splits::of(train, test, notes))
 }
 
 fn failed(path: &Path, error: &ParquetError) -> Error {

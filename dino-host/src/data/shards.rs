@@ -12,7 +12,7 @@ use super::kept::{Kept, Size, UNPACKED};
 use super::part_files;
 use super::picture::{MAX_BYTES, decode_bytes, unreadable};
 use super::shard::{Packing, Passed, Sample, Scan, Shard, packing};
-use super::{Dataset, Decode, Fnv, Image, Shards, Splits, hold_out, renumbered};
+use super::{Dataset, Decode, Fnv, Image, Shards, Splits, renumbered};
 use crate::error::{Error, Result};
 
 /// Packed shards whose images are mixed with one another at most, see [`Shards`].
@@ -101,13 +101,7 @@ fn splits(
         passed.join(std::mem::take(&mut test.passed));
     }
     notes.extend(passed.notes());
-    Ok(Splits {
-        notes,
-        ..match test {
-            Some(test) => Splits { train: Box::new(train), test: Box::new(test), held_out: false, notes: Vec::new() },
-            None => hold_out(Box::new(train)),
-        }
-    })
+    Ok(Splits::of(train, test, notes))
 }
 
 impl ShardSet {

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::arrays::{Layout, rows, splits};
+use super::arrays::{Layout, rows};
 use super::picture::{converted, unreadable};
 use super::{Dataset, Decode, Fnv, Image, Splits, names_in};
 use crate::error::{Error, Result};
@@ -61,7 +61,7 @@ pub(super) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
             folder.join("unlabeled_X.bin").display()
         ));
     }
-    Ok(Some(splits(train, test, notes)))
+    Ok(Some(Splits::of(train, test, notes)))
 }
 
 impl Stl10 {

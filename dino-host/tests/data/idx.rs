@@ -220,3 +220,10 @@ fn files_that_are_not_right() {
     let dir = folder(&[("train-labels-idx1-ubyte", with_labels(&[1]))]);
     refusal(&dir.path().join("train-labels-idx1-ubyte"), "train-labels");
 }
+
+#[test]
+fn the_held_out_tenth_says_which_classes_it_misses() {
+    let labels = [&[0, 0, 8, 1, 0, 0, 0, 12][..], &(0..12).collect::<Vec<u8>>()].concat();
+    let dir = folder(&[("train-images-idx3-ubyte", idx(&[12, 2, 2])), ("train-labels-idx1-ubyte", labels)]);
+    says(&open(dir.path()).unwrap(), &["held-out tenth", "of 12 classes"]);
+}

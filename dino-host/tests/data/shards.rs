@@ -285,3 +285,14 @@ fn one_shard_in_both_parts_is_refused() {
     std::os::unix::fs::symlink("train-0.tar", dir.path().join("val-0.tar")).unwrap();
     assert!(open(dir.path()).unwrap_err().message.contains("are the same file"));
 }
+
+#[test]
+fn the_held_out_tenth_says_which_classes_it_misses() {
+    let names: Vec<(String, String)> = (0..12).map(|i| (format!("{i:02}.png"), format!("{i:02}.cls"))).collect();
+    let members = names.iter().enumerate();
+    let members: Vec<(&str, Vec<u8>)> = members
+        .flat_map(|(i, (image, label))| [(image.as_str(), png(i as u8)), (label, i.to_string().into_bytes())])
+        .collect();
+    let dir = folder(&[("set.tar", tarred(&members))]);
+    says(&open(dir.path()).unwrap(), &["held-out tenth", "of 12 classes"]);
+}
