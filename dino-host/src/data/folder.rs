@@ -201,7 +201,7 @@ fn parts(path: &Path) -> Result<Parts> {
 
 /// The folder in which class folders may have been meant: the first with several folders below folders that hold one folder and
 /// nothing else.
-pub(super) fn several_below(path: &Path) -> Option<PathBuf> {
+pub fn several_below(path: &Path) -> Option<PathBuf> {
     let root = parts(path).ok()?.train;
     let mut folder = root.clone();
     for _ in 0..DEEPEST {

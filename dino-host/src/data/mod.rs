@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::text;
 use dino_kernel::rng::{Kind, Rng};
 pub use faults::{Fault, Faults, lines as fault_lines};
+pub use folder::several_below;
 pub(crate) use picture::is_picture;
 pub use picture::{decode, decode_bytes};
 pub use white::{Range, White};
@@ -244,15 +245,11 @@ pub fn open(path: &Path, how: Decode) -> Result<Splits> {
 
 /// The class that all labelled images of both parts are of, where there is just one: nothing can be told apart then.
 pub fn only_class(splits: &Splits) -> Option<&str> {
-    let labels = |set: &dyn Dataset| -> HashSet<u32> { (0..set.len()).filter_map(|i| set.label(i)).collect() };
-    let all: HashSet<u32> = labels(&*splits.train).union(&labels(&*splits.test)).copied().collect();
-    let (Some(&only), 1) = (all.iter().next(), all.len()) else { return None };
-    splits.train.classes().get(only as usize).map(String::as_str)
-}
-
-/// The folder in which class folders may have been meant: the first with several folders, where each above it has only one.
-pub fn several_below(path: &Path) -> Option<PathBuf> {
-    folder::several_below(path)
+    let mut labels =
+        [&splits.train, &splits.test].into_iter().flat_map(|set| (0..set.len()).filter_map(|i| set.label(i)));
+    let first = labels.next()?;
+    let only = labels.all(|label| label == first);
+    splits.train.classes().get(first as usize).filter(|_| only).map(String::as_str)
 }
 
 fn open_any(path: &Path, how: Decode) -> Result<Splits> {
