@@ -1,6 +1,6 @@
 // Clip, AdamW, EMA and the centre over the flat pools: a fixed small number of launches, whatever the number of tensors. Every
 // number that changes from step to step is read from `hyper`. Nothing here depends on the activation type.
-// dino-kernel/src/ops/optim.rs, places in `hyper` and `monitor`: dino-kernel/src/step.rs
+// dino-kernel/src/ops/optim.rs, slots of `hyper` and `monitor`: dino-kernel/src/scalars.rs
 
 enum { DECAY, STEP, BIAS2, STEP_LAST, BIAS2_LAST, RATE1, RATE2, EPS, EMA_RATE, CENTRE_RATE, INV_TEACHER_ROWS, INV_STUDENT_TEMP,
   INV_TEACHER_TEMP, LOSS_SCALE, CLIP, FREEZE_LAST };

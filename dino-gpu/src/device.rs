@@ -4,9 +4,9 @@ use crate::cuda::Card;
 use crate::gpu::{self, Gpu, Options};
 use dino_host::device::{Device, QUEUE, Step};
 use dino_host::error::{Error, Result};
-use dino_kernel::middleware::Pool;
+use dino_kernel::mem::Pool;
 use dino_kernel::plan::{Plan, Pools};
-use dino_kernel::step::monitor;
+use dino_kernel::scalars::monitor;
 
 impl Device for Gpu {
     type Options = Options;

@@ -8,11 +8,10 @@ use crate::cuda::{Buffer, Card, Graph, Stream};
 use crate::gemm::Product;
 use crate::kernels::{Argument, Kernel, Kernels, Shape};
 use dino_host::error::{Error, Result};
-use dino_kernel::mem::{Act, Stat, State, Weight};
-use dino_kernel::middleware::{Memory, Pool};
-use dino_kernel::model::Table;
+use dino_kernel::backend::Memory;
+use dino_kernel::mem::{Act, Pool, Stat, State, Weight};
+use dino_kernel::params::{ParamTable, Role, Spec};
 use dino_kernel::plan::Pools;
-use dino_kernel::spec::Role;
 use feed::Feed;
 use half::bf16;
 use std::sync::{Mutex, OnceLock};
@@ -100,7 +99,7 @@ pub struct Gpu {
     pub(crate) products: Option<Products>,
     /// Whether launches are being recorded.
     capturing: bool,
-    optimiser: Option<(Table, Optimiser)>,
+    optimiser: Option<(Vec<Spec>, Optimiser)>,
     feed: Option<Feed>,
     graphs: Option<[Graph; 3]>,
     /// Steps queued so far.
@@ -364,16 +363,18 @@ impl Gpu {
     }
 
     /// The table's pieces on the device. Made at its first use, which a captured step is never.
-    pub(crate) fn pieces(&mut self, table: &Table) -> Option<Pieces> {
+    pub(crate) fn pieces(&mut self, table: &dyn ParamTable) -> Option<Pieces> {
+        let mut tensors = Vec::new();
+        table.visit(&mut |spec| tensors.push(spec));
         if let Some((known, o)) = &self.optimiser
-            && known == table
+            && *known == tensors
         {
             return Some(o.pieces);
         }
-        match self.lay_out(table) {
+        match self.lay_out(&tensors) {
             Ok(o) => {
                 let pieces = o.pieces;
-                self.optimiser = Some((*table, o));
+                self.optimiser = Some((tensors, o));
                 Some(pieces)
             }
             Err(e) => {
@@ -383,9 +384,9 @@ impl Gpu {
         }
     }
 
-    fn lay_out(&self, table: &Table) -> Result<Optimiser> {
+    fn lay_out(&self, tensors: &[Spec]) -> Result<Optimiser> {
         let (mut pieces, mut first) = (Vec::new(), vec![0i32]);
-        table.visit(|spec| {
+        for spec in tensors {
             let flags = match spec.role {
                 Role::Decay => 1,
                 Role::Plain => 0,
@@ -402,7 +403,7 @@ impl Gpu {
                 });
             }
             first.push(pieces.len() as i32);
-        });
+        }
         let tensors = first.len() - 1;
         let memory = [
             Buffer::new(size_of_val(&pieces[..]))?,

@@ -4,19 +4,21 @@
 use crate::config::Config;
 use crate::cpu::{Cpu, NoOptions};
 use crate::device::Device;
-use dino_kernel::backend::Update;
+use dino_kernel::backend::reference::Train;
+use dino_kernel::backend::wrap::Lockstep;
+use dino_kernel::backend::{Memory, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
-use dino_kernel::middleware::{Lockstep, Memory, Pool};
+use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
+use dino_kernel::params::Spec;
 use dino_kernel::plan::{self, Plan, Pools};
 use dino_kernel::real::Real;
-use dino_kernel::reference::Train;
 use dino_kernel::rng::{Kind, Rng};
-use dino_kernel::spec::Spec;
-use dino_kernel::step::{self, Hyper, hyper, monitor};
+use dino_kernel::scalars::{hyper, monitor};
+use dino_kernel::step::{self, Hyper};
 use rayon::prelude::*;
 use std::time::Instant;
 

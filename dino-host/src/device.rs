@@ -2,10 +2,11 @@
 
 use crate::config::MICRO_BATCH_TOKENS;
 use crate::error::Result;
-use dino_kernel::backend::Update;
-use dino_kernel::middleware::{Memory, Pool};
+use dino_kernel::backend::{Memory, Update};
+use dino_kernel::mem::Pool;
 use dino_kernel::plan::{Plan, Pools};
-use dino_kernel::step::{self, hyper, monitor};
+use dino_kernel::scalars::{hyper, monitor};
+use dino_kernel::step;
 
 /// Steps that may be queued before the report of the oldest must have been taken: the device works on one while the host makes ready
 /// the next.

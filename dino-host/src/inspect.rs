@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory;
-use dino_kernel::middleware::Pool;
+use dino_kernel::mem::Pool;
 use dino_kernel::plan::Plan;
 use serde_json::{Value, json};
 use std::io::{self, Write};

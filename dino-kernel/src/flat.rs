@@ -16,7 +16,7 @@
 //! Inference, the arenas being the caller's (their sizes are in `plan.pools`):
 //!
 //! ```
-//! use dino_kernel::{crops::{Crops, Group}, flat::Flat, model::vit::Output, plan::FeaturePlan, reference::Infer};
+//! use dino_kernel::{backend::reference::Infer, crops::{Crops, Group}, flat::Flat, model::vit::Output, plan::FeaturePlan};
 //!
 //! fn features(out: &mut [f32], blob: &[u8], pixels: &[f32], arenas: [&mut [f32]; 3]) -> Result<(), &'static str> {
 //!     let flat = Flat::parse(blob).map_err(|_| "the blob")?;

@@ -2,8 +2,8 @@
 //! allocation and without `unsafe`.
 //!
 //! Three storeys: [`ops`] (formulas over slices), [`model`] (the network, written once over the vocabulary of [`backend`]),
-//! [`step`] (one optimisation step). [`plan`] says where everything lies; the caller owns the memory; [`mod@reference`] runs the
-//! vocabulary over caller slices, [`middleware`] wraps any backend.
+//! [`step`] (one optimisation step). [`plan`] says where everything lies; the caller owns the memory; [`backend::reference`] runs
+//! the vocabulary over caller slices, [`backend::wrap`] wraps any backend.
 //!
 //! Notation, used everywhere: `B` images, `V` views (crops) per image, `T` tokens, `C` channels (embedding width), `H` heads,
 //! `D = C / H`, `K` prototypes. Row-major. Shapes are written `(B, T, C)`. Arguments: what is written, what is read, dimensions
@@ -20,16 +20,16 @@ extern crate std;
 
 pub mod backend;
 pub mod crops;
+pub mod dims;
 pub mod flat;
 pub mod init;
 pub mod mem;
-pub mod middleware;
 pub mod model;
 pub mod ops;
+pub mod params;
 pub mod plan;
 pub mod real;
-pub mod reference;
 pub mod rng;
+pub mod scalars;
 pub mod schedule;
-pub mod spec;
 pub mod step;

@@ -66,6 +66,23 @@ handle!(
     State
 );
 
+/// The memory a handle points into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    Weights,
+    Grads,
+    /// Adam's first moments, then its second.
+    Moments,
+    Acts,
+    Stats,
+    State,
+}
+
+impl Pool {
+    /// How many there are.
+    pub const COUNT: usize = Pool::State as usize + 1;
+}
+
 /// Lays spans one after the other, each aligned to [`Cursor::ALIGN`] elements.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor {
@@ -97,4 +114,8 @@ impl Cursor {
     pub const fn state(&mut self, len: usize) -> State {
         State(self.take(len))
     }
+}
+
+pub(crate) const fn max(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
 }

@@ -7,56 +7,7 @@
 use crate::backend::{Rows, Update};
 use crate::model::vit::VitActs;
 use crate::plan::{Pass, Plan};
-
-/// Places in the `hyper` span: this step's derived numbers, formed in f64 and rounded once (in f32, 1 - 0.9999 is off by 1.7e-4).
-pub mod hyper {
-    /// lr * weight decay.
-    pub const DECAY: usize = 0;
-    /// lr / (1 - b1^t), trunk's step count.
-    pub const STEP: usize = 1;
-    /// 1 / sqrt(1 - b2^t), trunk's step count.
-    pub const BIAS2: usize = 2;
-    /// The same two with the last layer's step count, which stands still while frozen.
-    pub const STEP_LAST: usize = 3;
-    pub const BIAS2_LAST: usize = 4;
-    /// 1 - b1, 1 - b2, eps of Adam.
-    pub const RATE1: usize = 5;
-    pub const RATE2: usize = 6;
-    pub const EPS: usize = 7;
-    /// 1 - teacher momentum.
-    pub const EMA_RATE: usize = 8;
-    /// 1 - centre momentum.
-    pub const CENTRE_RATE: usize = 9;
-    /// 1 / teacher rows of the whole batch.
-    pub const INV_TEACHER_ROWS: usize = 10;
-    pub const INV_STUDENT_TEMP: usize = 11;
-    pub const INV_TEACHER_TEMP: usize = 12;
-    /// 1 / (images of the whole batch * pairs).
-    pub const LOSS_SCALE: usize = 13;
-    /// Per-tensor norm limit, 0 = off.
-    pub const CLIP: usize = 14;
-    /// 1 while the last layer is withheld from the optimiser, else 0.
-    pub const FREEZE_LAST: usize = 15;
-    pub const LEN: usize = 16;
-}
-
-/// Places in the `monitor` span: what a step reports, read by the host when it likes (a GPU's host reads one step late).
-pub mod monitor {
-    /// Sum over student rows of their loss; times LOSS_SCALE it is the loss.
-    pub const LOSS: usize = 0;
-    /// Sum over teacher rows of their entropy.
-    pub const ENTROPY: usize = 1;
-    /// 1 if loss and gradients were finite, and those of every step before, so that the step was taken; else 0.
-    pub const FINITE: usize = 2;
-    /// Global gradient norm before clipping.
-    pub const GRAD_NORM: usize = 3;
-    /// Norm of the centre after the step.
-    pub const CENTRE_NORM: usize = 4;
-    /// 1 from the first step on that was not finite: a host that reads late has queued further steps, and they must change nothing.
-    /// The last of the places: [`super::begin`] clears those before it, only the host clears this one.
-    pub const HALTED: usize = 5;
-    pub const LEN: usize = 6;
-}
+use crate::scalars::{hyper, monitor};
 
 /// What the schedules say about a step, and the recipe's constants.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,14 +3,16 @@
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
+use dino_kernel::backend::Memory;
+use dino_kernel::backend::reference::Train;
+use dino_kernel::backend::wrap::Checked;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
-use dino_kernel::middleware::{Checked, Memory, Pool};
+use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{Config, Plan};
-use dino_kernel::reference::Train;
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::step::{self, Hyper};
 use libfuzzer_sys::fuzz_target;

@@ -6,12 +6,11 @@
 
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::device::Device;
-use dino_kernel::backend::{LossDims, Update};
-use dino_kernel::mem::{Act, Cursor, Span, Stat, State, Weight};
-use dino_kernel::middleware::{Memory, Pool};
+use dino_kernel::backend::reference::Train;
+use dino_kernel::backend::{LossDims, Memory, Update};
+use dino_kernel::mem::{Act, Cursor, Pool, Span, Stat, State, Weight};
 use dino_kernel::plan::Pools;
 use dino_kernel::real::Real;
-use dino_kernel::reference::Train;
 use std::marker::PhantomData;
 
 /// Makes backends.

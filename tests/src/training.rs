@@ -1,14 +1,14 @@
 //! Whole training runs over any backend that gives access to its memory.
 
 use crate::backend::{Arena, Factory, make_poisoned, read, read_grad, read_span, write};
-use dino_kernel::backend::{LossDims, Prototypes, Rows, Update};
+use dino_kernel::backend::{LossDims, Memory, Prototypes, Rows, Update};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::mem::{Span, Weight};
-use dino_kernel::middleware::{Memory, Pool};
+use dino_kernel::mem::{Pool, Span, Weight};
+use dino_kernel::params::Spec;
 use dino_kernel::plan::Plan;
 use dino_kernel::rng::{Kind, Rng};
-use dino_kernel::spec::Spec;
-use dino_kernel::step::{self, Hyper, hyper, monitor};
+use dino_kernel::scalars::{hyper, monitor};
+use dino_kernel::step::{self, Hyper};
 
 /// Which network of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,15 +2,16 @@
 //! every backend does when a step is not finite.
 
 use dino_host::cpu::Cpu;
-use dino_kernel::backend::Update;
+use dino_kernel::backend::wrap::Lockstep;
+use dino_kernel::backend::{Memory, Update};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::mem::Span;
-use dino_kernel::middleware::{Lockstep, Memory, Pool};
+use dino_kernel::mem::{Pool, Span};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{Config, Plan};
-use dino_kernel::step::{Hyper, monitor};
+use dino_kernel::scalars::monitor;
+use dino_kernel::step::Hyper;
 use proptest::prelude::*;
 use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
 use tests::for_backends;

@@ -1,16 +1,17 @@
 //! The loss at extreme temperatures, the optimiser's words and the schedules against golden tensors.
 
 use dino_host::cpu::Cpu;
-use dino_kernel::backend::{LossDims, Update};
+use dino_kernel::backend::{LossDims, Memory, Update};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::middleware::{Memory, Pool};
+use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
+use dino_kernel::params::{Role, Spec};
 use dino_kernel::plan::Plan;
+use dino_kernel::scalars::{hyper, monitor};
 use dino_kernel::schedule::{Cosine, TeacherTemp};
-use dino_kernel::spec::{Role, Spec};
-use dino_kernel::step::{Hyper, hyper, monitor};
+use dino_kernel::step::Hyper;
 use std::collections::BTreeMap;
 use tests::backend::{Factory, Reference, write};
 use tests::fixture::Fixture;

@@ -2,17 +2,17 @@
 //! scenarios (A: plain; B: trained gain, per-tensor clip, last layer frozen at first).
 
 use dino_host::cpu::Cpu;
-use dino_kernel::backend::{Forward, LossDims, Mat, Prototypes};
+use dino_kernel::backend::{Forward, LossDims, Mat, Memory, Prototypes};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::mem::{Cursor, State};
-use dino_kernel::middleware::{Memory, Pool};
+use dino_kernel::mem::{Cursor, Pool, State};
 use dino_kernel::model::vit::{Output, Save};
 use dino_kernel::model::{Head, Table, Vit};
 use dino_kernel::ops::layernorm;
 use dino_kernel::ops::position::Dialect;
+use dino_kernel::params::Spec;
 use dino_kernel::plan::{BlocksPlan, Config, FeaturePlan, Plan, PlanError, Pools};
-use dino_kernel::spec::Spec;
-use dino_kernel::step::{Hyper, monitor};
+use dino_kernel::scalars::monitor;
+use dino_kernel::step::Hyper;
 use tests::backend::{Arena, Factory, Reference, make_poisoned, read, read_grad, write};
 use tests::fixture::{Fixture, Tensor};
 use tests::for_backends;

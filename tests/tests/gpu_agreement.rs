@@ -1,6 +1,7 @@
 //! The GPU backend against the CPU: every word of whole training steps, on random plans. On a card where there is one, else on the emulation.
 
-use dino_kernel::middleware::{Pool, Word};
+use dino_kernel::backend::Word;
+use dino_kernel::mem::Pool;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -3,9 +3,9 @@
 
 use dino_gpu::{Gemm, Gpu, Launch, Options, Precision, cublaslt};
 use dino_host::device::{Device, Part, Step};
-use dino_kernel::middleware::Pool;
+use dino_kernel::mem::Pool;
 use dino_kernel::plan::{Config, Plan, Pools};
-use dino_kernel::step::monitor;
+use dino_kernel::scalars::monitor;
 use proptest::prelude::*;
 use std::sync::Once;
 use tests::backend::Factory;

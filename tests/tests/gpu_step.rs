@@ -4,12 +4,12 @@
 use dino_gpu::{Gpu, Launch, Options, Precision};
 use dino_host::device::{Device, Part, QUEUE, Step};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::middleware::Pool;
+use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{Config, Plan};
-use dino_kernel::step::monitor;
+use dino_kernel::scalars::monitor;
 use tests::gpu::{Ground, emulation_count, ground};
 use tests::plans::ordinary;
 use tests::training::{Run, hyper_numbers, normals};

@@ -3,15 +3,16 @@
 
 use dino_gpu::Gpu;
 use dino_host::cpu::Cpu;
+use dino_kernel::backend::wrap::Lockstep;
 use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group, Ragged};
-use dino_kernel::mem::{Act, Span, Weight};
-use dino_kernel::middleware::{Lockstep, Memory, Pool, Word};
+use dino_kernel::mem::{Act, Pool, Span, Weight};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
 use dino_kernel::plan::{Plan, Pools};
-use dino_kernel::step::{self, Hyper, monitor};
+use dino_kernel::scalars::monitor;
+use dino_kernel::step::{self, Hyper};
 use tests::backend::{Arena, Factory, make_poisoned, read, read_span, write};
 use tests::for_backends;
 use tests::gpu::{OnGpu, bf16_bound, f32_bound, ready};

@@ -1,16 +1,16 @@
 //! Every backward word, and the whole model, against finite differences in f64 (a stencil of four points: its own error falls with
 //! the fourth power of the step).
 
+use dino_kernel::backend::reference::Train;
 use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group, Ragged};
-use dino_kernel::mem::{Act, Span, Weight};
-use dino_kernel::middleware::{Memory, Pool};
+use dino_kernel::mem::{Act, Pool, Span, Weight};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::{self, Dialect};
 use dino_kernel::plan::{Config, Plan};
-use dino_kernel::reference::Train;
-use dino_kernel::step::{Hyper, hyper};
+use dino_kernel::scalars::hyper;
+use dino_kernel::step::Hyper;
 use tests::backend::{Arena, Place, Reference, make_poisoned, read, read_grad, read_span, write, write_grad};
 use tests::plans::ordinary;
 use tests::training::{Run, hyper_numbers, normals, random_views};

@@ -3,17 +3,19 @@
 
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::device::Device;
+use dino_kernel::backend::wrap::{Checked, Fault};
+use dino_kernel::backend::{Memory, Word};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::mem::{Cursor, Span};
-use dino_kernel::middleware::{Checked, Fault, Memory, Pool, Word};
+use dino_kernel::mem::{Cursor, Pool, Span};
 use dino_kernel::model::vit::Output;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Dialect;
+use dino_kernel::params::Role;
 use dino_kernel::plan::{Config, FeaturePlan, Plan, PlanError};
 use dino_kernel::real::Real;
-use dino_kernel::spec::Role;
-use dino_kernel::step::{self, Hyper, monitor};
+use dino_kernel::scalars::{hyper, monitor};
+use dino_kernel::step::{self, Hyper};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use std::cell::Cell;
@@ -518,4 +520,17 @@ fn first_fault(plan: Plan, pool: Pool, at: usize) -> (Word, Option<(usize, usize
     let Some((Fault::NonFinite(touch, index), word, _)) = run.o.fault else { panic!("{:?}", run.o.fault) };
     let crop = during.filter(|_| !before).and_then(|(acts, view)| plan.locate(&acts, view, touch.span, index));
     (word, crop)
+}
+
+/// The CUDA sources number the scalars of a step by an `enum` of their own.
+#[test]
+fn kernels_read_scalars_from_the_same_slots() {
+    let source = include_str!("../../dino-gpu/kernels/optim.cu");
+    let lists: Vec<Vec<&str>> = source
+        .split("enum {")
+        .skip(1)
+        .map(|list| list[..list.find('}').unwrap()].split(',').map(str::trim).collect())
+        .collect();
+    assert_eq!(lists[0], hyper::NAMES);
+    assert_eq!(lists[1], monitor::NAMES);
 }

@@ -6,7 +6,8 @@ use crate::cuda::{Buffer, Event, Graph, Pinned, Stream};
 use crate::kernels::Shape;
 use dino_host::error::{Error, Result};
 use dino_kernel::plan::Plan;
-use dino_kernel::step::{self, hyper, monitor};
+use dino_kernel::scalars::{hyper, monitor};
+use dino_kernel::step;
 
 /// What goes in and out beside the steps: two of each, so that one is filled while the other is used.
 pub(super) struct Feed {

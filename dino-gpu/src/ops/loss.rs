@@ -6,7 +6,7 @@ use crate::gpu::Gpu;
 use crate::kernels::Shape;
 use dino_kernel::backend::*;
 use dino_kernel::mem::{Act, Stat, State};
-use dino_kernel::step::hyper;
+use dino_kernel::scalars::hyper;
 
 impl Gpu {
     /// See [`Update::teacher_lse`].

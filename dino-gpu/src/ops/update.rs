@@ -5,7 +5,7 @@ use crate::gpu::Gpu;
 use crate::kernels::Shape;
 use dino_kernel::backend::*;
 use dino_kernel::mem::{Act, Stat, State, Weight};
-use dino_kernel::model::Table;
+use dino_kernel::params::ParamTable;
 
 impl Update for Gpu {
     fn zero_grads(&mut self) {
@@ -65,7 +65,7 @@ impl Update for Gpu {
         self.launch(&self.kernels.weight_norm_backward, Shape::warps(n.rows), arguments);
     }
 
-    fn clip(&mut self, monitor: State, table: &Table, hyper: State) {
+    fn clip(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {
         let Some(p) = self.pieces(table) else { return };
         let (monitor, hyper, grads) = (self.state(monitor), self.state(hyper), self.all_grads().0);
         let k = self.kernels;
@@ -84,7 +84,7 @@ impl Update for Gpu {
         self.launch(&self.kernels.centre_norm, Shape::blocks(1), args![monitor, at, centre.len() as i32]);
     }
 
-    fn adamw(&mut self, monitor: State, table: &Table, hyper: State) {
+    fn adamw(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {
         let Some(p) = self.pieces(table) else { return };
         let (monitor, hyper, grads) = (self.state(monitor), self.state(hyper), self.all_grads().0);
         let ([weights, shadow], [first, second]) = (self.networks(0), self.moments(table.len()));
@@ -92,7 +92,7 @@ impl Update for Gpu {
         self.launch(&self.kernels.adamw, Shape::blocks(p.count), arguments);
     }
 
-    fn ema(&mut self, monitor: State, table: &Table, hyper: State) {
+    fn ema(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {
         let len = table.len();
         let ([student, _], [teacher, shadow]) = (self.networks(0), self.networks(len));
         let (monitor, hyper) = (self.state(monitor), self.state(hyper));

@@ -10,7 +10,7 @@ use super::small::product;
 use super::turn::turn;
 use super::with_scratch;
 use dino_kernel::backend::LossDims;
-use dino_kernel::step::hyper;
+use dino_kernel::scalars::hyper;
 use rayon::prelude::*;
 
 /// Prototypes per tile.

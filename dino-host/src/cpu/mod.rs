@@ -13,16 +13,14 @@ mod turn;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use dino_kernel::backend::reference::Train;
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
-use dino_kernel::mem::{Act, Span, Stat, State, Weight};
-use dino_kernel::middleware::{Memory, Pool};
-use dino_kernel::model::Table;
+use dino_kernel::mem::{Act, Pool, Span, Stat, State, Weight};
 use dino_kernel::ops;
+use dino_kernel::params::{ParamTable, Role};
 use dino_kernel::plan::Pools;
-use dino_kernel::reference::Train;
-use dino_kernel::spec::Role;
-use dino_kernel::step::{hyper, monitor};
+use dino_kernel::scalars::{hyper, monitor};
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -405,10 +403,10 @@ impl Update for Cpu {
         });
     }
 
-    fn clip(&mut self, m: State, table: &Table, hyper: State) {
+    fn clip(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
         let limit = self.hyper(hyper)[hyper::CLIP] as f64;
         let mut total = 0.0;
-        table.visit(|spec| {
+        table.visit(&mut |spec| {
             let g = &mut self.grads[spec.at.range()];
             let parts: Vec<f64> = g.par_chunks(CHUNK).map(rows::sum_squares).collect();
             let square: f64 = parts.iter().sum();
@@ -442,14 +440,14 @@ impl Update for Cpu {
         m[monitor::CENTRE_NORM] = rows::sum_squares(centre).sqrt() as f32;
     }
 
-    fn adamw(&mut self, m: State, table: &Table, hyper: State) {
+    fn adamw(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
         let h = self.hyper(hyper);
         if !self.finite(m) {
             return;
         }
         let (first, second) = self.moments.split_at_mut(table.len());
         let frozen = h[hyper::FREEZE_LAST] != 0.0;
-        table.visit(|spec| {
+        table.visit(&mut |spec| {
             let (last, at) = (spec.last_layer, spec.at.range());
             if spec.role == Role::Frozen || (last && frozen) {
                 return;
@@ -463,7 +461,7 @@ impl Update for Cpu {
         });
     }
 
-    fn ema(&mut self, m: State, table: &Table, hyper: State) {
+    fn ema(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
         let rate = self.hyper(hyper)[hyper::EMA_RATE];
         if self.finite(m) {
             let (student, teacher) = self.weights.split_at_mut(table.len());

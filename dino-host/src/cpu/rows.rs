@@ -4,7 +4,7 @@
 use super::fast;
 use dino_kernel::backend::{LayerNorm, Rows};
 use dino_kernel::ops;
-use dino_kernel::step::hyper;
+use dino_kernel::scalars::hyper;
 use multiversion::multiversion;
 
 /// y, x (rows, cols); mean, rstd (rows).

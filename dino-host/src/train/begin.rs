@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::log::write_atomically;
 use dino_kernel::init;
-use dino_kernel::middleware::Pool;
+use dino_kernel::mem::Pool;
 use dino_kernel::plan::Plan;
 use serde_json::{Value, json};
 use std::io::Write;

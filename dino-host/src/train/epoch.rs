@@ -13,7 +13,7 @@ use crate::gallery;
 use crate::log::number;
 use crate::monitor::effective_rank;
 use crate::neighbours::Members;
-use dino_kernel::middleware::Pool;
+use dino_kernel::mem::Pool;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 

@@ -4,8 +4,11 @@ use super::{BEFORE_FAILURE, Pending, Trainer};
 use crate::checkpoint::{self, Unsaved};
 use crate::device::Device;
 use crate::error::Error;
-use dino_kernel::middleware::{Checked, Fault, Pool, Word};
-use dino_kernel::step::{self, monitor};
+use dino_kernel::backend::Word;
+use dino_kernel::backend::wrap::{Checked, Fault};
+use dino_kernel::mem::Pool;
+use dino_kernel::scalars::monitor;
+use dino_kernel::step;
 use std::path::PathBuf;
 
 /// Two errors, the second met while the first was dealt with.

@@ -5,7 +5,8 @@ use crate::checkpoint::Checkpoint;
 use crate::cpu::{Cpu, NoOptions};
 use crate::data::Dataset;
 use crate::data::builtin::{Builtin, Part as Set};
-use dino_kernel::middleware::{Checked, Pool};
+use dino_kernel::backend::wrap::Checked;
+use dino_kernel::mem::Pool;
 use dino_kernel::plan::Pools;
 use std::cell::RefCell;
 

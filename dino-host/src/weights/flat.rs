@@ -30,12 +30,12 @@ mod tests {
     use super::*;
     use crate::cpu::{Cpu, NoOptions};
     use crate::features::Dense;
+    use dino_kernel::backend::reference::Infer;
     use dino_kernel::crops::{Crops, Group};
     use dino_kernel::flat::{Flat, FlatError};
     use dino_kernel::init;
     use dino_kernel::model::vit::Output;
     use dino_kernel::plan::{FeaturePlan, PlanError};
-    use dino_kernel::reference::Infer;
 
     fn blob() -> (Config, Vec<f32>, Vec<u8>) {
         let config = Config { depth: 2, mean: vec![0.5, 0.25, 0.125], ..Config::tiny() }.resolve().unwrap();

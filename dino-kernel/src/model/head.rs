@@ -2,10 +2,9 @@
 //! prototypes without bias. The prototypes themselves meet the rows inside the loss words, which stream over K.
 
 use crate::backend::{Backward, Forward, Mat, Prototypes, Rows};
-use crate::mem::{Act, Cursor, Span, Stat, Weight};
-use crate::middleware::Pool;
-use crate::model::vit::spans::pass_on;
-use crate::spec::{Init, Name, Role, Spec, spec};
+use crate::mem::{Act, Cursor, Pool, Span, Stat, Weight};
+use crate::model::spans::pass_on;
+use crate::params::{Init, Name, Role, Spec, spec};
 
 /// Most layers a head may have.
 pub const MAX_LAYERS: usize = 8;

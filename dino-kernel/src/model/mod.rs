@@ -1,13 +1,14 @@
 //! The model, written once: parameter tables, activation layouts, forward and backward, over the vocabulary.
 
 pub mod head;
+pub(crate) mod spans;
 pub mod vit;
 
 pub use head::Head;
 pub use vit::Vit;
 
 use crate::mem::{Cursor, Weight};
-use crate::spec::Spec;
+use crate::params::{ParamTable, Spec};
 
 /// Every parameter of one network, backbone first: the single source of offsets, initialisers, roles and checkpoint keys.
 /// The teacher has the same table, [`Table::len`] elements further on.
@@ -62,5 +63,15 @@ impl Table {
     /// The teacher's copy of a student weight.
     pub const fn teacher(&self, w: Weight) -> Weight {
         w.shift(self.len())
+    }
+}
+
+impl ParamTable for Table {
+    fn visit(&self, f: &mut dyn FnMut(Spec)) {
+        Table::visit(self, f);
+    }
+
+    fn len(&self) -> usize {
+        Table::len(self)
     }
 }

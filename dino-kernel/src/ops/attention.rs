@@ -4,7 +4,7 @@
 //! The reference computes every score when it needs it (three times in all) and needs no scratch.
 
 use super::{axpy, dot};
-use crate::backend::Heads;
+use crate::dims::Heads;
 use crate::real::Real;
 
 /// A matrix inside a wider one: row r is `data[r * stride + at ..][.. D]`.

@@ -1,8 +1,8 @@
 //! Pixels to tokens: patches as rows, the class token in front, positions added; and class rows out of and into a token matrix.
 
 use super::{axpy, residual};
-use crate::backend::{Embed, Patches};
 use crate::crops::Ragged;
+use crate::dims::{Embed, Patches};
 use crate::real::Real;
 
 /// y (patches, channels * patch * patch) from x, every group (count, channels, height, width); surplus pixels are dropped.

@@ -4,7 +4,7 @@
 //! Two passes for the variance: `E[x^2] - E[x]^2` loses everything in f32 when the mean is large.
 
 use super::{dot, sum};
-use crate::backend::{LayerNorm, Rows};
+use crate::dims::{LayerNorm, Rows};
 use crate::real::Real;
 
 /// The published value. (The Hugging Face port says 1e-12: `norm-eps` of its weights.)

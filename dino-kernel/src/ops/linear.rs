@@ -2,7 +2,7 @@
 //! dx = dy W;  dW += dy^T x;  db += sum over rows of dy.
 
 use super::{axpy, dot};
-use crate::backend::Mat;
+use crate::dims::Mat;
 use crate::real::Real;
 
 /// y (rows, out), x (rows, inp), w (out, inp), b (out).

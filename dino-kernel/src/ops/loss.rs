@@ -12,12 +12,9 @@
 //! differences are formed first and sharpened afterwards.
 
 use super::{axpy, dot};
-use crate::backend::LossDims;
+use crate::dims::LossDims;
 use crate::real::Real;
-use crate::step::hyper;
-
-/// Most teacher views a plan accepts.
-pub const MAX_TEACHERS: usize = 8;
+use crate::scalars::{MAX_TEACHERS, hyper};
 
 /// Prototypes whose targets are held at once, and whose part of a row's loss is summed before it is added to the row's.
 const TILE: usize = 64;

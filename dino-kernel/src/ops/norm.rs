@@ -5,7 +5,7 @@
 //! dv = g / |v| (dW - v^ (v^ . dW));  dg = v^ . dW.
 
 use super::{axpy, dot};
-use crate::backend::Rows;
+use crate::dims::Rows;
 use crate::real::Real;
 
 /// The published guard of the l2 normalisation.

@@ -5,7 +5,7 @@
 //! EMA: t += (1 - momentum)(s - t).
 
 use crate::real::Real;
-use crate::step::hyper;
+use crate::scalars::hyper;
 
 /// The factor for a tensor of gradient norm `norm`; 1 where `limit` is 0 (off).
 pub fn clip_factor(norm: f64, limit: f64) -> f64 {

@@ -4,8 +4,8 @@
 //! y[i, j] = sum over (p, q) of rows[i, p] cols[j, q] table[p, q]. The backward is the transpose.
 
 use super::axpy;
-use crate::backend::Grid;
 use crate::crops::Group;
+use crate::dims::Grid;
 use crate::real::Real;
 
 /// How the sampling grid is stretched.

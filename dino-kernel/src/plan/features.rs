@@ -1,9 +1,11 @@
 //! Forward passes for features, pictures and probes: a backbone alone.
 
-use super::{PlanError, Pools, check_backbone, check_size, max};
-use crate::backend::LossDims;
+use super::check::{check_backbone, check_size};
+use super::{PlanError, Pools};
+use crate::backend::Forward;
 use crate::crops::Crops;
-use crate::mem::{Act, Cursor, Stat, State};
+use crate::dims::LossDims;
+use crate::mem::{Act, Cursor, Stat, State, max};
 use crate::model::Vit;
 use crate::model::vit::{Output, PositionActs, Save, VitActs, VitWeights};
 use crate::real::Real;
@@ -76,12 +78,12 @@ impl FeaturePlan {
     }
 
     /// Pixels at `self.pixels` to the output at `self.acts.y()`.
-    pub fn forward<O: crate::backend::Forward>(&self, o: &mut O) {
+    pub fn forward<O: Forward>(&self, o: &mut O) {
         self.forward_each(o, |_, _, _| ());
     }
 
     /// The same; `each` as in [`Vit::forward_each`].
-    fn forward_each<O: crate::backend::Forward>(&self, o: &mut O, each: impl FnMut(&mut O, usize, Act)) {
+    fn forward_each<O: Forward>(&self, o: &mut O, each: impl FnMut(&mut O, usize, Act)) {
         self.backbone.resize_positions(o, &self.weights, &self.positions);
         o.patchify(self.cols, self.pixels, self.backbone.patches(self.acts.crops()));
         self.backbone.forward_each(o, &self.weights, &self.acts, self.cols, each);
@@ -124,7 +126,7 @@ impl BlocksPlan {
     }
 
     /// As [`FeaturePlan::forward`].
-    pub fn forward<O: crate::backend::Forward>(&self, o: &mut O) {
+    pub fn forward<O: Forward>(&self, o: &mut O) {
         let FeaturePlan { backbone, weights, acts, .. } = &self.plan;
         let (first, wide) = (backbone.depth - 1 - self.earlier, self.class.len());
         self.plan.forward_each(o, |o, block, x| {

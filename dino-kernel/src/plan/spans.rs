@@ -1,10 +1,9 @@
 //! The names of everything a plan lays out, for printed plans.
 
 use super::Plan;
-use crate::mem::Span;
-use crate::middleware::Pool;
-use crate::model::vit::spans::pass_on;
-use crate::spec::Name;
+use crate::mem::{Pool, Span};
+use crate::model::spans::pass_on;
+use crate::params::Name;
 
 impl Plan {
     /// Calls `f` for every span of activations, statistics and state of a training step. Together they are the pools, alignment

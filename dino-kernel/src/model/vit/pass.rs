@@ -1,6 +1,8 @@
 //! Forward and backward, straight down and its mirror image.
 
-use super::{BlockWeights, MlpActs, Norm, Output, PositionActs, Save, Vit, VitActs, VitGrads, VitWeights};
+use super::layout::{MlpActs, Norm};
+use super::weights::BlockWeights;
+use super::{Output, PositionActs, Save, Vit, VitActs, VitGrads, VitWeights};
 use crate::backend::{Backward, Embed, Forward, Grid, Heads, LayerNorm, Mat, Patches, Rows};
 use crate::crops::{Crops, Group, Ragged};
 use crate::mem::{Act, Stat, State, Weight};

@@ -52,7 +52,7 @@ pub enum Role {
 }
 
 /// One row of the table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spec {
     pub name: Name,
     /// The published shape; only the first `rank` entries count.
@@ -71,6 +71,15 @@ impl Spec {
     pub fn shape(&self) -> &[usize] {
         &self.dims[..self.rank]
     }
+}
+
+/// What an optimizer sees of a network: its tensors, in the order in which they are stored.
+pub trait ParamTable {
+    /// Calls `f` for every tensor.
+    fn visit(&self, f: &mut dyn FnMut(Spec));
+    /// Elements of one network, alignment included.
+    #[allow(clippy::len_without_is_empty)]
+    fn len(&self) -> usize;
 }
 
 /// Declares a parameter and takes its span.

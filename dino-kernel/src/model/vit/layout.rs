@@ -1,140 +1,17 @@
-//! The vision transformer (paper, section 3.2; official `vision_transformer.py`): patches, class token, learned positions, pre-norm
-//! blocks, final norm. Here: shape, parameters, where everything lies; the passes are in `vit/pass.rs`.
-//!
-//! x += proj(attention(norm1 x));  x += fc2(gelu(fc1(norm2 x))), each branch scaled per crop under stochastic depth.
-//!
-//! Training needs the class token alone, so the last block computes keys and values for all tokens and everything else for one
-//! row a crop, forward and backward ([`Output::Class`]); dense features and attention maps use the full form
-//! ([`Output::Dense`]). Block i's handles are base + i * stride: depth is a number, not a type. A pass that saves nothing has
-//! one block's place and two streams that take turns ([`Save`]).
+//! Where a pass writes, and what its backward pass needs beside that.
 
-mod pass;
-pub(crate) mod spans;
-
+use super::{Output, Save, Vit};
 use crate::crops::{Crops, MAX_GROUPS, Ragged};
-use crate::mem::{Act, Cursor, Span, Stat, State, Weight};
-use crate::ops::layernorm::EPS;
-use crate::ops::position::{self, Dialect};
-use crate::plan::max;
+use crate::mem::{Act, Cursor, Span, Stat, State};
+use crate::ops::position;
 use crate::real::Real;
-use crate::spec::{Init, Name, Role, Spec, spec};
-
-/// Shape of a vision transformer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Vit {
-    /// Side in pixels of the square image whose grid the position table has.
-    pub image: usize,
-    /// Side of a patch.
-    pub patch: usize,
-    /// Colour channels.
-    pub channels: usize,
-    /// C.
-    pub dim: usize,
-    pub depth: usize,
-    pub heads: usize,
-    /// Hidden width of the MLP: C times the MLP ratio.
-    pub mlp: usize,
-    pub positions: Dialect,
-    /// What every LayerNorm adds to the variance.
-    pub eps: f64,
-}
-
-impl Vit {
-    const fn preset(dim: usize, heads: usize, patch: usize) -> Vit {
-        let positions = Dialect::Published;
-        Vit { image: 224, patch, channels: 3, dim, depth: 12, heads, mlp: 4 * dim, positions, eps: EPS }
-    }
-    pub const TINY_16: Vit = Vit::preset(192, 3, 16);
-    pub const TINY_8: Vit = Vit::preset(192, 3, 8);
-    pub const SMALL_16: Vit = Vit::preset(384, 6, 16);
-    pub const SMALL_8: Vit = Vit::preset(384, 6, 8);
-    pub const BASE_16: Vit = Vit::preset(768, 12, 16);
-    pub const BASE_8: Vit = Vit::preset(768, 12, 8);
-}
-
-/// What a pass leaves for a backward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Save {
-    /// Nothing: blocks take turns in one place.
-    Nothing,
-    /// All that backward reads.
-    All,
-    /// All but the norms' outputs and the hidden rows: 10 widths a token instead of 16. Backward computes those again, with the
-    /// same words from the same numbers, into one place for all blocks.
-    Least,
-}
-
-/// What a pass is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// The normalised class row of every crop (crops, C).
-    Class,
-    /// All normalised rows (rows, C), and the last block's attention on request.
-    Dense,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct BlockWeights {
-    norm1: [Weight; 2],
-    qkv: [Weight; 2],
-    proj: [Weight; 2],
-    norm2: [Weight; 2],
-    fc1: [Weight; 2],
-    fc2: [Weight; 2],
-}
-
-const fn shift2(w: [Weight; 2], by: usize) -> [Weight; 2] {
-    [w[0].shift(by), w[1].shift(by)]
-}
-
-impl BlockWeights {
-    const fn shift(&self, by: usize) -> BlockWeights {
-        BlockWeights {
-            norm1: shift2(self.norm1, by),
-            qkv: shift2(self.qkv, by),
-            proj: shift2(self.proj, by),
-            norm2: shift2(self.norm2, by),
-            fc1: shift2(self.fc1, by),
-            fc2: shift2(self.fc2, by),
-        }
-    }
-}
-
-/// Handles of the parameters.
-#[derive(Clone, Copy, Debug)]
-pub struct VitWeights {
-    class: Weight,
-    positions: Weight,
-    patch: [Weight; 2],
-    block: BlockWeights,
-    stride: usize,
-    norm: [Weight; 2],
-}
-
-impl VitWeights {
-    /// The same parameters, `by` elements further on: the teacher's.
-    pub const fn shift(&self, by: usize) -> VitWeights {
-        VitWeights {
-            class: self.class.shift(by),
-            positions: self.positions.shift(by),
-            patch: shift2(self.patch, by),
-            block: self.block.shift(by),
-            stride: self.stride,
-            norm: shift2(self.norm, by),
-        }
-    }
-
-    const fn block(&self, i: usize) -> BlockWeights {
-        self.block.shift(i * self.stride)
-    }
-}
 
 /// A layer norm's output and what its backward needs.
 #[derive(Clone, Copy, Debug)]
-struct Norm {
-    y: Act,
-    mean: Stat,
-    rstd: Stat,
+pub(super) struct Norm {
+    pub(super) y: Act,
+    pub(super) mean: Stat,
+    pub(super) rstd: Stat,
 }
 
 impl Norm {
@@ -154,11 +31,11 @@ impl Norm {
 
 /// The MLP half of a block over some rows.
 #[derive(Clone, Copy, Debug)]
-struct MlpActs {
-    rows: usize,
-    norm: Norm,
-    pre: Act,
-    hid: Act,
+pub(super) struct MlpActs {
+    pub(super) rows: usize,
+    pub(super) norm: Norm,
+    pub(super) pre: Act,
+    pub(super) hid: Act,
 }
 
 impl MlpActs {
@@ -178,13 +55,13 @@ impl MlpActs {
 
 /// A full block over all rows.
 #[derive(Clone, Copy, Debug)]
-struct BlockActs {
-    norm: Norm,
-    qkv: Act,
-    att: Act,
-    lse: Stat,
-    mid: Act,
-    mlp: MlpActs,
+pub(super) struct BlockActs {
+    pub(super) norm: Norm,
+    pub(super) qkv: Act,
+    pub(super) att: Act,
+    pub(super) lse: Stat,
+    pub(super) mid: Act,
+    pub(super) mlp: MlpActs,
 }
 
 impl BlockActs {
@@ -233,17 +110,17 @@ impl BlockActs {
 
 /// The last block where only class rows go on: `norm` and `kv` over all rows, the rest over one row a crop.
 #[derive(Clone, Copy, Debug)]
-struct ClassActs {
-    norm: Norm,
-    kv: Act,
-    norm_class: Act,
-    q: Act,
-    att: Act,
-    lse: Stat,
-    x: Act,
-    mid: Act,
-    mlp: MlpActs,
-    out: Act,
+pub(super) struct ClassActs {
+    pub(super) norm: Norm,
+    pub(super) kv: Act,
+    pub(super) norm_class: Act,
+    pub(super) q: Act,
+    pub(super) att: Act,
+    pub(super) lse: Stat,
+    pub(super) x: Act,
+    pub(super) mid: Act,
+    pub(super) mlp: MlpActs,
+    pub(super) out: Act,
 }
 
 impl ClassActs {
@@ -266,17 +143,17 @@ impl ClassActs {
 
 /// One group's resized positions: the table (patches, C) and the two small matrices that make it.
 #[derive(Clone, Copy, Debug)]
-struct Positions {
-    y: Act,
-    rows: State,
-    cols: State,
+pub(super) struct Positions {
+    pub(super) y: Act,
+    pub(super) rows: State,
+    pub(super) cols: State,
 }
 
 /// The resized position tables of some crops: made once a step, read by every micro-batch of it.
 #[derive(Clone, Copy, Debug)]
 pub struct PositionActs {
-    crops: Crops,
-    groups: [Positions; MAX_GROUPS],
+    pub(super) crops: Crops,
+    pub(super) groups: [Positions; MAX_GROUPS],
 }
 
 impl PositionActs {
@@ -300,21 +177,21 @@ impl PositionActs {
 /// Everything a pass over some crops writes.
 #[derive(Clone, Copy, Debug)]
 pub struct VitActs {
-    crops: Crops,
-    tokens: Ragged,
-    output: Output,
-    patches: Act,
-    positions: PositionActs,
+    pub(super) crops: Crops,
+    pub(super) tokens: Ragged,
+    pub(super) output: Output,
+    pub(super) patches: Act,
+    pub(super) positions: PositionActs,
     /// The residual stream: between blocks i - 1 and i it lies at base + i * stride, or takes turns between two places.
-    x: Act,
-    save: Save,
-    block: BlockActs,
-    stride: [usize; 2],
-    branch: Act,
-    last: ClassActs,
-    norm: Norm,
+    pub(super) x: Act,
+    pub(super) save: Save,
+    pub(super) block: BlockActs,
+    pub(super) stride: [usize; 2],
+    pub(super) branch: Act,
+    pub(super) last: ClassActs,
+    pub(super) norm: Norm,
     /// Stochastic-depth scales (depth, 2 branches, crops); empty without.
-    drop: State,
+    pub(super) drop: State,
 }
 
 /// Scratch of a backward pass.
@@ -322,15 +199,15 @@ pub struct VitActs {
 pub struct VitGrads {
     /// The gradient of the class rows (crops, C), set by the head.
     pub dy: Act,
-    dx: Act,
-    d_norm: Act,
-    d_branch: Act,
-    d_att: Act,
-    d_qkv: Act,
-    d_hid: Act,
-    d_class: Act,
-    d_q: Act,
-    d_norm_class: Act,
+    pub(super) dx: Act,
+    pub(super) d_norm: Act,
+    pub(super) d_branch: Act,
+    pub(super) d_att: Act,
+    pub(super) d_qkv: Act,
+    pub(super) d_hid: Act,
+    pub(super) d_class: Act,
+    pub(super) d_q: Act,
+    pub(super) d_norm_class: Act,
 }
 
 impl VitActs {
@@ -350,6 +227,11 @@ impl VitActs {
 
     pub const fn crops(&self) -> Crops {
         self.crops
+    }
+
+    /// Stochastic-depth scales (depth, 2 branches, crops); empty without.
+    pub const fn drop(&self) -> State {
+        self.drop
     }
 
     /// The residual stream in front of block `i`; `depth` for the last block's output (dense form).
@@ -378,7 +260,7 @@ impl VitActs {
         rows.crop_of(index / (span.len / rows.rows()))
     }
 
-    const fn full(&self, i: usize) -> BlockActs {
+    pub(super) const fn full(&self, i: usize) -> BlockActs {
         let own = self.block.shift(i * self.stride[0], i * self.stride[1]);
         match self.save {
             Save::Nothing => self.block,
@@ -389,100 +271,6 @@ impl VitActs {
 }
 
 impl Vit {
-    /// Cells of a row or a column of the position table.
-    pub const fn side(&self) -> usize {
-        self.image / self.patch
-    }
-
-    /// Elements of one patch row.
-    pub const fn patch_len(&self) -> usize {
-        self.channels * self.patch * self.patch
-    }
-
-    /// Columns of the widest factor of a linear layer.
-    pub(crate) const fn widest(&self) -> usize {
-        max(self.patch_len(), max(3 * self.dim, self.mlp))
-    }
-
-    const fn embed_table(&self, c: &mut Cursor) -> [Spec; 4] {
-        const fn name(leaf: &'static str) -> Name {
-            Name { part: "", list: "", index: 0, leaf }
-        }
-        let (d, p, n) = (self.dim, self.patch, self.side() * self.side());
-        let default = Init::FanIn(self.patch_len());
-        [
-            spec(name("cls_token"), [1, 1, d], Init::TruncNormal(0.02), Role::Decay, c),
-            spec(name("pos_embed"), [1, 1 + n, d], Init::TruncNormal(0.02), Role::Decay, c),
-            spec(name("patch_embed.proj.weight"), [d, self.channels, p, p], default, Role::Decay, c),
-            spec(name("patch_embed.proj.bias"), [d], default, Role::Plain, c),
-        ]
-    }
-
-    const fn block_table(&self, index: usize, c: &mut Cursor) -> [Spec; 12] {
-        const fn name(index: usize, leaf: &'static str) -> Name {
-            Name { part: "", list: "blocks.", index, leaf }
-        }
-        let (d, m, i) = (self.dim, self.mlp, index);
-        [
-            spec(name(i, "norm1.weight"), [d], Init::Ones, Role::Plain, c),
-            spec(name(i, "norm1.bias"), [d], Init::Zeros, Role::Plain, c),
-            spec(name(i, "attn.qkv.weight"), [3 * d, d], Init::Linear, Role::Decay, c),
-            spec(name(i, "attn.qkv.bias"), [3 * d], Init::Zeros, Role::Plain, c),
-            spec(name(i, "attn.proj.weight"), [d, d], Init::Linear, Role::Decay, c),
-            spec(name(i, "attn.proj.bias"), [d], Init::Zeros, Role::Plain, c),
-            spec(name(i, "norm2.weight"), [d], Init::Ones, Role::Plain, c),
-            spec(name(i, "norm2.bias"), [d], Init::Zeros, Role::Plain, c),
-            spec(name(i, "mlp.fc1.weight"), [m, d], Init::Linear, Role::Decay, c),
-            spec(name(i, "mlp.fc1.bias"), [m], Init::Zeros, Role::Plain, c),
-            spec(name(i, "mlp.fc2.weight"), [d, m], Init::Linear, Role::Decay, c),
-            spec(name(i, "mlp.fc2.bias"), [d], Init::Zeros, Role::Plain, c),
-        ]
-    }
-
-    const fn norm_table(&self, c: &mut Cursor) -> [Spec; 2] {
-        const fn name(leaf: &'static str) -> Name {
-            Name { part: "", list: "", index: 0, leaf }
-        }
-        [
-            spec(name("norm.weight"), [self.dim], Init::Ones, Role::Plain, c),
-            spec(name("norm.bias"), [self.dim], Init::Zeros, Role::Plain, c),
-        ]
-    }
-
-    /// Calls `f` for every parameter, in the published order.
-    pub fn visit(&self, c: &mut Cursor, f: &mut impl FnMut(Spec)) {
-        self.embed_table(c).into_iter().for_each(&mut *f);
-        for i in 0..self.depth {
-            self.block_table(i, c).into_iter().for_each(&mut *f);
-        }
-        self.norm_table(c).into_iter().for_each(f);
-    }
-
-    /// Where the parameters lie.
-    pub const fn weights(&self, c: &mut Cursor) -> VitWeights {
-        let [class, positions, patch_w, patch_b] = self.embed_table(c);
-        let first = c.next;
-        let [n1w, n1b, qkv_w, qkv_b, proj_w, proj_b, n2w, n2b, fc1_w, fc1_b, fc2_w, fc2_b] = self.block_table(0, c);
-        let stride = c.next - first;
-        c.next = first + self.depth * stride;
-        let [norm_w, norm_b] = self.norm_table(c);
-        VitWeights {
-            class: class.at,
-            positions: positions.at,
-            patch: [patch_w.at, patch_b.at],
-            block: BlockWeights {
-                norm1: [n1w.at, n1b.at],
-                qkv: [qkv_w.at, qkv_b.at],
-                proj: [proj_w.at, proj_b.at],
-                norm2: [n2w.at, n2b.at],
-                fc1: [fc1_w.at, fc1_b.at],
-                fc2: [fc2_w.at, fc2_b.at],
-            },
-            stride,
-            norm: [norm_w.at, norm_b.at],
-        }
-    }
-
     /// Where the resized position tables of `crops` lie. They outlive a pass; counts do not matter, only sizes.
     pub const fn positions(&self, crops: Crops, a: &mut Cursor, t: &mut Cursor) -> PositionActs {
         let mut groups = [Positions { y: Act::EMPTY, rows: State::EMPTY, cols: State::EMPTY }; MAX_GROUPS];

@@ -3,105 +3,21 @@
 //! Arguments are handles into flat pools; what is written comes first, then what is read, then the dimensions.
 //! Activation gradients are set (`=`), parameter gradients accumulate (`+=`); where an activation gradient accumulates, its
 //! name ends in `_acc`. A gradient lies at its parameter's offset in the pool of gradients, so a backward word names the
-//! parameter itself. Every number that changes from step to step is read from a [`State`] span (see [`crate::step::hyper`]), so
+//! parameter itself. Every number that changes from step to step is read from a [`State`] span (see [`crate::scalars::hyper`]), so
 //! that a step has fixed addresses and can be captured and replayed. Words cannot fail: the plan has checked every shape;
 //! a device fault is sticky and surfaces when the caller synchronises.
 //!
 //! A fused word is a default method that spells out its parts; a backend overrides it where it can do better.
 
-use crate::crops::{Crops, Ragged};
-use crate::mem::{Act, Stat, State, Weight};
-use crate::model::Table;
+mod list;
+pub mod reference;
+pub mod wrap;
 
-/// y (rows, out) = x (rows, inp) times w (out, inp) transposed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mat {
-    pub rows: usize,
-    pub inp: usize,
-    pub out: usize,
-}
-
-/// A row-major matrix (rows, cols).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rows {
-    pub rows: usize,
-    pub cols: usize,
-}
-
-/// A row-major matrix (rows, cols) whose rows are normalised, and what is added to their variance.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LayerNorm {
-    pub rows: usize,
-    pub cols: usize,
-    pub eps: f64,
-}
-
-/// Images to patch rows: every group (count, channels, height, width) becomes (count, patches, channels * patch * patch).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patches {
-    pub crops: Crops,
-    pub patch: usize,
-    pub channels: usize,
-}
-
-/// Attention over each crop's own rows; C = heads * head_dim, and the packed projection has rows [q | k | v], each head-major.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heads {
-    pub crops: Ragged,
-    pub heads: usize,
-    pub head_dim: usize,
-}
-
-impl Heads {
-    /// Channels.
-    pub const fn cols(&self) -> usize {
-        self.heads * self.head_dim
-    }
-}
-
-/// A position table of `from` = (rows, columns) resized to `to`, C = `cols` channels each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
-    pub from: [usize; 2],
-    pub to: [usize; 2],
-    pub cols: usize,
-}
-
-/// Tokens of one group: `crops` times (1 class token + `patches`), C = `cols`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Embed {
-    pub crops: usize,
-    pub patches: usize,
-    pub cols: usize,
-}
-
-/// The prototype loss over the student rows of views `first_view .. first_view + views` of `images` images, view-major, against
-/// the rows of `teachers` teacher views. Rows have `bottleneck` columns; there are `prototypes` prototypes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LossDims {
-    pub images: usize,
-    pub first_view: usize,
-    pub views: usize,
-    pub teachers: usize,
-    pub bottleneck: usize,
-    pub prototypes: usize,
-}
-
-impl LossDims {
-    /// No loss at all.
-    pub const NONE: LossDims =
-        LossDims { images: 0, first_view: 0, views: 0, teachers: 0, bottleneck: 0, prototypes: 0 };
-
-    /// Number of student rows.
-    pub const fn rows(&self) -> usize {
-        self.images * self.views
-    }
-
-    /// Number of teacher views that student view `v` is compared with: all but itself.
-    pub const fn pairs_of(&self, v: usize) -> usize {
-        if v < self.teachers { self.teachers - 1 } else { self.teachers }
-    }
-}
+use crate::crops::Ragged;
+pub use crate::dims::*;
+use crate::mem::{Act, Pool, Stat, State, Weight};
+use crate::params::ParamTable;
+pub use list::{Access, Touch, Touches, Word};
 
 /// The last layer of one network: directions `v` (K, bottleneck) and, per prototype, `scale` = g / |v|. Normalised prototypes
 /// are never materialised: logits are (z v^T) * scale.
@@ -257,11 +173,34 @@ pub trait Update: Backward {
     fn weight_norm_backward(&mut self, v: Weight, g: Weight, scale: Stat, train_gain: bool, n: Rows);
     /// Per tensor g *= min(1, clip / (|g| + 1e-6)); monitor gets the global norm before clipping and whether the step is
     /// finite: loss and gradients are, and no step before has set HALTED. If they are not, HALTED is set.
-    fn clip(&mut self, monitor: State, table: &Table, hyper: State);
+    fn clip(&mut self, monitor: State, table: &dyn ParamTable, hyper: State);
     /// centre += rate (mean teacher logit - centre), the mean being (sum / rows) v^T * scale. Nothing if the step is not finite.
     fn commit_centre(&mut self, centre: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows);
     /// Decoupled weight decay and Adam by the table's roles. Nothing if the step is not finite; last layer skipped while frozen.
-    fn adamw(&mut self, monitor: State, table: &Table, hyper: State);
+    fn adamw(&mut self, monitor: State, table: &dyn ParamTable, hyper: State);
     /// teacher += (1 - momentum) (student - teacher), every parameter. Nothing if the step is not finite.
-    fn ema(&mut self, monitor: State, table: &Table, hyper: State);
+    fn ema(&mut self, monitor: State, table: &dyn ParamTable, hyper: State);
+}
+
+/// Reading and writing any pool, however the backend stores it. For wrappers and tests, not for steps.
+pub trait Memory {
+    fn read(&mut self, pool: Pool, at: usize, out: &mut [f64]);
+    fn write(&mut self, pool: Pool, at: usize, values: &[f64]);
+    /// Elements of the pool.
+    #[allow(clippy::len_without_is_empty)]
+    fn len(&mut self, pool: Pool) -> usize;
+}
+
+impl<O: Memory> Memory for &mut O {
+    fn read(&mut self, pool: Pool, at: usize, out: &mut [f64]) {
+        (**self).read(pool, at, out);
+    }
+
+    fn write(&mut self, pool: Pool, at: usize, values: &[f64]) {
+        (**self).write(pool, at, values);
+    }
+
+    fn len(&mut self, pool: Pool) -> usize {
+        (**self).len(pool)
+    }
 }

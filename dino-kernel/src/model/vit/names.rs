@@ -1,28 +1,10 @@
 //! The names of everything a pass writes, for printed plans.
 
-use super::{BlockActs, ClassActs, MlpActs, Norm, PositionActs, Save, VitActs, VitGrads};
-use crate::mem::{Act, Span};
-use crate::middleware::Pool;
-use crate::model::vit::Output;
-use crate::spec::Name;
-
-/// A span, the pool it lies in, and the last part of its name.
-pub(crate) type Named = (&'static str, Pool, Span);
-
-/// Passes `spans` on under `part` + `list` + `index`; empty ones are left out.
-pub(crate) fn pass_on<const N: usize>(
-    f: &mut impl FnMut(Name, Pool, Span),
-    part: &'static str,
-    list: &'static str,
-    index: usize,
-    spans: [Named; N],
-) {
-    for (leaf, pool, span) in spans {
-        if span.len > 0 {
-            f(Name { part, list, index, leaf }, pool, span);
-        }
-    }
-}
+use super::layout::{BlockActs, ClassActs, MlpActs, Norm};
+use super::{Output, PositionActs, Save, VitActs, VitGrads};
+use crate::mem::{Act, Pool, Span};
+use crate::model::spans::{Named, pass_on};
+use crate::params::Name;
 
 impl Norm {
     fn spans(&self, [y, mean, rstd]: [&'static str; 3]) -> [Named; 3] {

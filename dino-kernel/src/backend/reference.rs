@@ -4,13 +4,11 @@
 
 use crate::backend::*;
 use crate::crops::Ragged;
-use crate::mem::{Act, Span, Stat, State, Weight};
-use crate::middleware::{Memory, Pool};
-use crate::model::Table;
+use crate::mem::{Act, Pool, Span, Stat, State, Weight};
 use crate::ops;
+use crate::params::{ParamTable, Role};
 use crate::real::Real;
-use crate::spec::Role;
-use crate::step::{hyper, monitor};
+use crate::scalars::{hyper, monitor};
 use core::ops::{Deref, DerefMut};
 
 /// The pools. For inference the weights may be a shared slice (in flash, say) and grads and moments empty.
@@ -268,10 +266,10 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         ops::norm::weight_norm_backward(dv, train_gain.then_some(dg), &self.weights[v.range()], scale, n);
     }
 
-    fn clip(&mut self, m: State, table: &Table, hyper: State) {
+    fn clip(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
         let limit = self.state[hyper.0.at + hyper::CLIP].to_f64();
         let mut total = 0.0;
-        table.visit(|spec| {
+        table.visit(&mut |spec| {
             let g = &mut self.grads[spec.at.range()];
             let square = ops::sum_squares(g);
             total += square;
@@ -298,14 +296,14 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         }
     }
 
-    fn adamw(&mut self, m: State, table: &Table, hyper: State) {
+    fn adamw(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
         let h = &self.state[hyper.range()];
         if self.state[m.0.at + monitor::FINITE] != T::ONE {
             return;
         }
         let (first, second) = self.moments.split_at_mut(table.len());
         let frozen = h[hyper::FREEZE_LAST] != T::ZERO;
-        table.visit(|spec| {
+        table.visit(&mut |spec| {
             let (last, at) = (spec.last_layer, spec.at.range());
             if spec.role == Role::Frozen || (last && frozen) {
                 return;
@@ -317,7 +315,7 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         });
     }
 
-    fn ema(&mut self, m: State, table: &Table, hyper: State) {
+    fn ema(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
         if self.state[m.0.at + monitor::FINITE] == T::ONE {
             let (student, teacher) = self.weights.split_at_mut(table.len());
             ops::optim::ema(teacher, student, self.state[hyper.0.at + hyper::EMA_RATE]);

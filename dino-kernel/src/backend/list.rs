@@ -1,0 +1,203 @@
+//! The list of words, with what each operand is for, stands once, in `words!`; the enum [`Word`], what a call touches, and the
+//! wrappers of [`super::wrap`] are made from it.
+
+use crate::backend::*;
+use crate::crops::Ragged;
+use crate::mem::{Act, Pool, Span, Stat, State, Weight};
+use crate::params::ParamTable;
+
+/// What a word does with an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Written; earlier content does not matter.
+    Set,
+    /// Read and written.
+    Acc,
+    /// Read.
+    Get,
+    /// A parameter that is read and whose gradient accumulates.
+    Grad,
+    /// A parameter of which only the gradient is touched.
+    GradOnly,
+}
+
+/// One span a word touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touch {
+    pub pool: Pool,
+    pub span: Span,
+    pub written: bool,
+}
+
+/// The spans one call touches.
+#[derive(Clone, Copy, Debug)]
+pub struct Touches {
+    list: [Touch; 24],
+    len: usize,
+}
+
+impl Touches {
+    pub(super) fn new() -> Touches {
+        Touches { list: [Touch { pool: Pool::Acts, span: Span::EMPTY, written: false }; 24], len: 0 }
+    }
+
+    fn push(&mut self, pool: Pool, span: Span, written: bool) {
+        if span.len > 0 {
+            self.list[self.len] = Touch { pool, span, written };
+            self.len += 1;
+        }
+    }
+
+    /// All of them, in the order of the word's arguments.
+    pub fn all(&self) -> &[Touch] {
+        &self.list[..self.len]
+    }
+}
+
+/// Anything a word can be handed.
+pub(super) trait Operand {
+    fn touch(&self, access: Access, t: &mut Touches);
+}
+
+macro_rules! operand {
+    ($handle:ty, $pool:expr) => {
+        impl Operand for $handle {
+            fn touch(&self, access: Access, t: &mut Touches) {
+                t.push($pool, self.0, access != Access::Get);
+            }
+        }
+    };
+}
+operand!(Act, Pool::Acts);
+operand!(Stat, Pool::Stats);
+operand!(State, Pool::State);
+
+impl Operand for Weight {
+    fn touch(&self, access: Access, t: &mut Touches) {
+        if access != Access::GradOnly {
+            t.push(Pool::Weights, self.0, false);
+        }
+        if access != Access::Get {
+            t.push(Pool::Grads, self.0, true);
+        }
+    }
+}
+
+impl Operand for Prototypes {
+    fn touch(&self, access: Access, t: &mut Touches) {
+        self.v.touch(access, t);
+        self.scale.touch(Access::Get, t);
+    }
+}
+
+/// The optimiser's words touch whole pools.
+impl Operand for &dyn ParamTable {
+    fn touch(&self, access: Access, t: &mut Touches) {
+        let len = self.len();
+        if access == Access::GradOnly {
+            t.push(Pool::Grads, Span { at: 0, len }, true);
+        } else {
+            t.push(Pool::Weights, Span { at: 0, len: 2 * len }, true);
+            t.push(Pool::Moments, Span { at: 0, len: 2 * len }, true);
+        }
+    }
+}
+
+/// Calls `$make` with every word: its trait, its operands with their use, its other arguments.
+macro_rules! words {
+    ($make:ident) => {
+        $make! {
+            Forward {
+                patchify(Set y: Act, Get x: Act; n: Patches);
+                linear(Set y: Act, Get x: Act, Get w: Weight, Get b: Weight; n: Mat);
+                gelu(Set y: Act, Get x: Act;);
+                linear_gelu(Set y: Act, Set pre: Act, Get x: Act, Get w: Weight, Get b: Weight; n: Mat);
+                layernorm(Set y: Act, Set mean: Stat, Set rstd: Stat, Get x: Act, Get w: Weight, Get b: Weight; n: LayerNorm);
+                add(Set y: Act, Get x: Act, Get branch: Act;);
+                add_scaled(Set y: Act, Get x: Act, Get branch: Act, Get scale: State; n: Ragged, cols: usize);
+                add_layernorm(Set y: Act, Set mid: Act, Set mean: Stat, Set rstd: Stat, Get x: Act, Get branch: Act, Get w: Weight, Get b: Weight; n: LayerNorm);
+                resize_positions(Set y: Act, Get table: Weight, Get rows: State, Get cols: State; n: Grid);
+                embed(Set y: Act, Get patches: Act, Get class: Weight, Get class_position: Weight, Get positions: Act; n: Embed);
+                attention(Set y: Act, Set lse: Stat, Get qkv: Act; n: Heads);
+                attention_class(Set y: Act, Set lse: Stat, Get q: Act, Get kv: Act; n: Heads);
+                attention_rows(Set y: Act, Get lse: Stat, Get qkv: Act; queries: usize, n: Heads);
+                gather_class(Set y: Act, Get x: Act; n: Ragged, cols: usize);
+                l2_normalise(Set y: Act, Set norm: Stat, Get x: Act; n: Rows);
+                prototype_scale(Set scale: Stat, Get v: Weight, Get g: Weight; n: Rows);
+                logits(Set y: Act, Get z: Act, Get p: Prototypes; n: Mat);
+            }
+            Backward {
+                linear_backward(Set dx: Act, Get dy: Act, Get x: Act, Grad w: Weight, GradOnly b: Weight; n: Mat);
+                linear_backward_params(Get dy: Act, Get x: Act, GradOnly w: Weight, GradOnly b: Weight; n: Mat);
+                gelu_backward(Set dx: Act, Get dy: Act, Get x: Act;);
+                layernorm_backward(Acc dx_acc: Act, Get dy: Act, Get x: Act, Get mean: Stat, Get rstd: Stat, Grad w: Weight, GradOnly b: Weight; n: Rows);
+                scale_crops(Set y: Act, Get x: Act, Get scale: State; n: Ragged, cols: usize);
+                attention_backward(Set dqkv: Act, Get dy: Act, Get y: Act, Get lse: Stat, Get qkv: Act; n: Heads);
+                attention_class_backward(Set dq: Act, Set dkv: Act, Get dy: Act, Get y: Act, Get lse: Stat, Get q: Act, Get kv: Act; n: Heads);
+                embed_backward(Set dpatches: Act, Set dpositions: Act, Get dy: Act, GradOnly class: Weight, GradOnly class_position: Weight; n: Embed);
+                resize_positions_backward(Get dy: Act, GradOnly table: Weight, Get rows: State, Get cols: State; n: Grid);
+                clear(Set x: Act;);
+                scatter_class_acc(Acc dx_acc: Act, Get dy: Act; n: Ragged, cols: usize);
+                l2_normalise_backward(Set dx: Act, Get dy: Act, Get y: Act, Get norm: Stat; n: Rows);
+            }
+            Update {
+                zero_grads(;);
+                zero(Set x: State;);
+                teacher_lse(Set lse: Stat, Set entropy: Stat, Get z: Act, Get p: Prototypes, Get centre: State, Get hyper: State; n: LossDims);
+                dino_loss(Set loss: Stat, Set lse: Stat, Set dz: Act, Get z: Act, Grad student: Prototypes, Get z_teacher: Act,
+                    Get lse_teacher: Stat, Get teacher: Prototypes, Get centre: State, Get hyper: State; n: LossDims);
+                sum_rows(Acc sum: State, Get x: Act; n: Rows);
+                sum_stat(Acc sum: State, Get x: Stat;);
+                weight_norm_backward(Grad v: Weight, Grad g: Weight, Get scale: Stat; train_gain: bool, n: Rows);
+                clip(Acc monitor: State, GradOnly table: &dyn ParamTable, Get hyper: State;);
+                commit_centre(Acc centre: State, Acc monitor: State, Get sum: State, Get teacher: Prototypes, Get hyper: State; n: Rows);
+                adamw(Get monitor: State, Acc table: &dyn ParamTable, Get hyper: State;);
+                ema(Get monitor: State, Acc table: &dyn ParamTable, Get hyper: State;);
+            }
+        }
+    };
+}
+
+macro_rules! make_word {
+    ($($tr:ident { $($word:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
+        /// A word of the vocabulary.
+        #[allow(non_camel_case_types)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Word { $($($word,)*)* }
+
+        impl Word {
+            /// All of them.
+            pub const ALL: &'static [Word] = &[$($(Word::$word,)*)*];
+
+            /// Its name.
+            pub const fn name(self) -> &'static str {
+                match self { $($(Word::$word => stringify!($word),)*)* }
+            }
+        }
+    };
+}
+words!(make_word);
+
+/// What a call touches, from the list's operands.
+macro_rules! touches {
+    ($($use:ident $arg:ident),*) => {{
+        #[allow(unused_mut)]
+        let mut t = $crate::backend::Touches::new();
+        $($crate::backend::list::Operand::touch(&$arg, $crate::backend::Access::$use, &mut t);)*
+        t
+    }};
+}
+
+// Wrappers can borrow what they wrap.
+macro_rules! borrowed {
+    ($($tr:ident { $($word:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
+        $(impl<O: $tr> $tr for &mut O {
+            $(fn $word(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
+                (**self).$word($($arg,)* $($dim),*);
+            })*
+        })*
+    };
+}
+words!(borrowed);
+
+pub(super) use {touches, words};

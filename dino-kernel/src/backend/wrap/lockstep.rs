@@ -1,0 +1,106 @@
+//! Two backends, compared after every word.
+
+use crate::backend::list::{touches, words};
+use crate::backend::*;
+use crate::crops::Ragged;
+use crate::mem::{Act, Pool, Stat, State, Weight};
+use crate::params::ParamTable;
+
+/// Where two backends differ most: |a - b| / |a| over a written span.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mismatch {
+    pub word: Word,
+    pub touch: Touch,
+    pub error: f64,
+}
+
+/// Runs two backends word by word and compares everything written, norm-wise; then gives both A's result, as B can hold it (B may keep
+/// activations in fewer digits), so that drift hides nothing.
+pub struct Lockstep<A, B> {
+    pub a: A,
+    pub b: B,
+    /// The largest relative error of every word so far, pool by pool: what is kept in fewer digits hides nothing of what is not.
+    pub worst: [[Option<Mismatch>; Pool::COUNT]; Word::ALL.len()],
+}
+
+impl<A: Memory, B: Memory> Lockstep<A, B> {
+    pub fn new(a: A, b: B) -> Self {
+        Lockstep { a, b, worst: [[None; Pool::COUNT]; Word::ALL.len()] }
+    }
+
+    /// The largest error of any word.
+    pub fn worst(&self) -> Option<Mismatch> {
+        let all = self.worst.iter().flatten().flatten().copied();
+        all.reduce(|x, y| if y.error > x.error || y.error.is_nan() { y } else { x })
+    }
+
+    /// The same values on both sides.
+    fn settle(&mut self, pool: Pool, at: usize, values: &mut [f64]) {
+        self.b.write(pool, at, values);
+        self.b.read(pool, at, values);
+        self.a.write(pool, at, values);
+    }
+
+    fn after(&mut self, word: Word, t: &Touches) {
+        for &touch in t.all().iter().filter(|x| x.written) {
+            let (mut difference, mut size, mut alike) = (0.0, 0.0, true);
+            let (mut a, mut b) = ([0.0; 256], [0.0; 256]);
+            for at in (0..touch.span.len).step_by(256) {
+                let len = (touch.span.len - at).min(256);
+                self.a.read(touch.pool, touch.span.at + at, &mut a[..len]);
+                self.b.read(touch.pool, touch.span.at + at, &mut b[..len]);
+                for (x, y) in a[..len].iter().zip(&b[..len]) {
+                    if x.is_finite() && y.is_finite() {
+                        difference += (x - y) * (x - y);
+                        size += x * x;
+                    } else {
+                        // Infinities must be the same infinity, NaN must be NaN.
+                        alike &= x == y || (x.is_nan() && y.is_nan());
+                    }
+                }
+                self.settle(touch.pool, touch.span.at + at, &mut a[..len]);
+            }
+            let error = match (alike, difference == 0.0) {
+                (false, _) => f64::INFINITY,
+                (true, true) => 0.0,
+                (true, false) => libm::sqrt(difference / size),
+            };
+            let worst = &mut self.worst[word as usize][touch.pool as usize];
+            if worst.is_none_or(|w| error > w.error) {
+                *worst = Some(Mismatch { word, touch, error });
+            }
+        }
+    }
+}
+
+impl<A: Memory, B: Memory> Memory for Lockstep<A, B> {
+    fn read(&mut self, pool: Pool, at: usize, out: &mut [f64]) {
+        self.a.read(pool, at, out);
+    }
+
+    fn write(&mut self, pool: Pool, at: usize, values: &[f64]) {
+        for (i, part) in values.chunks(256).enumerate() {
+            let mut copy = [0.0; 256];
+            let copy = &mut copy[..part.len()];
+            copy.copy_from_slice(part);
+            self.settle(pool, at + 256 * i, copy);
+        }
+    }
+
+    fn len(&mut self, pool: Pool) -> usize {
+        self.a.len(pool)
+    }
+}
+
+macro_rules! lockstep {
+    ($($tr:ident { $($word:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
+        $(impl<A: $tr + Memory, B: $tr + Memory> $tr for Lockstep<A, B> {
+            $(fn $word(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
+                self.a.$word($($arg,)* $($dim),*);
+                self.b.$word($($arg,)* $($dim),*);
+                self.after(Word::$word, &touches!($($use $arg),*));
+            })*
+        })*
+    };
+}
+words!(lockstep);

@@ -1,0 +1,93 @@
+//! The dimensions that operations take: numbers alone, no handles.
+
+use crate::crops::{Crops, Ragged};
+
+/// y (rows, out) = x (rows, inp) times w (out, inp) transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mat {
+    pub rows: usize,
+    pub inp: usize,
+    pub out: usize,
+}
+
+/// A row-major matrix (rows, cols).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    pub rows: usize,
+    pub cols: usize,
+}
+
+/// A row-major matrix (rows, cols) whose rows are normalised, and what is added to their variance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerNorm {
+    pub rows: usize,
+    pub cols: usize,
+    pub eps: f64,
+}
+
+/// Images to patch rows: every group (count, channels, height, width) becomes (count, patches, channels * patch * patch).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patches {
+    pub crops: Crops,
+    pub patch: usize,
+    pub channels: usize,
+}
+
+/// Attention over each crop's own rows; C = heads * head_dim, and the packed projection has rows [q | k | v], each head-major.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub crops: Ragged,
+    pub heads: usize,
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Channels.
+    pub const fn cols(&self) -> usize {
+        self.heads * self.head_dim
+    }
+}
+
+/// A position table of `from` = (rows, columns) resized to `to`, C = `cols` channels each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    pub from: [usize; 2],
+    pub to: [usize; 2],
+    pub cols: usize,
+}
+
+/// Tokens of one group: `crops` times (1 class token + `patches`), C = `cols`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Embed {
+    pub crops: usize,
+    pub patches: usize,
+    pub cols: usize,
+}
+
+/// The prototype loss over the student rows of views `first_view .. first_view + views` of `images` images, view-major, against
+/// the rows of `teachers` teacher views. Rows have `bottleneck` columns; there are `prototypes` prototypes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LossDims {
+    pub images: usize,
+    pub first_view: usize,
+    pub views: usize,
+    pub teachers: usize,
+    pub bottleneck: usize,
+    pub prototypes: usize,
+}
+
+impl LossDims {
+    /// No loss at all.
+    pub const NONE: LossDims =
+        LossDims { images: 0, first_view: 0, views: 0, teachers: 0, bottleneck: 0, prototypes: 0 };
+
+    /// Number of student rows.
+    pub const fn rows(&self) -> usize {
+        self.images * self.views
+    }
+
+    /// Number of teacher views that student view `v` is compared with: all but itself.
+    pub const fn pairs_of(&self, v: usize) -> usize {
+        if v < self.teachers { self.teachers - 1 } else { self.teachers }
+    }
+}

@@ -1,0 +1,40 @@
+//! Stochastic depth: a branch of a block is left out for some crops, and scaled up for the others.
+
+use super::Vit;
+use crate::real::Real;
+use crate::rng::{Kind, Rng};
+use core::ops::Range;
+
+/// What the scales are drawn for: they depend on this, the image, the view, the block and the branch, and on nothing else.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DropPath {
+    pub seed: u64,
+    pub epoch: u32,
+    /// The rate of the last block, in [0, 1): rates rise linearly with depth, from 0 in the first block.
+    pub rate: f64,
+}
+
+impl DropPath {
+    /// The scale of one branch (0 attention, 1 MLP) of one block of `depth` for one crop: 0 with the block's rate, else
+    /// 1 / (1 - rate).
+    pub fn scale(&self, image: u32, crop: u32, block: usize, branch: usize, depth: usize) -> f64 {
+        let rate = if depth > 1 { self.rate * block as f64 / (depth - 1) as f64 } else { self.rate };
+        let stream = (2 * block + branch) as u32;
+        let dropped = Rng::new(self.seed, self.epoch, image, crop, Kind::DropPath, stream).chance(rate);
+        if dropped { 0.0 } else { 1.0 / (1.0 - rate) }
+    }
+}
+
+impl Vit {
+    /// The scales (depth, branches, crops) of a pass over `views` of `images`, which are ids; crops are view-major.
+    pub fn draw_drop_path<T: Real>(&self, scales: &mut [T], draw: DropPath, views: Range<usize>, images: &[u32]) {
+        let mut scales = scales.iter_mut();
+        for (block, branch) in (0..2 * self.depth).map(|i| (i / 2, i % 2)) {
+            for view in views.clone() {
+                for (&image, scale) in images.iter().zip(&mut scales) {
+                    *scale = T::of(draw.scale(image, view as u32, block, branch, self.depth));
+                }
+            }
+        }
+    }
+}

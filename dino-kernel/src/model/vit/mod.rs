@@ -1,0 +1,93 @@
+//! The vision transformer (paper, section 3.2; official `vision_transformer.py`): patches, class token, learned positions, pre-norm
+//! blocks, final norm. Here: shape, parameters, where everything lies; the passes are in `vit/pass.rs`.
+//!
+//! x += proj(attention(norm1 x));  x += fc2(gelu(fc1(norm2 x))), each branch scaled per crop under stochastic depth.
+//!
+//! Training needs the class token alone, so the last block computes keys and values for all tokens and everything else for one
+//! row a crop, forward and backward ([`Output::Class`]); dense features and attention maps use the full form
+//! ([`Output::Dense`]). Block i's handles are base + i * stride: depth is a number, not a type. A pass that saves nothing has
+//! one block's place and two streams that take turns ([`Save`]).
+
+pub mod drop_path;
+mod layout;
+mod names;
+mod pass;
+mod weights;
+
+pub use layout::{PositionActs, VitActs, VitGrads};
+pub use weights::VitWeights;
+
+use crate::mem::max;
+use crate::ops::layernorm::EPS;
+use crate::ops::position::Dialect;
+
+/// Shape of a vision transformer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Vit {
+    /// Side in pixels of the square image whose grid the position table has.
+    pub image: usize,
+    /// Side of a patch.
+    pub patch: usize,
+    /// Colour channels.
+    pub channels: usize,
+    /// C.
+    pub dim: usize,
+    pub depth: usize,
+    pub heads: usize,
+    /// Hidden width of the MLP: C times the MLP ratio.
+    pub mlp: usize,
+    pub positions: Dialect,
+    /// What every LayerNorm adds to the variance.
+    pub eps: f64,
+}
+
+impl Vit {
+    const fn preset(dim: usize, heads: usize, patch: usize) -> Vit {
+        let positions = Dialect::Published;
+        Vit { image: 224, patch, channels: 3, dim, depth: 12, heads, mlp: 4 * dim, positions, eps: EPS }
+    }
+    pub const TINY_16: Vit = Vit::preset(192, 3, 16);
+    pub const TINY_8: Vit = Vit::preset(192, 3, 8);
+    pub const SMALL_16: Vit = Vit::preset(384, 6, 16);
+    pub const SMALL_8: Vit = Vit::preset(384, 6, 8);
+    pub const BASE_16: Vit = Vit::preset(768, 12, 16);
+    pub const BASE_8: Vit = Vit::preset(768, 12, 8);
+}
+
+/// What a pass leaves for a backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Save {
+    /// Nothing: blocks take turns in one place.
+    Nothing,
+    /// All that backward reads.
+    All,
+    /// All but the norms' outputs and the hidden rows: 10 widths a token instead of 16. Backward computes those again, with the
+    /// same words from the same numbers, into one place for all blocks.
+    Least,
+}
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The normalised class row of every crop (crops, C).
+    Class,
+    /// All normalised rows (rows, C), and the last block's attention on request.
+    Dense,
+}
+
+impl Vit {
+    /// Cells of a row or a column of the position table.
+    pub const fn side(&self) -> usize {
+        self.image / self.patch
+    }
+
+    /// Elements of one patch row.
+    pub const fn patch_len(&self) -> usize {
+        self.channels * self.patch * self.patch
+    }
+
+    /// Columns of the widest factor of a linear layer.
+    pub(crate) const fn widest(&self) -> usize {
+        max(self.patch_len(), max(3 * self.dim, self.mlp))
+    }
+}

@@ -1,0 +1,142 @@
+//! The parameters: their table and their handles.
+
+use super::Vit;
+use crate::mem::{Cursor, Weight};
+use crate::params::{Init, Name, Role, Spec, spec};
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockWeights {
+    pub(super) norm1: [Weight; 2],
+    pub(super) qkv: [Weight; 2],
+    pub(super) proj: [Weight; 2],
+    pub(super) norm2: [Weight; 2],
+    pub(super) fc1: [Weight; 2],
+    pub(super) fc2: [Weight; 2],
+}
+
+const fn shift2(w: [Weight; 2], by: usize) -> [Weight; 2] {
+    [w[0].shift(by), w[1].shift(by)]
+}
+
+impl BlockWeights {
+    const fn shift(&self, by: usize) -> BlockWeights {
+        BlockWeights {
+            norm1: shift2(self.norm1, by),
+            qkv: shift2(self.qkv, by),
+            proj: shift2(self.proj, by),
+            norm2: shift2(self.norm2, by),
+            fc1: shift2(self.fc1, by),
+            fc2: shift2(self.fc2, by),
+        }
+    }
+}
+
+/// Handles of the parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct VitWeights {
+    pub(super) class: Weight,
+    pub(super) positions: Weight,
+    pub(super) patch: [Weight; 2],
+    pub(super) block: BlockWeights,
+    stride: usize,
+    pub(super) norm: [Weight; 2],
+}
+
+impl VitWeights {
+    /// The same parameters, `by` elements further on: the teacher's.
+    pub const fn shift(&self, by: usize) -> VitWeights {
+        VitWeights {
+            class: self.class.shift(by),
+            positions: self.positions.shift(by),
+            patch: shift2(self.patch, by),
+            block: self.block.shift(by),
+            stride: self.stride,
+            norm: shift2(self.norm, by),
+        }
+    }
+
+    pub(super) const fn block(&self, i: usize) -> BlockWeights {
+        self.block.shift(i * self.stride)
+    }
+}
+
+impl Vit {
+    const fn embed_table(&self, c: &mut Cursor) -> [Spec; 4] {
+        const fn name(leaf: &'static str) -> Name {
+            Name { part: "", list: "", index: 0, leaf }
+        }
+        let (d, p, n) = (self.dim, self.patch, self.side() * self.side());
+        let default = Init::FanIn(self.patch_len());
+        [
+            spec(name("cls_token"), [1, 1, d], Init::TruncNormal(0.02), Role::Decay, c),
+            spec(name("pos_embed"), [1, 1 + n, d], Init::TruncNormal(0.02), Role::Decay, c),
+            spec(name("patch_embed.proj.weight"), [d, self.channels, p, p], default, Role::Decay, c),
+            spec(name("patch_embed.proj.bias"), [d], default, Role::Plain, c),
+        ]
+    }
+
+    const fn block_table(&self, index: usize, c: &mut Cursor) -> [Spec; 12] {
+        const fn name(index: usize, leaf: &'static str) -> Name {
+            Name { part: "", list: "blocks.", index, leaf }
+        }
+        let (d, m, i) = (self.dim, self.mlp, index);
+        [
+            spec(name(i, "norm1.weight"), [d], Init::Ones, Role::Plain, c),
+            spec(name(i, "norm1.bias"), [d], Init::Zeros, Role::Plain, c),
+            spec(name(i, "attn.qkv.weight"), [3 * d, d], Init::Linear, Role::Decay, c),
+            spec(name(i, "attn.qkv.bias"), [3 * d], Init::Zeros, Role::Plain, c),
+            spec(name(i, "attn.proj.weight"), [d, d], Init::Linear, Role::Decay, c),
+            spec(name(i, "attn.proj.bias"), [d], Init::Zeros, Role::Plain, c),
+            spec(name(i, "norm2.weight"), [d], Init::Ones, Role::Plain, c),
+            spec(name(i, "norm2.bias"), [d], Init::Zeros, Role::Plain, c),
+            spec(name(i, "mlp.fc1.weight"), [m, d], Init::Linear, Role::Decay, c),
+            spec(name(i, "mlp.fc1.bias"), [m], Init::Zeros, Role::Plain, c),
+            spec(name(i, "mlp.fc2.weight"), [d, m], Init::Linear, Role::Decay, c),
+            spec(name(i, "mlp.fc2.bias"), [d], Init::Zeros, Role::Plain, c),
+        ]
+    }
+
+    const fn norm_table(&self, c: &mut Cursor) -> [Spec; 2] {
+        const fn name(leaf: &'static str) -> Name {
+            Name { part: "", list: "", index: 0, leaf }
+        }
+        [
+            spec(name("norm.weight"), [self.dim], Init::Ones, Role::Plain, c),
+            spec(name("norm.bias"), [self.dim], Init::Zeros, Role::Plain, c),
+        ]
+    }
+
+    /// Calls `f` for every parameter, in the published order.
+    pub fn visit(&self, c: &mut Cursor, f: &mut impl FnMut(Spec)) {
+        self.embed_table(c).into_iter().for_each(&mut *f);
+        for i in 0..self.depth {
+            self.block_table(i, c).into_iter().for_each(&mut *f);
+        }
+        self.norm_table(c).into_iter().for_each(f);
+    }
+
+    /// Where the parameters lie.
+    pub const fn weights(&self, c: &mut Cursor) -> VitWeights {
+        let [class, positions, patch_w, patch_b] = self.embed_table(c);
+        let first = c.next;
+        let [n1w, n1b, qkv_w, qkv_b, proj_w, proj_b, n2w, n2b, fc1_w, fc1_b, fc2_w, fc2_b] = self.block_table(0, c);
+        let stride = c.next - first;
+        c.next = first + self.depth * stride;
+        let [norm_w, norm_b] = self.norm_table(c);
+        VitWeights {
+            class: class.at,
+            positions: positions.at,
+            patch: [patch_w.at, patch_b.at],
+            block: BlockWeights {
+                norm1: [n1w.at, n1b.at],
+                qkv: [qkv_w.at, qkv_b.at],
+                proj: [proj_w.at, proj_b.at],
+                norm2: [n2w.at, n2b.at],
+                fc1: [fc1_w.at, fc1_b.at],
+                fc2: [fc2_w.at, fc2_b.at],
+            },
+            stride,
+            norm: [norm_w.at, norm_b.at],
+        }
+    }
+}
