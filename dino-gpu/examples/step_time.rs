@@ -1,7 +1,7 @@
-//! The time of whole training steps on the GPU, where it goes by word, and whether the driver does what the backend relies on.
+//! The time of whole training steps on the GPU, where it goes by op, and whether the driver does what the backend relies on.
 //!
 //!     step_time [--tiny] [MODEL, CROP AND DEVICE FLAGS OF dino-gpu train]       images a second, ms a step, memory
-//!     step_time --words ...                                                     the same, and a table by word
+//!     step_time --words ...                                                     the same, and a table by op
 //!     step_time --check-driver ...                                              the checks that need a card, in order
 //!
 //! The steps go through the trainer's own door, [`Device::step`] and [`Device::report`], with up to [`QUEUE`] steps on their way; the
@@ -16,7 +16,7 @@ use dino_gpu::{Gpu, Launch, Options};
 use dino_host::config::{Config, Flags};
 use dino_host::device::{self, Device, Part, QUEUE, Step};
 use dino_host::error::{Error, Result};
-use dino_kernel::backend::Word;
+use dino_kernel::backend::Op;
 use dino_kernel::backend::wrap::Timed;
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
@@ -45,7 +45,7 @@ struct Args {
     /// Steps before them; the second captures the graphs
     #[arg(long, default_value_t = 5)]
     warmup: usize,
-    /// Also the time of every word: launched one by one, with a wait after each
+    /// Also the time of every op: launched one by one, with a wait after each
     #[arg(long)]
     words: bool,
     /// Check what the backend relies on instead of timing it
@@ -188,7 +188,7 @@ fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::powi(2.0, 30)
 }
 
-/// The words of a step without its uploads, launched one by one with a single wait at the end: what the GPU computes, milliseconds.
+/// The ops of a step without its uploads, launched one by one with a single wait at the end: what the GPU computes, milliseconds.
 fn words_alone(work: &Work, gpu: &mut Gpu, steps: usize) -> Result<Vec<f64>> {
     let parts = work.config.batch / work.config.micro_batch;
     let mut times = Vec::new();
@@ -214,13 +214,13 @@ fn clock() -> u64 {
     START.elapsed().as_nanos() as u64
 }
 
-/// One step, word by word, as (word, calls, milliseconds), the longest first.
-fn by_word(work: &Work, gpu: &mut Gpu) -> Result<Vec<(&'static str, u64, f64)>> {
+/// One step, op by op, as (op, calls, milliseconds), the longest first.
+fn by_op(work: &Work, gpu: &mut Gpu) -> Result<Vec<(&'static str, u64, f64)>> {
     let mut timed = Timed::new(&mut *gpu, clock);
     device::say(&mut timed, &work.plan, &work.step(0), |o, pool, at, values| o.inner.upload(pool, at, values));
     let tally = timed.tally;
     gpu.sync()?;
-    let rows = Word::ALL.iter().zip(tally).filter(|(_, t)| t.calls > 0);
+    let rows = Op::ALL.iter().zip(tally).filter(|(_, t)| t.calls > 0);
     let mut rows: Vec<_> = rows.map(|(w, t)| (w.name(), t.calls, t.nanoseconds as f64 / 1e6)).collect();
     rows.sort_by(|a, b| b.2.total_cmp(&a.2));
     Ok(rows)
@@ -261,7 +261,7 @@ fn time(args: &Args) -> Result<()> {
         tflops(ms)
     );
     println!(
-        "words alone, launched one by one: {:.3} ms (least {:.3}), {:.2} TFLOP/s",
+        "ops alone, launched one by one: {:.3} ms (least {:.3}), {:.2} TFLOP/s",
         median(&alone),
         least(&alone),
         tflops(median(&alone))
@@ -281,16 +281,16 @@ fn time(args: &Args) -> Result<()> {
 }
 
 fn print_words(work: &Work, gpu: &mut Gpu, row: &mut Value) -> Result<()> {
-    by_word(work, gpu)?; // the first time loads what is loaded lazily
-    let rows = by_word(work, gpu)?;
+    by_op(work, gpu)?; // the first time loads what is loaded lazily
+    let rows = by_op(work, gpu)?;
     let (start, calls) = (clock(), 1000);
     (0..calls).for_each(|_| _ = clock());
     let wait = (clock() - start) as f64 / 1e3 / calls as f64;
-    println!("\nby word, a wait after each: launches and waits are in these times (a wait for nothing: {wait:.1} us)");
-    println!("{:28} {:>6} {:>10} {:>6}", "word", "calls", "ms", "%");
+    println!("\nby op, a wait after each: launches and waits are in these times (a wait for nothing: {wait:.1} us)");
+    println!("{:28} {:>6} {:>10} {:>6}", "op", "calls", "ms", "%");
     let total: f64 = rows.iter().map(|r| r.2).sum();
-    for (word, calls, ms) in &rows {
-        println!("{word:28} {calls:6} {ms:10.3} {:6.1}", 100.0 * ms / total);
+    for (op, calls, ms) in &rows {
+        println!("{op:28} {calls:6} {ms:10.3} {:6.1}", 100.0 * ms / total);
     }
     println!("{:28} {:6} {total:10.3}", "all", rows.iter().map(|r| r.1).sum::<u64>());
     row["wait_us"] = json!(wait);

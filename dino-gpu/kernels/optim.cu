@@ -2,9 +2,9 @@
 // number that changes from step to step is read from `hyper`. Nothing here depends on the activation type.
 // dino-kernel/src/ops/optim.rs, slots of `hyper` and `monitor`: dino-kernel/src/scalars.rs
 
-enum { DECAY, STEP, BIAS2, STEP_LAST, BIAS2_LAST, RATE1, RATE2, EPS, EMA_RATE, CENTRE_RATE, INV_TEACHER_ROWS, INV_STUDENT_TEMP,
+enum { DECAY, STEP, BIAS2, STEP_LAST, BIAS2_LAST, RATE1, RATE2, EPS, EMA_RATE, CENTER_RATE, INV_TEACHER_ROWS, INV_STUDENT_TEMP,
   INV_TEACHER_TEMP, LOSS_SCALE, CLIP, FREEZE_LAST };
-enum { LOSS, ENTROPY, FINITE, GRAD_NORM, CENTRE_NORM, HALTED };
+enum { LOSS, ENTROPY, FINITE, GRAD_NORM, CENTER_NORM, HALTED };
 enum { DECAYS = 1, FROZEN = 2, LAST_LAYER = 4 };
 
 // A piece of one tensor: elements at .. at + len. The table is made once; pieces are in the tensors' order.
@@ -114,7 +114,7 @@ extern "C" __global__ void commit_centre(float* __restrict__ centre, const float
   float s = 0;
   for (int c = LANE(); c < cols; c += 32) s += sum[c] * v[row * cols + c];
   s = warp_sum(s);
-  if (LANE() == 0) centre[row] += hyper[CENTRE_RATE] * (s * scale[row] * hyper[INV_TEACHER_ROWS] - centre[row]);
+  if (LANE() == 0) centre[row] += hyper[CENTER_RATE] * (s * scale[row] * hyper[INV_TEACHER_ROWS] - centre[row]);
 }
 REGISTER(commit_centre);
 
@@ -125,7 +125,7 @@ extern "C" __global__ void centre_norm(float* __restrict__ monitor, const float*
   double s = 0;
   for (int i = threadIdx.x; i < n; i += 256) s += (double)centre[i] * centre[i];
   s = block_sum(s, part);
-  if (threadIdx.x == 0) monitor[CENTRE_NORM] = (float)sqrt(s);
+  if (threadIdx.x == 0) monitor[CENTER_NORM] = (float)sqrt(s);
 }
 REGISTER(centre_norm);
 

@@ -12,7 +12,7 @@ use dino_kernel::init;
 use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
-use dino_kernel::ops::position::Dialect;
+use dino_kernel::ops::position::Interpolation;
 use dino_kernel::params::Spec;
 use dino_kernel::plan::{self, Plan, Pools};
 use dino_kernel::real::Real;
@@ -38,7 +38,7 @@ fn tiny(stream_crops: bool) -> plan::Config {
         depth: 3,
         heads: 3,
         mlp: 40,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let group = |count, height, width| Group { count, height, width };
@@ -94,7 +94,7 @@ impl Case {
         let mut state = vec![0.0; plan.pools.state];
         plan.initial_state(&mut state);
         state[plan.hyper.range()].copy_from_slice(&numbers);
-        state[plan.centre.range()].iter_mut().for_each(|c| *c = 0.1 * rng.normal());
+        state[plan.center.range()].iter_mut().for_each(|c| *c = 0.1 * rng.normal());
         let n = plan.config.micro_batch as u32;
         let part = |i: u32| {
             let pixels = (0..plan.pixels.len()).map(|_| rng.normal()).collect();
@@ -193,7 +193,7 @@ fn gradient(case: &Case, grads: &[f64], i: u32, spec: &Spec) -> Found {
     Found { key: spec.name.to_string(), elements: spec.at.len(), slope, error }
 }
 
-/// Largest error of any word of the CPU backend over a whole step, which word, and what is allowed.
+/// Largest error of any op of the CPU backend over a whole step, which op, and what is allowed.
 fn words(case: &Case) -> (String, f64, f64) {
     let plan = &case.plan;
     let cpu = match Cpu::new(&NoOptions {}, plan.pools) {
@@ -210,7 +210,7 @@ fn words(case: &Case) -> (String, f64, f64) {
     let k = plan.crops().tokens(plan.config.backbone.patch).rows().max(plan.table.head.prototypes) as f64;
     let allowed = 16.0 * f32::EPSILON as f64 * k.sqrt();
     match both.worst() {
-        Some(worst) => (worst.word.name().to_string(), worst.error, allowed),
+        Some(worst) => (worst.op.name().to_string(), worst.error, allowed),
         None => ("nothing was compared".into(), f64::INFINITY, allowed),
     }
 }

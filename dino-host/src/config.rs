@@ -14,7 +14,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init::LINEAR_STD;
 use dino_kernel::model::{Head, Table, Vit};
 use dino_kernel::ops::layernorm;
-use dino_kernel::ops::position::Dialect;
+use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{self, Plan, PlanError};
 use dino_kernel::schedule::{Cosine, TeacherTemp};
 use dino_kernel::step::Hyper;
@@ -493,7 +493,7 @@ impl Config {
             depth: self.depth,
             heads: self.heads,
             mlp: (self.embed_dim as f64 * self.mlp_ratio) as usize,
-            positions: if self.position_resize == "size" { Dialect::Size } else { Dialect::Published },
+            positions: if self.position_resize == "size" { Interpolation::Size } else { Interpolation::Published },
             eps: self.norm_eps,
         };
         let head = Head {

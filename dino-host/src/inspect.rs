@@ -98,7 +98,7 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
         backbone,
         head: parameters - backbone,
         checkpoints: [
-            file("checkpoint.safetensors", 4 * parameters + plan.centre.len()),
+            file("checkpoint.safetensors", 4 * parameters + plan.center.len()),
             file("teacher.safetensors", backbone),
         ],
     }
@@ -277,7 +277,7 @@ mod tests {
             let plan = config.plan(true).unwrap();
             let mut rows = report::<Cpu>(&NoOptions {}, &config, &plan).spans;
             let pixels = rows.iter().position(|x| x.name == "step.pixels").map(|at| rows.remove(at)).unwrap();
-            let earlier = |x: &&Row| x.name == "step.cols" || x.name.contains("positions");
+            let earlier = |x: &&Row| x.name == "step.patches" || x.name.contains("positions");
             let earlier: Vec<&Row> = rows.iter().filter(earlier).filter(|x| x.pool == pixels.pool).collect();
             assert!(earlier.len() > 2, "patch rows, and either network's positions");
             for x in earlier {

@@ -92,7 +92,7 @@ struct Report {
     loss: f64,
     entropy: f64,
     grad_norm: f64,
-    centre_norm: f64,
+    center_norm: f64,
 }
 
 struct Trainer<'a, D: Device> {
@@ -297,7 +297,7 @@ impl<D: Device> Trainer<'_, D> {
                 loss: m[monitor::LOSS] as f64 / (images * teachers * (self.plan.views() - 1)) as f64,
                 entropy: m[monitor::ENTROPY] as f64 / (images * teachers) as f64,
                 grad_norm: m[monitor::GRAD_NORM] as f64,
-                centre_norm: m[monitor::CENTRE_NORM] as f64,
+                center_norm: m[monitor::CENTER_NORM] as f64,
             };
             self.progress.step += 1;
             self.progress.epoch_loss += report.loss;
@@ -386,7 +386,7 @@ impl<D: Device> Trainer<'_, D> {
             "teacher_entropy": number(r.entropy),
             "kl": number(r.loss - r.entropy),
             "grad_norm": number(r.grad_norm),
-            "center_norm": number(r.centre_norm),
+            "center_norm": number(r.center_norm),
             "images_per_second": number(rate),
             "data_wait": number(wait),
         }))?;

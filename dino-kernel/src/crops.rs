@@ -1,6 +1,6 @@
 //! Ragged batches: crops of any height and width as one packed token matrix plus a fixed table of at most eight groups.
 //!
-//! Row order: group, then crop, then token (row 0 of a crop is its class token). Row-wise words see one tall matrix; only
+//! Row order: group, then crop, then token (row 0 of a crop is its class token). Row-wise ops see one tall matrix; only
 //! patches, positions and attention read the table.
 
 /// Most groups one batch may have.

@@ -17,7 +17,7 @@ pub struct Rows {
     pub cols: usize,
 }
 
-/// A row-major matrix (rows, cols) whose rows are normalised, and what is added to their variance.
+/// A row-major matrix (rows, cols) whose rows are normalized, and what is added to their variance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerNorm {
     pub rows: usize,

@@ -37,7 +37,7 @@ use crate::crops::{Crops, Group};
 use crate::mem::Cursor;
 use crate::model::vit::{Output, Vit};
 use crate::ops::layernorm::EPS;
-use crate::ops::position::Dialect;
+use crate::ops::position::Interpolation;
 use crate::plan::{FeaturePlan, PlanError};
 use core::fmt;
 
@@ -141,8 +141,8 @@ impl<'a> Flat<'a> {
         }
         let size = |i: usize| field(16 + 4 * i) as usize;
         let positions = match field(44) {
-            0 => Dialect::Published,
-            1 => Dialect::Size,
+            0 => Interpolation::Published,
+            1 => Interpolation::Size,
             n => return Err(FlatError::Positions(n)),
         };
         let eps = match version {
@@ -184,7 +184,7 @@ impl<'a> Flat<'a> {
         self.weights.len() / 4
     }
 
-    /// Mean and standard deviation of a channel's values, 0 to 1, that the pixels are normalised with.
+    /// Mean and standard deviation of a channel's values, 0 to 1, that the pixels are normalized with.
     pub fn statistics(&self, channel: usize) -> [f32; 2] {
         let at = |i: usize| float(&self.statistics[4 * i..]);
         [at(channel), at(self.vit.channels + channel)]
@@ -210,7 +210,7 @@ pub fn header(out: &mut [u8], vit: &Vit, mean: &[f32], std: &[f32], weights: &[f
     let (first, end) = (means(version), head(version, vit.channels));
     out[..end].fill(0);
     let sizes = [vit.image, vit.patch, vit.channels, vit.dim, vit.depth, vit.heads, vit.mlp];
-    let positions = matches!(vit.positions, Dialect::Size) as usize;
+    let positions = matches!(vit.positions, Interpolation::Size) as usize;
     let fields = sizes.into_iter().chain([positions, weights.len()]).map(|n| (n as u32).to_le_bytes());
     for (to, from) in out[16..FIELDS].chunks_exact_mut(4).zip(fields) {
         to.copy_from_slice(&from);

@@ -2,7 +2,7 @@
 //! allocation and without `unsafe`.
 //!
 //! Three storeys: [`ops`] (formulas over slices), [`model`] (the network, written once over the vocabulary of [`backend`]),
-//! [`step`] (one optimisation step). [`plan`] says where everything lies; the caller owns the memory; [`backend::reference`] runs
+//! [`step`] (one optimization step). [`plan`] says where everything lies; the caller owns the memory; [`backend::reference`] runs
 //! the vocabulary over caller slices, [`backend::wrap`] wraps any backend.
 //!
 //! Notation, used everywhere: `B` images, `V` views (crops) per image, `T` tokens, `C` channels (embedding width), `H` heads,
@@ -11,7 +11,7 @@
 //! commit 7c446df.
 //!
 //! Memory: sizes first ([`plan::Plan::new`] is `const`, so an arena may be a static), memory second (the caller's), work third
-//! (words cannot fail).
+//! (ops cannot fail).
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -62,7 +62,7 @@ handle!(
     Stat
 );
 handle!(
-    /// f32 numbers that persist or are written by the host: centre, its running sum, this step's scalars. (Reference: its own real type.)
+    /// f32 numbers that persist or are written by the host: center, its running sum, this step's scalars. (Reference: its own real type.)
     State
 );
 

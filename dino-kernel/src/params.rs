@@ -1,5 +1,5 @@
-//! The parameter table's row. A parameter is declared once: name, shape, initialiser, role; its offset is where the cursor
-//! stood. The row drives initialisation, decay groups, per-tensor clip, checkpoint keys, upload and the printed plan.
+//! The parameter table's row. A parameter is declared once: name, shape, initializer, role; its offset is where the cursor
+//! stood. The row drives initialization, decay groups, per-tensor clip, checkpoint keys, upload and the printed plan.
 
 use crate::mem::{Cursor, Weight};
 use core::fmt;
@@ -40,7 +40,7 @@ pub enum Init {
     FanIn(usize),
 }
 
-/// How the optimiser treats a parameter.
+/// How the optimizer treats a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// More than one axis and not a bias: follows the weight-decay schedule. Includes the class token and the positions.
@@ -60,7 +60,7 @@ pub struct Spec {
     pub rank: usize,
     pub init: Init,
     pub role: Role,
-    /// Belongs to the head's last layer, which is withheld from the optimiser in the first epochs.
+    /// Belongs to the head's last layer, which is withheld from the optimizer in the first epochs.
     pub last_layer: bool,
     /// Where the student's copy lies.
     pub at: Weight,

@@ -11,7 +11,7 @@ pub enum Kind {
     Init = 1,
     /// The order of the images of an epoch.
     Shuffle = 2,
-    /// Crop position, flip, colour, blur, solarise.
+    /// Crop position, flip, color, blur, solarize.
     Augment = 3,
     /// Stochastic depth; `block` = 2 * block + branch.
     DropPath = 4,

@@ -43,7 +43,7 @@ slots! {
         /// 1 - teacher momentum.
         EMA_RATE,
         /// 1 - momentum of the center.
-        CENTRE_RATE,
+        CENTER_RATE,
         /// 1 / teacher rows of the whole batch.
         INV_TEACHER_ROWS,
         /// 1 / student temperature.
@@ -71,7 +71,7 @@ slots! {
         /// Global gradient norm before clipping.
         GRAD_NORM,
         /// Norm of the center after the step.
-        CENTRE_NORM,
+        CENTER_NORM,
         /// 1 from the first step on that was not finite: a host that reads late has queued further steps, and they must change
         /// nothing. The last of the slots: the start of a step clears those before it, only the host clears this one.
         HALTED,

@@ -1,8 +1,8 @@
-//! One optimisation step, reading like the paper's algorithm 1, and the numbers that change from step to step.
+//! One optimization step, reading like the paper's algorithm 1, and the numbers that change from step to step.
 //!
 //! A step is: [`begin`], then per micro-batch [`micro_batch`] (forward, backward, accumulate), then [`commit`]: given the
-//! centre, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the same gradients,
-//! teacher sum and centre. Nothing in a step reads the device or depends on anything but the pools.
+//! center, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the same gradients,
+//! teacher sum and center. Nothing in a step reads the device or depends on anything but the pools.
 
 use crate::backend::{Rows, Update};
 use crate::model::vit::VitActs;
@@ -45,7 +45,7 @@ impl Hyper {
         h[hyper::RATE2] = 1.0 - self.beta2;
         h[hyper::EPS] = self.eps;
         h[hyper::EMA_RATE] = 1.0 - self.momentum;
-        h[hyper::CENTRE_RATE] = 1.0 - self.center_momentum;
+        h[hyper::CENTER_RATE] = 1.0 - self.center_momentum;
         h[hyper::INV_TEACHER_ROWS] = 1.0 / (images as f64 * teachers as f64);
         h[hyper::INV_STUDENT_TEMP] = 1.0 / self.student_temp;
         h[hyper::INV_TEACHER_TEMP] = 1.0 / self.teacher_temp;
@@ -88,11 +88,11 @@ pub fn micro_batch_each<O: Update>(o: &mut O, p: &Plan, mut each: impl FnMut(&mu
 fn teacher<O: Update>(o: &mut O, p: &Plan) {
     let (vit, head, t, n) = (&p.table.backbone, &p.table.head, &p.teacher, p.loss_dims());
     let (acts, head_acts) = (&p.teacher_acts, &p.teacher_head);
-    o.patchify(p.cols, p.pixels, vit.patches(p.crops()));
-    vit.forward(o, &t.weights, acts, p.teacher_cols());
+    o.patchify(p.patches, p.pixels, vit.patches(p.crops()));
+    vit.forward(o, &t.weights, acts, p.teacher_patches());
     head.forward(o, &t.head_weights, head_acts, acts.y());
     let prototypes = head.prototypes(&t.head_weights, t.scale);
-    o.teacher_lse(p.lse_teacher, p.entropy, head_acts.z, prototypes, p.centre, p.hyper, n);
+    o.teacher_lse(p.lse_teacher, p.entropy, head_acts.z, prototypes, p.center, p.hyper, n);
     o.sum_rows(p.teacher_sum, head_acts.z, Rows { rows: head_acts.rows, cols: head.bottleneck });
     o.sum_stat(p.monitor.part(monitor::ENTROPY, 1), p.entropy);
 }
@@ -102,7 +102,7 @@ fn student<O: Update>(o: &mut O, p: &Plan, pass: &Pass) {
     let (vit, head, s, t) = (&p.table.backbone, &p.table.head, &p.student, &p.teacher);
     let (own, others) = (head.prototypes(&s.head_weights, s.scale), head.prototypes(&t.head_weights, t.scale));
     let (acts, head_acts, grads, head_grads) = (&pass.acts, &pass.head, &pass.grads, &pass.head_grads);
-    vit.forward(o, &s.weights, acts, pass.cols);
+    vit.forward(o, &s.weights, acts, pass.patches);
     head.forward(o, &s.head_weights, head_acts, acts.y());
     o.dino_loss(
         pass.loss,
@@ -113,22 +113,22 @@ fn student<O: Update>(o: &mut O, p: &Plan, pass: &Pass) {
         p.teacher_head.z,
         p.lse_teacher,
         others,
-        p.centre,
+        p.center,
         p.hyper,
         pass.dims,
     );
     head.backward(o, &s.head_weights, head_acts, head_grads, grads.dy, acts.y());
-    vit.backward(o, &s.weights, acts, grads, pass.cols);
+    vit.backward(o, &s.weights, acts, grads, pass.patches);
 }
 
-/// Once per step: clip, centre, optimiser, teacher. Every word is a no-op if anything was not finite, in this step or before.
+/// Once per step: clip, center, optimizer, teacher. Every op is a no-op if anything was not finite, in this step or before.
 pub fn commit<O: Update>(o: &mut O, p: &Plan) {
     let (s, t, n) = (&p.student, &p.teacher, p.prototype_rows());
     o.weight_norm_backward(s.head_weights.v, s.head_weights.g, s.scale, p.table.head.train_gain, n);
     o.clip(p.monitor, &p.table, p.hyper);
-    // The teacher's logits are those of this step's weights, so the centre comes before the average moves them.
+    // The teacher's logits are those of this step's weights, so the center comes before the average moves them.
     let teacher = p.table.head.prototypes(&t.head_weights, t.scale);
-    o.commit_centre(p.centre, p.monitor, p.teacher_sum, teacher, p.hyper, n);
+    o.commit_center(p.center, p.monitor, p.teacher_sum, teacher, p.hyper, n);
     o.adamw(p.monitor, &p.table, p.hyper);
     o.ema(p.monitor, &p.table, p.hyper);
 }

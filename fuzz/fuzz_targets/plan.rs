@@ -11,7 +11,7 @@ use dino_kernel::init;
 use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
-use dino_kernel::ops::position::Dialect;
+use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::step::{self, Hyper};
@@ -31,7 +31,7 @@ struct Sizes(Config);
 
 impl<'a> Arbitrary<'a> for Sizes {
     fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Sizes> {
-        let positions = if u.arbitrary()? { Dialect::Published } else { Dialect::Size };
+        let positions = if u.arbitrary()? { Interpolation::Published } else { Interpolation::Size };
         let (heads, patch) = (size(u)?, size(u)?);
         // Mostly sizes that fit together, or nothing would get past the first checks.
         let dim = if u.ratio(9, 10)? { heads.wrapping_mul(size(u)?) } else { size(u)? };
@@ -119,5 +119,5 @@ fuzz_target!(|sizes: Sizes| {
         step::micro_batch(&mut o, &p);
     }
     step::commit(&mut o, &p);
-    assert!(o.fault.is_none(), "{:?} under {:?}", o.fault, p.config);
+    assert!(o.violation.is_none(), "{:?} under {:?}", o.violation, p.config);
 });

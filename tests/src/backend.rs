@@ -1,7 +1,7 @@
 //! Backends made to measure, and reading and writing their pools by handle.
 //!
 //! A test is written over a [`Factory`], so that another backend runs through it with one more line in [`crate::for_backends`]'s
-//! list. Pools start out as NaN where nothing has been written: a word that reads what it should set, or leaves part of it
+//! list. Pools start out as NaN where nothing has been written: an op that reads what it should set, or leaves part of it
 //! unset, shows.
 
 use dino_host::cpu::{Cpu, NoOptions};
@@ -135,7 +135,7 @@ pub fn make_poisoned<F: Factory>(pools: Pools) -> F::Backend {
     o
 }
 
-/// Lays out operands of a few words by hand, then makes a backend that holds them.
+/// Lays out operands of a few ops by hand, then makes a backend that holds them.
 #[derive(Default)]
 pub struct Arena {
     acts: Cursor,

@@ -6,7 +6,7 @@ use crate::training::{Run, hyper_numbers, random_views};
 use dino_gpu::{Gpu, Launch, Options, Precision, driver};
 use dino_host::cpu::Cpu;
 use dino_kernel::backend::wrap::{Lockstep, Mismatch};
-use dino_kernel::backend::{Memory, Word};
+use dino_kernel::backend::{Memory, Op};
 use dino_kernel::mem::{Pool, Span};
 use dino_kernel::plan::{Config, Plan, Pools};
 use dino_kernel::scalars::monitor;
@@ -111,13 +111,13 @@ pub fn f32_bound(k: f64) -> f64 {
 /// sides.
 const HALF_ULP: f64 = 1.0 / 256.0;
 
-/// What a word may differ by in bf16. Sums are f32, so what is kept in f32 (statistics, gradients, state) is as near as in f32, and
+/// What an op may differ by in bf16. Sums are f32, so what is kept in f32 (statistics, gradients, state) is as near as in f32, and
 /// activations are a rounding further off. GELU sees the rounded sum; attention rounds its probabilities and their gradients on the
 /// way; the loss the gradient of the logits, which the prototypes' gradients are made of as well.
-pub fn bf16_bound(word: Word, pool: Pool, k: f64) -> f64 {
-    let roundings = match (pool, word) {
-        (Pool::Acts, Word::linear_gelu | Word::attention | Word::attention_backward | Word::dino_loss) => 2.0,
-        (Pool::Acts, _) | (Pool::Grads, Word::dino_loss) => 1.0,
+pub fn bf16_bound(op: Op, pool: Pool, k: f64) -> f64 {
+    let roundings = match (pool, op) {
+        (Pool::Acts, Op::linear_gelu | Op::attention | Op::attention_backward | Op::dino_loss) => 2.0,
+        (Pool::Acts, _) | (Pool::Grads, Op::dino_loss) => 1.0,
         _ => 0.0,
     };
     roundings * HALF_ULP + f32_bound(k)
@@ -125,9 +125,9 @@ pub fn bf16_bound(word: Word, pool: Pool, k: f64) -> f64 {
 
 /// The same where logits are sharpened: a cosine is 2 eps off (what bf16 drops is the same on both sides), a logit as much divided by
 /// the lower temperature, and a probability that much of itself.
-pub fn sharpened(bound: f64, word: Word, coldest: f64) -> f64 {
-    match word {
-        Word::teacher_lse | Word::dino_loss | Word::sum_stat => bound + 2.0 * f32::EPSILON as f64 / coldest,
+pub fn sharpened(bound: f64, op: Op, coldest: f64) -> f64 {
+    match op {
+        Op::teacher_lse | Op::dino_loss | Op::sum_stat => bound + 2.0 * f32::EPSILON as f64 / coldest,
         _ => bound,
     }
 }
@@ -136,13 +136,13 @@ pub fn sharpened(bound: f64, word: Word, coldest: f64) -> f64 {
 pub type BesideCpu<B> = Run<Lockstep<Cpu, B>>;
 
 /// One training step of the CPU and of `F` in lockstep, from random weights that bf16 holds, so that the products have the same factors.
-/// Panics where what a word writes differs by more than `bound(word, pool, longest sum)`; returns the run, and every word's error as a part of its bound.
+/// Panics where what an op writes differs by more than `bound(op, pool, longest sum)`; returns the run, and every op's error as a part of its bound.
 pub fn step_beside_cpu<F: Factory>(
     config: Config,
     seed: u64,
     [teacher_temp, student_temp]: [f64; 2],
-    bound: fn(Word, Pool, f64) -> f64,
-) -> (BesideCpu<F::Backend>, Vec<(Word, f64)>) {
+    bound: fn(Op, Pool, f64) -> f64,
+) -> (BesideCpu<F::Backend>, Vec<(Op, f64)>) {
     let plan = Plan::new(config).expect("a sound plan");
     let both = Lockstep::new(make_poisoned::<Cpu>(plan.pools), make_poisoned::<F>(plan.pools));
     let mut run = Run::random(plan, both, seed);
@@ -153,9 +153,9 @@ pub fn step_beside_cpu<F: Factory>(
     assert_eq!(run.monitor(monitor::FINITE), 1.0);
     let k = plan.crops().tokens(plan.config.backbone.patch).rows().max(config.head.prototypes) as f64;
     let part = |m: &Mismatch| {
-        let bound = sharpened(bound(m.word, m.touch.pool, k), m.word, teacher_temp.min(student_temp));
+        let bound = sharpened(bound(m.op, m.access.pool, k), m.op, teacher_temp.min(student_temp));
         assert!(m.error <= bound, "{m:?} exceeds {bound:e} under {config:?}");
-        (m.word, m.error / bound)
+        (m.op, m.error / bound)
     };
     let parts = run.o.worst.iter().flatten().flatten().map(part).collect();
     (run, parts)

@@ -3,7 +3,7 @@
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
-use dino_kernel::ops::position::Dialect;
+use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::Config;
 use proptest::prelude::*;
 
@@ -27,7 +27,7 @@ prop_compose! {
         (recompute, stream_crops) in any::<(bool, bool)>(),
     ) -> Config {
         let backbone = Vit {
-            image: grid * patch, patch, channels: 3, dim: heads * head_dim, depth, heads, mlp, positions: Dialect::Published, eps: EPS,
+            image: grid * patch, patch, channels: 3, dim: heads * head_dim, depth, heads, mlp, positions: Interpolation::Published, eps: EPS,
         };
         let group = |count, rows: usize, cols: usize| Group { count, height: rows * patch, width: cols * patch + patch / 2 };
         let mut views = Crops::one(group(2, globals.0, globals.1));

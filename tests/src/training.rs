@@ -60,13 +60,13 @@ impl<O: Update + Memory> Run<O> {
         run
     }
 
-    /// Ready for a step in which nothing has a special value: random parameters in both networks, a random centre, stochastic depth.
+    /// Ready for a step in which nothing has a special value: random parameters in both networks, a random center, stochastic depth.
     pub fn random(plan: Plan, o: O, seed: u64) -> Run<O> {
         let mut run = Run { drop_rate: 0.3, ..Run::over(plan, o) };
         random_parameters(&mut run, seed);
-        // Cosines are what the centre is a mean of: a larger one would make every teacher row one-hot.
-        let centre: Vec<f64> = normals(seed + 7, plan.centre.len()).iter().map(|x| 0.1 * x).collect();
-        run.set_centre(&centre);
+        // Cosines are what the center is a mean of: a larger one would make every teacher row one-hot.
+        let center: Vec<f64> = normals(seed + 7, plan.center.len()).iter().map(|x| 0.1 * x).collect();
+        run.set_center(&center);
         run
     }
 
@@ -108,8 +108,8 @@ impl<O: Update + Memory> Run<O> {
         read_span(&mut self.o, Pool::Moments, span)
     }
 
-    pub fn set_centre(&mut self, centre: &[f64]) {
-        write(&mut self.o, self.plan.centre, centre);
+    pub fn set_center(&mut self, center: &[f64]) {
+        write(&mut self.o, self.plan.center, center);
     }
 
     pub fn set_hyper(&mut self, h: &Hyper) {
@@ -152,7 +152,7 @@ impl<O: Update + Memory> Run<O> {
         }
     }
 
-    /// The first word of a commit: raw prototype gradients become those of directions and gains.
+    /// The first op of a commit: raw prototype gradients become those of directions and gains.
     pub fn finish_grads(&mut self) {
         let (w, n) = (self.plan.student.head_weights, self.plan.prototype_rows());
         let train_gain = self.plan.table.head.train_gain;
@@ -166,24 +166,24 @@ impl<O: Update + Memory> Run<O> {
     }
 }
 
-/// What the loss words say about given logits.
+/// What the loss ops say about given logits.
 pub struct Losses {
     /// One a student row, not yet divided.
     pub loss: Vec<f64>,
     pub dz: Vec<f64>,
     /// One a teacher row.
     pub entropy: Vec<f64>,
-    /// The centre that follows.
-    pub centre: Vec<f64>,
+    /// The center that follows.
+    pub center: Vec<f64>,
 }
 
-/// The loss words over given logits: the prototypes are the unit vectors (so `n.bottleneck` is `n.prototypes`) with scale 1, and
+/// The loss ops over given logits: the prototypes are the unit vectors (so `n.bottleneck` is `n.prototypes`) with scale 1, and
 /// a row is its own logits. The dimensions' images are the whole batch.
 pub fn loss_over_logits<F: Factory>(
     n: LossDims,
     student: &[f64],
     teacher: &[f64],
-    centre: &[f64],
+    center: &[f64],
     h: &Hyper,
 ) -> Losses {
     assert_eq!(n.bottleneck, n.prototypes, "unit prototypes are square");
@@ -198,30 +198,30 @@ pub fn loss_over_logits<F: Factory>(
     let (lse_teacher, entropy) = (a.stat(2 * n.images * n.teachers), a.stat(n.images * n.teachers));
     let views = student.len() / k / n.images + n.first_view;
     let hyper = a.state(&h.derive(n.images, views, n.teachers));
-    let (centre, sum) = (a.state(centre), a.state(&vec![0.0; k]));
+    let (center, sum) = (a.state(center), a.state(&vec![0.0; k]));
     let mut finite = [0.0; monitor::LEN];
     finite[monitor::FINITE] = 1.0;
     let monitor = a.state(&finite);
     let mut o = a.build::<F>();
-    o.teacher_lse(lse_teacher, entropy, zt, pt, centre, hyper, n);
-    o.dino_loss(loss, lse, dz, z, ps, zt, lse_teacher, pt, centre, hyper, n);
+    o.teacher_lse(lse_teacher, entropy, zt, pt, center, hyper, n);
+    o.dino_loss(loss, lse, dz, z, ps, zt, lse_teacher, pt, center, hyper, n);
     o.sum_rows(sum, zt, Rows { rows: n.images * n.teachers, cols: k });
-    o.commit_centre(centre, monitor, sum, pt, hyper, Rows { rows: k, cols: k });
+    o.commit_center(center, monitor, sum, pt, hyper, Rows { rows: k, cols: k });
     Losses {
         loss: read(&mut o, loss),
         dz: read(&mut o, dz),
         entropy: read(&mut o, entropy),
-        centre: read(&mut o, centre),
+        center: read(&mut o, center),
     }
 }
 
 /// The teacher's distributions (rows, K) as the loss rebuilds them: against the uniform student that zero logits give, the gradient
 /// is (1 / K - q) times a known factor.
-pub fn teacher_probs<F: Factory>(teacher: &[f64], centre: &[f64], h: &Hyper) -> Vec<f64> {
-    let k = centre.len();
+pub fn teacher_probs<F: Factory>(teacher: &[f64], center: &[f64], h: &Hyper) -> Vec<f64> {
+    let k = center.len();
     let images = teacher.len() / k;
     let n = LossDims { images, first_view: 1, views: 1, teachers: 1, bottleneck: k, prototypes: k };
-    let dz = loss_over_logits::<F>(n, &vec![0.0; teacher.len()], teacher, centre, h).dz;
+    let dz = loss_over_logits::<F>(n, &vec![0.0; teacher.len()], teacher, center, h).dz;
     let h = h.derive(images, 2, 1);
     let factor = h[hyper::INV_STUDENT_TEMP] * h[hyper::LOSS_SCALE];
     dz.into_iter().map(|d| 1.0 / k as f64 - d / factor).collect()

@@ -1,4 +1,4 @@
-//! Two backends, the same model: every word of whole training steps compared with the reference, on random plans and data. And what
+//! Two backends, the same model: every op of whole training steps compared with the reference, on random plans and data. And what
 //! every backend does when a step is not finite.
 
 use dino_host::cpu::Cpu;
@@ -8,7 +8,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Pool, Span};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
-use dino_kernel::ops::position::Dialect;
+use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::Hyper;
@@ -42,7 +42,7 @@ fn agree<F: Factory>(who: &str, config: Config, seed: u64, teacher_temp: f64) {
     run.step(&Hyper { teacher_temp, student_temp: 0.1, ..hyper_numbers() }, &random_views(&plan, seed));
     // The longest sum: the tokens of a weight gradient, or the prototypes.
     let bound = f32_bound(plan.crops().tokens(plan.config.backbone.patch).rows().max(config.head.prototypes) as f64);
-    let worst = run.o.worst().expect("words were said");
+    let worst = run.o.worst().expect("ops were called");
     assert!(worst.error <= bound, "{who}: {worst:?} exceeds {bound:e} under {config:?}");
     assert_eq!(run.monitor(monitor::FINITE), 1.0, "{who}");
 }
@@ -58,7 +58,7 @@ fn long_crops_agree_on_any_number_of_threads() {
         depth: 2,
         heads: 2,
         mlp: 20,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: false };
@@ -70,7 +70,7 @@ fn long_crops_agree_on_any_number_of_threads() {
     }
 }
 
-/// What is not finite on the reference backend is not finite on the CPU: no fast word makes a number of it.
+/// What is not finite on the reference backend is not finite on the CPU: no fast op makes a number of it.
 #[test]
 fn the_cpu_makes_no_number_of_what_is_none() {
     let poisons = prop::sample::select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY]);
@@ -121,7 +121,7 @@ fn kept<O: Update + Memory>(run: &mut Run<O>) -> Vec<f64> {
     let n = run.plan.pools;
     let mut all = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: n.weights });
     all.extend(read_span(&mut run.o, Pool::Moments, Span { at: 0, len: n.moments }));
-    all.extend(read(&mut run.o, run.plan.centre));
+    all.extend(read(&mut run.o, run.plan.center));
     all
 }
 
@@ -135,7 +135,7 @@ fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
         depth: 2,
         heads: 3,
         mlp: 24,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };

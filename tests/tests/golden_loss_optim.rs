@@ -1,4 +1,4 @@
-//! The loss at extreme temperatures, the optimiser's words and the schedules against golden tensors.
+//! The loss at extreme temperatures, the optimiser's ops and the schedules against golden tensors.
 
 use dino_host::cpu::Cpu;
 use dino_kernel::backend::{LossDims, Memory, Update};
@@ -6,7 +6,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
-use dino_kernel::ops::position::Dialect;
+use dino_kernel::ops::position::Interpolation;
 use dino_kernel::params::{Role, Spec};
 use dino_kernel::plan::Plan;
 use dino_kernel::scalars::{hyper, monitor};
@@ -56,22 +56,22 @@ fn loss<F: Factory>(who: &str) {
         let temps = &get("temps").data;
         let h = Hyper { student_temp: temps[0], teacher_temp: temps[1], ..quiet() };
         let n = LossDims { images, first_view: 0, views, teachers, bottleneck: k, prototypes: k };
-        let (student, teacher, centre) = (&get("student").data, &get("teacher").data, &get("center").data);
-        let got = loss_over_logits::<F>(n, student, teacher, centre, &h);
+        let (student, teacher, center) = (&get("student").data, &get("teacher").data, &get("center").data);
+        let got = loss_over_logits::<F>(n, student, teacher, center, &h);
 
         let scale = h.derive(images, views, teachers)[hyper::LOSS_SCALE];
         f.assert_golden(&key("loss"), &[got.loss.iter().sum::<f64>() * scale]);
         f.assert_golden(&key("dstudent"), &got.dz);
-        f.assert_golden(&key("center_new"), &got.centre);
+        f.assert_golden(&key("center_new"), &got.center);
         f.assert_golden(&key("teacher_entropy"), &got.entropy);
-        f.assert_golden(&key("probs"), &teacher_probs::<F>(teacher, centre, &h));
+        f.assert_golden(&key("probs"), &teacher_probs::<F>(teacher, center, &h));
 
         // One teacher view with every student view: numbered from one on, no student view is the teacher's own.
         let mut pairs = Vec::new();
         for i in 0..teachers {
             let n = LossDims { first_view: 1, teachers: 1, ..n };
             let rows = &teacher[i * images * k..][..images * k];
-            let got = loss_over_logits::<F>(n, student, rows, centre, &h);
+            let got = loss_over_logits::<F>(n, student, rows, center, &h);
             pairs.extend(got.loss.chunks(images).map(|view| view.iter().sum::<f64>() / images as f64));
         }
         f.assert_golden(&key("pairs"), &pairs);
@@ -92,7 +92,7 @@ fn roomy<F: Factory>(longest: usize) -> Run<F::Backend> {
         depth: 1,
         heads: side,
         mlp: side,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: side, layers: 1, hidden: 1, bottleneck: side, prototypes: side, train_gain: true };

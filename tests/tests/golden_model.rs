@@ -8,7 +8,7 @@ use dino_kernel::mem::{Cursor, Pool, State};
 use dino_kernel::model::vit::{Output, Save};
 use dino_kernel::model::{Head, Table, Vit};
 use dino_kernel::ops::layernorm;
-use dino_kernel::ops::position::Dialect;
+use dino_kernel::ops::position::Interpolation;
 use dino_kernel::params::Spec;
 use dino_kernel::plan::{BlocksPlan, Config, FeaturePlan, Plan, PlanError, Pools};
 use dino_kernel::scalars::monitor;
@@ -71,7 +71,7 @@ fn table(f: &Fixture, train_gain: bool) -> Table {
         depth,
         heads,
         mlp: ratio * dim,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: layernorm::EPS,
     };
     Table { backbone, head: Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain } }
@@ -149,7 +149,7 @@ fn start<F: Factory>(f: &Fixture, train_gain: bool, gain: Option<&Tensor>, split
     }
     let named = f.between("init.student.", "").len();
     assert_eq!(named, run.plan.table.tensors(), "the table has the published tensors and no others");
-    run.set_centre(&f.get("init.center").data);
+    run.set_center(&f.get("init.center").data);
     run
 }
 
@@ -359,16 +359,16 @@ fn head_and_loss<F: Factory>(who: &str) {
     f.assert_golden("out.student.logits", &student);
     f.assert_golden("out.teacher.logits", &teacher);
 
-    let centre = &f.get("init.center").data;
-    f.assert_golden("out.teacher.probs", &tests::training::teacher_probs::<F>(&teacher, centre, &h));
+    let center = &f.get("init.center").data;
+    f.assert_golden("out.teacher.probs", &tests::training::teacher_probs::<F>(&teacher, center, &h));
 
     // With unit prototypes the rows are the logits, so that dz is their gradient.
     let dims = LossDims { bottleneck: k, ..p.loss_dims() };
-    let dz = tests::training::loss_over_logits::<F>(dims, &student, &teacher, centre, &h).dz;
+    let dz = tests::training::loss_over_logits::<F>(dims, &student, &teacher, center, &h).dz;
     f.assert_golden("out.logit_grad", &dz);
 
     dino_kernel::step::commit(&mut run.o, &p);
-    f.assert_golden("out.center", &read(&mut run.o, p.centre));
+    f.assert_golden("out.center", &read(&mut run.o, p.center));
     f.finish(who, HEAD, &[]);
 }
 
@@ -412,7 +412,7 @@ fn compare<O: dino_kernel::backend::Update + Memory>(
             f.assert_parameter(&format!("{tag}after{done}.{who}.{name}"), initial(f, net, &name, gain), &got);
         }
     }
-    f.assert_golden(&format!("{tag}after{done}.center"), &read(&mut run.o, run.plan.centre));
+    f.assert_golden(&format!("{tag}after{done}.center"), &read(&mut run.o, run.plan.center));
 }
 
 /// All steps of a scenario, compared wherever the file says something.

@@ -1,4 +1,4 @@
-//! Single words of the vocabulary against golden tensors: operators, loss, optimiser. Operands are laid out by hand, the word
+//! Single ops of the vocabulary against golden tensors: operators, loss, optimiser. Operands are laid out by hand, the op
 //! is said, and everything it wrote is compared.
 
 use dino_host::cpu::Cpu;
@@ -6,7 +6,7 @@ use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group, Ragged};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::loss::LogSumExp;
-use dino_kernel::ops::position::{self, Dialect};
+use dino_kernel::ops::position::{self, Interpolation};
 use tests::backend::{Arena, Factory, Reference, read, read_grad, write, write_grad};
 use tests::fixture::Fixture;
 use tests::for_backends;
@@ -16,7 +16,7 @@ for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu
     layernorm,
     gelu,
     linear,
-    l2_normalise,
+    l2_normalize,
     weight_norm,
     attention,
     attention_module,
@@ -84,7 +84,7 @@ fn gelu<F: Factory>(who: &str) {
     f.finish(who, &["gelu."], &[]);
 }
 
-/// No word is a plain softmax: attention and loss stream it through [`LogSumExp`], which this holds to the golden rows.
+/// No op is a plain softmax: attention and loss stream it through [`LogSumExp`], which this holds to the golden rows.
 #[test]
 fn softmax_through_log_sum_exp() {
     fn check<T: dino_kernel::real::Real + Into<f64>>(who: &str) {
@@ -101,7 +101,7 @@ fn softmax_through_log_sum_exp() {
         }
         f.assert_golden("softmax.y", &y);
         f.assert_golden("softmax.log_y", &log_y);
-        let why = "no word is the backward of a plain softmax; attention's and the loss's stand for it";
+        let why = "no op is the backward of a plain softmax; attention's and the loss's stand for it";
         f.finish(who, &["softmax."], &[("softmax.dx", why)]);
     }
     check::<f32>("f32::softmax");
@@ -129,7 +129,7 @@ fn linear<F: Factory>(who: &str) {
         f.assert_golden("linear.dw", &read_grad(&mut o, w));
         f.assert_golden("linear.db", &read_grad(&mut o, b));
     }
-    // The fused form: its first half has a golden tensor, its second is the plain word's.
+    // The fused form: its first half has a golden tensor, its second is the plain op's.
     o.linear_gelu(hid, pre, x, w, b, n);
     o.gelu(plain, pre);
     f.assert_golden("linear.y", &read(&mut o, pre));
@@ -139,7 +139,7 @@ fn linear<F: Factory>(who: &str) {
     f.finish(who, &["linear."], &[]);
 }
 
-fn l2_normalise<F: Factory>(who: &str) {
+fn l2_normalize<F: Factory>(who: &str) {
     let f = Fixture::open("ops_basic");
     for case in f.between("l2norm", ".x") {
         let x = f.get(&format!("l2norm{case}.x"));
@@ -149,17 +149,17 @@ fn l2_normalise<F: Factory>(who: &str) {
         let key = format!("l2norm{case}.dy");
         let dy = f.has(&key).then(|| a.input(&f.get(&key).data));
         let mut o = a.build::<F>();
-        o.l2_normalise(y, norm, at, n);
+        o.l2_normalize(y, norm, at, n);
         f.assert_golden(&format!("l2norm{case}.y"), &read(&mut o, y));
         if let Some(dy) = dy {
-            o.l2_normalise_backward(dx, dy, y, norm, n);
+            o.l2_normalize_backward(dx, dy, y, norm, n);
             f.assert_golden(&format!("l2norm{case}.dx"), &read(&mut o, dx));
         }
     }
     f.finish(who, &["l2norm"], &[]);
 }
 
-/// The words never make the normalised prototypes: logits are scaled, and the raw gradient dW = dy^T x is projected once.
+/// The ops never make the normalised prototypes: logits are scaled, and the raw gradient dW = dy^T x is projected once.
 fn weight_norm<F: Factory>(who: &str) {
     let f = Fixture::open("ops_basic");
     let get = |k: &str| f.get(&format!("weightnorm.{k}"));
@@ -327,7 +327,7 @@ fn drop_path<F: Factory>(who: &str) {
     o.scale_crops(d_branch, dy, scale, n, cols);
     f.assert_golden("drop_path.y", &read(&mut o, y));
     f.assert_golden("drop_path.dbranch", &read(&mut o, d_branch));
-    let why = "the residual's own gradient is its upstream gradient, which no word touches";
+    let why = "the residual's own gradient is its upstream gradient, which no op touches";
     f.finish(who, &["drop_path."], &[("drop_path.dx", why)]);
 }
 
@@ -365,8 +365,8 @@ fn positions<F: Factory>(who: &str) {
         let (rows, columns) = grid.split_once('x').expect("rows x columns");
         let [side, r, c]: [usize; 3] = [side, rows, columns].map(|n| n.parse().expect("a size"));
         let dialect = match dialect {
-            "dino" => Dialect::Published,
-            "size" => Dialect::Size,
+            "dino" => Interpolation::Published,
+            "size" => Interpolation::Size,
             other => panic!("unknown dialect {other}"),
         };
         let get = |k: &str| f.get(&format!("pos_{case}.{k}"));

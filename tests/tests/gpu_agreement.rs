@@ -1,6 +1,6 @@
-//! The GPU backend against the CPU: every word of whole training steps, on random plans. On a card where there is one, else on the emulation.
+//! The GPU backend against the CPU: every op of whole training steps, on random plans. On a card where there is one, else on the emulation.
 
-use dino_kernel::backend::Word;
+use dino_kernel::backend::Op;
 use dino_kernel::mem::Pool;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -9,36 +9,36 @@ use tests::backend::Factory;
 use tests::gpu::{OnGpu, bf16_bound, f32_bound, step_beside_cpu};
 use tests::plans::configs;
 
-/// Random plans through `F`, and how near its bound every word came.
-fn words<F: Factory>(who: &str, cases: u32, temps: Range<f64>, bound: fn(Word, Pool, f64) -> f64) {
+/// Random plans through `F`, and how near its bound every op came.
+fn ops<F: Factory>(who: &str, cases: u32, temps: Range<f64>, bound: fn(Op, Pool, f64) -> f64) {
     if !F::ready(who) {
         return;
     }
     let worst = std::cell::RefCell::new(BTreeMap::new());
     let temps = &temps;
     proptest!(ProptestConfig::with_cases(cases), |(config in configs(), seed in 0..1u64 << 32, temp in temps.clone())| {
-        for (word, part) in step_beside_cpu::<F>(config, seed, [temp, temp.max(0.1).min(10.0 * temp)], bound).1 {
+        for (op, part) in step_beside_cpu::<F>(config, seed, [temp, temp.max(0.1).min(10.0 * temp)], bound).1 {
             let mut worst = worst.borrow_mut();
-            let known = worst.entry(word.name()).or_insert(part);
+            let known = worst.entry(op.name()).or_insert(part);
             *known = part.max(*known);
         }
     });
-    println!("{who}: largest error of every word as a part of its bound: {:.2?}", worst.borrow());
+    println!("{who}: largest error of every op as a part of its bound: {:.2?}", worst.borrow());
 }
 
 #[test]
 fn f32_agrees_word_by_word() {
-    words::<OnGpu<false, 256>>("f32_agrees_word_by_word", 12, 0.02..1.0, |_, _, k| f32_bound(k));
+    ops::<OnGpu<false, 256>>("f32_agrees_word_by_word", 12, 0.02..1.0, |_, _, k| f32_bound(k));
 }
 
 #[test]
 fn bf16_agrees_word_by_word() {
-    words::<OnGpu<true, 256>>("bf16_agrees_word_by_word", 12, 0.02..1.0, bf16_bound);
+    ops::<OnGpu<true, 256>>("bf16_agrees_word_by_word", 12, 0.02..1.0, bf16_bound);
 }
 
 /// Logits of a thousand and more: rows that are one-hot but for the last digit.
 #[test]
 fn extreme_logits_agree_word_by_word() {
-    words::<OnGpu<false, 256>>("extreme_logits_agree_word_by_word", 6, 0.0003..0.01, |_, _, k| f32_bound(k));
-    words::<OnGpu<true, 256>>("extreme_logits_agree_word_by_word", 6, 0.0003..0.01, bf16_bound);
+    ops::<OnGpu<false, 256>>("extreme_logits_agree_word_by_word", 6, 0.0003..0.01, |_, _, k| f32_bound(k));
+    ops::<OnGpu<true, 256>>("extreme_logits_agree_word_by_word", 6, 0.0003..0.01, bf16_bound);
 }

@@ -1,4 +1,4 @@
-//! Products through cuBLASLt: every word against the CPU, and whole steps as graphs and kernel by kernel. On a card with its library where
+//! Products through cuBLASLt: every op against the CPU, and whole steps as graphs and kernel by kernel. On a card with its library where
 //! there is one, else on the emulation with the stand-in library.
 
 use dino_gpu::{Gemm, Gpu, Launch, Options, Precision, cublaslt};
@@ -95,7 +95,7 @@ fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::
     use dino_kernel::crops::{Crops, Group};
     use dino_kernel::model::{Head, Vit};
     use dino_kernel::ops::layernorm::EPS;
-    use dino_kernel::ops::position::Dialect;
+    use dino_kernel::ops::position::Interpolation;
     let backbone = Vit {
         image: 16,
         patch: 8,
@@ -104,7 +104,7 @@ fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::
         depth: 2,
         heads: 2,
         mlp: 32,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };

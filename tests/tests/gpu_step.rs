@@ -7,7 +7,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
-use dino_kernel::ops::position::Dialect;
+use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::scalars::monitor;
 use tests::gpu::{Ground, emulation_count, ground};
@@ -23,7 +23,7 @@ fn plan(parts: usize, stream_crops: bool) -> Plan {
         depth: 2,
         heads: 2,
         mlp: 32,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };

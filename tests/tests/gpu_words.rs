@@ -1,5 +1,5 @@
-//! The GPU backend against the CPU, single words at the sizes where kernels change their ways: tails, tiles of 128, splits, strips, heads
-//! of any width, more pieces than threads, and words that a training step never says. Nothing but a word's own results may change.
+//! The GPU backend against the CPU, single ops at the sizes where kernels change their ways: tails, tiles of 128, splits, strips, heads
+//! of any width, more pieces than threads, and ops that no training step calls. Nothing but an op's own results may change.
 
 use dino_gpu::Gpu;
 use dino_host::cpu::Cpu;
@@ -9,7 +9,7 @@ use dino_kernel::crops::{Crops, Group, Ragged};
 use dino_kernel::mem::{Act, Pool, Span, Weight};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
-use dino_kernel::ops::position::Dialect;
+use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Plan, Pools};
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::{self, Hyper};
@@ -77,7 +77,7 @@ fn numbers(seed: usize, n: usize, scale: f64) -> Vec<f64> {
 /// What was said is within its bounds, and everything else is untouched. `k`: the longest sum; `more`: allowed beyond it.
 fn check<F: Both>(o: &mut Pair, k: usize, more: f64, what: &dyn std::fmt::Debug) {
     for m in o.worst.iter().flatten().flatten() {
-        let bound = if F::BF16 { bf16_bound(m.word, m.touch.pool, k as f64) } else { f32_bound(k as f64) } + more;
+        let bound = if F::BF16 { bf16_bound(m.op, m.access.pool, k as f64) } else { f32_bound(k as f64) } + more;
         assert!(m.error <= bound, "{m:?} exceeds {bound:e}: {what:?}");
     }
     for pool in [Pool::Weights, Pool::Grads, Pool::Moments, Pool::Acts, Pool::Stats, Pool::State] {
@@ -87,7 +87,7 @@ fn check<F: Both>(o: &mut Pair, k: usize, more: f64, what: &dyn std::fmt::Debug)
         let other = (0..len).find(|&i| a[i].to_bits() != b[i].to_bits() && !(a[i].is_nan() && b[i].is_nan()));
         assert!(other.is_none(), "{pool:?} {other:?} of {len} was touched, or settled differently: {what:?}");
     }
-    o.worst = [[None; Pool::COUNT]; Word::ALL.len()];
+    o.worst = [[None; Pool::COUNT]; Op::ALL.len()];
 }
 
 /// What an arena holds, and random numbers in place of what nothing was written to: a NaN that is copied over a NaN would not show.
@@ -273,7 +273,7 @@ fn row_norms<F: Both>(_: &str) {
         values[37 + 2] = bad;
         let (x, y, norm) = (a.input(&values), a.act(3 * 37), a.stat(3));
         let mut o = a.build::<F>();
-        o.l2_normalise(y, norm, x, n);
+        o.l2_normalize(y, norm, x, n);
         check::<F>(&mut o, 37, 0.0, &bad);
     }
     // Rows whose squares overflow, vanish or are below the floor; and nothing at all.
@@ -284,8 +284,8 @@ fn row_norms<F: Both>(_: &str) {
             let (x, dy, norm) = (a.input(&numbers(1, len, scale)), a.input(&numbers(2, len, 1.0)), a.stat(rows));
             let (y, dx) = (a.act(len), a.act(len));
             let mut o = build::<F>(a);
-            o.l2_normalise(y, norm, x, n);
-            o.l2_normalise_backward(dx, dy, y, norm, n);
+            o.l2_normalize(y, norm, x, n);
+            o.l2_normalize_backward(dx, dy, y, norm, n);
             check::<F>(&mut o, cols, 0.0, &(n, scale));
         }
     }
@@ -384,7 +384,7 @@ fn losses<F: Both>([teacher_temp, student_temp]: [f64; 2], ties: bool) {
         let unit = 1.0 / (c as f64).sqrt();
         let (z, zt) = (a.input(&numbers(1, rows * c, unit)), a.input(&numbers(2, rows_teacher * c, unit)));
         let spread = if ties { 0.0 } else { 1.0 };
-        let (dz, centre) = (a.act(rows * c), a.state(&numbers(3, k, 0.1 * spread)));
+        let (dz, center) = (a.act(rows * c), a.state(&numbers(3, k, 0.1 * spread)));
         let mut prototypes = |seed| {
             let scale: Vec<f64> = numbers(seed, k, 0.2 * spread).iter().map(|x| 1.0 + x).collect();
             let v = if ties { numbers(seed + 1, c, unit).repeat(k) } else { numbers(seed + 1, k * c, unit) };
@@ -397,8 +397,8 @@ fn losses<F: Both>([teacher_temp, student_temp]: [f64; 2], ties: bool) {
         let hyper = a.state(&h.derive(n.images, n.first_view + n.views, n.teachers));
         let mut o = build::<F::Small>(a);
         random_grads(&mut o, 8);
-        o.teacher_lse(lse_teacher, entropy, zt, teacher, centre, hyper, n);
-        o.dino_loss(loss, lse, dz, z, student, zt, lse_teacher, teacher, centre, hyper, n);
+        o.teacher_lse(lse_teacher, entropy, zt, teacher, center, hyper, n);
+        o.dino_loss(loss, lse, dz, z, student, zt, lse_teacher, teacher, center, hyper, n);
         check::<F::Small>(&mut o, k, 2.0 * f32::EPSILON as f64 / teacher_temp.min(student_temp), &n);
     }
 }
@@ -440,7 +440,7 @@ fn optimiser<F: Both>(_: &str) {
             depth: 24,
             heads: 1,
             mlp: 9,
-            positions: Dialect::Published,
+            positions: Interpolation::Published,
             eps: EPS,
         };
         let head = Head { inp: 8, layers: 2, hidden: 700, bottleneck: 37, prototypes: 301, train_gain };
@@ -497,7 +497,7 @@ fn products_see_the_new_weights<F: Both>(_: &str) {
         depth: 1,
         heads: 1,
         mlp: 9,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false };

@@ -1,4 +1,4 @@
-//! Every backward word, and the whole model, against finite differences in f64 (a stencil of four points: its own error falls with
+//! Every backward op, and the whole model, against finite differences in f64 (a stencil of four points: its own error falls with
 //! the fourth power of the step).
 
 use dino_kernel::backend::reference::Train;
@@ -7,7 +7,7 @@ use dino_kernel::crops::{Crops, Group, Ragged};
 use dino_kernel::mem::{Act, Pool, Span, Weight};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
-use dino_kernel::ops::position::{self, Dialect};
+use dino_kernel::ops::position::{self, Interpolation};
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::scalars::hyper;
 use dino_kernel::step::Hyper;
@@ -45,7 +45,7 @@ fn relative(got: &[f64], want: &[f64]) -> f64 {
     norm(&mut got.iter().zip(want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied())
 }
 
-/// What a backward word must have found: the gradient with respect to `x` lies at `dx` (set), at `acc` (added), or among the
+/// What a backward op must have found: the gradient with respect to `x` lies at `dx` (set), at `acc` (added), or among the
 /// parameters' gradients (added).
 enum Wrt {
     Set(Act, Act),
@@ -283,8 +283,8 @@ fn embed_with_resized_positions() {
     let (side, [r, c], cols, crops) = (4, [3, 5], 4, 2);
     let (grid, n) = (Grid { from: [side; 2], to: [r, c], cols }, Embed { crops, patches: r * c, cols });
     let mut matrices = [vec![0.0; r * side], vec![0.0; c * side]];
-    position::matrix(&mut matrices[0], side, r, Some(Dialect::Published));
-    position::matrix(&mut matrices[1], side, c, Some(Dialect::Published));
+    position::matrix(&mut matrices[0], side, r, Some(Interpolation::Published));
+    position::matrix(&mut matrices[1], side, c, Some(Interpolation::Published));
     let (body, all) = (crops * r * c * cols, crops * (1 + r * c) * cols);
     let mut a = Arena::new();
     let (patches, dpatches) = (a.input(&normals(1, body)), a.act(body));
@@ -305,21 +305,21 @@ fn embed_with_resized_positions() {
 }
 
 #[test]
-fn l2_normalise() {
+fn l2_normalize() {
     let n = Rows { rows: 4, cols: 7 };
     let mut a = Arena::new();
     let (x, dx, y, dy, norm) = (a.input(&normals(1, 28)), a.act(28), a.act(28), a.act(28), a.stat(4));
     check(
-        "l2_normalise",
+        "l2_normalize",
         a,
         [y, dy],
         &[Wrt::Set(x, dx)],
-        |o| o.l2_normalise(y, norm, x, n),
-        |o| o.l2_normalise_backward(dx, dy, y, norm, n),
+        |o| o.l2_normalize(y, norm, x, n),
+        |o| o.l2_normalize_backward(dx, dy, y, norm, n),
     );
 }
 
-/// The loss and its gradient come from one word; the weight norm's backward turns the raw gradient into those of v and g.
+/// The loss and its gradient come from one op; the weight norm's backward turns the raw gradient into those of v and g.
 #[test]
 fn loss_and_weight_norm() {
     let n = LossDims { images: 2, first_view: 0, views: 4, teachers: 2, bottleneck: 5, prototypes: 67 };
@@ -332,13 +332,13 @@ fn loss_and_weight_norm() {
     let (scale, scale_t) = (a.stat(k), a.stats(&normals(6, k)));
     let (loss, lse) = (a.stat(n.rows()), a.stat(2 * n.rows()));
     let (lse_t, entropy) = (a.stat(2 * n.images * n.teachers), a.stat(n.images * n.teachers));
-    let (centre, numbers) = (a.state(&normals(7, k)), a.state(&h));
+    let (center, numbers) = (a.state(&normals(7, k)), a.state(&h));
     let (student, teacher) = (Prototypes { v, scale }, Prototypes { v: vt, scale: scale_t });
     let mut o = a.build::<Reference<f64>>();
     let say = |o: &mut Backend| {
         o.prototype_scale(scale, v, g, Rows { rows: k, cols: c });
-        o.teacher_lse(lse_t, entropy, zt, teacher, centre, numbers, n);
-        o.dino_loss(loss, lse, dz, z, student, zt, lse_t, teacher, centre, numbers, n);
+        o.teacher_lse(lse_t, entropy, zt, teacher, center, numbers, n);
+        o.dino_loss(loss, lse, dz, z, student, zt, lse_t, teacher, center, numbers, n);
     };
     let mut value = |o: &mut Backend| {
         say(o);
@@ -374,10 +374,10 @@ fn loss_by_groups_of_views() {
     let teacher = Prototypes { v: a.weight(&normals(5, k * c)), scale: a.stats(&normals(4, k)) };
     let (loss, lse) = (a.stat(n.rows()), a.stat(2 * n.rows()));
     let (lse_t, entropy) = (a.stat(2 * n.images * n.teachers), a.stat(n.images * n.teachers));
-    let centre = a.state(&normals(7, k));
+    let center = a.state(&normals(7, k));
     let numbers = a.state(&hyper_numbers().derive(n.images, n.views, n.teachers));
     let mut o = a.build::<Reference<f64>>();
-    o.teacher_lse(lse_t, entropy, zt, teacher, centre, numbers, n);
+    o.teacher_lse(lse_t, entropy, zt, teacher, center, numbers, n);
     let mut pass = |groups: &[[usize; 2]]| {
         o.zero_grads();
         for &[first_view, views] in groups {
@@ -385,7 +385,7 @@ fn loss_by_groups_of_views() {
             let (row, rows) = (first_view * n.images, n.rows());
             let (loss, lse) = (loss.part(row, rows), lse.part(2 * row, 2 * rows));
             let (z, dz) = (z.part(row * c, rows * c), dz.part(row * c, rows * c));
-            o.dino_loss(loss, lse, dz, z, p, zt, lse_t, teacher, centre, numbers, n);
+            o.dino_loss(loss, lse, dz, z, p, zt, lse_t, teacher, center, numbers, n);
         }
         (read(&mut o, loss), read(&mut o, dz), read_grad(&mut o, v))
     };
@@ -410,7 +410,7 @@ fn whole_model() {
         depth: 3,
         heads: 2,
         mlp: 9,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: 6, layers: 3, hidden: 7, bottleneck: 5, prototypes: 11, train_gain: true };

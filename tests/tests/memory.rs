@@ -5,7 +5,7 @@ use dino_host::device::{Device, Part, Step};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
-use dino_kernel::ops::position::Dialect;
+use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::scalars::monitor;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -58,7 +58,7 @@ fn plan(prototypes: usize, batch: usize, micro_batch: usize, stream_crops: bool)
         depth: 3,
         heads: 3,
         mlp: 384,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: 96, layers: 3, hidden: 128, bottleneck: 32, prototypes, train_gain: false };
@@ -117,7 +117,7 @@ fn a_step_takes_what_the_plan_says() {
     }
 }
 
-/// 262144 prototypes at batch 64 take what 4096 do, and beyond that the five copies of the further ones, centre and scales.
+/// 262144 prototypes at batch 64 take what 4096 do, and beyond that the five copies of the further ones, center and scales.
 #[test]
 fn prototypes_cost_their_own_copies_and_nothing_else() {
     let _alone = ALONE.lock();
@@ -126,7 +126,7 @@ fn prototypes_cost_their_own_copies_and_nothing_else() {
     let [_, with_many] = on_threads(2, many);
     let further = (262_144 - 4096) as f64 * 4.0;
     let (columns, five_copies) = (few.table.head.bottleneck as f64, 5.0);
-    // Direction and gain of every prototype; its centre; its scale in either network.
+    // Direction and gain of every prototype; its center; its scale in either network.
     let allowed = with_few + further * (five_copies * (columns + 1.0) + 1.0 + 2.0);
     println!("4096: {with_few:.0} bytes; 262144: {with_many:.0}, allowed {allowed:.0}");
     assert!(with_many <= 1.01 * allowed, "{with_many} bytes, {allowed} would do");

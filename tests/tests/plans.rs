@@ -3,14 +3,14 @@
 
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::device::Device;
-use dino_kernel::backend::wrap::{Checked, Fault};
-use dino_kernel::backend::{Memory, Word};
+use dino_kernel::backend::wrap::{Checked, Violation};
+use dino_kernel::backend::{Memory, Op};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Cursor, Pool, Span};
 use dino_kernel::model::vit::Output;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
-use dino_kernel::ops::position::Dialect;
+use dino_kernel::ops::position::Interpolation;
 use dino_kernel::params::Role;
 use dino_kernel::plan::{Config, FeaturePlan, Plan, PlanError};
 use dino_kernel::real::Real;
@@ -38,9 +38,10 @@ fn mostly(good: Range<usize>, bad: usize) -> impl Strategy<Value = usize> {
 
 /// Small configurations, most of them sound.
 fn small() -> impl Strategy<Value = Config> {
-    let dialect = prop_oneof![Just(Dialect::Published), Just(Dialect::Size)];
+    let interpolation = prop_oneof![Just(Interpolation::Published), Just(Interpolation::Size)];
     let width = (1usize..4, 1usize..4, mostly(0..1, 1));
-    let vit = (mostly(0..6, usize::MAX), 1usize..4, mostly(1..3, 0), width, mostly(1..4, 0), mostly(1..7, 0), dialect);
+    let vit =
+        (mostly(0..6, usize::MAX), 1usize..4, mostly(1..3, 0), width, mostly(1..4, 0), mostly(1..7, 0), interpolation);
     let head = (prop_oneof![mostly(1..4, 0), mostly(4..9, 9)], 1usize..6, 2usize..6, 1usize..80, any::<bool>());
     let side = || mostly(0..7, usize::MAX);
     let groups = prop::collection::vec((mostly(1..3, 0), side(), side()), 1..4);
@@ -141,7 +142,7 @@ fn a_plan_is_refused_or_sound() {
             prop_assert!(found.iter().any(near), "along a direction {found:?}, by the gradient {slope}");
 
             step::commit(&mut run.o, &plan);
-            prop_assert_eq!(run.o.fault, None);
+            prop_assert_eq!(run.o.violation, None);
             prop_assert_eq!(run.monitor(monitor::FINITE), 1.0);
     });
     println!("{} plans accepted", accepted.get());
@@ -183,7 +184,7 @@ fn a_feature_plan_is_refused_or_sound() {
                     }
                     prop_assert_eq!(at, attention.len());
                 }
-                prop_assert_eq!(o.fault, None);
+                prop_assert_eq!(o.violation, None);
                 let used = read_span(&mut o, Pool::Acts, Span { at: 0, len: plan.pools.acts });
                 let used = used.iter().rposition(|x| !x.is_nan()).map_or(0, |i| i + 1);
                 prop_assert_eq!(used.next_multiple_of(Cursor::ALIGN), plan.pools.acts, "acts are as many as needed");
@@ -228,7 +229,7 @@ fn hostile_sizes_are_answered() {
                 groups.into_iter().take(8).map(group).fold(Crops::EMPTY, Crops::with)
             };
             let [image, patch, channels, dim, depth, heads, mlp, inp, layers, hidden, bottleneck, prototypes, batch, micro_batch, ..] = n;
-            let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions: Dialect::Published, eps: EPS };
+            let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions: Interpolation::Published, eps: EPS };
             let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: true };
             let config = Config { backbone, head, views, batch, micro_batch, drop_path: true, recompute, stream_crops };
             if let Ok(plan) = Plan::new(config) {
@@ -262,7 +263,7 @@ fn products_that_overflow_are_refused() {
         depth,
         heads: 1,
         mlp: 1,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
@@ -297,7 +298,7 @@ fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
             depth,
             heads: 1,
             mlp: 1,
-            positions: Dialect::Published,
+            positions: Interpolation::Published,
             eps: EPS,
         };
         let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
@@ -344,7 +345,7 @@ impl Tolerance for Cpu {
     const GRADIENT: f64 = 1e-6;
 }
 
-/// The gradients, the teacher's sum and the centre do not depend on how a batch and its crops were split, with stochastic depth drawn by
+/// The gradients, the teacher's sum and the center do not depend on how a batch and its crops were split, with stochastic depth drawn by
 /// image and view.
 fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
     let backbone = Vit {
@@ -355,7 +356,7 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
         depth: 3,
         heads: 3,
         mlp: 48,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true };
@@ -412,7 +413,7 @@ fn computing_again_changes_no_bit<F: Factory>(who: &str) {
         depth: 3,
         heads: 3,
         mlp: 44,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true };
@@ -449,14 +450,14 @@ fn split<F: Factory>(config: Config) -> Vec<(String, Vec<f64>)> {
         ("teacher sum".to_string(), read(&mut run.o, run.plan.teacher_sum)),
     ];
     step::commit(&mut run.o, &run.plan);
-    found.push(("centre".to_string(), read(&mut run.o, run.plan.centre)));
+    found.push(("center".to_string(), read(&mut run.o, run.plan.center)));
     found.extend(run.specs().iter().map(|spec| (spec.name.to_string(), run.grad(spec))));
     found
 }
 
 // -------------------------------------------------------------------------------------------------------- where a fault came from
 
-/// One crop's stochastic-depth scale is not a number: the first word that meets it is in that crop's pass, and its row is that crop's.
+/// One crop's stochastic-depth scale is not a number: the first op that meets it is in that crop's pass, and its row is that crop's.
 #[test]
 fn a_fault_is_traced_to_its_crop() {
     let backbone = Vit {
@@ -467,7 +468,7 @@ fn a_fault_is_traced_to_its_crop() {
         depth: 2,
         heads: 3,
         mlp: 20,
-        positions: Dialect::Published,
+        positions: Interpolation::Published,
         eps: EPS,
     };
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
@@ -482,18 +483,18 @@ fn a_fault_is_traced_to_its_crop() {
             for row in 0..rows {
                 // Of the first block's first branch.
                 let at = plan.drop.0.at + 2 * backbone.depth * before + row;
-                let found = first_fault(plan, Pool::State, at);
+                let found = first_violation(plan, Pool::State, at);
                 let (view, image) = ((before + row) / micro_batch, (before + row) % micro_batch);
-                assert_eq!(found, (Word::add_scaled, Some((view, image))), "in turns: {stream_crops}");
+                assert_eq!(found, (Op::add_scaled, Some((view, image))), "in turns: {stream_crops}");
             }
             before += rows;
         }
         // A class token that is no number is met by the teacher and the student of every crop, by the first crop first.
         let class = plan.table.len() + specs_at(&plan, "cls_token");
-        assert_eq!(first_fault(plan, Pool::Weights, class), (Word::embed, Some((0, 0))), "the teacher's");
-        assert_eq!(first_fault(plan, Pool::Weights, specs_at(&plan, "cls_token")), (Word::embed, Some((0, 0))));
+        assert_eq!(first_violation(plan, Pool::Weights, class), (Op::embed, Some((0, 0))), "the teacher's");
+        assert_eq!(first_violation(plan, Pool::Weights, specs_at(&plan, "cls_token")), (Op::embed, Some((0, 0))));
         // Nor does a position have a crop, though its table's length may be a multiple of the crops.
-        assert_eq!(first_fault(plan, Pool::Weights, specs_at(&plan, "pos_embed") + 12).1, None);
+        assert_eq!(first_violation(plan, Pool::Weights, specs_at(&plan, "pos_embed") + 12).1, None);
     }
 }
 
@@ -504,22 +505,22 @@ fn specs_at(plan: &Plan, name: &str) -> usize {
     at.expect("a parameter of that name")
 }
 
-/// The first word that makes something that is no number of the NaN at `at`, and the crop it is said to be of.
-fn first_fault(plan: Plan, pool: Pool, at: usize) -> (Word, Option<(usize, usize)>) {
+/// The first op that makes something that is no number of the NaN at `at`, and the crop it is said to be of.
+fn first_violation(plan: Plan, pool: Pool, at: usize) -> (Op, Option<(usize, usize)>) {
     let mut run = Run::random(plan, Checked::new(make_poisoned::<Reference<f64>>(plan.pools)), 1);
     run.set_hyper(&hyper_numbers());
     run.put_part(&random_views(&plan, 2), 0);
     run.o.write(pool, at, &[f64::NAN]);
     step::begin(&mut run.o, &plan);
-    let (mut during, before) = (None, run.o.fault.is_some());
+    let (mut during, before) = (None, run.o.violation.is_some());
     step::micro_batch_each(&mut run.o, &plan, |o, acts, first_view| {
-        if o.fault.is_some() && during.is_none() {
+        if o.violation.is_some() && during.is_none() {
             during = Some((*acts, first_view));
         }
     });
-    let Some((Fault::NonFinite(touch, index), word, _)) = run.o.fault else { panic!("{:?}", run.o.fault) };
-    let crop = during.filter(|_| !before).and_then(|(acts, view)| plan.locate(&acts, view, touch.span, index));
-    (word, crop)
+    let Some((Violation::NonFinite(access, index), op, _)) = run.o.violation else { panic!("{:?}", run.o.violation) };
+    let crop = during.filter(|_| !before).and_then(|(acts, view)| plan.locate(&acts, view, access.span, index));
+    (op, crop)
 }
 
 /// The CUDA sources number the scalars of a step by an `enum` of their own.

@@ -1,4 +1,4 @@
-//! Backward words.
+//! Backward ops.
 
 use super::groups;
 use crate::args;
@@ -139,7 +139,7 @@ impl Backward for Gpu {
         }
     }
 
-    fn l2_normalise_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows) {
+    fn l2_normalize_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows) {
         let (dx, dy, y, norm) = (self.act(dx), self.act(dy), self.act(y), self.stat(norm));
         let arguments = args![dx, dy, y, norm, n.rows as i32, n.cols as i32];
         self.launch(&self.kernels.l2_normalise_backward, Shape::warps(n.rows), arguments);

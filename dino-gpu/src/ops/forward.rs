@@ -1,4 +1,4 @@
-//! Forward words.
+//! Forward ops.
 
 use super::attention::scale;
 use super::groups;
@@ -157,7 +157,7 @@ impl Forward for Gpu {
         }
     }
 
-    fn l2_normalise(&mut self, y: Act, norm: Stat, x: Act, n: Rows) {
+    fn l2_normalize(&mut self, y: Act, norm: Stat, x: Act, n: Rows) {
         let (y, norm, x) = (self.act(y), self.stat(norm), self.act(x));
         let arguments = args![y, norm, x, n.rows as i32, n.cols as i32];
         self.launch(&self.kernels.l2_normalise, Shape::warps(n.rows), arguments);

@@ -16,14 +16,14 @@ impl Gpu {
         entropy: Stat,
         z: Act,
         p: Prototypes,
-        centre: State,
+        center: State,
         hyper: State,
         n: LossDims,
     ) {
         let (lse, entropy) = (self.stat(lse), self.stat(entropy));
         let slope = self.state(hyper) + 4 * hyper::INV_TEACHER_TEMP as u64;
-        let centre = self.state(centre);
-        self.sweep(lse, entropy, z, p, centre, slope, n.teachers * n.images, n);
+        let center = self.state(center);
+        self.sweep(lse, entropy, z, p, center, slope, n.teachers * n.images, n);
     }
 
     /// See [`Update::dino_loss`].
@@ -37,7 +37,7 @@ impl Gpu {
         z_teacher: Act,
         lse_teacher: Stat,
         teacher: Prototypes,
-        centre: State,
+        center: State,
         hyper: State,
         n: LossDims,
     ) {
@@ -60,7 +60,7 @@ impl Gpu {
         let (sums, s, t) = (take(fixed), take(4 * rows * tile), take(4 * rows_teacher * tile));
         let (ds, ds_scaled) = (take(element * rows * tile), take(element * rows * tile));
         let (zs, zt, loss, lse_teacher) = (self.act(z), self.act(z_teacher), self.stat(loss), self.stat(lse_teacher));
-        let (hyper, centre, grad) = (self.state(hyper), self.state(centre), self.grad(student.v));
+        let (hyper, center, grad) = (self.state(hyper), self.state(center), self.grad(student.v));
         let (vs, vt) = (self.factor(student.v), self.factor(teacher.v));
         for at in (0..n.prototypes).step_by(tile) {
             let width = tile.min(n.prototypes - at);
@@ -68,7 +68,7 @@ impl Gpu {
             let (scale, scale_t) = (self.stat_at(student.scale, at), self.stat_at(teacher.scale, at));
             self.product_nt(Out::F32(s), zs, vs + v_at, [rows, width, c], 0, 0);
             self.product_nt(Out::F32(t), zt, vt + v_at, [rows_teacher, width, c], 0, 0);
-            let arguments = args![t, lse_teacher, scale_t, centre + 4 * at as u64, hyper, width as i32];
+            let arguments = args![t, lse_teacher, scale_t, center + 4 * at as u64, hyper, width as i32];
             self.launch(&self.kernels.loss_targets, Shape::blocks(rows_teacher), arguments);
             self.launch(
                 &self.kernels.loss_gradient,
@@ -108,14 +108,14 @@ impl Gpu {
         Some(tile.min(8192).min(prototypes))
     }
 
-    /// The running softmax of every row over all prototypes: lse (rows, 2), and the entropy unless 0. `centre` may be 0.
+    /// The running softmax of every row over all prototypes: lse (rows, 2), and the entropy unless 0. `center` may be 0.
     fn sweep(
         &mut self,
         lse: u64,
         entropy: u64,
         z: Act,
         p: Prototypes,
-        centre: u64,
+        center: u64,
         slope: u64,
         rows: usize,
         n: LossDims,
@@ -129,11 +129,11 @@ impl Gpu {
             let v = v + (at * n.bottleneck * self.act_bytes()) as u64;
             self.product_nt(Out::F32(s), z, v, [rows, width, n.bottleneck], 0, 0);
             let (scale, last) = (self.stat_at(p.scale, at), at + width == n.prototypes);
-            let centre = if centre == 0 { 0 } else { centre + 4 * at as u64 };
+            let center = if center == 0 { 0 } else { center + 4 * at as u64 };
             self.launch(
                 &self.kernels.loss_running,
                 Shape::blocks(rows),
-                args![running, lse, entropy, s, scale, centre, slope, width as i32, (at == 0) as i32, last as i32],
+                args![running, lse, entropy, s, scale, center, slope, width as i32, (at == 0) as i32, last as i32],
             );
         }
     }

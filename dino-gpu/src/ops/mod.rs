@@ -1,6 +1,6 @@
-//! The words, as launches. Nothing here waits, allocates or looks at the device; where a launch fails, the first error is kept for `sync`.
+//! The ops, as launches. Nothing here waits, allocates or looks at the device; where a launch fails, the first error is kept for `sync`.
 //!
-//! A word over a ragged batch is a launch a group.
+//! An op over a ragged batch is a launch a group.
 
 mod attention;
 mod backward;

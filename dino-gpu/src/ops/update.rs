@@ -1,4 +1,4 @@
-//! Words of an optimisation step; the loss's own are in `loss.rs`.
+//! Ops of an optimisation step; the loss's own are in `loss.rs`.
 
 use crate::args;
 use crate::gpu::Gpu;
@@ -24,11 +24,11 @@ impl Update for Gpu {
         entropy: Stat,
         z: Act,
         p: Prototypes,
-        centre: State,
+        center: State,
         hyper: State,
         n: LossDims,
     ) {
-        self.streamed_teacher_lse(lse, entropy, z, p, centre, hyper, n);
+        self.streamed_teacher_lse(lse, entropy, z, p, center, hyper, n);
     }
 
     fn dino_loss(
@@ -41,11 +41,11 @@ impl Update for Gpu {
         z_teacher: Act,
         lse_teacher: Stat,
         teacher: Prototypes,
-        centre: State,
+        center: State,
         hyper: State,
         n: LossDims,
     ) {
-        self.streamed_loss(loss, lse, dz, z, student, z_teacher, lse_teacher, teacher, centre, hyper, n);
+        self.streamed_loss(loss, lse, dz, z, student, z_teacher, lse_teacher, teacher, center, hyper, n);
     }
 
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
@@ -76,12 +76,12 @@ impl Update for Gpu {
         self.launch(&k.clip_apply, Shape::blocks(p.count), args![grads, p.pieces, p.factors]);
     }
 
-    fn commit_centre(&mut self, centre: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows) {
-        let (at, monitor, sum, hyper) = (self.state(centre), self.state(monitor), self.state(sum), self.state(hyper));
+    fn commit_center(&mut self, center: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows) {
+        let (at, monitor, sum, hyper) = (self.state(center), self.state(monitor), self.state(sum), self.state(hyper));
         let (v, scale) = (self.weight(teacher.v), self.stat(teacher.scale));
         let arguments = args![at, sum, v, scale, monitor, hyper, n.rows as i32, n.cols as i32];
         self.launch(&self.kernels.commit_centre, Shape::warps(n.rows), arguments);
-        self.launch(&self.kernels.centre_norm, Shape::blocks(1), args![monitor, at, centre.len() as i32]);
+        self.launch(&self.kernels.centre_norm, Shape::blocks(1), args![monitor, at, center.len() as i32]);
     }
 
     fn adamw(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {

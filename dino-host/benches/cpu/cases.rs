@@ -5,7 +5,7 @@ use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::device::{self, Device, Part, Step};
 use dino_host::eval::knn;
-use dino_kernel::backend::Word;
+use dino_kernel::backend::Op;
 use dino_kernel::backend::wrap::{Tally, Timed};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
@@ -38,7 +38,7 @@ pub struct Measured {
     pub median_ms: f64,
     pub images: usize,
     pub micro_batch: usize,
-    /// Products that the formulas of the words need (a word's second look at the same logits is not counted), 10^9 operations.
+    /// Products that the formulas of the ops need (an op's second look at the same logits is not counted), 10^9 operations.
     pub gflop: f64,
     /// Of sgemm on all threads, GFLOP/s.
     pub ceiling: f64,
@@ -230,7 +230,7 @@ pub fn measure(case: Case, steps: usize, split: Split) -> Result<Measured, Strin
         return Err(bad);
     }
     let peak_mib = peak_mib(); // before the profile, whose own memory is no step's
-    let operations = by_word(&mut t, 0).iter().map(|w| w.1.operations).sum();
+    let operations = by_op(&mut t, 0).iter().map(|w| w.1.operations).sum();
     let found = measured(times, t.data.config.batch, t.data.config.micro_batch, operations, t.data.plan.table.len());
     Ok(Measured { peak_mib, ..found })
 }
@@ -273,30 +273,30 @@ fn neighbours(calls: usize) -> (usize, u64, Vec<f64>) {
     (queries, 2 * (queries * bank * dim) as u64, times)
 }
 
-/// Step `number` by word.
-fn by_word(t: &mut Training, number: usize) -> Vec<(Word, Tally)> {
+/// Step `number` by op.
+fn by_op(t: &mut Training, number: usize) -> Vec<(Op, Tally)> {
     let step = t.data.step(number);
     let mut timed = Timed::new(&mut t.cpu, clock);
     let plan = &t.data.plan;
     rayon::scope(|_| device::say(&mut timed, plan, &step, |o, pool, at, values| o.inner.upload(pool, at, values)));
     let tally = timed.tally;
-    Word::ALL.iter().copied().zip(tally).filter(|(_, t)| t.calls > 0).collect()
+    Op::ALL.iter().copied().zip(tally).filter(|(_, t)| t.calls > 0).collect()
 }
 
-/// Prints a step by word, the longest first; of `steps` steps every word's quickest.
+/// Prints a step by op, the longest first; of `steps` steps every op's quickest.
 pub fn profile(case: Case, steps: usize, split: Split) -> Result<(), String> {
     let config = case.config().ok_or_else(|| format!("{} is no training step", case.name()))?;
     let ceiling = sgemm::ceiling();
     let mut t = Training::new(config, split)?;
-    by_word(&mut t, 0);
-    let mut words = by_word(&mut t, 1);
+    by_op(&mut t, 0);
+    let mut ops = by_op(&mut t, 1);
     for number in 2..=steps {
-        for (word, other) in words.iter_mut().zip(by_word(&mut t, number)) {
-            word.1.nanoseconds = word.1.nanoseconds.min(other.1.nanoseconds);
+        for (op, other) in ops.iter_mut().zip(by_op(&mut t, number)) {
+            op.1.nanoseconds = op.1.nanoseconds.min(other.1.nanoseconds);
         }
     }
-    words.sort_by_key(|w| std::cmp::Reverse(w.1.nanoseconds));
-    let total: u64 = words.iter().map(|w| w.1.nanoseconds).sum();
+    ops.sort_by_key(|w| std::cmp::Reverse(w.1.nanoseconds));
+    let total: u64 = ops.iter().map(|w| w.1.nanoseconds).sum();
     let row = |name: &str, calls: u64, nanoseconds: u64, operations: u64| {
         let rate = operations as f64 / nanoseconds as f64;
         let (share, part) = (100.0 * nanoseconds as f64 / total as f64, 100.0 * rate / ceiling);
@@ -306,12 +306,12 @@ pub fn profile(case: Case, steps: usize, split: Split) -> Result<(), String> {
     let turns = if split.stream_crops { ", crops in turns" } else { "" };
     let size = t.data.config.micro_batch;
     println!("{}, micro-batches of {size}{turns}; sgemm ceiling {ceiling:.0} GFLOP/s\n", case.name());
-    println!("| word | calls | ms | of the step | GFLOP/s | of the ceiling |");
+    println!("| op | calls | ms | of the step | GFLOP/s | of the ceiling |");
     println!("| --- | --- | --- | --- | --- | --- |");
-    for (word, tally) in &words {
-        row(word.name(), tally.calls, tally.nanoseconds, tally.operations);
+    for (op, tally) in &ops {
+        row(op.name(), tally.calls, tally.nanoseconds, tally.operations);
     }
-    let (calls, operations) = words.iter().fold((0, 0), |(c, o), w| (c + w.1.calls, o + w.1.operations));
+    let (calls, operations) = ops.iter().fold((0, 0), |(c, o), w| (c + w.1.calls, o + w.1.operations));
     row("all", calls, total, operations);
     Ok(())
 }

@@ -63,7 +63,7 @@ pub fn scratch_len(n: LossDims) -> usize {
 }
 
 /// The running softmax of every row over all prototypes, strips merged in order.
-fn sweep(network: Rows, centre: Option<&[f32]>, slope: f32, n: LossDims, scratch: &mut Vec<f32>) -> Vec<Running> {
+fn sweep(network: Rows, center: Option<&[f32]>, slope: f32, n: LossDims, scratch: &mut Vec<f32>) -> Vec<Running> {
     let rows = network.z.len() / n.bottleneck;
     let strip = strip_len(n.prototypes);
     let strips = n.prototypes.div_ceil(strip);
@@ -80,8 +80,8 @@ fn sweep(network: Rows, centre: Option<&[f32]>, slope: f32, n: LossDims, scratch
                 let s = &mut s[..rows * tile];
                 network.products(s, at, tile, n.bottleneck);
                 for (row, sum) in s.chunks_mut(tile).zip(&mut sums) {
-                    let centre = centre.map(|c| &c[at..at + tile]);
-                    *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], centre, slope), slope);
+                    let center = center.map(|c| &c[at..at + tile]);
+                    *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], center, slope), slope);
                 }
             }
             sums
@@ -95,12 +95,12 @@ pub fn teacher_lse(
     lse: &mut [f32],
     entropy: &mut [f32],
     teacher: Rows,
-    centre: &[f32],
+    center: &[f32],
     h: &[f32; hyper::LEN],
     n: LossDims,
     scratch: &mut Vec<f32>,
 ) {
-    for (r, sum) in sweep(teacher, Some(centre), h[hyper::INV_TEACHER_TEMP], n, scratch).into_iter().enumerate() {
+    for (r, sum) in sweep(teacher, Some(center), h[hyper::INV_TEACHER_TEMP], n, scratch).into_iter().enumerate() {
         lse[2 * r..][..2].copy_from_slice(&sum.parts());
         entropy[r] = sum.entropy();
     }
@@ -115,7 +115,7 @@ pub fn forward_backward(
     student: Rows,
     teacher: Rows,
     lse_teacher: &[f32],
-    centre: &[f32],
+    center: &[f32],
     h: &[f32; hyper::LEN],
     n: LossDims,
     scratch: &mut Vec<f32>,
@@ -147,7 +147,7 @@ pub fn forward_backward(
             student.products(s, at, tile, c);
             teacher.products(t, at, tile, c);
             for (t, &lse) in t.chunks_mut(tile).zip(lse_teacher) {
-                rows::targets(t, &teacher.scale[part.clone()], &centre[part.clone()], sharpen, lse);
+                rows::targets(t, &teacher.scale[part.clone()], &center[part.clone()], sharpen, lse);
             }
             for (row, s) in s.chunks_mut(tile).enumerate() {
                 let (view, image) = (n.first_view + row / n.images, row % n.images);

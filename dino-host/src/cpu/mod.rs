@@ -1,4 +1,4 @@
-//! The CPU backend: rayon over tiles, crops and blocks of rows, `matrixmultiply` inside, row kernels that vectorise. Words that cost nothing run
+//! The CPU backend: rayon over tiles, crops and blocks of rows, `matrixmultiply` inside, row kernels that vectorise. Ops that cost nothing run
 //! through the reference backend.
 //!
 //! Same bits for any number of threads: every sum has a fixed order, whichever thread or tile it falls to.
@@ -32,7 +32,7 @@ pub struct Cpu {
     acts: Vec<f32>,
     stats: Vec<f32>,
     state: Vec<f32>,
-    /// Partial sums of one word; grows to the largest need and stays.
+    /// Partial sums of one op; grows to the largest need and stays.
     scratch: Vec<f32>,
 }
 
@@ -40,14 +40,14 @@ pub struct Cpu {
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub struct NoOptions {}
 
-/// Elements per task of an elementwise word: large enough to hide the task, small enough for a cache.
+/// Elements per task of an elementwise op: large enough to hide the task, small enough for a cache.
 const CHUNK: usize = 1 << 14;
 
 /// Distinct spans of one pool as slices.
 fn split<const N: usize>(pool: &mut [f32], spans: [Span; N]) -> [&mut [f32]; N] {
     match pool.get_disjoint_mut(spans.map(Span::range)) {
         Ok(parts) => parts,
-        Err(_) => panic!("the plan hands a word overlapping or out-of-pool spans: {spans:?}"),
+        Err(_) => panic!("the plan hands an op overlapping or out-of-pool spans: {spans:?}"),
     }
 }
 
@@ -211,8 +211,8 @@ impl Forward for Cpu {
         self.reference().gather_class(y, x, n, cols);
     }
 
-    fn l2_normalise(&mut self, y: Act, norm: Stat, x: Act, n: Rows) {
-        self.reference().l2_normalise(y, norm, x, n);
+    fn l2_normalize(&mut self, y: Act, norm: Stat, x: Act, n: Rows) {
+        self.reference().l2_normalize(y, norm, x, n);
     }
 
     fn prototype_scale(&mut self, scale: Stat, v: Weight, g: Weight, n: Rows) {
@@ -330,8 +330,8 @@ impl Backward for Cpu {
         self.reference().scatter_class_acc(dx_acc, dy, n, cols);
     }
 
-    fn l2_normalise_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows) {
-        self.reference().l2_normalise_backward(dx, dy, y, norm, n);
+    fn l2_normalize_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows) {
+        self.reference().l2_normalize_backward(dx, dy, y, norm, n);
     }
 }
 
@@ -350,14 +350,14 @@ impl Update for Cpu {
         entropy: Stat,
         z: Act,
         p: Prototypes,
-        centre: State,
+        center: State,
         hyper: State,
         n: LossDims,
     ) {
         let h = self.hyper(hyper);
         let [lse, entropy, scale] = split(&mut self.stats, [lse.0, entropy.0, p.scale.0]);
         let network = loss::Rows { z: &self.acts[z.range()], v: &self.weights[p.v.range()], scale };
-        loss::teacher_lse(lse, entropy, network, &self.state[centre.range()], &h, n, &mut self.scratch);
+        loss::teacher_lse(lse, entropy, network, &self.state[center.range()], &h, n, &mut self.scratch);
     }
 
     fn dino_loss(
@@ -370,7 +370,7 @@ impl Update for Cpu {
         z_teacher: Act,
         lse_teacher: Stat,
         teacher: Prototypes,
-        centre: State,
+        center: State,
         hyper: State,
         n: LossDims,
     ) {
@@ -381,8 +381,8 @@ impl Update for Cpu {
         let student_rows = loss::Rows { z, v: &self.weights[student.v.range()], scale };
         let teacher_rows = loss::Rows { z: zt, v: &self.weights[teacher.v.range()], scale: scale_t };
         let dw = &mut self.grads[student.v.range()];
-        let centre = &self.state[centre.range()];
-        loss::forward_backward(loss, lse, dz, dw, student_rows, teacher_rows, lse_t, centre, &h, n, &mut self.scratch);
+        let center = &self.state[center.range()];
+        loss::forward_backward(loss, lse, dz, dw, student_rows, teacher_rows, lse_t, center, &h, n, &mut self.scratch);
     }
 
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
@@ -425,19 +425,19 @@ impl Update for Cpu {
         m[monitor::GRAD_NORM] = total.sqrt() as f32;
     }
 
-    fn commit_centre(&mut self, centre: State, m: State, sum: State, teacher: Prototypes, hyper: State, n: Rows) {
+    fn commit_center(&mut self, center: State, m: State, sum: State, teacher: Prototypes, hyper: State, n: Rows) {
         let h = self.hyper(hyper);
         if !self.finite(m) {
             return;
         }
-        let [centre, m, sum] = split(&mut self.state, [centre.0, m.0, sum.0]);
+        let [center, m, sum] = split(&mut self.state, [center.0, m.0, sum.0]);
         let (sum, v, scale) = (&*sum, &self.weights[teacher.v.range()], &self.stats[teacher.scale.range()]);
-        centre
+        center
             .par_chunks_mut(256)
             .zip(v.par_chunks(256 * n.cols))
             .zip(scale.par_chunks(256))
-            .for_each(|((centre, v), scale)| rows::commit_centre(centre, sum, v, scale, &h));
-        m[monitor::CENTRE_NORM] = rows::sum_squares(centre).sqrt() as f32;
+            .for_each(|((center, v), scale)| rows::commit_center(center, sum, v, scale, &h));
+        m[monitor::CENTER_NORM] = rows::sum_squares(center).sqrt() as f32;
     }
 
     fn adamw(&mut self, m: State, table: &dyn ParamTable, hyper: State) {

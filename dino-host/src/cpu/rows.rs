@@ -223,10 +223,10 @@ impl Running {
     }
 }
 
-/// The running softmax of one row of raw products: `x[k] = s[k] scale[k] - centre[k]`; without a centre, the student's. Overwrites s.
+/// The running softmax of one row of raw products: `x[k] = s[k] scale[k] - center[k]`; without a center, the student's. Overwrites s.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn running(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, slope: f32) -> Running {
-    logits(s, scale, centre);
+pub fn running(s: &mut [f32], scale: &[f32], center: Option<&[f32]>, slope: f32) -> Running {
+    logits(s, scale, center);
     let top = maximum(s);
     let mut spread = [0.0f32; 16];
     let (chunks, tail) = s.as_chunks_mut::<16>();
@@ -252,10 +252,10 @@ pub fn running(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>, slope: f32)
 }
 
 #[inline(always)]
-fn logits(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>) {
-    match centre {
-        Some(centre) => {
-            for ((x, &scale), &c) in s.iter_mut().zip(scale).zip(centre) {
+fn logits(s: &mut [f32], scale: &[f32], center: Option<&[f32]>) {
+    match center {
+        Some(center) => {
+            for ((x, &scale), &c) in s.iter_mut().zip(scale).zip(center) {
                 *x = *x * scale - c;
             }
         }
@@ -267,10 +267,10 @@ fn logits(s: &mut [f32], scale: &[f32], centre: Option<&[f32]>) {
     }
 }
 
-/// Raw teacher products of one row become probabilities exp(slope x - lse), `x[k] = t[k] scale[k] - centre[k]`, lse in two parts.
+/// Raw teacher products of one row become probabilities exp(slope x - lse), `x[k] = t[k] scale[k] - center[k]`, lse in two parts.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn targets(t: &mut [f32], scale: &[f32], centre: &[f32], slope: f32, lse: [f32; 2]) {
-    logits(t, scale, Some(centre));
+pub fn targets(t: &mut [f32], scale: &[f32], center: &[f32], slope: f32, lse: [f32; 2]) {
+    logits(t, scale, Some(center));
     for x in t.iter_mut() {
         *x = fast::exp((*x - lse[0]) * slope - lse[1]);
     }
@@ -352,8 +352,8 @@ pub fn weight_norm_backward(dv: &mut [f32], dg: Option<&mut [f32]>, v: &[f32], s
     ops::norm::weight_norm_backward(dv, dg, v, scale, Rows { rows: scale.len(), cols });
 }
 
-/// See [`ops::loss::commit_centre`].
+/// See [`ops::loss::commit_center`].
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn commit_centre(centre: &mut [f32], sum: &[f32], v: &[f32], scale: &[f32], h: &[f32; hyper::LEN]) {
-    ops::loss::commit_centre(centre, sum, v, scale, h);
+pub fn commit_center(center: &mut [f32], sum: &[f32], v: &[f32], scale: &[f32], h: &[f32; hyper::LEN]) {
+    ops::loss::commit_center(center, sum, v, scale, h);
 }

@@ -4,8 +4,8 @@ use super::{BEFORE_FAILURE, Pending, Trainer};
 use crate::checkpoint::{self, Unsaved};
 use crate::device::Device;
 use crate::error::Error;
-use dino_kernel::backend::Word;
-use dino_kernel::backend::wrap::{Checked, Fault};
+use dino_kernel::backend::Op;
+use dino_kernel::backend::wrap::{Checked, Violation};
 use dino_kernel::mem::Pool;
 use dino_kernel::scalars::monitor;
 use dino_kernel::step;
@@ -104,30 +104,30 @@ impl<D: Device> Trainer<'_, D> {
         self.device.upload(Pool::State, plan.hyper.0.at, &data.hyper);
         let mut checked = Checked::new(&mut self.device);
         step::begin(&mut checked, plan);
-        // The micro-batch, where the pass wrote and its first view, when the fault came; none if no crop had been seen.
+        // The micro-batch, where the pass wrote and its first view, when the violation came; none if no crop had been seen.
         let mut during = None;
-        let mut innocent = checked.fault.is_none();
+        let mut innocent = checked.violation.is_none();
         for (number, part) in data.parts.iter().enumerate() {
             checked.inner.upload(Pool::State, plan.drop.0.at, &part.drop);
             checked.inner.upload(Pool::Acts, plan.pixels.0.at, part.pixels);
             step::micro_batch_each(&mut checked, plan, |o, acts, first_view| {
-                if innocent && o.fault.is_some() {
+                if innocent && o.violation.is_some() {
                     (during, innocent) = (Some((number, *acts, first_view)), false);
                 }
             });
         }
         step::commit(&mut checked, plan);
-        let place = match checked.fault {
-            Some((Fault::NonFinite(touch, index), word, said)) => {
-                let during = during.filter(|_| touch.pool == Pool::Acts && word != Word::patchify);
+        let place = match checked.violation {
+            Some((Violation::NonFinite(access, index), op, said)) => {
+                let during = during.filter(|_| access.pool == Pool::Acts && op != Op::patchify);
                 let image = during.and_then(|(part, acts, first_view)| {
-                    let (view, i) = plan.locate(&acts, first_view, touch.span, index)?;
+                    let (view, i) = plan.locate(&acts, first_view, access.span, index)?;
                     let id = step.batch.images[part * plan.config.micro_batch + i];
                     Some(format!(", crop {view} of image {}", self.run.splits.train.name(id as usize)))
                 });
-                format!("first in {} (word {said}){}", word.name(), image.unwrap_or_default())
+                format!("first in {} (op {said}){}", op.name(), image.unwrap_or_default())
             }
-            Some((fault, word, said)) => format!("{fault:?} in {} (word {said})", word.name()),
+            Some((violation, op, said)) => format!("{violation:?} in {} (op {said})", op.name()),
             None => "only in the sum of all gradients, which overflowed".into(),
         };
         Error::new(format!("a number stopped being finite in step {}: {place}", self.step_at(step.number)))

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::log::write_atomically;
 use dino_kernel::backend::Grid;
 use dino_kernel::crops::Group;
-use dino_kernel::ops::position::{self, Dialect};
+use dino_kernel::ops::position::{self, Interpolation};
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -389,7 +389,7 @@ fn position_matrix(g: &mut Graph, n: &str, side: usize, dialect: Dialect, native
     let [zero, one, half, sides, last] = [0.0, 1.0, 0.5, side as f64, side as f64 - 1.0].map(|x| scalar(g, x));
     let n = g.cast(n, DOUBLE);
     let i = g.op("Range", &[&zero, &n, &one], &[]);
-    let offset = scalar(g, if dialect == Dialect::Published { 0.1 } else { 0.0 });
+    let offset = scalar(g, if dialect == Interpolation::Published { 0.1 } else { 0.0 });
     let stretched = g.op("Add", &[&n, &offset], &[]);
     let source = g.op("Add", &[&i, &half], &[]);
     let source = g.op("Mul", &[&source, &sides], &[]);

@@ -1,4 +1,4 @@
-//! The list of words, with what each operand is for, stands once, in `words!`; the enum [`Word`], what a call touches, and the
+//! The list of ops, with what each operand is for, stands once, in `ops!`; the enum [`Op`], what a call touches, and the
 //! wrappers of [`super::wrap`] are made from it.
 
 use crate::backend::*;
@@ -6,9 +6,9 @@ use crate::crops::Ragged;
 use crate::mem::{Act, Pool, Span, Stat, State, Weight};
 use crate::params::ParamTable;
 
-/// What a word does with an operand.
+/// What an op does with an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum Use {
     /// Written; earlier content does not matter.
     Set,
     /// Read and written.
@@ -21,9 +21,9 @@ pub enum Access {
     GradOnly,
 }
 
-/// One span a word touches.
+/// One span an op touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Touch {
+pub struct Access {
     pub pool: Pool,
     pub span: Span,
     pub written: bool,
@@ -31,39 +31,39 @@ pub struct Touch {
 
 /// The spans one call touches.
 #[derive(Clone, Copy, Debug)]
-pub struct Touches {
-    list: [Touch; 24],
+pub struct Accesses {
+    list: [Access; 24],
     len: usize,
 }
 
-impl Touches {
-    pub(super) fn new() -> Touches {
-        Touches { list: [Touch { pool: Pool::Acts, span: Span::EMPTY, written: false }; 24], len: 0 }
+impl Accesses {
+    pub(super) fn new() -> Accesses {
+        Accesses { list: [Access { pool: Pool::Acts, span: Span::EMPTY, written: false }; 24], len: 0 }
     }
 
     fn push(&mut self, pool: Pool, span: Span, written: bool) {
         if span.len > 0 {
-            self.list[self.len] = Touch { pool, span, written };
+            self.list[self.len] = Access { pool, span, written };
             self.len += 1;
         }
     }
 
-    /// All of them, in the order of the word's arguments.
-    pub fn all(&self) -> &[Touch] {
+    /// All of them, in the order of the op's arguments.
+    pub fn all(&self) -> &[Access] {
         &self.list[..self.len]
     }
 }
 
-/// Anything a word can be handed.
+/// Anything an op can be handed.
 pub(super) trait Operand {
-    fn touch(&self, access: Access, t: &mut Touches);
+    fn access(&self, access: Use, t: &mut Accesses);
 }
 
 macro_rules! operand {
     ($handle:ty, $pool:expr) => {
         impl Operand for $handle {
-            fn touch(&self, access: Access, t: &mut Touches) {
-                t.push($pool, self.0, access != Access::Get);
+            fn access(&self, access: Use, t: &mut Accesses) {
+                t.push($pool, self.0, access != Use::Get);
             }
         }
     };
@@ -73,28 +73,28 @@ operand!(Stat, Pool::Stats);
 operand!(State, Pool::State);
 
 impl Operand for Weight {
-    fn touch(&self, access: Access, t: &mut Touches) {
-        if access != Access::GradOnly {
+    fn access(&self, access: Use, t: &mut Accesses) {
+        if access != Use::GradOnly {
             t.push(Pool::Weights, self.0, false);
         }
-        if access != Access::Get {
+        if access != Use::Get {
             t.push(Pool::Grads, self.0, true);
         }
     }
 }
 
 impl Operand for Prototypes {
-    fn touch(&self, access: Access, t: &mut Touches) {
-        self.v.touch(access, t);
-        self.scale.touch(Access::Get, t);
+    fn access(&self, access: Use, t: &mut Accesses) {
+        self.v.access(access, t);
+        self.scale.access(Use::Get, t);
     }
 }
 
-/// The optimiser's words touch whole pools.
+/// The optimizer's ops touch whole pools.
 impl Operand for &dyn ParamTable {
-    fn touch(&self, access: Access, t: &mut Touches) {
+    fn access(&self, access: Use, t: &mut Accesses) {
         let len = self.len();
-        if access == Access::GradOnly {
+        if access == Use::GradOnly {
             t.push(Pool::Grads, Span { at: 0, len }, true);
         } else {
             t.push(Pool::Weights, Span { at: 0, len: 2 * len }, true);
@@ -103,8 +103,8 @@ impl Operand for &dyn ParamTable {
     }
 }
 
-/// Calls `$make` with every word: its trait, its operands with their use, its other arguments.
-macro_rules! words {
+/// Calls `$make` with every op: its trait, its operands with their use, its other arguments.
+macro_rules! ops {
     ($make:ident) => {
         $make! {
             Forward {
@@ -122,7 +122,7 @@ macro_rules! words {
                 attention_class(Set y: Act, Set lse: Stat, Get q: Act, Get kv: Act; n: Heads);
                 attention_rows(Set y: Act, Get lse: Stat, Get qkv: Act; queries: usize, n: Heads);
                 gather_class(Set y: Act, Get x: Act; n: Ragged, cols: usize);
-                l2_normalise(Set y: Act, Set norm: Stat, Get x: Act; n: Rows);
+                l2_normalize(Set y: Act, Set norm: Stat, Get x: Act; n: Rows);
                 prototype_scale(Set scale: Stat, Get v: Weight, Get g: Weight; n: Rows);
                 logits(Set y: Act, Get z: Act, Get p: Prototypes; n: Mat);
             }
@@ -138,19 +138,19 @@ macro_rules! words {
                 resize_positions_backward(Get dy: Act, GradOnly table: Weight, Get rows: State, Get cols: State; n: Grid);
                 clear(Set x: Act;);
                 scatter_class_acc(Acc dx_acc: Act, Get dy: Act; n: Ragged, cols: usize);
-                l2_normalise_backward(Set dx: Act, Get dy: Act, Get y: Act, Get norm: Stat; n: Rows);
+                l2_normalize_backward(Set dx: Act, Get dy: Act, Get y: Act, Get norm: Stat; n: Rows);
             }
             Update {
                 zero_grads(;);
                 zero(Set x: State;);
-                teacher_lse(Set lse: Stat, Set entropy: Stat, Get z: Act, Get p: Prototypes, Get centre: State, Get hyper: State; n: LossDims);
+                teacher_lse(Set lse: Stat, Set entropy: Stat, Get z: Act, Get p: Prototypes, Get center: State, Get hyper: State; n: LossDims);
                 dino_loss(Set loss: Stat, Set lse: Stat, Set dz: Act, Get z: Act, Grad student: Prototypes, Get z_teacher: Act,
-                    Get lse_teacher: Stat, Get teacher: Prototypes, Get centre: State, Get hyper: State; n: LossDims);
+                    Get lse_teacher: Stat, Get teacher: Prototypes, Get center: State, Get hyper: State; n: LossDims);
                 sum_rows(Acc sum: State, Get x: Act; n: Rows);
                 sum_stat(Acc sum: State, Get x: Stat;);
                 weight_norm_backward(Grad v: Weight, Grad g: Weight, Get scale: Stat; train_gain: bool, n: Rows);
                 clip(Acc monitor: State, GradOnly table: &dyn ParamTable, Get hyper: State;);
-                commit_centre(Acc centre: State, Acc monitor: State, Get sum: State, Get teacher: Prototypes, Get hyper: State; n: Rows);
+                commit_center(Acc center: State, Acc monitor: State, Get sum: State, Get teacher: Prototypes, Get hyper: State; n: Rows);
                 adamw(Get monitor: State, Acc table: &dyn ParamTable, Get hyper: State;);
                 ema(Get monitor: State, Acc table: &dyn ParamTable, Get hyper: State;);
             }
@@ -158,46 +158,46 @@ macro_rules! words {
     };
 }
 
-macro_rules! make_word {
-    ($($tr:ident { $($word:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
-        /// A word of the vocabulary.
+macro_rules! make_op {
+    ($($tr:ident { $($op:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
+        /// An op of the vocabulary.
         #[allow(non_camel_case_types)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Word { $($($word,)*)* }
+        pub enum Op { $($($op,)*)* }
 
-        impl Word {
+        impl Op {
             /// All of them.
-            pub const ALL: &'static [Word] = &[$($(Word::$word,)*)*];
+            pub const ALL: &'static [Op] = &[$($(Op::$op,)*)*];
 
             /// Its name.
             pub const fn name(self) -> &'static str {
-                match self { $($(Word::$word => stringify!($word),)*)* }
+                match self { $($(Op::$op => stringify!($op),)*)* }
             }
         }
     };
 }
-words!(make_word);
+ops!(make_op);
 
 /// What a call touches, from the list's operands.
-macro_rules! touches {
+macro_rules! accesses {
     ($($use:ident $arg:ident),*) => {{
         #[allow(unused_mut)]
-        let mut t = $crate::backend::Touches::new();
-        $($crate::backend::list::Operand::touch(&$arg, $crate::backend::Access::$use, &mut t);)*
+        let mut t = $crate::backend::Accesses::new();
+        $($crate::backend::list::Operand::access(&$arg, $crate::backend::Use::$use, &mut t);)*
         t
     }};
 }
 
 // Wrappers can borrow what they wrap.
 macro_rules! borrowed {
-    ($($tr:ident { $($word:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
+    ($($tr:ident { $($op:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
         $(impl<O: $tr> $tr for &mut O {
-            $(fn $word(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
-                (**self).$word($($arg,)* $($dim),*);
+            $(fn $op(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
+                (**self).$op($($arg,)* $($dim),*);
             })*
         })*
     };
 }
-words!(borrowed);
+ops!(borrowed);
 
-pub(super) use {touches, words};
+pub(super) use {accesses, ops};

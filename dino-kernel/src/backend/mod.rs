@@ -2,12 +2,12 @@
 //!
 //! Arguments are handles into flat pools; what is written comes first, then what is read, then the dimensions.
 //! Activation gradients are set (`=`), parameter gradients accumulate (`+=`); where an activation gradient accumulates, its
-//! name ends in `_acc`. A gradient lies at its parameter's offset in the pool of gradients, so a backward word names the
+//! name ends in `_acc`. A gradient lies at its parameter's offset in the pool of gradients, so a backward op names the
 //! parameter itself. Every number that changes from step to step is read from a [`State`] span (see [`crate::scalars::hyper`]), so
-//! that a step has fixed addresses and can be captured and replayed. Words cannot fail: the plan has checked every shape;
-//! a device fault is sticky and surfaces when the caller synchronises.
+//! that a step has fixed addresses and can be captured and replayed. Ops cannot fail: the plan has checked every shape;
+//! a device error is sticky and surfaces when the caller synchronizes.
 //!
-//! A fused word is a default method that spells out its parts; a backend overrides it where it can do better.
+//! A fused op is a default method that spells out its parts; a backend overrides it where it can do better.
 
 mod list;
 pub mod reference;
@@ -17,9 +17,9 @@ use crate::crops::Ragged;
 pub use crate::dims::*;
 use crate::mem::{Act, Pool, Stat, State, Weight};
 use crate::params::ParamTable;
-pub use list::{Access, Touch, Touches, Word};
+pub use list::{Access, Accesses, Op, Use};
 
-/// The last layer of one network: directions `v` (K, bottleneck) and, per prototype, `scale` = g / |v|. Normalised prototypes
+/// The last layer of one network: directions `v` (K, bottleneck) and, per prototype, `scale` = g / |v|. Normalized prototypes
 /// are never materialised: logits are (z v^T) * scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prototypes {
@@ -27,7 +27,7 @@ pub struct Prototypes {
     pub scale: Stat,
 }
 
-/// Words of a forward pass. Enough for inference, with the weights in read-only memory.
+/// Ops of a forward pass. Enough for inference, with the weights in read-only memory.
 pub trait Forward {
     /// y = the images' patches as rows, each channel-major (channel, row, column), surplus pixels dropped.
     fn patchify(&mut self, y: Act, x: Act, n: Patches);
@@ -75,14 +75,14 @@ pub trait Forward {
     /// y (crops, C) = the class rows of x.
     fn gather_class(&mut self, y: Act, x: Act, n: Ragged, cols: usize);
     /// y = x / norm, norm = max(|x|, 1e-12) by row.
-    fn l2_normalise(&mut self, y: Act, norm: Stat, x: Act, n: Rows);
+    fn l2_normalize(&mut self, y: Act, norm: Stat, x: Act, n: Rows);
     /// `scale[k] = g[k] / |v[k]|`.
     fn prototype_scale(&mut self, scale: Stat, v: Weight, g: Weight, n: Rows);
     /// y (rows, K) = z v^T * scale. For tests and small heads: training streams the logits instead.
     fn logits(&mut self, y: Act, z: Act, p: Prototypes, n: Mat);
 }
 
-/// Words of a backward pass.
+/// Ops of a backward pass.
 pub trait Backward: Forward {
     /// dx = dy w; dw += dy^T x; db += column sums of dy.
     fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, b: Weight, n: Mat);
@@ -125,16 +125,16 @@ pub trait Backward: Forward {
     /// dx_acc += dy in the class rows.
     fn scatter_class_acc(&mut self, dx_acc: Act, dy: Act, n: Ragged, cols: usize);
     /// dx = (dy - y (y . dy)) / norm; where |x| < 1e-12, dy / norm.
-    fn l2_normalise_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows);
+    fn l2_normalize_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows);
 }
 
-/// Words of an optimisation step.
+/// Ops of an optimization step.
 pub trait Update: Backward {
     /// All gradients = 0.
     fn zero_grads(&mut self);
     /// x = 0.
     fn zero(&mut self, x: State);
-    /// Per teacher row: log-sum-exp over prototypes of x / teacher_temp, x = t - centre, kept as two numbers, lse (rows, 2) =
+    /// Per teacher row: log-sum-exp over prototypes of x / teacher_temp, x = t - center, kept as two numbers, lse (rows, 2) =
     /// (max x, ln sum exp((x - max) / teacher_temp)); and the entropy of that softmax. Streams over K.
     fn teacher_lse(
         &mut self,
@@ -142,12 +142,12 @@ pub trait Update: Backward {
         entropy: Stat,
         z: Act,
         p: Prototypes,
-        centre: State,
+        center: State,
         hyper: State,
         n: LossDims,
     );
-    /// The centred, sharpened cross-entropy. Per student row: loss = sum over its teachers of -sum_k q_k log p_k (not yet divided);
-    /// dz = the gradient of the mean; the *raw* product gradient dL/d(normalised prototype) accumulates at `student.v`
+    /// The centerd, sharpened cross-entropy. Per student row: loss = sum over its teachers of -sum_k q_k log p_k (not yet divided);
+    /// dz = the gradient of the mean; the *raw* product gradient dL/d(normalized prototype) accumulates at `student.v`
     /// (see [`Update::weight_norm_backward`]). The teacher's softmax is rebuilt from `lse_teacher`; both lse are (rows, 2) as in
     /// [`Update::teacher_lse`]. Streams over K.
     fn dino_loss(
@@ -160,11 +160,11 @@ pub trait Update: Backward {
         z_teacher: Act,
         lse_teacher: Stat,
         teacher: Prototypes,
-        centre: State,
+        center: State,
         hyper: State,
         n: LossDims,
     );
-    /// sum (cols) += column sums of x: the teacher's unit bottleneck rows, from which the centre's batch mean follows by linearity.
+    /// sum (cols) += column sums of x: the teacher's unit bottleneck rows, from which the center's batch mean follows by linearity.
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows);
     /// `sum[at] +=` sum of x, for the monitors.
     fn sum_stat(&mut self, sum: State, x: Stat);
@@ -174,8 +174,8 @@ pub trait Update: Backward {
     /// Per tensor g *= min(1, clip / (|g| + 1e-6)); monitor gets the global norm before clipping and whether the step is
     /// finite: loss and gradients are, and no step before has set HALTED. If they are not, HALTED is set.
     fn clip(&mut self, monitor: State, table: &dyn ParamTable, hyper: State);
-    /// centre += rate (mean teacher logit - centre), the mean being (sum / rows) v^T * scale. Nothing if the step is not finite.
-    fn commit_centre(&mut self, centre: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows);
+    /// center += rate (mean teacher logit - center), the mean being (sum / rows) v^T * scale. Nothing if the step is not finite.
+    fn commit_center(&mut self, center: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows);
     /// Decoupled weight decay and Adam by the table's roles. Nothing if the step is not finite; last layer skipped while frozen.
     fn adamw(&mut self, monitor: State, table: &dyn ParamTable, hyper: State);
     /// teacher += (1 - momentum) (student - teacher), every parameter. Nothing if the step is not finite.

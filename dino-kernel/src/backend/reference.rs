@@ -1,4 +1,4 @@
-//! The reference backend: the vocabulary over caller slices, one line per word into `ops/`, generic over f32 and f64.
+//! The reference backend: the vocabulary over caller slices, one line per op into `ops/`, generic over f32 and f64.
 //!
 //! A handle becomes a slice through `core`'s checked `get_disjoint_mut`, so there is no `unsafe`, and overlap is refused.
 
@@ -31,7 +31,7 @@ pub type Train<'a, T> = Reference<'a, T, &'a mut [T]>;
 fn split<T, const N: usize>(pool: &mut [T], spans: [Span; N]) -> [&mut [T]; N] {
     match pool.get_disjoint_mut(spans.map(Span::range)) {
         Ok(parts) => parts,
-        Err(_) => panic!("the plan hands a word overlapping or out-of-pool spans: {spans:?}"),
+        Err(_) => panic!("the plan hands an op overlapping or out-of-pool spans: {spans:?}"),
     }
 }
 
@@ -98,7 +98,7 @@ impl<T: Real, W: Deref<Target = [T]>> Forward for Reference<'_, T, W> {
         ops::embed::gather_class(y, x, n, cols);
     }
 
-    fn l2_normalise(&mut self, y: Act, norm: Stat, x: Act, n: Rows) {
+    fn l2_normalize(&mut self, y: Act, norm: Stat, x: Act, n: Rows) {
         let [y, x] = split(self.acts, [y.0, x.0]);
         ops::norm::l2_forward(y, &mut self.stats[norm.range()], x, n);
     }
@@ -198,7 +198,7 @@ impl<T: Real, W: DerefMut<Target = [T]>> Backward for Reference<'_, T, W> {
         ops::embed::scatter_class_acc(dx, dy, n, cols);
     }
 
-    fn l2_normalise_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows) {
+    fn l2_normalize_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows) {
         let [dx, dy, y] = split(self.acts, [dx.0, dy.0, y.0]);
         ops::norm::l2_backward(dx, dy, y, &self.stats[norm.range()], n);
     }
@@ -219,13 +219,13 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         entropy: Stat,
         z: Act,
         p: Prototypes,
-        centre: State,
+        center: State,
         hyper: State,
         n: LossDims,
     ) {
         let [lse, entropy, scale] = split(self.stats, [lse.0, entropy.0, p.scale.0]);
-        let (centre, h) = (&self.state[centre.range()], &self.state[hyper.range()]);
-        ops::loss::teacher_lse(lse, entropy, &self.acts[z.range()], &self.weights[p.v.range()], scale, centre, h, n);
+        let (center, h) = (&self.state[center.range()], &self.state[hyper.range()]);
+        ops::loss::teacher_lse(lse, entropy, &self.acts[z.range()], &self.weights[p.v.range()], scale, center, h, n);
     }
 
     fn dino_loss(
@@ -238,7 +238,7 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         z_teacher: Act,
         lse_teacher: Stat,
         teacher: Prototypes,
-        centre: State,
+        center: State,
         hyper: State,
         n: LossDims,
     ) {
@@ -247,8 +247,8 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
             split(self.stats, [loss.0, lse.0, lse_teacher.0, student.scale.0, teacher.scale.0]);
         let (v, vt) = (&self.weights[student.v.range()], &self.weights[teacher.v.range()]);
         let dw = &mut self.grads[student.v.range()];
-        let (centre, h) = (&self.state[centre.range()], &self.state[hyper.range()]);
-        ops::loss::forward_backward(loss, lse, dz, dw, z, v, scale, zt, lse_t, vt, scale_t, centre, h, n);
+        let (center, h) = (&self.state[center.range()], &self.state[hyper.range()]);
+        ops::loss::forward_backward(loss, lse, dz, dw, z, v, scale, zt, lse_t, vt, scale_t, center, h, n);
     }
 
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
@@ -287,12 +287,12 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         m[monitor::GRAD_NORM] = T::of(libm::sqrt(total));
     }
 
-    fn commit_centre(&mut self, centre: State, m: State, sum: State, teacher: Prototypes, hyper: State, _n: Rows) {
-        let [centre, m, sum, h] = split(self.state, [centre.0, m.0, sum.0, hyper.0]);
+    fn commit_center(&mut self, center: State, m: State, sum: State, teacher: Prototypes, hyper: State, _n: Rows) {
+        let [center, m, sum, h] = split(self.state, [center.0, m.0, sum.0, hyper.0]);
         if m[monitor::FINITE] == T::ONE {
             let (v, scale) = (&self.weights[teacher.v.range()], &self.stats[teacher.scale.range()]);
-            ops::loss::commit_centre(centre, sum, v, scale, h);
-            m[monitor::CENTRE_NORM] = T::of(libm::sqrt(ops::sum_squares(centre)));
+            ops::loss::commit_center(center, sum, v, scale, h);
+            m[monitor::CENTER_NORM] = T::of(libm::sqrt(ops::sum_squares(center)));
         }
     }
 

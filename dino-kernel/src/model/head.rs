@@ -1,5 +1,5 @@
-//! The projection head (paper, section 3.1 and appendix C): Linear-GELU-…-Linear to the bottleneck, l2 normalisation, then K weight-normalised
-//! prototypes without bias. The prototypes themselves meet the rows inside the loss words, which stream over K.
+//! The projection head (paper, section 3.1 and appendix C): Linear-GELU-…-Linear to the bottleneck, l2 normalization, then K weight-normalized
+//! prototypes without bias. The prototypes themselves meet the rows inside the loss ops, which stream over K.
 
 use crate::backend::{Backward, Forward, Mat, Prototypes, Rows};
 use crate::mem::{Act, Cursor, Pool, Span, Stat, Weight};
@@ -14,11 +14,11 @@ pub const MAX_LAYERS: usize = 8;
 pub struct Head {
     /// Width of the backbone's output.
     pub inp: usize,
-    /// Linear layers before the l2 normalisation, 1..=8; published 3.
+    /// Linear layers before the l2 normalization, 1..=8; published 3.
     pub layers: usize,
     /// Width between them; published 2048.
     pub hidden: usize,
-    /// Width of the normalised rows; published 256.
+    /// Width of the normalized rows; published 256.
     pub bottleneck: usize,
     /// K; published 65536.
     pub prototypes: usize,
@@ -50,8 +50,8 @@ impl HeadWeights {
 #[derive(Clone, Copy, Debug)]
 pub struct HeadActs {
     pub rows: usize,
-    pre: [Act; MAX_LAYERS],
-    hid: [Act; MAX_LAYERS],
+    linear: [Act; MAX_LAYERS],
+    gelu: [Act; MAX_LAYERS],
     bottleneck: Act,
     /// Unit rows (rows, bottleneck): what the loss reads.
     pub z: Act,
@@ -59,7 +59,7 @@ pub struct HeadActs {
 }
 
 impl HeadActs {
-    /// Rows before normalisation (rows, bottleneck).
+    /// Rows before normalization (rows, bottleneck).
     pub const fn bottleneck(&self) -> Act {
         self.bottleneck
     }
@@ -69,7 +69,7 @@ impl HeadActs {
         for i in 0..MAX_LAYERS {
             // Where nothing is saved, later layers write where earlier ones did.
             let new = |all: &[Act; MAX_LAYERS]| if all[..i].contains(&all[i]) { Span::EMPTY } else { all[i].0 };
-            let spans = [("pre", Pool::Acts, new(&self.pre)), ("hid", Pool::Acts, new(&self.hid))];
+            let spans = [("linear", Pool::Acts, new(&self.linear)), ("gelu", Pool::Acts, new(&self.gelu))];
             pass_on(f, part, "head.layer.", i, spans);
         }
         let spans = [
@@ -87,7 +87,7 @@ impl HeadGrads {
         let spans = [
             ("head.dz", Pool::Acts, self.dz.0),
             ("head.d_bottleneck", Pool::Acts, self.d_bottleneck.0),
-            ("head.d_hid", Pool::Acts, self.d_hid.0),
+            ("head.d_gelu", Pool::Acts, self.d_gelu.0),
         ];
         pass_on(f, part, "", 0, spans);
     }
@@ -99,7 +99,7 @@ pub struct HeadGrads {
     /// The gradient of the unit rows, set by the loss.
     pub dz: Act,
     d_bottleneck: Act,
-    d_hid: Act,
+    d_gelu: Act,
 }
 
 impl Head {
@@ -128,7 +128,7 @@ impl Head {
             Name { part: "head.", list: "", index: 0, leaf }
         }
         let g = spec(name("last_layer.weight_g"), [k, 1], Init::Ones, gain, c);
-        // Created after the head's own initialiser has run, so it keeps the linear layer's default.
+        // Created after the head's own initializer has run, so it keeps the linear layer's default.
         let v = spec(name("last_layer.weight_v"), [k, b], Init::FanIn(b), Role::Decay, c);
         [Spec { last_layer: true, ..g }, Spec { last_layer: true, ..v }]
     }
@@ -154,24 +154,24 @@ impl Head {
 
     /// Where a pass over `rows` rows writes; without `save` two layers' outputs take turns.
     pub const fn acts(&self, rows: usize, save: bool, a: &mut Cursor, s: &mut Cursor) -> HeadActs {
-        let (mut pre, mut hid, mut i) = ([Act::EMPTY; MAX_LAYERS], [Act::EMPTY; MAX_LAYERS], 0);
+        let (mut linear, mut gelu, mut i) = ([Act::EMPTY; MAX_LAYERS], [Act::EMPTY; MAX_LAYERS], 0);
         while i + 1 < self.layers {
             let reuse = !save && i >= 2;
-            pre[i] = if !save && i > 0 { pre[0] } else { a.act(rows * self.hidden) };
-            hid[i] = if reuse { hid[i - 2] } else { a.act(rows * self.hidden) };
+            linear[i] = if !save && i > 0 { linear[0] } else { a.act(rows * self.hidden) };
+            gelu[i] = if reuse { gelu[i - 2] } else { a.act(rows * self.hidden) };
             i += 1;
         }
         let width = rows * self.bottleneck;
-        HeadActs { rows, pre, hid, bottleneck: a.act(width), z: a.act(width), norm: s.stat(rows) }
+        HeadActs { rows, linear, gelu, bottleneck: a.act(width), z: a.act(width), norm: s.stat(rows) }
     }
 
     /// Scratch of a backward pass over `rows` rows.
     pub const fn grads(&self, rows: usize, a: &mut Cursor) -> HeadGrads {
         let (width, hidden) = (rows * self.bottleneck, if self.layers > 1 { rows * self.hidden } else { 0 });
-        HeadGrads { dz: a.act(width), d_bottleneck: a.act(width), d_hid: a.act(hidden) }
+        HeadGrads { dz: a.act(width), d_bottleneck: a.act(width), d_gelu: a.act(hidden) }
     }
 
-    /// The prototypes as the loss words take them.
+    /// The prototypes as the loss ops take them.
     pub const fn prototypes(&self, w: &HeadWeights, scale: Stat) -> Prototypes {
         Prototypes { v: w.v, scale }
     }
@@ -188,18 +188,18 @@ impl Head {
             let [weight, bias] = w.mlp[i];
             let n = self.mat(i, a.rows);
             if i + 1 < self.layers {
-                o.linear_gelu(a.hid[i], a.pre[i], x, weight, bias, n);
-                x = a.hid[i];
+                o.linear_gelu(a.gelu[i], a.linear[i], x, weight, bias, n);
+                x = a.gelu[i];
             } else {
                 o.linear(a.bottleneck, x, weight, bias, n);
             }
         }
-        o.l2_normalise(a.z, a.norm, a.bottleneck, Rows { rows: a.rows, cols: self.bottleneck });
+        o.l2_normalize(a.z, a.norm, a.bottleneck, Rows { rows: a.rows, cols: self.bottleneck });
     }
 
     /// `g.dz` to dx (rows, C), parameters accumulating.
     pub fn backward<O: Backward>(&self, o: &mut O, w: &HeadWeights, a: &HeadActs, g: &HeadGrads, dx: Act, x: Act) {
-        o.l2_normalise_backward(g.d_bottleneck, g.dz, a.z, a.norm, Rows { rows: a.rows, cols: self.bottleneck });
+        o.l2_normalize_backward(g.d_bottleneck, g.dz, a.z, a.norm, Rows { rows: a.rows, cols: self.bottleneck });
         let mut dy = g.d_bottleneck;
         for i in (0..self.layers).rev() {
             let [weight, bias] = w.mlp[i];
@@ -207,10 +207,10 @@ impl Head {
             if i == 0 {
                 o.linear_backward(dx, dy, x, weight, bias, n);
             } else {
-                o.linear_backward(g.d_hid, dy, a.hid[i - 1], weight, bias, n);
+                o.linear_backward(g.d_gelu, dy, a.gelu[i - 1], weight, bias, n);
                 // The hidden row has met its weight's gradient and is dead: its place takes the next gradient.
-                o.gelu_backward(a.hid[i - 1], g.d_hid, a.pre[i - 1]);
-                dy = a.hid[i - 1];
+                o.gelu_backward(a.gelu[i - 1], g.d_gelu, a.linear[i - 1]);
+                dy = a.gelu[i - 1];
             }
         }
     }

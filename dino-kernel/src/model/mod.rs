@@ -10,7 +10,7 @@ pub use vit::Vit;
 use crate::mem::{Cursor, Weight};
 use crate::params::{ParamTable, Spec};
 
-/// Every parameter of one network, backbone first: the single source of offsets, initialisers, roles and checkpoint keys.
+/// Every parameter of one network, backbone first: the single source of offsets, initializers, roles and checkpoint keys.
 /// The teacher has the same table, [`Table::len`] elements further on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Table {

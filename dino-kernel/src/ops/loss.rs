@@ -1,6 +1,6 @@
 //! The DINO loss (paper, eq. 3 and section 3.1): cross-entropy of every student crop with every other teacher crop.
 //!
-//! Logits of prototype k: s_k = (z . v_k) scale_k. Teacher: q = softmax((t - centre) / T_t); student: p = softmax(s / T_s).
+//! Logits of prototype k: s_k = (z . v_k) scale_k. Teacher: q = softmax((t - center) / T_t); student: p = softmax(s / T_s).
 //! loss = 1 / (B pairs) sum over images b, teachers i, views v != i of -sum_k q_ik log p_vk, pairs = teachers (V - 1).
 //! With Q_v = sum of q_i over i != v and n_v how many those are:
 //!   loss of a row = sum_k Q_vk (lse_v - s_vk / T_s);   dL/ds_v = (n_v p_v - Q_v) / (T_s B pairs).
@@ -55,7 +55,7 @@ fn below<T: Real>(lse: [T; 2], x: T, slope: T) -> T {
     (lse[0] - x) * slope + lse[1]
 }
 
-/// lse (teachers * images, 2: see above), entropy (teachers * images); z (teachers * images, bottleneck); v (K, bottleneck); scale, centre (K).
+/// lse (teachers * images, 2: see above), entropy (teachers * images); z (teachers * images, bottleneck); v (K, bottleneck); scale, center (K).
 /// The entropy is a sum of non-negative terms q (lse - x), so that a nearly one-hot row keeps its digits.
 pub fn teacher_lse<T: Real>(
     lse: &mut [T],
@@ -63,12 +63,12 @@ pub fn teacher_lse<T: Real>(
     z: &[T],
     v: &[T],
     scale: &[T],
-    centre: &[T],
+    center: &[T],
     h: &[T],
     n: LossDims,
 ) {
     let (c, sharpen) = (n.bottleneck, h[hyper::INV_TEACHER_TEMP]);
-    let score = |row: usize, k: usize| dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k] - centre[k];
+    let score = |row: usize, k: usize| dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k] - center[k];
     for row in 0..n.teachers * n.images {
         let mut sum = LogSumExp::new(sharpen);
         for k in 0..n.prototypes {
@@ -84,7 +84,7 @@ pub fn teacher_lse<T: Real>(
     }
 }
 
-/// loss (rows), lse (rows, 2) and dz (rows, bottleneck) are set; `dw` (K, bottleneck) accumulates the gradient of the normalised prototypes.
+/// loss (rows), lse (rows, 2) and dz (rows, bottleneck) are set; `dw` (K, bottleneck) accumulates the gradient of the normalized prototypes.
 pub fn forward_backward<T: Real>(
     loss: &mut [T],
     lse: &mut [T],
@@ -97,7 +97,7 @@ pub fn forward_backward<T: Real>(
     lse_teacher: &[T],
     v_teacher: &[T],
     scale_teacher: &[T],
-    centre: &[T],
+    center: &[T],
     h: &[T],
     n: LossDims,
 ) {
@@ -123,7 +123,7 @@ pub fn forward_backward<T: Real>(
                 let row = i * n.images + image;
                 for (k, target) in tile.clone().zip(targets) {
                     let t = dot(&z_teacher[row * c..][..c], &v_teacher[k * c..][..c]) * scale_teacher[k];
-                    *target = (-below(lse_teacher[row], t - centre[k], sharpen)).exp();
+                    *target = (-below(lse_teacher[row], t - center[k], sharpen)).exp();
                 }
             }
             for view in 0..n.views {
@@ -148,12 +148,12 @@ pub fn forward_backward<T: Real>(
     }
 }
 
-/// centre += rate (mean - centre), `mean[k] = (sum . v_k) scale_k / rows`: the mean teacher logit, by linearity.
+/// center += rate (mean - center), `mean[k] = (sum . v_k) scale_k / rows`: the mean teacher logit, by linearity.
 #[inline(always)]
-pub fn commit_centre<T: Real>(centre: &mut [T], sum: &[T], v: &[T], scale: &[T], h: &[T]) {
+pub fn commit_center<T: Real>(center: &mut [T], sum: &[T], v: &[T], scale: &[T], h: &[T]) {
     let c = sum.len();
-    for (k, (centre, &scale)) in centre.iter_mut().zip(scale).enumerate() {
+    for (k, (center, &scale)) in center.iter_mut().zip(scale).enumerate() {
         let mean = dot(sum, &v[k * c..][..c]) * scale * h[hyper::INV_TEACHER_ROWS];
-        *centre += h[hyper::CENTRE_RATE] * (mean - *centre);
+        *center += h[hyper::CENTER_RATE] * (mean - *center);
     }
 }

@@ -1,6 +1,6 @@
 //! The operations, one file each: formula, forward, backward, over plain slices and generic over f32 and f64.
 //!
-//! Reductions run in sixteen lanes that are added in a fixed order, so that they vectorise and still give the same bits
+//! Reductions run in sixteen lanes that are added in a fixed order, so that they vectorize and still give the same bits
 //! everywhere.
 
 pub mod attention;

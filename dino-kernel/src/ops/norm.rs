@@ -1,4 +1,4 @@
-//! l2 normalisation of the bottleneck, and weight normalisation of the prototypes.
+//! l2 normalization of the bottleneck, and weight normalization of the prototypes.
 //!
 //! l2: y = x / max(|x|, 1e-12);  dx = (dy - y (y . dy)) / |x|.
 //! Weight norm: `W[k] = g[k] v[k] / |v[k]|`, no epsilon. With v^ = v / |v|:
@@ -8,7 +8,7 @@ use super::{axpy, dot};
 use crate::dims::Rows;
 use crate::real::Real;
 
-/// The published guard of the l2 normalisation.
+/// The published guard of the l2 normalization.
 pub const FLOOR: f64 = 1e-12;
 
 /// The norm of a row whose squares may overflow or underflow in T: scaled by its largest element first.

@@ -1,4 +1,4 @@
-//! The position table for another grid: separable bicubic resampling (a = -0.75, half-pixel centres, taps clamped at the edge,
+//! The position table for another grid: separable bicubic resampling (a = -0.75, half-pixel centers, taps clamped at the edge,
 //! no anti-aliasing) as two small matrices that are data, so that no backend knows the kernel.
 //!
 //! y[i, j] = sum over (p, q) of rows[i, p] cols[j, q] table[p, q]. The backward is the transpose.
@@ -10,7 +10,7 @@ use crate::real::Real;
 
 /// How the sampling grid is stretched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub enum Interpolation {
     /// src = (dst + 0.5) n_in / (n_out + 0.1) - 0.5: the published recipe.
     Published,
     /// src = (dst + 0.5) n_in / n_out - 0.5: what resizing to a size does.
@@ -31,9 +31,9 @@ fn cubic(t: f64) -> [f64; 4] {
 }
 
 /// m (n_out, n_in): one axis of the resampling; `None` for the identity.
-pub fn matrix<T: Real>(m: &mut [T], n_in: usize, n_out: usize, dialect: Option<Dialect>) {
+pub fn matrix<T: Real>(m: &mut [T], n_in: usize, n_out: usize, interpolation: Option<Interpolation>) {
     m.fill(T::ZERO);
-    let stretched = match dialect {
+    let stretched = match interpolation {
         None => {
             assert!(n_in == n_out, "the identity is square");
             for i in 0..n_out {
@@ -41,8 +41,8 @@ pub fn matrix<T: Real>(m: &mut [T], n_in: usize, n_out: usize, dialect: Option<D
             }
             return;
         }
-        Some(Dialect::Published) => n_out as f64 + 0.1,
-        Some(Dialect::Size) => n_out as f64,
+        Some(Interpolation::Published) => n_out as f64 + 0.1,
+        Some(Interpolation::Size) => n_out as f64,
     };
     for o in 0..n_out {
         let source = (o as f64 + 0.5) * n_in as f64 / stretched - 0.5;

@@ -19,7 +19,7 @@ pub enum PlanError {
     Zero(&'static str),
     /// C is not a multiple of the number of heads.
     Heads { dim: usize, heads: usize },
-    /// A head is wider than the attention words take.
+    /// A head is wider than the attention ops take.
     HeadDim { dim: usize, heads: usize, most: usize },
     /// The head's input is not the backbone's width.
     HeadInput { dim: usize, inp: usize },

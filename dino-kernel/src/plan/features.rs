@@ -18,7 +18,7 @@ pub struct FeaturePlan {
     /// The crops, every group (count, channels, height, width). A pass writes over them.
     pub pixels: Act,
     /// The same as patch rows, until the first block.
-    pub cols: Act,
+    pub patches: Act,
     pub positions: PositionActs,
     pub acts: VitActs,
     /// Room for attention rows, on request.
@@ -45,8 +45,8 @@ impl FeaturePlan {
         let mut early = a;
         let pixels = early.act(crops.pixels() * backbone.channels);
         let acts = backbone.acts(crops, positions, output, Save::Nothing, State::EMPTY, &mut a, &mut s);
-        early.next = max(early.next, acts.embedded().next_multiple_of(Cursor::ALIGN));
-        let cols = early.act(crops.patches(backbone.patch) * backbone.patch_len());
+        early.next = max(early.next, acts.end_of_embedded().next_multiple_of(Cursor::ALIGN));
+        let patches = early.act(crops.patches(backbone.patch) * backbone.patch_len());
         let (mut rows, mut i) = (0, 0);
         while i < crops.len() {
             let n = 1 + crops.group(i).patches(backbone.patch);
@@ -68,7 +68,7 @@ impl FeaturePlan {
             head_dim: backbone.dim / backbone.heads,
             widest: backbone.widest(),
         };
-        Ok(FeaturePlan { backbone, weights, pixels, cols, positions, acts, attention, pools })
+        Ok(FeaturePlan { backbone, weights, pixels, patches, positions, acts, attention, pools })
     }
 
     /// What the state pool holds.
@@ -85,8 +85,8 @@ impl FeaturePlan {
     /// The same; `each` as in [`Vit::forward_each`].
     fn forward_each<O: Forward>(&self, o: &mut O, each: impl FnMut(&mut O, usize, Act)) {
         self.backbone.resize_positions(o, &self.weights, &self.positions);
-        o.patchify(self.cols, self.pixels, self.backbone.patches(self.acts.crops()));
-        self.backbone.forward_each(o, &self.weights, &self.acts, self.cols, each);
+        o.patchify(self.patches, self.pixels, self.backbone.patches(self.acts.crops()));
+        self.backbone.forward_each(o, &self.weights, &self.acts, self.patches, each);
     }
 }
 

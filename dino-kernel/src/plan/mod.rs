@@ -1,4 +1,4 @@
-//! Where everything lies: the memory plan of a training step and, in `plan/features.rs`, of a forward pass. Plans can fail, words cannot.
+//! Where everything lies: the memory plan of a training step and, in `plan/features.rs`, of a forward pass. Plans can fail, ops cannot.
 
 mod check;
 mod features;
@@ -24,7 +24,7 @@ pub struct Config {
     pub head: Head,
     /// Crops of *one* image; the first group holds the teacher's (global) views.
     pub views: Crops,
-    /// Images of an optimisation step.
+    /// Images of an optimization step.
     pub batch: usize,
     /// Images that go through the model at once; divides `batch`.
     pub micro_batch: usize,
@@ -77,14 +77,14 @@ pub struct Network {
     pub scale: Stat,
 }
 
-/// The student's way through some views of a micro-batch and back. Passes take turns in the same room; of `cols`, `loss`, `lse` and
+/// The student's way through some views of a micro-batch and back. Passes take turns in the same room; of `patches`, `loss`, `lse` and
 /// the stochastic-depth scales each has its own part.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass {
     /// Which views, and what the loss makes of them: images * views rows.
     pub dims: LossDims,
     /// The crops' patches as rows (patches, patch_len).
-    pub cols: Act,
+    pub patches: Act,
     pub acts: VitActs,
     pub head: HeadActs,
     pub grads: VitGrads,
@@ -101,10 +101,10 @@ pub struct Plan {
     pub config: Config,
     pub table: Table,
     pub pools: Pools,
-    /// The micro-batch's crops, every group (count, channels, height, width), view-major within a group. Later words write over them.
+    /// The micro-batch's crops, every group (count, channels, height, width), view-major within a group. Later ops write over them.
     pub pixels: Act,
     /// The same as patch rows.
-    pub cols: Act,
+    pub patches: Act,
     /// Stochastic-depth scales of a micro-batch, pass by pass (depth, branches, crops); empty without.
     pub drop: State,
     pub student: Network,
@@ -113,14 +113,14 @@ pub struct Plan {
     pub teacher_acts: VitActs,
     pub teacher_head: HeadActs,
     /// Where the room that the student's passes share begins.
-    room: (Cursor, Cursor),
+    scratch: (Cursor, Cursor),
     /// One a row of the student, all passes.
     pub loss: Stat,
     /// As [`Pass::lse`], all passes.
     pub lse: Stat,
     pub lse_teacher: Stat,
     pub entropy: Stat,
-    pub centre: State,
+    pub center: State,
     /// Sum of the teacher's unit rows so far in this step.
     pub teacher_sum: State,
     pub hyper: State,
@@ -154,7 +154,7 @@ impl Plan {
 
         // What outlives a pass comes first; the pixels, which are dead once they are patch rows, the teacher's pass and the student's
         // then share the rest, for they take turns.
-        let cols = a.act(crops.patches(vit.patch) * vit.patch_len());
+        let patches = a.act(crops.patches(vit.patch) * vit.patch_len());
         let positions = vit.positions(crops, &mut a, &mut t);
         let positions_teacher = vit.positions(globals, &mut a, &mut t);
         let teacher_head = head.acts(rows_teacher, false, &mut a, &mut s);
@@ -167,14 +167,14 @@ impl Plan {
         };
         let (loss, lse) = (s.stat(rows), s.stat(2 * rows));
         let (lse_teacher, entropy) = (s.stat(2 * rows_teacher), s.stat(rows_teacher));
-        let room = (a, s);
+        let scratch = (a, s);
         let mut input = a;
         let pixels = input.act(crops.pixels() * vit.channels);
         let teacher_acts =
             vit.acts(globals, positions_teacher, Output::Class, Save::Nothing, State::EMPTY, &mut a, &mut s);
 
         let drop = t.state(if drop_path { vit.depth * 2 * rows } else { 0 });
-        let (centre, teacher_sum) = (t.state(head.prototypes), t.state(head.bottleneck));
+        let (center, teacher_sum) = (t.state(head.prototypes), t.state(head.bottleneck));
         let (hyper, monitor) = (t.state(hyper::LEN), t.state(monitor::LEN));
         let pools = Pools {
             weights: 2 * table.len(),
@@ -194,18 +194,18 @@ impl Plan {
             table,
             pools,
             pixels,
-            cols,
+            patches,
             drop,
             student,
             teacher,
             teacher_acts,
             teacher_head,
-            room,
+            scratch,
             loss,
             lse,
             lse_teacher,
             entropy,
-            centre,
+            center,
             teacher_sum,
             hyper,
             monitor,
@@ -250,7 +250,7 @@ impl Plan {
     /// The pass that begins with view `first`, and where what it takes of activations and statistics ends.
     const fn pass(&self, first: usize) -> (Pass, (Cursor, Cursor)) {
         let Config { views, micro_batch, recompute, .. } = self.config;
-        let (vit, head, (mut a, mut s)) = (&self.table.backbone, &self.table.head, self.room);
+        let (vit, head, (mut a, mut s)) = (&self.table.backbone, &self.table.head, self.scratch);
         let n = self.views_at_once(first);
         let (before, crops) = (times(views.part(0, first), micro_batch), times(views.part(first, n), micro_batch));
         let (row, rows) = (before.count(), crops.count());
@@ -262,8 +262,8 @@ impl Plan {
         let head_acts = head.acts(rows, true, &mut a, &mut s);
         let pass = Pass {
             dims: LossDims { first_view: first, views: n, ..self.loss_dims() },
-            cols: self
-                .cols
+            patches: self
+                .patches
                 .part(before.patches(vit.patch) * vit.patch_len(), crops.patches(vit.patch) * vit.patch_len()),
             acts,
             head: head_acts,
@@ -313,9 +313,9 @@ impl Plan {
     }
 
     /// The patch rows of the global crops.
-    pub const fn teacher_cols(&self) -> Act {
+    pub const fn teacher_patches(&self) -> Act {
         let patches = self.teacher_acts.crops().patches(self.table.backbone.patch);
-        self.cols.part(0, patches * self.table.backbone.patch_len())
+        self.patches.part(0, patches * self.table.backbone.patch_len())
     }
 
     /// What the state pool holds before the first step: the position matrices; all else is zero.

@@ -13,7 +13,7 @@ impl Plan {
     pub fn visit_spans(&self, mut f: impl FnMut(Option<usize>, Name, Pool, Span)) {
         let depth = self.table.backbone.depth;
         let mut step = |name, pool, span| f(None, name, pool, span);
-        let spans = [("pixels", Pool::Acts, self.pixels.0), ("cols", Pool::Acts, self.cols.0)];
+        let spans = [("pixels", Pool::Acts, self.pixels.0), ("patches", Pool::Acts, self.patches.0)];
         pass_on(&mut step, "step.", "", 0, spans);
         for (part, n) in [("teacher.", &self.teacher), ("student.", &self.student)] {
             n.positions.visit(part, &mut step);
@@ -27,7 +27,7 @@ impl Plan {
             ("lse", Pool::Stats, self.lse.0),
             ("lse_teacher", Pool::Stats, self.lse_teacher.0),
             ("entropy", Pool::Stats, self.entropy.0),
-            ("centre", Pool::State, self.centre.0),
+            ("center", Pool::State, self.center.0),
             ("teacher_sum", Pool::State, self.teacher_sum.0),
             ("hyper", Pool::State, self.hyper.0),
             ("monitor", Pool::State, self.monitor.0),

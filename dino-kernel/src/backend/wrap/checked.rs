@@ -1,6 +1,6 @@
 //! Spans in range and disjoint, the first number that is not finite named.
 
-use crate::backend::list::{touches, words};
+use crate::backend::list::{accesses, ops};
 use crate::backend::*;
 use crate::crops::Ragged;
 use crate::mem::{Act, Pool, Stat, State, Weight};
@@ -8,56 +8,56 @@ use crate::params::ParamTable;
 
 /// The first thing a [`Checked`] backend found wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum Violation {
     /// A span reaches past its pool.
-    Range(Touch),
+    Range(Access),
     /// A written span overlaps another operand of the same call.
-    Overlap(Touch, Touch),
+    Overlap(Access, Access),
     /// A written span holds a number that is not finite at this element.
-    NonFinite(Touch, usize),
+    NonFinite(Access, usize),
 }
 
 /// Refuses calls whose spans overlap or leave their pools, and notes the first number that is not finite.
 pub struct Checked<O> {
     pub inner: O,
-    /// The first fault, the word, and how many words had been said before it.
-    pub fault: Option<(Fault, Word, u64)>,
+    /// The first violation, the op, and how many ops had been said before it.
+    pub violation: Option<(Violation, Op, u64)>,
     calls: u64,
 }
 
 impl<O: Memory> Checked<O> {
     pub fn new(inner: O) -> Self {
-        Checked { inner, fault: None, calls: 0 }
+        Checked { inner, violation: None, calls: 0 }
     }
 
-    /// Words said so far.
+    /// Ops said so far.
     pub fn calls(&self) -> u64 {
         self.calls
     }
 
-    fn note(&mut self, fault: Fault, word: Word) {
-        if self.fault.is_none() {
-            self.fault = Some((fault, word, self.calls));
+    fn note(&mut self, violation: Violation, op: Op) {
+        if self.violation.is_none() {
+            self.violation = Some((violation, op, self.calls));
         }
     }
 
-    fn before(&mut self, word: Word, t: &Touches) {
+    fn before(&mut self, op: Op, t: &Accesses) {
         self.calls += 1;
         for (i, &x) in t.all().iter().enumerate() {
             if x.span.at + x.span.len > self.inner.len(x.pool) {
-                self.note(Fault::Range(x), word);
+                self.note(Violation::Range(x), op);
             }
             for &y in &t.all()[..i] {
                 let apart = x.span.at + x.span.len <= y.span.at || y.span.at + y.span.len <= x.span.at;
                 if x.pool == y.pool && (x.written || y.written) && !apart {
-                    self.note(Fault::Overlap(x, y), word);
+                    self.note(Violation::Overlap(x, y), op);
                 }
             }
         }
     }
 
-    fn after(&mut self, word: Word, t: &Touches) {
-        if self.fault.is_some() {
+    fn after(&mut self, op: Op, t: &Accesses) {
+        if self.violation.is_some() {
             return;
         }
         for &x in t.all().iter().filter(|x| x.written) {
@@ -66,7 +66,7 @@ impl<O: Memory> Checked<O> {
                 let part = &mut buffer[..(x.span.len - at).min(256)];
                 self.inner.read(x.pool, x.span.at + at, part);
                 if let Some(i) = part.iter().position(|v| !v.is_finite()) {
-                    return self.note(Fault::NonFinite(x, at + i), word);
+                    return self.note(Violation::NonFinite(x, at + i), op);
                 }
             }
         }
@@ -88,15 +88,15 @@ impl<O: Memory> Memory for Checked<O> {
 }
 
 macro_rules! checked {
-    ($($tr:ident { $($word:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
+    ($($tr:ident { $($op:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
         $(impl<O: $tr + Memory> $tr for Checked<O> {
-            $(fn $word(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
-                let t = touches!($($use $arg),*);
-                self.before(Word::$word, &t);
-                self.inner.$word($($arg,)* $($dim),*);
-                self.after(Word::$word, &t);
+            $(fn $op(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
+                let t = accesses!($($use $arg),*);
+                self.before(Op::$op, &t);
+                self.inner.$op($($arg,)* $($dim),*);
+                self.after(Op::$op, &t);
             })*
         })*
     };
 }
-words!(checked);
+ops!(checked);

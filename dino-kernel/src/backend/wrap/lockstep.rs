@@ -1,6 +1,6 @@
-//! Two backends, compared after every word.
+//! Two backends, compared after every op.
 
-use crate::backend::list::{touches, words};
+use crate::backend::list::{accesses, ops};
 use crate::backend::*;
 use crate::crops::Ragged;
 use crate::mem::{Act, Pool, Stat, State, Weight};
@@ -9,26 +9,26 @@ use crate::params::ParamTable;
 /// Where two backends differ most: |a - b| / |a| over a written span.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mismatch {
-    pub word: Word,
-    pub touch: Touch,
+    pub op: Op,
+    pub access: Access,
     pub error: f64,
 }
 
-/// Runs two backends word by word and compares everything written, norm-wise; then gives both A's result, as B can hold it (B may keep
+/// Runs two backends op by op and compares everything written, norm-wise; then gives both A's result, as B can hold it (B may keep
 /// activations in fewer digits), so that drift hides nothing.
 pub struct Lockstep<A, B> {
     pub a: A,
     pub b: B,
-    /// The largest relative error of every word so far, pool by pool: what is kept in fewer digits hides nothing of what is not.
-    pub worst: [[Option<Mismatch>; Pool::COUNT]; Word::ALL.len()],
+    /// The largest relative error of every op so far, pool by pool: what is kept in fewer digits hides nothing of what is not.
+    pub worst: [[Option<Mismatch>; Pool::COUNT]; Op::ALL.len()],
 }
 
 impl<A: Memory, B: Memory> Lockstep<A, B> {
     pub fn new(a: A, b: B) -> Self {
-        Lockstep { a, b, worst: [[None; Pool::COUNT]; Word::ALL.len()] }
+        Lockstep { a, b, worst: [[None; Pool::COUNT]; Op::ALL.len()] }
     }
 
-    /// The largest error of any word.
+    /// The largest error of any op.
     pub fn worst(&self) -> Option<Mismatch> {
         let all = self.worst.iter().flatten().flatten().copied();
         all.reduce(|x, y| if y.error > x.error || y.error.is_nan() { y } else { x })
@@ -41,14 +41,14 @@ impl<A: Memory, B: Memory> Lockstep<A, B> {
         self.a.write(pool, at, values);
     }
 
-    fn after(&mut self, word: Word, t: &Touches) {
-        for &touch in t.all().iter().filter(|x| x.written) {
+    fn after(&mut self, op: Op, t: &Accesses) {
+        for &access in t.all().iter().filter(|x| x.written) {
             let (mut difference, mut size, mut alike) = (0.0, 0.0, true);
             let (mut a, mut b) = ([0.0; 256], [0.0; 256]);
-            for at in (0..touch.span.len).step_by(256) {
-                let len = (touch.span.len - at).min(256);
-                self.a.read(touch.pool, touch.span.at + at, &mut a[..len]);
-                self.b.read(touch.pool, touch.span.at + at, &mut b[..len]);
+            for at in (0..access.span.len).step_by(256) {
+                let len = (access.span.len - at).min(256);
+                self.a.read(access.pool, access.span.at + at, &mut a[..len]);
+                self.b.read(access.pool, access.span.at + at, &mut b[..len]);
                 for (x, y) in a[..len].iter().zip(&b[..len]) {
                     if x.is_finite() && y.is_finite() {
                         difference += (x - y) * (x - y);
@@ -58,16 +58,16 @@ impl<A: Memory, B: Memory> Lockstep<A, B> {
                         alike &= x == y || (x.is_nan() && y.is_nan());
                     }
                 }
-                self.settle(touch.pool, touch.span.at + at, &mut a[..len]);
+                self.settle(access.pool, access.span.at + at, &mut a[..len]);
             }
             let error = match (alike, difference == 0.0) {
                 (false, _) => f64::INFINITY,
                 (true, true) => 0.0,
                 (true, false) => libm::sqrt(difference / size),
             };
-            let worst = &mut self.worst[word as usize][touch.pool as usize];
+            let worst = &mut self.worst[op as usize][access.pool as usize];
             if worst.is_none_or(|w| error > w.error) {
-                *worst = Some(Mismatch { word, touch, error });
+                *worst = Some(Mismatch { op, access, error });
             }
         }
     }
@@ -93,14 +93,14 @@ impl<A: Memory, B: Memory> Memory for Lockstep<A, B> {
 }
 
 macro_rules! lockstep {
-    ($($tr:ident { $($word:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
+    ($($tr:ident { $($op:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
         $(impl<A: $tr + Memory, B: $tr + Memory> $tr for Lockstep<A, B> {
-            $(fn $word(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
-                self.a.$word($($arg,)* $($dim),*);
-                self.b.$word($($arg,)* $($dim),*);
-                self.after(Word::$word, &touches!($($use $arg),*));
+            $(fn $op(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
+                self.a.$op($($arg,)* $($dim),*);
+                self.b.$op($($arg,)* $($dim),*);
+                self.after(Op::$op, &accesses!($($use $arg),*));
             })*
         })*
     };
 }
-words!(lockstep);
+ops!(lockstep);

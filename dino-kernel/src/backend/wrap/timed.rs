@@ -1,55 +1,55 @@
-//! A profile by word.
+//! A profile by op.
 
-use crate::backend::list::words;
+use crate::backend::list::ops;
 use crate::backend::*;
 use crate::crops::Ragged;
 use crate::mem::{Act, Stat, State, Weight};
 use crate::params::ParamTable;
 
-/// Calls, time and work of one word.
+/// Calls, time and work of one op.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub calls: u64,
     pub nanoseconds: u64,
-    /// Floating-point operations of its matrix products, as its formula needs them, however often a backend makes them; of a word
+    /// Floating-point operations of its matrix products, as its formula needs them, however often a backend makes them; of an op
     /// without products none, nor of `attention_rows`, which no step says.
     pub operations: u64,
 }
 
-/// What dimensions say about a word's work.
+/// What dimensions say about an op's work.
 trait Work {
-    fn operations(&self, _word: Word) -> u64 {
+    fn operations(&self, _op: Op) -> u64 {
         0
     }
 }
 
 impl Work for Mat {
-    fn operations(&self, word: Word) -> u64 {
+    fn operations(&self, op: Op) -> u64 {
         let product = 2 * (self.rows * self.inp * self.out) as u64;
-        if word == Word::linear_backward { 2 * product } else { product }
+        if op == Op::linear_backward { 2 * product } else { product }
     }
 }
 
 impl Work for Heads {
-    fn operations(&self, word: Word) -> u64 {
+    fn operations(&self, op: Op) -> u64 {
         let square = self.crops.each().map(|(_, tokens)| (tokens * tokens) as u64).sum::<u64>();
         let (all, one) = (2 * self.cols() as u64 * square, 2 * (self.cols() * self.crops.rows()) as u64);
-        match word {
-            Word::attention => 2 * all,
-            Word::attention_backward => 5 * all, // the scores again, and two products for each of the two forward
-            Word::attention_class => 2 * one,
-            Word::attention_class_backward => 5 * one,
+        match op {
+            Op::attention => 2 * all,
+            Op::attention_backward => 5 * all, // the scores again, and two products for each of the two forward
+            Op::attention_class => 2 * one,
+            Op::attention_class_backward => 5 * one,
             _ => 0,
         }
     }
 }
 
 impl Work for LossDims {
-    fn operations(&self, word: Word) -> u64 {
+    fn operations(&self, op: Op) -> u64 {
         let product = |rows: usize| 2 * (rows * self.bottleneck * self.prototypes) as u64;
         let teacher = product(self.teachers * self.images);
-        match word {
-            Word::teacher_lse => teacher,
+        match op {
+            Op::teacher_lse => teacher,
             // The teacher's logits again: once a micro-batch, whatever a student that sees its crops in turns makes of them.
             _ if self.first_view == 0 => 3 * product(self.rows()) + teacher,
             _ => 3 * product(self.rows()),
@@ -66,32 +66,32 @@ impl Work for Ragged {}
 impl Work for usize {}
 impl Work for bool {}
 
-/// A profile by word. The clock is the caller's: the core has none.
+/// A profile by op. The clock is the caller's: the core has none.
 pub struct Timed<O> {
     pub inner: O,
-    pub tally: [Tally; Word::ALL.len()],
+    pub tally: [Tally; Op::ALL.len()],
     clock: fn() -> u64,
 }
 
 impl<O> Timed<O> {
     /// `clock` returns nanoseconds since any fixed moment.
     pub fn new(inner: O, clock: fn() -> u64) -> Self {
-        Timed { inner, tally: [Tally::default(); Word::ALL.len()], clock }
+        Timed { inner, tally: [Tally::default(); Op::ALL.len()], clock }
     }
 }
 
 macro_rules! timed {
-    ($($tr:ident { $($word:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
+    ($($tr:ident { $($op:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
         $(impl<O: $tr> $tr for Timed<O> {
-            $(fn $word(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
+            $(fn $op(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
                 let start = (self.clock)();
-                self.inner.$word($($arg,)* $($dim),*);
-                let tally = &mut self.tally[Word::$word as usize];
+                self.inner.$op($($arg,)* $($dim),*);
+                let tally = &mut self.tally[Op::$op as usize];
                 tally.calls += 1;
                 tally.nanoseconds += (self.clock)() - start;
-                tally.operations += 0 $(+ $dim.operations(Word::$word))*;
+                tally.operations += 0 $(+ $dim.operations(Op::$op))*;
             })*
         })*
     };
 }
-words!(timed);
+ops!(timed);

@@ -5,6 +5,23 @@ use crate::real::Real;
 use crate::rng::{Kind, Rng};
 use core::ops::Range;
 
+/// A residual branch of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Branch {
+    Attention,
+    Mlp,
+}
+
+impl Branch {
+    /// In the order of a forward pass.
+    pub const ALL: [Branch; 2] = [Branch::Attention, Branch::Mlp];
+
+    /// Its number among the branches of all blocks.
+    pub(super) const fn index(self, block: usize) -> usize {
+        Branch::ALL.len() * block + self as usize
+    }
+}
+
 /// What the scales are drawn for: they depend on this, the image, the view, the block and the branch, and on nothing else.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropPath {
@@ -15,11 +32,11 @@ pub struct DropPath {
 }
 
 impl DropPath {
-    /// The scale of one branch (0 attention, 1 MLP) of one block of `depth` for one crop: 0 with the block's rate, else
+    /// The scale of one branch of one block of `depth` for one crop: 0 with the block's rate, else
     /// 1 / (1 - rate).
-    pub fn scale(&self, image: u32, crop: u32, block: usize, branch: usize, depth: usize) -> f64 {
+    pub fn scale(&self, image: u32, crop: u32, block: usize, branch: Branch, depth: usize) -> f64 {
         let rate = if depth > 1 { self.rate * block as f64 / (depth - 1) as f64 } else { self.rate };
-        let stream = (2 * block + branch) as u32;
+        let stream = branch.index(block) as u32;
         let dropped = Rng::new(self.seed, self.epoch, image, crop, Kind::DropPath, stream).chance(rate);
         if dropped { 0.0 } else { 1.0 / (1.0 - rate) }
     }
@@ -29,7 +46,7 @@ impl Vit {
     /// The scales (depth, branches, crops) of a pass over `views` of `images`, which are ids; crops are view-major.
     pub fn draw_drop_path<T: Real>(&self, scales: &mut [T], draw: DropPath, views: Range<usize>, images: &[u32]) {
         let mut scales = scales.iter_mut();
-        for (block, branch) in (0..2 * self.depth).map(|i| (i / 2, i % 2)) {
+        for (block, branch) in (0..self.depth).flat_map(|block| Branch::ALL.map(|branch| (block, branch))) {
             for view in views.clone() {
                 for (&image, scale) in images.iter().zip(&mut scales) {
                     *scale = T::of(draw.scale(image, view as u32, block, branch, self.depth));

@@ -34,21 +34,21 @@ impl Norm {
 pub(super) struct MlpActs {
     pub(super) rows: usize,
     pub(super) norm: Norm,
-    pub(super) pre: Act,
-    pub(super) hid: Act,
+    pub(super) fc1: Act,
+    pub(super) gelu: Act,
 }
 
 impl MlpActs {
     const fn take(rows: usize, v: &Vit, a: &mut Cursor, s: &mut Cursor) -> MlpActs {
-        MlpActs { rows, norm: Norm::take(rows, v.dim, a, s), pre: a.act(rows * v.mlp), hid: a.act(rows * v.mlp) }
+        MlpActs { rows, norm: Norm::take(rows, v.dim, a, s), fc1: a.act(rows * v.mlp), gelu: a.act(rows * v.mlp) }
     }
 
     const fn shift(&self, acts: usize, stats: usize) -> MlpActs {
         MlpActs {
             rows: self.rows,
             norm: self.norm.shift(acts, stats),
-            pre: self.pre.shift(acts),
-            hid: self.hid.shift(acts),
+            fc1: self.fc1.shift(acts),
+            gelu: self.gelu.shift(acts),
         }
     }
 }
@@ -58,22 +58,22 @@ impl MlpActs {
 pub(super) struct BlockActs {
     pub(super) norm: Norm,
     pub(super) qkv: Act,
-    pub(super) att: Act,
+    pub(super) attn: Act,
     pub(super) lse: Stat,
-    pub(super) mid: Act,
+    pub(super) residual: Act,
     pub(super) mlp: MlpActs,
 }
 
 impl BlockActs {
     const fn take(rows: usize, v: &Vit, a: &mut Cursor, s: &mut Cursor) -> BlockActs {
         let (norm, mlp_norm) = (a.act(rows * v.dim), a.act(rows * v.dim));
-        let hid = a.act(rows * v.mlp);
-        BlockActs::around([norm, mlp_norm, hid], rows, v, a, s)
+        let gelu = a.act(rows * v.mlp);
+        BlockActs::around([norm, mlp_norm, gelu], rows, v, a, s)
     }
 
     /// With places of the caller's for both norms' outputs and the hidden rows.
     const fn around(
-        [norm, mlp_norm, hid]: [Act; 3],
+        [norm, mlp_norm, gelu]: [Act; 3],
         rows: usize,
         v: &Vit,
         a: &mut Cursor,
@@ -82,10 +82,10 @@ impl BlockActs {
         BlockActs {
             norm: Norm::at(norm, rows, s),
             qkv: a.act(rows * 3 * v.dim),
-            att: a.act(rows * v.dim),
+            attn: a.act(rows * v.dim),
             lse: s.stat(rows * v.heads),
-            mid: a.act(rows * v.dim),
-            mlp: MlpActs { rows, norm: Norm::at(mlp_norm, rows, s), pre: a.act(rows * v.mlp), hid },
+            residual: a.act(rows * v.dim),
+            mlp: MlpActs { rows, norm: Norm::at(mlp_norm, rows, s), fc1: a.act(rows * v.mlp), gelu },
         }
     }
 
@@ -93,16 +93,16 @@ impl BlockActs {
     const fn sharing(self, other: &BlockActs) -> BlockActs {
         let norm = Norm { y: other.norm.y, ..self.norm };
         let mlp_norm = Norm { y: other.mlp.norm.y, ..self.mlp.norm };
-        BlockActs { norm, mlp: MlpActs { norm: mlp_norm, hid: other.mlp.hid, ..self.mlp }, ..self }
+        BlockActs { norm, mlp: MlpActs { norm: mlp_norm, gelu: other.mlp.gelu, ..self.mlp }, ..self }
     }
 
     const fn shift(&self, acts: usize, stats: usize) -> BlockActs {
         BlockActs {
             norm: self.norm.shift(acts, stats),
             qkv: self.qkv.shift(acts),
-            att: self.att.shift(acts),
+            attn: self.attn.shift(acts),
             lse: self.lse.shift(stats),
-            mid: self.mid.shift(acts),
+            residual: self.residual.shift(acts),
             mlp: self.mlp.shift(acts, stats),
         }
     }
@@ -115,10 +115,10 @@ pub(super) struct ClassActs {
     pub(super) kv: Act,
     pub(super) norm_class: Act,
     pub(super) q: Act,
-    pub(super) att: Act,
+    pub(super) attn: Act,
     pub(super) lse: Stat,
     pub(super) x: Act,
-    pub(super) mid: Act,
+    pub(super) residual: Act,
     pub(super) mlp: MlpActs,
     pub(super) out: Act,
 }
@@ -131,10 +131,10 @@ impl ClassActs {
             kv: a.act(rows * 2 * v.dim),
             norm_class: a.act(wide),
             q: a.act(wide),
-            att: a.act(wide),
+            attn: a.act(wide),
             lse: s.stat(crops * v.heads),
             x: a.act(wide),
-            mid: a.act(wide),
+            residual: a.act(wide),
             mlp: MlpActs::take(crops, v, a, s),
             out: a.act(wide),
         }
@@ -180,7 +180,7 @@ pub struct VitActs {
     pub(super) crops: Crops,
     pub(super) tokens: Ragged,
     pub(super) output: Output,
-    pub(super) patches: Act,
+    pub(super) embedded: Act,
     pub(super) positions: PositionActs,
     /// The residual stream: between blocks i - 1 and i it lies at base + i * stride, or takes turns between two places.
     pub(super) x: Act,
@@ -202,16 +202,16 @@ pub struct VitGrads {
     pub(super) dx: Act,
     pub(super) d_norm: Act,
     pub(super) d_branch: Act,
-    pub(super) d_att: Act,
+    pub(super) d_attn: Act,
     pub(super) d_qkv: Act,
-    pub(super) d_hid: Act,
+    pub(super) d_gelu: Act,
     pub(super) d_class: Act,
     pub(super) d_q: Act,
     pub(super) d_norm_class: Act,
 }
 
 impl VitActs {
-    /// The output: (crops, C) or (rows, C), normalised.
+    /// The output: (crops, C) or (rows, C), normalized.
     pub const fn y(&self) -> Act {
         self.norm.y
     }
@@ -221,8 +221,8 @@ impl VitActs {
     }
 
     /// Where the embedded patches end, which are the first thing that a pass writes.
-    pub(crate) const fn embedded(&self) -> usize {
-        self.patches.0.at + self.patches.len()
+    pub(crate) const fn end_of_embedded(&self) -> usize {
+        self.embedded.0.at + self.embedded.len()
     }
 
     pub const fn crops(&self) -> Crops {
@@ -248,7 +248,7 @@ impl VitActs {
             let whole = of.0.at <= span.at && span.at + span.len <= of.0.at + of.len();
             whole.then(|| (span.at + index - of.0.at) / dim)
         };
-        if let Some(row) = inside(self.patches) {
+        if let Some(row) = inside(self.embedded) {
             return self.tokens.patches().crop_of(row);
         }
         if let Some(row) = inside(self.stream(0)) {
@@ -301,7 +301,7 @@ impl Vit {
             Output::Dense => self.depth,
         };
         let blocks = if matches!(save, Save::Nothing) && full > 0 { 1 } else { full };
-        let patches = a.act(crops.patches(self.patch) * self.dim);
+        let embedded = a.act(crops.patches(self.patch) * self.dim);
         let x = a.act(rows * self.dim);
         a.next += blocks * (a.next - x.0.at);
         let shared = match save {
@@ -328,7 +328,7 @@ impl Vit {
             crops,
             tokens,
             output,
-            patches,
+            embedded,
             positions,
             x,
             save,
@@ -350,9 +350,9 @@ impl Vit {
             dx: a.act(wide),
             d_norm: a.act(wide),
             d_branch: a.act(if v.drop.len() > 0 { wide } else { 0 }),
-            d_att: a.act(wide),
+            d_attn: a.act(wide),
             d_qkv: a.act(3 * wide),
-            d_hid: a.act(rows * self.mlp),
+            d_gelu: a.act(rows * self.mlp),
             d_class: a.act(class),
             d_q: a.act(class),
             d_norm_class: a.act(class),
@@ -363,9 +363,9 @@ impl Vit {
     pub fn position_matrices<T: Real>(&self, p: &PositionActs, state: &mut [T]) {
         for (m, &group) in p.groups.iter().zip(p.crops.groups()) {
             let [r, c] = group.grid(self.patch);
-            let dialect = (!position::is_native(group, self.patch, self.side())).then_some(self.positions);
-            position::matrix(&mut state[m.rows.range()], self.side(), r, dialect);
-            position::matrix(&mut state[m.cols.range()], self.side(), c, dialect);
+            let interpolation = (!position::is_native(group, self.patch, self.side())).then_some(self.positions);
+            position::matrix(&mut state[m.rows.range()], self.side(), r, interpolation);
+            position::matrix(&mut state[m.cols.range()], self.side(), c, interpolation);
         }
     }
 }

@@ -19,7 +19,7 @@ pub use weights::VitWeights;
 
 use crate::mem::max;
 use crate::ops::layernorm::EPS;
-use crate::ops::position::Dialect;
+use crate::ops::position::Interpolation;
 
 /// Shape of a vision transformer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,7 +28,7 @@ pub struct Vit {
     pub image: usize,
     /// Side of a patch.
     pub patch: usize,
-    /// Colour channels.
+    /// Color channels.
     pub channels: usize,
     /// C.
     pub dim: usize,
@@ -36,14 +36,14 @@ pub struct Vit {
     pub heads: usize,
     /// Hidden width of the MLP: C times the MLP ratio.
     pub mlp: usize,
-    pub positions: Dialect,
+    pub positions: Interpolation,
     /// What every LayerNorm adds to the variance.
     pub eps: f64,
 }
 
 impl Vit {
     const fn preset(dim: usize, heads: usize, patch: usize) -> Vit {
-        let positions = Dialect::Published;
+        let positions = Interpolation::Published;
         Vit { image: 224, patch, channels: 3, dim, depth: 12, heads, mlp: 4 * dim, positions, eps: EPS }
     }
     pub const TINY_16: Vit = Vit::preset(192, 3, 16);
@@ -62,16 +62,16 @@ pub enum Save {
     /// All that backward reads.
     All,
     /// All but the norms' outputs and the hidden rows: 10 widths a token instead of 16. Backward computes those again, with the
-    /// same words from the same numbers, into one place for all blocks.
+    /// same ops from the same numbers, into one place for all blocks.
     Least,
 }
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// The normalised class row of every crop (crops, C).
+    /// The normalized class row of every crop (crops, C).
     Class,
-    /// All normalised rows (rows, C), and the last block's attention on request.
+    /// All normalized rows (rows, C), and the last block's attention on request.
     Dense,
 }
 

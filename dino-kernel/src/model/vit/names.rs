@@ -18,15 +18,15 @@ const NORM2: [&str; 3] = ["norm2.y", "norm2.mean", "norm2.rstd"];
 impl MlpActs {
     fn spans(&self) -> [Named; 5] {
         let [y, mean, rstd] = self.norm.spans(NORM2);
-        [y, mean, rstd, ("mlp.pre", Pool::Acts, self.pre.0), ("mlp.hid", Pool::Acts, self.hid.0)]
+        [y, mean, rstd, ("mlp.fc1", Pool::Acts, self.fc1.0), ("mlp.gelu", Pool::Acts, self.gelu.0)]
     }
 }
 
 impl BlockActs {
     fn spans(&self) -> [Named; 7] {
         let [y, mean, rstd] = self.norm.spans(NORM1);
-        let (qkv, att) = (("attn.qkv", Pool::Acts, self.qkv.0), ("attn.y", Pool::Acts, self.att.0));
-        [y, mean, rstd, qkv, att, ("attn.lse", Pool::Stats, self.lse.0), ("mid", Pool::Acts, self.mid.0)]
+        let (qkv, attn) = (("attn.qkv", Pool::Acts, self.qkv.0), ("attn.y", Pool::Acts, self.attn.0));
+        [y, mean, rstd, qkv, attn, ("attn.lse", Pool::Stats, self.lse.0), ("residual", Pool::Acts, self.residual.0)]
     }
 }
 
@@ -40,10 +40,10 @@ impl ClassActs {
             ("attn.kv", Pool::Acts, self.kv.0),
             ("norm1.class", Pool::Acts, self.norm_class.0),
             ("attn.q", Pool::Acts, self.q.0),
-            ("attn.y", Pool::Acts, self.att.0),
+            ("attn.y", Pool::Acts, self.attn.0),
             ("attn.lse", Pool::Stats, self.lse.0),
             ("class", Pool::Acts, self.x.0),
-            ("mid", Pool::Acts, self.mid.0),
+            ("residual", Pool::Acts, self.residual.0),
             ("out", Pool::Acts, self.out.0),
         ]
     }
@@ -67,18 +67,18 @@ impl VitActs {
     pub fn visit(&self, depth: usize, part: &'static str, f: &mut impl FnMut(Name, Pool, Span)) {
         let full = if self.output == Output::Class { depth - 1 } else { depth };
         let blocks = if self.save == Save::Nothing { full.min(1) } else { full };
-        pass_on(f, part, "", 0, [("patches", Pool::Acts, self.patches.0)]);
+        pass_on(f, part, "", 0, [("embedded", Pool::Acts, self.embedded.0)]);
         for i in 0..=blocks {
             pass_on(f, part, "stream.", i, [("x", Pool::Acts, self.stream(i).0)]);
         }
         if self.save == Save::Least && blocks > 0 {
-            let (norm, hid) = (self.block.norm.y.0, self.block.mlp.hid.0);
-            pass_on(f, part, "", 0, [("norms.y", Pool::Acts, norm), ("mlps.hid", Pool::Acts, hid)]);
+            let (norm, gelu) = (self.block.norm.y.0, self.block.mlp.gelu.0);
+            pass_on(f, part, "", 0, [("norms.y", Pool::Acts, norm), ("mlps.gelu", Pool::Acts, gelu)]);
         }
         for i in 0..blocks {
             let mut b = self.full(i);
             if self.save == Save::Least {
-                (b.norm.y, b.mlp.norm.y, b.mlp.hid) = (Act::EMPTY, Act::EMPTY, Act::EMPTY);
+                (b.norm.y, b.mlp.norm.y, b.mlp.gelu) = (Act::EMPTY, Act::EMPTY, Act::EMPTY);
             }
             pass_on(f, part, "blocks.", i, b.spans());
             pass_on(f, part, "blocks.", i, b.mlp.spans());
@@ -98,9 +98,9 @@ impl VitGrads {
             ("dx", self.dx),
             ("d_norm", self.d_norm),
             ("d_branch", self.d_branch),
-            ("d_attn", self.d_att),
+            ("d_attn", self.d_attn),
             ("d_qkv", self.d_qkv),
-            ("d_hid", self.d_hid),
+            ("d_gelu", self.d_gelu),
             ("d_class", self.d_class),
             ("d_q", self.d_q),
             ("d_norm_class", self.d_norm_class),

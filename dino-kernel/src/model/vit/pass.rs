@@ -1,5 +1,6 @@
 //! Forward and backward, straight down and its mirror image.
 
+use super::drop_path::Branch;
 use super::layout::{MlpActs, Norm};
 use super::weights::BlockWeights;
 use super::{Output, PositionActs, Save, Vit, VitActs, VitGrads, VitWeights};
@@ -33,9 +34,9 @@ impl Vit {
         self.side() * self.side() * self.dim
     }
 
-    /// `cols`: the crops' patches as rows (patches, patch_len). Leaves the output at [`VitActs::y`].
-    pub fn forward<O: Forward>(&self, o: &mut O, w: &VitWeights, v: &VitActs, cols: Act) {
-        self.forward_each(o, w, v, cols, |_, _, _| ());
+    /// `patches`: those of the crops as rows (patches, patch_len). Leaves the output at [`VitActs::y`].
+    pub fn forward<O: Forward>(&self, o: &mut O, w: &VitWeights, v: &VitActs, patches: Act) {
+        self.forward_each(o, w, v, patches, |_, _, _| ());
     }
 
     /// The same; `each` gets the index and the output (rows, C) of every block that goes over all rows, before the next one.
@@ -44,18 +45,18 @@ impl Vit {
         o: &mut O,
         w: &VitWeights,
         v: &VitActs,
-        cols: Act,
+        patches: Act,
         mut each: impl FnMut(&mut O, usize, Act),
     ) {
         let c = self.dim;
         let n = Mat { rows: v.crops.patches(self.patch), inp: self.patch_len(), out: c };
-        o.linear(v.patches, cols, w.patch[0], w.patch[1], n);
+        o.linear(v.embedded, patches, w.patch[0], w.patch[1], n);
         let (mut row, mut patch) = (0, 0);
         for (i, group) in v.crops.groups().iter().enumerate() {
             let n = Embed { crops: group.count, patches: group.patches(self.patch), cols: c };
             let x = v.stream(0).part(row * c, n.crops * (1 + n.patches) * c);
-            let patches = v.patches.part(patch * c, n.crops * n.patches * c);
-            o.embed(x, patches, w.class, w.positions.part(0, c), v.positions.groups[i].y, n);
+            let embedded = v.embedded.part(patch * c, n.crops * n.patches * c);
+            o.embed(x, embedded, w.class, w.positions.part(0, c), v.positions.groups[i].y, n);
             row += n.crops * (1 + n.patches);
             patch += n.crops * n.patches;
         }
@@ -83,11 +84,11 @@ impl Vit {
     }
 
     /// y = x + scale * branch, and what the next norm makes of it.
-    fn residual_norm<O: Forward>(
+    fn add_branch_norm<O: Forward>(
         &self,
         o: &mut O,
         n: Norm,
-        mid: Act,
+        residual: Act,
         x: Act,
         b: Act,
         w: [Weight; 2],
@@ -96,14 +97,14 @@ impl Vit {
     ) {
         let rows = self.norm(crops.rows());
         if s.len() == 0 {
-            o.add_layernorm(n.y, mid, n.mean, n.rstd, x, b, w[0], w[1], rows);
+            o.add_layernorm(n.y, residual, n.mean, n.rstd, x, b, w[0], w[1], rows);
         } else {
-            o.add_scaled(mid, x, b, s, crops, self.dim);
-            o.layernorm(n.y, n.mean, n.rstd, mid, w[0], w[1], rows);
+            o.add_scaled(residual, x, b, s, crops, self.dim);
+            o.layernorm(n.y, n.mean, n.rstd, residual, w[0], w[1], rows);
         }
     }
 
-    fn residual<O: Forward>(&self, o: &mut O, y: Act, x: Act, branch: Act, s: State, crops: Ragged) {
+    fn add_branch<O: Forward>(&self, o: &mut O, y: Act, x: Act, branch: Act, s: State, crops: Ragged) {
         if s.len() == 0 {
             o.add(y, x, branch);
         } else {
@@ -111,13 +112,13 @@ impl Vit {
         }
     }
 
-    /// The drop-path scales of a block's branch (0 attention, 1 MLP), one a crop.
-    const fn drop(&self, v: &VitActs, block: usize, branch: usize) -> State {
+    /// The stochastic-depth scales of a branch of a block, one a crop.
+    const fn drop(&self, v: &VitActs, block: usize, branch: Branch) -> State {
         if v.drop.len() == 0 {
             return State::EMPTY;
         }
         let crops = v.crops.count();
-        v.drop.part((2 * block + branch) * crops, crops)
+        v.drop.part(branch.index(block) * crops, crops)
     }
 
     const fn mlp_mats(&self, rows: usize) -> [Mat; 2] {
@@ -128,13 +129,22 @@ impl Vit {
         let (b, x, c, rows) = (v.full(i), v.stream(i), self.dim, v.tokens.rows());
         o.layernorm(b.norm.y, b.norm.mean, b.norm.rstd, x, w.norm1[0], w.norm1[1], self.norm(rows));
         o.linear(b.qkv, b.norm.y, w.qkv[0], w.qkv[1], Mat { rows, inp: c, out: 3 * c });
-        o.attention(b.att, b.lse, b.qkv, self.heads(v.tokens));
-        o.linear(v.branch, b.att, w.proj[0], w.proj[1], Mat { rows, inp: c, out: c });
-        self.residual_norm(o, b.mlp.norm, b.mid, x, v.branch, w.norm2, self.drop(v, i, 0), v.tokens);
+        o.attention(b.attn, b.lse, b.qkv, self.heads(v.tokens));
+        o.linear(v.branch, b.attn, w.proj[0], w.proj[1], Mat { rows, inp: c, out: c });
+        self.add_branch_norm(
+            o,
+            b.mlp.norm,
+            b.residual,
+            x,
+            v.branch,
+            w.norm2,
+            self.drop(v, i, Branch::Attention),
+            v.tokens,
+        );
         let [up, down] = self.mlp_mats(rows);
-        o.linear_gelu(b.mlp.hid, b.mlp.pre, b.mlp.norm.y, w.fc1[0], w.fc1[1], up);
-        o.linear(v.branch, b.mlp.hid, w.fc2[0], w.fc2[1], down);
-        self.residual(o, v.stream(i + 1), b.mid, v.branch, self.drop(v, i, 1), v.tokens);
+        o.linear_gelu(b.mlp.gelu, b.mlp.fc1, b.mlp.norm.y, w.fc1[0], w.fc1[1], up);
+        o.linear(v.branch, b.mlp.gelu, w.fc2[0], w.fc2[1], down);
+        self.add_branch(o, v.stream(i + 1), b.residual, v.branch, self.drop(v, i, Branch::Mlp), v.tokens);
     }
 
     /// The query rows, and the key and value rows, of a packed projection.
@@ -152,14 +162,14 @@ impl Vit {
         o.linear(b.kv, b.norm.y, kv[0], kv[1], Mat { rows, inp: c, out: 2 * c });
         o.gather_class(b.norm_class, b.norm.y, v.tokens, c);
         o.linear(b.q, b.norm_class, q[0], q[1], Mat { rows: crops, inp: c, out: c });
-        o.attention_class(b.att, b.lse, b.q, b.kv, self.heads(v.tokens));
-        o.linear(branch, b.att, w.proj[0], w.proj[1], Mat { rows: crops, inp: c, out: c });
+        o.attention_class(b.attn, b.lse, b.q, b.kv, self.heads(v.tokens));
+        o.linear(branch, b.attn, w.proj[0], w.proj[1], Mat { rows: crops, inp: c, out: c });
         o.gather_class(b.x, x, v.tokens, c);
-        self.residual_norm(o, b.mlp.norm, b.mid, b.x, branch, w.norm2, self.drop(v, i, 0), one);
+        self.add_branch_norm(o, b.mlp.norm, b.residual, b.x, branch, w.norm2, self.drop(v, i, Branch::Attention), one);
         let [up, down] = self.mlp_mats(crops);
-        o.linear_gelu(b.mlp.hid, b.mlp.pre, b.mlp.norm.y, w.fc1[0], w.fc1[1], up);
-        o.linear(branch, b.mlp.hid, w.fc2[0], w.fc2[1], down);
-        self.residual(o, b.out, b.mid, branch, self.drop(v, i, 1), one);
+        o.linear_gelu(b.mlp.gelu, b.mlp.fc1, b.mlp.norm.y, w.fc1[0], w.fc1[1], up);
+        o.linear(branch, b.mlp.gelu, w.fc2[0], w.fc2[1], down);
+        self.add_branch(o, b.out, b.residual, branch, self.drop(v, i, Branch::Mlp), one);
     }
 
     /// y (crops, C): the final norm of the class rows of a block's output `x` (rows, C), as `get_intermediate_layers` gives them.
@@ -186,7 +196,7 @@ impl Vit {
     }
 
     /// From `g.dy` (crops, C), the gradient of the class rows, to every parameter. Needs a saving class pass.
-    pub fn backward<O: Backward>(&self, o: &mut O, w: &VitWeights, v: &VitActs, g: &VitGrads, cols: Act) {
+    pub fn backward<O: Backward>(&self, o: &mut O, w: &VitWeights, v: &VitActs, g: &VitGrads, patches: Act) {
         let (c, last) = (self.dim, self.depth - 1);
         let crops = Rows { rows: v.crops.count(), cols: c };
         // The class stream's gradient, then the whole stream's.
@@ -202,7 +212,7 @@ impl Vit {
             let n = Embed { crops: group.count, patches: group.patches(self.patch), cols: c };
             let dx = g.dx.part(row * c, n.crops * (1 + n.patches) * c);
             let dpatches = g.d_norm.part(patch * c, n.crops * n.patches * c);
-            let dpositions = g.d_att.part(0, n.patches * c);
+            let dpositions = g.d_attn.part(0, n.patches * c);
             o.embed_backward(dpatches, dpositions, dx, w.class, w.positions.part(0, c), n);
             let (m, table) = (v.positions.groups[i], w.positions.part(c, self.table_len()));
             o.resize_positions_backward(dpositions, table, m.rows, m.cols, self.grid(*group));
@@ -210,7 +220,7 @@ impl Vit {
             patch += n.crops * n.patches;
         }
         let n = Mat { rows: patch, inp: self.patch_len(), out: c };
-        o.linear_backward_params(g.d_norm.part(0, patch * c), cols, w.patch[0], w.patch[1], n);
+        o.linear_backward_params(g.d_norm.part(0, patch * c), patches, w.patch[0], w.patch[1], n);
     }
 
     /// The gradient of a branch: the stream's, scaled per crop under stochastic depth.
@@ -230,7 +240,7 @@ impl Vit {
         o: &mut O,
         w: &BlockWeights,
         m: &MlpActs,
-        mid: Act,
+        residual: Act,
         g: &VitGrads,
         dx: Act,
         s: State,
@@ -238,26 +248,26 @@ impl Vit {
         again: bool,
     ) {
         let [up, down] = self.mlp_mats(m.rows);
-        let (d_hid, d_norm) = (g.d_hid.part(0, m.rows * self.mlp), g.d_norm.part(0, m.rows * self.dim));
+        let (d_gelu, d_norm) = (g.d_gelu.part(0, m.rows * self.mlp), g.d_norm.part(0, m.rows * self.dim));
         let rows = Rows { rows: m.rows, cols: self.dim };
         let dy = self.branch_gradient(o, g.d_branch, dx, s, crops);
         if again {
-            o.gelu(m.hid, m.pre);
-            o.layernorm(m.norm.y, m.norm.mean, m.norm.rstd, mid, w.norm2[0], w.norm2[1], self.norm(m.rows));
+            o.gelu(m.gelu, m.fc1);
+            o.layernorm(m.norm.y, m.norm.mean, m.norm.rstd, residual, w.norm2[0], w.norm2[1], self.norm(m.rows));
         }
-        o.linear_backward(d_hid, dy, m.hid, w.fc2[0], w.fc2[1], down);
+        o.linear_backward(d_gelu, dy, m.gelu, w.fc2[0], w.fc2[1], down);
         // The hidden row has met its weight's gradient and is dead: its place takes the gradient before the GELU.
-        o.gelu_backward(m.hid, d_hid, m.pre);
-        o.linear_backward(d_norm, m.hid, m.norm.y, w.fc1[0], w.fc1[1], up);
-        o.layernorm_backward(dx, d_norm, mid, m.norm.mean, m.norm.rstd, w.norm2[0], w.norm2[1], rows);
+        o.gelu_backward(m.gelu, d_gelu, m.fc1);
+        o.linear_backward(d_norm, m.gelu, m.norm.y, w.fc1[0], w.fc1[1], up);
+        o.layernorm_backward(dx, d_norm, residual, m.norm.mean, m.norm.rstd, w.norm2[0], w.norm2[1], rows);
     }
 
     fn block_backward<O: Backward>(&self, o: &mut O, w: &BlockWeights, v: &VitActs, g: &VitGrads, i: usize) {
         let (b, c, rows, again) = (v.full(i), self.dim, v.tokens.rows(), v.save == Save::Least);
-        self.mlp_backward(o, w, &b.mlp, b.mid, g, g.dx, self.drop(v, i, 1), v.tokens, again);
-        let dy = self.branch_gradient(o, g.d_branch, g.dx, self.drop(v, i, 0), v.tokens);
-        o.linear_backward(g.d_att, dy, b.att, w.proj[0], w.proj[1], Mat { rows, inp: c, out: c });
-        o.attention_backward(g.d_qkv, g.d_att, b.att, b.lse, b.qkv, self.heads(v.tokens));
+        self.mlp_backward(o, w, &b.mlp, b.residual, g, g.dx, self.drop(v, i, Branch::Mlp), v.tokens, again);
+        let dy = self.branch_gradient(o, g.d_branch, g.dx, self.drop(v, i, Branch::Attention), v.tokens);
+        o.linear_backward(g.d_attn, dy, b.attn, w.proj[0], w.proj[1], Mat { rows, inp: c, out: c });
+        o.attention_backward(g.d_qkv, g.d_attn, b.attn, b.lse, b.qkv, self.heads(v.tokens));
         let n = Rows { rows, cols: c };
         if again {
             o.layernorm(b.norm.y, b.norm.mean, b.norm.rstd, v.stream(i), w.norm1[0], w.norm1[1], self.norm(rows));
@@ -272,11 +282,11 @@ impl Vit {
         let one = Ragged::single(crops);
         let [q, kv] = self.split_qkv(w.qkv);
         let square = Mat { rows: crops, inp: c, out: c };
-        self.mlp_backward(o, w, &b.mlp, b.mid, g, g.d_class, self.drop(v, i, 1), one, false);
-        let dy = self.branch_gradient(o, g.d_branch, g.d_class, self.drop(v, i, 0), one);
-        let (d_att, d_kv) = (g.d_att.part(0, crops * c), g.d_qkv.part(0, rows * 2 * c));
-        o.linear_backward(d_att, dy, b.att, w.proj[0], w.proj[1], square);
-        o.attention_class_backward(g.d_q, d_kv, d_att, b.att, b.lse, b.q, b.kv, self.heads(v.tokens));
+        self.mlp_backward(o, w, &b.mlp, b.residual, g, g.d_class, self.drop(v, i, Branch::Mlp), one, false);
+        let dy = self.branch_gradient(o, g.d_branch, g.d_class, self.drop(v, i, Branch::Attention), one);
+        let (d_attn, d_kv) = (g.d_attn.part(0, crops * c), g.d_qkv.part(0, rows * 2 * c));
+        o.linear_backward(d_attn, dy, b.attn, w.proj[0], w.proj[1], square);
+        o.attention_class_backward(g.d_q, d_kv, d_attn, b.attn, b.lse, b.q, b.kv, self.heads(v.tokens));
         o.linear_backward(g.d_norm, d_kv, b.norm.y, kv[0], kv[1], Mat { rows, inp: c, out: 2 * c });
         o.linear_backward(g.d_norm_class, g.d_q, b.norm_class, q[0], q[1], square);
         o.scatter_class_acc(g.d_norm, g.d_norm_class, v.tokens, c);
