@@ -160,7 +160,7 @@ fn dense_plan(backbone: Vit, crops: Crops) -> FeaturePlan {
     let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
     let weights = backbone.weights(&mut w);
     let pixels = a.act(crops.pixels() * backbone.channels);
-    let cols = a.act(crops.patches(backbone.patch) * backbone.patch_len());
+    let patches = a.act(crops.patches(backbone.patch) * backbone.patch_len());
     let positions = backbone.positions(crops, &mut a, &mut t);
     let acts = backbone.acts(crops, positions, Output::Dense, Save::All, State::EMPTY, &mut a, &mut s);
     let attention = a.act(crops.tokens(backbone.patch).squares() * backbone.heads);
@@ -177,7 +177,7 @@ fn dense_plan(backbone: Vit, crops: Crops) -> FeaturePlan {
         head_dim: backbone.dim / backbone.heads,
         widest: backbone.mlp,
     };
-    FeaturePlan { backbone, weights, pixels, cols, positions, acts, attention, pools }
+    FeaturePlan { backbone, weights, pixels, patches, positions, acts, attention, pools }
 }
 
 /// Runs a feature plan over `pixels` with the named network's initial weights.

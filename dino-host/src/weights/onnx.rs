@@ -383,13 +383,13 @@ fn free_positions(g: &mut Graph, vit: &dino_kernel::model::Vit, grid: &str) -> S
 }
 
 /// (n, side): bicubic weights, a = -0.75, taps clamped at the edge; the identity where `native`.
-fn position_matrix(g: &mut Graph, n: &str, side: usize, dialect: Dialect, native: &str) -> String {
+fn position_matrix(g: &mut Graph, n: &str, side: usize, interpolation: Interpolation, native: &str) -> String {
     const A: f64 = -0.75;
     let scalar = |g: &mut Graph, x: f64| g.doubles(&[], &[x]);
     let [zero, one, half, sides, last] = [0.0, 1.0, 0.5, side as f64, side as f64 - 1.0].map(|x| scalar(g, x));
     let n = g.cast(n, DOUBLE);
     let i = g.op("Range", &[&zero, &n, &one], &[]);
-    let offset = scalar(g, if dialect == Interpolation::Published { 0.1 } else { 0.0 });
+    let offset = scalar(g, if interpolation == Interpolation::Published { 0.1 } else { 0.0 });
     let stretched = g.op("Add", &[&n, &offset], &[]);
     let source = g.op("Add", &[&i, &half], &[]);
     let source = g.op("Mul", &[&source, &sides], &[]);
