@@ -165,7 +165,8 @@ fn gradients(case: &Case) -> Vec<Found> {
     case.accumulate(&mut o);
     // The last layer's gradients are raw until the commit projects them.
     let (s, n) = (&plan.student, plan.prototype_rows());
-    o.weight_norm_backward(s.head_weights.v, s.head_weights.g, s.scale, plan.table.head.train_gain, n);
+    let prototypes = plan.table.head.prototypes(&s.head_weights, s.scale);
+    o.weight_norm_backward(prototypes, s.head_weights.g, plan.table.head.train_gain, n);
     let mut specs = Vec::new();
     plan.table.visit(|spec| specs.push(spec));
     let grads = &owned.pools[1];

@@ -1,6 +1,6 @@
 //! Ragged batches: crops of any height and width as one packed token matrix plus a fixed table of at most eight groups.
 //!
-//! Row order: group, then crop, then token (row 0 of a crop is its class token). Row-wise ops see one tall matrix; only
+//! Row order: group, then crop, then token (row 0 of a crop is its class token). Row-wise ops work on one tall matrix; only
 //! patches, positions and attention read the table.
 
 /// Most groups one batch may have.
@@ -154,7 +154,7 @@ impl Ragged {
         &self.groups[..self.len]
     }
 
-    /// The same without the class tokens: patch rows.
+    /// The same without the class tokens.
     pub(crate) fn patches(mut self) -> Ragged {
         self.groups[..self.len].iter_mut().for_each(|group| group[1] -= 1);
         self

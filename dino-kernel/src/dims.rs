@@ -25,7 +25,7 @@ pub struct LayerNorm {
     pub eps: f64,
 }
 
-/// Images to patch rows: every group (count, channels, height, width) becomes (count, patches, channels * patch * patch).
+/// Images to patches (im2col): every group (count, channels, height, width) becomes (count, patches, channels * patch * patch).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patches {
     pub crops: Crops,

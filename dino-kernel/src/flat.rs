@@ -1,4 +1,4 @@
-//! A backbone as one flat blob, for firmware: it may lie in flash and is used where it lies.
+//! A backbone as one flat blob, for firmware: it may be stored in flash and is used in place.
 //!
 //! All numbers are little-endian, the blob's start is aligned to 4 bytes:
 //!
@@ -9,7 +9,7 @@
 //! | 12 | u32: CRC-32 (IEEE) of everything from offset 16 on |
 //! | 16 | u32 each: image, patch, channels, dim, depth, heads, mlp, rule for positions (0 published, 1 size), as in [`Vit`] |
 //! | 48 | u32: number of weights |
-//! | 52 | of version 2: f64, what LayerNorms add to the variance; of version 1 it is 1e-6, and the rest stands 8 bytes before |
+//! | 52 | of version 2: f64, what LayerNorms add to the variance; in version 1 it is 1e-6 and the rest is 8 bytes earlier |
 //! | 60 | channels f32: mean of every channel, of values in 0 to 1; then as many: their standard deviation |
 //! | then, at the next multiple of 64 | the weights, f32, in the table's layout |
 //!
@@ -45,7 +45,7 @@ use core::fmt;
 pub const MAGIC: &[u8; 8] = b"DINOFLAT";
 /// The version of networks with the published epsilon, and that of others.
 pub const VERSIONS: [u32; 2] = [1, 2];
-/// Where the epsilon lies, and in version 1 the channel means.
+/// The offset of the epsilon, in version 1 of the channel means.
 const FIELDS: usize = 52;
 /// The weights begin at a multiple of this.
 const ALIGN: usize = 64;
@@ -88,7 +88,7 @@ impl fmt::Display for FlatError {
 
 impl core::error::Error for FlatError {}
 
-/// A sound blob.
+/// A valid blob.
 #[derive(Clone, Copy, Debug)]
 pub struct Flat<'a> {
     pub vit: Vit,
@@ -190,7 +190,7 @@ impl<'a> Flat<'a> {
         [at(channel), at(self.vit.channels + channel)]
     }
 
-    /// The weights where they lie: none on a big-endian machine, or where the blob is not aligned to 4 bytes.
+    /// The weights in place: `None` on a big-endian machine, or where the blob is not aligned to 4 bytes.
     pub fn weights(&self) -> Option<&'a [f32]> {
         bytemuck::try_cast_slice(self.weights).ok().filter(|_| cfg!(target_endian = "little"))
     }
@@ -203,8 +203,8 @@ impl<'a> Flat<'a> {
     }
 }
 
-/// What stands before the weights, in `out`, of which it takes the first bytes; returns how many. `mean` and `std`: a number a channel;
-/// `weights`: the backbone in the table's layout. `out` must have room for 124 bytes and 8 a channel.
+/// Writes what comes before the weights to the first bytes of `out`; returns how many these are. `mean` and `std`: a number a channel;
+/// `weights`: the backbone in the table's layout. `out` must have at least 124 bytes and 8 a channel.
 pub fn header(out: &mut [u8], vit: &Vit, mean: &[f32], std: &[f32], weights: &[f32]) -> usize {
     let version = VERSIONS[(vit.eps != EPS) as usize];
     let (first, end) = (means(version), head(version, vit.channels));

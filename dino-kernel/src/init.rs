@@ -5,7 +5,7 @@ use crate::real::Real;
 use crate::rng::{Kind, Rng};
 
 /// The published standard deviation of linear weights. In a narrow network (0.02 is a tenth of 1 / sqrt(24)) it makes every
-/// branch a whisper beside the residual stream, and the first epochs go into growing the weights.
+/// branch small beside the residual stream, and the first epochs go into growing the weights.
 pub const LINEAR_STD: f64 = 0.02;
 
 /// Fills one network's weights (`table.len()` elements; padding is zeroed). Every tensor has its own stream. `linear_std` is the

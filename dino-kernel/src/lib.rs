@@ -1,17 +1,25 @@
 //! The mathematics of DINO v1 (self-distillation with no labels, arXiv 2104.14294), forward and backward, without `std`, without
 //! allocation and without `unsafe`.
 //!
-//! Three storeys: [`ops`] (formulas over slices), [`model`] (the network, written once over the vocabulary of [`backend`]),
-//! [`step`] (one optimization step). [`plan`] says where everything lies; the caller owns the memory; [`backend::reference`] runs
-//! the vocabulary over caller slices, [`backend::wrap`] wraps any backend.
+//! The layers, each of which uses only those before it:
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`mem`], [`scalars`], [`dims`], [`params`], [`crops`], [`real`], [`rng`] | spans and handles, the numbers of a step, the sizes of an operation, the rows of the parameter table, ragged batches, number types, random draws |
+//! | [`ops`] | the formulas, forward and backward, over slices |
+//! | [`backend`] | the operations as traits over handles; [`backend::reference`] runs them over the caller's slices, [`backend::wrap`] checks, times or compares any backend |
+//! | [`model`] | the network, written once over those traits |
+//! | [`plan`] | where everything is stored: sizes and offsets, no memory |
+//! | [`step`] | one optimization step |
+//! | [`schedule`], [`init`], [`flat`] | schedules, initial weights, a backbone as one blob for firmware |
 //!
 //! Notation, used everywhere: `B` images, `V` views (crops) per image, `T` tokens, `C` channels (embedding width), `H` heads,
 //! `D = C / H`, `K` prototypes. Row-major. Shapes are written `(B, T, C)`. Arguments: what is written, what is read, dimensions
 //! last. Gradients are `d` + name; activation gradients are set, parameter gradients accumulate. "Published" is the official code at
 //! commit 7c446df.
 //!
-//! Memory: sizes first ([`plan::Plan::new`] is `const`, so an arena may be a static), memory second (the caller's), work third
-//! (ops cannot fail).
+//! Memory: the sizes come first ([`plan::Plan::new`] is `const`, so an arena may be a static), then the memory, which is the caller's,
+//! then the work, which cannot fail.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -54,7 +54,7 @@ handle!(
     Act
 );
 handle!(
-    /// Parameters, student or teacher, in one pool. A gradient lies at its student parameter's offset in the pool of gradients.
+    /// Parameters, student or teacher, in one pool. A gradient is stored at its student parameter's offset in the pool of gradients.
     Weight
 );
 handle!(
@@ -66,7 +66,7 @@ handle!(
     State
 );
 
-/// The memory a handle points into.
+/// The memory that a handle points into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
     Weights,

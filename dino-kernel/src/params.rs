@@ -1,5 +1,5 @@
 //! The parameter table's row. A parameter is declared once: name, shape, initializer, role; its offset is where the cursor
-//! stood. The row drives initialization, decay groups, per-tensor clip, checkpoint keys, upload and the printed plan.
+//! was. The row drives initialization, decay groups, per-tensor clip, checkpoint keys, upload and the printed plan.
 
 use crate::mem::{Cursor, Weight};
 use core::fmt;
@@ -62,7 +62,7 @@ pub struct Spec {
     pub role: Role,
     /// Belongs to the head's last layer, which is withheld from the optimizer in the first epochs.
     pub last_layer: bool,
-    /// Where the student's copy lies.
+    /// Handle of the student's copy.
     pub at: Weight,
 }
 

@@ -4,12 +4,12 @@
 //! center, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the same gradients,
 //! teacher sum and center. Nothing in a step reads the device or depends on anything but the pools.
 
-use crate::backend::{Rows, Update};
+use crate::backend::{LossSpans, Rows, StudentRows, Update};
 use crate::model::vit::VitActs;
 use crate::plan::{Pass, Plan};
 use crate::scalars::{hyper, monitor};
 
-/// What the schedules say about a step, and the recipe's constants.
+/// What the schedules give for a step, and the constants of the recipe.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hyper {
     pub lr: f64,
@@ -68,7 +68,7 @@ pub fn begin<O: Update>(o: &mut O, p: &Plan) {
     o.prototype_scale(p.teacher.scale, p.teacher.head_weights.v, p.teacher.head_weights.g, n);
 }
 
-/// Forward and backward of the micro-batch whose pixels lie at `p.pixels`; gradients and the teacher's sum accumulate.
+/// Forward and backward of the micro-batch whose pixels are at `p.pixels`; gradients and the teacher's sum accumulate.
 pub fn micro_batch<O: Update>(o: &mut O, p: &Plan) {
     micro_batch_each(o, p, |_, _, _| ());
 }
@@ -84,39 +84,27 @@ pub fn micro_batch_each<O: Update>(o: &mut O, p: &Plan, mut each: impl FnMut(&mu
     o.sum_stat(p.monitor.part(monitor::LOSS, 1), p.loss);
 }
 
-/// The teacher sees the global crops, which come first, and saves nothing but its unit rows.
+/// The teacher's pass over the global crops, which come first. It saves nothing but its l2-normalized bottleneck rows.
 fn teacher<O: Update>(o: &mut O, p: &Plan) {
     let (vit, head, t, n) = (&p.table.backbone, &p.table.head, &p.teacher, p.loss_dims());
     let (acts, head_acts) = (&p.teacher_acts, &p.teacher_head);
     o.patchify(p.patches, p.pixels, vit.patches(p.crops()));
     vit.forward(o, &t.weights, acts, p.teacher_patches());
     head.forward(o, &t.head_weights, head_acts, acts.y());
-    let prototypes = head.prototypes(&t.head_weights, t.scale);
-    o.teacher_lse(p.lse_teacher, p.entropy, head_acts.z, prototypes, p.center, p.hyper, n);
+    o.teacher_lse(p.entropy, p.targets(), p.hyper, n);
     o.sum_rows(p.teacher_sum, head_acts.z, Rows { rows: head_acts.rows, cols: head.bottleneck });
     o.sum_stat(p.monitor.part(monitor::ENTROPY, 1), p.entropy);
 }
 
-/// The student sees some views or all, there and back.
+/// The student's forward and backward pass over some views or all.
 fn student<O: Update>(o: &mut O, p: &Plan, pass: &Pass) {
-    let (vit, head, s, t) = (&p.table.backbone, &p.table.head, &p.student, &p.teacher);
-    let (own, others) = (head.prototypes(&s.head_weights, s.scale), head.prototypes(&t.head_weights, t.scale));
+    let (vit, head, s) = (&p.table.backbone, &p.table.head, &p.student);
     let (acts, head_acts, grads, head_grads) = (&pass.acts, &pass.head, &pass.grads, &pass.head_grads);
     vit.forward(o, &s.weights, acts, pass.patches);
     head.forward(o, &s.head_weights, head_acts, acts.y());
-    o.dino_loss(
-        pass.loss,
-        pass.lse,
-        head_grads.dz,
-        head_acts.z,
-        own,
-        p.teacher_head.z,
-        p.lse_teacher,
-        others,
-        p.center,
-        p.hyper,
-        pass.dims,
-    );
+    let rows = StudentRows { z: head_acts.z, prototypes: head.prototypes(&s.head_weights, s.scale) };
+    let out = LossSpans { loss: pass.loss, lse: pass.lse, dz: head_grads.dz };
+    o.dino_loss(out, rows, p.targets(), p.hyper, pass.dims);
     head.backward(o, &s.head_weights, head_acts, head_grads, grads.dy, acts.y());
     vit.backward(o, &s.weights, acts, grads, pass.patches);
 }
@@ -124,7 +112,8 @@ fn student<O: Update>(o: &mut O, p: &Plan, pass: &Pass) {
 /// Once per step: clip, center, optimizer, teacher. Every op is a no-op if anything was not finite, in this step or before.
 pub fn commit<O: Update>(o: &mut O, p: &Plan) {
     let (s, t, n) = (&p.student, &p.teacher, p.prototype_rows());
-    o.weight_norm_backward(s.head_weights.v, s.head_weights.g, s.scale, p.table.head.train_gain, n);
+    let student = p.table.head.prototypes(&s.head_weights, s.scale);
+    o.weight_norm_backward(student, s.head_weights.g, p.table.head.train_gain, n);
     o.clip(p.monitor, &p.table, p.hyper);
     // The teacher's logits are those of this step's weights, so the center comes before the average moves them.
     let teacher = p.table.head.prototypes(&t.head_weights, t.scale);

@@ -1,7 +1,7 @@
 //! Whole training runs over any backend that gives access to its memory.
 
 use crate::backend::{Arena, Factory, make_poisoned, read, read_grad, read_span, write};
-use dino_kernel::backend::{LossDims, Memory, Prototypes, Rows, Update};
+use dino_kernel::backend::{LossDims, LossSpans, Memory, Prototypes, Rows, StudentRows, TargetRows, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Pool, Span, Weight};
 use dino_kernel::params::Spec;
@@ -156,7 +156,7 @@ impl<O: Update + Memory> Run<O> {
     pub fn finish_grads(&mut self) {
         let (w, n) = (self.plan.student.head_weights, self.plan.prototype_rows());
         let train_gain = self.plan.table.head.train_gain;
-        self.o.weight_norm_backward(w.v, w.g, self.plan.student.scale, train_gain, n);
+        self.o.weight_norm_backward(Prototypes { v: w.v, scale: self.plan.student.scale }, w.g, train_gain, n);
     }
 
     /// A whole step.
@@ -203,8 +203,9 @@ pub fn loss_over_logits<F: Factory>(
     finite[monitor::FINITE] = 1.0;
     let monitor = a.state(&finite);
     let mut o = a.build::<F>();
-    o.teacher_lse(lse_teacher, entropy, zt, pt, center, hyper, n);
-    o.dino_loss(loss, lse, dz, z, ps, zt, lse_teacher, pt, center, hyper, n);
+    let targets = TargetRows { z: zt, lse: lse_teacher, prototypes: pt, offset: center };
+    o.teacher_lse(entropy, targets, hyper, n);
+    o.dino_loss(LossSpans { loss, lse, dz }, StudentRows { z, prototypes: ps }, targets, hyper, n);
     o.sum_rows(sum, zt, Rows { rows: n.images * n.teachers, cols: k });
     o.commit_center(center, monitor, sum, pt, hyper, Rows { rows: k, cols: k });
     Losses {

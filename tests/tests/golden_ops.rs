@@ -61,8 +61,9 @@ fn layernorm<F: Factory>(who: &str) {
         let (w, b) = (a.weight(&get("w").data), a.weight(&get("b").data));
         let (mean, rstd) = (a.stat(n.rows), a.stat(n.rows));
         let mut o = a.build::<F>();
-        o.layernorm(y, mean, rstd, at, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS });
-        o.layernorm_backward(dx, dy, at, mean, rstd, w, b, n);
+        let (stats, affine) = (NormStats { mean, rstd }, Affine { w, b });
+        o.layernorm(y, stats, at, affine, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS });
+        o.layernorm_backward(dx, dy, at, stats, affine, n);
         f.assert_golden(&format!("layernorm{case}.y"), &read(&mut o, y));
         f.assert_golden(&format!("layernorm{case}.dx"), &read(&mut o, dx));
         f.assert_golden(&format!("layernorm{case}.dw"), &read_grad(&mut o, w));
@@ -120,9 +121,9 @@ fn linear<F: Factory>(who: &str) {
     let (w2, b2) = (a.weight(&get("w").data), a.weight(&get("b").data));
     let (pre, hid, plain) = (a.act(n.rows * n.out), a.act(n.rows * n.out), a.act(n.rows * n.out));
     let mut o = a.build::<F>();
-    o.linear(y, x, w, b, n);
-    o.linear_backward(dx, dy, x, w, b, n);
-    o.linear_backward_params(dy, x, w2, b2, n);
+    o.linear(y, x, Affine { w, b }, n);
+    o.linear_backward(dx, dy, x, Affine { w, b }, n);
+    o.linear_backward_params(dy, x, Affine { w: w2, b: b2 }, n);
     f.assert_golden("linear.y", &read(&mut o, y));
     f.assert_golden("linear.dx", &read(&mut o, dx));
     for (w, b) in [(w, b), (w2, b2)] {
@@ -130,7 +131,7 @@ fn linear<F: Factory>(who: &str) {
         f.assert_golden("linear.db", &read_grad(&mut o, b));
     }
     // The fused form: its first half has a golden tensor, its second is the plain op's.
-    o.linear_gelu(hid, pre, x, w, b, n);
+    o.linear_gelu(hid, pre, x, Affine { w, b }, n);
     o.gelu(plain, pre);
     f.assert_golden("linear.y", &read(&mut o, pre));
     for (got, want) in read(&mut o, hid).into_iter().zip(read(&mut o, plain)) {
@@ -179,17 +180,17 @@ fn weight_norm<F: Factory>(who: &str) {
     let by_row = read(&mut o, scale);
     let normalised: Vec<f64> = get("v").data.iter().enumerate().map(|(i, v)| v * by_row[i / c]).collect();
     write(&mut o, dense, &normalised);
-    o.linear_backward(dx, dy, x, dense, bias, mat);
+    o.linear_backward(dx, dy, x, Affine { w: dense, b: bias }, mat);
     f.assert_golden("weightnorm.dx", &read(&mut o, dx));
     let raw = read_grad(&mut o, dense);
     write_grad(&mut o, v, &raw);
-    o.weight_norm_backward(v, g, scale, true, n);
+    o.weight_norm_backward(Prototypes { v, scale }, g, true, n);
     f.assert_golden("weightnorm.dv", &read_grad(&mut o, v));
     f.assert_golden("weightnorm.dg", &read_grad(&mut o, g));
     // With a frozen gain its gradient is left alone.
     write_grad(&mut o, v, &raw);
     let before = read_grad(&mut o, g);
-    o.weight_norm_backward(v, g, scale, false, n);
+    o.weight_norm_backward(Prototypes { v, scale }, g, false, n);
     f.assert_golden("weightnorm.dv", &read_grad(&mut o, v));
     assert_eq!(read_grad(&mut o, g), before);
     f.finish(who, &["weightnorm."], &[]);
@@ -242,9 +243,9 @@ fn attention<F: Factory>(who: &str) {
     let (dy_only, dqkv_only) = (a.input(&only), a.act(rows * 3 * c));
     let mut o = a.build::<F>();
 
-    o.attention(y, lse, qkv, n);
+    o.attention(Attention { y, lse }, qkv, n);
     o.attention_rows(probs, lse, qkv, tokens, n);
-    o.attention_backward(dqkv, dy, y, lse, qkv, n);
+    o.attention_backward(dqkv, dy, Attention { y, lse }, qkv, n);
     f.assert_golden("attention.o", &unpack(&read(&mut o, y), 0, 1, shape));
     f.assert_golden("attention.probs", &read(&mut o, probs));
     let d = read(&mut o, dqkv);
@@ -263,9 +264,10 @@ fn attention<F: Factory>(who: &str) {
         }
     }
 
-    o.attention_class(y1, lse1, q1, kv, n);
-    o.attention_class_backward(dq1, dkv1, dy1, y1, lse1, q1, kv, n);
-    o.attention_backward(dqkv_only, dy_only, y, lse, qkv, n);
+    let out1 = Attention { y: y1, lse: lse1 };
+    o.attention_class(out1, ClassQkv { q: q1, kv }, n);
+    o.attention_class_backward(ClassQkv { q: dq1, kv: dkv1 }, dy1, out1, ClassQkv { q: q1, kv }, n);
+    o.attention_backward(dqkv_only, dy_only, Attention { y, lse }, qkv, n);
     let near = |what: &str, key: &str, got: &[f64], want: &[f64]| {
         let atol = f.note(&format!("attention.{key}"), "atol").unwrap();
         assert_eq!(got.len(), want.len(), "{what}: lengths");
@@ -298,12 +300,12 @@ fn attention_module<F: Factory>(who: &str) {
     let (dqkv, datt, dx) = (a.act(rows * 3 * c), a.act(rows * c), a.act(rows * c));
     let [qkv_w, qkv_b, proj_w, proj_b] = ["qkv_w", "qkv_b", "proj_w", "proj_b"].map(|k| a.weight(&get(k).data));
     let mut o = a.build::<F>();
-    o.linear(qkv, x, qkv_w, qkv_b, wide);
-    o.attention(att, lse, qkv, n);
-    o.linear(y, att, proj_w, proj_b, square);
-    o.linear_backward(datt, dy, att, proj_w, proj_b, square);
-    o.attention_backward(dqkv, datt, att, lse, qkv, n);
-    o.linear_backward(dx, dqkv, x, qkv_w, qkv_b, wide);
+    o.linear(qkv, x, Affine { w: qkv_w, b: qkv_b }, wide);
+    o.attention(Attention { y: att, lse }, qkv, n);
+    o.linear(y, att, Affine { w: proj_w, b: proj_b }, square);
+    o.linear_backward(datt, dy, att, Affine { w: proj_w, b: proj_b }, square);
+    o.attention_backward(dqkv, datt, Attention { y: att, lse }, qkv, n);
+    o.linear_backward(dx, dqkv, x, Affine { w: qkv_w, b: qkv_b }, wide);
     f.assert_golden("attention_module.y", &read(&mut o, y));
     f.assert_golden("attention_module.dx", &read(&mut o, dx));
     for (key, w) in [("qkv_w", qkv_w), ("qkv_b", qkv_b), ("proj_w", proj_w), ("proj_b", proj_b)] {
@@ -345,8 +347,8 @@ fn patch_embed<F: Factory>(who: &str) {
         let (w, b) = (a.weight(&get("w").data), a.weight(&get("b").data));
         let mut o = a.build::<F>();
         o.patchify(cols, x, Patches { crops, patch, channels });
-        o.linear(y, cols, w, b, n);
-        o.linear_backward_params(dy, cols, w, b, n);
+        o.linear(y, cols, Affine { w, b }, n);
+        o.linear_backward_params(dy, cols, Affine { w, b }, n);
         f.assert_golden(&format!("patch_embed{case}.y"), &read(&mut o, y));
         f.assert_golden(&format!("patch_embed{case}.dw"), &read_grad(&mut o, w));
         f.assert_golden(&format!("patch_embed{case}.db"), &read_grad(&mut o, b));

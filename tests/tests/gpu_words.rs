@@ -119,11 +119,11 @@ fn product<F: Both>([rows, inp, out]: [usize; 3], forward: bool, backward: bool)
     let mut o = build::<F>(a);
     random_grads(&mut o, 5);
     if forward {
-        o.linear(y, x, w, b, n);
-        o.linear_gelu(y, pre, x, w, b, n);
+        o.linear(y, x, Affine { w, b }, n);
+        o.linear_gelu(y, pre, x, Affine { w, b }, n);
     }
     if backward {
-        o.linear_backward(dx, dy, x, w, b, n);
+        o.linear_backward(dx, dy, x, Affine { w, b }, n);
     }
     check::<F>(&mut o, rows.max(inp).max(out), 0.0, &n);
 }
@@ -148,7 +148,7 @@ fn large_products<F: Both>(_: &str) {
     let (w, b) = (a.weight(&vec![0.0; many * odd]), a.weight(&vec![0.0; many]));
     let mut o = build::<F>(a);
     random_grads(&mut o, 3);
-    o.linear_backward_params(dy, x, w, b, n);
+    o.linear_backward_params(dy, x, Affine { w, b }, n);
     check::<F>(&mut o, deep, 0.0, &n);
 }
 
@@ -211,9 +211,11 @@ fn layer_norms<F: Both>(_: &str) {
         let stats = [(); 4].map(|_| a.stat(rows));
         let mut o = build::<F>(a);
         random_grads(&mut o, 7);
-        o.layernorm(y, stats[0], stats[1], x, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps });
-        o.layernorm_backward(dx, dy, x, stats[0], stats[1], w, b, n);
-        o.add_layernorm(y, mid, stats[2], stats[3], x, branch, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps });
+        let (affine, norm) = (Affine { w, b }, LayerNorm { rows: n.rows, cols: n.cols, eps });
+        let [alone, fused] = [0, 2].map(|i| NormStats { mean: stats[i], rstd: stats[i + 1] });
+        o.layernorm(y, alone, x, affine, norm);
+        o.layernorm_backward(dx, dy, x, alone, affine, n);
+        o.add_layernorm(y, mid, fused, x, branch, affine, norm);
         check::<F>(&mut o, len.min(1000), 0.0, &n);
     }
 }
@@ -308,10 +310,10 @@ fn heads_with<F: Both>(groups: &[[usize; 2]], heads: usize, head_dim: usize, pus
     let (qkv, dy) = (a.input(&qkv), a.input(&numbers(2, rows * c, 1.0)));
     let (y, lse, dqkv, y_rows) = (a.act(rows * c), a.stat(rows * heads), a.act(rows * 3 * c), a.act(maps));
     let mut o = build::<F>(a);
-    o.attention(y, lse, qkv, n);
+    o.attention(Attention { y, lse }, qkv, n);
     check::<F>(&mut o, rows.max(c), 0.0, &n);
     o.attention_rows(y_rows, lse, qkv, queries, n);
-    o.attention_backward(dqkv, dy, y, lse, qkv, n);
+    o.attention_backward(dqkv, dy, Attention { y, lse }, qkv, n);
     check::<F>(&mut o, rows.max(c), 0.0, &n);
 }
 
@@ -352,8 +354,8 @@ fn class_attention<F: Both>(_: &str) {
         let (dy, y, lse) = (a.input(&numbers(3, crops * c, 1.0)), a.act(crops * c), a.stat(crops * heads));
         let (dq, dkv) = (a.act(crops * c), a.act(rows * 2 * c));
         let mut o = build::<F>(a);
-        o.attention_class(y, lse, q, kv, n);
-        o.attention_class_backward(dq, dkv, dy, y, lse, q, kv, n);
+        o.attention_class(Attention { y, lse }, ClassQkv { q, kv }, n);
+        o.attention_class_backward(ClassQkv { q: dq, kv: dkv }, dy, Attention { y, lse }, ClassQkv { q, kv }, n);
         check::<F>(&mut o, rows, 0.0, &n);
     }
 }
@@ -369,7 +371,7 @@ fn logits_and_prototypes<F: Both>(_: &str) {
         o.logits(y, z, p, n);
         for train_gain in [false, true] {
             random_grads(&mut o, 4);
-            o.weight_norm_backward(v, g, p.scale, train_gain, shape);
+            o.weight_norm_backward(Prototypes { v, scale: p.scale }, g, train_gain, shape);
         }
         check::<F::Small>(&mut o, inp, 0.0, &n);
     }
@@ -397,8 +399,9 @@ fn losses<F: Both>([teacher_temp, student_temp]: [f64; 2], ties: bool) {
         let hyper = a.state(&h.derive(n.images, n.first_view + n.views, n.teachers));
         let mut o = build::<F::Small>(a);
         random_grads(&mut o, 8);
-        o.teacher_lse(lse_teacher, entropy, zt, teacher, center, hyper, n);
-        o.dino_loss(loss, lse, dz, z, student, zt, lse_teacher, teacher, center, hyper, n);
+        let targets = TargetRows { z: zt, lse: lse_teacher, prototypes: teacher, offset: center };
+        o.teacher_lse(entropy, targets, hyper, n);
+        o.dino_loss(LossSpans { loss, lse, dz }, StudentRows { z, prototypes: student }, targets, hyper, n);
         check::<F::Small>(&mut o, k, 2.0 * f32::EPSILON as f64 / teacher_temp.min(student_temp), &n);
     }
 }
@@ -515,7 +518,7 @@ fn products_see_the_new_weights<F: Both>(_: &str) {
     write(&mut run.o, unit, &(0..256).map(|i| if i % 17 == 0 { 1.0 } else { 0.0 }).collect::<Vec<_>>());
     let weights = Weight(Span { at: 0, len: all });
     let product = |o: &mut Gpu| {
-        o.linear(y, unit, weights, weights, Mat { rows: 16, inp: 16, out: all / 16 });
+        o.linear(y, unit, Affine { w: weights, b: weights }, Mat { rows: 16, inp: 16, out: all / 16 });
         read(o, y)
     };
     let before = product(&mut run.o);

@@ -122,7 +122,14 @@ fn linear() {
     let (x, y, dx) = (a.input(&normals(1, 95)), a.act(15), a.act(95));
     let (dy, w, b) = (a.act(15), a.weight(&normals(2, 57)), a.weight(&normals(3, 3)));
     let wrt = [Wrt::Set(x, dx), Wrt::Parameter(w), Wrt::Parameter(b)];
-    check("linear", a, [y, dy], &wrt, |o| o.linear(y, x, w, b, n), |o| o.linear_backward(dx, dy, x, w, b, n));
+    check(
+        "linear",
+        a,
+        [y, dy],
+        &wrt,
+        |o| o.linear(y, x, Affine { w, b }, n),
+        |o| o.linear_backward(dx, dy, x, Affine { w, b }, n),
+    );
 }
 
 #[test]
@@ -132,7 +139,14 @@ fn linear_params() {
     let (x, y, dy) = (a.input(&normals(1, 95)), a.act(15), a.act(15));
     let (w, b) = (a.weight(&normals(2, 57)), a.weight(&normals(3, 3)));
     let wrt = [Wrt::Parameter(w), Wrt::Parameter(b)];
-    check("linear_params", a, [y, dy], &wrt, |o| o.linear(y, x, w, b, n), |o| o.linear_backward_params(dy, x, w, b, n));
+    check(
+        "linear_params",
+        a,
+        [y, dy],
+        &wrt,
+        |o| o.linear(y, x, Affine { w, b }, n),
+        |o| o.linear_backward_params(dy, x, Affine { w, b }, n),
+    );
 }
 
 #[test]
@@ -148,10 +162,10 @@ fn linear_gelu() {
         a,
         [y, dy],
         &wrt,
-        |o| o.linear_gelu(y, pre, x, w, b, n),
+        |o| o.linear_gelu(y, pre, x, Affine { w, b }, n),
         |o| {
             o.gelu_backward(d_pre, dy, pre);
-            o.linear_backward(dx, d_pre, x, w, b, n);
+            o.linear_backward(dx, d_pre, x, Affine { w, b }, n);
         },
     );
 }
@@ -173,15 +187,15 @@ fn layernorm() {
         let mut a = Arena::new();
         let (x, y, dx, dy) = (a.input(&normals(1, len)), a.act(len), a.act(len), a.act(len));
         let (w, b) = (a.weight(&normals(2, cols)), a.weight(&normals(3, cols)));
-        let (mean, rstd) = (a.stat(n.rows), a.stat(n.rows));
+        let (affine, stats) = (Affine { w, b }, NormStats { mean: a.stat(n.rows), rstd: a.stat(n.rows) });
         let wrt = [Wrt::Acc(x, dx), Wrt::Parameter(w), Wrt::Parameter(b)];
         check(
             "layernorm",
             a,
             [y, dy],
             &wrt,
-            |o| o.layernorm(y, mean, rstd, x, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS }),
-            |o| o.layernorm_backward(dx, dy, x, mean, rstd, w, b, n),
+            |o| o.layernorm(y, stats, x, affine, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS }),
+            |o| o.layernorm_backward(dx, dy, x, stats, affine, n),
         );
     }
 }
@@ -193,7 +207,7 @@ fn add_layernorm() {
     let (x, branch) = (a.input(&normals(1, 54)), a.input(&normals(2, 54)));
     let (y, mid, dx, dy) = (a.act(54), a.act(54), a.act(54), a.act(54));
     let (w, b) = (a.weight(&normals(3, 18)), a.weight(&normals(4, 18)));
-    let (mean, rstd) = (a.stat(3), a.stat(3));
+    let (affine, stats) = (Affine { w, b }, NormStats { mean: a.stat(3), rstd: a.stat(3) });
     // The sum's gradient is that of both operands.
     let wrt = [Wrt::Acc(x, dx), Wrt::Acc(branch, dx), Wrt::Parameter(w), Wrt::Parameter(b)];
     check(
@@ -201,8 +215,8 @@ fn add_layernorm() {
         a,
         [y, dy],
         &wrt,
-        |o| o.add_layernorm(y, mid, mean, rstd, x, branch, w, b, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS }),
-        |o| o.layernorm_backward(dx, dy, mid, mean, rstd, w, b, n),
+        |o| o.add_layernorm(y, mid, stats, x, branch, affine, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS }),
+        |o| o.layernorm_backward(dx, dy, mid, stats, affine, n),
     );
 }
 
@@ -238,8 +252,8 @@ fn attention() {
         a,
         [y, dy],
         &[Wrt::Set(qkv, dqkv)],
-        |o| o.attention(y, lse, qkv, n),
-        |o| o.attention_backward(dqkv, dy, y, lse, qkv, n),
+        |o| o.attention(Attention { y, lse }, qkv, n),
+        |o| o.attention_backward(dqkv, dy, Attention { y, lse }, qkv, n),
     );
 }
 
@@ -257,8 +271,8 @@ fn attention_class() {
         a,
         [y, dy],
         &wrt,
-        |o| o.attention_class(y, lse, q, kv, n),
-        |o| o.attention_class_backward(dq, dkv, dy, y, lse, q, kv, n),
+        |o| o.attention_class(Attention { y, lse }, ClassQkv { q, kv }, n),
+        |o| o.attention_class_backward(ClassQkv { q: dq, kv: dkv }, dy, Attention { y, lse }, ClassQkv { q, kv }, n),
     );
 }
 
@@ -337,8 +351,9 @@ fn loss_and_weight_norm() {
     let mut o = a.build::<Reference<f64>>();
     let say = |o: &mut Backend| {
         o.prototype_scale(scale, v, g, Rows { rows: k, cols: c });
-        o.teacher_lse(lse_t, entropy, zt, teacher, center, numbers, n);
-        o.dino_loss(loss, lse, dz, z, student, zt, lse_t, teacher, center, numbers, n);
+        let targets = TargetRows { z: zt, lse: lse_t, prototypes: teacher, offset: center };
+        o.teacher_lse(entropy, targets, numbers, n);
+        o.dino_loss(LossSpans { loss, lse, dz }, StudentRows { z, prototypes: student }, targets, numbers, n);
     };
     let mut value = |o: &mut Backend| {
         say(o);
@@ -346,7 +361,7 @@ fn loss_and_weight_norm() {
     };
     // The raw gradient of v is projected as a whole, so it starts at zero; that of the gain accumulates.
     let wrt = [Wrt::Set(z, dz), Wrt::Parameter(g)];
-    let project = |o: &mut Backend| o.weight_norm_backward(v, g, scale, true, Rows { rows: k, cols: c });
+    let project = |o: &mut Backend| o.weight_norm_backward(Prototypes { v, scale }, g, true, Rows { rows: k, cols: c });
     check_value("loss: rows and gain", &mut o, &wrt, &mut value, |o| {
         write_grad(o, v, &vec![0.0; k * c]);
         say(o);
@@ -377,7 +392,8 @@ fn loss_by_groups_of_views() {
     let center = a.state(&normals(7, k));
     let numbers = a.state(&hyper_numbers().derive(n.images, n.views, n.teachers));
     let mut o = a.build::<Reference<f64>>();
-    o.teacher_lse(lse_t, entropy, zt, teacher, center, numbers, n);
+    let targets = TargetRows { z: zt, lse: lse_t, prototypes: teacher, offset: center };
+    o.teacher_lse(entropy, targets, numbers, n);
     let mut pass = |groups: &[[usize; 2]]| {
         o.zero_grads();
         for &[first_view, views] in groups {
@@ -385,7 +401,7 @@ fn loss_by_groups_of_views() {
             let (row, rows) = (first_view * n.images, n.rows());
             let (loss, lse) = (loss.part(row, rows), lse.part(2 * row, 2 * rows));
             let (z, dz) = (z.part(row * c, rows * c), dz.part(row * c, rows * c));
-            o.dino_loss(loss, lse, dz, z, p, zt, lse_t, teacher, center, numbers, n);
+            o.dino_loss(LossSpans { loss, lse, dz }, StudentRows { z, prototypes: p }, targets, numbers, n);
         }
         (read(&mut o, loss), read(&mut o, dz), read_grad(&mut o, v))
     };

@@ -3,7 +3,7 @@
 use crate::args;
 use crate::gpu::{Gpu, Precision};
 use crate::kernels::Shape;
-use dino_kernel::backend::Heads;
+use dino_kernel::backend::{ClassQkv, Heads};
 use dino_kernel::mem::Act;
 
 /// Queries, keys and values of one attention word: addresses and row strides, and the output's address.
@@ -27,10 +27,10 @@ impl Gpu {
         Projections { q: (part(0), 3 * c), k: part(1), v: part(2), stride: 3 * c }
     }
 
-    /// One query a crop, and [k | v].
-    pub(super) fn class_packed(&self, q: Act, q_at: usize, kv: Act, kv_at: usize, c: usize) -> Projections {
-        let part = |i: usize| self.act_at(kv, kv_at + i * c);
-        Projections { q: (self.act_at(q, q_at), c), k: part(0), v: part(1), stride: 2 * c }
+    /// One query a crop from element `q_at` on, and [k | v] from element `kv_at` on.
+    pub(super) fn class_packed(&self, x: ClassQkv, q_at: usize, kv_at: usize, c: usize) -> Projections {
+        let part = |i: usize| self.act_at(x.kv, kv_at + i * c);
+        Projections { q: (self.act_at(x.q, q_at), c), k: part(0), v: part(1), stride: 2 * c }
     }
 
     /// Whether the tensor cores take it: bf16, [q | k | v] in one row, rows on 16 bytes, and heads of at most 128.

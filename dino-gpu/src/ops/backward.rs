@@ -39,14 +39,14 @@ impl Gpu {
 }
 
 impl Backward for Gpu {
-    fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, b: Weight, n: Mat) {
-        let (to, from, factor) = (self.act(dx), self.act(dy), self.factor(w));
+    fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Affine, n: Mat) {
+        let (to, from, factor) = (self.act(dx), self.act(dy), self.factor(w.w));
         self.product_nn(Out::Act(to), from, factor, [n.rows, n.inp, n.out], false);
-        self.linear_backward_params(dy, x, w, b, n);
+        self.linear_backward_params(dy, x, w, n);
     }
 
-    fn linear_backward_params(&mut self, dy: Act, x: Act, w: Weight, b: Weight, n: Mat) {
-        let (dy, x, dw, db) = (self.act(dy), self.act(x), self.grad(w), self.grad(b));
+    fn linear_backward_params(&mut self, dy: Act, x: Act, w: Affine, n: Mat) {
+        let (dy, x, dw, db) = (self.act(dy), self.act(x), self.grad(w.w), self.grad(w.b));
         self.product_tn(dw, dy, x, [n.out, n.inp, n.rows], self.workspace_bytes());
         self.column_sums(None, db, dy, Rows { rows: n.rows, cols: n.out });
     }
@@ -57,21 +57,12 @@ impl Backward for Gpu {
         self.launch(&self.kernels.gelu_backward, Shape::flat(len.div_ceil(4)), args![dx, dy, x, len as i64]);
     }
 
-    fn layernorm_backward(
-        &mut self,
-        dx_acc: Act,
-        dy: Act,
-        x: Act,
-        mean: Stat,
-        rstd: Stat,
-        w: Weight,
-        b: Weight,
-        n: Rows,
-    ) {
-        let (dx, dy, x, mean, rstd) = (self.act(dx_acc), self.act(dy), self.act(x), self.stat(mean), self.stat(rstd));
-        let arguments = args![dx, dy, x, mean, rstd, self.weight(w), n.rows as i32, n.cols as i32];
+    fn layernorm_backward(&mut self, dx_acc: Act, dy: Act, x: Act, stats: NormStats, w: Affine, n: Rows) {
+        let (dx, dy, x) = (self.act(dx_acc), self.act(dy), self.act(x));
+        let (mean, rstd) = (self.stat(stats.mean), self.stat(stats.rstd));
+        let arguments = args![dx, dy, x, mean, rstd, self.weight(w.w), n.rows as i32, n.cols as i32];
         self.launch(&self.kernels.layernorm_backward, Shape::warps(n.rows), arguments);
-        let (dw, db) = (self.grad(w), self.grad(b));
+        let (dw, db) = (self.grad(w.w), self.grad(w.b));
         self.column_sums(Some((dw, [x, mean, rstd])), db, dy, n);
     }
 
@@ -84,21 +75,21 @@ impl Backward for Gpu {
         }
     }
 
-    fn attention_backward(&mut self, dqkv: Act, dy: Act, y: Act, lse: Stat, qkv: Act, n: Heads) {
+    fn attention_backward(&mut self, dqkv: Act, dy: Act, out: Attention, qkv: Act, n: Heads) {
         let c = n.cols();
         for [_, crops, row, tokens] in groups(n.crops) {
             let (d, p) = (self.packed(dqkv, row * 3 * c, c), self.packed(qkv, row * 3 * c, c));
-            let read = [self.act_at(dy, row * c), self.act_at(y, row * c), self.stat_at(lse, row * n.heads)];
+            let read = [self.act_at(dy, row * c), self.act_at(out.y, row * c), self.stat_at(out.lse, row * n.heads)];
             self.attend_backward(d, read, p, [crops, tokens, tokens], n);
         }
     }
 
-    fn attention_class_backward(&mut self, dq: Act, dkv: Act, dy: Act, y: Act, lse: Stat, q: Act, kv: Act, n: Heads) {
+    fn attention_class_backward(&mut self, dx: ClassQkv, dy: Act, out: Attention, x: ClassQkv, n: Heads) {
         let c = n.cols();
         for [crop, crops, row, tokens] in groups(n.crops) {
-            let d = self.class_packed(dq, crop * c, dkv, row * 2 * c, c);
-            let p = self.class_packed(q, crop * c, kv, row * 2 * c, c);
-            let read = [self.act_at(dy, crop * c), self.act_at(y, crop * c), self.stat_at(lse, crop * n.heads)];
+            let d = self.class_packed(dx, crop * c, row * 2 * c, c);
+            let p = self.class_packed(x, crop * c, row * 2 * c, c);
+            let read = [self.act_at(dy, crop * c), self.act_at(out.y, crop * c), self.stat_at(out.lse, crop * n.heads)];
             self.attend_backward(d, read, p, [crops, 1, tokens], n);
         }
     }

@@ -37,8 +37,8 @@ impl Forward for Gpu {
         }
     }
 
-    fn linear(&mut self, y: Act, x: Act, w: Weight, b: Weight, n: Mat) {
-        let (y, x, w, b) = (self.act(y), self.act(x), self.factor(w), self.weight(b));
+    fn linear(&mut self, y: Act, x: Act, w: Affine, n: Mat) {
+        let (y, x, w, b) = (self.act(y), self.act(x), self.factor(w.w), self.weight(w.b));
         self.product_nt(Out::Act(y), x, w, [n.rows, n.out, n.inp], b, 0);
     }
 
@@ -48,14 +48,14 @@ impl Forward for Gpu {
         self.launch(&self.kernels.gelu, Shape::flat(len.div_ceil(4)), args![y, x, len as i64]);
     }
 
-    fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Weight, b: Weight, n: Mat) {
-        let (y, pre, x, w, b) = (self.act(y), self.act(pre), self.act(x), self.factor(w), self.weight(b));
+    fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Affine, n: Mat) {
+        let (y, pre, x, w, b) = (self.act(y), self.act(pre), self.act(x), self.factor(w.w), self.weight(w.b));
         self.product_nt(Out::Act(pre), x, w, [n.rows, n.out, n.inp], b, y);
     }
 
-    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: LayerNorm) {
+    fn layernorm(&mut self, y: Act, stats: NormStats, x: Act, w: Affine, n: LayerNorm) {
         let (y, x) = (self.act(y), self.act(x));
-        self.normalise(y, 0, mean, rstd, x, 0, w, b, n);
+        self.normalize([y, 0], stats, [x, 0], w, n);
     }
 
     fn add(&mut self, y: Act, x: Act, branch: Act) {
@@ -74,20 +74,9 @@ impl Forward for Gpu {
         }
     }
 
-    fn add_layernorm(
-        &mut self,
-        y: Act,
-        mid: Act,
-        mean: Stat,
-        rstd: Stat,
-        x: Act,
-        branch: Act,
-        w: Weight,
-        b: Weight,
-        n: LayerNorm,
-    ) {
-        let (y, mid, x, branch) = (self.act(y), self.act(mid), self.act(x), self.act(branch));
-        self.normalise(y, mid, mean, rstd, x, branch, w, b, n);
+    fn add_layernorm(&mut self, y: Act, sum: Act, stats: NormStats, x: Act, branch: Act, w: Affine, n: LayerNorm) {
+        let (y, sum, x, branch) = (self.act(y), self.act(sum), self.act(x), self.act(branch));
+        self.normalize([y, sum], stats, [x, branch], w, n);
     }
 
     fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid) {
@@ -106,20 +95,20 @@ impl Forward for Gpu {
         self.launch(&self.kernels.embed, Shape::flat(len), arguments);
     }
 
-    fn attention(&mut self, y: Act, lse: Stat, qkv: Act, n: Heads) {
+    fn attention(&mut self, out: Attention, qkv: Act, n: Heads) {
         let c = n.cols();
         for [_, crops, row, tokens] in groups(n.crops) {
             let (y, lse, p) =
-                (self.act_at(y, row * c), self.stat_at(lse, row * n.heads), self.packed(qkv, row * 3 * c, c));
+                (self.act_at(out.y, row * c), self.stat_at(out.lse, row * n.heads), self.packed(qkv, row * 3 * c, c));
             self.attend(y, lse, p, [crops, tokens, tokens], n);
         }
     }
 
-    fn attention_class(&mut self, y: Act, lse: Stat, q: Act, kv: Act, n: Heads) {
+    fn attention_class(&mut self, out: Attention, x: ClassQkv, n: Heads) {
         let c = n.cols();
         for [crop, crops, row, tokens] in groups(n.crops) {
-            let p = self.class_packed(q, crop * c, kv, row * 2 * c, c);
-            let (y, lse) = (self.act_at(y, crop * c), self.stat_at(lse, crop * n.heads));
+            let p = self.class_packed(x, crop * c, row * 2 * c, c);
+            let (y, lse) = (self.act_at(out.y, crop * c), self.stat_at(out.lse, crop * n.heads));
             self.attend(y, lse, p, [crops, 1, tokens], n);
         }
     }
@@ -187,21 +176,10 @@ impl Forward for Gpu {
 }
 
 impl Gpu {
-    /// y = layernorm(x), or of mid = x + branch where there is one (not 0).
-    fn normalise(
-        &mut self,
-        y: u64,
-        mid: u64,
-        mean: Stat,
-        rstd: Stat,
-        x: u64,
-        branch: u64,
-        w: Weight,
-        b: Weight,
-        n: LayerNorm,
-    ) {
-        let (mean, rstd, w, b) = (self.stat(mean), self.stat(rstd), self.weight(w), self.weight(b));
-        let arguments = args![y, mid, mean, rstd, x, branch, w, b, n.rows as i32, n.cols as i32, n.eps as f32];
+    /// y = layernorm(x), or of sum = x + branch where there is one (not 0).
+    fn normalize(&mut self, [y, sum]: [u64; 2], stats: NormStats, [x, branch]: [u64; 2], w: Affine, n: LayerNorm) {
+        let (mean, rstd, w, b) = (self.stat(stats.mean), self.stat(stats.rstd), self.weight(w.w), self.weight(w.b));
+        let arguments = args![y, sum, mean, rstd, x, branch, w, b, n.rows as i32, n.cols as i32, n.eps as f32];
         self.launch(&self.kernels.layernorm, Shape::warps(n.rows), arguments);
     }
 }

@@ -5,46 +5,32 @@ use crate::gemm::Out;
 use crate::gpu::Gpu;
 use crate::kernels::Shape;
 use dino_kernel::backend::*;
-use dino_kernel::mem::{Act, Stat, State};
+use dino_kernel::mem::{Stat, State};
 use dino_kernel::scalars::hyper;
 
 impl Gpu {
     /// See [`Update::teacher_lse`].
-    pub(super) fn streamed_teacher_lse(
-        &mut self,
-        lse: Stat,
-        entropy: Stat,
-        z: Act,
-        p: Prototypes,
-        center: State,
-        hyper: State,
-        n: LossDims,
-    ) {
-        let (lse, entropy) = (self.stat(lse), self.stat(entropy));
+    pub(super) fn streamed_teacher_lse(&mut self, entropy: Stat, targets: TargetRows, hyper: State, n: LossDims) {
+        let TargetRows { z, lse, prototypes, offset } = targets;
+        let out = [self.stat(lse), self.stat(entropy)];
         let slope = self.state(hyper) + 4 * hyper::INV_TEACHER_TEMP as u64;
-        let center = self.state(center);
-        self.sweep(lse, entropy, z, p, center, slope, n.teachers * n.images, n);
+        let offset = self.state(offset);
+        self.sweep(out, StudentRows { z, prototypes }, offset, slope, n.teachers * n.images, n);
     }
 
     /// See [`Update::dino_loss`].
     pub(super) fn streamed_loss(
         &mut self,
-        loss: Stat,
-        lse: Stat,
-        dz: Act,
-        z: Act,
-        student: Prototypes,
-        z_teacher: Act,
-        lse_teacher: Stat,
-        teacher: Prototypes,
-        center: State,
+        out: LossSpans,
+        student: StudentRows,
+        targets: TargetRows,
         hyper: State,
         n: LossDims,
     ) {
         let (rows, rows_teacher, c) = (n.rows(), n.teachers * n.images, n.bottleneck);
         let slope = self.state(hyper) + 4 * hyper::INV_STUDENT_TEMP as u64;
-        let lse = self.stat(lse);
-        self.sweep(lse, 0, z, student, 0, slope, rows, n);
+        let lse = self.stat(out.lse);
+        self.sweep([lse, 0], student, 0, slope, rows, n);
 
         // The workspace: dz's sums, then a tile's student products, targets, gradients and scaled gradients.
         let element = self.act_bytes();
@@ -59,16 +45,18 @@ impl Gpu {
         };
         let (sums, s, t) = (take(fixed), take(4 * rows * tile), take(4 * rows_teacher * tile));
         let (ds, ds_scaled) = (take(element * rows * tile), take(element * rows * tile));
-        let (zs, zt, loss, lse_teacher) = (self.act(z), self.act(z_teacher), self.stat(loss), self.stat(lse_teacher));
-        let (hyper, center, grad) = (self.state(hyper), self.state(center), self.grad(student.v));
-        let (vs, vt) = (self.factor(student.v), self.factor(teacher.v));
+        let (own, others) = (student.prototypes, targets.prototypes);
+        let (zs, zt, loss) = (self.act(student.z), self.act(targets.z), self.stat(out.loss));
+        let (lse_teacher, offset) = (self.stat(targets.lse), self.state(targets.offset));
+        let (hyper, grad) = (self.state(hyper), self.grad(own.v));
+        let (vs, vt) = (self.factor(own.v), self.factor(others.v));
         for at in (0..n.prototypes).step_by(tile) {
             let width = tile.min(n.prototypes - at);
             let v_at = (at * c * element) as u64;
-            let (scale, scale_t) = (self.stat_at(student.scale, at), self.stat_at(teacher.scale, at));
+            let (scale, scale_t) = (self.stat_at(own.scale, at), self.stat_at(others.scale, at));
             self.product_nt(Out::F32(s), zs, vs + v_at, [rows, width, c], 0, 0);
             self.product_nt(Out::F32(t), zt, vt + v_at, [rows_teacher, width, c], 0, 0);
-            let arguments = args![t, lse_teacher, scale_t, center + 4 * at as u64, hyper, width as i32];
+            let arguments = args![t, lse_teacher, scale_t, offset + 4 * at as u64, hyper, width as i32];
             self.launch(&self.kernels.loss_targets, Shape::blocks(rows_teacher), arguments);
             self.launch(
                 &self.kernels.loss_gradient,
@@ -92,7 +80,7 @@ impl Gpu {
             self.product_tn(grad + 4 * (at * c) as u64, ds, zs, [width, c, rows], 0); // the workspace is taken
             self.product_nn(Out::F32(sums), ds_scaled, vs + v_at, [rows, c, width], at > 0);
         }
-        let dz = self.act(dz);
+        let dz = self.act(out.dz);
         self.launch(&self.kernels.from_f32, Shape::flat(rows * c), args![dz, sums, (rows * c) as i64]);
     }
 
@@ -108,32 +96,30 @@ impl Gpu {
         Some(tile.min(8192).min(prototypes))
     }
 
-    /// The running softmax of every row over all prototypes: lse (rows, 2), and the entropy unless 0. `center` may be 0.
+    /// The running softmax of every row over all prototypes: lse (rows, 2), and the entropy unless 0. `offset` may be 0.
     fn sweep(
         &mut self,
-        lse: u64,
-        entropy: u64,
-        z: Act,
-        p: Prototypes,
-        center: u64,
+        [lse, entropy]: [u64; 2],
+        StudentRows { z, prototypes }: StudentRows,
+        offset: u64,
         slope: u64,
         rows: usize,
         n: LossDims,
     ) {
         let fixed = 12 * rows;
         let Some(tile) = self.loss_tile(fixed, 4 * rows, n.prototypes) else { return };
-        let (running, z, v) = (self.workspace_at(), self.act(z), self.factor(p.v));
+        let (running, z, v) = (self.workspace_at(), self.act(z), self.factor(prototypes.v));
         let s = running + fixed.next_multiple_of(256) as u64;
         for at in (0..n.prototypes).step_by(tile) {
             let width = tile.min(n.prototypes - at);
             let v = v + (at * n.bottleneck * self.act_bytes()) as u64;
             self.product_nt(Out::F32(s), z, v, [rows, width, n.bottleneck], 0, 0);
-            let (scale, last) = (self.stat_at(p.scale, at), at + width == n.prototypes);
-            let center = if center == 0 { 0 } else { center + 4 * at as u64 };
+            let (scale, last) = (self.stat_at(prototypes.scale, at), at + width == n.prototypes);
+            let offset = if offset == 0 { 0 } else { offset + 4 * at as u64 };
             self.launch(
                 &self.kernels.loss_running,
                 Shape::blocks(rows),
-                args![running, lse, entropy, s, scale, center, slope, width as i32, (at == 0) as i32, last as i32],
+                args![running, lse, entropy, s, scale, offset, slope, width as i32, (at == 0) as i32, last as i32],
             );
         }
     }

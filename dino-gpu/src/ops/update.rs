@@ -18,34 +18,12 @@ impl Update for Gpu {
         self.clear_bytes(at, 4 * x.len());
     }
 
-    fn teacher_lse(
-        &mut self,
-        lse: Stat,
-        entropy: Stat,
-        z: Act,
-        p: Prototypes,
-        center: State,
-        hyper: State,
-        n: LossDims,
-    ) {
-        self.streamed_teacher_lse(lse, entropy, z, p, center, hyper, n);
+    fn teacher_lse(&mut self, entropy: Stat, targets: TargetRows, hyper: State, n: LossDims) {
+        self.streamed_teacher_lse(entropy, targets, hyper, n);
     }
 
-    fn dino_loss(
-        &mut self,
-        loss: Stat,
-        lse: Stat,
-        dz: Act,
-        z: Act,
-        student: Prototypes,
-        z_teacher: Act,
-        lse_teacher: Stat,
-        teacher: Prototypes,
-        center: State,
-        hyper: State,
-        n: LossDims,
-    ) {
-        self.streamed_loss(loss, lse, dz, z, student, z_teacher, lse_teacher, teacher, center, hyper, n);
+    fn dino_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims) {
+        self.streamed_loss(out, student, targets, hyper, n);
     }
 
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
@@ -58,9 +36,9 @@ impl Update for Gpu {
         self.launch(&self.kernels.sum_stat, Shape::blocks(1), args![sum, at, x.len() as i32]);
     }
 
-    fn weight_norm_backward(&mut self, v: Weight, g: Weight, scale: Stat, train_gain: bool, n: Rows) {
-        let (dv, dg) = (self.grad(v), if train_gain { self.grad(g) } else { 0 });
-        let (v, scale) = (self.weight(v), self.stat(scale));
+    fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows) {
+        let (dv, dg) = (self.grad(p.v), if train_gain { self.grad(g) } else { 0 });
+        let (v, scale) = (self.weight(p.v), self.stat(p.scale));
         let arguments = args![dv, dg, v, scale, n.rows as i32, n.cols as i32];
         self.launch(&self.kernels.weight_norm_backward, Shape::warps(n.rows), arguments);
     }

@@ -10,6 +10,7 @@ use super::small::product;
 use super::turn::turn;
 use super::with_scratch;
 use dino_kernel::backend::LossDims;
+use dino_kernel::ops::loss::LossOut;
 use dino_kernel::scalars::hyper;
 use rayon::prelude::*;
 
@@ -39,6 +40,14 @@ impl Rows<'_> {
     }
 }
 
+/// The teacher's side of the loss: its rows, their log-sum-exp (rows, 2) and what is subtracted from the logits (K).
+#[derive(Clone, Copy)]
+pub struct Targets<'a> {
+    pub rows: Rows<'a>,
+    pub lse: &'a [f32],
+    pub offset: &'a [f32],
+}
+
 /// Elements of a thread's scratch that the loss takes.
 pub fn turned_len(n: LossDims) -> usize {
     LD * n.bottleneck
@@ -63,7 +72,7 @@ pub fn scratch_len(n: LossDims) -> usize {
 }
 
 /// The running softmax of every row over all prototypes, strips merged in order.
-fn sweep(network: Rows, center: Option<&[f32]>, slope: f32, n: LossDims, scratch: &mut Vec<f32>) -> Vec<Running> {
+fn sweep(network: Rows, offset: Option<&[f32]>, slope: f32, n: LossDims, scratch: &mut Vec<f32>) -> Vec<Running> {
     let rows = network.z.len() / n.bottleneck;
     let strip = strip_len(n.prototypes);
     let strips = n.prototypes.div_ceil(strip);
@@ -80,8 +89,8 @@ fn sweep(network: Rows, center: Option<&[f32]>, slope: f32, n: LossDims, scratch
                 let s = &mut s[..rows * tile];
                 network.products(s, at, tile, n.bottleneck);
                 for (row, sum) in s.chunks_mut(tile).zip(&mut sums) {
-                    let center = center.map(|c| &c[at..at + tile]);
-                    *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], center, slope), slope);
+                    let offset = offset.map(|c| &c[at..at + tile]);
+                    *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], offset, slope), slope);
                 }
             }
             sums
@@ -95,12 +104,12 @@ pub fn teacher_lse(
     lse: &mut [f32],
     entropy: &mut [f32],
     teacher: Rows,
-    center: &[f32],
+    offset: &[f32],
     h: &[f32; hyper::LEN],
     n: LossDims,
     scratch: &mut Vec<f32>,
 ) {
-    for (r, sum) in sweep(teacher, Some(center), h[hyper::INV_TEACHER_TEMP], n, scratch).into_iter().enumerate() {
+    for (r, sum) in sweep(teacher, Some(offset), h[hyper::INV_TEACHER_TEMP], n, scratch).into_iter().enumerate() {
         lse[2 * r..][..2].copy_from_slice(&sum.parts());
         entropy[r] = sum.entropy();
     }
@@ -108,18 +117,14 @@ pub fn teacher_lse(
 
 /// See `dino_kernel::ops::loss::forward_backward`.
 pub fn forward_backward(
-    loss: &mut [f32],
-    lse: &mut [f32],
-    dz: &mut [f32],
-    dw: &mut [f32],
+    out: LossOut<f32>,
     student: Rows,
-    teacher: Rows,
-    lse_teacher: &[f32],
-    center: &[f32],
+    targets: Targets,
     h: &[f32; hyper::LEN],
     n: LossDims,
     scratch: &mut Vec<f32>,
 ) {
+    let (LossOut { loss, lse, dz, dw }, Targets { rows: teacher, offset, .. }) = (out, targets);
     let (soften, sharpen) = (h[hyper::INV_STUDENT_TEMP], h[hyper::INV_TEACHER_TEMP]);
     let gradient_scale = soften * h[hyper::LOSS_SCALE];
     let (rows, rows_teacher, c) = (n.rows(), n.teachers * n.images, n.bottleneck);
@@ -130,7 +135,7 @@ pub fn forward_backward(
     let (strip, share) = (strip_len(n.prototypes), share(n));
     let strips = n.prototypes.div_ceil(strip);
     scratch.resize(scratch.len().max(strips * share), 0.0);
-    let (lse, lse_teacher) = (lse.as_chunks::<2>().0, lse_teacher.as_chunks::<2>().0);
+    let (lse, lse_teacher) = (lse.as_chunks::<2>().0, targets.lse.as_chunks::<2>().0);
     let tasks = scratch.par_chunks_mut(share).zip(dw.par_chunks_mut(strip * c)).enumerate();
     tasks.for_each(|(i, (own, dw))| {
         let (s, own) = own.split_at_mut(rows * TILE);
@@ -147,7 +152,7 @@ pub fn forward_backward(
             student.products(s, at, tile, c);
             teacher.products(t, at, tile, c);
             for (t, &lse) in t.chunks_mut(tile).zip(lse_teacher) {
-                rows::targets(t, &teacher.scale[part.clone()], &center[part.clone()], sharpen, lse);
+                rows::targets(t, &teacher.scale[part.clone()], &offset[part.clone()], sharpen, lse);
             }
             for (row, s) in s.chunks_mut(tile).enumerate() {
                 let (view, image) = (n.first_view + row / n.images, row % n.images);

@@ -18,6 +18,7 @@ use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
 use dino_kernel::mem::{Act, Pool, Span, Stat, State, Weight};
 use dino_kernel::ops;
+use dino_kernel::ops::loss::LossOut;
 use dino_kernel::params::{ParamTable, Role};
 use dino_kernel::plan::Pools;
 use dino_kernel::scalars::{hyper, monitor};
@@ -116,9 +117,9 @@ impl Forward for Cpu {
         self.reference().patchify(y, x, n);
     }
 
-    fn linear(&mut self, y: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+    fn linear(&mut self, y: Act, x: Act, w: Affine, n: Mat) {
         let [y, x] = split(&mut self.acts, [y.0, x.0]);
-        gemm::linear(y, x, &self.weights[w.range()], &self.weights[b.range()], n.inp);
+        gemm::linear(y, x, &self.weights[w.w.range()], &self.weights[w.b.range()], n.inp);
     }
 
     fn gelu(&mut self, y: Act, x: Act) {
@@ -126,21 +127,21 @@ impl Forward for Cpu {
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| rows::gelu(y, x));
     }
 
-    fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+    fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Affine, n: Mat) {
         let [y, pre, x] = split(&mut self.acts, [y.0, pre.0, x.0]);
-        let (w, b) = (&self.weights[w.range()], &self.weights[b.range()]);
+        let (w, b) = (&self.weights[w.w.range()], &self.weights[w.b.range()]);
         gemm::linear_gelu(y, pre, x, w, b, n.inp);
     }
 
-    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: LayerNorm) {
+    fn layernorm(&mut self, y: Act, stats: NormStats, x: Act, w: Affine, n: LayerNorm) {
         let [y, x] = split(&mut self.acts, [y.0, x.0]);
-        let [mean, rstd] = split(&mut self.stats, [mean.0, rstd.0]);
-        let (w, b) = (&self.weights[w.range()], &self.weights[b.range()]);
+        let [mean, rstd] = split(&mut self.stats, [stats.mean.0, stats.rstd.0]);
+        let (w, b) = (&self.weights[w.w.range()], &self.weights[w.b.range()]);
         let block = gemm::row_block(n.rows);
-        let stats = mean.par_chunks_mut(block).zip(rstd.par_chunks_mut(block));
+        let kept = mean.par_chunks_mut(block).zip(rstd.par_chunks_mut(block));
         y.par_chunks_mut(block * n.cols)
             .zip(x.par_chunks(block * n.cols))
-            .zip(stats)
+            .zip(kept)
             .for_each(|((y, x), (mean, rstd))| rows::layernorm(y, mean, rstd, x, w, b, n.eps));
     }
 
@@ -158,29 +159,18 @@ impl Forward for Cpu {
         crops(y, n, cols).into_par_iter().zip(read).for_each(|(y, ((x, b), &s))| rows::add_scaled(y, x, b, s));
     }
 
-    fn add_layernorm(
-        &mut self,
-        y: Act,
-        mid: Act,
-        mean: Stat,
-        rstd: Stat,
-        x: Act,
-        branch: Act,
-        w: Weight,
-        b: Weight,
-        n: LayerNorm,
-    ) {
-        let [y, mid, x, branch] = split(&mut self.acts, [y.0, mid.0, x.0, branch.0]);
-        let [mean, rstd] = split(&mut self.stats, [mean.0, rstd.0]);
-        let (w, b) = (&self.weights[w.range()], &self.weights[b.range()]);
+    fn add_layernorm(&mut self, y: Act, sum: Act, stats: NormStats, x: Act, branch: Act, w: Affine, n: LayerNorm) {
+        let [y, sum, x, branch] = split(&mut self.acts, [y.0, sum.0, x.0, branch.0]);
+        let [mean, rstd] = split(&mut self.stats, [stats.mean.0, stats.rstd.0]);
+        let (w, b) = (&self.weights[w.w.range()], &self.weights[w.b.range()]);
         let block = gemm::row_block(n.rows);
         let wide = block * n.cols;
-        let stats = mean.par_chunks_mut(block).zip(rstd.par_chunks_mut(block));
-        let written = y.par_chunks_mut(wide).zip(mid.par_chunks_mut(wide)).zip(stats);
+        let kept = mean.par_chunks_mut(block).zip(rstd.par_chunks_mut(block));
+        let written = y.par_chunks_mut(wide).zip(sum.par_chunks_mut(wide)).zip(kept);
         written.zip(x.par_chunks(wide)).zip(branch.par_chunks(wide)).for_each(
-            |((((y, mid), (mean, rstd)), x), branch)| {
-                rows::add(mid, x, branch);
-                rows::layernorm(y, mean, rstd, mid, w, b, n.eps);
+            |((((y, sum), (mean, rstd)), x), branch)| {
+                rows::add(sum, x, branch);
+                rows::layernorm(y, mean, rstd, sum, w, b, n.eps);
             },
         );
     }
@@ -193,14 +183,14 @@ impl Forward for Cpu {
         self.reference().embed(y, patches, class, class_position, positions, n);
     }
 
-    fn attention(&mut self, y: Act, lse: Stat, qkv: Act, n: Heads) {
-        let [y, qkv] = split(&mut self.acts, [y.0, qkv.0]);
-        attention::forward(y, &mut self.stats[lse.range()], qkv, n);
+    fn attention(&mut self, out: Attention, qkv: Act, n: Heads) {
+        let [y, qkv] = split(&mut self.acts, [out.y.0, qkv.0]);
+        attention::forward(y, &mut self.stats[out.lse.range()], qkv, n);
     }
 
-    fn attention_class(&mut self, y: Act, lse: Stat, q: Act, kv: Act, n: Heads) {
-        let [y, q, kv] = split(&mut self.acts, [y.0, q.0, kv.0]);
-        attention::class_forward(y, &mut self.stats[lse.range()], q, kv, n);
+    fn attention_class(&mut self, out: Attention, x: ClassQkv, n: Heads) {
+        let [y, q, kv] = split(&mut self.acts, [out.y.0, x.q.0, x.kv.0]);
+        attention::class_forward(y, &mut self.stats[out.lse.range()], q, kv, n);
     }
 
     fn attention_rows(&mut self, y: Act, lse: Stat, qkv: Act, queries: usize, n: Heads) {
@@ -237,16 +227,16 @@ impl Forward for Cpu {
 }
 
 impl Backward for Cpu {
-    fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+    fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Affine, n: Mat) {
         {
             let [dx, dy] = split(&mut self.acts, [dx.0, dy.0]);
-            gemm::input_gradient(dx, dy, &self.weights[w.range()], n.inp, n.out);
+            gemm::input_gradient(dx, dy, &self.weights[w.w.range()], n.inp, n.out);
         }
-        self.linear_backward_params(dy, x, w, b, n);
+        self.linear_backward_params(dy, x, w, n);
     }
 
-    fn linear_backward_params(&mut self, dy: Act, x: Act, w: Weight, b: Weight, n: Mat) {
-        let [dw, db] = split(&mut self.grads, [w.0, b.0]);
+    fn linear_backward_params(&mut self, dy: Act, x: Act, w: Affine, n: Mat) {
+        let [dw, db] = split(&mut self.grads, [w.w.0, w.b.0]);
         gemm::weight_gradient(dw, db, &self.acts[dy.range()], &self.acts[x.range()], n.inp);
     }
 
@@ -258,20 +248,10 @@ impl Backward for Cpu {
             .for_each(|((dx, dy), x)| rows::gelu_backward(dx, dy, x));
     }
 
-    fn layernorm_backward(
-        &mut self,
-        dx_acc: Act,
-        dy: Act,
-        x: Act,
-        mean: Stat,
-        rstd: Stat,
-        w: Weight,
-        b: Weight,
-        n: Rows,
-    ) {
+    fn layernorm_backward(&mut self, dx_acc: Act, dy: Act, x: Act, stats: NormStats, w: Affine, n: Rows) {
         let [dx, dy, x] = split(&mut self.acts, [dx_acc.0, dy.0, x.0]);
-        let [mean, rstd] = split(&mut self.stats, [mean.0, rstd.0]);
-        let (mean, rstd, weight) = (&*mean, &*rstd, &self.weights[w.range()]);
+        let [mean, rstd] = split(&mut self.stats, [stats.mean.0, stats.rstd.0]);
+        let (mean, rstd, weight) = (&*mean, &*rstd, &self.weights[w.w.range()]);
         let block = gemm::row_block(n.rows);
         let wide = block * n.cols;
         self.scratch.clear();
@@ -283,7 +263,7 @@ impl Backward for Cpu {
                 rows::layernorm_backward(dx, dw, db, dy, x, mean, rstd, weight);
             },
         );
-        let [dw, db] = split(&mut self.grads, [w.0, b.0]);
+        let [dw, db] = split(&mut self.grads, [w.w.0, w.b.0]);
         for sums in self.scratch.chunks(2 * n.cols) {
             rows::add_assign(dw, &sums[..n.cols]);
             rows::add_assign(db, &sums[n.cols..]);
@@ -296,14 +276,14 @@ impl Backward for Cpu {
         crops(y, n, cols).into_par_iter().zip(read).for_each(|(y, (x, &s))| rows::scaled(y, x, s));
     }
 
-    fn attention_backward(&mut self, dqkv: Act, dy: Act, y: Act, lse: Stat, qkv: Act, n: Heads) {
-        let [dqkv, dy, y, qkv] = split(&mut self.acts, [dqkv.0, dy.0, y.0, qkv.0]);
-        attention::backward(dqkv, dy, y, &self.stats[lse.range()], qkv, n);
+    fn attention_backward(&mut self, dqkv: Act, dy: Act, out: Attention, qkv: Act, n: Heads) {
+        let [dqkv, dy, y, qkv] = split(&mut self.acts, [dqkv.0, dy.0, out.y.0, qkv.0]);
+        attention::backward(dqkv, dy, y, &self.stats[out.lse.range()], qkv, n);
     }
 
-    fn attention_class_backward(&mut self, dq: Act, dkv: Act, dy: Act, y: Act, lse: Stat, q: Act, kv: Act, n: Heads) {
-        let [dq, dkv, dy, y, q, kv] = split(&mut self.acts, [dq.0, dkv.0, dy.0, y.0, q.0, kv.0]);
-        attention::class_backward(dq, dkv, dy, y, &self.stats[lse.range()], q, kv, n);
+    fn attention_class_backward(&mut self, dx: ClassQkv, dy: Act, out: Attention, x: ClassQkv, n: Heads) {
+        let [dq, dkv, dy, y, q, kv] = split(&mut self.acts, [dx.q.0, dx.kv.0, dy.0, out.y.0, x.q.0, x.kv.0]);
+        attention::class_backward(dq, dkv, dy, y, &self.stats[out.lse.range()], q, kv, n);
     }
 
     fn embed_backward(
@@ -344,45 +324,25 @@ impl Update for Cpu {
         self.state[x.range()].fill(0.0);
     }
 
-    fn teacher_lse(
-        &mut self,
-        lse: Stat,
-        entropy: Stat,
-        z: Act,
-        p: Prototypes,
-        center: State,
-        hyper: State,
-        n: LossDims,
-    ) {
+    fn teacher_lse(&mut self, entropy: Stat, targets: TargetRows, hyper: State, n: LossDims) {
         let h = self.hyper(hyper);
-        let [lse, entropy, scale] = split(&mut self.stats, [lse.0, entropy.0, p.scale.0]);
-        let network = loss::Rows { z: &self.acts[z.range()], v: &self.weights[p.v.range()], scale };
-        loss::teacher_lse(lse, entropy, network, &self.state[center.range()], &h, n, &mut self.scratch);
+        let TargetRows { z, lse, prototypes, offset } = targets;
+        let [lse, entropy, scale] = split(&mut self.stats, [lse.0, entropy.0, prototypes.scale.0]);
+        let rows = loss::Rows { z: &self.acts[z.range()], v: &self.weights[prototypes.v.range()], scale };
+        loss::teacher_lse(lse, entropy, rows, &self.state[offset.range()], &h, n, &mut self.scratch);
     }
 
-    fn dino_loss(
-        &mut self,
-        loss: Stat,
-        lse: Stat,
-        dz: Act,
-        z: Act,
-        student: Prototypes,
-        z_teacher: Act,
-        lse_teacher: Stat,
-        teacher: Prototypes,
-        center: State,
-        hyper: State,
-        n: LossDims,
-    ) {
+    fn dino_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims) {
         let h = self.hyper(hyper);
-        let [dz, z, zt] = split(&mut self.acts, [dz.0, z.0, z_teacher.0]);
-        let [loss, lse, lse_t, scale, scale_t] =
-            split(&mut self.stats, [loss.0, lse.0, lse_teacher.0, student.scale.0, teacher.scale.0]);
-        let student_rows = loss::Rows { z, v: &self.weights[student.v.range()], scale };
-        let teacher_rows = loss::Rows { z: zt, v: &self.weights[teacher.v.range()], scale: scale_t };
-        let dw = &mut self.grads[student.v.range()];
-        let center = &self.state[center.range()];
-        loss::forward_backward(loss, lse, dz, dw, student_rows, teacher_rows, lse_t, center, &h, n, &mut self.scratch);
+        let (own, others) = (student.prototypes, targets.prototypes);
+        let [dz, z, z_teacher] = split(&mut self.acts, [out.dz.0, student.z.0, targets.z.0]);
+        let [loss, lse, lse_teacher, scale, scale_teacher] =
+            split(&mut self.stats, [out.loss.0, out.lse.0, targets.lse.0, own.scale.0, others.scale.0]);
+        let out = LossOut { loss, lse, dz, dw: &mut self.grads[own.v.range()] };
+        let student = loss::Rows { z, v: &self.weights[own.v.range()], scale };
+        let rows = loss::Rows { z: z_teacher, v: &self.weights[others.v.range()], scale: scale_teacher };
+        let targets = loss::Targets { rows, lse: lse_teacher, offset: &self.state[targets.offset.range()] };
+        loss::forward_backward(out, student, targets, &h, n, &mut self.scratch);
     }
 
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
@@ -393,10 +353,10 @@ impl Update for Cpu {
         self.reference().sum_stat(sum, x);
     }
 
-    fn weight_norm_backward(&mut self, v: Weight, g: Weight, scale: Stat, train_gain: bool, n: Rows) {
+    fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows) {
         let (wide, cols) = (256 * n.cols, n.cols);
-        let [dv, dg] = split(&mut self.grads, [v.0, g.0]);
-        let (v, scale) = (&self.weights[v.range()], &self.stats[scale.range()]);
+        let [dv, dg] = split(&mut self.grads, [p.v.0, g.0]);
+        let (v, scale) = (&self.weights[p.v.range()], &self.stats[p.scale.range()]);
         let tiles = dv.par_chunks_mut(wide).zip(v.par_chunks(wide)).zip(scale.par_chunks(256));
         tiles.zip(dg.par_chunks_mut(256)).for_each(|(((dv, v), scale), dg)| {
             rows::weight_norm_backward(dv, train_gain.then_some(dg), v, scale, cols);

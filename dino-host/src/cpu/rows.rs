@@ -223,10 +223,10 @@ impl Running {
     }
 }
 
-/// The running softmax of one row of raw products: `x[k] = s[k] scale[k] - center[k]`; without a center, the student's. Overwrites s.
+/// The running softmax of one row of raw products: `x[k] = s[k] scale[k] - offset[k]`; without an offset, the student's. Overwrites s.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn running(s: &mut [f32], scale: &[f32], center: Option<&[f32]>, slope: f32) -> Running {
-    logits(s, scale, center);
+pub fn running(s: &mut [f32], scale: &[f32], offset: Option<&[f32]>, slope: f32) -> Running {
+    logits(s, scale, offset);
     let top = maximum(s);
     let mut spread = [0.0f32; 16];
     let (chunks, tail) = s.as_chunks_mut::<16>();
@@ -252,10 +252,10 @@ pub fn running(s: &mut [f32], scale: &[f32], center: Option<&[f32]>, slope: f32)
 }
 
 #[inline(always)]
-fn logits(s: &mut [f32], scale: &[f32], center: Option<&[f32]>) {
-    match center {
-        Some(center) => {
-            for ((x, &scale), &c) in s.iter_mut().zip(scale).zip(center) {
+fn logits(s: &mut [f32], scale: &[f32], offset: Option<&[f32]>) {
+    match offset {
+        Some(offset) => {
+            for ((x, &scale), &c) in s.iter_mut().zip(scale).zip(offset) {
                 *x = *x * scale - c;
             }
         }
@@ -267,10 +267,10 @@ fn logits(s: &mut [f32], scale: &[f32], center: Option<&[f32]>) {
     }
 }
 
-/// Raw teacher products of one row become probabilities exp(slope x - lse), `x[k] = t[k] scale[k] - center[k]`, lse in two parts.
+/// Raw teacher products of one row become probabilities exp(slope x - lse), `x[k] = t[k] scale[k] - offset[k]`, lse in two parts.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn targets(t: &mut [f32], scale: &[f32], center: &[f32], slope: f32, lse: [f32; 2]) {
-    logits(t, scale, Some(center));
+pub fn targets(t: &mut [f32], scale: &[f32], offset: &[f32], slope: f32, lse: [f32; 2]) {
+    logits(t, scale, Some(offset));
     for x in t.iter_mut() {
         *x = fast::exp((*x - lse[0]) * slope - lse[1]);
     }

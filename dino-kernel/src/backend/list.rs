@@ -1,4 +1,4 @@
-//! The list of ops, with what each operand is for, stands once, in `ops!`; the enum [`Op`], what a call touches, and the
+//! The list of ops and how each accesses its operands, written once, in `ops!`: the enum [`Op`], the accesses of a call and the
 //! wrappers of [`super::wrap`] are made from it.
 
 use crate::backend::*;
@@ -6,7 +6,7 @@ use crate::crops::Ragged;
 use crate::mem::{Act, Pool, Span, Stat, State, Weight};
 use crate::params::ParamTable;
 
-/// What an op does with an operand.
+/// How an op uses an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// Written; earlier content does not matter.
@@ -17,11 +17,11 @@ pub enum Use {
     Get,
     /// A parameter that is read and whose gradient accumulates.
     Grad,
-    /// A parameter of which only the gradient is touched.
+    /// A parameter of which only the gradient accumulates; its value is not read.
     GradOnly,
 }
 
-/// One span an op touches.
+/// One span that an op reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     pub pool: Pool,
@@ -29,7 +29,7 @@ pub struct Access {
     pub written: bool,
 }
 
-/// The spans one call touches.
+/// The spans that one call reads or writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Accesses {
     list: [Access; 24],
@@ -54,7 +54,7 @@ impl Accesses {
     }
 }
 
-/// Anything an op can be handed.
+/// Anything that can be an operand.
 pub(super) trait Operand {
     fn access(&self, access: Use, t: &mut Accesses);
 }
@@ -83,14 +83,70 @@ impl Operand for Weight {
     }
 }
 
+impl Operand for Affine {
+    /// A bias is added: its gradient does not depend on its value.
+    fn access(&self, access: Use, t: &mut Accesses) {
+        self.w.access(access, t);
+        self.b.access(if access == Use::Grad { Use::GradOnly } else { access }, t);
+    }
+}
+
+impl Operand for NormStats {
+    fn access(&self, access: Use, t: &mut Accesses) {
+        self.mean.access(access, t);
+        self.rstd.access(access, t);
+    }
+}
+
+impl Operand for Attention {
+    fn access(&self, access: Use, t: &mut Accesses) {
+        self.y.access(access, t);
+        self.lse.access(access, t);
+    }
+}
+
+impl Operand for ClassQkv {
+    fn access(&self, access: Use, t: &mut Accesses) {
+        self.q.access(access, t);
+        self.kv.access(access, t);
+    }
+}
+
 impl Operand for Prototypes {
+    /// The use is that of the directions; scales are read.
     fn access(&self, access: Use, t: &mut Accesses) {
         self.v.access(access, t);
         self.scale.access(Use::Get, t);
     }
 }
 
-/// The optimizer's ops touch whole pools.
+impl Operand for StudentRows {
+    /// The use is that of the prototypes; rows are read.
+    fn access(&self, access: Use, t: &mut Accesses) {
+        self.z.access(Use::Get, t);
+        self.prototypes.access(access, t);
+    }
+}
+
+impl Operand for TargetRows {
+    /// The use is that of the log-sum-exp; all else is read.
+    fn access(&self, access: Use, t: &mut Accesses) {
+        self.z.access(Use::Get, t);
+        self.lse.access(access, t);
+        self.prototypes.access(Use::Get, t);
+        self.offset.access(Use::Get, t);
+    }
+}
+
+impl Operand for LossSpans {
+    fn access(&self, access: Use, t: &mut Accesses) {
+        self.loss.access(access, t);
+        self.lse.access(access, t);
+        self.dz.access(access, t);
+    }
+}
+
+/// The optimizer's ops read and write whole pools.
 impl Operand for &dyn ParamTable {
     fn access(&self, access: Use, t: &mut Accesses) {
         let len = self.len();
@@ -103,23 +159,23 @@ impl Operand for &dyn ParamTable {
     }
 }
 
-/// Calls `$make` with every op: its trait, its operands with their use, its other arguments.
+/// Expands `$make` with every op: its trait, its operands with their use, its other arguments.
 macro_rules! ops {
     ($make:ident) => {
         $make! {
             Forward {
                 patchify(Set y: Act, Get x: Act; n: Patches);
-                linear(Set y: Act, Get x: Act, Get w: Weight, Get b: Weight; n: Mat);
+                linear(Set y: Act, Get x: Act, Get w: Affine; n: Mat);
                 gelu(Set y: Act, Get x: Act;);
-                linear_gelu(Set y: Act, Set pre: Act, Get x: Act, Get w: Weight, Get b: Weight; n: Mat);
-                layernorm(Set y: Act, Set mean: Stat, Set rstd: Stat, Get x: Act, Get w: Weight, Get b: Weight; n: LayerNorm);
+                linear_gelu(Set y: Act, Set pre: Act, Get x: Act, Get w: Affine; n: Mat);
+                layernorm(Set y: Act, Set stats: NormStats, Get x: Act, Get w: Affine; n: LayerNorm);
                 add(Set y: Act, Get x: Act, Get branch: Act;);
                 add_scaled(Set y: Act, Get x: Act, Get branch: Act, Get scale: State; n: Ragged, cols: usize);
-                add_layernorm(Set y: Act, Set mid: Act, Set mean: Stat, Set rstd: Stat, Get x: Act, Get branch: Act, Get w: Weight, Get b: Weight; n: LayerNorm);
+                add_layernorm(Set y: Act, Set sum: Act, Set stats: NormStats, Get x: Act, Get branch: Act, Get w: Affine; n: LayerNorm);
                 resize_positions(Set y: Act, Get table: Weight, Get rows: State, Get cols: State; n: Grid);
                 embed(Set y: Act, Get patches: Act, Get class: Weight, Get class_position: Weight, Get positions: Act; n: Embed);
-                attention(Set y: Act, Set lse: Stat, Get qkv: Act; n: Heads);
-                attention_class(Set y: Act, Set lse: Stat, Get q: Act, Get kv: Act; n: Heads);
+                attention(Set out: Attention, Get qkv: Act; n: Heads);
+                attention_class(Set out: Attention, Get x: ClassQkv; n: Heads);
                 attention_rows(Set y: Act, Get lse: Stat, Get qkv: Act; queries: usize, n: Heads);
                 gather_class(Set y: Act, Get x: Act; n: Ragged, cols: usize);
                 l2_normalize(Set y: Act, Set norm: Stat, Get x: Act; n: Rows);
@@ -127,13 +183,13 @@ macro_rules! ops {
                 logits(Set y: Act, Get z: Act, Get p: Prototypes; n: Mat);
             }
             Backward {
-                linear_backward(Set dx: Act, Get dy: Act, Get x: Act, Grad w: Weight, GradOnly b: Weight; n: Mat);
-                linear_backward_params(Get dy: Act, Get x: Act, GradOnly w: Weight, GradOnly b: Weight; n: Mat);
+                linear_backward(Set dx: Act, Get dy: Act, Get x: Act, Grad w: Affine; n: Mat);
+                linear_backward_params(Get dy: Act, Get x: Act, GradOnly w: Affine; n: Mat);
                 gelu_backward(Set dx: Act, Get dy: Act, Get x: Act;);
-                layernorm_backward(Acc dx_acc: Act, Get dy: Act, Get x: Act, Get mean: Stat, Get rstd: Stat, Grad w: Weight, GradOnly b: Weight; n: Rows);
+                layernorm_backward(Acc dx_acc: Act, Get dy: Act, Get x: Act, Get stats: NormStats, Grad w: Affine; n: Rows);
                 scale_crops(Set y: Act, Get x: Act, Get scale: State; n: Ragged, cols: usize);
-                attention_backward(Set dqkv: Act, Get dy: Act, Get y: Act, Get lse: Stat, Get qkv: Act; n: Heads);
-                attention_class_backward(Set dq: Act, Set dkv: Act, Get dy: Act, Get y: Act, Get lse: Stat, Get q: Act, Get kv: Act; n: Heads);
+                attention_backward(Set dqkv: Act, Get dy: Act, Get out: Attention, Get qkv: Act; n: Heads);
+                attention_class_backward(Set dx: ClassQkv, Get dy: Act, Get out: Attention, Get x: ClassQkv; n: Heads);
                 embed_backward(Set dpatches: Act, Set dpositions: Act, Get dy: Act, GradOnly class: Weight, GradOnly class_position: Weight; n: Embed);
                 resize_positions_backward(Get dy: Act, GradOnly table: Weight, Get rows: State, Get cols: State; n: Grid);
                 clear(Set x: Act;);
@@ -143,12 +199,11 @@ macro_rules! ops {
             Update {
                 zero_grads(;);
                 zero(Set x: State;);
-                teacher_lse(Set lse: Stat, Set entropy: Stat, Get z: Act, Get p: Prototypes, Get center: State, Get hyper: State; n: LossDims);
-                dino_loss(Set loss: Stat, Set lse: Stat, Set dz: Act, Get z: Act, Grad student: Prototypes, Get z_teacher: Act,
-                    Get lse_teacher: Stat, Get teacher: Prototypes, Get center: State, Get hyper: State; n: LossDims);
+                teacher_lse(Set entropy: Stat, Set targets: TargetRows, Get hyper: State; n: LossDims);
+                dino_loss(Set out: LossSpans, Grad student: StudentRows, Get targets: TargetRows, Get hyper: State; n: LossDims);
                 sum_rows(Acc sum: State, Get x: Act; n: Rows);
                 sum_stat(Acc sum: State, Get x: Stat;);
-                weight_norm_backward(Grad v: Weight, Grad g: Weight, Get scale: Stat; train_gain: bool, n: Rows);
+                weight_norm_backward(Grad p: Prototypes, Grad g: Weight; train_gain: bool, n: Rows);
                 clip(Acc monitor: State, GradOnly table: &dyn ParamTable, Get hyper: State;);
                 commit_center(Acc center: State, Acc monitor: State, Get sum: State, Get teacher: Prototypes, Get hyper: State; n: Rows);
                 adamw(Get monitor: State, Acc table: &dyn ParamTable, Get hyper: State;);
@@ -160,7 +215,7 @@ macro_rules! ops {
 
 macro_rules! make_op {
     ($($tr:ident { $($op:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
-        /// An op of the vocabulary.
+        /// An operation of the traits [`Forward`], [`Backward`] and [`Update`].
         #[allow(non_camel_case_types)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Op { $($($op,)*)* }
@@ -178,7 +233,7 @@ macro_rules! make_op {
 }
 ops!(make_op);
 
-/// What a call touches, from the list's operands.
+/// The accesses of a call, from the operands of the list.
 macro_rules! accesses {
     ($($use:ident $arg:ident),*) => {{
         #[allow(unused_mut)]

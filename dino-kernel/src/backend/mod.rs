@@ -1,14 +1,16 @@
-//! THE VOCABULARY: the only thing a backend writes, and the only thing the model says.
+//! The operations (ops): all that the model calls, and all that a backend implements.
 //!
-//! Arguments are handles into flat pools; what is written comes first, then what is read, then the dimensions.
+//! Arguments are handles into flat pools: what is written comes first, then what is read, then the dimensions. Operands that always
+//! go together are one argument ([`Affine`], [`NormStats`], [`TargetRows`] and so on).
 //! Activation gradients are set (`=`), parameter gradients accumulate (`+=`); where an activation gradient accumulates, its
-//! name ends in `_acc`. A gradient lies at its parameter's offset in the pool of gradients, so a backward op names the
+//! name ends in `_acc`. A gradient is stored at its parameter's offset in the pool of gradients, so a backward op takes the
 //! parameter itself. Every number that changes from step to step is read from a [`State`] span (see [`crate::scalars::hyper`]), so
-//! that a step has fixed addresses and can be captured and replayed. Ops cannot fail: the plan has checked every shape;
-//! a device error is sticky and surfaces when the caller synchronizes.
+//! that a step has fixed addresses and can be captured and replayed. An op cannot fail: the plan has checked every shape. An error of
+//! a device is kept, and returned when the caller synchronizes.
 //!
 //! A fused op is a default method that spells out its parts; a backend overrides it where it can do better.
 
+mod args;
 mod list;
 pub mod reference;
 pub mod wrap;
@@ -17,59 +19,42 @@ use crate::crops::Ragged;
 pub use crate::dims::*;
 use crate::mem::{Act, Pool, Stat, State, Weight};
 use crate::params::ParamTable;
+pub use args::*;
 pub use list::{Access, Accesses, Op, Use};
-
-/// The last layer of one network: directions `v` (K, bottleneck) and, per prototype, `scale` = g / |v|. Normalized prototypes
-/// are never materialised: logits are (z v^T) * scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prototypes {
-    pub v: Weight,
-    pub scale: Stat,
-}
 
 /// Ops of a forward pass. Enough for inference, with the weights in read-only memory.
 pub trait Forward {
-    /// y = the images' patches as rows, each channel-major (channel, row, column), surplus pixels dropped.
+    /// y (patches, channels * patch * patch) = the images' patches, a row each (im2col), channel-major (channel, row, column). Surplus
+    /// pixels are dropped.
     fn patchify(&mut self, y: Act, x: Act, n: Patches);
     /// y = x w^T + b.
-    fn linear(&mut self, y: Act, x: Act, w: Weight, b: Weight, n: Mat);
+    fn linear(&mut self, y: Act, x: Act, w: Affine, n: Mat);
     /// y = x Phi(x), Phi the normal distribution function (exact GELU).
     fn gelu(&mut self, y: Act, x: Act);
     /// pre = x w^T + b; y = gelu(pre).
-    fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Weight, b: Weight, n: Mat) {
-        self.linear(pre, x, w, b, n);
+    fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Affine, n: Mat) {
+        self.linear(pre, x, w, n);
         self.gelu(y, pre);
     }
     /// y = (x - mean) * rstd * w + b over the last axis, biased variance.
-    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: LayerNorm);
+    fn layernorm(&mut self, y: Act, stats: NormStats, x: Act, w: Affine, n: LayerNorm);
     /// y = x + branch.
     fn add(&mut self, y: Act, x: Act, branch: Act);
     /// `y = x + scale[crop] * branch`: the residual under stochastic depth.
     fn add_scaled(&mut self, y: Act, x: Act, branch: Act, scale: State, n: Ragged, cols: usize);
-    /// mid = x + branch; y = layernorm(mid).
-    fn add_layernorm(
-        &mut self,
-        y: Act,
-        mid: Act,
-        mean: Stat,
-        rstd: Stat,
-        x: Act,
-        branch: Act,
-        w: Weight,
-        b: Weight,
-        n: LayerNorm,
-    ) {
-        self.add(mid, x, branch);
-        self.layernorm(y, mean, rstd, mid, w, b, n);
+    /// sum = x + branch; y = layernorm(sum).
+    fn add_layernorm(&mut self, y: Act, sum: Act, stats: NormStats, x: Act, branch: Act, w: Affine, n: LayerNorm) {
+        self.add(sum, x, branch);
+        self.layernorm(y, stats, sum, w, n);
     }
     /// y (to, C) = the patch part of the table (from, C), resampled by the small matrices `rows (to[0], from[0])` and `cols (to[1], from[1])`.
     fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid);
     /// y = [class + its position, patches + positions] for one group.
     fn embed(&mut self, y: Act, patches: Act, class: Weight, class_position: Weight, positions: Act, n: Embed);
-    /// y = softmax(q k^T / sqrt(head_dim)) v for every crop and head; lse (rows, heads) = log-sum-exp of the scaled scores.
-    fn attention(&mut self, y: Act, lse: Stat, qkv: Act, n: Heads);
-    /// The same for one query row a crop: q (crops, C), kv (rows, 2C), y (crops, C), lse (crops, heads).
-    fn attention_class(&mut self, y: Act, lse: Stat, q: Act, kv: Act, n: Heads);
+    /// y = softmax(q k^T / sqrt(head_dim)) v for every crop and head; lse (rows, heads).
+    fn attention(&mut self, out: Attention, qkv: Act, n: Heads);
+    /// The same for one query row a crop: y (crops, C), lse (crops, heads).
+    fn attention_class(&mut self, out: Attention, x: ClassQkv, n: Heads);
     /// y = attention probabilities of the first `queries` rows of every crop: per crop (heads, queries, tokens), packed.
     fn attention_rows(&mut self, y: Act, lse: Stat, qkv: Act, queries: usize, n: Heads);
     /// y (crops, C) = the class rows of x.
@@ -85,30 +70,20 @@ pub trait Forward {
 /// Ops of a backward pass.
 pub trait Backward: Forward {
     /// dx = dy w; dw += dy^T x; db += column sums of dy.
-    fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, b: Weight, n: Mat);
+    fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Affine, n: Mat);
     /// dw += dy^T x; db += column sums of dy. For the patch embedding, whose input is data.
-    fn linear_backward_params(&mut self, dy: Act, x: Act, w: Weight, b: Weight, n: Mat);
+    fn linear_backward_params(&mut self, dy: Act, x: Act, w: Affine, n: Mat);
     /// dx = dy (Phi(x) + x phi(x)).
     fn gelu_backward(&mut self, dx: Act, dy: Act, x: Act);
     /// dx_acc += layer norm's gradient: its input is a residual stream.
-    fn layernorm_backward(
-        &mut self,
-        dx_acc: Act,
-        dy: Act,
-        x: Act,
-        mean: Stat,
-        rstd: Stat,
-        w: Weight,
-        b: Weight,
-        n: Rows,
-    );
+    fn layernorm_backward(&mut self, dx_acc: Act, dy: Act, x: Act, stats: NormStats, w: Affine, n: Rows);
     /// `y = scale[crop] * x`: the gradient of a branch under stochastic depth.
     fn scale_crops(&mut self, y: Act, x: Act, scale: State, n: Ragged, cols: usize);
-    /// dqkv from dy, with the probabilities recomputed from lse.
-    fn attention_backward(&mut self, dqkv: Act, dy: Act, y: Act, lse: Stat, qkv: Act, n: Heads);
-    /// dq, dkv of [`Forward::attention_class`].
-    fn attention_class_backward(&mut self, dq: Act, dkv: Act, dy: Act, y: Act, lse: Stat, q: Act, kv: Act, n: Heads);
-    /// dpatches = the patch rows of dy; dpositions = their sum over crops; the class token and its position accumulate.
+    /// dqkv from dy, with the probabilities computed again from lse.
+    fn attention_backward(&mut self, dqkv: Act, dy: Act, out: Attention, qkv: Act, n: Heads);
+    /// dx from dy, of [`Forward::attention_class`].
+    fn attention_class_backward(&mut self, dx: ClassQkv, dy: Act, out: Attention, x: ClassQkv, n: Heads);
+    /// dpatches = the rows of dy that are patches; dpositions = their sum over crops; the class token and its position accumulate.
     fn embed_backward(
         &mut self,
         dpatches: Act,
@@ -134,43 +109,20 @@ pub trait Update: Backward {
     fn zero_grads(&mut self);
     /// x = 0.
     fn zero(&mut self, x: State);
-    /// Per teacher row: log-sum-exp over prototypes of x / teacher_temp, x = t - center, kept as two numbers, lse (rows, 2) =
-    /// (max x, ln sum exp((x - max) / teacher_temp)); and the entropy of that softmax. Streams over K.
-    fn teacher_lse(
-        &mut self,
-        lse: Stat,
-        entropy: Stat,
-        z: Act,
-        p: Prototypes,
-        center: State,
-        hyper: State,
-        n: LossDims,
-    );
-    /// The centerd, sharpened cross-entropy. Per student row: loss = sum over its teachers of -sum_k q_k log p_k (not yet divided);
-    /// dz = the gradient of the mean; the *raw* product gradient dL/d(normalized prototype) accumulates at `student.v`
-    /// (see [`Update::weight_norm_backward`]). The teacher's softmax is rebuilt from `lse_teacher`; both lse are (rows, 2) as in
-    /// [`Update::teacher_lse`]. Streams over K.
-    fn dino_loss(
-        &mut self,
-        loss: Stat,
-        lse: Stat,
-        dz: Act,
-        z: Act,
-        student: Prototypes,
-        z_teacher: Act,
-        lse_teacher: Stat,
-        teacher: Prototypes,
-        center: State,
-        hyper: State,
-        n: LossDims,
-    );
-    /// sum (cols) += column sums of x: the teacher's unit bottleneck rows, from which the center's batch mean follows by linearity.
+    /// Per teacher row: log-sum-exp over prototypes of x / teacher_temp, x = logit - offset, kept as two numbers, `targets.lse`
+    /// (rows, 2) = (max x, ln sum exp((x - max) / teacher_temp)); and the entropy of that softmax. Streams over K.
+    fn teacher_lse(&mut self, entropy: Stat, targets: TargetRows, hyper: State, n: LossDims);
+    /// The cross-entropy of student rows with their targets. Per student row: loss = sum over its teachers of -sum_k q_k log p_k (not
+    /// yet divided); dz = the gradient of the mean; the raw gradient of the matmul dL/d(normalized prototype) accumulates at
+    /// `student.prototypes.v` (see [`Update::weight_norm_backward`]). The targets are formed again from `targets.lse`. Streams over K.
+    fn dino_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims);
+    /// sum (cols) += column sums of x: the teacher's l2-normalized bottleneck rows, from which the mean logits follow by linearity.
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows);
     /// `sum[at] +=` sum of x, for the monitors.
     fn sum_stat(&mut self, sum: State, x: Stat);
-    /// Once per step, before the clip: turns the raw gradient dW at `v` into dv = scale (dW - v^ (v^ . dW)), and, if the gain is trained,
+    /// Once per step, before the clip: turns the raw gradient dW at `p.v` into dv = scale (dW - v^ (v^ . dW)), and, if the gain is trained,
     /// dg += v^ . dW (with v^ = v / |v|).
-    fn weight_norm_backward(&mut self, v: Weight, g: Weight, scale: Stat, train_gain: bool, n: Rows);
+    fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows);
     /// Per tensor g *= min(1, clip / (|g| + 1e-6)); monitor gets the global norm before clipping and whether the step is
     /// finite: loss and gradients are, and no step before has set HALTED. If they are not, HALTED is set.
     fn clip(&mut self, monitor: State, table: &dyn ParamTable, hyper: State);

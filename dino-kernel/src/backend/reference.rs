@@ -1,4 +1,4 @@
-//! The reference backend: the vocabulary over caller slices, one line per op into `ops/`, generic over f32 and f64.
+//! The reference backend: the ops over the caller's slices, one line per op into `ops/`, generic over f32 and f64.
 //!
 //! A handle becomes a slice through `core`'s checked `get_disjoint_mut`, so there is no `unsafe`, and overlap is refused.
 
@@ -6,12 +6,13 @@ use crate::backend::*;
 use crate::crops::Ragged;
 use crate::mem::{Act, Pool, Span, Stat, State, Weight};
 use crate::ops;
+use crate::ops::loss::{Logits, LossOut, Targets};
 use crate::params::{ParamTable, Role};
 use crate::real::Real;
 use crate::scalars::{hyper, monitor};
 use core::ops::{Deref, DerefMut};
 
-/// The pools. For inference the weights may be a shared slice (in flash, say) and grads and moments empty.
+/// The pools. For inference the weights may be a shared slice (in flash, for instance) and grads and moments empty.
 pub struct Reference<'a, T, W> {
     pub weights: W,
     pub grads: &'a mut [T],
@@ -24,7 +25,7 @@ pub struct Reference<'a, T, W> {
 
 /// Forward only, weights in read-only memory.
 pub type Infer<'a, T> = Reference<'a, T, &'a [T]>;
-/// A whole training step.
+/// A full training step.
 pub type Train<'a, T> = Reference<'a, T, &'a mut [T]>;
 
 /// Distinct spans of one pool as slices.
@@ -41,9 +42,9 @@ impl<T: Real, W: Deref<Target = [T]>> Forward for Reference<'_, T, W> {
         ops::embed::patchify(y, x, n);
     }
 
-    fn linear(&mut self, y: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+    fn linear(&mut self, y: Act, x: Act, w: Affine, n: Mat) {
         let [y, x] = split(self.acts, [y.0, x.0]);
-        ops::linear::forward(y, x, &self.weights[w.range()], &self.weights[b.range()], n);
+        ops::linear::forward(y, x, &self.weights[w.w.range()], &self.weights[w.b.range()], n);
     }
 
     fn gelu(&mut self, y: Act, x: Act) {
@@ -51,10 +52,10 @@ impl<T: Real, W: Deref<Target = [T]>> Forward for Reference<'_, T, W> {
         ops::gelu::forward(y, x);
     }
 
-    fn layernorm(&mut self, y: Act, mean: Stat, rstd: Stat, x: Act, w: Weight, b: Weight, n: LayerNorm) {
+    fn layernorm(&mut self, y: Act, stats: NormStats, x: Act, w: Affine, n: LayerNorm) {
         let [y, x] = split(self.acts, [y.0, x.0]);
-        let [mean, rstd] = split(self.stats, [mean.0, rstd.0]);
-        ops::layernorm::forward(y, mean, rstd, x, &self.weights[w.range()], &self.weights[b.range()], n);
+        let [mean, rstd] = split(self.stats, [stats.mean.0, stats.rstd.0]);
+        ops::layernorm::forward(y, mean, rstd, x, &self.weights[w.w.range()], &self.weights[w.b.range()], n);
     }
 
     fn add(&mut self, y: Act, x: Act, branch: Act) {
@@ -78,14 +79,14 @@ impl<T: Real, W: Deref<Target = [T]>> Forward for Reference<'_, T, W> {
         ops::embed::forward(y, patches, class, class_position, positions, n);
     }
 
-    fn attention(&mut self, y: Act, lse: Stat, qkv: Act, n: Heads) {
-        let [y, qkv] = split(self.acts, [y.0, qkv.0]);
-        ops::attention::forward(y, &mut self.stats[lse.range()], qkv, n);
+    fn attention(&mut self, out: Attention, qkv: Act, n: Heads) {
+        let [y, qkv] = split(self.acts, [out.y.0, qkv.0]);
+        ops::attention::forward(y, &mut self.stats[out.lse.range()], qkv, n);
     }
 
-    fn attention_class(&mut self, y: Act, lse: Stat, q: Act, kv: Act, n: Heads) {
-        let [y, q, kv] = split(self.acts, [y.0, q.0, kv.0]);
-        ops::attention::class_forward(y, &mut self.stats[lse.range()], q, kv, n);
+    fn attention_class(&mut self, out: Attention, x: ClassQkv, n: Heads) {
+        let [y, q, kv] = split(self.acts, [out.y.0, x.q.0, x.kv.0]);
+        ops::attention::class_forward(y, &mut self.stats[out.lse.range()], q, kv, n);
     }
 
     fn attention_rows(&mut self, y: Act, lse: Stat, qkv: Act, queries: usize, n: Heads) {
@@ -120,16 +121,16 @@ impl<T: Real, W: Deref<Target = [T]>> Forward for Reference<'_, T, W> {
 }
 
 impl<T: Real, W: DerefMut<Target = [T]>> Backward for Reference<'_, T, W> {
-    fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, b: Weight, n: Mat) {
+    fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Affine, n: Mat) {
         {
             let [dx, dy] = split(self.acts, [dx.0, dy.0]);
-            ops::linear::backward_input(dx, dy, &self.weights[w.range()], n);
+            ops::linear::backward_input(dx, dy, &self.weights[w.w.range()], n);
         }
-        self.linear_backward_params(dy, x, w, b, n);
+        self.linear_backward_params(dy, x, w, n);
     }
 
-    fn linear_backward_params(&mut self, dy: Act, x: Act, w: Weight, b: Weight, n: Mat) {
-        let [dw, db] = split(self.grads, [w.0, b.0]);
+    fn linear_backward_params(&mut self, dy: Act, x: Act, w: Affine, n: Mat) {
+        let [dw, db] = split(self.grads, [w.w.0, w.b.0]);
         ops::linear::backward_params(dw, db, &self.acts[dy.range()], &self.acts[x.range()], n);
     }
 
@@ -138,21 +139,11 @@ impl<T: Real, W: DerefMut<Target = [T]>> Backward for Reference<'_, T, W> {
         ops::gelu::backward(dx, dy, x);
     }
 
-    fn layernorm_backward(
-        &mut self,
-        dx_acc: Act,
-        dy: Act,
-        x: Act,
-        mean: Stat,
-        rstd: Stat,
-        w: Weight,
-        b: Weight,
-        n: Rows,
-    ) {
+    fn layernorm_backward(&mut self, dx_acc: Act, dy: Act, x: Act, stats: NormStats, w: Affine, n: Rows) {
         let [dx, dy, x] = split(self.acts, [dx_acc.0, dy.0, x.0]);
-        let [dw, db] = split(self.grads, [w.0, b.0]);
-        let (mean, rstd) = (&self.stats[mean.range()], &self.stats[rstd.range()]);
-        ops::layernorm::backward(dx, dw, db, dy, x, mean, rstd, &self.weights[w.range()], n);
+        let [dw, db] = split(self.grads, [w.w.0, w.b.0]);
+        let (mean, rstd) = (&self.stats[stats.mean.range()], &self.stats[stats.rstd.range()]);
+        ops::layernorm::backward(dx, dw, db, dy, x, mean, rstd, &self.weights[w.w.range()], n);
     }
 
     fn scale_crops(&mut self, y: Act, x: Act, scale: State, n: Ragged, cols: usize) {
@@ -160,14 +151,14 @@ impl<T: Real, W: DerefMut<Target = [T]>> Backward for Reference<'_, T, W> {
         ops::residual::scale_crops(y, x, &self.state[scale.range()], n, cols);
     }
 
-    fn attention_backward(&mut self, dqkv: Act, dy: Act, y: Act, lse: Stat, qkv: Act, n: Heads) {
-        let [dqkv, dy, y, qkv] = split(self.acts, [dqkv.0, dy.0, y.0, qkv.0]);
-        ops::attention::backward(dqkv, dy, y, &self.stats[lse.range()], qkv, n);
+    fn attention_backward(&mut self, dqkv: Act, dy: Act, out: Attention, qkv: Act, n: Heads) {
+        let [dqkv, dy, y, qkv] = split(self.acts, [dqkv.0, dy.0, out.y.0, qkv.0]);
+        ops::attention::backward(dqkv, dy, y, &self.stats[out.lse.range()], qkv, n);
     }
 
-    fn attention_class_backward(&mut self, dq: Act, dkv: Act, dy: Act, y: Act, lse: Stat, q: Act, kv: Act, n: Heads) {
-        let [dq, dkv, dy, y, q, kv] = split(self.acts, [dq.0, dkv.0, dy.0, y.0, q.0, kv.0]);
-        ops::attention::class_backward(dq, dkv, dy, y, &self.stats[lse.range()], q, kv, n);
+    fn attention_class_backward(&mut self, dx: ClassQkv, dy: Act, out: Attention, x: ClassQkv, n: Heads) {
+        let [dq, dkv, dy, y, q, kv] = split(self.acts, [dx.q.0, dx.kv.0, dy.0, out.y.0, x.q.0, x.kv.0]);
+        ops::attention::class_backward(dq, dkv, dy, y, &self.stats[out.lse.range()], q, kv, n);
     }
 
     fn embed_backward(
@@ -213,42 +204,25 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         self.state[x.range()].fill(T::ZERO);
     }
 
-    fn teacher_lse(
-        &mut self,
-        lse: Stat,
-        entropy: Stat,
-        z: Act,
-        p: Prototypes,
-        center: State,
-        hyper: State,
-        n: LossDims,
-    ) {
-        let [lse, entropy, scale] = split(self.stats, [lse.0, entropy.0, p.scale.0]);
-        let (center, h) = (&self.state[center.range()], &self.state[hyper.range()]);
-        ops::loss::teacher_lse(lse, entropy, &self.acts[z.range()], &self.weights[p.v.range()], scale, center, h, n);
+    fn teacher_lse(&mut self, entropy: Stat, targets: TargetRows, hyper: State, n: LossDims) {
+        let TargetRows { z, lse, prototypes, offset } = targets;
+        let [lse, entropy, scale] = split(self.stats, [lse.0, entropy.0, prototypes.scale.0]);
+        let rows = Logits { z: &self.acts[z.range()], v: &self.weights[prototypes.v.range()], scale };
+        let (offset, h) = (&self.state[offset.range()], &self.state[hyper.range()]);
+        ops::loss::teacher_lse(lse, entropy, rows, offset, h, n);
     }
 
-    fn dino_loss(
-        &mut self,
-        loss: Stat,
-        lse: Stat,
-        dz: Act,
-        z: Act,
-        student: Prototypes,
-        z_teacher: Act,
-        lse_teacher: Stat,
-        teacher: Prototypes,
-        center: State,
-        hyper: State,
-        n: LossDims,
-    ) {
-        let [dz, z, zt] = split(self.acts, [dz.0, z.0, z_teacher.0]);
-        let [loss, lse, lse_t, scale, scale_t] =
-            split(self.stats, [loss.0, lse.0, lse_teacher.0, student.scale.0, teacher.scale.0]);
-        let (v, vt) = (&self.weights[student.v.range()], &self.weights[teacher.v.range()]);
-        let dw = &mut self.grads[student.v.range()];
-        let (center, h) = (&self.state[center.range()], &self.state[hyper.range()]);
-        ops::loss::forward_backward(loss, lse, dz, dw, z, v, scale, zt, lse_t, vt, scale_t, center, h, n);
+    fn dino_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims) {
+        let (own, others) = (student.prototypes, targets.prototypes);
+        let [dz, z, z_teacher] = split(self.acts, [out.dz.0, student.z.0, targets.z.0]);
+        let [loss, lse, lse_teacher, scale, scale_teacher] =
+            split(self.stats, [out.loss.0, out.lse.0, targets.lse.0, own.scale.0, others.scale.0]);
+        let dw = &mut self.grads[own.v.range()];
+        let student = Logits { z, v: &self.weights[own.v.range()], scale };
+        let logits = Logits { z: z_teacher, v: &self.weights[others.v.range()], scale: scale_teacher };
+        let targets = Targets { logits, lse: lse_teacher, offset: &self.state[targets.offset.range()] };
+        let h = &self.state[hyper.range()];
+        ops::loss::forward_backward(LossOut { loss, lse, dz, dw }, student, targets, h, n);
     }
 
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
@@ -260,10 +234,10 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         self.state[sum.0.at] += ops::sum(&self.stats[x.range()]);
     }
 
-    fn weight_norm_backward(&mut self, v: Weight, g: Weight, scale: Stat, train_gain: bool, n: Rows) {
-        let [dv, dg] = split(self.grads, [v.0, g.0]);
-        let scale = &self.stats[scale.range()];
-        ops::norm::weight_norm_backward(dv, train_gain.then_some(dg), &self.weights[v.range()], scale, n);
+    fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows) {
+        let [dv, dg] = split(self.grads, [p.v.0, g.0]);
+        let (v, scale) = (&self.weights[p.v.range()], &self.stats[p.scale.range()]);
+        ops::norm::weight_norm_backward(dv, train_gain.then_some(dg), v, scale, n);
     }
 
     fn clip(&mut self, m: State, table: &dyn ParamTable, hyper: State) {

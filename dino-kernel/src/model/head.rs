@@ -1,7 +1,7 @@
 //! The projection head (paper, section 3.1 and appendix C): Linear-GELU-…-Linear to the bottleneck, l2 normalization, then K weight-normalized
-//! prototypes without bias. The prototypes themselves meet the rows inside the loss ops, which stream over K.
+//! prototypes without bias. The logits are computed inside the loss ops, which stream over the prototypes.
 
-use crate::backend::{Backward, Forward, Mat, Prototypes, Rows};
+use crate::backend::{Affine, Backward, Forward, Mat, Prototypes, Rows};
 use crate::mem::{Act, Cursor, Pool, Span, Stat, Weight};
 use crate::model::spans::pass_on;
 use crate::params::{Init, Name, Role, Spec, spec};
@@ -29,7 +29,7 @@ pub struct Head {
 /// Handles of the head's parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadWeights {
-    mlp: [[Weight; 2]; MAX_LAYERS],
+    mlp: [Affine; MAX_LAYERS],
     pub g: Weight,
     pub v: Weight,
 }
@@ -39,7 +39,7 @@ impl HeadWeights {
     pub const fn shift(mut self, by: usize) -> HeadWeights {
         let mut i = 0;
         while i < MAX_LAYERS {
-            self.mlp[i] = [self.mlp[i][0].shift(by), self.mlp[i][1].shift(by)];
+            self.mlp[i] = self.mlp[i].shift(by);
             i += 1;
         }
         HeadWeights { mlp: self.mlp, g: self.g.shift(by), v: self.v.shift(by) }
@@ -53,7 +53,7 @@ pub struct HeadActs {
     linear: [Act; MAX_LAYERS],
     gelu: [Act; MAX_LAYERS],
     bottleneck: Act,
-    /// Unit rows (rows, bottleneck): what the loss reads.
+    /// l2-normalized rows (rows, bottleneck): what the loss reads.
     pub z: Act,
     norm: Stat,
 }
@@ -96,7 +96,7 @@ impl HeadGrads {
 /// Scratch of a backward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadGrads {
-    /// The gradient of the unit rows, set by the loss.
+    /// The gradient of the l2-normalized rows, set by the loss.
     pub dz: Act,
     d_bottleneck: Act,
     d_gelu: Act,
@@ -140,19 +140,19 @@ impl Head {
         self.last_layer(c).into_iter().for_each(f);
     }
 
-    /// Where the parameters lie.
+    /// Handles of the parameters.
     pub const fn weights(&self, c: &mut Cursor) -> HeadWeights {
-        let (mut mlp, mut i) = ([[Weight::EMPTY; 2]; MAX_LAYERS], 0);
+        let (mut mlp, mut i) = ([Affine { w: Weight::EMPTY, b: Weight::EMPTY }; MAX_LAYERS], 0);
         while i < self.layers {
             let [w, b] = self.layer(i, c);
-            mlp[i] = [w.at, b.at];
+            mlp[i] = Affine { w: w.at, b: b.at };
             i += 1;
         }
         let [g, v] = self.last_layer(c);
         HeadWeights { mlp, g: g.at, v: v.at }
     }
 
-    /// Where a pass over `rows` rows writes; without `save` two layers' outputs take turns.
+    /// Where a pass over `rows` rows writes; without `save` the outputs of the layers alternate between two spans.
     pub const fn acts(&self, rows: usize, save: bool, a: &mut Cursor, s: &mut Cursor) -> HeadActs {
         let (mut linear, mut gelu, mut i) = ([Act::EMPTY; MAX_LAYERS], [Act::EMPTY; MAX_LAYERS], 0);
         while i + 1 < self.layers {
@@ -181,17 +181,16 @@ impl Head {
         Mat { rows, inp, out }
     }
 
-    /// x (rows, C) to unit rows `a.z`.
+    /// From x (rows, C) to the l2-normalized rows `a.z`.
     pub fn forward<O: Forward>(&self, o: &mut O, w: &HeadWeights, a: &HeadActs, x: Act) {
         let mut x = x;
         for i in 0..self.layers {
-            let [weight, bias] = w.mlp[i];
-            let n = self.mat(i, a.rows);
+            let (layer, n) = (w.mlp[i], self.mat(i, a.rows));
             if i + 1 < self.layers {
-                o.linear_gelu(a.gelu[i], a.linear[i], x, weight, bias, n);
+                o.linear_gelu(a.gelu[i], a.linear[i], x, layer, n);
                 x = a.gelu[i];
             } else {
-                o.linear(a.bottleneck, x, weight, bias, n);
+                o.linear(a.bottleneck, x, layer, n);
             }
         }
         o.l2_normalize(a.z, a.norm, a.bottleneck, Rows { rows: a.rows, cols: self.bottleneck });
@@ -202,13 +201,12 @@ impl Head {
         o.l2_normalize_backward(g.d_bottleneck, g.dz, a.z, a.norm, Rows { rows: a.rows, cols: self.bottleneck });
         let mut dy = g.d_bottleneck;
         for i in (0..self.layers).rev() {
-            let [weight, bias] = w.mlp[i];
-            let n = self.mat(i, a.rows);
+            let (layer, n) = (w.mlp[i], self.mat(i, a.rows));
             if i == 0 {
-                o.linear_backward(dx, dy, x, weight, bias, n);
+                o.linear_backward(dx, dy, x, layer, n);
             } else {
-                o.linear_backward(g.d_gelu, dy, a.gelu[i - 1], weight, bias, n);
-                // The hidden row has met its weight's gradient and is dead: its place takes the next gradient.
+                o.linear_backward(g.d_gelu, dy, a.gelu[i - 1], layer, n);
+                // The GELU's output is not read again once the weight's gradient is formed: its span takes the next gradient.
                 o.gelu_backward(a.gelu[i - 1], g.d_gelu, a.linear[i - 1]);
                 dy = a.gelu[i - 1];
             }

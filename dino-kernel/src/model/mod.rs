@@ -1,4 +1,4 @@
-//! The model, written once: parameter tables, activation layouts, forward and backward, over the vocabulary.
+//! The model, written once: parameter tables, activation layouts, forward and backward, over the ops of [`crate::backend`].
 
 pub mod head;
 pub(crate) mod spans;

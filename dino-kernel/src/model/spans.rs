@@ -3,7 +3,7 @@
 use crate::mem::{Pool, Span};
 use crate::params::Name;
 
-/// A span, the pool it lies in, and the last part of its name.
+/// A span, its pool, and the last part of its name.
 pub(crate) type Named = (&'static str, Pool, Span);
 
 /// Passes `spans` on under `part` + `list` + `index`; empty ones are left out.

@@ -98,14 +98,14 @@ pub fn backward<T: Real>(dqkv: &mut [T], dy: &[T], y: &[T], lse: &[T], qkv: &[T]
             let [q, k, v] = [0, 1, 2].map(|part| View { data, stride: 3 * c, at: part * c + h * d });
             for i in 0..tokens {
                 let at = (first + i) * c + h * d;
-                // dq of this row lies in the row being written, so it is kept aside: no head is wider than this.
+                // dq of this row is part of the row being written, so it is formed apart: no head is wider than this.
                 let mut dq = [T::ZERO; MAX_HEAD_DIM];
-                let places = [3 * c, c + h * d, 2 * c + h * d];
+                let offsets = [3 * c, c + h * d, 2 * c + h * d];
                 let lse = lse[(first + i) * n.heads + h];
                 attend_backward(
                     &mut dq[..d],
                     dqkv,
-                    places,
+                    offsets,
                     &dy[at..][..d],
                     &y[at..][..d],
                     lse,
@@ -147,10 +147,10 @@ pub fn class_backward<T: Real>(dq: &mut [T], dkv: &mut [T], dy: &[T], y: &[T], l
         for h in 0..n.heads {
             let [k, v] = [0, 1].map(|part| View { data, stride: 2 * c, at: part * c + h * d });
             let at = i * c + h * d;
-            let places = [2 * c, h * d, c + h * d];
+            let offsets = [2 * c, h * d, c + h * d];
             let lse = lse[i * n.heads + h];
             let (dq, dy, y, q) = (&mut dq[at..][..d], &dy[at..][..d], &y[at..][..d], &q[at..][..d]);
-            attend_backward(dq, dkv, places, dy, y, lse, q, k, v, tokens, scale(n));
+            attend_backward(dq, dkv, offsets, dy, y, lse, q, k, v, tokens, scale(n));
         }
     }
 }

@@ -4,9 +4,9 @@
 //! loss = 1 / (B pairs) sum over images b, teachers i, views v != i of -sum_k q_ik log p_vk, pairs = teachers (V - 1).
 //! With Q_v = sum of q_i over i != v and n_v how many those are:
 //!   loss of a row = sum_k Q_vk (lse_v - s_vk / T_s);   dL/ds_v = (n_v p_v - Q_v) / (T_s B pairs).
-//! So the sum of the targets meets each student row once: V passes instead of pairs.
+//! So each student row is compared once, with the sum of its targets: V passes instead of pairs.
 //!
-//! Everything streams over prototypes. The teacher is kept as its unit bottleneck rows and one log-sum-exp a row, and that as two
+//! Everything streams over prototypes. The teacher is kept as its l2-normalized bottleneck rows and one log-sum-exp a row, and that as two
 //! numbers: the largest x, before it is divided by the temperature T, and ln of the sum of exp((x - largest) / T). At low
 //! temperatures scores reach thousands, where one f32 number would be off by 1e-4, and every probability of the row with it; so
 //! differences are formed first and sharpened afterwards.
@@ -55,20 +55,45 @@ fn below<T: Real>(lse: [T; 2], x: T, slope: T) -> T {
     (lse[0] - x) * slope + lse[1]
 }
 
-/// lse (teachers * images, 2: see above), entropy (teachers * images); z (teachers * images, bottleneck); v (K, bottleneck); scale, center (K).
+/// Rows and prototypes whose products are logits: z (rows, bottleneck), v (K, bottleneck), scale (K).
+#[derive(Clone, Copy, Debug)]
+pub struct Logits<'a, T> {
+    pub z: &'a [T],
+    pub v: &'a [T],
+    pub scale: &'a [T],
+}
+
+impl<T: Real> Logits<'_, T> {
+    /// The logit of prototype `k` in row `row`, of rows of `c` columns.
+    #[inline(always)]
+    fn at(&self, row: usize, k: usize, c: usize) -> T {
+        dot(&self.z[row * c..][..c], &self.v[k * c..][..c]) * self.scale[k]
+    }
+}
+
+/// The teacher's side: logits, lse (rows, 2: see above), offset (K).
+#[derive(Clone, Copy, Debug)]
+pub struct Targets<'a, T> {
+    pub logits: Logits<'a, T>,
+    pub lse: &'a [T],
+    pub offset: &'a [T],
+}
+
+/// What the loss writes: loss (rows), lse (rows, 2) and dz (rows, bottleneck) are set; `dw` (K, bottleneck) accumulates the gradient of
+/// the normalized prototypes.
+#[derive(Debug)]
+pub struct LossOut<'a, T> {
+    pub loss: &'a mut [T],
+    pub lse: &'a mut [T],
+    pub dz: &'a mut [T],
+    pub dw: &'a mut [T],
+}
+
+/// lse (teachers * images, 2: see above), entropy (teachers * images); offset (K).
 /// The entropy is a sum of non-negative terms q (lse - x), so that a nearly one-hot row keeps its digits.
-pub fn teacher_lse<T: Real>(
-    lse: &mut [T],
-    entropy: &mut [T],
-    z: &[T],
-    v: &[T],
-    scale: &[T],
-    center: &[T],
-    h: &[T],
-    n: LossDims,
-) {
+pub fn teacher_lse<T: Real>(lse: &mut [T], entropy: &mut [T], teacher: Logits<T>, offset: &[T], h: &[T], n: LossDims) {
     let (c, sharpen) = (n.bottleneck, h[hyper::INV_TEACHER_TEMP]);
-    let score = |row: usize, k: usize| dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k] - center[k];
+    let score = |row: usize, k: usize| teacher.at(row, k, c) - offset[k];
     for row in 0..n.teachers * n.images {
         let mut sum = LogSumExp::new(sharpen);
         for k in 0..n.prototypes {
@@ -84,27 +109,14 @@ pub fn teacher_lse<T: Real>(
     }
 }
 
-/// loss (rows), lse (rows, 2) and dz (rows, bottleneck) are set; `dw` (K, bottleneck) accumulates the gradient of the normalized prototypes.
-pub fn forward_backward<T: Real>(
-    loss: &mut [T],
-    lse: &mut [T],
-    dz: &mut [T],
-    dw: &mut [T],
-    z: &[T],
-    v: &[T],
-    scale: &[T],
-    z_teacher: &[T],
-    lse_teacher: &[T],
-    v_teacher: &[T],
-    scale_teacher: &[T],
-    center: &[T],
-    h: &[T],
-    n: LossDims,
-) {
+/// The loss and its gradient; see the formulas above.
+pub fn forward_backward<T: Real>(out: LossOut<T>, student: Logits<T>, targets: Targets<T>, h: &[T], n: LossDims) {
+    let (LossOut { loss, lse, dz, dw }, Logits { z, v, scale }) = (out, student);
+    let (teacher, lse_teacher) = (targets.logits, targets.lse.as_chunks::<2>().0);
     let c = n.bottleneck;
     let (soften, sharpen) = (h[hyper::INV_STUDENT_TEMP], h[hyper::INV_TEACHER_TEMP]);
     let gradient_scale = soften * h[hyper::LOSS_SCALE];
-    let score = |row: usize, k: usize| dot(&z[row * c..][..c], &v[k * c..][..c]) * scale[k];
+    let score = |row: usize, k: usize| student.at(row, k, c);
     for row in 0..n.rows() {
         let mut sum = LogSumExp::new(soften);
         for k in 0..n.prototypes {
@@ -112,18 +124,18 @@ pub fn forward_backward<T: Real>(
         }
         lse[2 * row..][..2].copy_from_slice(&sum.parts());
     }
-    let (lse, lse_teacher) = (lse.as_chunks::<2>().0, lse_teacher.as_chunks::<2>().0);
+    let lse = lse.as_chunks::<2>().0;
     loss.fill(T::ZERO);
     dz.fill(T::ZERO);
     for first in (0..n.prototypes).step_by(TILE) {
         let tile = first..n.prototypes.min(first + TILE);
         for image in 0..n.images {
-            let mut targets = [[T::ZERO; TILE]; MAX_TEACHERS];
-            for (i, targets) in targets[..n.teachers].iter_mut().enumerate() {
+            let mut probabilities = [[T::ZERO; TILE]; MAX_TEACHERS];
+            for (i, row_targets) in probabilities[..n.teachers].iter_mut().enumerate() {
                 let row = i * n.images + image;
-                for (k, target) in tile.clone().zip(targets) {
-                    let t = dot(&z_teacher[row * c..][..c], &v_teacher[k * c..][..c]) * scale_teacher[k];
-                    *target = (-below(lse_teacher[row], t - center[k], sharpen)).exp();
+                for (k, target) in tile.clone().zip(row_targets) {
+                    let t = teacher.at(row, k, c);
+                    *target = (-below(lse_teacher[row], t - targets.offset[k], sharpen)).exp();
                 }
             }
             for view in 0..n.views {
@@ -131,9 +143,9 @@ pub fn forward_backward<T: Real>(
                 let others = T::of(n.pairs_of(v_all) as f64);
                 for k in tile.clone() {
                     let mut target = T::ZERO;
-                    for (i, targets) in targets[..n.teachers].iter().enumerate() {
+                    for (i, row_targets) in probabilities[..n.teachers].iter().enumerate() {
                         if i != v_all {
-                            target += targets[k - first];
+                            target += row_targets[k - first];
                         }
                     }
                     let below = below(lse[row], score(row, k), soften);

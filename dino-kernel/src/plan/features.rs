@@ -1,33 +1,33 @@
-//! Forward passes for features, pictures and probes: a backbone alone.
+//! Forward passes for features, images and probes: a backbone alone.
 
 use super::check::{check_backbone, check_size};
 use super::{PlanError, Pools};
-use crate::backend::Forward;
+use crate::backend::{Forward, NormStats};
 use crate::crops::Crops;
 use crate::dims::LossDims;
-use crate::mem::{Act, Cursor, Stat, State, max};
+use crate::mem::{Act, Cursor, State, max};
 use crate::model::Vit;
 use crate::model::vit::{Output, PositionActs, Save, VitActs, VitWeights};
 use crate::real::Real;
 
-/// A forward pass for features or pictures: the backbone alone, its weights the first `table.backbone_len()` of a network's.
+/// A forward pass for features or maps of an image: the backbone alone, its weights the first `table.backbone_len()` of a network's.
 #[derive(Clone, Copy, Debug)]
 pub struct FeaturePlan {
     pub backbone: Vit,
     pub weights: VitWeights,
     /// The crops, every group (count, channels, height, width). A pass writes over them.
     pub pixels: Act,
-    /// The same as patch rows, until the first block.
+    /// Their patches (im2col), until the first block.
     pub patches: Act,
     pub positions: PositionActs,
     pub acts: VitActs,
-    /// Room for attention rows, on request.
+    /// Attention rows, on request.
     pub attention: Act,
     pub pools: Pools,
 }
 
 impl FeaturePlan {
-    /// `queries`: how many rows of the last block's attention may be asked for (dense output only), per crop.
+    /// `queries`: how many rows of the last block's attention may be computed (dense output only), per crop.
     pub const fn new(backbone: Vit, crops: Crops, output: Output, queries: usize) -> Result<FeaturePlan, PlanError> {
         if crops.is_empty() {
             return Err(PlanError::Zero("the number of crops"));
@@ -41,7 +41,7 @@ impl FeaturePlan {
         let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
         let weights = backbone.weights(&mut w);
         let positions = backbone.positions(crops, &mut a, &mut t);
-        // Pixels are dead once they are patch rows, and those once they are embedded: only what comes before may not lie on them.
+        // Pixels are not read again once they are patches, and patches once they are embedded: later spans may overlap both.
         let mut early = a;
         let pixels = early.act(crops.pixels() * backbone.channels);
         let acts = backbone.acts(crops, positions, output, Save::Nothing, State::EMPTY, &mut a, &mut s);
@@ -100,7 +100,7 @@ pub struct BlocksPlan {
     /// Their class rows after the final norm (earlier, crops, C), the earliest block first. The last block's are the plan's output.
     pub classes: Act,
     class: Act,
-    stats: [Stat; 2],
+    stats: NormStats,
     /// The plan's pools and these.
     pub pools: Pools,
 }
@@ -120,7 +120,7 @@ impl BlocksPlan {
         let (class, earlier) = (crops * backbone.dim, blocks - 1);
         // The size check of the plan bounds depth * tokens * C, which is more.
         let (classes, class) = (a.act(earlier * class), a.act(class));
-        let stats = [s.stat(crops), s.stat(crops)];
+        let stats = NormStats { mean: s.stat(crops), rstd: s.stat(crops) };
         let pools = Pools { acts: a.next, stats: s.next, ..plan.pools };
         Ok(BlocksPlan { plan, earlier, classes, class, stats, pools })
     }

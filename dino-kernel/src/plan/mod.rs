@@ -1,9 +1,11 @@
-//! Where everything lies: the memory plan of a training step and, in `plan/features.rs`, of a forward pass. Plans can fail, ops cannot.
+//! Where everything is stored: the memory plan of a training step and, in `plan/features.rs`, of a forward pass. Making a plan can
+//! fail, ops cannot.
 
 mod check;
 mod features;
 mod spans;
 
+use crate::backend::TargetRows;
 use crate::crops::{Crops, Group};
 use crate::dims::{LossDims, Rows};
 use crate::mem::{Act, Cursor, Span, Stat, State, max};
@@ -32,9 +34,9 @@ pub struct Config {
     pub drop_path: bool,
     /// Whether the backward pass computes norms and GELU again instead of finding them kept ([`Save::Least`]).
     pub recompute: bool,
-    /// Whether the student's crops go through it in turns, as many views at once as have no more tokens than the largest one
-    /// ([`Plan::passes`]), instead of all together: activations of one global crop an image. The teacher's targets are then formed
-    /// anew for every pass.
+    /// Whether the student's crops go through it one after another, as many views at once as have no more tokens than the largest
+    /// one ([`Plan::passes`]), instead of all together: activations of one global crop an image. The teacher's targets are then
+    /// formed again for every pass.
     pub stream_crops: bool,
 }
 
@@ -48,15 +50,15 @@ pub struct Pools {
     pub acts: usize,
     pub stats: usize,
     pub state: usize,
-    /// What the host sends for a micro-batch: pixels and stochastic-depth scales. It lies in the pools above; a device that copies
-    /// while it works keeps room for it beside them.
+    /// What the host sends for a micro-batch: pixels and stochastic-depth scales. It is part of the pools above; a device that copies
+    /// while it works keeps a second buffer of this size.
     pub input: usize,
-    /// The loss over the most rows at once: what a backend's own scratch for it goes by.
+    /// The loss over the most rows at once: what a backend's own scratch for it depends on.
     pub loss: LossDims,
-    /// Tokens of the longest crop, and numbers a head: what a backend's own scratch for attention goes by.
+    /// Tokens of the longest crop, and numbers a head: what a backend's own scratch for attention depends on.
     pub longest: usize,
     pub head_dim: usize,
-    /// Columns of the widest factor of a linear layer, the prototypes aside: what a backend's own scratch for products goes by.
+    /// Columns of the widest operand of a linear layer, the prototypes aside: what a backend's own scratch for matmuls depends on.
     pub widest: usize,
 }
 
@@ -77,13 +79,13 @@ pub struct Network {
     pub scale: Stat,
 }
 
-/// The student's way through some views of a micro-batch and back. Passes take turns in the same room; of `patches`, `loss`, `lse` and
-/// the stochastic-depth scales each has its own part.
+/// The student's forward and backward pass over some views of a micro-batch. Passes run one after another in the same scratch; of
+/// `patches`, `loss`, `lse` and the stochastic-depth scales each has its own part.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass {
     /// Which views, and what the loss makes of them: images * views rows.
     pub dims: LossDims,
-    /// The crops' patches as rows (patches, patch_len).
+    /// The crops' patches (patches, patch_len).
     pub patches: Act,
     pub acts: VitActs,
     pub head: HeadActs,
@@ -103,7 +105,7 @@ pub struct Plan {
     pub pools: Pools,
     /// The micro-batch's crops, every group (count, channels, height, width), view-major within a group. Later ops write over them.
     pub pixels: Act,
-    /// The same as patch rows.
+    /// Their patches (im2col), a row each.
     pub patches: Act,
     /// Stochastic-depth scales of a micro-batch, pass by pass (depth, branches, crops); empty without.
     pub drop: State,
@@ -112,7 +114,7 @@ pub struct Plan {
     /// The teacher's pass over the global crops.
     pub teacher_acts: VitActs,
     pub teacher_head: HeadActs,
-    /// Where the room that the student's passes share begins.
+    /// Where the scratch that the student's passes share begins.
     scratch: (Cursor, Cursor),
     /// One a row of the student, all passes.
     pub loss: Stat,
@@ -121,7 +123,7 @@ pub struct Plan {
     pub lse_teacher: Stat,
     pub entropy: Stat,
     pub center: State,
-    /// Sum of the teacher's unit rows so far in this step.
+    /// Sum of the teacher's l2-normalized bottleneck rows so far in this step.
     pub teacher_sum: State,
     pub hyper: State,
     pub monitor: State,
@@ -152,8 +154,8 @@ impl Plan {
         let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
         let (weights, head_weights) = (vit.weights(&mut w), head.weights(&mut w));
 
-        // What outlives a pass comes first; the pixels, which are dead once they are patch rows, the teacher's pass and the student's
-        // then share the rest, for they take turns.
+        // What outlives a pass comes first. The pixels, which are not read again once they are patches, the teacher's pass and the
+        // student's passes share the rest, for they come one after another.
         let patches = a.act(crops.patches(vit.patch) * vit.patch_len());
         let positions = vit.positions(crops, &mut a, &mut t);
         let positions_teacher = vit.positions(globals, &mut a, &mut t);
@@ -280,7 +282,7 @@ impl Plan {
         self.config.views.count()
     }
 
-    /// How many of them the teacher sees.
+    /// How many of them go through the teacher.
     pub const fn teachers(&self) -> usize {
         self.config.views.group(0).count
     }
@@ -312,10 +314,17 @@ impl Plan {
         }
     }
 
-    /// The patch rows of the global crops.
+    /// The patches of the global crops.
     pub const fn teacher_patches(&self) -> Act {
         let patches = self.teacher_acts.crops().patches(self.table.backbone.patch);
         self.patches.part(0, patches * self.table.backbone.patch_len())
+    }
+
+    /// The teacher's rows as the loss compares with them: the offset is the center.
+    pub const fn targets(&self) -> TargetRows {
+        let t = &self.teacher;
+        let prototypes = self.table.head.prototypes(&t.head_weights, t.scale);
+        TargetRows { z: self.teacher_head.z, lse: self.lse_teacher, prototypes, offset: self.center }
     }
 
     /// What the state pool holds before the first step: the position matrices; all else is zero.

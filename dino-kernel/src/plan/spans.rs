@@ -8,8 +8,8 @@ use crate::params::Name;
 impl Plan {
     /// Calls `f` for every span of activations, statistics and state of a training step. Together they are the pools, alignment
     /// aside. Names begin with whose they are: `step.`, `student.`, `teacher.` or `gradient.`; the number is that of the student's
-    /// pass, for spans of one. The passes take turns in one room, the teacher's comes before them in the same; so do the pixels, until
-    /// they are patch rows.
+    /// pass, for spans of one. The student's passes run one after another in the same scratch, the teacher's before them; the pixels are
+    /// there too, until they are patches.
     pub fn visit_spans(&self, mut f: impl FnMut(Option<usize>, Name, Pool, Span)) {
         let depth = self.table.backbone.depth;
         let mut step = |name, pool, span| f(None, name, pool, span);

@@ -1,4 +1,4 @@
-//! Spans in range and disjoint, the first number that is not finite named.
+//! Checks that the spans of every call are in range and disjoint, and finds the first number that is not finite.
 
 use crate::backend::list::{accesses, ops};
 use crate::backend::*;
@@ -20,7 +20,7 @@ pub enum Violation {
 /// Refuses calls whose spans overlap or leave their pools, and notes the first number that is not finite.
 pub struct Checked<O> {
     pub inner: O,
-    /// The first violation, the op, and how many ops had been said before it.
+    /// The first violation, its op, and how many ops had been called up to it.
     pub violation: Option<(Violation, Op, u64)>,
     calls: u64,
 }
@@ -30,7 +30,7 @@ impl<O: Memory> Checked<O> {
         Checked { inner, violation: None, calls: 0 }
     }
 
-    /// Ops said so far.
+    /// Ops called so far.
     pub fn calls(&self) -> u64 {
         self.calls
     }

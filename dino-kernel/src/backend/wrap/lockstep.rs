@@ -1,4 +1,4 @@
-//! Two backends, compared after every op.
+//! Runs two backends and compares them after every op.
 
 use crate::backend::list::{accesses, ops};
 use crate::backend::*;

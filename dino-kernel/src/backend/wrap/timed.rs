@@ -1,4 +1,4 @@
-//! A profile by op.
+//! Measures every op: a profile of a step.
 
 use crate::backend::list::ops;
 use crate::backend::*;
@@ -11,12 +11,12 @@ use crate::params::ParamTable;
 pub struct Tally {
     pub calls: u64,
     pub nanoseconds: u64,
-    /// Floating-point operations of its matrix products, as its formula needs them, however often a backend makes them; of an op
-    /// without products none, nor of `attention_rows`, which no step says.
+    /// Floating-point operations of its matmuls, as its formula needs them, however often a backend computes them; 0 for an op without
+    /// matmuls, and for `attention_rows`, which no step calls.
     pub operations: u64,
 }
 
-/// What dimensions say about an op's work.
+/// The work of an op, from its dimensions.
 trait Work {
     fn operations(&self, _op: Op) -> u64 {
         0
@@ -25,8 +25,8 @@ trait Work {
 
 impl Work for Mat {
     fn operations(&self, op: Op) -> u64 {
-        let product = 2 * (self.rows * self.inp * self.out) as u64;
-        if op == Op::linear_backward { 2 * product } else { product }
+        let matmul = 2 * (self.rows * self.inp * self.out) as u64;
+        if op == Op::linear_backward { 2 * matmul } else { matmul }
     }
 }
 
@@ -36,7 +36,7 @@ impl Work for Heads {
         let (all, one) = (2 * self.cols() as u64 * square, 2 * (self.cols() * self.crops.rows()) as u64);
         match op {
             Op::attention => 2 * all,
-            Op::attention_backward => 5 * all, // the scores again, and two products for each of the two forward
+            Op::attention_backward => 5 * all, // the scores again, and two matmuls for each of the two forward
             Op::attention_class => 2 * one,
             Op::attention_class_backward => 5 * one,
             _ => 0,
@@ -46,13 +46,13 @@ impl Work for Heads {
 
 impl Work for LossDims {
     fn operations(&self, op: Op) -> u64 {
-        let product = |rows: usize| 2 * (rows * self.bottleneck * self.prototypes) as u64;
-        let teacher = product(self.teachers * self.images);
+        let matmul = |rows: usize| 2 * (rows * self.bottleneck * self.prototypes) as u64;
+        let teacher = matmul(self.teachers * self.images);
         match op {
             Op::teacher_lse => teacher,
-            // The teacher's logits again: once a micro-batch, whatever a student that sees its crops in turns makes of them.
-            _ if self.first_view == 0 => 3 * product(self.rows()) + teacher,
-            _ => 3 * product(self.rows()),
+            // The teacher's logits again: counted once a micro-batch, even where the student's crops are streamed in several passes.
+            _ if self.first_view == 0 => 3 * matmul(self.rows()) + teacher,
+            _ => 3 * matmul(self.rows()),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Where a pass writes, and what its backward pass needs beside that.
 
 use super::{Output, Save, Vit};
+use crate::backend::{Attention, ClassQkv, NormStats};
 use crate::crops::{Crops, MAX_GROUPS, Ragged};
-use crate::mem::{Act, Cursor, Span, Stat, State};
+use crate::mem::{Act, Cursor, Span, State};
 use crate::ops::position;
 use crate::real::Real;
 
@@ -10,8 +11,7 @@ use crate::real::Real;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Norm {
     pub(super) y: Act,
-    pub(super) mean: Stat,
-    pub(super) rstd: Stat,
+    pub(super) stats: NormStats,
 }
 
 impl Norm {
@@ -19,13 +19,14 @@ impl Norm {
         Norm::at(a.act(rows * cols), rows, s)
     }
 
-    /// The output at a place of the caller's.
+    /// With an output span of the caller's.
     const fn at(y: Act, rows: usize, s: &mut Cursor) -> Norm {
-        Norm { y, mean: s.stat(rows), rstd: s.stat(rows) }
+        Norm { y, stats: NormStats { mean: s.stat(rows), rstd: s.stat(rows) } }
     }
 
     const fn shift(&self, acts: usize, stats: usize) -> Norm {
-        Norm { y: self.y.shift(acts), mean: self.mean.shift(stats), rstd: self.rstd.shift(stats) }
+        let NormStats { mean, rstd } = self.stats;
+        Norm { y: self.y.shift(acts), stats: NormStats { mean: mean.shift(stats), rstd: rstd.shift(stats) } }
     }
 }
 
@@ -58,8 +59,7 @@ impl MlpActs {
 pub(super) struct BlockActs {
     pub(super) norm: Norm,
     pub(super) qkv: Act,
-    pub(super) attn: Act,
-    pub(super) lse: Stat,
+    pub(super) attn: Attention,
     pub(super) residual: Act,
     pub(super) mlp: MlpActs,
 }
@@ -71,7 +71,7 @@ impl BlockActs {
         BlockActs::around([norm, mlp_norm, gelu], rows, v, a, s)
     }
 
-    /// With places of the caller's for both norms' outputs and the hidden rows.
+    /// With spans of the caller's for both norms' outputs and the GELU's.
     const fn around(
         [norm, mlp_norm, gelu]: [Act; 3],
         rows: usize,
@@ -82,14 +82,13 @@ impl BlockActs {
         BlockActs {
             norm: Norm::at(norm, rows, s),
             qkv: a.act(rows * 3 * v.dim),
-            attn: a.act(rows * v.dim),
-            lse: s.stat(rows * v.heads),
+            attn: Attention { y: a.act(rows * v.dim), lse: s.stat(rows * v.heads) },
             residual: a.act(rows * v.dim),
             mlp: MlpActs { rows, norm: Norm::at(mlp_norm, rows, s), fc1: a.act(rows * v.mlp), gelu },
         }
     }
 
-    /// What can be computed again, at the places where `other` has it.
+    /// With the spans of `other` for what can be computed again.
     const fn sharing(self, other: &BlockActs) -> BlockActs {
         let norm = Norm { y: other.norm.y, ..self.norm };
         let mlp_norm = Norm { y: other.mlp.norm.y, ..self.mlp.norm };
@@ -100,23 +99,20 @@ impl BlockActs {
         BlockActs {
             norm: self.norm.shift(acts, stats),
             qkv: self.qkv.shift(acts),
-            attn: self.attn.shift(acts),
-            lse: self.lse.shift(stats),
+            attn: Attention { y: self.attn.y.shift(acts), lse: self.attn.lse.shift(stats) },
             residual: self.residual.shift(acts),
             mlp: self.mlp.shift(acts, stats),
         }
     }
 }
 
-/// The last block where only class rows go on: `norm` and `kv` over all rows, the rest over one row a crop.
+/// The last block where only class rows go on: `norm`, keys and values over all rows, the rest over one row a crop.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClassActs {
     pub(super) norm: Norm,
-    pub(super) kv: Act,
     pub(super) norm_class: Act,
-    pub(super) q: Act,
-    pub(super) attn: Act,
-    pub(super) lse: Stat,
+    pub(super) qkv: ClassQkv,
+    pub(super) attn: Attention,
     pub(super) x: Act,
     pub(super) residual: Act,
     pub(super) mlp: MlpActs,
@@ -126,13 +122,13 @@ pub(super) struct ClassActs {
 impl ClassActs {
     const fn take(rows: usize, crops: usize, v: &Vit, a: &mut Cursor, s: &mut Cursor) -> ClassActs {
         let wide = crops * v.dim;
+        let norm = Norm::take(rows, v.dim, a, s);
+        let (kv, norm_class) = (a.act(rows * 2 * v.dim), a.act(wide));
         ClassActs {
-            norm: Norm::take(rows, v.dim, a, s),
-            kv: a.act(rows * 2 * v.dim),
-            norm_class: a.act(wide),
-            q: a.act(wide),
-            attn: a.act(wide),
-            lse: s.stat(crops * v.heads),
+            norm,
+            norm_class,
+            qkv: ClassQkv { q: a.act(wide), kv },
+            attn: Attention { y: a.act(wide), lse: s.stat(crops * v.heads) },
             x: a.act(wide),
             residual: a.act(wide),
             mlp: MlpActs::take(crops, v, a, s),
@@ -182,7 +178,7 @@ pub struct VitActs {
     pub(super) output: Output,
     pub(super) embedded: Act,
     pub(super) positions: PositionActs,
-    /// The residual stream: between blocks i - 1 and i it lies at base + i * stride, or takes turns between two places.
+    /// The residual stream: between blocks i - 1 and i at base + i * stride, or alternating between two spans.
     pub(super) x: Act,
     pub(super) save: Save,
     pub(super) block: BlockActs,
@@ -220,7 +216,7 @@ impl VitActs {
         self.tokens
     }
 
-    /// Where the embedded patches end, which are the first thing that a pass writes.
+    /// The end of the embedded patches, which are the first span that a pass writes.
     pub(crate) const fn end_of_embedded(&self) -> usize {
         self.embedded.0.at + self.embedded.len()
     }
@@ -245,8 +241,8 @@ impl VitActs {
     /// row a crop, no wider than `widest`. C is `dim`.
     pub(crate) fn crop_of(&self, span: Span, index: usize, dim: usize, widest: usize) -> Option<usize> {
         let inside = |of: Act| {
-            let whole = of.0.at <= span.at && span.at + span.len <= of.0.at + of.len();
-            whole.then(|| (span.at + index - of.0.at) / dim)
+            let inside = of.0.at <= span.at && span.at + span.len <= of.0.at + of.len();
+            inside.then(|| (span.at + index - of.0.at) / dim)
         };
         if let Some(row) = inside(self.embedded) {
             return self.tokens.patches().crop_of(row);
@@ -271,7 +267,7 @@ impl VitActs {
 }
 
 impl Vit {
-    /// Where the resized position tables of `crops` lie. They outlive a pass; counts do not matter, only sizes.
+    /// Handles of the resized position tables of `crops`. They outlive a pass; counts do not matter, only sizes.
     pub const fn positions(&self, crops: Crops, a: &mut Cursor, t: &mut Cursor) -> PositionActs {
         let mut groups = [Positions { y: Act::EMPTY, rows: State::EMPTY, cols: State::EMPTY }; MAX_GROUPS];
         let (mut i, side) = (0, self.side());
@@ -313,7 +309,7 @@ impl Vit {
         };
         let (a0, s0) = (a.next, s.next);
         let block = match shared {
-            Some(places) => BlockActs::around(places, rows, self, a, s),
+            Some(shared) => BlockActs::around(shared, rows, self, a, s),
             None => BlockActs::take(rows, self, a, s),
         };
         let stride = [a.next - a0, s.next - s0];

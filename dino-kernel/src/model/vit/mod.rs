@@ -1,12 +1,12 @@
 //! The vision transformer (paper, section 3.2; official `vision_transformer.py`): patches, class token, learned positions, pre-norm
-//! blocks, final norm. Here: shape, parameters, where everything lies; the passes are in `vit/pass.rs`.
+//! blocks, final norm. The shape is here; parameters are in `vit/weights.rs`, spans in `vit/layout.rs`, the passes in `vit/pass.rs`.
 //!
 //! x += proj(attention(norm1 x));  x += fc2(gelu(fc1(norm2 x))), each branch scaled per crop under stochastic depth.
 //!
 //! Training needs the class token alone, so the last block computes keys and values for all tokens and everything else for one
 //! row a crop, forward and backward ([`Output::Class`]); dense features and attention maps use the full form
 //! ([`Output::Dense`]). Block i's handles are base + i * stride: depth is a number, not a type. A pass that saves nothing has
-//! one block's place and two streams that take turns ([`Save`]).
+//! the spans of one block, and two that the residual stream alternates between ([`Save`]).
 
 pub mod drop_path;
 mod layout;
@@ -57,12 +57,12 @@ impl Vit {
 /// What a pass leaves for a backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Save {
-    /// Nothing: blocks take turns in one place.
+    /// Nothing: all blocks write to the same spans.
     Nothing,
     /// All that backward reads.
     All,
-    /// All but the norms' outputs and the hidden rows: 10 widths a token instead of 16. Backward computes those again, with the
-    /// same ops from the same numbers, into one place for all blocks.
+    /// All but the outputs of norms and GELUs: 10 widths a token instead of 16. The backward pass computes those again, with the
+    /// same ops from the same numbers, into spans that all blocks share.
     Least,
 }
 

@@ -8,7 +8,7 @@ use crate::params::Name;
 
 impl Norm {
     fn spans(&self, [y, mean, rstd]: [&'static str; 3]) -> [Named; 3] {
-        [(y, Pool::Acts, self.y.0), (mean, Pool::Stats, self.mean.0), (rstd, Pool::Stats, self.rstd.0)]
+        [(y, Pool::Acts, self.y.0), (mean, Pool::Stats, self.stats.mean.0), (rstd, Pool::Stats, self.stats.rstd.0)]
     }
 }
 
@@ -25,8 +25,16 @@ impl MlpActs {
 impl BlockActs {
     fn spans(&self) -> [Named; 7] {
         let [y, mean, rstd] = self.norm.spans(NORM1);
-        let (qkv, attn) = (("attn.qkv", Pool::Acts, self.qkv.0), ("attn.y", Pool::Acts, self.attn.0));
-        [y, mean, rstd, qkv, attn, ("attn.lse", Pool::Stats, self.lse.0), ("residual", Pool::Acts, self.residual.0)]
+        let (qkv, attn) = (("attn.qkv", Pool::Acts, self.qkv.0), ("attn.y", Pool::Acts, self.attn.y.0));
+        [
+            y,
+            mean,
+            rstd,
+            qkv,
+            attn,
+            ("attn.lse", Pool::Stats, self.attn.lse.0),
+            ("residual", Pool::Acts, self.residual.0),
+        ]
     }
 }
 
@@ -37,11 +45,11 @@ impl ClassActs {
             y,
             mean,
             rstd,
-            ("attn.kv", Pool::Acts, self.kv.0),
+            ("attn.kv", Pool::Acts, self.qkv.kv.0),
             ("norm1.class", Pool::Acts, self.norm_class.0),
-            ("attn.q", Pool::Acts, self.q.0),
-            ("attn.y", Pool::Acts, self.attn.0),
-            ("attn.lse", Pool::Stats, self.lse.0),
+            ("attn.q", Pool::Acts, self.qkv.q.0),
+            ("attn.y", Pool::Acts, self.attn.y.0),
+            ("attn.lse", Pool::Stats, self.attn.lse.0),
             ("class", Pool::Acts, self.x.0),
             ("residual", Pool::Acts, self.residual.0),
             ("out", Pool::Acts, self.out.0),
@@ -63,7 +71,7 @@ impl PositionActs {
 
 impl VitActs {
     /// Calls `f` for every span of a pass through `depth` blocks, its name beginning with `part`. Where nothing is saved, one
-    /// block's spans serve all full blocks and two streams take turns.
+    /// block's spans serve all full blocks, and the residual stream alternates between two.
     pub fn visit(&self, depth: usize, part: &'static str, f: &mut impl FnMut(Name, Pool, Span)) {
         let full = if self.output == Output::Class { depth - 1 } else { depth };
         let blocks = if self.save == Save::Nothing { full.min(1) } else { full };

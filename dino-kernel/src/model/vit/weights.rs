@@ -1,32 +1,29 @@
 //! The parameters: their table and their handles.
 
 use super::Vit;
+use crate::backend::Affine;
 use crate::mem::{Cursor, Weight};
 use crate::params::{Init, Name, Role, Spec, spec};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BlockWeights {
-    pub(super) norm1: [Weight; 2],
-    pub(super) qkv: [Weight; 2],
-    pub(super) proj: [Weight; 2],
-    pub(super) norm2: [Weight; 2],
-    pub(super) fc1: [Weight; 2],
-    pub(super) fc2: [Weight; 2],
-}
-
-const fn shift2(w: [Weight; 2], by: usize) -> [Weight; 2] {
-    [w[0].shift(by), w[1].shift(by)]
+    pub(super) norm1: Affine,
+    pub(super) qkv: Affine,
+    pub(super) proj: Affine,
+    pub(super) norm2: Affine,
+    pub(super) fc1: Affine,
+    pub(super) fc2: Affine,
 }
 
 impl BlockWeights {
     const fn shift(&self, by: usize) -> BlockWeights {
         BlockWeights {
-            norm1: shift2(self.norm1, by),
-            qkv: shift2(self.qkv, by),
-            proj: shift2(self.proj, by),
-            norm2: shift2(self.norm2, by),
-            fc1: shift2(self.fc1, by),
-            fc2: shift2(self.fc2, by),
+            norm1: self.norm1.shift(by),
+            qkv: self.qkv.shift(by),
+            proj: self.proj.shift(by),
+            norm2: self.norm2.shift(by),
+            fc1: self.fc1.shift(by),
+            fc2: self.fc2.shift(by),
         }
     }
 }
@@ -36,10 +33,10 @@ impl BlockWeights {
 pub struct VitWeights {
     pub(super) class: Weight,
     pub(super) positions: Weight,
-    pub(super) patch: [Weight; 2],
+    pub(super) patch: Affine,
     pub(super) block: BlockWeights,
     stride: usize,
-    pub(super) norm: [Weight; 2],
+    pub(super) norm: Affine,
 }
 
 impl VitWeights {
@@ -48,10 +45,10 @@ impl VitWeights {
         VitWeights {
             class: self.class.shift(by),
             positions: self.positions.shift(by),
-            patch: shift2(self.patch, by),
+            patch: self.patch.shift(by),
             block: self.block.shift(by),
             stride: self.stride,
-            norm: shift2(self.norm, by),
+            norm: self.norm.shift(by),
         }
     }
 
@@ -115,7 +112,7 @@ impl Vit {
         self.norm_table(c).into_iter().for_each(f);
     }
 
-    /// Where the parameters lie.
+    /// Handles of the parameters.
     pub const fn weights(&self, c: &mut Cursor) -> VitWeights {
         let [class, positions, patch_w, patch_b] = self.embed_table(c);
         let first = c.next;
@@ -126,17 +123,17 @@ impl Vit {
         VitWeights {
             class: class.at,
             positions: positions.at,
-            patch: [patch_w.at, patch_b.at],
+            patch: Affine { w: patch_w.at, b: patch_b.at },
             block: BlockWeights {
-                norm1: [n1w.at, n1b.at],
-                qkv: [qkv_w.at, qkv_b.at],
-                proj: [proj_w.at, proj_b.at],
-                norm2: [n2w.at, n2b.at],
-                fc1: [fc1_w.at, fc1_b.at],
-                fc2: [fc2_w.at, fc2_b.at],
+                norm1: Affine { w: n1w.at, b: n1b.at },
+                qkv: Affine { w: qkv_w.at, b: qkv_b.at },
+                proj: Affine { w: proj_w.at, b: proj_b.at },
+                norm2: Affine { w: n2w.at, b: n2b.at },
+                fc1: Affine { w: fc1_w.at, b: fc1_b.at },
+                fc2: Affine { w: fc2_w.at, b: fc2_b.at },
             },
             stride,
-            norm: [norm_w.at, norm_b.at],
+            norm: Affine { w: norm_w.at, b: norm_b.at },
         }
     }
 }

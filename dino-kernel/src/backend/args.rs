@@ -1,0 +1,77 @@
+//! Operands that belong together, as one argument.
+
+use crate::mem::{Act, Stat, State, Weight};
+
+/// Weight and bias of a linear layer, or gain and bias of a layer norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affine {
+    pub w: Weight,
+    pub b: Weight,
+}
+
+impl Affine {
+    /// The same parameters, `by` elements further on: the teacher's.
+    pub const fn shift(self, by: usize) -> Affine {
+        Affine { w: self.w.shift(by), b: self.b.shift(by) }
+    }
+}
+
+/// Mean and 1 / standard deviation of every row (rows), which a layer norm keeps for its backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NormStats {
+    pub mean: Stat,
+    pub rstd: Stat,
+}
+
+/// The output of an attention, and the log-sum-exp of the scaled scores (rows, heads), which stands for the probabilities in its
+/// backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attention {
+    pub y: Act,
+    pub lse: Stat,
+}
+
+/// One query row a crop, q (crops, C), and keys and values of all rows, kv (rows, 2C); or the gradients of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassQkv {
+    pub q: Act,
+    pub kv: Act,
+}
+
+/// The last layer of one network: directions `v` (K, bottleneck) and, per prototype, `scale` = g / |v|. Normalized prototypes
+/// are never materialized: logits are (z v^T) * scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prototypes {
+    pub v: Weight,
+    pub scale: Stat,
+}
+
+/// The student's side of the loss: l2-normalized bottleneck rows z (rows, bottleneck), and the prototypes that they are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StudentRows {
+    pub z: Act,
+    pub prototypes: Prototypes,
+}
+
+/// The teacher's side of the loss: the targets are softmax((z v^T * scale - offset) / temperature), never materialized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetRows {
+    /// l2-normalized bottleneck rows (rows, bottleneck).
+    pub z: Act,
+    /// Log-sum-exp of every row (rows, 2), as [`super::Update::teacher_lse`] writes it.
+    pub lse: Stat,
+    pub prototypes: Prototypes,
+    /// What is subtracted from the logits (K): the center.
+    pub offset: State,
+}
+
+/// What the loss writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LossSpans {
+    /// Cross-entropy of every student row with its targets (rows).
+    pub loss: Stat,
+    /// Log-sum-exp of every student row (rows, 2), as [`super::Update::teacher_lse`] keeps the teacher's.
+    pub lse: Stat,
+    /// The gradient of the student's rows (rows, bottleneck).
+    pub dz: Act,
+}
