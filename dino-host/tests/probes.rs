@@ -1,10 +1,10 @@
 //! The linear probe against torch, logistic regression against scikit-learn (`tests/golden/make_probes.py`), and what both must do
 //! with any data.
 
+use dino_host::data::loader;
 use dino_host::eval::linear::{self, Head, Heads, Recipe};
 use dino_host::eval::logistic::{self, Few, Scale};
 use dino_host::eval::{head_file, judged};
-use dino_host::loader;
 use dino_kernel::rng::{Kind, Rng};
 use ndarray::{Array2, ArrayView2};
 use safetensors::SafeTensors;

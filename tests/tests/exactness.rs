@@ -4,8 +4,8 @@
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data::builtin::{Builtin, Part};
+use dino_host::data::loader::{self, Recipe};
 use dino_host::data::{Faults, Splits};
-use dino_host::loader::{self, Recipe};
 use dino_host::train::{self, Outcome, Run};
 use serde_json::Value;
 use std::path::Path;

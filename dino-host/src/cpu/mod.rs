@@ -4,16 +4,11 @@
 //! Same bits for any number of threads: every sum has a fixed order, whichever thread or tile it falls to.
 
 mod attention;
-pub mod fast;
-pub mod gemm;
 mod loss;
-pub mod rows;
-pub mod small;
-mod turn;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use dino_kernel::backend::reference::Train;
+use crate::linalg::{gemm, rows};
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
 use dino_kernel::mem::{Act, Pool, Span, Stat, State, Weight};
@@ -22,7 +17,6 @@ use dino_kernel::params::{ParamTable, Role};
 use dino_kernel::plan::Pools;
 use dino_kernel::scalars::{hyper, monitor};
 use rayon::prelude::*;
-use std::cell::RefCell;
 
 /// The pools, in f32.
 pub struct Cpu {
@@ -59,22 +53,6 @@ fn crops(mut data: &mut [f32], n: Ragged, width: usize) -> Vec<&mut [f32]> {
 /// The same for a matrix that is read.
 fn crops_of(data: &[f32], n: Ragged, width: usize) -> Vec<&[f32]> {
     n.each().map(|(first, tokens)| &data[first * width..][..tokens * width]).collect()
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// `len` elements of this thread's scratch, which keeps its largest size, from a cache line's start on. One user at a time: `f` may
-/// not ask for scratch again, as `gemm::sgemm` does.
-fn with_scratch(len: usize, f: impl FnOnce(&mut [f32])) {
-    SCRATCH.with_borrow_mut(|s| {
-        if s.len() < len + 15 {
-            s.resize(len + 15, 0.0);
-        }
-        let first = s.as_ptr().align_offset(64);
-        f(&mut s[first..][..len])
-    })
 }
 
 impl Cpu {

@@ -9,8 +9,9 @@
 //! Image `i` is a pure function of (seed, part, `i`, side): nothing is stored, and every platform draws the same bytes
 //! (basic arithmetic and `libm` only).
 
-use super::{BUILTIN, Dataset, Image, picture};
+use super::{BUILTIN, Dataset};
 use crate::error::{Error, Result};
+use crate::image::{Image, picture};
 use core::f64::consts::TAU;
 use dino_kernel::rng::{Kind, Rng};
 use std::path::Path;

@@ -4,10 +4,11 @@ use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::picture::{decode, is_picture, unreadable};
 use super::unread::Unread;
-use super::{Dataset, Decode, Fnv, Image};
+use super::{Dataset, Fnv};
 use crate::error::{Error, Result};
+use crate::image::picture::{decode, is_picture, unreadable};
+use crate::image::{Decode, Image};
 
 /// Picture files in the order in which they were named.
 pub struct Files {

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::labels::{Classes, counted, fit, some};
 use super::parts::{self, Part};
-use super::picture::{decode, is_picture, unreadable};
 use super::unread::Unread;
-use super::{Dataset, Decode, Fnv, Image, Splits, beside};
+use super::{Dataset, Fnv, Splits, beside};
 use crate::error::{Error, Result};
+use crate::image::picture::{decode, is_picture, unreadable};
+use crate::image::{Decode, Image};
 
 /// Files below one folder. Image `i` is the `i`-th in the order class, then path.
 pub struct ImageFolder {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::numbered;
 use crate::error::Result;
-use crate::text::composed;
+use crate::io::text::composed;
 
 /// The classes of a set, and how its labels name them.
 pub(super) struct Classes {

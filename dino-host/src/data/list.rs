@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 
 use super::labels::{Classes, counted, fit};
 use super::parts::{self, Part};
-use super::picture::{decode, is_picture, unread_ending, unreadable};
 use super::table::{self, Table};
-use super::{Dataset, Decode, Fnv, Image, Splits};
+use super::{Dataset, Fnv, Splits};
 use crate::error::{Error, Result};
-use crate::text;
+use crate::image::picture::{decode, is_picture, unread_ending, unreadable};
+use crate::image::{Decode, Image};
+use crate::io::text;
 
 /// Largest list that is read, bytes.
 const MAX_LIST: u64 = 1 << 30;

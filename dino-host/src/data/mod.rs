@@ -1,34 +1,22 @@
 //! Images with or without labels: the trait every data set implements, and the one function that opens any of them.
 
-mod arrays;
+pub mod arrays;
 mod beside;
 pub mod builtin;
-pub mod cifar;
-mod cifar_python;
-mod ends;
 mod faults;
 pub mod files;
 pub mod folder;
-mod gif;
-pub mod idx;
-mod jpeg;
 mod kept;
 mod labels;
 pub mod list;
-mod npz;
+pub mod loader;
 mod overlap;
 mod parquet;
 mod part_files;
 mod parts;
-mod picture;
-mod shard;
 pub mod shards;
-mod stl10;
 mod table;
-mod tar;
-mod tiff;
 mod unread;
-mod white;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -36,49 +24,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::text;
+pub use crate::image::white::Range;
+use crate::image::{Decode, Image, is_picture};
+use crate::io::text;
+use arrays::{cifar, idx, npz, stl10};
 use dino_kernel::rng::{Kind, Rng};
 pub use faults::{Fault, Faults, lines as fault_lines};
 pub use folder::several_below;
-pub(crate) use picture::is_picture;
-pub use picture::{decode, decode_bytes};
-pub use white::{Range, White};
-
-/// An image, 8 bits a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
-    /// Pixels in a row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// Values a pixel: 3 are R G B, 1 is grey, any other number are bands without a meaning of their own.
-    pub channels: usize,
-    /// `height * width * channels` bytes, rows top to bottom, channels interleaved.
-    pub pixels: Vec<u8>,
-}
-
-/// How files become images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decode {
-    /// Values a pixel of every image: 3 and 1 convert what is found (grey is repeated, colours become their luma, as Pillow's
-    /// `convert` does); any other number must be what the file has.
-    pub channels: usize,
-    /// Turn the image as its EXIF orientation says. The published recipe does not.
-    pub orient: bool,
-    /// JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, the smallest at which the shorter side keeps this many
-    /// pixels: a smaller picture to crop from, and other pixels than the published recipe sees. The decoding itself gains
-    /// little: at 1/4 and 1/8 about 15 % of 2000 x 1500 pixels' 12 to 27 ms, at 1/2 nothing, for most of it is reading
-    /// the bit stream.
-    pub fast: Option<usize>,
-    /// Of channels of 16 bits, this value and all above it become 255; 65535 is the whole range.
-    pub white: u16,
-}
-
-impl Default for Decode {
-    fn default() -> Decode {
-        Decode { channels: 3, orient: true, fast: None, white: u16::MAX }
-    }
-}
 
 /// A fixed, ordered set of images. Index `i` always means the same image.
 pub trait Dataset: Send + Sync {
@@ -120,7 +72,7 @@ pub trait Dataset: Send + Sync {
     fn order(&self, seed: u64, epoch: u64) -> Vec<u32> {
         match self.shards() {
             Some(shards) => shards.order(seed, epoch),
-            None => crate::loader::order(self.len(), seed, epoch),
+            None => crate::data::loader::order(self.len(), seed, epoch),
         }
     }
     /// Identifies the content: same images in the same order give the same string on any machine.
@@ -279,7 +231,7 @@ fn open_any(path: &Path, how: Decode) -> Result<Splits> {
         return Err(Error::new(format!("{} is packed", path.display()))
             .hint("unpack it and pass the folder; packed are read only .tar.gz, .tgz and .tar.zst, and MNIST's .gz"));
     }
-    let what = if picture::is_picture(path) { "a single picture" } else { "not a data set that is known" };
+    let what = if is_picture(path) { "a single picture" } else { "not a data set that is known" };
     Err(Error::new(format!("{} is {what}", path.display())).hint(EXPECTED))
 }
 

@@ -16,10 +16,10 @@ use parquet::schema::types::ColumnDescriptor;
 use rayon::prelude::*;
 
 use super::kept::{Kept, Size, UNPACKED};
-use super::part_files;
-use super::picture::{MAX_BYTES, decode_bytes, guarded, unreadable};
-use super::{Dataset, Decode, Fnv, Image, MAX_CLASSES, Numbered, Shards, Splits, numbered};
+use super::{Dataset, Fnv, MAX_CLASSES, Numbered, Shards, Splits, numbered, part_files};
 use crate::error::{Error, Result};
+use crate::image::picture::{MAX_BYTES, decode_bytes, guarded, unreadable};
+use crate::image::{Decode, Image};
 
 /// Columns of labels, the first of these that a table has; names that the metadata gives classes for come before.
 const LABELS: [&str; 8] = ["label", "labels", "fine_label", "class", "target", "category", "class_label", "y"];

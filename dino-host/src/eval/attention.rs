@@ -4,12 +4,13 @@
 //! A head's mask keeps the fewest patches that together hold a given part of the attention that falls on patches; a patch
 //! becomes a square of pixels. Jaccard index of two masks: |A and B| / |A or B|.
 
-use crate::augment::{normalize, planes};
 use crate::config::Config;
-use crate::data::{Dataset, Image};
+use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::features::{self, Dense};
+use crate::image::Image;
+use crate::image::planes::{self, normalize};
+use crate::inference::features::{self, Dense};
 use dino_kernel::crops::Group;
 use rayon::prelude::*;
 
@@ -147,6 +148,7 @@ mod tests {
     use super::*;
     use crate::cpu::{Cpu, NoOptions};
     use crate::data;
+    use crate::image::Decode;
     use dino_kernel::init;
 
     #[test]
@@ -228,7 +230,7 @@ mod tests {
             &NoOptions {},
             &config,
             &weights,
-            &*data::open(folder.path(), data::Decode::default()).unwrap().train,
+            &*data::open(folder.path(), Decode::default()).unwrap().train,
             0.6,
         ));
         assert!(found.contains("a.png") && found.contains("exact mask"), "{found}");

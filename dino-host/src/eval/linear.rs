@@ -6,9 +6,9 @@
 //! and see the same batches, and none knows of the others: each is what it would be alone.
 
 use super::judged::rank;
-use crate::cpu::{gemm, rows};
+use crate::data::loader;
 use crate::error::{Error, Result};
-use crate::loader;
+use crate::linalg::{gemm, rows};
 use dino_kernel::rng::{Kind, Rng};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;

@@ -107,8 +107,8 @@ pub fn draw(set: &dyn Dataset, count: usize, seed: u64) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Image;
     use crate::error::Result;
+    use crate::image::Image;
 
     /// So many images of each class, one class after the other.
     struct Counts(Vec<usize>, Vec<String>);

@@ -4,7 +4,7 @@ use super::chart::{Chart, Line, short};
 use super::evidence::Evidence;
 use super::log::*;
 use crate::config::Config;
-use crate::monitor::Verdict;
+use crate::train::collapse::Verdict;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;

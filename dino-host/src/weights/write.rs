@@ -3,11 +3,11 @@
 use super::dialect::to_hf;
 use super::infer::SETTINGS;
 use super::{Dialect, Weights};
-use crate::checkpoint::{self, Out, Progress};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::export;
-use crate::log::write_atomically;
+use crate::inference::export;
+use crate::train::log::write_atomically;
+use crate::weights::checkpoint::{self, Out, Progress};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;

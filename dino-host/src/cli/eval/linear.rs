@@ -1,17 +1,17 @@
 //! `eval linear`.
 
 use super::probe::{Detail, Subject, detail_json, labels, print_baseline, print_detail};
-use crate::augment::EvalView;
 use crate::cli::shared::{Source, Which, start};
+use crate::data::loader;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::augmented::Augmented;
 use crate::eval::head_file::{self, About, Order};
 use crate::eval::judged::{self, Baseline, Judged, Labels, best as class_of, rank};
 use crate::eval::linear::{self, Head, Heads, Recipe, Score};
-use crate::features::{Extractor, Features};
-use crate::loader;
-use crate::progress::Progress;
+use crate::image::augment::EvalView;
+use crate::inference::features::{Extractor, Features};
+use crate::io::progress::Progress;
 use clap::{Args, ValueEnum};
 use ndarray::{Array2, Axis};
 use serde_json::json;
