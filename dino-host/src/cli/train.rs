@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::data;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::image::white::White;
+use crate::image::White;
 use crate::planning::memory;
 use crate::train::{self, Outcome, Owner, Recorded, signals};
 use crate::weights::checkpoint::Checkpoint;

@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::CLASS_NAMES;
-use super::labels::Classes;
+use super::labels::{CLASS_NAMES, Classes};
 use super::list::{is_list, read};
 use super::parts::{self, Part};
 use super::table::{self, Table};
-use crate::image::picture::is_picture;
+use crate::image::is_picture;
 use crate::io::text::composed;
 
 /// Lists that are looked at, and folders above the pictures' in which ImageNet's list may lie, at most.

@@ -3,7 +3,7 @@
 use super::Dataset;
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::image::picture::remarked;
+use crate::image::remark::remarked;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard};
 

@@ -12,16 +12,6 @@ use std::cell::RefCell;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
-/// The images of an epoch in training order (Fisher-Yates).
-pub fn order(images: usize, seed: u64, epoch: u64) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..images as u32).collect();
-    let mut rng = Rng::new(seed, epoch as u32, 0, 0, Kind::Shuffle, 0);
-    for i in (1..order.len()).rev() {
-        order.swap(i, rng.below(i as u32 + 1) as usize);
-    }
-    order
-}
-
 /// Images tried for one place in a batch. Where nine in ten cannot be read, one batch of 64 in a thousand still fails.
 const SUBSTITUTES: usize = 100;
 
@@ -150,6 +140,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::data::builtin::{Builtin, Part};
+    use crate::data::order::order;
 
     /// The built-in set, of which some images cannot be read.
     struct Holes(Builtin, fn(usize) -> bool);

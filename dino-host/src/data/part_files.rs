@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::parts::{Part, in_name, of};
 use crate::error::{Error, Result};
-use crate::image::picture::unreadable;
+use crate::io::unreadable;
 
 /// Files by part.
 pub(super) struct Files {

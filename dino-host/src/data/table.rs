@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::parts;
 use crate::error::{Error, Result};
-use crate::image::picture::is_picture;
+use crate::image::is_picture;
 
 /// Rows of cells, and the names of the columns where the first line has them.
 pub(super) struct Table {

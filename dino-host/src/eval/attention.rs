@@ -9,8 +9,10 @@ use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::image::enlarge::enlarge;
 use crate::image::planes::{self, normalize};
-use crate::inference::features::{self, Dense};
+use crate::inference::dense::Dense;
+use crate::inference::features;
 use dino_kernel::crops::Group;
 use rayon::prelude::*;
 
@@ -52,19 +54,6 @@ pub fn mask(row: &[f32], keep: f64) -> Vec<bool> {
         sum += row[i] as f64;
     }
     kept
-}
-
-/// One value a patch to one a pixel of `size` = (height, width), every patch a square of side `patch`. Surplus pixels at the right and
-/// bottom, which no patch sees, get `rest`.
-pub fn enlarge<T: Copy>(cells: &[T], grid: [usize; 2], patch: usize, size: [usize; 2], rest: T) -> Vec<T> {
-    let [height, width] = size;
-    let mut pixels = vec![rest; height * width];
-    for (y, row) in pixels.chunks_mut(width).enumerate().take(grid[0] * patch) {
-        for (x, pixel) in row.iter_mut().enumerate().take(grid[1] * patch) {
-            *pixel = cells[y / patch * grid[1] + x / patch];
-        }
-    }
-    pixels
 }
 
 /// |A and B| / |A or B|; 1 for two empty masks.

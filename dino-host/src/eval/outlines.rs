@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::attention::{Jaccard, check_keep, enlarge, mask, summary};
+use super::attention::{Jaccard, check_keep, mask, summary};
 use super::measures::region;
 use super::sized::{AnySize, check_patches, normalized};
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::image::enlarge::enlarge;
 use crate::image::masks::Mask;
 use crate::image::resize::{Filter, Region, Resizer};
 use crate::image::{Image, decode, is_picture};

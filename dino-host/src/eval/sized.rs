@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::image::planes::{self, normalize};
-use crate::inference::features::Dense;
+use crate::inference::dense::Dense;
 use dino_kernel::crops::Group;
 
 /// Most patches of an image: attention takes their square in time.

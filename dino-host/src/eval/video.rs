@@ -15,8 +15,8 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image::masks::{Mask, White, palette};
+use crate::image::png::write_png;
 use crate::image::{Decode, Image, decode, is_picture};
-use crate::train::log::write_png;
 
 /// Frames and masks of one video.
 #[derive(Clone, Debug)]

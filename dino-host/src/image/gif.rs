@@ -4,8 +4,8 @@ use std::path::Path;
 
 use ::gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 
-use super::picture::{Found, MAX_BYTES, check_size, damaged};
-use super::{Image, ends};
+use super::limits::{Found, MAX_BYTES, check_size, damaged};
+use super::{Image, end_marks};
 use crate::error::Result;
 
 /// The colours are those that Pillow's `convert("RGB")` finds: what the picture leaves free of the canvas has the transparent colour,
@@ -45,5 +45,5 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<(Found, bool)> {
         }
     }
     let image = Image { width, height, channels, pixels };
-    Ok((Found { image, alpha: channels == 4, orientation: 1 }, ends::gif_ended(bytes)))
+    Ok((Found { image, alpha: channels == 4, orientation: 1 }, end_marks::gif_ended(bytes)))
 }

@@ -3,7 +3,7 @@
 //! Pictures are decoded to colours elsewhere; here a pixel is the number that the file holds, as DAVIS and Pascal VOC mean it.
 
 use crate::error::{Error, Result};
-use crate::train::log::write_atomically;
+use crate::io::atomic::write_atomically;
 use png::{BitDepth, ColorType, Decoder, Encoder, Limits, Transformations};
 use std::fs::File;
 use std::io::{BufReader, Write};

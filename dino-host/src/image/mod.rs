@@ -1,18 +1,26 @@
 //! Images: decoding files of many formats to 8 bits a channel, resizing, masks and augmentation.
 
 pub mod augment;
-mod ends;
+mod convert;
+mod decode;
+mod end_marks;
+pub mod enlarge;
+mod extensions;
 mod gif;
 mod jpeg;
+pub(crate) mod limits;
 pub mod masks;
-pub(crate) mod picture;
 pub mod planes;
+pub mod png;
+pub(crate) mod remark;
 pub mod resize;
 mod tiff;
-pub(crate) mod white;
+mod white;
 
-pub(crate) use picture::is_picture;
-pub use picture::{decode, decode_bytes};
+pub(crate) use convert::converted;
+pub(crate) use decode::guarded;
+pub use decode::{decode, decode_bytes};
+pub(crate) use extensions::{is_picture, unread_ending};
 pub use white::White;
 
 /// An image, 8 bits a channel.

@@ -8,7 +8,7 @@ use crate::image::Image;
 use crate::image::augment::{EvalView, eval_view};
 use clap::ValueEnum;
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::mem::{Act, Pool};
+use dino_kernel::mem::Pool;
 use dino_kernel::model::vit::Output;
 use dino_kernel::plan::{BlocksPlan, FeaturePlan, Pools};
 use ndarray::{Array2, Axis};
@@ -30,73 +30,14 @@ pub enum Tokens {
     Patches,
 }
 
-/// A backbone ready for images of one size, square or not: all its tokens, or what its last class token attends to.
-pub struct Dense<D> {
-    device: D,
-    plan: FeaturePlan,
-    grid: [usize; 2],
-}
-
-impl<D: Device> Dense<D> {
-    /// For batches of `group`; `weights`: a backbone in the table's layout.
-    pub fn new(options: &D::Options, config: &Config, weights: &[f32], group: Group) -> Result<Dense<D>> {
-        let backbone = config.table().backbone;
-        let plan = FeaturePlan::new(backbone, Crops::one(group), Output::Dense, 1)
-            .map_err(|e| Error::new(format!("images of {} x {} pixels: {e}", group.width, group.height)))?;
-        let device = start::<D>(options, &plan, weights)?;
-        Ok(Dense { device, plan, grid: group.grid(backbone.patch) })
-    }
-
-    /// Patches in a column and in a row.
-    pub fn grid(&self) -> [usize; 2] {
-        self.grid
-    }
-
-    /// Every row of the last layer norm (images, 1 + patches, C), the class token first, then the patches row by row, from normalised
-    /// pixels (images, channels, height, width).
-    pub fn tokens(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
-        self.device.upload(Pool::Acts, self.plan.pixels.0.at, pixels);
-        self.device.run(|o| self.plan.forward(o));
-        self.download(self.plan.acts.y(), "features of an image are")
-    }
-
-    /// Attention of the last block's class token on the patches, (images, heads, patches), from normalised pixels (images, channels,
-    /// height, width). A row sums to 1 less what the class token keeps for itself.
-    pub fn attention(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
-        let (plan, o) = (&self.plan, &mut self.device);
-        o.upload(Pool::Acts, plan.pixels.0.at, pixels);
-        o.run(|o| plan.forward(o));
-        plan.backbone.last_attention(o, plan.attention, &plan.acts, 1);
-        let rows = self.download(self.plan.attention, "attention of an image is")?;
-        let tokens = 1 + self.grid[0] * self.grid[1];
-        Ok(rows.chunks(tokens).flat_map(|row| &row[1..]).copied().collect())
-    }
-
-    fn download(&mut self, from: Act, what: &str) -> Result<Vec<f32>> {
-        let mut rows = vec![0.0; from.len()];
-        self.device.download(Pool::Acts, from.0.at, &mut rows);
-        self.device.sync()?;
-        match rows.iter().all(|x| x.is_finite()) {
-            true => Ok(rows),
-            false => Err(Error::new(format!("the {what} not finite")).hint("are the weights sound?")),
-        }
-    }
-}
-
 /// What [`Extractor`] takes to score a run's class tokens; `None` where there is no such plan.
 pub(crate) fn scoring_pools(config: &Config) -> Option<Pools> {
     let group = Group { count: batch(config), height: config.global_size, width: config.global_size };
     BlocksPlan::new(config.table().backbone, Crops::one(group), Output::Class, 1).ok().map(|plan| plan.pools)
 }
 
-/// What [`Dense`] takes to draw the attention of a square image of a run's global crop.
-pub(crate) fn drawing_pools(config: &Config) -> Option<Pools> {
-    let group = Group { count: 1, height: config.global_size, width: config.global_size };
-    FeaturePlan::new(config.table().backbone, Crops::one(group), Output::Dense, 1).ok().map(|plan| plan.pools)
-}
-
 /// A device that holds a backbone.
-fn start<D: Device>(options: &D::Options, plan: &FeaturePlan, weights: &[f32]) -> Result<D> {
+pub(super) fn start<D: Device>(options: &D::Options, plan: &FeaturePlan, weights: &[f32]) -> Result<D> {
     let mut device = D::new(options, plan.pools)?;
     let mut state = vec![0.0; plan.pools.state];
     plan.initial_state(&mut state);
@@ -320,6 +261,7 @@ mod tests {
     use crate::cpu::Cpu;
     use crate::cpu::NoOptions;
     use crate::data;
+    use crate::inference::dense::Dense;
     use dino_kernel::init;
 
     /// All tokens of one image, whose class token is that of the class pass, and fewer blocks by leaving the last ones out.

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::inference::features;
+use crate::inference::{dense, features};
 use dino_kernel::plan::Plan;
 use indicatif::BinaryBytes;
 
@@ -34,7 +34,7 @@ pub fn items<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> V
     let mut items = D::memory(options, plan.pools);
     let sum = |items: Vec<(&str, u64)>| items.iter().fold(0u64, |sum, item| sum.saturating_add(item.1));
     // A plan that cannot be made is an error of the evaluation itself.
-    let others = [features::scoring_pools(config).filter(|_| config.knn_every > 0), features::drawing_pools(config)];
+    let others = [features::scoring_pools(config).filter(|_| config.knn_every > 0), dense::drawing_pools(config)];
     let others = others.into_iter().flatten();
     items
         .push(("scoring between steps", others.clone().map(|pools| sum(D::memory(options, pools))).max().unwrap_or(0)));

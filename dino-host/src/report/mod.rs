@@ -4,6 +4,7 @@
 
 mod chart;
 mod evidence;
+mod html;
 mod log;
 mod page;
 
@@ -11,7 +12,7 @@ use crate::config::Config;
 use crate::data::Splits;
 use crate::device::Device;
 use crate::error::Result;
-use crate::train::log::write_atomically;
+use crate::io::atomic::write_atomically;
 use crate::train::tensorboard::{self, Events};
 use crate::train::{LOG, MANIFEST};
 use serde_json::Value;

@@ -5,7 +5,7 @@ use super::{CHECKPOINT, MANIFEST, Run};
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::train::log::write_atomically;
+use crate::io::atomic::write_atomically;
 use crate::weights::checkpoint::{self, Checkpoint, Progress, Unsaved};
 use dino_kernel::init;
 use dino_kernel::mem::Pool;

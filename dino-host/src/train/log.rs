@@ -1,55 +1,14 @@
-//! What a run writes besides weights: `run.json`, `log.jsonl`, pictures, and files that are written aside and renamed.
+//! `log.jsonl`, the numbers of a run.
 
 use crate::error::{Error, Result};
+use crate::io::atomic::write_atomically;
+use crate::io::json::number;
 use crate::train::tensorboard::{self, Events};
-use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder};
 use serde_json::Value;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
-
-/// Writes a file aside (same folder, `.part`), flushes it to the disk and renames it: a reader sees the old or the new one.
-pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
-    let aside = path.with_extension("part");
-    let done = File::create(&aside).and_then(|mut f| {
-        write(&mut f)?;
-        f.sync_all()?;
-        fs::rename(&aside, path)
-    });
-    done.map_err(|e| {
-        let _ = fs::remove_file(&aside);
-        Error::new(format!("cannot write {}: {e}", path.display()))
-            .hint("is there room on the disk, and may you write there?")
-    })
-}
-
-/// A name as a field of a table of tabs and lines: `\t`, `\n`, `\r` and `\\` stand for what would break it, and for themselves.
-pub fn tsv(name: &str) -> String {
-    name.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n").replace('\r', "\\r")
-}
-
-/// Writes an RGB picture, `width * height * 3` bytes, as PNG.
-pub fn write_png(path: &Path, size: [usize; 2], rgb: &[u8]) -> Result<()> {
-    let png = encode_png(size, rgb, ExtendedColorType::Rgb8)
-        .map_err(|e| Error::new(format!("cannot write {}: {}", path.display(), e.message)))?;
-    write_atomically(path, |f| f.write_all(&png))
-}
-
-/// The bytes of a PNG file.
-pub fn encode_png([width, height]: [usize; 2], pixels: &[u8], colour: ExtendedColorType) -> Result<Vec<u8>> {
-    let mut png = Vec::new();
-    PngEncoder::new(&mut png)
-        .write_image(pixels, width as u32, height as u32, colour)
-        .map_err(|e| Error::new(format!("a picture of {width} x {height} pixels does not become PNG: {e}")))?;
-    Ok(png)
-}
-
-/// A number for JSON: null where it is not finite.
-pub fn number(x: f64) -> Value {
-    serde_json::Number::from_f64(x).map_or(Value::Null, Value::Number)
-}
 
 /// `log.jsonl`: one object a line, flushed line by line, and beside it the same for TensorBoard.
 ///
@@ -106,6 +65,7 @@ impl Log {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::fs;
 
     #[test]
     fn rows_beyond_the_checkpoint_and_torn_lines_are_dropped() {

@@ -5,7 +5,7 @@
 //! these fields are used: Event { 1: wall_time f64, 2: step i64, 3: file_version, 5: Summary { 1: Value { 1: tag, 2: simple_value f32 } } }.
 
 use crate::error::{Error, Result};
-use crate::train::log::write_atomically;
+use crate::io::atomic::write_atomically;
 use crc::{CRC_32_ISCSI, Crc};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};

@@ -11,12 +11,15 @@ use crate::config::Config;
 use crate::data::{Dataset, Faults};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::attention::{check_keep, enlarge, mask};
+use crate::eval::attention::{check_keep, mask};
 use crate::image::Image;
-use crate::inference::look::{Look, Seen};
+use crate::image::enlarge::enlarge;
+use crate::image::png::encode_png;
+use crate::inference::dense::{Look, Seen};
+use crate::io::atomic::write_atomically;
 use crate::io::npy;
 use crate::io::progress::Progress;
-use crate::train::log::{encode_png, tsv, write_atomically};
+use crate::io::tsv::tsv;
 use crate::viz::picture::{Picture, heat};
 use clap::ValueEnum;
 use image::ExtendedColorType;
@@ -298,7 +301,7 @@ mod tests {
     use super::*;
     use crate::cpu::{Cpu, NoOptions};
     use crate::image::{Decode, decode};
-    use crate::inference::look::tests::plain;
+    use crate::inference::dense::tests::plain;
     use dino_kernel::init;
 
     fn network(depth: usize) -> (Config, Vec<f32>) {

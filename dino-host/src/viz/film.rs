@@ -10,9 +10,9 @@ use crate::data::{Dataset, Faults};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::attention::check_keep;
-use crate::inference::look::{Look, Seen};
-use crate::io::npy::Spool;
+use crate::inference::dense::{Look, Seen};
 use crate::io::progress::Progress;
+use crate::io::spool::Spool;
 use crate::viz::animate::{Film, Format};
 use crate::viz::attend::{Attention, folder, range};
 use crate::viz::picture::Picture;
@@ -128,7 +128,7 @@ pub fn draw<D: Device>(
         progress.tick();
     }
     film.map_or(Ok(()), Film::finish)?;
-    crate::train::log::write_atomically(&out.join("frames.txt"), |f| std::io::Write::write_all(f, names.as_bytes()))?;
+    crate::io::atomic::write_atomically(&out.join("frames.txt"), |f| std::io::Write::write_all(f, names.as_bytes()))?;
     Ok(format!(
         "{} frames of {} x {} pixels, {} x {} patches, {} a second: {}",
         frames.len(),

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::eval::knn;
 use crate::image::Image;
 use crate::inference::features::Features;
-use crate::train::log::write_atomically;
+use crate::io::atomic::write_atomically;
 use crate::viz::picture::Picture;
 use dino_kernel::rng::{Kind, Rng};
 use ndarray::{Array2, Axis};

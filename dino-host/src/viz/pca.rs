@@ -12,12 +12,14 @@
 use crate::data::{Dataset, Faults};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::attention::enlarge;
-use crate::inference::look::Look;
-use crate::io::npy::{self, Spool};
+use crate::image::enlarge::enlarge;
+use crate::inference::dense::Look;
+use crate::io::atomic::write_atomically;
+use crate::io::json::number;
+use crate::io::npy;
 use crate::io::progress::Progress;
+use crate::io::spool::{Spool, Spooled};
 use crate::linalg::eigen;
-use crate::train::log::{number, write_atomically};
 use crate::viz::attend::{folder, unused};
 use crate::viz::picture::Picture;
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
@@ -280,7 +282,7 @@ fn rows(numbers: &[f32], width: usize) -> ArrayView2<'_, f32> {
 }
 
 /// Coordinates of all patches of all images, from the start of what was spooled.
-fn project(pca: &Pca, members: &[Member], tokens: &mut npy::Spooled, width: usize) -> Result<Array2<f32>> {
+fn project(pca: &Pca, members: &[Member], tokens: &mut Spooled, width: usize) -> Result<Array2<f32>> {
     tokens.rewind()?;
     let mut all = Array2::zeros((0, COLOURS));
     for member in members {

@@ -1,10 +1,10 @@
 //! Pictures in memory: what the drawing commands and the report make, to be written as PNG.
 
 use crate::error::Result;
-use crate::eval::attention::enlarge;
 use crate::image::Image;
+use crate::image::enlarge::enlarge;
+use crate::image::png::{encode_png, write_png};
 use crate::image::resize::{Filter, resize};
-use crate::train::log::{encode_png, write_png};
 use std::path::Path;
 
 /// Pixels between the pictures of a sheet.

@@ -7,9 +7,8 @@
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::train::log::write_atomically;
-use dino_kernel::mem::Pool;
-use dino_kernel::mem::Weight;
+use crate::io::atomic::write_atomically;
+use dino_kernel::mem::{Pool, Weight};
 use dino_kernel::model::Table;
 use dino_kernel::params::Spec;
 use dino_kernel::plan::Plan;

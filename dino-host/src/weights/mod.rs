@@ -14,6 +14,7 @@ pub mod onnx;
 pub mod pickle;
 mod proto;
 mod pth;
+mod tensors;
 pub mod write;
 
 pub use dialect::Dialect;

@@ -7,10 +7,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::cifar_python::{self, is_pickle};
-use crate::data::{Dataset, Fnv, Splits, names_in};
+use crate::data::fingerprint::Fnv;
+use crate::data::labels::names_in;
+use crate::data::{Dataset, Splits};
 use crate::error::{Error, Result};
-use crate::image::picture::converted;
-use crate::image::{Decode, Image};
+use crate::image::{Decode, Image, converted};
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::cifar::Version;
 use crate::error::{Error, Result};
-use crate::image::picture::unreadable;
+use crate::io::unreadable;
 use crate::weights::pickle::{Id, Pickle, Value};
 
 /// Largest file: CIFAR-100's training part has 155 MB.

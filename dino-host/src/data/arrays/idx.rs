@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use super::{Arrays, Layout, MAX_ARRAY, check_dims, splits as both};
+use crate::data::Splits;
+use crate::data::labels::MAX_CLASSES;
 use crate::data::parts::{self, Part};
-use crate::data::{MAX_CLASSES, Splits};
 use crate::error::{Error, Result};
 use crate::image::Decode;
-use crate::image::picture::unreadable;
+use crate::io::unreadable;
 
 /// A pair of files.
 #[derive(Clone)]

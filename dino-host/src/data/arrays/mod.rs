@@ -8,10 +8,12 @@ pub(crate) mod stl10;
 
 use std::path::Path;
 
-use super::{Dataset, Fnv, Splits, renumbered};
+use super::fingerprint::Fnv;
+use super::labels::renumbered;
+use super::{Dataset, Splits};
 use crate::error::{Error, Result};
-use crate::image::picture::{MAX_BYTES, MAX_SIDE, converted};
-use crate::image::{Decode, Image};
+use crate::image::limits::{MAX_BYTES, MAX_SIDE};
+use crate::image::{Decode, Image, converted};
 
 /// Largest array, unpacked: EMNIST's largest has 0.6 GB.
 pub(crate) const MAX_ARRAY: u64 = 8 << 30;

@@ -13,11 +13,12 @@ use zip::ZipArchive;
 use zip::read::{ArchiveOffset, Config};
 
 use super::{Arrays, Layout, MAX_ARRAY, check_dims, splits};
+use crate::data::Splits;
+use crate::data::labels::MAX_CLASSES;
 use crate::data::parts::{self, Part};
-use crate::data::{MAX_CLASSES, Splits};
 use crate::error::{Error, Result};
 use crate::image::Decode;
-use crate::image::picture::unreadable;
+use crate::io::unreadable;
 
 /// Largest header: it is a short text.
 const MAX_HEADER: u64 = 1 << 16;

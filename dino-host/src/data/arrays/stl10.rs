@@ -9,10 +9,12 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::{Layout, rows};
-use crate::data::{Dataset, Fnv, Splits, names_in};
+use crate::data::fingerprint::Fnv;
+use crate::data::labels::names_in;
+use crate::data::{Dataset, Splits};
 use crate::error::{Error, Result};
-use crate::image::picture::{converted, unreadable};
-use crate::image::{Decode, Image};
+use crate::image::{Decode, Image, converted};
+use crate::io::unreadable;
 
 const SIDE: usize = 96;
 const IMAGE: usize = 3 * SIDE * SIDE;

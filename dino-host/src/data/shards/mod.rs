@@ -11,12 +11,15 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::fingerprint::Fnv;
 use super::kept::{Kept, Size, UNPACKED};
+use super::labels::renumbered;
 use super::shards::shard::{Packing, Passed, Sample, Scan, Shard, packing};
-use super::{Dataset, Fnv, Shards, Splits, part_files, renumbered};
+use super::{Dataset, Shards, Splits, part_files};
 use crate::error::{Error, Result};
-use crate::image::picture::{MAX_BYTES, decode_bytes, unreadable};
-use crate::image::{Decode, Image};
+use crate::image::limits::MAX_BYTES;
+use crate::image::{Decode, Image, decode_bytes};
+use crate::io::unreadable;
 
 /// Packed shards whose images are mixed with one another at most, see [`Shards`].
 const TOGETHER: usize = 4;

@@ -14,9 +14,9 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::tar;
-use crate::data::MAX_CLASSES;
+use crate::data::labels::MAX_CLASSES;
 use crate::error::{Error, Result};
-use crate::image::picture::is_picture;
+use crate::image::is_picture;
 
 /// Largest unpacked size of a packed shard.
 const MAX_UNPACKED: u64 = 2 << 30;

@@ -8,110 +8,18 @@
 
 pub mod blur;
 pub mod color;
+mod eval_view;
+mod recipe;
 pub mod region;
 
-use dino_kernel::rng::Rng;
-use serde::{Deserialize, Serialize};
+pub use eval_view::{EvalView, eval_view, resize_and_center};
+pub use recipe::{Augment, View};
 
-use crate::error::{Error, Result};
+use dino_kernel::rng::Rng;
+
 use crate::image::Image;
 use crate::image::planes::{self, mirror, normalize};
 use crate::image::resize::{Filter, Region, Resizer};
-
-/// Every parameter of the recipe; [`Default`] is the published one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Augment {
-    /// Values a pixel: 3 are R G B, 1 is grey; other numbers have no colour operations, see [`Augment::left_out`].
-    pub channels: usize,
-    /// Side of a global crop, pixels.
-    pub global_size: usize,
-    /// Side of a local crop, pixels.
-    pub local_size: usize,
-    /// Least and greatest part of the image's area that a global crop takes.
-    pub global_crops_scale: [f64; 2],
-    /// The same for a local crop.
-    pub local_crops_scale: [f64; 2],
-    /// Local crops an image; there are always two global ones.
-    pub local_crops_number: usize,
-    /// Least and greatest width / height of the part taken (log-uniform between).
-    pub ratio: [f64; 2],
-    /// Probability of a mirror image.
-    pub flip: f64,
-    /// Probability that colours are changed at all.
-    pub jitter_prob: f64,
-    /// Brightness factor within 1 ± this.
-    pub brightness: f64,
-    /// Contrast factor within 1 ± this.
-    pub contrast: f64,
-    /// Saturation factor within 1 ± this.
-    pub saturation: f64,
-    /// Hue shift within ± this part of a full turn; at most 0.5.
-    pub hue: f64,
-    /// Probability of a grey image.
-    pub gray_prob: f64,
-    /// Probability of a blur: first global, second global, local crops.
-    pub blur_probs: [f64; 3],
-    /// Least and greatest standard deviation of the blur, pixels.
-    pub blur_radius: [f64; 2],
-    /// Probability that the second global crop is solarised.
-    pub solarize_prob: f64,
-    /// Values from here on are inverted by it.
-    pub solarize_threshold: u8,
-    /// Subtracted from values in 0 ..= 1, per channel.
-    pub mean: Vec<f64>,
-    /// Then divided by, per channel.
-    pub std: Vec<f64>,
-}
-
-impl Default for Augment {
-    fn default() -> Augment {
-        Augment {
-            channels: 3,
-            global_size: 224,
-            local_size: 96,
-            global_crops_scale: [0.4, 1.0],
-            local_crops_scale: [0.05, 0.4],
-            local_crops_number: 8,
-            ratio: [3.0 / 4.0, 4.0 / 3.0],
-            flip: 0.5,
-            jitter_prob: 0.8,
-            brightness: 0.4,
-            contrast: 0.4,
-            saturation: 0.2,
-            hue: 0.1,
-            gray_prob: 0.2,
-            blur_probs: [1.0, 0.1, 0.5],
-            blur_radius: [0.1, 2.0],
-            solarize_prob: 0.2,
-            solarize_threshold: 128,
-            mean: vec![0.485, 0.456, 0.406],
-            std: vec![0.229, 0.224, 0.225],
-        }
-    }
-}
-
-/// The three kinds of crops, which differ in size, scale, blur and solarisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum View {
-    /// View 0.
-    Global1,
-    /// View 1.
-    Global2,
-    /// Views from 2 on.
-    Local,
-}
-
-impl View {
-    /// The kind of the crop number `view`.
-    pub fn of(view: usize) -> View {
-        match view {
-            0 => View::Global1,
-            1 => View::Global2,
-            _ => View::Local,
-        }
-    }
-}
 
 /// Buffers that can be used again; nothing is carried from one crop to the next.
 #[derive(Default)]
@@ -122,77 +30,6 @@ pub struct Scratch {
 }
 
 impl Augment {
-    /// Side and kind of every crop of an image: two global ones, then the local ones.
-    pub fn crops_of(&self) -> Vec<(usize, View)> {
-        (0..2 + self.local_crops_number).map(|v| (self.size(View::of(v)), View::of(v))).collect()
-    }
-
-    fn size(&self, view: View) -> usize {
-        if view == View::Local { self.local_size } else { self.global_size }
-    }
-
-    /// Refuses values outside their meaning; the error names the key.
-    pub fn check(&self) -> Result<()> {
-        let fail = |key: &str, value: &dyn std::fmt::Debug, hint: &str| {
-            Err(Error::new(format!("--{key} {value:?} makes no sense")).hint(hint.to_string()))
-        };
-        for (key, size) in [("global-size", self.global_size), ("local-size", self.local_size)] {
-            if size == 0 {
-                return fail(key, &size, "a side in pixels, at least 1");
-            }
-        }
-        let ranges = [
-            ("global-crops-scale", self.global_crops_scale, 1.0, "parts of the area, 0 < least <= greatest <= 1"),
-            ("local-crops-scale", self.local_crops_scale, 1.0, "parts of the area, 0 < least <= greatest <= 1"),
-            ("crop-ratio", self.ratio, f64::MAX, "width / height, 0 < least <= greatest"),
-            ("blur-radius", self.blur_radius, 100.0, "pixels, 0 <= least <= greatest <= 100"),
-        ];
-        for (key, [low, high], most, hint) in ranges {
-            let above_zero = low > 0.0 || (low == 0.0 && key == "blur-radius");
-            if !(above_zero && low <= high && high <= most) {
-                return fail(key, &[low, high], hint);
-            }
-        }
-        let probabilities = [
-            ("flip", self.flip),
-            ("jitter", self.jitter_prob),
-            ("gray", self.gray_prob),
-            ("blur", self.blur_probs[0]),
-            ("blur", self.blur_probs[1]),
-            ("blur", self.blur_probs[2]),
-            ("solarize", self.solarize_prob),
-        ];
-        for (key, p) in probabilities {
-            if !(0.0..=1.0).contains(&p) {
-                return fail(key, &p, "a probability, 0 to 1");
-            }
-        }
-        for (key, x) in [("brightness", self.brightness), ("contrast", self.contrast), ("saturation", self.saturation)]
-        {
-            if !(0.0..=100.0).contains(&x) {
-                return fail(key, &x, "the factor lies within 1 ± this; 0 turns it off");
-            }
-        }
-        if !(0.0..=0.5).contains(&self.hue) {
-            return fail("hue", &self.hue, "part of a full turn, 0 to 0.5");
-        }
-        if self.channels == 0 {
-            return fail("channels", &self.channels, "3 for colours, 1 for grey, or the number of bands, at least 1");
-        }
-        for (key, values) in [("mean", &self.mean), ("std", &self.std)] {
-            if values.len() != self.channels {
-                return fail(key, values, &format!("one number a channel: {}", self.channels));
-            }
-        }
-        if !self.mean.iter().all(|m| m.is_finite()) {
-            return fail("mean", &self.mean, "one number a channel, for values in 0 to 1");
-        }
-        if !self.std.iter().all(|s| s.is_finite() && *s > 0.0) {
-            return fail("std", &self.std, "one positive number a channel, for values in 0 to 1");
-        }
-        Ok(())
-    }
-
     /// Writes the crop number `view` of the image to `out`, normalised, `(channels, size, size)`.
     ///
     /// `out` is `channels * size * size` long, size as [`Augment::crops_of`] says; the image has these channels and is not
@@ -214,7 +51,7 @@ impl Augment {
         };
         let Scratch { resizer, pixels, blur } = scratch;
 
-        let source = random_region(image.height, image.width, scale, self.ratio, rng);
+        let source = region::random_region(image.height, image.width, scale, self.ratio, rng);
         resizer.run(pixels, image, source, (size, size), Region::whole(size, size), Filter::Bicubic);
         if rng.chance(self.flip) {
             mirror(pixels, size);
@@ -233,18 +70,6 @@ impl Augment {
             color::solarize(pixels, self.solarize_threshold);
         }
         normalize(out, pixels, &self.mean, &self.std);
-    }
-
-    /// The operations of this recipe that cannot change an image of these channels, by their flags, to be said aloud.
-    pub fn left_out(&self) -> Vec<&'static str> {
-        let strengths = [self.brightness, self.contrast, self.saturation, self.hue];
-        let flags = ["--brightness", "--contrast", "--saturation", "--hue"];
-        let jitter =
-            color::Op::ALL.into_iter().zip(strengths).zip(flags).filter(|((op, strength), _)| {
-                self.jitter_prob > 0.0 && *strength > 0.0 && !op.applies_to(self.channels)
-            });
-        let gray = (self.gray_prob > 0.0 && self.channels != 3).then_some("--gray");
-        jitter.map(|(_, flag)| flag).chain(gray).collect()
     }
 
     /// The four colour operations in random order. One of strength zero is left out, as torchvision does.
@@ -269,27 +94,10 @@ impl Augment {
     }
 }
 
-/// torchvision's RandomResizedCrop: area and aspect ratio drawn up to ten times; where none fits, the largest central
-/// part whose ratio is allowed.
-fn random_region(height: usize, width: usize, scale: [f64; 2], ratio: [f64; 2], rng: &mut Rng) -> Region {
-    // libm, not std: the same bits on every platform.
-    let log_ratio = ratio.map(libm::log);
-    for _ in 0..10 {
-        let part = rng.range(scale[0], scale[1]);
-        let aspect = libm::exp(rng.range(log_ratio[0], log_ratio[1]));
-        if let Some((h, w)) = region::sides(height, width, part, aspect) {
-            let top = rng.below((height - h + 1) as u32) as usize;
-            let left = rng.below((width - w + 1) as u32) as usize;
-            return Region { top, left, height: h, width: w };
-        }
-    }
-    region::central(height, width, ratio)
-}
-
 /// The training view of the linear probe (official `eval_linear.py`): torchvision's `RandomResizedCrop(size)` with its defaults (8 to
 /// 100 % of the area, ratio 3/4 to 4/3, bilinear) and a mirror image every other time.
 pub fn random_resized_crop(image: &Image, size: usize, rng: &mut Rng) -> Image {
-    let source = random_region(image.height, image.width, [0.08, 1.0], [3.0 / 4.0, 4.0 / 3.0], rng);
+    let source = region::random_region(image.height, image.width, [0.08, 1.0], [3.0 / 4.0, 4.0 / 3.0], rng);
     let mut pixels = Vec::new();
     Resizer::default().run(&mut pixels, image, source, (size, size), Region::whole(size, size), Filter::Bilinear);
     if rng.chance(0.5) {
@@ -297,65 +105,6 @@ pub fn random_resized_crop(image: &Image, size: usize, rng: &mut Rng) -> Image {
     }
     let pixels = planes::interleaved(&pixels, image.channels);
     Image { width: size, height: size, channels: image.channels, pixels }
-}
-
-/// How a picture becomes the square that is evaluated. It belongs to the configuration: all pictures of a set go the same way, whatever
-/// their sizes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EvalView {
-    /// Shorter side to 8/7 of the square's (published: 256 for 224), bicubic, and the central square of that.
-    ResizeCrop,
-    /// Shorter side to the square's, bicubic, so that of a square picture nothing is cut; one that has the size is taken as it is.
-    Whole,
-}
-
-impl EvalView {
-    /// The word of the key `eval-view`.
-    pub fn name(self) -> &'static str {
-        match self {
-            EvalView::ResizeCrop => "resize-crop",
-            EvalView::Whole => "whole",
-        }
-    }
-
-    /// Pixels of a picture's shorter side, of which the square of side `size` is cut.
-    pub fn short(self, size: usize) -> usize {
-        match self {
-            EvalView::ResizeCrop => (size * 8 + 3) / 7, // to the nearest
-            EvalView::Whole => size,
-        }
-    }
-}
-
-/// The square of side `size` that is evaluated of an image, normalised to `out` `(channels, size, size)`.
-///
-/// `out` is `channels * size * size` long, `mean` and `std` have a number a channel of the image, `size` is at least 1 and the image is not empty.
-pub fn eval_view(image: &Image, size: usize, view: EvalView, mean: &[f64], std: &[f64], out: &mut [f32]) {
-    assert_eq!(mean.len(), image.channels, "a mean a channel");
-    assert_eq!(out.len(), mean.len() * size * size, "a view of side {size} has channels * side * side values");
-    if view == EvalView::Whole && (image.height, image.width) == (size, size) {
-        return normalize(out, &planes::planes(image), mean, std);
-    }
-    normalize(out, &centre(image, view.short(size), size), mean, std);
-}
-
-/// torchvision's `Resize(short)` and `CenterCrop(size)`: the shorter side becomes `short`, the longer one is cut to a
-/// whole number, and the central square of side `size <= short` is kept (only its pixels are computed).
-pub fn resize_and_center(image: &Image, short: usize, size: usize) -> Image {
-    let pixels = planes::interleaved(&centre(image, short, size), image.channels);
-    Image { width: size, height: size, channels: image.channels, pixels }
-}
-
-/// The planes of [`resize_and_center`].
-fn centre(image: &Image, short: usize, size: usize) -> Vec<u8> {
-    let (h, w) = (image.height, image.width);
-    let (height, width) = if h <= w { (short, short * w / h) } else { (short * h / w, short) };
-    // Python's round: a half goes to the even number.
-    let offset = |n: usize| ((n - size) as f64 / 2.0).round_ties_even() as usize;
-    let window = Region { top: offset(height), left: offset(width), height: size, width: size };
-    let mut pixels = Vec::new();
-    Resizer::default().run(&mut pixels, image, Region::whole(h, w), (height, width), window, Filter::Bicubic);
-    pixels
 }
 
 #[cfg(test)]
@@ -437,7 +186,7 @@ mod tests {
         for scale in [recipe.global_crops_scale, recipe.local_crops_scale] {
             let (mut area, mut log_ratio, mut top, mut fitting) = (0.0, 0.0, 0.0, 0.0);
             for n in 0..draws {
-                let r = random_region(1000, 1000, scale, recipe.ratio, &mut rng(n, 0));
+                let r = region::random_region(1000, 1000, scale, recipe.ratio, &mut rng(n, 0));
                 let (h, w) = (r.height as f64, r.width as f64);
                 assert!(r.top + r.height <= 1000 && r.left + r.width <= 1000);
                 // Sides are rounded to whole pixels.
@@ -463,7 +212,7 @@ mod tests {
 
     #[test]
     fn where_nothing_fits_the_largest_central_part_is_taken() {
-        let region = |h, w| random_region(h, w, [0.9, 1.0], [3.0 / 4.0, 4.0 / 3.0], &mut rng(0, 0));
+        let region = |h, w| region::random_region(h, w, [0.9, 1.0], [3.0 / 4.0, 4.0 / 3.0], &mut rng(0, 0));
         assert_eq!(region(30, 300), Region { top: 0, left: 130, height: 30, width: 40 });
         assert_eq!(region(300, 30), Region { top: 130, left: 0, height: 40, width: 30 });
         assert_eq!(region(1, 1), Region::whole(1, 1));

@@ -12,7 +12,7 @@ use std::path::Path;
 use jpeg_decoder::{ColorTransform, Decoder, PixelFormat};
 
 use super::Image;
-use super::picture::{MAX_BYTES, damaged, unsupported};
+use super::limits::{MAX_BYTES, damaged, unsupported};
 use crate::error::Result;
 
 /// A marker with its segment (empty for the end mark), at the offset where what follows it begins.

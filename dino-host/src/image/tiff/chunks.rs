@@ -9,7 +9,8 @@ use ::tiff::tags::Tag;
 
 use super::{RGB, YCBCR, failed, numbers};
 use crate::error::Result;
-use crate::image::picture::{check_size, damaged, jpeg_pixels, unsupported};
+use crate::image::decode::jpeg_pixels;
+use crate::image::limits::{check_size, damaged, unsupported};
 
 /// Values of Compression.
 const PLAIN: u64 = 1;

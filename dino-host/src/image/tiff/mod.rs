@@ -14,7 +14,8 @@ use ::tiff::{ColorType, TiffError};
 
 use self::chunks::Chunks;
 use super::Image;
-use super::picture::{Found, MAX_BYTES, check_size, cmyk_to_rgb, damaged, eight_bits, unsupported};
+use super::convert::{cmyk_to_rgb, eight_bits};
+use super::limits::{Found, MAX_BYTES, check_size, damaged, unsupported};
 use crate::error::{Error, Result};
 
 /// Values of PhotometricInterpretation.

@@ -12,102 +12,13 @@ use image::codecs::pnm::PnmDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
+use super::convert::{converted, eight_bits, turned};
 use super::jpeg::Layout;
-use super::white::narrowed;
-use super::{Decode, Image, ends, gif, tiff};
+use super::limits::{Found, MAX_BYTES, check_size, damaged, unsupported};
+use super::remark;
+use super::{Decode, Image, end_marks, gif, tiff};
 use crate::error::{Error, Result};
-
-/// Largest width or height that is decoded.
-pub(crate) const MAX_SIDE: u32 = 1 << 15;
-/// Largest file that is read and largest decoded image, bytes: a small file can claim any size.
-pub(crate) const MAX_BYTES: u64 = 512 << 20;
-
-/// What a picture file's name ends in, in any case.
-const ENDINGS: [&str; 17] = [
-    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "dib", "tif", "tiff", "pbm", "pgm", "ppm",
-    "pnm", "pam",
-];
-
-/// What the names of pictures end in that are not read.
-#[rustfmt::skip]
-const UNREAD: [&str; 48] = [
-    "jp2", "j2k", "j2c", "jpf", "jpx", "jpm", "jxl", "jxr", "avif", "heic", "heif", "psd", "psb", "xcf", "svg", "svgz", "eps",
-    "exr", "hdr", "pfm", "dds", "tga", "ico", "cur", "icns", "pcx", "ff", "qoi", "dcm", "nef", "nrw", "cr2", "cr3", "crw",
-    "arw", "sr2", "dng", "raf", "orf", "rw2", "pef", "srw", "raw", "3fr", "iiq", "x3f", "fits", "wmf",
-];
-
-fn ending(path: &Path) -> String {
-    path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
-}
-
-/// Whether the name is a picture file's.
-pub(crate) fn is_picture(path: &Path) -> bool {
-    ENDINGS.contains(&ending(path).as_str())
-}
-
-/// The ending, in lower case, of a picture's name in a format that is not read.
-pub(crate) fn unread_ending(path: &Path) -> Option<String> {
-    Some(ending(path)).filter(|ending| UNREAD.contains(&ending.as_str()))
-}
-
-/// What there is to say of a picture beside its pixels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Remark {
-    /// The file's end mark is missing, though all its pixels are there.
-    pub endless: bool,
-    /// The highest value of a channel, where channels have 16 bits.
-    pub highest: Option<u16>,
-}
-
-thread_local! {
-    /// Of the pictures that this thread decodes: they pass through data sets of every kind, which know nothing of it.
-    static REMARK: Cell<Remark> = const { Cell::new(Remark { endless: false, highest: None }) };
-}
-
-/// What `read` gives, and the remark on the picture that it decodes.
-pub(crate) fn remarked<T>(read: impl FnOnce() -> T) -> (T, Remark) {
-    REMARK.take();
-    let found = read();
-    (found, REMARK.take())
-}
-
-/// Samples of 16 bits as 8, their highest value noted; see [`narrowed`].
-pub(crate) fn eight_bits(samples: &[u16], white: u16, channels: usize, alpha: bool) -> Vec<u8> {
-    let colour = samples.iter().enumerate().filter(|(i, _)| !alpha || i % channels != channels - 1);
-    REMARK.set(Remark { highest: colour.map(|(_, x)| *x).max(), ..REMARK.get() });
-    narrowed(samples, white, channels, alpha)
-}
-
-/// A decoded file as it is, before `Decode` has its say.
-pub(crate) struct Found {
-    pub image: Image,
-    /// The last channel is transparency.
-    pub alpha: bool,
-    /// The orientation tag of EXIF and TIFF, 1 to 8; 1 leaves the picture as it is.
-    pub orientation: u8,
-}
-
-pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Error {
-    Error::new(format!("cannot read {}: {error}", path.display())).hint("is it there, and may this user read it?")
-}
-
-pub(crate) fn damaged(path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::new(format!("cannot decode {}: {error}", path.display())).hint("remove it or copy it again")
-}
-
-pub(crate) fn unsupported(path: &Path, what: &dyn std::fmt::Display) -> Error {
-    Error::new(format!("cannot decode {}: {what}", path.display()))
-        .hint("PNG, JPEG, WebP, GIF, BMP, PNM and TIFF (8 or 16 bits a channel) are read, whatever the ending says")
-}
-
-/// Refuses a size before anything is allocated for it. `bytes`: of the decoded image.
-pub(crate) fn check_size(path: &Path, (width, height): (u32, u32), bytes: u64) -> Result<()> {
-    if width.max(height) <= MAX_SIDE && bytes <= MAX_BYTES {
-        return Ok(());
-    }
-    Err(Error::new(format!("{} claims {width} x {height} pixels, {} MiB", path.display(), bytes >> 20))
-        .hint(format!("images of up to {MAX_SIDE} pixels a side and {} MiB are read", MAX_BYTES >> 20)))
-}
+use crate::io::unreadable;
 
 /// Decodes a picture file to 8 bits a channel: PNG, JPEG, WebP, GIF, BMP, TIFF or PNM, told apart by content. Of several
 /// pictures in one file (animations, TIFF pages) it is the first.
@@ -172,11 +83,11 @@ fn decoded(path: &Path, bytes: &[u8], how: Decode) -> Result<Image> {
         Ok(ImageFormat::Jpeg) => jpeg(path, bytes, how)?,
         Ok(ImageFormat::Gif) => gif::read(path, bytes)?,
         Ok(ImageFormat::WebP) => {
-            let (bytes, ended) = ends::webp(bytes).ok_or_else(|| cut_short(path, "WebP"))?;
+            let (bytes, ended) = end_marks::webp(bytes).ok_or_else(|| cut_short(path, "WebP"))?;
             (read(path, &bytes, ImageFormat::WebP, how)?, ended)
         }
         Ok(ImageFormat::Png) => {
-            let (bytes, ended) = ends::png(bytes).ok_or_else(|| cut_short(path, "PNG"))?;
+            let (bytes, ended) = end_marks::png(bytes).ok_or_else(|| cut_short(path, "PNG"))?;
             (read(path, &bytes, ImageFormat::Png, how)?, ended)
         }
         Ok(ImageFormat::Bmp) => (read(path, bytes, ImageFormat::Bmp, how)?, true),
@@ -187,7 +98,7 @@ fn decoded(path: &Path, bytes: &[u8], how: Decode) -> Result<Image> {
         Err(_) => return Err(unsupported(path, &"it is no picture")),
     };
     if !ended {
-        REMARK.set(Remark { endless: true, ..REMARK.get() });
+        remark::set_endless();
     }
     let image = if how.orient { turned(found.image, found.orientation) } else { found.image };
     converted(path, image, found.alpha, how.channels)
@@ -296,90 +207,9 @@ fn jpeg(path: &Path, bytes: &[u8], how: Decode) -> Result<(Found, bool)> {
     Ok((Found { alpha: false, image, orientation }, layout.ended))
 }
 
-/// The picture as its orientation tag (1 to 8) wants it seen.
-fn turned(image: Image, orientation: u8) -> Image {
-    if !(2..=8).contains(&orientation) {
-        return image;
-    }
-    let Image { width: w, height: h, channels, pixels } = image;
-    let (width, height) = if orientation < 5 { (w, h) } else { (h, w) };
-    let mut out = Vec::with_capacity(pixels.len());
-    for y in 0..height {
-        for x in 0..width {
-            let (from_x, from_y) = match orientation {
-                2 => (w - 1 - x, y),
-                3 => (w - 1 - x, h - 1 - y),
-                4 => (x, h - 1 - y),
-                5 => (y, x),
-                6 => (y, h - 1 - x),
-                7 => (w - 1 - y, h - 1 - x),
-                _ => (w - 1 - y, x),
-            };
-            out.extend_from_slice(&pixels[(from_y * w + from_x) * channels..][..channels]);
-        }
-    }
-    Image { width, height, channels, pixels: out }
-}
-
-/// The image with the number of channels that is asked for: grey repeated, colours as their luma (ITU-R 601, in Pillow's
-/// integers), transparency dropped on the way to either. `path` is for the error.
-pub(crate) fn converted(path: &Path, mut image: Image, alpha: bool, channels: usize) -> Result<Image> {
-    let found = image.channels;
-    if found == channels {
-        return Ok(image);
-    }
-    if alpha && matches!(channels, 1 | 3) {
-        image.channels = found - 1;
-        image.pixels = image.pixels.chunks_exact(found).flat_map(|p| &p[..found - 1]).copied().collect();
-    }
-    image.pixels = match (image.channels, channels) {
-        (a, b) if a == b => image.pixels,
-        (1, 3) => image.pixels.iter().flat_map(|&y| [y; 3]).collect(),
-        (3, 1) => image.pixels.as_chunks().0.iter().map(luma).collect(),
-        _ => {
-            return Err(Error::new(format!(
-                "{} has {found} channels, {channels} are asked for (--channels {channels})",
-                path.display()
-            ))
-            .hint(format!("--channels {found} takes it as it is; only grey and RGB become one another")));
-        }
-    };
-    image.channels = channels;
-    Ok(image)
-}
-
-fn luma(&[r, g, b]: &[u8; 3]) -> u8 {
-    ((19595 * u32::from(r) + 38470 * u32::from(g) + 7471 * u32::from(b) + 0x8000) >> 16) as u8
-}
-
-/// Ink to light, as Pillow does it: each of R, G, B is what black leaves less its own ink's share of that.
-pub(crate) fn cmyk_to_rgb(&[c, m, y, k]: &[u8; 4]) -> [u8; 3] {
-    let white = 255 - u32::from(k);
-    [c, m, y].map(|ink| {
-        let t = u32::from(ink) * white + 128;
-        (white - (((t >> 8) + t) >> 8)) as u8 // ink * white / 255, rounded
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn endings_that_are_read_and_that_are_not() {
-        let both = |name: &str| (is_picture(Path::new(name)), unread_ending(Path::new(name)));
-        for name in ["a.jfif", "b.JPE", "c.gif", "d.ppm", "e.PGM", "f.pbm", "g.TIFF", "h.png"] {
-            assert_eq!(both(name), (true, None), "{name}");
-        }
-        for (name, ending) in
-            [("a.jp2", "jp2"), ("b.AVIF", "avif"), ("c.d.heic", "heic"), ("e.Psd", "psd"), ("f.CR2", "cr2")]
-        {
-            assert_eq!(both(name), (false, Some(ending.into())), "{name}");
-        }
-        for name in ["a.txt", "jp2", ".avif", "b.json", "c.png.txt", ""] {
-            assert_eq!(both(name), (false, None), "{name}");
-        }
-    }
 
     #[test]
     fn a_panic_of_a_decoder_is_a_damaged_file() {
