@@ -5,10 +5,9 @@
 //! which `run.json` names (NVIDIA restores an algorithm within one version only): a run that resumes where one of them is another says
 //! so. With `--gemm own` no bit depends on the library.
 
-use crate::cuda::Stream;
-use crate::driver;
-use crate::gemm::{Kind, Product};
-use crate::gpu::{Gemm, Precision};
+use crate::cuda::{Stream, driver};
+use crate::matmul::{Kind, Product};
+use crate::options::{Gemm, Precision};
 use dino_host::error::{Error, Result};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::collections::HashMap;

@@ -3,7 +3,9 @@
 //! `cust` opens devices, contexts and modules. Its streams cannot be non-blocking and its graphs are private, so those stand here, over
 //! `cust::sys`. Every driver call that can fail returns what it was for.
 
-use crate::driver;
+pub mod cublaslt;
+pub mod driver;
+
 use cust::context::Context;
 use cust::device::{Device, DeviceAttribute};
 use cust::error::CudaError;
@@ -16,7 +18,7 @@ use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 /// The kernels for compute capability 8.0, 9.0a and 12.0 and, as PTX, for what comes later. Built by `kernels/build.sh`.
-static FATBIN: &[u8] = include_bytes!("../kernels/kernels.fatbin");
+static FATBIN: &[u8] = include_bytes!("../../kernels/kernels.fatbin");
 
 /// What a driver call came to. Out of memory and a lost device get their own words, for they are not the program's fault.
 pub fn check(code: CUresult, what: &str) -> Result<()> {
