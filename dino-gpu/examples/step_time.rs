@@ -9,8 +9,7 @@
 
 use clap::Parser;
 use cust::context::CurrentContext;
-use dino_gpu::cuda::{Buffer, Card, Stream};
-use dino_gpu::driver;
+use dino_gpu::cuda::{Buffer, Card, Stream, driver};
 use dino_gpu::kernels::Kernels;
 use dino_gpu::{Gpu, Launch, Options};
 use dino_host::config::{Config, Flags};

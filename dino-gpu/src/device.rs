@@ -1,7 +1,8 @@
 //! The GPU as the trainer's device.
 
 use crate::cuda::Card;
-use crate::gpu::{self, Gpu, Options};
+use crate::gpu::{Gpu, pools};
+use crate::options::{Options, act_bytes};
 use dino_host::device::{Device, QUEUE, Step};
 use dino_host::error::{Error, Result};
 use dino_kernel::mem::Pool;
@@ -19,11 +20,11 @@ impl Device for Gpu {
     }
 
     fn element_bytes(options: &Options, pool: Pool) -> u64 {
-        if pool == Pool::Acts { gpu::act_bytes(options.precision) as u64 } else { 4 }
+        if pool == Pool::Acts { act_bytes(options.precision) as u64 } else { 4 }
     }
 
     fn memory(options: &Options, pools: Pools) -> Vec<(&'static str, u64)> {
-        gpu::memory(options, pools)
+        pools::memory(options, pools)
     }
 
     fn new(options: &Options, pools: Pools) -> Result<Gpu> {

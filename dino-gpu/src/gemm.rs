@@ -2,8 +2,10 @@
 //! chosen from the shape alone, so that their bits do not depend on the card.
 
 use crate::args;
-use crate::gpu::{Gpu, Precision};
+use crate::gpu::Gpu;
 use crate::kernels::{Kernel, Shape};
+use crate::matmul::{Kind, Product, Size};
+use crate::options::Precision;
 
 /// Where a product goes.
 #[derive(Clone, Copy)]
@@ -26,30 +28,6 @@ impl Out {
 const FILL: usize = 264;
 /// Least depth of a split, so that its tile is worth starting.
 const DEPTH: usize = 512;
-
-/// m, n, k of C (m, n) = A (m, k) B (k, n).
-pub type Size = [usize; 3];
-
-/// Which factor is transposed, row by row: C = A B^T, A B or A^T B.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    Nt,
-    Nn,
-    Tn,
-}
-
-/// All that cuBLASLt's choice of an algorithm depends on.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Product {
-    pub kind: Kind,
-    /// m, n, k of C (m, n).
-    pub size: Size,
-    /// C in f32 instead of bf16.
-    pub f32_out: bool,
-    /// C += instead of C =.
-    pub accumulate: bool,
-    pub bias: bool,
-}
 
 impl Gpu {
     /// The large tile where it makes enough blocks, else the small one, and the launch's shape.

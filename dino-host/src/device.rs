@@ -1,12 +1,15 @@
 //! The seam between the trainer and the hardware: what a backend offers beyond the vocabulary.
 
-use crate::config::MICRO_BATCH_TOKENS;
 use crate::error::Result;
 use dino_kernel::backend::{Memory, Update};
 use dino_kernel::mem::Pool;
 use dino_kernel::plan::{Plan, Pools};
 use dino_kernel::scalars::{hyper, monitor};
 use dino_kernel::step;
+
+/// Rows of the token matrix that a micro-batch chosen for the user makes at most, on a CPU: enough for the products to run at full
+/// speed, few enough for the activations of the published model to stay below two gigabytes.
+pub const MICRO_BATCH_TOKENS: usize = 8192;
 
 /// Steps that may be queued before the report of the oldest must have been taken: the device works on one while the host makes ready
 /// the next.

@@ -1,7 +1,7 @@
 //! Crops are made in buffers that are used again: once they have grown, no crop takes memory.
 
-use dino_host::augment::{Augment, Scratch};
-use dino_host::data::Image;
+use dino_host::image::Image;
+use dino_host::image::augment::{Augment, Scratch};
 use dino_kernel::rng::{Kind, Rng};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

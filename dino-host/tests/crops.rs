@@ -1,7 +1,7 @@
 //! The ten crops of a fixed image, held to the bits they have always had: a faster way must give the same ones.
 
-use dino_host::augment::Augment;
-use dino_host::data::Image;
+use dino_host::image::Image;
+use dino_host::image::augment::Augment;
 use dino_kernel::rng::{Kind, Rng};
 
 /// Waves with noise on top: smooth parts, edges and all colours.

@@ -1,14 +1,14 @@
 //! The dense evaluations against PyTorch, numpy, SciPy and Pillow: `tests/golden/dense.json`, made by the script beside it.
 
-use dino_host::data::Image;
 use dino_host::eval::copies::{Whitening, generalised_mean};
 use dino_host::eval::knn::normalise;
 use dino_host::eval::propagate::{Params, Propagation, segment};
 use dino_host::eval::ranking::Truth;
 use dino_host::eval::sized::bilinear;
 use dino_host::eval::{measures, retrieval};
-use dino_host::masks::Mask;
-use dino_host::resize::{Filter, Order, Region, resized_crop};
+use dino_host::image::Image;
+use dino_host::image::masks::Mask;
+use dino_host::image::resize::{Filter, Order, Region, resized_crop};
 use ndarray::Array2;
 use serde_json::Value;
 use std::path::{Path, PathBuf};

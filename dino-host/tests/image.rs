@@ -5,10 +5,10 @@
 
 use std::path::PathBuf;
 
-use dino_host::augment::planes::{interleaved, planes};
-use dino_host::augment::{self, EvalView, blur, color};
-use dino_host::data::Image;
-use dino_host::resize::{Filter, Order, Region, resized_crop};
+use dino_host::image::Image;
+use dino_host::image::augment::{self, EvalView, blur, color};
+use dino_host::image::planes::{interleaved, mirror, normalize, planes};
+use dino_host::image::resize::{Filter, Order, Region, resized_crop};
 use safetensors::{Dtype, SafeTensors};
 
 struct Fixtures {
@@ -127,7 +127,7 @@ fn colour_operations() {
     }
     fixtures.expect_of_small("gray", |p, _, _| color::grayscale(p, 3));
     fixtures.expect_of_small("solarize", |p, _, _| color::solarize(p, 128));
-    fixtures.expect_of_small("hflip", |p, _, width| augment::mirror(p, width));
+    fixtures.expect_of_small("hflip", |p, _, width| mirror(p, width));
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn normalized_planes() {
     let (image, want) = (fixtures.image("small"), fixtures.floats("normalized"));
     let published = augment::Augment::default();
     let mut got = vec![0.0; want.len()];
-    augment::normalize(&mut got, &planes(&image), &published.mean, &published.std);
+    normalize(&mut got, &planes(&image), &published.mean, &published.std);
     let tolerance = fixtures.json["tensors"]["normalized"]["atol"].as_f64().unwrap();
     for (i, (got, want)) in got.iter().zip(&want).enumerate() {
         assert!(((got - want) as f64).abs() <= tolerance, "element {i}: {got}, not {want}");
@@ -169,7 +169,7 @@ fn evaluation_views_follow_their_rule_whatever_the_image() {
     let (mean, std) = (&[0.0; 3], &[1.0; 3]);
     let normalized = |image: &Image| {
         let mut out = vec![0.0; image.pixels.len()];
-        augment::normalize(&mut out, &planes(image), mean, std);
+        normalize(&mut out, &planes(image), mean, std);
         out
     };
     let mut out = vec![0.0; 3 * 224 * 224];

@@ -3,10 +3,10 @@
 //! `image_more.json` and `random_resized_crop.json` are read from `$DINO_FIXTURES` where they lie there, else from
 //! `tests/golden`, beside the scripts that make them.
 
-use dino_host::augment::planes::{interleaved, planes};
-use dino_host::augment::{Augment, blur, color, mirror, normalize, region};
-use dino_host::data::Image;
-use dino_host::resize::{Filter, Order, Region, resize, resized_crop};
+use dino_host::image::Image;
+use dino_host::image::augment::{Augment, blur, color, region};
+use dino_host::image::planes::{interleaved, mirror, normalize, planes};
+use dino_host::image::resize::{Filter, Order, Region, resize, resized_crop};
 use dino_kernel::rng::{Kind, Rng};
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
-use dino_host::features::Dense;
+use dino_host::inference::dense::Dense;
 use dino_host::weights::onnx::{self, Size};
 use dino_kernel::crops::Group;
 use dino_kernel::init;

@@ -1,10 +1,10 @@
 //! The linear probe against torch, logistic regression against scikit-learn (`tests/golden/make_probes.py`), and what both must do
 //! with any data.
 
+use dino_host::data::order::order;
 use dino_host::eval::linear::{self, Head, Heads, Recipe};
 use dino_host::eval::logistic::{self, Few, Scale};
 use dino_host::eval::{head_file, judged};
-use dino_host::loader;
 use dino_kernel::rng::{Kind, Rng};
 use ndarray::{Array2, ArrayView2};
 use safetensors::SafeTensors;
@@ -235,7 +235,7 @@ fn rates_fall_by_the_cosine_once_an_epoch() {
     let [mean, std] = logistic::mean_std(&first.head(0).weight.iter().map(|&w| w as f64).collect::<Vec<_>>());
     assert!(mean.abs() < 5.0 * 0.01 / 30_000f64.sqrt() && (std - 0.01).abs() < 5.0 * 0.01 / 60_000f64.sqrt());
     assert!(first.head(0) == first.head(1) && first.head(0).bias == [0.0; 100]);
-    assert_eq!(loader::order(50, 1, 2), loader::order(50, 1, 2));
+    assert_eq!(order(50, 1, 2), order(50, 1, 2));
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
-use dino_host::features::Dense;
+use dino_host::inference::dense::Dense;
 use dino_host::weights::{self, Dialect, File, Options, Side, Weights, write};
 use dino_kernel::crops::Group;
 use serde_json::{Value, json};

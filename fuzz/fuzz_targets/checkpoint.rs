@@ -1,7 +1,7 @@
 //! Any bytes as a checkpoint file: opened, and every network asked for.
 #![no_main]
 
-use dino_host::checkpoint::Checkpoint;
+use dino_host::weights::checkpoint::Checkpoint;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -2,7 +2,8 @@
 //! how many bytes the names take.
 #![no_main]
 
-use dino_host::data::{self, Decode};
+use dino_host::data;
+use dino_host::image::Decode;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::sync::LazyLock;

@@ -2,7 +2,8 @@
 //! ending the images have; the second how many bytes the labels take.
 #![no_main]
 
-use dino_host::data::{self, Dataset, Decode};
+use dino_host::data::{self, Dataset};
+use dino_host::image::Decode;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::sync::LazyLock;

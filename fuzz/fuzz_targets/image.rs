@@ -1,8 +1,8 @@
 //! Any bytes as a picture: decoded in every way, and what decodes is cropped. The last byte says how; pictures do not mind it.
 #![no_main]
 
-use dino_host::augment::Augment;
-use dino_host::data::{Decode, decode_bytes};
+use dino_host::image::augment::Augment;
+use dino_host::image::{Decode, decode_bytes};
 use dino_kernel::rng::{Kind, Rng};
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;

@@ -2,7 +2,8 @@
 //! part takes.
 #![no_main]
 
-use dino_host::data::{self, Dataset, Decode};
+use dino_host::data::{self, Dataset};
+use dino_host::image::Decode;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::sync::LazyLock;

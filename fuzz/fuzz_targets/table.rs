@@ -1,7 +1,8 @@
 //! Any bytes as a file of NumPy's, a parquet table, or a batch of CIFAR's Python version. The first byte says which.
 #![no_main]
 
-use dino_host::data::{self, Dataset, Decode};
+use dino_host::data::{self, Dataset};
+use dino_host::image::Decode;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::sync::LazyLock;

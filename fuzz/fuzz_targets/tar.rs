@@ -1,7 +1,8 @@
 //! Any bytes as a shard. The first byte says how it is packed, and whether the checksums of its headers are put right first.
 #![no_main]
 
-use dino_host::data::{self, Dataset, Decode};
+use dino_host::data::{self, Dataset};
+use dino_host::image::Decode;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::sync::LazyLock;

@@ -3,7 +3,8 @@
 
 use crate::backend::{Factory, make_poisoned, read_span};
 use crate::training::{Run, hyper_numbers, random_views};
-use dino_gpu::{Gpu, Launch, Options, Precision, driver};
+use dino_gpu::cuda::driver;
+use dino_gpu::{Gpu, Launch, Options, Precision};
 use dino_host::cpu::Cpu;
 use dino_kernel::backend::wrap::{Lockstep, Mismatch};
 use dino_kernel::backend::{Memory, Op};

@@ -1,7 +1,7 @@
 //! The CPU's small products against sums in f64: odd sizes, tails, strides, extreme values.
 
-use dino_host::cpu::gemm::View;
-use dino_host::cpu::small::product;
+use dino_host::linalg::gemm::View;
+use dino_host::linalg::small::product;
 use proptest::prelude::*;
 use tests::training::normals;
 

@@ -4,8 +4,9 @@
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data::builtin::{Builtin, Part};
+use dino_host::data::loader::{self, Recipe};
+use dino_host::data::order::order;
 use dino_host::data::{Faults, Splits};
-use dino_host::loader::{self, Recipe};
 use dino_host::train::{self, Outcome, Run};
 use serde_json::Value;
 use std::path::Path;
@@ -139,7 +140,7 @@ fn any_number_of_threads_makes_the_same_crops() {
     let (seed, batch, micro_batch) = (config.seed, config.batch, config.micro_batch);
     let recipe = Recipe { augment: config.augment(), seed, batch, micro_batch, per_epoch };
     let step = per_epoch + 2;
-    let order = loader::order(set.len(), seed, step / per_epoch);
+    let order = order(set.len(), seed, step / per_epoch);
     let load = |threads| with_threads(threads, || recipe.load(&*set, &Faults::new(true), &order, step).unwrap());
     let (one, bits) = (load(1), |pixels: &[f32]| pixels.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
     assert!(one.pixels.iter().any(|x| *x != one.pixels[0]));

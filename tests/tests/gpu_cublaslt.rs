@@ -1,7 +1,8 @@
 //! Products through cuBLASLt: every op against the CPU, and whole steps as graphs and kernel by kernel. On a card with its library where
 //! there is one, else on the emulation with the stand-in library.
 
-use dino_gpu::{Gemm, Gpu, Launch, Options, Precision, cublaslt};
+use dino_gpu::cuda::cublaslt;
+use dino_gpu::{Gemm, Gpu, Launch, Options, Precision};
 use dino_host::device::{Device, Part, Step};
 use dino_kernel::mem::Pool;
 use dino_kernel::plan::{Config, Plan, Pools};

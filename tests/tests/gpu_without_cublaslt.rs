@@ -1,6 +1,7 @@
 //! Where cuBLASLt is named but not there. A process of its own, for the library is looked for once.
 
-use dino_gpu::{Gemm, Gpu, Options, Precision, cublaslt};
+use dino_gpu::cuda::cublaslt;
+use dino_gpu::{Gemm, Gpu, Options, Precision};
 use dino_host::device::Device;
 use dino_kernel::backend::LossDims;
 use dino_kernel::plan::Pools;

@@ -5,7 +5,7 @@ use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data::{self, Faults};
 use dino_host::eval::knn;
-use dino_host::features;
+use dino_host::inference::features;
 use dino_host::train::{self, Outcome, Run};
 use dino_kernel::init;
 use std::sync::atomic::AtomicBool;

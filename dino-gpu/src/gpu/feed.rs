@@ -1,13 +1,13 @@
 //! Steps: what goes in and out beside them, and how they are queued, captured and replayed. The host runs one step ahead.
 
-use super::{Gpu, Launch};
+use super::Gpu;
 use crate::args;
-use crate::cuda::{Buffer, Event, Graph, Pinned, Stream};
+use crate::cuda::{Buffer, Event, Pinned, Stream};
 use crate::kernels::Shape;
+use crate::options::Launch;
 use dino_host::error::{Error, Result};
 use dino_kernel::plan::Plan;
 use dino_kernel::scalars::{hyper, monitor};
-use dino_kernel::step;
 
 /// What goes in and out beside the steps: two of each, so that one is filled while the other is used.
 pub(super) struct Feed {
@@ -80,26 +80,6 @@ impl Gpu {
         self.note(r);
         self.steps += 1;
         self.sound()
-    }
-
-    fn capture(&mut self, plan: &Plan) -> Result<[Graph; 3]> {
-        let mut graph = |say: fn(&mut Gpu, &Plan)| {
-            self.stream.capture()?;
-            self.capturing = true;
-            say(self, plan);
-            self.capturing = false;
-            self.stream.captured()
-        };
-        Ok([graph(step::begin)?, graph(step::micro_batch)?, graph(step::commit)?])
-    }
-
-    /// One of the three parts of a step.
-    fn say(&mut self, part: usize, plan: &Plan) -> Result<()> {
-        if let Some(graphs) = &self.graphs {
-            return self.stream.replay(&graphs[part]);
-        }
-        [step::begin, step::micro_batch, step::commit][part](self, plan);
-        Ok(())
     }
 
     fn queue_step<'a>(

@@ -1,8 +1,9 @@
 //! Attention: on the tensor cores where they take the heads, else a warp a row.
 
 use crate::args;
-use crate::gpu::{Gpu, Precision};
+use crate::gpu::Gpu;
 use crate::kernels::Shape;
+use crate::options::Precision;
 use dino_kernel::backend::{ClassQkv, Heads};
 use dino_kernel::mem::Act;
 

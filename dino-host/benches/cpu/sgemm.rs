@@ -1,6 +1,6 @@
 //! `matrixmultiply` alone: the ceiling that everything else is a share of, and the shapes of the workload.
 
-use dino_host::cpu::gemm::{View, sgemm};
+use dino_host::linalg::gemm::{View, sgemm};
 use rayon::prelude::*;
 use std::time::Instant;
 

@@ -9,7 +9,7 @@ mod ours;
 mod reference;
 
 use clap::Parser;
-use dino_host::data::Decode;
+use dino_host::image::Decode;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

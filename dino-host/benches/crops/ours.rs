@@ -1,10 +1,12 @@
 //! Our side, on the calling thread.
 
 use crate::median;
-use dino_host::augment::{self, Augment, Scratch, blur, color};
+use dino_host::data::Dataset;
 use dino_host::data::folder::ImageFolder;
-use dino_host::data::{Dataset, Decode, Image};
-use dino_host::resize::{Filter, Region, Resizer};
+use dino_host::image::augment::{Augment, Scratch, blur, color};
+use dino_host::image::planes::{mirror, normalize};
+use dino_host::image::resize::{Filter, Region, Resizer};
+use dino_host::image::{Decode, Image};
 use dino_kernel::rng::{Kind, Rng};
 use std::hint::black_box;
 use std::path::Path;
@@ -115,7 +117,7 @@ impl Ours {
             });
             row(name, global, local, share);
         };
-        on_both("mirror", r.flip, &mut |p, side| augment::mirror(p, side));
+        on_both("mirror", r.flip, &mut |p, side| mirror(p, side));
         for (op, factor) in color::Op::ALL.into_iter().zip([1.1, 0.9, 1.1, 0.05]) {
             on_both(&format!("{op:?}").to_lowercase(), r.jitter_prob, &mut |p, _| op.apply(p, 3, factor));
         }
@@ -125,7 +127,7 @@ impl Ours {
         on_both("blur", 0.53, &mut |p, side| blur::gaussian_blur(p, side, side, 1.2, &mut scratch));
         on_both("solarise", 0.06, &mut |p, _| color::solarize(p, 128));
         let mut out = vec![0.0; 3 * r.global_size.pow(2)];
-        on_both("normalise", 1.0, &mut |p, _| augment::normalize(&mut out[..p.len()], p, &r.mean, &r.std));
+        on_both("normalise", 1.0, &mut |p, _| normalize(&mut out[..p.len()], p, &r.mean, &r.std));
 
         let mut scratch = Scratch::default();
         let count = self.files.len();

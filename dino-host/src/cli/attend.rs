@@ -1,13 +1,13 @@
 //! `attend`.
 
 use super::shared::{Shared, Tolerance, backbone, start};
-use crate::animate::Format;
-use crate::attend::{self, Part};
 use crate::data::files::Files;
 use crate::device::Device;
 use crate::error::Result;
-use crate::film::{self, Range, Show, Style};
-use crate::look::Look;
+use crate::inference::dense::Look;
+use crate::viz::animate::Format;
+use crate::viz::attend::{self, Part};
+use crate::viz::film::{self, Range, Show, Style};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 

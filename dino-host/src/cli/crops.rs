@@ -3,7 +3,7 @@
 use super::shared::{Model, Tolerance, backbone, open, recorded, say_left_out};
 use crate::device::Device;
 use crate::error::Result;
-use crate::sheets;
+use crate::viz::sheets;
 use clap::Args;
 use std::path::PathBuf;
 

@@ -4,8 +4,8 @@ use super::shared::{Shared, Tolerance, backbone, open, settle_view, start};
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::Result;
-use crate::export;
-use crate::features::{Extractor, Tokens};
+use crate::inference::export;
+use crate::inference::features::{Extractor, Tokens};
 use clap::Args;
 use std::path::PathBuf;
 

@@ -5,9 +5,9 @@ use crate::data::files::Files;
 use crate::data::{Dataset, Splits};
 use crate::device::Device;
 use crate::error::Result;
-use crate::features::{self, Extractor};
-use crate::neighbours::{self, Ask, Kinds, Members};
-use crate::progress::Progress;
+use crate::inference::features::{self, Extractor};
+use crate::io::progress::Progress;
+use crate::viz::neighbours::{self, Ask, Kinds, Members};
 use clap::Args;
 use std::path::PathBuf;
 

@@ -4,8 +4,8 @@ use super::shared::{Shared, Tolerance, backbone, start};
 use crate::data::files::Files;
 use crate::device::Device;
 use crate::error::Result;
-use crate::look::Look;
-use crate::pca;
+use crate::inference::dense::Look;
+use crate::viz::pca;
 use clap::Args;
 use std::path::PathBuf;
 

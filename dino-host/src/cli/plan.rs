@@ -3,7 +3,7 @@
 use super::shared::{Limit, Model, Shared, sized, threads};
 use crate::device::Device;
 use crate::error::Result;
-use crate::inspect;
+use crate::planning::inspect;
 use clap::Args;
 
 #[derive(Args)]

@@ -1,12 +1,13 @@
 //! What the commands share: flags, and what they mean.
 
-use crate::augment::EvalView;
 use crate::config::{Config, Flags};
-use crate::data::{self, Dataset, Decode, Faults, Splits, White};
+use crate::data::{self, Dataset, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::features::{first_readable, view_of};
-use crate::memory;
+use crate::image::augment::EvalView;
+use crate::image::{Decode, White};
+use crate::inference::features::{first_readable, view_of};
+use crate::planning::memory;
 use crate::weights;
 use clap::{Args, ValueEnum};
 use dino_kernel::init;

@@ -1,14 +1,14 @@
 //! `train`.
 
 use super::shared::{Limit, Model, Shared, Tolerance, open, say_few_levels, say_left_out, settle_view, sized, start};
-use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::data::{self, White};
+use crate::data;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::memory;
-use crate::signals;
-use crate::train::{self, Outcome, Owner, Recorded};
+use crate::image::White;
+use crate::planning::memory;
+use crate::train::{self, Outcome, Owner, Recorded, signals};
+use crate::weights::checkpoint::Checkpoint;
 use crate::weights::init;
 use clap::Args;
 use std::path::{Path, PathBuf};

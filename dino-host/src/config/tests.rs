@@ -1,4 +1,5 @@
 use super::*;
+use dino_kernel::model::Vit;
 
 #[test]
 fn published_values_resolve_to_the_published_model() {

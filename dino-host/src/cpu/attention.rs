@@ -2,10 +2,12 @@
 //!
 //! The products read the packed projection where it lies, but for keys (and values, backward), which are turned.
 
-use super::gemm::{View, row_of};
-use super::small::product;
-use super::turn::turn;
-use super::{crops, crops_of, rows, with_scratch};
+use super::{crops, crops_of};
+use crate::linalg::gemm::{View, row_of};
+use crate::linalg::rows;
+use crate::linalg::small::product;
+use crate::linalg::turn::turn;
+use crate::linalg::with_scratch;
 use dino_kernel::backend::Heads;
 use dino_kernel::ops;
 use dino_kernel::plan::Pools;

@@ -4,11 +4,11 @@
 //! are computed twice (once for the log-sum-exp, once for the gradient): a fifth more products, no memory. With few rows a tile
 //! costs more to bring from memory and to turn than to multiply, so larger micro-batches are what makes this quick.
 
-use super::gemm::{View, row_of};
-use super::rows::{self, Running};
-use super::small::product;
-use super::turn::turn;
-use super::with_scratch;
+use crate::linalg::gemm::{View, row_of};
+use crate::linalg::rows::{self, Running};
+use crate::linalg::small::product;
+use crate::linalg::turn::turn;
+use crate::linalg::with_scratch;
 use dino_kernel::backend::LossDims;
 use dino_kernel::ops::loss::LossOut;
 use dino_kernel::scalars::hyper;

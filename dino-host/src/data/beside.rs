@@ -5,13 +5,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::CLASS_NAMES;
-use super::labels::Classes;
+use super::labels::{CLASS_NAMES, Classes};
 use super::list::{is_list, read};
 use super::parts::{self, Part};
-use super::picture::is_picture;
 use super::table::{self, Table};
-use crate::text::composed;
+use crate::image::is_picture;
+use crate::io::text::composed;
 
 /// Lists that are looked at, and folders above the pictures' in which ImageNet's list may lie, at most.
 const LISTS: usize = 64;

@@ -9,11 +9,15 @@
 //! Image `i` is a pure function of (seed, part, `i`, side): nothing is stored, and every platform draws the same bytes
 //! (basic arithmetic and `libm` only).
 
-use super::{BUILTIN, Dataset, Image, picture};
+use super::{Dataset, Splits};
 use crate::error::{Error, Result};
+use crate::image::{Image, converted};
 use core::f64::consts::TAU;
 use dino_kernel::rng::{Kind, Rng};
 use std::path::Path;
+
+/// The name of the built-in set where a path is expected.
+pub const BUILTIN: &str = "builtin";
 
 /// The classes, in the order of their labels.
 pub const CLASSES: [&str; 10] =
@@ -93,7 +97,7 @@ impl Dataset for Builtin {
         let (scene, mut rng) = self.scene(i);
         let pixels = scene.render(self.side, true, &mut rng);
         let image = Image { width: self.side, height: self.side, channels: 3, pixels };
-        picture::converted(Path::new(BUILTIN), image, false, self.channels)
+        converted(Path::new(BUILTIN), image, false, self.channels)
     }
 
     fn label(&self, i: usize) -> Option<u32> {
@@ -310,6 +314,12 @@ fn cell(t: f64) -> (usize, f64) {
     let i = (t as usize).min(LATTICE - 2);
     let f = (t - i as f64).min(1.0);
     (i, f * f * (3.0 - 2.0 * f))
+}
+
+/// The built-in set at `side` pixels, in colour or grey: drawn, not read, so that a fresh machine needs nothing.
+pub fn builtin(side: usize, channels: usize) -> Splits {
+    let part = |count, part| Box::new(Builtin::new(side, count, part, 0).with(channels)) as Box<dyn Dataset>;
+    Splits { train: part(4000, Part::Train), test: part(1000, Part::Test), held_out: false, notes: Vec::new() }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Images that cannot be read: each is named once and counted, and the run goes on without it.
 
-use super::picture::remarked;
-use super::{Dataset, Image};
+use super::Dataset;
 use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::image::remark::remarked;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard};
 

@@ -4,10 +4,12 @@ use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::picture::{decode, is_picture, unreadable};
+use super::Dataset;
+use super::fingerprint::Fnv;
 use super::unread::Unread;
-use super::{Dataset, Decode, Fnv, Image};
 use crate::error::{Error, Result};
+use crate::image::{Decode, Image, decode, is_picture};
+use crate::io::unreadable;
 
 /// Picture files in the order in which they were named.
 pub struct Files {

@@ -4,12 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::fingerprint::Fnv;
 use super::labels::{Classes, counted, fit, some};
 use super::parts::{self, Part};
-use super::picture::{decode, is_picture, unreadable};
 use super::unread::Unread;
-use super::{Dataset, Decode, Fnv, Image, Splits, beside};
+use super::{Dataset, Splits, beside};
 use crate::error::{Error, Result};
+use crate::image::{Decode, Image, decode, is_picture};
+use crate::io::unreadable;
 
 /// Files below one folder. Image `i` is the `i`-th in the order class, then path.
 pub struct ImageFolder {

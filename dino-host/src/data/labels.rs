@@ -2,11 +2,99 @@
 //! part.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::Path;
 
-use super::numbered;
-use crate::error::Result;
-use crate::text::composed;
+use crate::error::{Error, Result};
+use crate::io::text::{self, composed};
+
+/// The file that names classes which are numbers, one name a line.
+pub(super) const CLASS_NAMES: &str = "classnames.txt";
+
+/// Classes that are numbers: at most this many, so that one wild label does not make millions of names.
+pub(super) const MAX_CLASSES: usize = 1 << 20;
+
+/// The names of classes that are numbers: the lines of `classnames.txt` in the first of `folders` that has one, otherwise
+/// `0 ..= highest` as text. Errors: a number beyond the names, or too high.
+pub(super) fn numbered_classes(folders: &[&Path], highest: u32) -> Result<Vec<String>> {
+    let Some(path) = folders.iter().map(|f| f.join(CLASS_NAMES)).find(|p| p.is_file()) else {
+        return match highest as usize {
+            n if n < MAX_CLASSES => Ok((0..=highest).map(|i| i.to_string()).collect()),
+            n => Err(Error::new(format!("{} has a label {n}", folders[0].display()))
+                .hint(format!("labels below {MAX_CLASSES} are read; number the classes from 0"))),
+        };
+    };
+    let names = names_in(&path)?;
+    match names.len() {
+        n if n > highest as usize => Ok(names),
+        n => Err(Error::new(format!("{} names {n} classes, but there is a label {highest}", path.display()))
+            .hint("one class name a line; without the file the numbers are the names")),
+    }
+}
+
+/// Classes that are numbers.
+pub(super) struct Numbered {
+    pub names: Vec<String>,
+    /// The numbers that are classes, ascending, where they are not `0 .. names.len()`.
+    sparse: Option<Vec<u64>>,
+}
+
+impl Numbered {
+    /// The class of a label.
+    pub fn place(&self, label: u64) -> Option<u32> {
+        match &self.sparse {
+            Some(numbers) => numbers.binary_search(&label).ok().map(|place| place as u32),
+            None => u32::try_from(label).ok().filter(|&label| (label as usize) < self.names.len()),
+        }
+    }
+}
+
+/// From so high a number on, and with so few of the numbers up to it, labels are numbers of something else than places in a list.
+const SPARSE_FROM: u64 = 1000;
+
+const SPARSE_PART: u64 = 4;
+
+/// The classes of labels that are numbers; `occurring`: those of both parts, ascending, each once. Names are those of
+/// [`numbered_classes`], but where the highest number is 1000 or more and less than a quarter of the numbers up to it occur (taxa,
+/// articles, WordNet offsets): there only the numbers that occur are classes, in their order, so that nothing grows with the numbers
+/// themselves. Errors: as [`numbered_classes`].
+pub(super) fn numbered(folders: &[&Path], occurring: &[u64]) -> Result<Numbered> {
+    let highest = occurring.last().copied().unwrap_or(0);
+    let named = folders.iter().any(|folder| folder.join(CLASS_NAMES).is_file());
+    if highest >= SPARSE_FROM && (occurring.len() as u64) < highest / SPARSE_PART && !named {
+        let names = occurring.iter().map(u64::to_string).collect();
+        return Ok(Numbered { names, sparse: Some(occurring.to_vec()) });
+    }
+    let names = numbered_classes(folders, u32::try_from(highest).unwrap_or(u32::MAX))?;
+    Ok(Numbered { names, sparse: None })
+}
+
+/// The names of classes whose labels are numbers; the labels of all images of both parts become their places among them, see
+/// [`numbered`].
+pub(super) fn renumbered(folders: &[&Path], labels: Vec<&mut u32>) -> Result<Vec<String>> {
+    let mut occurring: Vec<u64> = labels.iter().map(|label| u64::from(**label)).collect();
+    occurring.sort_unstable();
+    occurring.dedup();
+    let classes = numbered(folders, &occurring)?;
+    for label in labels {
+        *label = classes.place(u64::from(*label)).unwrap_or(*label); // all of them have a place
+    }
+    Ok(classes.names)
+}
+
+/// The lines of a file of class names, trimmed, empty ones left out.
+pub(super) fn names_in(path: &Path) -> Result<Vec<String>> {
+    let failed =
+        |e: String| Error::new(format!("cannot read {}: {e}", path.display())).hint("one class name a line, as text");
+    let bytes = fs::read(path).map_err(|e| failed(e.to_string()))?;
+    let text = text::decoded(bytes).map_err(|line| failed(format!("line {line} is not UTF-8")))?;
+    let names: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
+    match names.len() {
+        0 => Err(Error::new(format!("{} names no class", path.display()))
+            .hint("one class name a line; without the file there are default names")),
+        _ => Ok(names),
+    }
+}
 
 /// The classes of a set, and how its labels name them.
 pub(super) struct Classes {

@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::fingerprint::Fnv;
 use super::labels::{Classes, counted, fit};
 use super::parts::{self, Part};
-use super::picture::{decode, is_picture, unread_ending, unreadable};
 use super::table::{self, Table};
-use super::{Dataset, Decode, Fnv, Image, Splits};
+use super::{Dataset, Splits};
 use crate::error::{Error, Result};
-use crate::text;
+use crate::image::{Decode, Image, decode, is_picture, unread_ending};
+use crate::io::{text, unreadable};
 
 /// Largest list that is read, bytes.
 const MAX_LIST: u64 = 1 << 30;

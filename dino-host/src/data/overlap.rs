@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::{Dataset, Fnv, Splits};
+use super::fingerprint::Fnv;
+use super::{Dataset, Splits};
 use crate::error::{Error, Result};
 
 /// Files that are read at most to find copies, and their bytes: opening a set may not take longer than reading a few batches. Only

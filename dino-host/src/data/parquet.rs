@@ -15,11 +15,14 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 use rayon::prelude::*;
 
+use super::fingerprint::Fnv;
 use super::kept::{Kept, Size, UNPACKED};
-use super::part_files;
-use super::picture::{MAX_BYTES, decode_bytes, guarded, unreadable};
-use super::{Dataset, Decode, Fnv, Image, MAX_CLASSES, Numbered, Shards, Splits, numbered};
+use super::labels::{MAX_CLASSES, Numbered, numbered};
+use super::{Dataset, Shards, Splits, part_files};
 use crate::error::{Error, Result};
+use crate::image::limits::MAX_BYTES;
+use crate::image::{Decode, Image, decode_bytes, guarded};
+use crate::io::unreadable;
 
 /// Columns of labels, the first of these that a table has; names that the metadata gives classes for come before.
 const LABELS: [&str; 8] = ["label", "labels", "fine_label", "class", "target", "category", "class_label", "y"];

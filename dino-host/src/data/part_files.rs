@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::parts::{Part, in_name, of};
-use super::picture::unreadable;
 use crate::error::{Error, Result};
+use crate::io::unreadable;
 
 /// Files by part.
 pub(super) struct Files {

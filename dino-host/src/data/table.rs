@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::parts;
-use super::picture::is_picture;
 use crate::error::{Error, Result};
+use crate::image::is_picture;
 
 /// Rows of cells, and the names of the columns where the first line has them.
 pub(super) struct Table {

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::labels::counted;
-use super::picture::unread_ending;
+use crate::image::unread_ending;
 
 /// Files that look like pictures and are not read.
 #[derive(Default)]

@@ -2,10 +2,11 @@
 //! Copydays (Douze et al., "Evaluation of GIST descriptors for web-scale image search", 2009), made here so that any pictures will do;
 //! the numbers are not comparable with that set's, whose strong attacks were made by hand.
 
-use crate::augment::{blur, color, mirror, planes};
-use crate::data::{Decode, Image, decode_bytes};
 use crate::error::{Error, Result};
-use crate::resize::{Filter, Region, resized_crop};
+use crate::image::augment::{blur, color};
+use crate::image::planes::{self, mirror};
+use crate::image::resize::{Filter, Region, resized_crop};
+use crate::image::{Decode, Image, decode_bytes};
 use dino_kernel::rng::{Kind, Rng};
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder};

@@ -4,12 +4,15 @@
 //! A head's mask keeps the fewest patches that together hold a given part of the attention that falls on patches; a patch
 //! becomes a square of pixels. Jaccard index of two masks: |A and B| / |A or B|.
 
-use crate::augment::{normalize, planes};
 use crate::config::Config;
-use crate::data::{Dataset, Image};
+use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::features::{self, Dense};
+use crate::image::Image;
+use crate::image::enlarge::enlarge;
+use crate::image::planes::{self, normalize};
+use crate::inference::dense::Dense;
+use crate::inference::features;
 use dino_kernel::crops::Group;
 use rayon::prelude::*;
 
@@ -51,19 +54,6 @@ pub fn mask(row: &[f32], keep: f64) -> Vec<bool> {
         sum += row[i] as f64;
     }
     kept
-}
-
-/// One value a patch to one a pixel of `size` = (height, width), every patch a square of side `patch`. Surplus pixels at the right and
-/// bottom, which no patch sees, get `rest`.
-pub fn enlarge<T: Copy>(cells: &[T], grid: [usize; 2], patch: usize, size: [usize; 2], rest: T) -> Vec<T> {
-    let [height, width] = size;
-    let mut pixels = vec![rest; height * width];
-    for (y, row) in pixels.chunks_mut(width).enumerate().take(grid[0] * patch) {
-        for (x, pixel) in row.iter_mut().enumerate().take(grid[1] * patch) {
-            *pixel = cells[y / patch * grid[1] + x / patch];
-        }
-    }
-    pixels
 }
 
 /// |A and B| / |A or B|; 1 for two empty masks.
@@ -147,6 +137,7 @@ mod tests {
     use super::*;
     use crate::cpu::{Cpu, NoOptions};
     use crate::data;
+    use crate::image::Decode;
     use dino_kernel::init;
 
     #[test]
@@ -228,7 +219,7 @@ mod tests {
             &NoOptions {},
             &config,
             &weights,
-            &*data::open(folder.path(), data::Decode::default()).unwrap().train,
+            &*data::open(folder.path(), Decode::default()).unwrap().train,
             0.6,
         ));
         assert!(found.contains("a.png") && found.contains("exact mask"), "{found}");

@@ -1,8 +1,9 @@
 //! A set as the linear probe's training sees it: random crops, others every epoch, in the order of that epoch.
 
-use crate::augment::random_resized_crop;
-use crate::data::{Dataset, Image};
+use crate::data::Dataset;
 use crate::error::Result;
+use crate::image::Image;
+use crate::image::augment::random_resized_crop;
 use dino_kernel::rng::{Kind, Rng};
 
 /// The `crop` of the generator: no view of a training run has it.

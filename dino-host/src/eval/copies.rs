@@ -8,14 +8,15 @@ use super::attacks::Attack;
 use super::ranking::average_precision;
 use super::retrieval::{Files, rankings};
 use super::sized::{check_patches, normalized};
-use crate::augment::planes;
 use crate::config::Config;
-use crate::data::{Dataset, Faults, Image};
+use crate::data::{Dataset, Faults};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::features::{Dense, Features};
-use crate::resize::{Filter, resize};
-use crate::{data, eigen};
+use crate::image::resize::{Filter, resize};
+use crate::image::{Decode, Image, is_picture, planes};
+use crate::inference::dense::Dense;
+use crate::inference::features::Features;
+use crate::linalg::eigen;
 use dino_kernel::crops::Group;
 use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
@@ -128,7 +129,7 @@ pub struct Block {
 }
 
 /// What a folder holds: the originals, and the blocks of copies, by name.
-pub fn layout(root: &Path, how: data::Decode) -> Result<(Files, Vec<Block>)> {
+pub fn layout(root: &Path, how: Decode) -> Result<(Files, Vec<Block>)> {
     const LAYOUT: &str = "originals in original/, copies in folders beside it such as jpegqual/20/ or strong/, with the original's \
                           name, or with its first four characters; --attack makes copies of any pictures";
     let unreadable = |p: &Path, e: std::io::Error| Error::new(format!("cannot list {}: {e}", p.display())).hint(LAYOUT);
@@ -174,7 +175,7 @@ fn stem(path: &Path) -> String {
 /// Pictures of a folder, by name.
 fn pictures(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>()?;
-    let mut all: Vec<PathBuf> = entries.into_iter().filter(|p| p.is_file() && data::is_picture(p)).collect();
+    let mut all: Vec<PathBuf> = entries.into_iter().filter(|p| p.is_file() && is_picture(p)).collect();
     all.retain(|p| !stem(p).starts_with('.'));
     all.sort();
     Ok(all)

@@ -4,7 +4,7 @@
 
 use super::linear::Head;
 use crate::error::{Error, Result};
-use crate::log::write_atomically;
+use crate::io::atomic::write_atomically;
 use crate::weights::{File, plain};
 use ndarray::Array2;
 use safetensors::tensor::{Dtype, TensorView};

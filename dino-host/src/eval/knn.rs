@@ -4,9 +4,9 @@
 //! Only classes with a vote are answers: a query whose class none of its k neighbours has is wrong in top-5 too, however few classes
 //! there are. Votes are compared by their logarithms, which hold at any temperature.
 
-use crate::cpu::gemm::{View, sgemm};
-use crate::cpu::rows::at_least;
 use crate::error::{Error, Result};
+use crate::linalg::gemm::{View, sgemm};
+use crate::linalg::rows::at_least;
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 use std::cmp::Ordering;

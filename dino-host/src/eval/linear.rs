@@ -6,9 +6,9 @@
 //! and see the same batches, and none knows of the others: each is what it would be alone.
 
 use super::judged::rank;
-use crate::cpu::{gemm, rows};
+use crate::data::order::order;
 use crate::error::{Error, Result};
-use crate::loader;
+use crate::linalg::{gemm, rows};
 use dino_kernel::rng::{Kind, Rng};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
@@ -226,7 +226,7 @@ pub(super) fn cross_entropy(y: &[f32], label: usize) -> f64 {
 pub fn train(x: ArrayView2<f32>, labels: &[u32], classes: usize, recipe: &Recipe, mut tick: impl FnMut()) -> Heads {
     let mut heads = Heads::new(&recipe.rates, classes, x.ncols(), recipe.seed);
     for epoch in 0..recipe.epochs {
-        let order = loader::order(labels.len(), recipe.seed, epoch as u64);
+        let order = order(labels.len(), recipe.seed, epoch as u64);
         heads.steps(x, labels, &order, recipe.batch, recipe.factor(epoch));
         tick();
     }

@@ -9,9 +9,9 @@
 
 use super::judged::rank;
 use super::lbfgs::minimise;
-use crate::cpu::gemm::{self, View};
-use crate::cpu::rows;
 use crate::error::{Error, Result};
+use crate::linalg::gemm::{self, View};
+use crate::linalg::rows;
 use clap::ValueEnum;
 use dino_kernel::rng::{Kind, Rng};
 use ndarray::{Array2, ArrayView2, Axis};

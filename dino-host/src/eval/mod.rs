@@ -16,6 +16,6 @@ pub mod outlines;
 pub mod propagate;
 pub mod ranking;
 pub mod retrieval;
-pub mod scored;
+pub mod sampling;
 pub mod sized;
 pub mod video;

@@ -4,17 +4,19 @@
 //! The shorter side of an image is resized to a given size, bicubic, and both are cut to whole patches around the centre; its mask goes
 //! the same way, by nearest pixels. Everything but 0 is the object; 255 beside other numbers is not judged.
 
-use super::attention::{Jaccard, check_keep, enlarge, mask, summary};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::attention::{Jaccard, check_keep, mask, summary};
 use super::measures::region;
 use super::sized::{AnySize, check_patches, normalized};
 use crate::config::Config;
-use crate::data::{self, Image};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::masks::Mask;
-use crate::resize::{Filter, Region, Resizer};
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use crate::image::enlarge::enlarge;
+use crate::image::masks::Mask;
+use crate::image::resize::{Filter, Region, Resizer};
+use crate::image::{Image, decode, is_picture};
 
 /// An image and the mask of its object.
 pub type Pair = (PathBuf, PathBuf);
@@ -23,7 +25,7 @@ pub type Pair = (PathBuf, PathBuf);
 /// Errors: a folder that cannot be listed, no mask, a mask without an image, two images for it.
 pub fn pairs(images: &Path, masks: &Path) -> Result<Vec<Pair>> {
     let mut by_stem: HashMap<PathBuf, PathBuf> = HashMap::new();
-    for path in files(images, &data::is_picture)? {
+    for path in files(images, &is_picture)? {
         let stem = path.strip_prefix(images).unwrap_or(&path).with_extension("");
         if let Some(other) = by_stem.insert(stem, path.clone()) {
             return Err(Error::new(format!("{} and {} have one name", other.display(), path.display()))
@@ -83,7 +85,7 @@ pub fn evaluate<D: Device>(
     for (image, exact) in pairs {
         let exact_file = Mask::read(exact)?;
         let (exact_mask, judged) = exact_file.numbered(exact_file.white());
-        let found = data::decode(image, config.decode())?;
+        let found = decode(image, config.decode())?;
         if (found.width, found.height) != (exact_mask.width, exact_mask.height) {
             return Err(Error::new(format!(
                 "{} has {} x {} pixels, its image {} x {}",

@@ -8,9 +8,9 @@
 //! over the `top` largest w_ts with s at most `radius` rows and columns away. Ties with the last of them count as well.
 
 use super::sized::bilinear;
-use crate::cpu::gemm::{View, sgemm};
-use crate::cpu::rows::at_least;
-use crate::masks::Mask;
+use crate::image::masks::Mask;
+use crate::linalg::gemm::{View, sgemm};
+use crate::linalg::rows::at_least;
 use rayon::prelude::*;
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -6,13 +6,13 @@
 use super::knn::{neighbours, normalise};
 use super::ranking::{Protocol, Scores, Truth, ranks};
 use super::sized::{AnySize, bilinear, check_patches, normalized};
-use crate::augment::planes;
 use crate::config::Config;
-use crate::data::{Dataset, Faults, Image};
+use crate::data::{Dataset, Faults};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::features::Features;
-use crate::resize::{Filter, Region, resize, resized_crop};
+use crate::image::resize::{Filter, Region, resize, resized_crop};
+use crate::image::{Image, planes};
+use crate::inference::features::Features;
 use ndarray::{Array2, s};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -216,7 +216,7 @@ pub struct Files {
     pub paths: Vec<PathBuf>,
     /// The part of each that is asked for; where there is none (or the list is shorter) the whole image.
     pub boxes: Vec<Option<[f64; 4]>>,
-    pub how: crate::data::Decode,
+    pub how: crate::image::Decode,
 }
 
 impl Dataset for Files {
@@ -224,7 +224,7 @@ impl Dataset for Files {
         self.paths.len()
     }
     fn image(&self, i: usize) -> Result<Image> {
-        let image = crate::data::decode(&self.paths[i], self.how)?;
+        let image = crate::image::decode(&self.paths[i], self.how)?;
         match self.boxes.get(i).copied().flatten() {
             Some(bbx) => cut(&image, bbx, &self.name(i)),
             None => Ok(image),

@@ -1,11 +1,11 @@
 //! Images of any size for the dense evaluations: resized, and through a backbone that is ready for their size.
 
-use crate::augment::{normalize, planes};
 use crate::config::Config;
-use crate::data::Image;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::features::Dense;
+use crate::image::Image;
+use crate::image::planes::{self, normalize};
+use crate::inference::dense::Dense;
 use dino_kernel::crops::Group;
 
 /// Most patches of an image: attention takes their square in time.

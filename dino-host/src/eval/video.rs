@@ -4,18 +4,19 @@
 //! Published: shorter side 480, the other one cut to a multiple of 64 whatever that does to the picture's shape (a quirk, `multiple`),
 //! patch tokens of the last block. Every frame but the first and the last is judged.
 
+use rayon::prelude::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use super::measures::{self, BOUNDARY};
 use super::propagate::{Params, Propagation, segment};
 use super::sized::{AnySize, check_patches, resized_pixels};
 use crate::config::Config;
-use crate::data::{self, Image};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::log::write_png;
-use crate::masks::{Mask, White, palette};
-use rayon::prelude::*;
-use std::fs;
-use std::path::{Path, PathBuf};
+use crate::image::masks::{Mask, White, palette};
+use crate::image::png::write_png;
+use crate::image::{Decode, Image, decode, is_picture};
 
 /// Frames and masks of one video.
 #[derive(Clone, Debug)]
@@ -138,7 +139,7 @@ fn folders(folder: &Path) -> Vec<PathBuf> {
 
 /// Pictures of a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    list(folder).unwrap_or_default().into_iter().filter(|p| p.is_file() && data::is_picture(p)).collect()
+    list(folder).unwrap_or_default().into_iter().filter(|p| p.is_file() && is_picture(p)).collect()
 }
 
 /// (height, width) of a frame as the network sees it: the shorter side `size`, the longer one cut to a multiple, both whole patches.
@@ -273,7 +274,7 @@ pub fn follow<D: Device>(
 
 /// A frame, of the masks' size.
 fn frame(path: &Path, config: &Config, [height, width]: [usize; 2]) -> Result<Image> {
-    let image = data::decode(path, config.decode())?;
+    let image = decode(path, config.decode())?;
     if (image.width, image.height) != (width, height) {
         return Err(Error::new(format!(
             "{} has {} x {} pixels, the first mask {width} x {height}",
@@ -300,8 +301,8 @@ pub fn write(out: &Path, sequence: &Sequence, judge: &Judge, found: &[Mask], con
     for (path, mask) in sequence.frames.iter().zip(found) {
         let file = PathBuf::from(path.file_stem().unwrap_or_default()).with_extension("png");
         judge.as_file(mask).write(&masks.join(&file))?;
-        let decode = data::Decode { channels: 3, ..config.decode() };
-        let image = data::decode(path, decode)?;
+        let how = Decode { channels: 3, ..config.decode() };
+        let image = decode(path, how)?;
         let blend = |(p, id): (&[u8], &u8)| -> [u8; 3] {
             let colour = colours[*id as usize];
             std::array::from_fn(|c| if *id == 0 { p[c] } else { ((p[c] as u16 + colour[c] as u16) / 2) as u8 })

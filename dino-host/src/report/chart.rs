@@ -1,6 +1,6 @@
 //! Line charts as SVG.
 
-use super::page::escape;
+use super::html::escape;
 use std::fmt::Write;
 
 /// Most places along a line. Of more points those that fall together become one place with their mean and extremes.

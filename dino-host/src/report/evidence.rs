@@ -1,17 +1,17 @@
 //! What a report shows beyond the log: needs the run's weights, and mostly its images.
 
-use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::{Dataset, Faults, Splits, only_class};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::judged::{Labels, MOST_CLASSES};
 use crate::eval::knn::{self, TEMPERATURE};
-use crate::features::{self, Extractor, Features};
-use crate::gallery;
-use crate::neighbours::{Members, choose, rows};
-use crate::picture::Picture;
+use crate::inference::features::{self, Extractor, Features};
 use crate::train::CHECKPOINT;
+use crate::viz::gallery;
+use crate::viz::neighbours::{Members, choose, rows};
+use crate::viz::picture::Picture;
+use crate::weights::checkpoint::Checkpoint;
 use dino_kernel::init;
 use ndarray::Array2;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! The rows of a log, as much of them as a report needs, read line by line: a long run's log has millions.
 
 use crate::error::{Error, Result};
-use crate::monitor::{Verdict, Watch};
+use crate::train::collapse::{Verdict, Watch};
 use serde::Deserialize;
 use std::fs::File;
 use std::io::{BufRead, BufReader};

@@ -2,9 +2,10 @@
 
 use super::chart::{Chart, Line, short};
 use super::evidence::Evidence;
+use super::html::escape;
 use super::log::*;
 use crate::config::Config;
-use crate::monitor::Verdict;
+use crate::train::collapse::Verdict;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -12,23 +13,6 @@ use std::fmt::Write;
 
 /// Classes of which a matrix is drawn.
 const MATRIX: usize = 20;
-
-/// Text for any place in HTML: nothing in it opens a tag or ends an attribute.
-pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe += "&amp;",
-            '<' => safe += "&lt;",
-            '>' => safe += "&gt;",
-            '"' => safe += "&quot;",
-            '\'' => safe += "&#39;",
-            c if c.is_control() => safe.push('\u{fffd}'),
-            c => safe.push(c),
-        }
-    }
-    safe
-}
 
 /// Bytes as a `data:` address of a PNG picture.
 fn data(png: &[u8]) -> String {

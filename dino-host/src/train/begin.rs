@@ -2,11 +2,11 @@
 
 use super::resume::{self, Known, Recorded};
 use super::{CHECKPOINT, MANIFEST, Run};
-use crate::checkpoint::{self, Checkpoint, Progress, Unsaved};
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::log::write_atomically;
+use crate::io::atomic::write_atomically;
+use crate::weights::checkpoint::{self, Checkpoint, Progress, Unsaved};
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
 use dino_kernel::plan::Plan;

@@ -1,18 +1,18 @@
 //! The end of an epoch: judge, draw, log, save.
 
 use super::Trainer;
-use crate::checkpoint::{self, Progress, Unsaved};
 use crate::config::Config;
 use crate::data::{Faults, Splits, only_class};
 use crate::device::Device;
 use crate::error::Result;
 use crate::eval::knn;
-use crate::eval::scored::draw;
-use crate::features::{Extractor, view_of};
-use crate::gallery;
-use crate::log::number;
-use crate::monitor::effective_rank;
-use crate::neighbours::Members;
+use crate::eval::sampling::draw;
+use crate::inference::features::{Extractor, view_of};
+use crate::io::json::number;
+use crate::train::collapse::effective_rank;
+use crate::viz::gallery;
+use crate::viz::neighbours::Members;
+use crate::weights::checkpoint::{self, Progress, Unsaved};
 use dino_kernel::mem::Pool;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};

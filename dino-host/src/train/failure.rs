@@ -1,9 +1,9 @@
 //! Errors of a run: what was saved before they end it, and what can be done.
 
 use super::{BEFORE_FAILURE, Pending, Trainer};
-use crate::checkpoint::{self, Unsaved};
 use crate::device::Device;
 use crate::error::Error;
+use crate::weights::checkpoint::{self, Unsaved};
 use dino_kernel::backend::Op;
 use dino_kernel::backend::wrap::{Checked, Violation};
 use dino_kernel::mem::Pool;

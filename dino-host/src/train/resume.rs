@@ -1,9 +1,9 @@
 //! What a run that goes on is: as it was recorded, and what may change from here on.
 
 use super::{CHECKPOINT, MANIFEST};
-use crate::checkpoint::{Checkpoint, Progress};
 use crate::config::{Config, Flags};
 use crate::error::{Error, Result};
+use crate::weights::checkpoint::{Checkpoint, Progress};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 

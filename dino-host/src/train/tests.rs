@@ -1,10 +1,10 @@
 //! Devices that work late, and devices that die, made of the CPU.
 
 use super::*;
-use crate::checkpoint::Checkpoint;
 use crate::cpu::{Cpu, NoOptions};
 use crate::data::Dataset;
 use crate::data::builtin::{Builtin, Part as Set};
+use crate::weights::checkpoint::Checkpoint;
 use dino_kernel::backend::wrap::Checked;
 use dino_kernel::mem::Pool;
 use dino_kernel::plan::Pools;
@@ -247,7 +247,7 @@ impl Dataset for Panics {
     fn len(&self) -> usize {
         self.0.len()
     }
-    fn image(&self, i: usize) -> Result<crate::data::Image> {
+    fn image(&self, i: usize) -> Result<crate::image::Image> {
         assert_ne!(i, self.1, "a fault in the data's own code");
         self.0.image(i)
     }

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::log::write_atomically;
+use crate::io::atomic::write_atomically;
 use dino_kernel::flat;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -29,7 +29,7 @@ pub fn write(path: &Path, config: &Config, weights: &[f32]) -> Result<()> {
 mod tests {
     use super::*;
     use crate::cpu::{Cpu, NoOptions};
-    use crate::features::Dense;
+    use crate::inference::dense::Dense;
     use dino_kernel::backend::reference::Infer;
     use dino_kernel::crops::{Crops, Group};
     use dino_kernel::flat::{Flat, FlatError};

@@ -2,9 +2,9 @@
 
 use super::dialect::{Dialect, Piece};
 use super::{File, Keys, Options, Report, Side};
-use crate::augment::EvalView;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::image::augment::EvalView;
 use dino_kernel::ops::layernorm::EPS;
 use serde_json::Value;
 

@@ -3,6 +3,7 @@
 //! A file is opened ([`open`]), its names are brought to ours, the architecture is read off the shapes, and every tensor must be where the
 //! table wants it: what is missing, extra or misshapen is listed, and nothing is loaded then.
 
+pub mod checkpoint;
 pub mod dialect;
 mod file;
 pub mod flat;
@@ -13,15 +14,16 @@ pub mod onnx;
 pub mod pickle;
 mod proto;
 mod pth;
+mod tensors;
 pub mod write;
 
 pub use dialect::Dialect;
 pub use file::{File, Format};
 pub use networks::plain;
 
-use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::weights::checkpoint::Checkpoint;
 use dialect::{Piece, foreign, from_hf, harmless};
 use networks::Network;
 use pickle::Dtype;

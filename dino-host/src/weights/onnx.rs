@@ -10,7 +10,7 @@
 use super::proto::Message;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::log::write_atomically;
+use crate::io::atomic::write_atomically;
 use dino_kernel::backend::Grid;
 use dino_kernel::crops::Group;
 use dino_kernel::ops::position::{self, Interpolation};

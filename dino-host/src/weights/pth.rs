@@ -5,8 +5,8 @@
 //! too, with the program beside it. The older format is five pickles in a row (a magic number, the protocol, facts about the machine, the
 //! values, the storages' keys) and then every storage: its number of elements in eight bytes, its elements.
 
-use super::file::Place;
 use super::pickle::{Object, Pickle, Storage, Value};
+use super::tensors::Place;
 use crate::error::{Error, Result};
 use flate2::read::DeflateDecoder;
 use std::collections::{BTreeMap, HashMap};

@@ -3,11 +3,11 @@
 use super::dialect::to_hf;
 use super::infer::SETTINGS;
 use super::{Dialect, Weights};
-use crate::checkpoint::{self, Out, Progress};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::export;
-use crate::log::write_atomically;
+use crate::io::atomic::write_atomically;
+use crate::io::npy;
+use crate::weights::checkpoint::{self, Out, Progress};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -158,7 +158,7 @@ pub fn npy(weights: &Weights, out: &Path) -> Result<Vec<String>> {
     for t in &all {
         let bytes: Vec<u8> = t.values.iter().flat_map(|x| x.to_le_bytes()).collect();
         write_atomically(&out.join(format!("{}.npy", t.name)), |f| {
-            f.write_all(&export::Format::Npy.header(&t.shape))?;
+            f.write_all(&npy::header(&t.shape))?;
             f.write_all(&bytes)
         })?;
     }

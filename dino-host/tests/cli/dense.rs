@@ -82,7 +82,7 @@ fn a_video_is_followed_judged_and_drawn() {
 
 #[test]
 fn several_objects_keep_their_numbers() {
-    let palette = dino_host::masks::palette();
+    let palette = dino_host::image::masks::palette();
     let mut files = Vec::new();
     for i in 0..4u32 {
         let image = RgbImage::from_fn(64, 32, |x, _| {
@@ -102,7 +102,7 @@ fn several_objects_keep_their_numbers() {
     assert_eq!(one["objects"], 2);
     // Nothing moves, so the masks stay.
     assert!(one["score"]["j"][0].as_f64().unwrap() > 0.9, "{found}");
-    let last = dino_host::masks::Mask::read(&out.path().join("a/3.png")).unwrap();
+    let last = dino_host::image::masks::Mask::read(&out.path().join("a/3.png")).unwrap();
     assert_eq!((last.ids[24], last.ids[40]), (1, 2));
 }
 
@@ -340,8 +340,8 @@ fn fast_decoding_is_not_for_dense_evaluations() {
     // EXIF, little-endian, with one entry: orientation (0x112), a short, 6.
     let exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
     let turned = [&jpeg[..2], exif, &jpeg[2..]].concat();
-    let how = dino_host::data::Decode::default();
-    let seen = dino_host::data::decode_bytes(Path::new("turned"), &turned, how).unwrap();
+    let how = dino_host::image::Decode::default();
+    let seen = dino_host::image::decode_bytes(Path::new("turned"), &turned, how).unwrap();
     assert_eq!((seen.width, seen.height), (96, 160), "the file's tag is not read");
     fs::write(images.join("0.jpg"), turned).unwrap();
     succeeds(&line, &[&truth, &images]);

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use dino_host::data::{self, Dataset, Decode, Image, Splits};
+use dino_host::data::{self, Dataset, Splits};
 use dino_host::error::Result;
+use dino_host::image::{Decode, Image, decode_bytes};
 use tempfile::TempDir;
 
 mod cifar;
@@ -67,7 +68,7 @@ fn open(path: &Path) -> Result<Splits> {
 }
 
 fn decode(path: &Path) -> Result<Image> {
-    data::decode(path, Decode::default())
+    dino_host::image::decode(path, Decode::default())
 }
 
 /// All images of a set, those held out too.

@@ -67,7 +67,7 @@ fn rare_jpegs_are_right_or_refused() {
         let (largest, mean) = difference(&decode(&path).unwrap(), &expected);
         assert!(largest <= 6 && mean < 0.6, "{}: {largest}, {mean}", path.display());
         // Decoded small, it is the same picture.
-        let small = data::decode(&path, Decode { fast: Some(9), ..Decode::default() }).unwrap();
+        let small = dino_host::image::decode(&path, Decode { fast: Some(9), ..Decode::default() }).unwrap();
         let average = |image: &Image, c: usize| {
             let values = image.pixels.iter().skip(c).step_by(3).map(|x| f64::from(*x));
             values.sum::<f64>() / (image.pixels.len() / 3) as f64
@@ -135,12 +135,12 @@ fn a_file_without_its_end_mark_is_used_and_said() {
         endless(name, &bytes[..end], &expected);
         endless(name, &bytes[..end + 1], &expected);
         for cut in end.saturating_sub(60)..end {
-            let error = data::decode_bytes(&path, &bytes[..cut], Decode::default()).expect_err(name).to_string();
+            let error = decode_bytes(&path, &bytes[..cut], Decode::default()).expect_err(name).to_string();
             assert!(error.contains("cut short"), "{name} at {cut}: {error}");
         }
         // What a download leaves that was given its room on the disk before.
         let zeros = [&bytes[..end - 20], &[0; 4000]].concat();
-        assert!(data::decode_bytes(&path, &zeros, Decode::default()).is_err(), "{name}: zeros are no data");
+        assert!(decode_bytes(&path, &zeros, Decode::default()).is_err(), "{name}: zeros are no data");
     }
     let read = |name: &str| (fs::read(golden(name)).unwrap(), decode(&golden(name)).unwrap());
     let (png, picture) = read("rgb.png");
@@ -163,7 +163,7 @@ fn sixteen_bits_have_a_white() {
     let path = Path::new("deep");
     let values = [0u16, 8, 9, 2048, 4095, 60000];
     let at = |bytes: &[u8], white, channels| {
-        data::decode_bytes(path, bytes, Decode { white, channels, ..Decode::default() }).unwrap().pixels
+        decode_bytes(path, bytes, Decode { white, channels, ..Decode::default() }).unwrap().pixels
     };
     let mut png = std::io::Cursor::new(Vec::new());
     let image = image::ImageBuffer::<image::Luma<u16>, _>::from_raw(3, 2, values.to_vec()).unwrap();
@@ -222,7 +222,7 @@ fn orientation_is_followed_or_not() {
     let upright = decode(&golden("turned1.jpg")).unwrap();
     for tag in 1..=8 {
         let path = golden(&format!("turned{tag}.jpg"));
-        let raw = data::decode(&path, Decode { orient: false, ..Decode::default() }).unwrap();
+        let raw = dino_host::image::decode(&path, Decode { orient: false, ..Decode::default() }).unwrap();
         let sideways = if tag < 5 { (40, 24) } else { (24, 40) };
         assert_eq!((raw.width, raw.height), sideways);
         assert!((tag == 1) == (raw == upright), "{tag}");
@@ -235,7 +235,8 @@ fn orientation_is_followed_or_not() {
 
 #[test]
 fn channels_are_what_is_asked_for() {
-    let as_channels = |name: &str, channels| data::decode(&golden(name), Decode { channels, ..Decode::default() });
+    let as_channels =
+        |name: &str, channels| dino_host::image::decode(&golden(name), Decode { channels, ..Decode::default() });
     let grey = as_channels("rgb.png", 1).unwrap();
     assert_eq!((grey.channels, &grey), (1, &as_channels("rgb.png.grey.png", 1).unwrap()), "Pillow's luma, to the bit");
     assert_eq!(as_channels("la.png", 1).unwrap(), grey);
@@ -303,8 +304,7 @@ fn tiff(width: u32, height: u32, bands: u16, bits: u16, photometric: u16, planes
 #[test]
 fn tiff_has_any_number_of_bands() {
     let path = Path::new("bands.tif");
-    let as_channels =
-        |bytes: &[u8], channels| data::decode_bytes(path, bytes, Decode { channels, ..Decode::default() });
+    let as_channels = |bytes: &[u8], channels| decode_bytes(path, bytes, Decode { channels, ..Decode::default() });
     for (bands, photometric) in [(1u16, 1), (2, 1), (3, 2), (4, 1), (5, 1), (13, 1)] {
         let pixels: Vec<u8> = (0..6 * u32::from(bands)).map(|i| (i * 7 % 251) as u8).collect();
         let channels = usize::from(bands);
@@ -389,7 +389,7 @@ fn small_files_that_claim_large_pictures() {
         for fast in [None, Some(224)] {
             let started = std::time::Instant::now();
             let how = Decode { fast, ..Decode::default() };
-            let text = data::decode_bytes(Path::new(name), &bytes, how).expect_err(name).to_string();
+            let text = decode_bytes(Path::new(name), &bytes, how).expect_err(name).to_string();
             assert!(text.contains(name) && text.contains("claims") && text.contains("32768"), "{name}: {text}");
             assert!(started.elapsed().as_secs() < 5, "{name}");
         }
@@ -404,7 +404,7 @@ fn a_fast_decode_is_a_smaller_one() {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 95).encode_image(&large).unwrap();
     let bytes = bytes.into_inner();
-    let at = |fast| data::decode_bytes(Path::new("large.jpg"), &bytes, Decode { fast, ..Decode::default() }).unwrap();
+    let at = |fast| decode_bytes(Path::new("large.jpg"), &bytes, Decode { fast, ..Decode::default() }).unwrap();
     let full = at(None);
     for (fast, scale) in [(300, 1), (151, 1), (150, 2), (76, 2), (75, 4), (39, 4), (38, 8), (1, 8)] {
         let small = at(Some(fast));
@@ -425,7 +425,7 @@ fn a_fast_decode_is_a_smaller_one() {
         assert!(off < 1.5, "1/{scale}: {off}");
     }
     // Turned, grey, CMYK, progressive, cut short.
-    let fast = |name: &str| data::decode(&golden(name), Decode { fast: Some(6), ..Decode::default() });
+    let fast = |name: &str| dino_host::image::decode(&golden(name), Decode { fast: Some(6), ..Decode::default() });
     for name in ["turned6.jpg", "grey.jpg", "progressive.jpg"] {
         let image = fast(name).unwrap();
         assert_eq!((image.width, image.height, image.channels), (10, 6, 3), "{name}");
@@ -434,7 +434,7 @@ fn a_fast_decode_is_a_smaller_one() {
     assert_eq!(fast("rgb.png").unwrap(), decode(&golden("rgb.png")).unwrap());
     let cut = &bytes[..bytes.len() / 2];
     let how = Decode { fast: Some(38), ..Decode::default() };
-    assert!(data::decode_bytes(Path::new("cut.jpg"), cut, how).unwrap_err().to_string().contains("cut short"));
+    assert!(decode_bytes(Path::new("cut.jpg"), cut, how).unwrap_err().to_string().contains("cut short"));
 }
 
 #[test]
@@ -500,7 +500,7 @@ fn every_cut_of_a_file_is_refused_or_whole() {
         let bytes = fs::read(&path).unwrap();
         let Ok(expected) = decode(&path) else { continue };
         for cut in 0..bytes.len() {
-            match data::decode_bytes(&path, &bytes[..cut], Decode::default()) {
+            match decode_bytes(&path, &bytes[..cut], Decode::default()) {
                 Err(e) => assert!(e.to_string().contains(&name), "{name} cut at {cut}: {e}"),
                 // All pixels can be there without what comes after them: of a JPEG, that is its end mark.
                 // The last number of a text can lose a digit and be a number.

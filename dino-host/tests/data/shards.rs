@@ -253,7 +253,7 @@ fn a_held_out_part_keeps_the_shards_order() {
     // Other sets: as ever.
     let dir = folder(&[("train.bin", records(30)), ("test.bin", records(1))]);
     let set = open(dir.path()).unwrap().train;
-    assert_eq!(set.order(5, 1), dino_host::loader::order(30, 5, 1));
+    assert_eq!(set.order(5, 1), dino_host::data::order::order(30, 5, 1));
 }
 
 /// Twelve packed shards, more than are kept, read by many threads at once in any order.

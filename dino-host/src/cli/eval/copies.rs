@@ -7,8 +7,8 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::attacks::Attack;
 use crate::eval::copies::{self, Attacked, Whitening};
-use crate::features::Features;
-use crate::progress::Progress;
+use crate::inference::features::Features;
+use crate::io::progress::Progress;
 use clap::Args;
 use ndarray::{Array2, Axis, concatenate};
 use serde_json::json;
@@ -102,7 +102,7 @@ impl Dataset for Whole {
     fn len(&self) -> usize {
         self.0.iter().map(|s| s.len()).sum()
     }
-    fn image(&self, i: usize) -> Result<crate::data::Image> {
+    fn image(&self, i: usize) -> Result<crate::image::Image> {
         let (set, i) = self.at(i);
         set.image(i)
     }

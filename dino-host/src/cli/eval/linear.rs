@@ -1,17 +1,17 @@
 //! `eval linear`.
 
 use super::probe::{Detail, Subject, detail_json, labels, print_baseline, print_detail};
-use crate::augment::EvalView;
 use crate::cli::shared::{Source, Which, start};
+use crate::data::order::order;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::augmented::Augmented;
 use crate::eval::head_file::{self, About, Order};
 use crate::eval::judged::{self, Baseline, Judged, Labels, best as class_of, rank};
 use crate::eval::linear::{self, Head, Heads, Recipe, Score};
-use crate::features::{Extractor, Features};
-use crate::loader;
-use crate::progress::Progress;
+use crate::image::augment::EvalView;
+use crate::inference::features::{Extractor, Features};
+use crate::io::progress::Progress;
 use clap::{Args, ValueEnum};
 use ndarray::{Array2, Axis};
 use serde_json::json;
@@ -166,7 +166,7 @@ fn held_out<O: Args>(images: usize, args: &Linear<O>, seed: u64) -> Result<HashS
         return Err(Error::new(format!("--choose-on train-split needs two training images, there are {images}"))
             .hint("--choose-on test"));
     }
-    let order = loader::order(images, seed, u32::MAX as u64); // of an epoch that never comes
+    let order = order(images, seed, u32::MAX as u64); // of an epoch that never comes
     Ok(order[..(images / 10).max(1)].iter().map(|&i| i as usize).collect())
 }
 
@@ -195,7 +195,7 @@ fn augmented<D: Device>(
     extractor.set_view(EvalView::Whole);
     for epoch in 0..recipe.epochs {
         let order: Vec<u32> =
-            loader::order(stay.len(), recipe.seed, epoch as u64).into_iter().map(|i| stay[i as usize]).collect();
+            order(stay.len(), recipe.seed, epoch as u64).into_iter().map(|i| stay[i as usize]).collect();
         // As many whole batches at a time as keep the features of a set of any size in memory.
         for images in order.chunks(recipe.batch.saturating_mul(4096usize.div_ceil(recipe.batch))) {
             let (seed, side) = (recipe.seed, subject.config.global_size);

@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::judged::{self, Baseline, Judged, Labels};
 use crate::eval::logistic::{self, Few, Outcome, Recipe, Scale, mean_std};
-use crate::progress::Progress;
+use crate::io::progress::Progress;
 use clap::Args;
 use rayon::prelude::*;
 use serde_json::json;

@@ -1,14 +1,14 @@
 //! What the evaluations by labels share: features of both parts, and how they print what was right.
 
-use crate::augment::EvalView;
 use crate::cli::shared::{Source, Which, network, open, settle_view};
 use crate::config::Config;
 use crate::data::{self, Dataset, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::judged::{Baseline, Judged};
-use crate::features::{self, Extractor, Features, first_readable};
-use crate::progress::Progress;
+use crate::image::augment::EvalView;
+use crate::inference::features::{self, Extractor, Features, first_readable};
+use crate::io::progress::Progress;
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::Path;

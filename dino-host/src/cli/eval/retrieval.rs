@@ -1,17 +1,18 @@
 //! `eval retrieval`.
 
 use super::probe::{one_class, seen};
-use crate::augment::EvalView;
 use crate::cli::shared::{Source, Which, networks, open, settle_view, start};
 use crate::config::Config;
-use crate::data::{self, Dataset, Decode, Faults};
+use crate::data::{self, Dataset, Faults};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::ranking::{Protocol, Scores};
 use crate::eval::retrieval::{self, Files, GroundTruth};
 use crate::eval::sized::AnySize;
-use crate::features::{Extractor, Features};
-use crate::progress::Progress;
+use crate::image::Decode;
+use crate::image::augment::EvalView;
+use crate::inference::features::{Extractor, Features};
+use crate::io::progress::Progress;
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};

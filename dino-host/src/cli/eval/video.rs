@@ -7,7 +7,7 @@ use crate::eval::knn::check_temperature;
 use crate::eval::propagate::Params;
 use crate::eval::sized::AnySize;
 use crate::eval::video::{self, Judge, Recipe, Score};
-use crate::progress::Progress;
+use crate::io::progress::Progress;
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;

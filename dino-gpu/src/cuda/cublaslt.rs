@@ -1,0 +1,347 @@
+//! Products through NVIDIA's cuBLASLt, opened at run time where it is there. Nothing links against it.
+//!
+//! The library is asked once a shape for an algorithm, at the shape's first use, and the answer is kept as long as the [`Products`]
+//! live: every step of a run, launched or replayed, sums in the same order. The choice follows from library version, card and shape,
+//! which `run.json` names (NVIDIA restores an algorithm within one version only): a run that resumes where one of them is another says
+//! so. With `--gemm own` no bit depends on the library.
+
+use crate::cuda::{Stream, driver};
+use crate::matmul::{Kind, Product};
+use crate::options::{Gemm, Precision};
+use dino_host::error::{Error, Result};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::ptr::null_mut;
+use std::sync::{Once, OnceLock};
+
+/// Where cuBLASLt is, if not where it is looked for: the variable that names the file.
+pub const VARIABLE: &str = "DINO_CUBLASLT";
+
+static NAMED: OnceLock<PathBuf> = OnceLock::new();
+
+/// Takes cuBLASLt from this file. Only before its first use; false if it was too late.
+pub fn use_library(path: PathBuf) -> bool {
+    NAMED.set(path).is_ok()
+}
+
+/// The files to try, in order. One that is named is the only one; so is none where the driver is a named one, a stand-in perhaps,
+/// with which the real library must not meet.
+fn candidates() -> Vec<PathBuf> {
+    let named = NAMED.get().cloned().or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
+    if named.is_some() || driver::named() {
+        return named.into_iter().collect();
+    }
+    let mut folders = vec![PathBuf::new(), "/usr/local/cuda/lib64".into()];
+    if let Some(venv) = std::env::var_os("VIRTUAL_ENV") {
+        for python in std::fs::read_dir(Path::new(&venv).join("lib")).into_iter().flatten().flatten() {
+            folders.push(python.path().join("site-packages/nvidia/cu13/lib"));
+        }
+    }
+    folders.iter().flat_map(|f| ["libcublasLt.so.13", "libcublasLt.so.12"].map(|name| f.join(name))).collect()
+}
+
+/// The first candidate that loads; else what the loader said of the first.
+fn open() -> std::result::Result<Library, String> {
+    let mut why = None;
+    for path in candidates() {
+        // SAFETY: running the library's initialisers is what loading it means.
+        match unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) } {
+            Ok(library) => return Ok(library),
+            Err(e) => _ = why.get_or_insert_with(|| std::error::Error::source(&e).unwrap_or(&e).to_string()),
+        }
+    }
+    Err(why.unwrap_or_else(|| format!("the driver is a named one, and {VARIABLE} names no cuBLASLt to go with it")))
+}
+
+/// A handle or a pointer of the library.
+type P = *mut c_void;
+
+macro_rules! functions {
+    ($(fn $name:ident = $symbol:ident($($t:ty),*) -> $r:ty;)*) => {
+        /// The functions used; a number that is returned is a status, 0 where all is well.
+        struct Functions {
+            $($name: unsafe extern "C" fn($($t),*) -> $r,)*
+            /// Keeps them where they are.
+            _library: Library,
+        }
+
+        impl Functions {
+            fn load() -> std::result::Result<Functions, String> {
+                let library = open()?;
+                Ok(Functions {
+                    // SAFETY: the functions of these names have these signatures since CUDA 11, and the library stays with them.
+                    $($name: *unsafe { library.get(concat!(stringify!($symbol), "\0").as_bytes()) }.map_err(|e| e.to_string())?,)*
+                    _library: library,
+                })
+            }
+        }
+    };
+}
+type SetAttribute = unsafe extern "C" fn(P, c_int, *const c_void, usize) -> c_int;
+
+functions! {
+    fn version = cublasLtGetVersion() -> usize;
+    fn create = cublasLtCreate(*mut P) -> c_int;
+    fn destroy = cublasLtDestroy(P) -> c_int;
+    fn desc_create = cublasLtMatmulDescCreate(*mut P, c_int, c_int) -> c_int;
+    fn desc_destroy = cublasLtMatmulDescDestroy(P) -> c_int;
+    fn desc_set = cublasLtMatmulDescSetAttribute(P, c_int, *const c_void, usize) -> c_int;
+    fn layout_create = cublasLtMatrixLayoutCreate(*mut P, c_int, u64, u64, i64) -> c_int;
+    fn layout_destroy = cublasLtMatrixLayoutDestroy(P) -> c_int;
+    fn preference_create = cublasLtMatmulPreferenceCreate(*mut P) -> c_int;
+    fn preference_destroy = cublasLtMatmulPreferenceDestroy(P) -> c_int;
+    fn preference_set = cublasLtMatmulPreferenceSetAttribute(P, c_int, *const c_void, usize) -> c_int;
+    fn heuristic = cublasLtMatmulAlgoGetHeuristic(P, P, P, P, P, P, P, c_int, *mut Heuristic, *mut c_int) -> c_int;
+    fn matmul = cublasLtMatmul(
+        P, P, *const c_void, u64, P, u64, P, *const c_void, u64, P, u64, P, *const Algorithm, u64, usize, P) -> c_int;
+}
+
+fn functions() -> std::result::Result<&'static Functions, &'static str> {
+    static FUNCTIONS: OnceLock<std::result::Result<Functions, String>> = OnceLock::new();
+    FUNCTIONS.get_or_init(Functions::load).as_ref().map_err(String::as_str)
+}
+
+/// Why the library cannot be loaded, if so.
+pub fn missing() -> Option<&'static str> {
+    functions().err()
+}
+
+// Numbers of cublasLt.h, library_types.h and cublas_api.h.
+const R_32F: c_int = 0;
+const R_16BF: c_int = 14;
+/// f32 sums, never by way of TF32.
+const COMPUTE_32F: c_int = 68;
+const DESC_TRANSA: c_int = 3;
+const DESC_TRANSB: c_int = 4;
+const DESC_EPILOGUE: c_int = 7;
+const DESC_BIAS_POINTER: c_int = 8;
+/// Of the epilogues only this one: the library's GELU is the tanh form, DINO's is erf.
+const EPILOGUE_BIAS: u32 = 4;
+const PREF_WORKSPACE: c_int = 1;
+const PREF_REDUCTIONS: c_int = 3;
+/// Of A, B, C, D: 5 to 8.
+const PREF_ALIGNMENT: c_int = 5;
+/// Splits of a sum meet in f32, not in the type of the result.
+const REDUCTION_COMPUTE_TYPE: u32 = 2;
+/// Bytes on which every matrix and every row of one begins.
+const ALIGNMENT: usize = 16;
+/// Most bytes of scratch memory: what NVIDIA recommends for Hopper.
+const SCRATCH: usize = 32 << 20;
+
+/// `cublasLtMatmulAlgo_t`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Algorithm([u64; 8]);
+
+/// `cublasLtMatmulHeuristicResult_t`.
+#[repr(C)]
+#[derive(Default)]
+struct Heuristic {
+    algorithm: Algorithm,
+    workspace: usize,
+    state: c_int,
+    waves: f32,
+    reserved: [c_int; 4],
+}
+
+/// A status other than 0.
+type Tried<T> = std::result::Result<T, c_int>;
+
+fn tried(status: c_int) -> Tried<()> {
+    if status == 0 { Ok(()) } else { Err(status) }
+}
+
+/// Something the library made, and what destroys it.
+struct Object(P, unsafe extern "C" fn(P) -> c_int);
+
+impl Object {
+    fn new(destroy: unsafe extern "C" fn(P) -> c_int, make: impl FnOnce(*mut P) -> c_int) -> Tried<Object> {
+        let mut at = null_mut();
+        tried(make(&mut at))?;
+        Ok(Object(at, destroy))
+    }
+
+    fn set<T>(&self, set: SetAttribute, attribute: c_int, value: T) -> Tried<()> {
+        // SAFETY: a live object; the value has the attribute's type and is copied.
+        tried(unsafe { set(self.0, attribute, (&raw const value).cast(), size_of::<T>()) })
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        // SAFETY: made by the library, destroyed once; queued work does not refer to it.
+        unsafe { (self.1)(self.0) };
+    }
+}
+
+impl Product {
+    /// The factors as the library sees them, B then A: rows, columns, whether transposed. A row-major matrix is its own transpose in
+    /// column-major order, so C^T = B^T A^T is what is asked for; a leading dimension is the number of rows.
+    fn factors(&self) -> [(usize, usize, bool); 2] {
+        let [m, n, k] = self.size;
+        match self.kind {
+            Kind::Nt => [(k, n, true), (k, m, false)],
+            Kind::Nn => [(n, k, false), (k, m, false)],
+            Kind::Tn => [(n, k, false), (m, k, true)],
+        }
+    }
+
+    /// Whether every row begins on [`ALIGNMENT`] bytes.
+    fn aligned(&self) -> bool {
+        let [b, a] = self.factors().map(|(rows, ..)| 2 * rows);
+        let c = if self.f32_out { 4 } else { 2 } * self.size[1];
+        [a, b, c].iter().all(|bytes| bytes.is_multiple_of(ALIGNMENT))
+    }
+}
+
+/// How a product is run.
+struct Chosen {
+    desc: Object,
+    /// B, A, C.
+    layouts: [Object; 3],
+    algorithm: Algorithm,
+}
+
+/// The library at work for one [`crate::Gpu`].
+pub struct Products {
+    functions: &'static Functions,
+    /// None: the library does not take it.
+    chosen: HashMap<Product, Option<Chosen>>,
+    preference: Object,
+    handle: Object,
+    /// Address and bytes.
+    scratch: (u64, usize),
+    launched: usize,
+}
+
+impl Products {
+    /// What `gemm` asks for; None is own kernels. Half of the workspace (address, bytes) at most, its end, becomes the library's.
+    pub fn open(gemm: Gemm, precision: Precision, workspace: (u64, usize)) -> Result<Option<Products>> {
+        if gemm == Gemm::Own || (gemm == Gemm::Auto && precision == Precision::F32) {
+            return Ok(None);
+        }
+        if precision == Precision::F32 {
+            return Err(Error::new("cuBLASLt is used for bf16 only").hint("--gemm own, or --precision bf16"));
+        }
+        let made = functions().map_err(str::to_string).and_then(|functions| {
+            Products::new(functions, workspace).map_err(|status| format!("it does not start: status {status}"))
+        });
+        match made {
+            Ok(products) => Ok(Some(products)),
+            Err(why) if gemm == Gemm::Cublaslt => Err(Error::new(format!("no cuBLASLt ({why})")).hint(format!(
+                "{VARIABLE}=FILE names libcublasLt.so.13, which is in the CUDA toolkit and in PyPI's nvidia-cublas; --gemm own does without"
+            ))),
+            Err(why) => {
+                static SAID: Once = Once::new();
+                if !driver::named() {
+                    SAID.call_once(|| dino_host::errln!("products run on own kernels: no cuBLASLt ({why}); {VARIABLE}=FILE names it"));
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn new(functions: &'static Functions, (at, bytes): (u64, usize)) -> Tried<Products> {
+        // SAFETY: writes the new handle; the calling thread has the GPU's context.
+        let handle = Object::new(functions.destroy, |at| unsafe { (functions.create)(at) })?;
+        // SAFETY: writes the new object.
+        let preference = Object::new(functions.preference_destroy, |at| unsafe { (functions.preference_create)(at) })?;
+        // Whole pieces of 256 bytes, so that it begins on as many.
+        let scratch = SCRATCH.min(bytes / 2) / 256 * 256;
+        preference.set(functions.preference_set, PREF_WORKSPACE, scratch as u64)?;
+        preference.set(functions.preference_set, PREF_REDUCTIONS, REDUCTION_COMPUTE_TYPE)?;
+        for matrix in 0..4 {
+            preference.set(functions.preference_set, PREF_ALIGNMENT + matrix, ALIGNMENT as u32)?;
+        }
+        let scratch = (at + (bytes - scratch) as u64, scratch);
+        Ok(Products { functions, chosen: HashMap::new(), preference, handle, scratch, launched: 0 })
+    }
+
+    /// Bytes of the workspace's end that are the library's.
+    pub fn scratch(&self) -> usize {
+        self.scratch.1
+    }
+
+    /// Products given to the library so far; one that is captured counts once.
+    pub fn launched(&self) -> usize {
+        self.launched
+    }
+
+    /// Such as 13.0.2.
+    pub fn version(&self) -> String {
+        // SAFETY: only returns a number.
+        let v = unsafe { (self.functions.version)() };
+        format!("{}.{}.{}", v / 10000, v / 100 % 100, v % 100)
+    }
+
+    fn choose(&self, p: Product, bias: u64) -> Tried<Chosen> {
+        let f = self.functions;
+        // SAFETY: writes the new object.
+        let desc = Object::new(f.desc_destroy, |at| unsafe { (f.desc_create)(at, COMPUTE_32F, R_32F) })?;
+        let layout = |ty, rows: usize, cols: usize| {
+            // SAFETY: writes the new object.
+            Object::new(f.layout_destroy, |at| unsafe {
+                (f.layout_create)(at, ty, rows as u64, cols as u64, rows as i64)
+            })
+        };
+        let ([b, a], [m, n, _]) = (p.factors(), p.size);
+        desc.set(f.desc_set, DESC_TRANSA, b.2 as i32)?;
+        desc.set(f.desc_set, DESC_TRANSB, a.2 as i32)?;
+        if p.bias {
+            // The bias has the type of the result: NVIDIA lists no f32 bias of a bf16 one.
+            desc.set(f.desc_set, DESC_EPILOGUE, EPILOGUE_BIAS)?;
+            desc.set(f.desc_set, DESC_BIAS_POINTER, bias)?;
+        }
+        let c = if p.f32_out { R_32F } else { R_16BF };
+        let layouts = [layout(R_16BF, b.0, b.1)?, layout(R_16BF, a.0, a.1)?, layout(c, n, m)?];
+        let (mut found, mut count) = (Heuristic::default(), 0);
+        let [b, a, c] = layouts.each_ref().map(|l| l.0);
+        // SAFETY: live objects; there is room for the one result asked for.
+        let status =
+            unsafe { (f.heuristic)(self.handle.0, desc.0, b, a, c, c, self.preference.0, 1, &mut found, &mut count) };
+        tried(status)?;
+        tried(found.state)?;
+        if count < 1 || found.workspace > self.scratch.1 {
+            return Err(15); // not supported
+        }
+        Ok(Chosen { desc, layouts, algorithm: found.algorithm })
+    }
+
+    /// Queues C = A B, all row by row; addresses of C, A, B and the bias (bf16). False: not queued, for the library does not take it, or it
+    /// would have to be asked first and `ask` forbids that.
+    pub fn multiply(&mut self, stream: &Stream, p: Product, [c, a, b, bias]: [u64; 4], ask: bool) -> Result<bool> {
+        if p.size.contains(&0) || !p.aligned() || [c, a, b, bias].iter().any(|at| at % ALIGNMENT as u64 != 0) {
+            return Ok(false);
+        }
+        if !self.chosen.contains_key(&p) {
+            if !ask {
+                return Ok(false);
+            }
+            let chosen = self.choose(p, bias).ok();
+            self.chosen.insert(p, chosen);
+        }
+        let Some(chosen) = &self.chosen[&p] else { return Ok(false) };
+        let (f, desc, [to_b, to_a, to_c]) = (self.functions, &chosen.desc, chosen.layouts.each_ref().map(|l| l.0));
+        let (alpha, beta) = (1.0f32, if p.accumulate { 1.0f32 } else { 0.0 });
+        let (alpha, beta): (*const f32, *const f32) = (&alpha, &beta);
+        let (alpha, beta, algorithm, (scratch, room)) = (alpha.cast(), beta.cast(), &chosen.algorithm, self.scratch);
+        let (handle, stream) = (self.handle.0, stream.raw().cast());
+        let bound = if p.bias { desc.set(f.desc_set, DESC_BIAS_POINTER, bias) } else { Ok(()) };
+        let queued = bound.and_then(|()| {
+            // SAFETY: live objects; alpha and beta live, and are read before this returns; the plan keeps every span inside its pool, and
+            // the scratch memory is nobody else's.
+            tried(unsafe {
+                (f.matmul)(
+                    handle, desc.0, alpha, b, to_b, a, to_a, beta, c, to_c, c, to_c, algorithm, scratch, room, stream,
+                )
+            })
+        });
+        self.launched += 1;
+        queued.map(|()| true).map_err(|status| {
+            Error::new(format!("cuBLASLt fails a product of {:?} (m, n, k): status {status}", p.size))
+                .hint("--gemm own does without cuBLASLt")
+        })
+    }
+}

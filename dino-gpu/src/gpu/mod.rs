@@ -1,0 +1,270 @@
+//! The CUDA backend: pools in device memory, words as launches on one stream, a step as graphs that are captured once and replayed.
+
+mod feed;
+mod graph;
+pub(crate) mod params;
+pub(crate) mod pools;
+
+use crate::cuda::cublaslt::Products;
+use crate::cuda::{Buffer, Card, Graph, Stream};
+use crate::kernels::{Argument, Kernel, Kernels, Shape};
+use crate::matmul::Product;
+use crate::options::{Launch, Options, Precision, act_bytes};
+use dino_host::error::{Error, Result};
+use dino_kernel::mem::{Act, Stat, State, Weight};
+use dino_kernel::params::Spec;
+use dino_kernel::plan::Pools;
+use feed::Feed;
+use params::Optimiser;
+use pools::memory;
+use std::sync::{Mutex, OnceLock};
+
+/// What is left free for the driver: graphs, cuBLASLt's own modules, the parameter table.
+const SLACK: u64 = 256 << 20;
+
+/// The pools on a GPU, and everything a step needs there.
+pub struct Gpu {
+    pub(crate) card: &'static Card,
+    pub(crate) kernels: &'static Kernels,
+    pub(crate) precision: Precision,
+    launch: Launch,
+    stream: Stream,
+    pools: Pools,
+    weights: Buffer,
+    /// The weights as bf16, for products; empty in f32.
+    shadow: Buffer,
+    grads: Buffer,
+    moments: Buffer,
+    acts: Buffer,
+    stats: Buffer,
+    state: Buffer,
+    workspace: Buffer,
+    /// cuBLASLt, where products go there; it has the workspace's end.
+    pub(crate) products: Option<Products>,
+    /// Whether launches are being recorded.
+    capturing: bool,
+    optimiser: Option<(Vec<Spec>, Optimiser)>,
+    feed: Option<Feed>,
+    graphs: Option<[Graph; 3]>,
+    /// Steps queued so far.
+    steps: usize,
+    /// The first thing that went wrong; words cannot fail, so it waits for `sync`.
+    fault: Option<Error>,
+}
+
+/// The kernels of a precision, loaded once.
+fn kernels(card: &'static Card, precision: Precision) -> Result<&'static Kernels> {
+    static LOADED: [OnceLock<&'static Kernels>; 2] = [OnceLock::new(), OnceLock::new()];
+    static LOADING: Mutex<()> = Mutex::new(());
+    let slot = &LOADED[precision as usize];
+    let _one = LOADING.lock().unwrap_or_else(|e| e.into_inner());
+    if slot.get().is_none() {
+        let suffix = if precision == Precision::Bf16 { "_bf16" } else { "_f32" };
+        let _ = slot.set(Box::leak(Box::new(Kernels::new(card, suffix)?)));
+    }
+    Ok(slot.get().expect("set above"))
+}
+
+impl Gpu {
+    /// Allocates the pools, zeroed.
+    pub fn create(options: &Options, pools: Pools) -> Result<Gpu> {
+        let card = Card::get()?;
+        let wanted: u64 = memory(options, pools).iter().map(|(_, bytes)| bytes).sum();
+        let (free, total) = card.free()?;
+        if wanted + SLACK > free {
+            let gib = |b: u64| b as f64 / f64::powi(2.0, 30);
+            return Err(Error::new(format!(
+                "not enough memory on the GPU: the plan takes {:.2} GiB, {} has {:.2} of {:.2} GiB free",
+                gib(wanted),
+                card.name,
+                gib(free),
+                gib(total)
+            ))
+            .hint("a smaller --micro-batch or --stream-crops takes less, and --mem-limit chooses; `dino-gpu plan` shows what takes how much"));
+        }
+        let floats = |n: usize| Buffer::new(4 * n);
+        let workspace = Buffer::new(options.workspace << 10)?;
+        let products = Products::open(options.gemm, options.precision, (workspace.at, workspace.bytes))?;
+        let gpu = Gpu {
+            card,
+            kernels: kernels(card, options.precision)?,
+            precision: options.precision,
+            launch: options.launch,
+            stream: Stream::new()?,
+            pools,
+            weights: floats(pools.weights)?,
+            shadow: Buffer::new(if options.precision == Precision::Bf16 { 2 * pools.weights } else { 0 })?,
+            grads: floats(pools.grads)?,
+            moments: floats(pools.moments)?,
+            acts: Buffer::new(pools.acts * act_bytes(options.precision))?,
+            stats: floats(pools.stats)?,
+            state: floats(pools.state)?,
+            workspace,
+            products,
+            capturing: false,
+            optimiser: None,
+            feed: None,
+            graphs: None,
+            steps: 0,
+            fault: None,
+        };
+        for b in [&gpu.weights, &gpu.shadow, &gpu.grads, &gpu.moments, &gpu.acts, &gpu.stats, &gpu.state] {
+            gpu.stream.clear(b.at, b.bytes)?;
+        }
+        Ok(gpu)
+    }
+
+    /// For logs: card, driver, precision, and what runs the products.
+    pub(crate) fn describe(&self) -> String {
+        let (c, precision) = (self.card, if self.precision == Precision::Bf16 { "bf16" } else { "f32" });
+        let (major, minor) = c.capability;
+        let products = self.products.as_ref().map_or("own kernels".into(), |p| format!("cuBLASLt {}", p.version()));
+        let (driver, minor_driver) = (c.driver / 1000, c.driver % 1000 / 10);
+        format!(
+            "{}, compute capability {major}.{minor}, CUDA {driver}.{minor_driver}, {precision}, products by {products}",
+            c.name
+        )
+    }
+
+    /// Products that went to cuBLASLt so far; one that is captured counts once.
+    pub fn library_products(&self) -> usize {
+        self.products.as_ref().map_or(0, Products::launched)
+    }
+
+    // Addresses of handles.
+
+    pub(crate) fn act_bytes(&self) -> usize {
+        act_bytes(self.precision)
+    }
+
+    pub(crate) fn act(&self, a: Act) -> u64 {
+        self.act_at(a, 0)
+    }
+
+    pub(crate) fn act_at(&self, a: Act, from: usize) -> u64 {
+        self.acts.at + ((a.0.at + from) * self.act_bytes()) as u64
+    }
+
+    pub(crate) fn stat(&self, s: Stat) -> u64 {
+        self.stat_at(s, 0)
+    }
+
+    pub(crate) fn stat_at(&self, s: Stat, from: usize) -> u64 {
+        self.stats.at + 4 * (s.0.at + from) as u64
+    }
+
+    pub(crate) fn state(&self, s: State) -> u64 {
+        self.state.at + 4 * s.0.at as u64
+    }
+
+    /// A parameter in f32.
+    pub(crate) fn weight(&self, w: Weight) -> u64 {
+        self.weights.at + 4 * w.0.at as u64
+    }
+
+    /// A parameter as a factor of a product: in the type of the activations.
+    pub(crate) fn factor(&self, w: Weight) -> u64 {
+        match self.precision {
+            Precision::F32 => self.weight(w),
+            Precision::Bf16 => self.shadow.at + 2 * w.0.at as u64,
+        }
+    }
+
+    pub(crate) fn grad(&self, w: Weight) -> u64 {
+        self.grads.at + 4 * w.0.at as u64
+    }
+
+    /// All gradients: address, bytes.
+    pub(crate) fn all_grads(&self) -> (u64, usize) {
+        (self.grads.at, self.grads.bytes)
+    }
+
+    /// Adam's moments, first and second, of a network of `len` elements.
+    pub(crate) fn moments(&self, len: usize) -> [u64; 2] {
+        [self.moments.at, self.moments.at + 4 * len as u64]
+    }
+
+    /// The weights from element `from` on, in f32 and as bf16 (0 where there are none).
+    pub(crate) fn networks(&self, from: usize) -> [u64; 2] {
+        let shadow = if self.shadow.bytes > 0 { self.shadow.at + 2 * from as u64 } else { 0 };
+        [self.weights.at + 4 * from as u64, shadow]
+    }
+
+    pub(crate) fn workspace_at(&self) -> u64 {
+        self.workspace.at
+    }
+
+    /// Without what is cuBLASLt's.
+    pub(crate) fn workspace_bytes(&self) -> usize {
+        self.workspace.bytes - self.products.as_ref().map_or(0, Products::scratch)
+    }
+
+    // Queueing.
+
+    /// Keeps the first error.
+    pub(crate) fn fail(&mut self, e: Error) {
+        self.fault.get_or_insert(e);
+    }
+
+    /// A word needs this many bytes of workspace, and there are fewer.
+    pub(crate) fn too_small(&mut self, bytes: usize) {
+        let message = format!("a word needs {bytes} bytes of workspace, there are {}", self.workspace_bytes());
+        self.fail(Error::new(message).hint("a larger --workspace, a smaller --micro-batch or --stream-crops"));
+    }
+
+    fn note(&mut self, r: Result<()>) {
+        if let Err(e) = r {
+            self.fail(e);
+        }
+    }
+
+    pub(crate) fn launch(&mut self, kernel: &'static Kernel, shape: Shape, arguments: &[Argument]) {
+        let r = kernel.launch(&self.stream, shape, arguments);
+        self.note(r);
+    }
+
+    /// Gives a product to cuBLASLt; false where that is not used or does not take it. Nothing may be made during a capture, so a shape
+    /// that is met there for the first time is not taken.
+    pub(crate) fn by_library(&mut self, product: Product, [c, a, b, bias]: [u64; 4]) -> bool {
+        let Some(products) = &mut self.products else { return false };
+        // The library wants the bias in the result's type, which the weights are kept in too.
+        if product.bias && product.f32_out {
+            return false;
+        }
+        let bias = if product.bias { self.shadow.at + (bias - self.weights.at) / 2 } else { 0 };
+        let r = products.multiply(&self.stream, product, [c, a, b, bias], !self.capturing);
+        r.unwrap_or_else(|e| {
+            self.fail(e);
+            true
+        })
+    }
+
+    pub(crate) fn clear_bytes(&mut self, at: u64, bytes: usize) {
+        let r = self.stream.clear(at, bytes);
+        self.note(r);
+    }
+
+    // Host and device.
+
+    /// Waits for everything queued; the first thing that ever went wrong.
+    pub fn wait(&mut self) -> Result<()> {
+        let r = self.stream.wait();
+        self.note(r);
+        self.sound()
+    }
+
+    /// The first fault. It stays: what a device holds after one means nothing.
+    fn sound(&self) -> Result<()> {
+        self.fault.clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // Nothing may run in memory that is about to go; a device that is lost runs nothing.
+        let _ = self.stream.wait();
+        if let Some(feed) = &self.feed {
+            let _ = feed.wait();
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The pools in device memory: what they take, and the way there and back.
+
+use super::Gpu;
+use crate::args;
+use crate::cuda::Buffer;
+use crate::kernels::Shape;
+use crate::options::{Options, Precision, act_bytes};
+use dino_host::error::Result;
+use dino_kernel::backend::Memory;
+use dino_kernel::mem::Pool;
+use dino_kernel::plan::Pools;
+use half::bf16;
+
+/// What [`Gpu::create`] and the first step will allocate for these pools, by name. Not counted: the driver's context, a few hundred
+/// MiB, and the parameter table's pieces, a ten-thousandth of the weights.
+pub fn memory(options: &Options, pools: Pools) -> Vec<(&'static str, u64)> {
+    let f32s = |n: usize| 4 * n as u64;
+    let mut list = vec![
+        ("weights", f32s(pools.weights)),
+        ("gradients", f32s(pools.grads)),
+        ("moments", f32s(pools.moments)),
+        ("activations", (pools.acts * act_bytes(options.precision)) as u64),
+        ("stats", f32s(pools.stats)),
+        ("state", f32s(pools.state)),
+        ("workspace", (options.workspace << 10) as u64),
+        ("input, staged twice", 2 * f32s(pools.input)),
+    ];
+    if options.precision == Precision::Bf16 {
+        list.push(("weights as bf16", 2 * pools.weights as u64));
+    }
+    list
+}
+
+impl Gpu {
+    fn buffer(&self, pool: Pool) -> &Buffer {
+        match pool {
+            Pool::Weights => &self.weights,
+            Pool::Grads => &self.grads,
+            Pool::Moments => &self.moments,
+            Pool::Acts => &self.acts,
+            Pool::Stats => &self.stats,
+            Pool::State => &self.state,
+        }
+    }
+
+    fn element(&self, pool: Pool) -> usize {
+        if pool == Pool::Acts { self.act_bytes() } else { 4 }
+    }
+
+    fn send(&self, pool: Pool, at: usize, values: &[f32]) -> Result<()> {
+        let element = self.element(pool);
+        let to = self.buffer(pool).at + (at * element) as u64;
+        if element == 2 {
+            let values: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
+            // SAFETY: the vector has those bytes and outlives the wait.
+            unsafe { self.stream.upload(to, values.as_ptr().cast(), 2 * values.len())? };
+            return self.stream.wait();
+        }
+        // SAFETY: as above.
+        unsafe { self.stream.upload(to, values.as_ptr().cast(), 4 * values.len())? };
+        self.stream.wait()?;
+        if pool == Pool::Weights && self.shadow.bytes > 0 {
+            let arguments = args![self.shadow.at + 2 * at as u64, to, values.len() as i64];
+            self.kernels.shadow_weights.launch(&self.stream, Shape::flat(values.len()), arguments)?;
+        }
+        Ok(())
+    }
+
+    fn fetch(&self, pool: Pool, at: usize, values: &mut [f32]) -> Result<()> {
+        let element = self.element(pool);
+        let from = self.buffer(pool).at + (at * element) as u64;
+        if element == 2 {
+            let mut halves = vec![bf16::ZERO; values.len()];
+            // SAFETY: the vector has those bytes and outlives the wait.
+            unsafe { self.stream.download(halves.as_mut_ptr().cast(), from, 2 * halves.len())? };
+            self.stream.wait()?;
+            values.iter_mut().zip(halves).for_each(|(v, h)| *v = h.to_f32());
+            return Ok(());
+        }
+        // SAFETY: the slice has those bytes and outlives the wait.
+        unsafe { self.stream.download(values.as_mut_ptr().cast(), from, 4 * values.len())? };
+        self.stream.wait()
+    }
+
+    /// Host to device; waits, for memory that is not pinned must stay until it was read. Steps feed from pinned memory.
+    pub fn put(&mut self, pool: Pool, at: usize, values: &[f32]) {
+        if !values.is_empty() {
+            let r = self.send(pool, at, values);
+            self.note(r);
+        }
+    }
+
+    /// Device to host; waits. After a fault, NaN.
+    pub fn take(&mut self, pool: Pool, at: usize, values: &mut [f32]) {
+        if values.is_empty() {
+            return;
+        }
+        if let Err(e) = self.fetch(pool, at, values) {
+            self.fail(e);
+            values.fill(f32::NAN);
+        }
+    }
+}
+
+impl Memory for Gpu {
+    fn read(&mut self, pool: Pool, at: usize, out: &mut [f64]) {
+        let mut values = vec![0.0; out.len()];
+        self.take(pool, at, &mut values);
+        out.iter_mut().zip(values).for_each(|(o, v)| *o = v as f64);
+    }
+
+    fn write(&mut self, pool: Pool, at: usize, values: &[f64]) {
+        let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+        self.put(pool, at, &values);
+    }
+
+    fn len(&mut self, pool: Pool) -> usize {
+        let n = self.pools;
+        match pool {
+            Pool::Weights => n.weights,
+            Pool::Grads => n.grads,
+            Pool::Moments => n.moments,
+            Pool::Acts => n.acts,
+            Pool::Stats => n.stats,
+            Pool::State => n.state,
+        }
+    }
+}

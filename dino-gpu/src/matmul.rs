@@ -1,0 +1,25 @@
+//! What a matrix product is, whoever runs it.
+
+/// m, n, k of C (m, n) = A (m, k) B (k, n).
+pub type Size = [usize; 3];
+
+/// Which factor is transposed, row by row: C = A B^T, A B or A^T B.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Nt,
+    Nn,
+    Tn,
+}
+
+/// All that cuBLASLt's choice of an algorithm depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Product {
+    pub kind: Kind,
+    /// m, n, k of C (m, n).
+    pub size: Size,
+    /// C in f32 instead of bf16.
+    pub f32_out: bool,
+    /// C += instead of C =.
+    pub accumulate: bool,
+    pub bias: bool,
+}

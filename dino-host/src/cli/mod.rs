@@ -1,0 +1,118 @@
+//! The command line, generic over the device: `dino-host` runs it on the CPU.
+
+mod attend;
+mod convert;
+mod crops;
+mod eval;
+mod features;
+mod neighbours;
+mod pca;
+mod plan;
+mod report;
+mod shared;
+mod train;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::io::output;
+use crate::planning::check;
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// DINO v1: self-distillation with no labels
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli<O: Args> {
+    #[command(subcommand)]
+    command: Command<O>,
+}
+
+#[derive(Subcommand)]
+enum Command<O: Args> {
+    /// Train a student and its teacher
+    Train(train::Train<O>),
+    /// Judge features
+    #[command(subcommand)]
+    Eval(eval::Eval<O>),
+    /// Write the features of every image, for other programs
+    Features(features::Features<O>),
+    /// Bring weights of any known kind to another program's
+    Convert(convert::Convert),
+    /// Draw what the class token of a block attends to, in pictures or over the frames of a video
+    Attend(attend::Attend<O>),
+    /// Colour patches by the first three principal components of their tokens
+    Pca(pca::Pca<O>),
+    /// Draw the images that a network takes for most alike
+    Neighbours(neighbours::Neighbours<O>),
+    /// Draw the crops that a run would see, a row an image
+    Crops(crops::Crops),
+    /// Write what a run did and what its features can do as one HTML page
+    Report(report::Report<O>),
+    /// Print every pool and tensor of a training step and their bytes; allocates nothing
+    Plan(plan::Plan<O>),
+    /// Check every gradient against finite differences in f64, on this machine
+    Check,
+}
+
+/// Runs the program on device `D`: 0 done, 1 a check failed, 2 an error, 130 interrupted.
+pub fn main<D: Device>(program: &str) -> ExitCode {
+    match Cli::<D::Options>::try_parse() {
+        Ok(cli) => match dispatch::<D>(cli.command).and_then(|code| output::finish().map(|()| code)) {
+            Ok(code) => ExitCode::from(code),
+            Err(e) => {
+                errln!("{program}: {e}");
+                ExitCode::from(2)
+            }
+        },
+        // Help and version are not errors.
+        Err(e) if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let text = e.render().to_string();
+            if e.use_stderr() {
+                errln!("{}", text.trim_end());
+                return ExitCode::from(2);
+            }
+            outln!("{}", text.trim_end());
+            match output::finish() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => {
+                    errln!("{program}: {e}");
+                    ExitCode::from(2)
+                }
+            }
+        }
+        Err(e) => {
+            errln!("{program}: {}", brief(&e.render().to_string()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What the parser says over several lines as one, and a hint.
+fn brief(text: &str) -> Error {
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    let (mut message, mut hint) = (Vec::new(), "--help lists the commands and flags".to_string());
+    for line in lines.by_ref().take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more")) {
+        match line.strip_prefix("tip: ").or(line.strip_prefix("[").and_then(|l| l.strip_suffix("]"))) {
+            Some(tip) => hint = tip.into(),
+            None => message.push(line.trim_start_matches("error: ")),
+        }
+    }
+    Error::new(message.join(" ")).hint(hint)
+}
+
+fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
+    match command {
+        Command::Train(args) => train::run::<D>(args),
+        Command::Eval(what) => eval::run::<D>(what),
+        Command::Features(args) => features::run::<D>(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Attend(args) => attend::run::<D>(args),
+        Command::Pca(args) => pca::run::<D>(args),
+        Command::Neighbours(args) => neighbours::run::<D>(args),
+        Command::Crops(args) => crops::run::<D>(args),
+        Command::Report(args) => report::run::<D>(args),
+        Command::Plan(args) => plan::run::<D>(args),
+        Command::Check => Ok(if check::run() { 0 } else { 1 }),
+    }
+}

@@ -1,0 +1,30 @@
+//! Configuration files.
+
+use super::{Config, Flags};
+use crate::error::{Error, Result};
+use crate::io::text;
+use std::path::Path;
+
+impl Config {
+    /// Reads keys from a TOML file; unknown keys are refused by name.
+    pub fn file(path: &Path) -> Result<Flags> {
+        let failed = |e: &dyn std::fmt::Display| {
+            Error::new(format!("cannot read the configuration {}: {e}", path.display()))
+                .hint("--config takes a TOML file")
+        };
+        let bytes = std::fs::read(path).map_err(|e| failed(&e))?;
+        let text = text::decoded(bytes).map_err(|line| failed(&format!("line {line} is no text")))?;
+        Config::parse(&path.display().to_string(), &text)
+    }
+
+    /// The same for a file's text; `name` is for the errors.
+    pub fn parse(name: &str, text: &str) -> Result<Flags> {
+        toml::from_str(text).map_err(|e: toml::de::Error| {
+            let before = e.span().map_or(0, |s| s.start.min(text.len()));
+            let line = text.as_bytes()[..before].iter().filter(|b| **b == b'\n').count();
+            let said: String = text.lines().nth(line).unwrap_or_default().chars().take(60).collect();
+            Error::new(format!("{name}, line {}, `{}`: {}", line + 1, said.trim(), e.message().replace('\n', " ")))
+                .hint("keys are the long flags without dashes in front, such as `batch = 64`")
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! What a configuration asks of the core: the parameter table and the memory plan.
+
+use super::Config;
+use crate::error::{Error, Result};
+use dino_kernel::crops::{Crops, Group};
+use dino_kernel::model::{Head, Table, Vit};
+use dino_kernel::ops::position::Interpolation;
+use dino_kernel::plan::{self, Plan, PlanError};
+
+impl Config {
+    /// The networks' parameters.
+    pub fn table(&self) -> Table {
+        let backbone = Vit {
+            image: self.global_size,
+            patch: self.patch_size,
+            channels: self.channels,
+            dim: self.embed_dim,
+            depth: self.depth,
+            heads: self.heads,
+            mlp: (self.embed_dim as f64 * self.mlp_ratio) as usize,
+            positions: if self.position_resize == "size" { Interpolation::Size } else { Interpolation::Published },
+            eps: self.norm_eps,
+        };
+        let head = Head {
+            inp: self.embed_dim,
+            layers: self.head_layers,
+            hidden: self.hidden,
+            bottleneck: self.bottleneck,
+            prototypes: self.out_dim,
+            train_gain: !self.norm_last_layer,
+        };
+        Table { backbone, head }
+    }
+
+    /// The memory plan of a training step, on a device that computes some things again in the backward pass
+    /// (`Device::RECOMPUTE`) or does not.
+    pub fn plan(&self, recompute: bool) -> Result<Plan> {
+        let Table { backbone, head } = self.table();
+        let square = |count, side| Group { count, height: side, width: side };
+        let mut views = Crops::one(square(2, self.global_size));
+        if self.local_crops_number > 0 {
+            views = views.with(square(self.local_crops_number, self.local_size));
+        }
+        let drop_path = self.drop_path_rate > 0.0;
+        let (batch, micro_batch, stream_crops) = (self.batch, self.micro_batch, self.stream_crops);
+        let config = plan::Config { backbone, head, views, batch, micro_batch, drop_path, recompute, stream_crops };
+        Plan::new(config).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
+    }
+}
+
+/// The divisor of `n` nearest to `wish`, if one is near; else 1.
+fn divisor(n: usize, wish: usize) -> usize {
+    let near = |away: usize| [wish.saturating_sub(away), wish.saturating_add(away)];
+    (0..10_000).flat_map(near).find(|&d| d > 0 && n.is_multiple_of(d) && d <= n).unwrap_or(1)
+}
+
+/// What to change when a plan is refused.
+fn remedy(e: PlanError) -> String {
+    match e {
+        PlanError::Zero(_) => "sizes are at least 1".into(),
+        PlanError::Heads { dim, heads } => {
+            format!("--heads {} divides --embed-dim {dim}", divisor(dim, heads))
+        }
+        PlanError::HeadDim { dim, most, .. } => format!("--heads {} or more", dim.div_ceil(most)),
+        PlanError::HeadInput { .. } => "the head follows --embed-dim".into(),
+        PlanError::HeadLayers { .. } => "--head-layers 3 is the published depth".into(),
+        PlanError::SmallCrop { side, .. } => format!("--patch-size {side} or smaller, or larger crops"),
+        PlanError::Views { .. } => "there are two global crops; add --local-crops-number".into(),
+        PlanError::Streams { .. } => "a smaller --local-crops-number or --depth".into(),
+        PlanError::MicroBatch { batch, micro_batch } => {
+            format!("--micro-batch {} divides --batch {batch}", divisor(batch, micro_batch))
+        }
+        PlanError::Blocks { depth, .. } => format!("--blocks 1 to {depth}"),
+        PlanError::TooLarge => "a smaller --micro-batch, --stream-crops, smaller crops, width or --out-dim".into(),
+    }
+}

@@ -1,0 +1,179 @@
+//! Values that depend on others filled in, and every value checked.
+
+use super::Config;
+use crate::device::MICRO_BATCH_TOKENS;
+use crate::error::{Error, Result};
+use dino_kernel::model::Vit;
+
+/// Channels an image may have: hyperspectral cameras stay well below it.
+const MOST_CHANNELS: usize = 1024;
+
+impl Config {
+    /// Fills in what depends on other keys and checks every value; the errors name the flag.
+    pub fn resolve(self) -> Result<Config> {
+        self.resolve_for(MICRO_BATCH_TOKENS)
+    }
+
+    /// The same where a micro-batch left to us may make up to `most` tokens: what suits a device is a number of its own, never what
+    /// happens to be free.
+    pub fn resolve_for(mut self, most: usize) -> Result<Config> {
+        let shape = match self.arch.strip_prefix("vit_").or(self.arch.strip_prefix("deit_")) {
+            Some("tiny") => Vit::TINY_16,
+            Some("small") => Vit::SMALL_16,
+            Some("base") => Vit::BASE_16,
+            _ => {
+                return bad(
+                    "arch",
+                    &self.arch,
+                    "vit_tiny, vit_small or vit_base; other backbones are not supported yet",
+                );
+            }
+        };
+        let fill = |key: &mut usize, preset| *key = if *key == 0 { preset } else { *key };
+        fill(&mut self.embed_dim, shape.dim);
+        fill(&mut self.depth, shape.depth);
+        fill(&mut self.heads, shape.heads);
+        if self.micro_batch == 0 {
+            self.micro_batch = self.suitable_micro_batch(most);
+        }
+        self.fit_normalization()?;
+        self.check_training()?;
+        self.check_model()?;
+        self.check_lists()?;
+        self.augment().check()?;
+        self.plan(true)?;
+        Ok(self)
+    }
+
+    /// The largest divisor of the batch whose crops make up to `most` tokens.
+    fn suitable_micro_batch(&self, most: usize) -> usize {
+        let side = |pixels: usize| (pixels / self.patch_size.max(1)).saturating_pow(2).saturating_add(1);
+        let local = self.local_crops_number.saturating_mul(side(self.local_size));
+        let tokens = side(self.global_size).saturating_mul(2).saturating_add(local);
+        let most = (most / tokens).clamp(1, self.batch.max(1));
+        (1..=most).rev().find(|m| self.batch.is_multiple_of(*m)).unwrap_or(1)
+    }
+
+    /// Checks the channels; the published mean and deviation, which are those of colours, become their average where there are none.
+    fn fit_normalization(&mut self) -> Result<()> {
+        if self.channels == 0 || self.channels > MOST_CHANNELS {
+            return bad("channels", &self.channels, &format!("1 to {MOST_CHANNELS}: 3 for colour, 1 for grey"));
+        }
+        // The three published numbers mean colours: of any other channels each has their average.
+        if self.channels != 3 {
+            let published = Config::published();
+            for (values, of) in [(&mut self.mean, published.mean), (&mut self.std, published.std)] {
+                if *values == of || (values.len() == 3 && values.iter().all(|x| *x == values[0])) {
+                    let average = (1e3 * values.iter().sum::<f64>() / 3.0).round() / 1e3;
+                    *values = vec![average; self.channels];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Optimizer, schedules, initial weights.
+    fn check_training(&self) -> Result<()> {
+        if self.optimizer != "adamw" {
+            return bad("optimizer", &self.optimizer, "adamw; others are not supported yet");
+        }
+        let positive = [("student-temp", self.student_temp), ("teacher-temp", self.teacher_temp)];
+        for (flag, x) in positive.into_iter().chain([("warmup-teacher-temp", self.warmup_teacher_temp)]) {
+            // Beyond, logits divided by it are no numbers of f32.
+            if !(1e-30..=1e30).contains(&x) {
+                return bad(
+                    flag,
+                    &x,
+                    "a temperature is above 0 (1e-30 to 1e30); published: 0.1 for the student, 0.04 to 0.07 for the teacher",
+                );
+            }
+        }
+        let unit = [
+            ("momentum-teacher", self.momentum_teacher),
+            ("center-momentum", self.center_momentum),
+            ("beta1", self.beta1),
+            ("beta2", self.beta2),
+        ];
+        for (flag, x) in unit {
+            if !(0.0..=1.0).contains(&x) || (flag.starts_with("beta") && x == 1.0) {
+                return bad(flag, &x, "a momentum lies between 0 and 1");
+            }
+        }
+        let not_negative = [
+            ("lr", self.lr),
+            ("min-lr", self.min_lr),
+            ("weight-decay", self.weight_decay),
+            ("weight-decay-end", self.weight_decay_end),
+            ("clip-grad", self.clip_grad),
+            ("adam-eps", self.adam_eps),
+        ];
+        for (flag, x) in not_negative {
+            if !(x >= 0.0 && x.is_finite()) {
+                return bad(flag, &x, "a finite number, at least 0");
+            }
+        }
+        if !(self.init_std > 0.0 && self.init_std <= 1.0) {
+            return bad("init-std", &self.init_std, "above 0, at most 1; published: 0.02");
+        }
+        if !(0.0..1.0).contains(&self.drop_path_rate) {
+            return bad("drop-path-rate", &self.drop_path_rate, "a probability below 1");
+        }
+        if self.epochs == 0 {
+            return bad("epochs", &self.epochs, "at least 1");
+        }
+        let epochs = [
+            ("epochs", self.epochs),
+            ("warmup-epochs", self.warmup_epochs),
+            ("warmup-teacher-temp-epochs", self.warmup_teacher_temp_epochs),
+            ("freeze-last-layer", self.freeze_last_layer),
+        ];
+        for (flag, n) in epochs {
+            if n > u32::MAX as u64 {
+                return bad(flag, &n, "at most 4294967295");
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys of the model and of the evaluation.
+    fn check_model(&self) -> Result<()> {
+        if !(self.mlp_ratio > 0.0 && self.mlp_ratio.is_finite()) {
+            return bad("mlp-ratio", &self.mlp_ratio, "above 0; published: 4");
+        }
+        if !["published", "size"].contains(&self.position_resize.as_str()) {
+            return bad("position-resize", &self.position_resize, "published or size");
+        }
+        if self.eval_view != "auto" && self.eval_view().is_none() {
+            return bad("eval-view", &self.eval_view, "auto, resize-crop or whole");
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return bad("norm-eps", &self.norm_eps, "above 0 and below 1; published: 1e-6");
+        }
+        Ok(())
+    }
+
+    /// How many numbers a list has.
+    fn check_lists(&self) -> Result<()> {
+        let lists = [
+            ("global-crops-scale", self.global_crops_scale.len(), 2),
+            ("local-crops-scale", self.local_crops_scale.len(), 2),
+            ("crop-ratio", self.crop_ratio.len(), 2),
+            ("blur-radius", self.blur_radius.len(), 2),
+            ("blur", self.blur.len(), 3),
+            ("mean", self.mean.len(), self.channels),
+            ("std", self.std.len(), self.channels),
+        ];
+        for (flag, got, want) in lists {
+            if got != want {
+                return Err(Error::new(format!("--{flag} takes {want} numbers, not {got}"))
+                    .hint("on the command line they follow the flag, in a file they are a list: [a, b]"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The refusal of a value.
+fn bad<T>(flag: &str, value: &dyn std::fmt::Debug, fits: &str) -> Result<T> {
+    Err(Error::new(format!("--{flag} {value:?} makes no sense")).hint(fits.to_string()))
+}

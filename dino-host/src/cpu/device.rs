@@ -1,0 +1,88 @@
+//! The CPU as the trainer's device.
+
+use super::{Cpu, NoOptions, attention, loss};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::linalg::gemm;
+use dino_kernel::mem::Pool;
+use dino_kernel::plan::Pools;
+
+impl Device for Cpu {
+    type Options = NoOptions;
+    const KIND: &'static str = "cpu";
+    /// Larger micro-batches are faster: see the table in BENCHMARKS.md.
+    const RECOMPUTE: bool = true;
+
+    fn memory(_: &NoOptions, n: Pools) -> Vec<(&'static str, u64)> {
+        let pools = [
+            ("weights", n.weights),
+            ("gradients", n.grads),
+            ("Adam's moments", n.moments),
+            ("activations", n.acts),
+            ("statistics", n.stats),
+            ("state", n.state),
+            ("scratch of the loss", loss::scratch_len(n.loss)),
+        ];
+        pools.map(|(name, len)| (name, 4 * len as u64)).to_vec()
+    }
+
+    fn thread_scratch(pools: Pools) -> u64 {
+        let scratch =
+            attention::scratch_len(pools).max(gemm::scratch_len(pools.widest)).max(loss::turned_len(pools.loss));
+        4 * (scratch + gemm::packed_len(pools.widest)) as u64
+    }
+
+    fn new(_: &NoOptions, pools: Pools) -> Result<Cpu> {
+        // Zero pages of the system take room only once they are touched. (Asking for huge ones made no difference to a step.)
+        let room = |len: usize| {
+            let mut room = Vec::<f32>::new();
+            let found = room.try_reserve_exact(len).is_ok();
+            std::hint::black_box(room.as_ptr()); // a reservation that nobody looks at may be left out
+            found
+        };
+        let zeros = |len: usize| {
+            match room(len) {
+            true => Ok(vec![0.0; len]),
+            false => Err(Error::new(format!(
+                "not enough memory: the plan takes {:.2} GiB",
+                Cpu::memory(&NoOptions {}, pools).iter().map(|item| item.1).sum::<u64>() as f64 / f64::powi(2.0, 30)
+            ))
+            .hint("a smaller --micro-batch or --stream-crops takes less, and --mem-limit chooses; `dino-host plan` shows what takes how much")),
+        }
+        };
+        Ok(Cpu {
+            weights: zeros(pools.weights)?,
+            grads: zeros(pools.grads)?,
+            moments: zeros(pools.moments)?,
+            acts: zeros(pools.acts)?,
+            stats: zeros(pools.stats)?,
+            state: zeros(pools.state)?,
+            scratch: zeros(loss::scratch_len(pools.loss))?,
+        })
+    }
+
+    fn upload(&mut self, pool: Pool, at: usize, values: &[f32]) {
+        self.pool(pool)[at..][..values.len()].copy_from_slice(values);
+    }
+
+    fn download(&mut self, pool: Pool, at: usize, values: &mut [f32]) {
+        let len = values.len();
+        values.copy_from_slice(&self.pool(pool)[at..][..len]);
+    }
+
+    fn run(&mut self, work: impl FnOnce(&mut Self) + Send) {
+        rayon::scope(|_| work(self));
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        format!("{}, {} threads", self.arithmetic(), rayon::current_num_threads())
+    }
+
+    fn arithmetic(&self) -> String {
+        format!("CPU, {}", gemm::instructions())
+    }
+}

@@ -1,0 +1,127 @@
+//! The loss, and what turns gradients into new weights, on the CPU.
+
+use super::{CHUNK, Cpu, loss, split};
+use crate::linalg::rows;
+use dino_kernel::backend::*;
+use dino_kernel::mem::{Act, Stat, State, Weight};
+use dino_kernel::ops;
+use dino_kernel::ops::loss::LossOut;
+use dino_kernel::params::{ParamTable, Role};
+use dino_kernel::scalars::{hyper, monitor};
+use rayon::prelude::*;
+
+impl Update for Cpu {
+    fn zero_grads(&mut self) {
+        self.grads.par_chunks_mut(CHUNK).for_each(|g| g.fill(0.0));
+    }
+
+    fn zero(&mut self, x: State) {
+        self.state[x.range()].fill(0.0);
+    }
+
+    fn teacher_lse(&mut self, entropy: Stat, targets: TargetRows, hyper: State, n: LossDims) {
+        let h = self.hyper(hyper);
+        let TargetRows { z, lse, prototypes, offset } = targets;
+        let [lse, entropy, scale] = split(&mut self.stats, [lse.0, entropy.0, prototypes.scale.0]);
+        let rows = loss::Rows { z: &self.acts[z.range()], v: &self.weights[prototypes.v.range()], scale };
+        loss::teacher_lse(lse, entropy, rows, &self.state[offset.range()], &h, n, &mut self.scratch);
+    }
+
+    fn dino_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims) {
+        let h = self.hyper(hyper);
+        let (own, others) = (student.prototypes, targets.prototypes);
+        let [dz, z, z_teacher] = split(&mut self.acts, [out.dz.0, student.z.0, targets.z.0]);
+        let [loss, lse, lse_teacher, scale, scale_teacher] =
+            split(&mut self.stats, [out.loss.0, out.lse.0, targets.lse.0, own.scale.0, others.scale.0]);
+        let out = LossOut { loss, lse, dz, dw: &mut self.grads[own.v.range()] };
+        let student = loss::Rows { z, v: &self.weights[own.v.range()], scale };
+        let rows = loss::Rows { z: z_teacher, v: &self.weights[others.v.range()], scale: scale_teacher };
+        let targets = loss::Targets { rows, lse: lse_teacher, offset: &self.state[targets.offset.range()] };
+        loss::forward_backward(out, student, targets, &h, n, &mut self.scratch);
+    }
+
+    fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
+        self.reference().sum_rows(sum, x, n);
+    }
+
+    fn sum_stat(&mut self, sum: State, x: Stat) {
+        self.reference().sum_stat(sum, x);
+    }
+
+    fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows) {
+        let (wide, cols) = (256 * n.cols, n.cols);
+        let [dv, dg] = split(&mut self.grads, [p.v.0, g.0]);
+        let (v, scale) = (&self.weights[p.v.range()], &self.stats[p.scale.range()]);
+        let tiles = dv.par_chunks_mut(wide).zip(v.par_chunks(wide)).zip(scale.par_chunks(256));
+        tiles.zip(dg.par_chunks_mut(256)).for_each(|(((dv, v), scale), dg)| {
+            rows::weight_norm_backward(dv, train_gain.then_some(dg), v, scale, cols);
+        });
+    }
+
+    fn clip(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
+        let limit = self.hyper(hyper)[hyper::CLIP] as f64;
+        let mut total = 0.0;
+        table.visit(&mut |spec| {
+            let g = &mut self.grads[spec.at.range()];
+            let parts: Vec<f64> = g.par_chunks(CHUNK).map(rows::sum_squares).collect();
+            let square: f64 = parts.iter().sum();
+            total += square;
+            let factor = ops::optim::clip_factor(square.sqrt(), limit) as f32;
+            if factor < 1.0 {
+                g.par_chunks_mut(CHUNK).for_each(|g| rows::scale(g, factor));
+            }
+        });
+        let m = &mut self.state[m.range()];
+        let finite = total.is_finite() && m[monitor::LOSS].is_finite();
+        m[monitor::FINITE] = if finite && m[monitor::HALTED] == 0.0 { 1.0 } else { 0.0 };
+        if !finite {
+            m[monitor::HALTED] = 1.0;
+        }
+        m[monitor::GRAD_NORM] = total.sqrt() as f32;
+    }
+
+    fn commit_center(&mut self, center: State, m: State, sum: State, teacher: Prototypes, hyper: State, n: Rows) {
+        let h = self.hyper(hyper);
+        if !self.finite(m) {
+            return;
+        }
+        let [center, m, sum] = split(&mut self.state, [center.0, m.0, sum.0]);
+        let (sum, v, scale) = (&*sum, &self.weights[teacher.v.range()], &self.stats[teacher.scale.range()]);
+        center
+            .par_chunks_mut(256)
+            .zip(v.par_chunks(256 * n.cols))
+            .zip(scale.par_chunks(256))
+            .for_each(|((center, v), scale)| rows::commit_center(center, sum, v, scale, &h));
+        m[monitor::CENTER_NORM] = rows::sum_squares(center).sqrt() as f32;
+    }
+
+    fn adamw(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
+        let h = self.hyper(hyper);
+        if !self.finite(m) {
+            return;
+        }
+        let (first, second) = self.moments.split_at_mut(table.len());
+        let frozen = h[hyper::FREEZE_LAST] != 0.0;
+        table.visit(&mut |spec| {
+            let (last, at) = (spec.last_layer, spec.at.range());
+            if spec.role == Role::Frozen || (last && frozen) {
+                return;
+            }
+            let decay = if spec.role == Role::Decay { h[hyper::DECAY] } else { 0.0 };
+            let (step, bias2) = if last { (hyper::STEP_LAST, hyper::BIAS2_LAST) } else { (hyper::STEP, hyper::BIAS2) };
+            let p = self.weights[at.clone()].par_chunks_mut(CHUNK);
+            let (m, v) = (first[at.clone()].par_chunks_mut(CHUNK), second[at.clone()].par_chunks_mut(CHUNK));
+            let g = self.grads[at].par_chunks(CHUNK);
+            p.zip(m).zip(v).zip(g).for_each(|(((p, m), v), g)| rows::adamw(p, m, v, g, decay, h[step], h[bias2], &h));
+        });
+    }
+
+    fn ema(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
+        let rate = self.hyper(hyper)[hyper::EMA_RATE];
+        if self.finite(m) {
+            let (student, teacher) = self.weights.split_at_mut(table.len());
+            let student = student.par_chunks(CHUNK);
+            teacher.par_chunks_mut(CHUNK).zip(student).for_each(|(t, s)| rows::ema(t, s, rate));
+        }
+    }
+}

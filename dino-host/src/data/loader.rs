@@ -1,0 +1,213 @@
+//! The crops of every step, made ahead of the trainer by a thread of its own.
+//!
+//! A crop depends on (seed, epoch, image, view) alone, the order of images on (seed, epoch): the loader can start at any step.
+
+use crate::data::{Dataset, Faults};
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::image::augment::{Augment, Scratch};
+use dino_kernel::rng::{Kind, Rng};
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
+
+/// Images tried for one place in a batch. Where nine in ten cannot be read, one batch of 64 in a thousand still fails.
+const SUBSTITUTES: usize = 100;
+
+/// One step's images and pixels.
+pub struct Batch {
+    /// Those in place of others that cannot be read included.
+    pub images: Vec<u32>,
+    /// Per micro-batch the plan's layout: view-major, `(view, image, channels, side, side)`.
+    pub pixels: Vec<f32>,
+}
+
+thread_local! {
+    /// A thread's own buffers, which keep their largest size: nothing is allocated for an image but what its decoder takes.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Where every image's crops go: `pixels` cut into micro-batches, views and images, and handed out by image.
+fn places<'p>(pixels: &'p mut [f32], views: &[usize], batch: usize, micro_batch: usize) -> Vec<Vec<&'p mut [f32]>> {
+    let mut places: Vec<Vec<_>> = (0..batch).map(|_| Vec::with_capacity(views.len())).collect();
+    let mut rest = pixels;
+    for part in places.chunks_mut(micro_batch) {
+        for &len in views {
+            for place in part.iter_mut() {
+                let (crop, tail) = rest.split_at_mut(len);
+                place.push(crop);
+                rest = tail;
+            }
+        }
+    }
+    places
+}
+
+/// What the loader needs to know.
+#[derive(Clone)]
+pub struct Recipe {
+    pub augment: Augment,
+    pub seed: u64,
+    pub batch: usize,
+    pub micro_batch: usize,
+    pub per_epoch: u64,
+}
+
+impl Recipe {
+    /// Makes the crops of the `step`-th step; `order` is the step's epoch's.
+    pub fn load(&self, set: &dyn Dataset, faults: &Faults, order: &[u32], step: u64) -> Result<Batch> {
+        let (epoch, at) = (step / self.per_epoch, (step % self.per_epoch) as usize * self.batch);
+        let views: Vec<usize> =
+            self.augment.crops_of().iter().map(|(side, _)| self.augment.channels * side * side).collect();
+        let ids = &order[at..at + self.batch];
+        let mut pixels = vec![0.0; self.batch * views.iter().sum::<usize>()];
+        let images: Result<Vec<u32>> = places(&mut pixels, &views, self.batch, self.micro_batch)
+            .into_par_iter()
+            .zip(ids)
+            .map(|(crops, &id)| {
+                let (id, image) = self.readable(set, faults, epoch as u32, id)?;
+                SCRATCH.with_borrow_mut(|scratch| {
+                    for (view, out) in crops.into_iter().enumerate() {
+                        let mut rng = Rng::new(self.seed, epoch as u32, id, view as u32, Kind::Augment, 0);
+                        self.augment.crop_with(scratch, &image, view, &mut rng, out);
+                    }
+                });
+                Ok(id)
+            })
+            .collect();
+        Ok(Batch { images: images?, pixels })
+    }
+
+    /// Image `id`, or, where it cannot be read, one that takes its place: drawn by (seed, epoch, id), so that the same files give
+    /// the same steps in any order and after any resume.
+    fn readable(&self, set: &dyn Dataset, faults: &Faults, epoch: u32, id: u32) -> Result<(u32, Image)> {
+        let mut rng = Rng::new(self.seed, epoch, id, 0, Kind::Substitute, 0);
+        let mut taken = id;
+        for _ in 0..SUBSTITUTES {
+            if let Some(image) = faults.image(set, taken as usize)? {
+                return Ok((taken, image));
+            }
+            taken = rng.below(set.len() as u32);
+        }
+        // The last one's own error says best what is wrong with them all.
+        let image = set.image(taken as usize).map_err(|e| {
+            let message = format!("{SUBSTITUTES} images drawn one after the other cannot be read: {}", e.message);
+            Error { message, hint: e.hint }
+        })?;
+        Ok((taken, image))
+    }
+
+    /// A thread that makes the batches of `steps` in order, at most two ahead. It ends when the receiver is dropped.
+    pub fn start<'scope>(
+        self,
+        scope: &'scope Scope<'scope, '_>,
+        set: &'scope dyn Dataset,
+        faults: &'scope Faults,
+        steps: std::ops::Range<u64>,
+    ) -> (Receiver<Result<Batch>>, ScopedJoinHandle<'scope, ()>) {
+        let (sender, receiver) = sync_channel(1);
+        let thread = scope.spawn(move || {
+            let mut epoch = None;
+            let mut shuffled = Vec::new();
+            for step in steps {
+                if epoch != Some(step / self.per_epoch) {
+                    epoch = Some(step / self.per_epoch);
+                    shuffled = set.order(self.seed, step / self.per_epoch);
+                }
+                let batch = self.load(set, faults, &shuffled, step);
+                let failed = batch.is_err();
+                if sender.send(batch).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        (receiver, thread)
+    }
+}
+
+/// Refuses sets that cannot fill a batch.
+pub fn check_size(set: &dyn Dataset, batch: usize) -> Result<u64> {
+    match set.len() / batch {
+        0 => Err(Error::new(format!("{} training images are fewer than a batch of {batch}", set.len()))
+            .hint(format!("--batch {} or smaller", set.len().max(1)))),
+        n => Ok(n as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::data::builtin::{Builtin, Part};
+    use crate::data::order::order;
+
+    /// The built-in set, of which some images cannot be read.
+    struct Holes(Builtin, fn(usize) -> bool);
+
+    impl Dataset for Holes {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn image(&self, i: usize) -> Result<Image> {
+            if self.1(i) { Err(Error::new(format!("no image {i}"))) } else { self.0.image(i) }
+        }
+        fn label(&self, i: usize) -> Option<u32> {
+            self.0.label(i)
+        }
+        fn classes(&self) -> &[String] {
+            self.0.classes()
+        }
+        fn name(&self, i: usize) -> String {
+            self.0.name(i)
+        }
+        fn fingerprint(&self) -> String {
+            self.0.fingerprint()
+        }
+    }
+
+    /// The batches of two epochs, and the recipe.
+    fn batches(holes: fn(usize) -> bool, faults: &Faults) -> Result<Vec<Batch>> {
+        let set = Holes(Builtin::new(24, 40, Part::Train, 0), holes);
+        let recipe = recipe();
+        (0..10).map(|step| recipe.load(&set, faults, &order(40, 3, step / 5), step)).collect()
+    }
+
+    fn recipe() -> Recipe {
+        Recipe { augment: Config::tiny().augment(), seed: 3, batch: 8, micro_batch: 8, per_epoch: 5 }
+    }
+
+    #[test]
+    fn a_crop_depends_on_its_own_image_alone() {
+        let (bad, faults) = (|i| i % 3 == 0, Faults::default());
+        let (whole, holed) = (batches(|_| false, &faults).unwrap(), batches(bad, &faults).unwrap());
+        assert_eq!(faults.take(None).len(), 14);
+        let side = recipe().augment.global_size;
+        let first_view = |b: &Batch, at: usize| b.pixels[at * 3 * side * side..][..3 * side * side].to_vec();
+        let mut substitutes = [0; 2];
+        for (epoch, (whole, holed)) in whole.chunks(5).zip(holed.chunks(5)).enumerate() {
+            let crop_of =
+                |id: u32| whole.iter().find_map(|b| Some(first_view(b, b.images.iter().position(|i| *i == id)?)));
+            for (w, h) in whole.iter().zip(holed) {
+                for (at, (&was, &is)) in w.images.iter().zip(&h.images).enumerate() {
+                    assert!(!bad(is as usize) && (bad(was as usize) || was == is), "{was} became {is}");
+                    assert!(first_view(h, at) == crop_of(is).unwrap(), "the crop of {is} in the place of {was}");
+                    substitutes[epoch] = substitutes[epoch] * 41 % 1_000_003 + if was == is { 0 } else { is + 1 };
+                }
+            }
+        }
+        assert_ne!(substitutes[0], substitutes[1], "another epoch, other substitutes");
+        // A step made alone, as after a resume, is the same.
+        let set = Holes(Builtin::new(24, 40, Part::Train, 0), bad);
+        let alone = recipe().load(&set, &Faults::default(), &order(40, 3, 1), 8).unwrap();
+        assert!(alone.images == holed[8].images && alone.pixels == holed[8].pixels);
+    }
+
+    #[test]
+    fn strict_and_hopeless_sets_are_errors() {
+        let strict = batches(|i| i == 7, &Faults::new(true)).err().expect("an image is missing");
+        assert_eq!(strict.message, "no image 7");
+        let none = batches(|_| true, &Faults::default()).err().expect("all are missing");
+        assert!(none.message.contains("100 images") && none.message.contains("no image"), "{none}");
+    }
+}

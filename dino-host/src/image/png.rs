@@ -1,0 +1,24 @@
+//! PNG files that are written.
+
+use crate::error::{Error, Result};
+use crate::io::atomic::write_atomically;
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+use std::io::Write;
+use std::path::Path;
+
+/// Writes an RGB picture, `width * height * 3` bytes, as PNG.
+pub fn write_png(path: &Path, size: [usize; 2], rgb: &[u8]) -> Result<()> {
+    let png = encode_png(size, rgb, ExtendedColorType::Rgb8)
+        .map_err(|e| Error::new(format!("cannot write {}: {}", path.display(), e.message)))?;
+    write_atomically(path, |f| f.write_all(&png))
+}
+
+/// The bytes of a PNG file.
+pub fn encode_png([width, height]: [usize; 2], pixels: &[u8], colour: ExtendedColorType) -> Result<Vec<u8>> {
+    let mut png = Vec::new();
+    PngEncoder::new(&mut png)
+        .write_image(pixels, width as u32, height as u32, colour)
+        .map_err(|e| Error::new(format!("a picture of {width} x {height} pixels does not become PNG: {e}")))?;
+    Ok(png)
+}

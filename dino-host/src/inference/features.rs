@@ -1,0 +1,317 @@
+//! Features of a data set, by the backbone alone.
+
+use crate::config::Config;
+use crate::data::{Dataset, Faults};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::image::augment::{EvalView, eval_view};
+use clap::ValueEnum;
+use dino_kernel::crops::{Crops, Group};
+use dino_kernel::mem::Pool;
+use dino_kernel::model::vit::Output;
+use dino_kernel::plan::{BlocksPlan, FeaturePlan, Pools};
+use ndarray::{Array2, Axis};
+use rayon::prelude::*;
+use std::collections::HashMap;
+
+/// Images that go through the backbone at once: at most this many, fewer where they are large.
+pub(crate) fn batch(config: &Config) -> usize {
+    let tokens = (config.global_size / config.patch_size).pow(2) + 1;
+    (4096 / tokens).clamp(1, 64)
+}
+
+/// Which rows of the last layer norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tokens {
+    /// The class token: what k-NN is judged on
+    Class,
+    /// A token a patch, row by row
+    Patches,
+}
+
+/// What [`Extractor`] takes to score a run's class tokens; `None` where there is no such plan.
+pub(crate) fn scoring_pools(config: &Config) -> Option<Pools> {
+    let group = Group { count: batch(config), height: config.global_size, width: config.global_size };
+    BlocksPlan::new(config.table().backbone, Crops::one(group), Output::Class, 1).ok().map(|plan| plan.pools)
+}
+
+/// A device that holds a backbone.
+pub(super) fn start<D: Device>(options: &D::Options, plan: &FeaturePlan, weights: &[f32]) -> Result<D> {
+    let mut device = D::new(options, plan.pools)?;
+    let mut state = vec![0.0; plan.pools.state];
+    plan.initial_state(&mut state);
+    device.upload(Pool::State, 0, &state);
+    device.upload(Pool::Weights, 0, weights);
+    Ok(device)
+}
+
+/// The first `blocks` blocks of a backbone, with its final norm: what an earlier block gives, or attends to.
+pub fn truncate(config: &Config, weights: &[f32], blocks: usize) -> Result<(Config, Vec<f32>)> {
+    if blocks == 0 || blocks > config.depth {
+        return Err(Error::new(format!("there is no block {blocks}"))
+            .hint(format!("this network has {}: 1 is the first, {0} the last", config.depth)));
+    }
+    let short = Config { depth: blocks, ..config.clone() };
+    let mut all = HashMap::new();
+    config.table().visit(|spec| {
+        all.insert(spec.name.to_string(), spec.at.0);
+    });
+    let mut kept = vec![0.0; short.table().backbone_len()];
+    short.table().visit(|spec| {
+        if spec.name.part.is_empty() {
+            kept[spec.at.0.range()].copy_from_slice(&weights[all[&spec.name.to_string()].range()]);
+        }
+    });
+    Ok((short, kept))
+}
+
+/// A row an image, for the images that could be read.
+pub struct Features {
+    /// (images, width)
+    pub rows: Array2<f32>,
+    /// Whose rows these are: indices into the set, ascending.
+    pub images: Vec<usize>,
+}
+
+impl Features {
+    /// Their labels, if every one of them has one.
+    pub fn labels(&self, set: &dyn Dataset) -> Option<Vec<u32>> {
+        self.images.iter().map(|&i| set.label(i)).collect()
+    }
+}
+
+/// How the pictures of a set become evaluation views: as the configuration says, or, where it leaves that to the set (`auto`), whole if
+/// the set's first picture has the crops' size already (then so do the others of a set made for such crops), else resized and cut.
+pub fn view_of(config: &Config, set: &dyn Dataset) -> EvalView {
+    config.eval_view().unwrap_or_else(|| match first_readable(set) {
+        Some(image) if (image.width, image.height) == (config.global_size, config.global_size) => EvalView::Whole,
+        _ => EvalView::ResizeCrop,
+    })
+}
+
+/// The image whose size stands for a set's: the first of a hundred that can be read, so that a damaged one changes nothing. What is
+/// wrong with the others is reported when they are used.
+pub fn first_readable(set: &dyn Dataset) -> Option<Image> {
+    (0..set.len().min(100)).find_map(|i| set.image(i).ok())
+}
+
+/// A backbone ready to turn evaluation views into features.
+pub struct Extractor<D> {
+    device: D,
+    plan: BlocksPlan,
+    config: Config,
+    /// None before the first set has been seen, where it is that which decides.
+    view: Option<EvalView>,
+    tokens: Tokens,
+    /// Append the mean of the last block's patch tokens.
+    mean_patch: bool,
+}
+
+impl<D: Device> Extractor<D> {
+    /// Of the class token. `weights`: a backbone in the table's layout.
+    pub fn new(options: &D::Options, config: &Config, weights: &[f32]) -> Result<Extractor<D>> {
+        Extractor::build(Tokens::Class, 1, false, options, config, weights)
+    }
+
+    /// Of other tokens.
+    pub fn of(tokens: Tokens, options: &D::Options, config: &Config, weights: &[f32]) -> Result<Extractor<D>> {
+        Extractor::build(tokens, 1, false, options, config, weights)
+    }
+
+    /// Of the class tokens of the last `blocks`, each after the final norm, the earliest first (official `get_intermediate_layers`),
+    /// and behind them, on request, the mean of the last block's patch tokens.
+    pub fn last_blocks(
+        blocks: usize,
+        mean_patch: bool,
+        options: &D::Options,
+        config: &Config,
+        weights: &[f32],
+    ) -> Result<Extractor<D>> {
+        Extractor::build(Tokens::Class, blocks, mean_patch, options, config, weights)
+    }
+
+    fn build(
+        tokens: Tokens,
+        blocks: usize,
+        mean_patch: bool,
+        options: &D::Options,
+        config: &Config,
+        weights: &[f32],
+    ) -> Result<Extractor<D>> {
+        let group = Group { count: batch(config), height: config.global_size, width: config.global_size };
+        let dense = tokens == Tokens::Patches || mean_patch;
+        let output = if dense { Output::Dense } else { Output::Class };
+        let plan = BlocksPlan::new(config.table().backbone, Crops::one(group), output, blocks)
+            .map_err(|e| Error::new(e.to_string()))?;
+        let device = start::<D>(options, &FeaturePlan { pools: plan.pools, ..plan.plan }, weights)?;
+        Ok(Extractor { device, plan, config: config.clone(), view: config.eval_view(), tokens, mean_patch })
+    }
+
+    /// Numbers an image: C a block, and C for the mean patch; or, with patches, C a patch.
+    pub fn width(&self) -> usize {
+        match self.tokens {
+            Tokens::Class => self.config.embed_dim * (self.plan.earlier + 1 + self.mean_patch as usize),
+            Tokens::Patches => self.config.embed_dim * (self.config.global_size / self.config.patch_size).pow(2),
+        }
+    }
+
+    /// Makes evaluation views by another rule from here on.
+    pub fn set_view(&mut self, view: EvalView) {
+        self.view = Some(view);
+    }
+
+    /// Features of a set, image by image in its order: `take` gets the index of an image that could be read and its numbers. Errors: an
+    /// image whose features are not finite.
+    pub fn each(
+        &mut self,
+        set: &dyn Dataset,
+        faults: &Faults,
+        mut take: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (side, c) = (self.config.global_size, self.config.embed_dim);
+        let view = *self.view.get_or_insert_with(|| view_of(&self.config, set));
+        let FeaturePlan { pixels: input, acts, .. } = self.plan.plan;
+        let (count, wide) = (acts.crops().count(), self.config.channels * side * side);
+        let mut pixels = vec![0.0; count * wide];
+        let (mut rows, mut earlier) = (vec![0.0; acts.y().len()], vec![0.0; self.plan.classes.len()]);
+        let stride = rows.len() / count;
+        let mut row = Vec::with_capacity(self.width());
+        for first in (0..set.len()).step_by(count) {
+            let here = count.min(set.len() - first);
+            let images = views(&mut pixels[..here * wide], set, faults, first, &self.config, view)?;
+            self.device.upload(Pool::Acts, input.0.at, &pixels);
+            self.device.run(|o| self.plan.forward(o));
+            self.device.download(Pool::Acts, acts.y().0.at, &mut rows);
+            self.device.download(Pool::Acts, self.plan.classes.0.at, &mut earlier);
+            self.device.sync()?;
+            for i in images {
+                let tokens = &rows[(i - first) * stride..][..stride];
+                row.clear();
+                if self.tokens == Tokens::Patches {
+                    row.extend_from_slice(&tokens[c..]);
+                } else {
+                    for block in earlier.chunks(count * c) {
+                        row.extend_from_slice(&block[(i - first) * c..][..c]);
+                    }
+                    row.extend_from_slice(&tokens[..c]);
+                    if self.mean_patch {
+                        let patches = (stride / c - 1) as f32;
+                        row.extend((0..c).map(|k| tokens[c..].iter().skip(k).step_by(c).sum::<f32>() / patches));
+                    }
+                }
+                if !row.iter().all(|x| x.is_finite()) {
+                    return Err(Error::new(format!("the features of {} are not finite", set.name(i)))
+                        .hint("are the weights sound? --which random shows whether it is they"));
+                }
+                take(i, &row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Features of a whole set, in its order. `tick` hears how many images are done.
+    pub fn run(&mut self, set: &dyn Dataset, faults: &Faults, mut tick: impl FnMut(usize)) -> Result<Features> {
+        let width = self.width();
+        let (mut rows, mut images) = (Vec::with_capacity(set.len() * width), Vec::with_capacity(set.len()));
+        self.each(set, faults, |i, row| {
+            rows.extend_from_slice(row);
+            images.push(i);
+            tick(i + 1);
+            Ok(())
+        })?;
+        let rows = Array2::from_shape_vec((images.len(), width), rows).expect("a row an image");
+        Ok(Features { rows, images })
+    }
+}
+
+/// Evaluation views of images `first ..`, as many as `pixels` holds. Returns which of them could be read; the others' pixels stay.
+fn views(
+    pixels: &mut [f32],
+    set: &dyn Dataset,
+    faults: &Faults,
+    first: usize,
+    config: &Config,
+    view: EvalView,
+) -> Result<Vec<usize>> {
+    let (side, augment) = (config.global_size, config.augment());
+    let views = pixels.par_chunks_mut(config.channels * side * side).enumerate().map(|(i, out)| {
+        Ok(faults.image(set, first + i)?.map(|image| {
+            eval_view(&image, side, view, &augment.mean, &augment.std, out);
+            first + i
+        }))
+    });
+    let read: Result<Vec<Option<usize>>> = views.collect();
+    Ok(read?.into_iter().flatten().collect())
+}
+
+/// Per-channel normalised pixels of the evaluation views (images, channels side^2): the baseline features must beat.
+pub fn pixels(set: &dyn Dataset, faults: &Faults, config: &Config) -> Result<Features> {
+    let wide = config.channels * config.global_size * config.global_size;
+    let mut all = Array2::zeros((set.len(), wide));
+    let view = view_of(config, set);
+    let images = views(all.as_slice_mut().expect("a new array is contiguous"), set, faults, 0, config, view)?;
+    let rows = if images.len() == all.nrows() { all } else { all.select(Axis(0), &images) };
+    Ok(Features { rows, images })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Cpu;
+    use crate::cpu::NoOptions;
+    use crate::data;
+    use crate::inference::dense::Dense;
+    use dino_kernel::init;
+
+    /// All tokens of one image, whose class token is that of the class pass, and fewer blocks by leaving the last ones out.
+    #[test]
+    fn dense_tokens_hold_the_class_token_and_blocks_can_be_left_out() {
+        let config = Config { depth: 3, ..Config::tiny() }.resolve().unwrap();
+        let network = |config: &Config| {
+            let table = config.table();
+            let mut weights = vec![0.0; table.len()];
+            init::weights(&mut weights, &table, 1, init::LINEAR_STD);
+            weights.truncate(table.backbone_len());
+            weights
+        };
+        let weights = network(&config);
+        let (side, c) = (config.global_size, config.embed_dim);
+        let pixels: Vec<f32> = (0..3 * side * side).map(|i| (i as f32 * 0.37).sin()).collect();
+        let tokens = |config: &Config, weights: &[f32]| {
+            let group = Group { count: 1, height: side, width: side };
+            Dense::<Cpu>::new(&NoOptions {}, config, weights, group).unwrap().tokens(&pixels).unwrap()
+        };
+        let all = tokens(&config, &weights);
+        assert_eq!(all.len(), (1 + (side / config.patch_size).pow(2)) * c);
+        assert!(truncate(&config, &weights, 0).is_err() && truncate(&config, &weights, 4).is_err());
+        assert_eq!(truncate(&config, &weights, 3).unwrap().1, weights);
+        let (short, kept) = truncate(&config, &weights, 2).unwrap();
+        assert_eq!((short.depth, kept.len()), (2, short.table().backbone_len()));
+        assert_ne!(tokens(&short, &kept), all);
+        // The last two blocks and the mean patch, from the same.
+        let set = data::builtin::Builtin::new(side, 3, data::builtin::Part::Test, 0);
+        let faults = Faults::new(true);
+        let mut blocks = Extractor::<Cpu>::last_blocks(2, true, &NoOptions {}, &config, &weights).unwrap();
+        let found = blocks.run(&set, &faults, |_| ()).unwrap().rows;
+        assert_eq!((found.dim(), blocks.width()), ((3, 3 * c), 3 * c));
+        let mut view = vec![0.0; 3 * side * side];
+        for (i, row) in found.rows().into_iter().enumerate() {
+            let augment = config.augment();
+            eval_view(&set.image(i).unwrap(), side, EvalView::Whole, &augment.mean, &augment.std, &mut view);
+            let group = Group { count: 1, height: side, width: side };
+            let one = |config: &Config, weights: &[f32]| {
+                Dense::<Cpu>::new(&NoOptions {}, config, weights, group).unwrap().tokens(&view).unwrap()
+            };
+            let (before, last) = (one(&short, &kept), one(&config, &weights));
+            let patches = last.len() / c - 1;
+            let mean = |k: usize| (1..=patches).map(|p| last[p * c + k]).sum::<f32>() / patches as f32;
+            let expected: Vec<f32> = before[..c].iter().chain(&last[..c]).copied().chain((0..c).map(mean)).collect();
+            let error = row.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(error < 1e-5, "image {i}: {error}");
+        }
+        assert!(Extractor::<Cpu>::last_blocks(4, false, &NoOptions {}, &config, &weights).is_err());
+        // Weights do not depend on the depth, so two blocks of three are the network of two.
+        assert_eq!(kept, network(&short));
+    }
+}

@@ -1,0 +1,15 @@
+//! What leaves and enters the program besides images and weights: lines on the terminal, text and arrays in files.
+
+#[macro_use]
+pub mod output; // first: its macros are used everywhere below
+
+pub mod atomic;
+pub mod json;
+pub mod npy;
+pub mod progress;
+pub mod spool;
+pub mod text;
+pub mod tsv;
+mod unreadable;
+
+pub(crate) use unreadable::unreadable;

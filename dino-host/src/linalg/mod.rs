@@ -1,0 +1,26 @@
+//! Linear algebra that the CPU backend and the evaluations share: matrix products, kernels over rows, transposes, eigenvectors.
+
+pub mod eigen;
+pub mod fast;
+pub mod gemm;
+pub mod rows;
+pub mod small;
+pub(crate) mod turn;
+
+use std::cell::RefCell;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `len` elements of this thread's scratch, which keeps its largest size, from a cache line's start on. One user at a time: `f` may
+/// not ask for scratch again, as `gemm::sgemm` does.
+pub(crate) fn with_scratch(len: usize, f: impl FnOnce(&mut [f32])) {
+    SCRATCH.with_borrow_mut(|s| {
+        if s.len() < len + 15 {
+            s.resize(len + 15, 0.0);
+        }
+        let first = s.as_ptr().align_offset(64);
+        f(&mut s[first..][..len])
+    })
+}

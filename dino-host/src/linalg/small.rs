@@ -1,0 +1,138 @@
+//! Small products, of factors that are in the cache: attention's and the prototype loss's.
+//!
+//! Nothing is packed and nothing is padded to whole tiles, which is most of what `sgemm` does where a side has 17, 37 or 65 elements.
+//! Six rows of 64 columns stay in registers (16 columns where registers have 256 bits) while k goes by; the compiler makes of these
+//! loops the 24 multiply-adds, 6 broadcasts and 4 loads that they are. What matters for that: rows of b are copied into a value
+//! (read six times from memory otherwise, at half the speed), and lengths are known before the loop. 260 GFLOP/s a thread where
+//! `sgemm` has 220 on its best shapes (`BENCHMARKS.md`, "The product itself").
+//!
+//! An element is summed over k one after the other, whatever lies beside it: the same bits wherever multiply-adds are fused.
+
+use super::gemm::View;
+use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
+
+/// Columns of a group.
+const LANES: usize = 16;
+
+/// Each element of c (m, n; rows `ldc` apart) = a (m, k) b (k, n; rows `ldb` apart), added to what is there if `add`.
+/// One of a's strides is 1, k is not 0. Panics where a slice is shorter than its sizes say.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn product(c: &mut [f32], ldc: usize, a: View, b: &[f32], ldb: usize, [m, k, n]: [usize; 3], add: bool) {
+    assert!(k > 0 && (a.row == 1 || a.col == 1), "rows or columns of the left factor lie together");
+    let wide = target_cfg_f!(target_feature = "avx512f");
+    let fused = wide || target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64");
+    match (wide, fused, a.col == 1) {
+        (true, _, true) => columns::<4, true, false>(c, ldc, a.data, a.row, b, ldb, [m, k, n], add),
+        (true, _, false) => columns::<4, true, true>(c, ldc, a.data, a.col, b, ldb, [m, k, n], add),
+        (_, true, true) => columns::<1, true, false>(c, ldc, a.data, a.row, b, ldb, [m, k, n], add),
+        (_, true, false) => columns::<1, true, true>(c, ldc, a.data, a.col, b, ldb, [m, k, n], add),
+        (_, _, true) => columns::<1, false, false>(c, ldc, a.data, a.row, b, ldb, [m, k, n], add),
+        (_, _, false) => columns::<1, false, true>(c, ldc, a.data, a.col, b, ldb, [m, k, n], add),
+    }
+}
+
+/// V groups of columns at a time, then two, one, then what is left of one. `TURNED`: a's columns lie together, `lda` apart.
+#[inline(always)]
+fn columns<const V: usize, const FUSED: bool, const TURNED: bool>(
+    c: &mut [f32],
+    ldc: usize,
+    a: &[f32],
+    lda: usize,
+    b: &[f32],
+    ldb: usize,
+    [m, k, n]: [usize; 3],
+    add: bool,
+) {
+    let mut j = 0;
+    while j < n {
+        let (c, b) = (&mut c[j..], &b[j..]);
+        j += match n - j {
+            left if left >= V * LANES => rows::<V, LANES, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
+            left if left >= 2 * LANES => rows::<2, LANES, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
+            LANES.. => rows::<1, LANES, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
+            8.. => rows::<1, 8, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
+            _ => rows::<1, 1, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
+        };
+    }
+}
+
+/// V groups of L columns: six rows at a time, then four, two, one. Returns how many columns.
+#[inline(always)]
+fn rows<const V: usize, const L: usize, const FUSED: bool, const TURNED: bool>(
+    c: &mut [f32],
+    ldc: usize,
+    a: &[f32],
+    lda: usize,
+    b: &[f32],
+    ldb: usize,
+    m: usize,
+    k: usize,
+    add: bool,
+) -> usize {
+    let mut i = 0;
+    while i < m {
+        let (c, a) = (&mut c[i * ldc..], &a[if TURNED { i } else { i * lda }..]);
+        i += match m - i {
+            6.. => block::<6, V, L, FUSED, TURNED>(c, ldc, a, lda, b, ldb, k, add),
+            4.. => block::<4, V, L, FUSED, TURNED>(c, ldc, a, lda, b, ldb, k, add),
+            2.. => block::<2, V, L, FUSED, TURNED>(c, ldc, a, lda, b, ldb, k, add),
+            _ => block::<1, V, L, FUSED, TURNED>(c, ldc, a, lda, b, ldb, k, add),
+        };
+    }
+    V * L
+}
+
+/// R rows of V groups of L columns. Returns how many rows.
+#[inline(always)]
+fn block<const R: usize, const V: usize, const L: usize, const FUSED: bool, const TURNED: bool>(
+    c: &mut [f32],
+    ldc: usize,
+    a: &[f32],
+    lda: usize,
+    b: &[f32],
+    ldb: usize,
+    k: usize,
+    add: bool,
+) -> usize {
+    let mut sums = [[[0.0f32; L]; V]; R];
+    let a_rows: [&[f32]; R] = std::array::from_fn(|r| if TURNED { &a[..0] } else { &a[r * lda..][..k] });
+    for p in 0..k {
+        let row: [[f32; L]; V] = *b[p * ldb..][..V * L].as_chunks().0.as_array().expect("V groups");
+        for r in 0..R {
+            let x = if TURNED { a[p * lda..][..R][r] } else { a_rows[r][p] };
+            for v in 0..V {
+                for l in 0..L {
+                    let (y, sum) = (row[v][l], &mut sums[r][v][l]);
+                    *sum = if FUSED { x.mul_add(y, *sum) } else { x * y + *sum };
+                }
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (c, &sum) in c[r * ldc..][..V * L].iter_mut().zip(sums.as_flattened()) {
+            *c = if add { *c + sum } else { sum };
+        }
+    }
+    R
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linalg::gemm::tests::noise;
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        let (m, k, n) = (13, 20, 70);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let (mut a, mut b, mut c) = (noise(m * k, 1), noise(k * n, 2), vec![0.0; m * n]);
+            a[5 * k + 19] = bad;
+            b[3 * n + 66] = bad;
+            product(&mut c, n, View::rows(&a, k), &b, n, [m, k, n], false);
+            for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                assert_eq!(c[i * n + j].is_finite(), i != 5 && j != 66, "{bad} at {i} {j}");
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What a run will take, and whether this machine computes correctly, before anything is trained.
+
+pub mod check;
+pub mod inspect;
+pub mod memory;

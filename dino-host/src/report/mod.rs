@@ -1,0 +1,59 @@
+//! A run on one page: HTML that holds its pictures and charts itself and asks for nothing else.
+//!
+//! `log` reads the rows, `evidence` gathers what needs weights and images, `chart` and `page` write.
+
+mod chart;
+mod evidence;
+mod html;
+mod log;
+mod page;
+
+use crate::config::Config;
+use crate::data::Splits;
+use crate::device::Device;
+use crate::error::Result;
+use crate::io::atomic::write_atomically;
+use crate::train::tensorboard::{self, Events};
+use crate::train::{LOG, MANIFEST};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+
+/// Writes the report of the run in `dir` to `out`. `open` opens the run's data, from what its manifest names; `most`: images that the
+/// evidence is made of at most. Equal folders and data give equal bytes. Returns what to tell the user.
+pub fn write<D: Device>(
+    options: &D::Options,
+    dir: &Path,
+    out: &Path,
+    most: usize,
+    open: impl FnOnce(Option<&str>, Option<&Config>) -> Result<Splits>,
+) -> Result<String> {
+    let rows = log::Rows::read(&dir.join(LOG))?;
+    let text = std::fs::read_to_string(dir.join(MANIFEST)).unwrap_or_default();
+    let manifest: Value = serde_json::from_str(&text).unwrap_or_default();
+    let config: Option<Config> = serde_json::from_value(manifest["config"].clone()).ok();
+    let splits = open(manifest["data"].as_str(), config.as_ref());
+    let last = rows.epochs.last().map(|e| e.epoch);
+    let evidence = evidence::gather::<D>(options, dir, last, splits, most);
+    let name = dir.display().to_string();
+    let page =
+        page::Page { name: &name, rows: &rows, manifest: &manifest, config: config.as_ref(), evidence: &evidence };
+    let html = page.write();
+    write_atomically(out, |f| f.write_all(html.as_bytes()))?;
+    let mut said = format!("{} ({} KB)", out.display(), html.len().div_ceil(1000));
+    evidence.missing.iter().for_each(|m| said += &format!("\nnot shown: {m}"));
+    Ok(said)
+}
+
+/// For a run from before there were event files: writes one. A folder that cannot be written is no error of a report.
+pub fn events(dir: &Path) -> Result<()> {
+    let path = dir.join(tensorboard::FILE);
+    if path.exists() {
+        return Ok(());
+    }
+    let Ok(file) = std::fs::File::open(dir.join(LOG)) else { return Ok(()) };
+    // A line that cannot be read is passed over, as the report does.
+    let rows = BufReader::new(file).split(b'\n').map_while(|line| line.ok());
+    let records = rows.filter_map(|line| Some(tensorboard::record(&serde_json::from_slice::<Value>(&line).ok()?)));
+    Events::create(&path, records).map(drop)
+}

@@ -1,0 +1,413 @@
+//! The training loop: load, step, log, judge, save.
+
+mod begin;
+mod clock;
+pub mod collapse;
+mod epoch;
+mod failure;
+pub mod log;
+mod owner;
+mod resume;
+mod screen;
+pub mod signals;
+pub mod tensorboard;
+
+pub use clock::Limit;
+pub use epoch::judge;
+pub use owner::Owner;
+pub use resume::{Recorded, epochs};
+
+use crate::config::Config;
+use crate::data::loader::{self, Batch, Recipe};
+use crate::data::{Faults, Splits, fault_lines};
+use crate::device::{Device, Part, QUEUE, Step};
+use crate::error::{Error, Result};
+use crate::io::json::number;
+use crate::io::output;
+use crate::train::collapse::{Verdict, Watch};
+use crate::train::log::Log;
+use crate::weights::checkpoint::{self, Progress};
+use crate::weights::init::Start;
+use clock::Clock;
+use dino_kernel::plan::Plan;
+use dino_kernel::scalars::monitor;
+use dino_kernel::step::Hyper;
+use screen::Screen;
+use serde_json::{Value, json};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A run: what, where to, and whether to go on from what lies there.
+pub struct Run<'a, D: Device> {
+    /// The device's flags.
+    pub device: &'a D::Options,
+    pub config: Config,
+    pub splits: &'a Splits,
+    /// What cannot be read of them goes here.
+    pub faults: &'a Faults,
+    /// Whoever calls sees to it that nobody else writes there, see [`Owner`].
+    pub out: PathBuf,
+    pub resume: bool,
+    /// Go on even with other images than the run began with.
+    pub accept_changed_data: bool,
+    /// What the data set was opened from, for `run.json`.
+    pub data: String,
+    /// Where a new run starts, if not with drawn weights. It is taken when the run does.
+    pub start: Cell<Option<Start>>,
+    /// Set from outside to stop after the current step.
+    pub stop: &'a AtomicBool,
+    /// To have stopped so long after this moment.
+    pub time_limit: Option<(Instant, Limit)>,
+    /// The words of the command line, for `run.json`.
+    pub command: Vec<String>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Finished,
+    Interrupted,
+}
+
+/// Longest time between two saves: what a crash may cost.
+const SAVE_AFTER: Duration = Duration::from_secs(600);
+
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
+pub const TEACHER: &str = "teacher.safetensors";
+/// The state in which a step was not finite, whatever the flags that may change on a resume: to look into, not to go on from.
+pub const BEFORE_FAILURE: &str = "before_failure.safetensors";
+pub const LOG: &str = "log.jsonl";
+pub const MANIFEST: &str = "run.json";
+
+/// A step that the device has been given, its report not yet taken.
+struct Pending {
+    /// Its place in the schedule, from 0.
+    number: u64,
+    hyper: Hyper,
+    batch: Batch,
+    /// How long its batch was waited for.
+    waited: Duration,
+}
+
+/// What a step reports.
+struct Report {
+    loss: f64,
+    entropy: f64,
+    grad_norm: f64,
+    center_norm: f64,
+}
+
+struct Trainer<'a, D: Device> {
+    run: &'a Run<'a, D>,
+    plan: Plan,
+    device: D,
+    recipe: Recipe,
+    /// As of the last report taken.
+    progress: Progress,
+    /// Oldest first, at most [`QUEUE`].
+    pending: VecDeque<Pending>,
+    watch: Watch,
+    log: Log,
+    /// The log could not be written: it ends there.
+    log_ended: bool,
+    /// The log says that messages are lost.
+    silence_noted: bool,
+    screen: Screen,
+    clock: Clock,
+    saved: Instant,
+    /// Where the checkpoint on the disk stands, once there is one.
+    saved_step: Option<u64>,
+    /// When the last report was taken, or the last save done.
+    reported: Instant,
+}
+
+/// Trains until the last epoch, until `run.stop`, or until the time is nearly over. Every error leaves a good state saved: the last
+/// one, or, if a step was not finite or the device itself failed, what was last saved before (the error says of which step).
+pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
+    let config = &run.config;
+    let per_epoch = loader::check_size(&*run.splits.train, config.batch)?;
+    let plan = config.plan(D::RECOMPUTE)?;
+    let mut device = D::new(run.device, plan.pools)?;
+    let begun = Instant::now();
+    let (started, limit) = run.time_limit.map_or((begun, None), |(started, limit)| (started, Some(limit)));
+    let mut clock = Clock::new(started, limit);
+    let (progress, said) = begin::start(run, &mut device, &plan, per_epoch)?;
+    if run.resume {
+        clock.save_took(begun.elapsed()); // the best guess so far: reading it took so long
+    }
+    let recipe = Recipe {
+        augment: config.augment(),
+        seed: config.seed,
+        batch: config.batch,
+        micro_batch: config.micro_batch,
+        per_epoch,
+    };
+    let mut watch = Watch::new(config.out_dim);
+    let (open, mut before) = (progress.epoch_is_open(per_epoch), 0.0);
+    let log = Log::open(&run.out.join(LOG), progress.step, |row| {
+        let seconds = row["seconds"].as_f64().unwrap_or(before);
+        match row["kind"].as_str() {
+            // The epoch is judged once more.
+            Some("epoch") if open && row["step"].as_u64() == Some(progress.step - 1) => return false,
+            Some("epoch") => clock.judging_took(Duration::try_from_secs_f64(seconds - before).unwrap_or_default()),
+            Some("unreadable") => run.faults.know(row["part"].as_str() == Some("test"), row["image"].as_str()),
+            _ => (),
+        }
+        before = seconds;
+        if let (Some(entropy), Some(kl)) = (row["teacher_entropy"].as_f64(), row["kl"].as_f64()) {
+            watch.step(entropy, kl);
+        }
+        true
+    })?;
+    let mut screen = Screen::new(config.epochs * per_epoch, progress.position());
+    screen.say(&format!("on {}", device.name()));
+    said.iter().for_each(|line| screen.say(line));
+    let (train, test) = (run.splits.train.len(), run.splits.test.len());
+    let [bank, asked] = config.knn_images.of(train, test);
+    if config.knn_every > 0 && [bank, asked] != [train, test] {
+        screen.say(&format!(
+            "k-NN scores {asked} of {test} test images by {bank} of {train} training images; --knn-images 0 takes all"
+        ));
+    }
+    let mut trainer = Trainer {
+        run,
+        plan,
+        device,
+        recipe,
+        progress,
+        pending: VecDeque::new(),
+        watch,
+        log,
+        log_ended: false,
+        silence_noted: false,
+        screen,
+        clock,
+        saved: Instant::now(),
+        saved_step: run.resume.then_some(progress.step),
+        reported: Instant::now(),
+    };
+    if !run.resume {
+        trainer.save()?; // from here on there is always something to go on from
+        trainer.draw(None)?;
+    }
+    let outcome = trainer.train()?;
+    trainer.note_silence()?;
+    Ok(outcome)
+}
+
+impl<D: Device> Trainer<'_, D> {
+    fn train(&mut self) -> Result<Outcome> {
+        let per_epoch = self.recipe.per_epoch;
+        let total = self.run.config.epochs * per_epoch;
+        if self.progress.epoch_is_open(per_epoch) {
+            self.end_epoch()?;
+        }
+        let recipe = self.recipe.clone();
+        std::thread::scope(|scope| {
+            let steps = self.progress.position()..total;
+            let (batches, thread) = recipe.start(scope, &*self.run.splits.train, self.run.faults, steps.clone());
+            for number in steps {
+                let started = Instant::now();
+                let batch = match batches.recv() {
+                    Ok(Ok(batch)) => batch,
+                    Ok(Err(e)) => return Err(self.fail(e)),
+                    Err(_) => {
+                        // It panicked. Not joined, the scope would panic as well, and the error would be lost.
+                        let _ = thread.join();
+                        return Err(self.fail(Error::new("the loader thread ended early")));
+                    }
+                };
+                let hyper = self.run.config.hyper(number, per_epoch);
+                self.take_faults(self.step_at(number))?;
+                self.queue(Pending { number, hyper, batch, waited: started.elapsed() })?;
+                self.take_reports(QUEUE - 1)?;
+                self.clock.step_took(started.elapsed());
+                self.note_silence()?;
+                let done = number + 1;
+                let asked = self.run.stop.load(Ordering::Relaxed);
+                if done.is_multiple_of(per_epoch) {
+                    self.take_reports(0)?;
+                    // An epoch that is not judged now is judged first of all when the run goes on.
+                    if (asked && done < total) || self.clock.no_time_for_judging(self.judging_guess()) {
+                        return self.interrupt(asked);
+                    }
+                    if asked || self.saved.elapsed() + self.clock.judging() > SAVE_AFTER {
+                        self.save()?;
+                    }
+                    self.end_epoch()?;
+                }
+                let asked = self.run.stop.load(Ordering::Relaxed);
+                if done < total && (asked || self.clock.no_time_for_a_step(self.pending.len() as u32)) {
+                    return self.interrupt(asked);
+                }
+                if self.saved.elapsed() > SAVE_AFTER {
+                    self.save()?;
+                }
+            }
+            self.screen.finish();
+            Ok(Outcome::Finished)
+        })
+    }
+
+    /// The number of the step at a place of the schedule, from 0.
+    fn step_at(&self, position: u64) -> u64 {
+        position.saturating_add_signed(-self.progress.ahead())
+    }
+
+    /// Saves and stops, because somebody asked for it or the time is nearly over.
+    fn interrupt(&mut self, asked: bool) -> Result<Outcome> {
+        self.save()?;
+        let limit = self.clock.limit().filter(|_| !asked);
+        let why = limit.map_or(String::new(), |limit| format!(", in time for --time-limit {limit}"));
+        self.screen.say(&format!("stopped after step {}{why}; {}", self.progress.step, self.resume_hint()));
+        Ok(Outcome::Interrupted)
+    }
+
+    /// Hands a step to the device.
+    fn queue(&mut self, pending: Pending) -> Result<()> {
+        let step = self.data(&pending);
+        self.device.step(&self.plan, &step).map_err(|e| self.lost(e))?;
+        self.pending.push_back(pending);
+        Ok(())
+    }
+
+    /// What a device needs to know of a step.
+    fn data<'a>(&self, of: &'a Pending) -> Step<'a> {
+        let (plan, config) = (&self.plan, &self.run.config);
+        let epoch = (of.number / self.recipe.per_epoch) as u32;
+        let parts = of.batch.images.chunks(config.micro_batch).zip(of.batch.pixels.chunks(plan.pixels.len()));
+        let part = |(images, pixels)| {
+            let mut drop = vec![0.0; plan.drop.len()];
+            plan.drop_path(&mut drop, config.seed, epoch, images, config.drop_path_rate);
+            Part { drop, pixels }
+        };
+        let hyper = of.hyper.derive(config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+        Step { hyper, parts: parts.map(part).collect() }
+    }
+
+    /// Takes and logs the reports that are there, oldest first, and waits for more while more than `most` are missing.
+    fn take_reports(&mut self, most: usize) -> Result<()> {
+        while let queued @ 1.. = self.pending.len() {
+            let found = self.device.report(&self.plan, queued, queued > most).map_err(|e| self.lost(e))?;
+            let Some((m, step)) = found.and_then(|m| Some((m, self.pending.pop_front()?))) else { break };
+            if m[monitor::FINITE] != 1.0 {
+                self.pending.clear(); // the steps after it changed nothing
+                return Err(self.not_finite(&step));
+            }
+            let (images, teachers) = (self.run.config.batch, self.plan.teachers());
+            let report = Report {
+                loss: m[monitor::LOSS] as f64 / (images * teachers * (self.plan.views() - 1)) as f64,
+                entropy: m[monitor::ENTROPY] as f64 / (images * teachers) as f64,
+                grad_norm: m[monitor::GRAD_NORM] as f64,
+                center_norm: m[monitor::CENTER_NORM] as f64,
+            };
+            self.progress.step += 1;
+            self.progress.epoch_loss += report.loss;
+            let took = self.reported.elapsed();
+            self.reported = Instant::now();
+            self.write_step(&step, &report, took)?;
+        }
+        Ok(())
+    }
+
+    /// Names the images that could not be read, once each. Where many have one cause (a shard that is gone), it is said once.
+    fn take_faults(&mut self, step: u64) -> Result<()> {
+        let faults = self.run.faults.take(Some(&*self.run.splits.test));
+        fault_lines(&faults).iter().for_each(|line| self.screen.say(line));
+        for fault in faults {
+            self.row(json!({
+                "kind": "unreadable",
+                "step": step,
+                "part": if fault.of_test { "test" } else { "train" },
+                "image": fault.image,
+                "error": fault.error.message,
+                "count": fault.count,
+            }))?;
+        }
+        Ok(())
+    }
+
+    /// Appends a row to the log. Where that fails the run ends, but what it has learnt is saved first.
+    fn row(&mut self, row: Value) -> Result<()> {
+        if self.log_ended {
+            return Ok(());
+        }
+        self.log.row(row).map_err(|e| {
+            self.log_ended = true;
+            match self.save() {
+                Ok(()) => self.lost(e),
+                Err(also) => failure::both(e, also),
+            }
+        })
+    }
+
+    /// Notes in the log, once, that messages have no reader any more.
+    fn note_silence(&mut self) -> Result<()> {
+        if let Some(why) = output::messages_lost().filter(|_| !self.silence_noted) {
+            self.silence_noted = true;
+            let step = self.progress.step.saturating_sub(1);
+            self.row(json!({"kind": "messages_lost", "step": step, "error": why}))?;
+        }
+        Ok(())
+    }
+
+    /// Saves the state after the steps queued so far.
+    fn save(&mut self) -> Result<()> {
+        self.take_reports(0)?;
+        let started = Instant::now();
+        let (out, config) = (&self.run.out, &self.run.config);
+        checkpoint::save(&out.join(CHECKPOINT), &mut self.device, &self.plan, config, self.progress)
+            .map_err(|e| self.unsaved(e))?;
+        self.saved_step = Some(self.progress.step);
+        checkpoint::save_teacher(&out.join(TEACHER), &mut self.device, &self.plan, config, self.progress)
+            .map_err(|e| self.unsaved(e))?;
+        self.clock.save_took(started.elapsed());
+        self.saved = Instant::now();
+        self.reported = Instant::now();
+        Ok(())
+    }
+
+    /// `took`: the time between the report before (or a save) and this one, which, reports being taken at the pace of the steps, is
+    /// that between two queued steps. From it come the row's `images_per_second`, and `data_wait`, the part spent waiting for
+    /// the loader.
+    fn write_step(&mut self, of: &Pending, r: &Report, took: Duration) -> Result<()> {
+        let (step, h) = (self.step_at(of.number), &of.hyper);
+        let (epoch, ln_k) = (of.number / self.recipe.per_epoch, (self.run.config.out_dim as f64).ln());
+        let rate = self.run.config.batch as f64 / took.as_secs_f64();
+        let wait = of.waited.as_secs_f64() / took.as_secs_f64();
+        self.row(json!({
+            "kind": "step",
+            "step": step,
+            "epoch": epoch,
+            "loss": number(r.loss),
+            "loss_minus_ln_k": number(r.loss - ln_k),
+            "lr": number(h.lr),
+            "wd": number(h.weight_decay),
+            "momentum": number(h.momentum),
+            "teacher_temp": number(h.teacher_temp),
+            "teacher_entropy": number(r.entropy),
+            "kl": number(r.loss - r.entropy),
+            "grad_norm": number(r.grad_norm),
+            "center_norm": number(r.center_norm),
+            "images_per_second": number(rate),
+            "data_wait": number(wait),
+        }))?;
+        self.screen.step(of.number + 1, epoch, self.run.config.epochs, r.loss, rate, wait);
+        if let Some(verdict) = self.watch.step(r.entropy, r.loss - r.entropy) {
+            let word = if verdict == Verdict::Healthy { "note" } else { "WARNING" };
+            self.screen.say(&format!("{word}, step {step}: {}", verdict.words()));
+        }
+        Ok(())
+    }
+}
+
+/// The folder's configuration, for `--resume`.
+pub fn recorded(out: &Path) -> Result<Config> {
+    Ok(Recorded::read(out)?.config)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! What a network attends to over the frames of a video (official `video_generation.py`).
+//!
+//! Two passes: the network looks at every frame once and its attention goes to a file; then the frames are drawn one by one, when the
+//! least and the greatest attention of the whole film are known. Memory holds one frame, however long the film is.
+//!
+//! The published script scales the colours frame by frame, which makes a film flicker and hides where attention grows: here that is
+//! [`Range::Frame`], and [`Range::Film`] is the default.
+
+use crate::data::{Dataset, Faults};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::eval::attention::check_keep;
+use crate::inference::dense::{Look, Seen};
+use crate::io::progress::Progress;
+use crate::io::spool::Spool;
+use crate::viz::animate::{Film, Format};
+use crate::viz::attend::{Attention, folder, range};
+use crate::viz::picture::Picture;
+use clap::ValueEnum;
+use std::path::Path;
+
+/// Over what the colours run from the least to the greatest attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Range {
+    /// The whole film: a colour means the same in every frame
+    Film,
+    /// Every frame for itself, as published
+    Frame,
+}
+
+/// What a frame of the film shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Show {
+    /// Mean attention as heat over the frame
+    Mean,
+    /// The frame, every head and the mean, on one sheet
+    Heads,
+    /// The patches that hold --keep of the mean attention, the rest darkened
+    Mask,
+}
+
+/// How a film is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    pub format: Format,
+    /// Frames a second.
+    pub fps: u16,
+    pub range: Range,
+    pub show: Show,
+    /// Part of the mean attention that a mask keeps.
+    pub keep: f64,
+    /// Also write the numbers, `attention.npy` (frames, heads, rows, columns).
+    pub keep_numbers: bool,
+}
+
+/// Draws the frames of `set`, in its order, as `out/attention.png` (.gif, .mp4), and the frames' names to `out/frames.txt`. Frames of
+/// other sizes than the first one's are scaled and cut around the centre to its size. Returns what to tell the user. Errors: no frame
+/// that can be read, a format that cannot be written here.
+pub fn draw<D: Device>(
+    look: &mut Look<D>,
+    set: &dyn Dataset,
+    faults: &Faults,
+    style: Style,
+    out: &Path,
+) -> Result<String> {
+    style.format.check(style.fps)?;
+    check_keep(style.keep)?;
+    folder(out)?;
+    let patch = look.config.patch_size;
+    let mut first: Option<([usize; 2], [usize; 2])> = None;
+    let mut others = 0;
+    let mut spool = Spool::new(out)?;
+    let mut frames = Vec::new();
+    let (mut ranges, mut numbers) = (Vec::<[f32; 2]>::new(), 0);
+    let mut progress = Progress::new(set.len(), "frames");
+    for i in 0..set.len() {
+        progress.tick();
+        let Some(image) = faults.image(set, i)? else { continue };
+        let original = [image.height, image.width];
+        let (size, like) = *first.get_or_insert((look.size(&image)?, original));
+        others += (original != like) as usize;
+        let named = |e: Error| Error { message: format!("{}: {}", set.name(i), e.message), ..e };
+        let attention = Attention::new(look.attention_at(&image, size).map_err(named)?, patch);
+        let found = attention.ranges();
+        let wider = |[a, b]: [f32; 2], [c, d]: [f32; 2]| [a.min(c), b.max(d)];
+        ranges =
+            if ranges.is_empty() { found } else { ranges.into_iter().zip(found).map(|(a, b)| wider(a, b)).collect() };
+        numbers = attention.seen.numbers.len();
+        spool.push(&attention.seen.numbers)?;
+        frames.push(i);
+    }
+    faults.say();
+    let Some((size, _)) = first else {
+        return Err(Error::new("none of the frames could be read").hint("--strict says why the first one could not"));
+    };
+    if others > 0 {
+        errln!(
+            "note: {others} frames of another size were scaled and cut to the first one's {} x {}",
+            size[1],
+            size[0]
+        );
+    }
+
+    let mut spool = spool.rewind()?;
+    let grid = size.map(|n| n / patch);
+    if style.keep_numbers {
+        let heads = numbers / (grid[0] * grid[1]);
+        spool.save(&out.join("attention.npy"), &[frames.len(), heads, grid[0], grid[1]])?;
+    }
+    let path = out.join(format!("attention.{}", style.format.ending()));
+    let mut film: Option<Film> = None;
+    let mut progress = Progress::new(frames.len(), "frames drawn");
+    let mut names = String::new();
+    for &i in &frames {
+        // It could be read a moment ago.
+        let image = look.covering(&set.image(i)?, size)?;
+        let attention = Attention::new(Seen { image, grid, numbers: spool.next(numbers)? }, patch);
+        let picture = frame(&attention, style, &ranges);
+        let film = match &mut film {
+            Some(film) => film,
+            none => {
+                let size = [picture.width, picture.height];
+                none.insert(Film::create(style.format, &path, size, style.fps, frames.len())?)
+            }
+        };
+        film.frame(&picture)?;
+        names += &format!("{}\n", set.name(i));
+        progress.tick();
+    }
+    film.map_or(Ok(()), Film::finish)?;
+    crate::io::atomic::write_atomically(&out.join("frames.txt"), |f| std::io::Write::write_all(f, names.as_bytes()))?;
+    Ok(format!(
+        "{} frames of {} x {} pixels, {} x {} patches, {} a second: {}",
+        frames.len(),
+        size[1],
+        size[0],
+        grid[1],
+        grid[0],
+        style.fps,
+        path.display()
+    ))
+}
+
+/// `ranges`: of every head and of the mean, over the whole film.
+fn frame(attention: &Attention, style: Style, ranges: &[[f32; 2]]) -> Picture {
+    let mean = attention.mean();
+    match (style.show, style.range) {
+        (Show::Mean, Range::Film) => attention.heat(&mean, ranges[ranges.len() - 1]),
+        (Show::Mean, Range::Frame) => attention.heat(&mean, range(&mean)),
+        (Show::Heads, Range::Film) => attention.sheet(ranges),
+        (Show::Heads, Range::Frame) => attention.sheet(&attention.ranges()),
+        (Show::Mask, _) => attention.mask(&mean, style.keep),
+    }
+}

@@ -1,0 +1,346 @@
+//! Checkpoints: safetensors files with the published key names, written aside and renamed.
+//!
+//! `checkpoint.safetensors` holds a whole run: `student.` and `teacher.` + `backbone.X` / `head.X`, `optimizer.exp_avg.` and
+//! `optimizer.exp_avg_sq.` + the same, `center`; in its header the step, the epoch's loss so far and the configuration.
+//! `teacher.safetensors` holds the teacher's backbone under bare published names.
+
+use crate::config::Config;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::io::atomic::write_atomically;
+use dino_kernel::mem::{Pool, Weight};
+use dino_kernel::model::Table;
+use dino_kernel::params::Spec;
+use dino_kernel::plan::Plan;
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Optimisation steps done.
+    pub step: u64,
+    /// Sum of the losses of the current epoch's steps so far. After its last step it is what it was until the epoch has been judged.
+    pub epoch_loss: f64,
+    /// Where the run stands in its schedule, if that is not the number of steps done.
+    pub moved: Option<Moved>,
+}
+
+/// A run whose data set has changed its size: steps done no longer say how many epochs they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Place in the schedule minus steps done.
+    pub ahead: i64,
+    /// Steps of an epoch in which the place is counted.
+    pub per_epoch: u64,
+}
+
+impl Progress {
+    /// The place in the schedule, in steps: epochs done times steps of an epoch, and steps of the epoch under way.
+    pub fn position(&self) -> u64 {
+        self.step.saturating_add_signed(self.ahead())
+    }
+
+    /// Place in the schedule minus steps done.
+    pub fn ahead(&self) -> i64 {
+        self.moved.map_or(0, |moved| moved.ahead)
+    }
+
+    /// The same run at another place of a schedule with so many steps in an epoch.
+    pub fn at(self, position: u64, per_epoch: u64, epoch_loss: f64) -> Progress {
+        let ahead = (position as i64).wrapping_sub(self.step as i64);
+        Progress { step: self.step, epoch_loss, moved: Some(Moved { ahead, per_epoch }) }
+    }
+
+    /// Whether all steps of an epoch are done, and it has not been judged.
+    pub fn epoch_is_open(&self, per_epoch: u64) -> bool {
+        self.epoch_loss != 0.0 && self.position() > 0 && self.position().is_multiple_of(per_epoch)
+    }
+}
+
+/// Why nothing was saved.
+pub enum Unsaved {
+    /// A number is not finite: which.
+    Spoilt(String),
+    Failed(Error),
+}
+
+impl From<Error> for Unsaved {
+    fn from(error: Error) -> Unsaved {
+        Unsaved::Failed(error)
+    }
+}
+
+impl Unsaved {
+    /// As an error.
+    pub fn error(self) -> Error {
+        match self {
+            Unsaved::Spoilt(which) => Error::new(which),
+            Unsaved::Failed(error) => error,
+        }
+    }
+}
+
+/// A tensor on its way to a file.
+pub(crate) struct Out {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Vec<f32>,
+}
+
+impl View for Out {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.values.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+    fn data_len(&self) -> usize {
+        4 * self.values.len()
+    }
+}
+
+/// The published key of a parameter: `backbone.X` or `head.X`.
+pub(crate) fn key(spec: &Spec) -> String {
+    if spec.name.part.is_empty() { format!("backbone.{}", spec.name) } else { spec.name.to_string() }
+}
+
+/// The four stretches of a checkpoint that have the table's layout: prefix, pool, offset.
+fn stretches(table: &Table) -> [(&'static str, Pool, usize); 4] {
+    let len = table.len();
+    [
+        ("student.", Pool::Weights, 0),
+        ("teacher.", Pool::Weights, len),
+        ("optimizer.exp_avg.", Pool::Moments, 0),
+        ("optimizer.exp_avg_sq.", Pool::Moments, len),
+    ]
+}
+
+pub(crate) fn metadata(config: &Config, progress: Progress) -> BTreeMap<&'static str, String> {
+    let mut entries = BTreeMap::from([
+        ("config", serde_json::to_string(config).expect("a configuration is plain data")),
+        ("step", progress.step.to_string()),
+        ("epoch_loss", format!("{:016x}", progress.epoch_loss.to_bits())),
+        ("version", env!("CARGO_PKG_VERSION").into()),
+    ]);
+    if let Some(Moved { ahead, per_epoch }) = progress.moved {
+        entries.insert("ahead", ahead.to_string());
+        entries.insert("per_epoch", per_epoch.to_string());
+    }
+    entries
+}
+
+/// Equal runs give equal files. The library takes metadata as a hash map, in an order that changes from run to run, so the entries
+/// are put at the head of its header here.
+pub(crate) fn write(path: &Path, tensors: Vec<(String, Out)>, metadata: BTreeMap<&'static str, String>) -> Result<()> {
+    let failed = |e: &dyn std::fmt::Display| Error::new(format!("cannot write {}: {e}", path.display()));
+    let bytes = safetensors::serialize(tensors, None).map_err(|e| failed(&e))?;
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| failed(&"no header"))?;
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let entries = serde_json::to_vec(&metadata).expect("strings are plain data");
+    let mut header = [b"{\"__metadata__\":", &entries[..], b",", &header[1..]].concat();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    write_atomically(path, |f| {
+        f.write_all(&(header.len() as u64).to_le_bytes())?;
+        f.write_all(&header)?;
+        f.write_all(data)
+    })
+}
+
+/// A number that is not finite spoils a checkpoint: what computes with it becomes so as well.
+fn check_finite(tensors: &[(String, Out)]) -> Result<(), Unsaved> {
+    for (key, Out { values, .. }) in tensors {
+        if let Some(i) = values.iter().position(|x| !x.is_finite()) {
+            return Err(Unsaved::Spoilt(format!("{key} is not finite: element {i} is {}", values[i])));
+        }
+    }
+    Ok(())
+}
+
+/// Writes everything a run needs to go on. If a number is not finite, the device is lost, or the disk is full, the file that was
+/// there stays.
+pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<(), Unsaved> {
+    let mut tensors = Vec::new();
+    for (prefix, pool, offset) in stretches(&p.table) {
+        p.table.visit(|spec| {
+            let mut values = vec![0.0; spec.at.len()];
+            o.download(pool, offset + spec.at.0.at, &mut values);
+            tensors.push((format!("{prefix}{}", key(&spec)), Out { shape: spec.shape().to_vec(), values }));
+        });
+    }
+    let mut values = vec![0.0; p.center.len()];
+    o.download(Pool::State, p.center.0.at, &mut values);
+    tensors.push(("center".into(), Out { shape: vec![1, values.len()], values }));
+    o.sync()?; // what a lost device gave must not replace a good file
+    check_finite(&tensors)?;
+    Ok(write(path, tensors, metadata(config, progress))?)
+}
+
+/// Writes the teacher's backbone alone, on the same terms.
+pub fn save_teacher<D: Device>(
+    path: &Path,
+    o: &mut D,
+    p: &Plan,
+    config: &Config,
+    progress: Progress,
+) -> Result<(), Unsaved> {
+    let mut tensors = Vec::new();
+    p.table.visit(|spec| {
+        if spec.name.part.is_empty() {
+            let mut values = vec![0.0; spec.at.len()];
+            o.download(Pool::Weights, p.table.len() + spec.at.0.at, &mut values);
+            tensors.push((spec.name.to_string(), Out { shape: spec.shape().to_vec(), values }));
+        }
+    });
+    o.sync()?;
+    check_finite(&tensors)?;
+    Ok(write(path, tensors, metadata(config, progress))?)
+}
+
+/// An open checkpoint file of either kind.
+pub struct Checkpoint {
+    path: String,
+    bytes: Vec<u8>,
+    pub config: Config,
+    pub progress: Progress,
+}
+
+fn unreadable(name: &str, what: String) -> Error {
+    Error::new(format!("cannot read the checkpoint {name}: {what}"))
+        .hint("a checkpoint is the checkpoint.safetensors or teacher.safetensors of a run")
+}
+
+impl Checkpoint {
+    /// Reads and checks the header; tensors are checked when they are asked for.
+    pub fn open(path: &Path) -> Result<Checkpoint> {
+        let name = path.display().to_string();
+        match std::fs::read(path) {
+            Ok(bytes) => Checkpoint::parse(name, bytes),
+            Err(e) => Err(unreadable(&name, e.to_string())),
+        }
+    }
+
+    /// The same for the bytes of a file; `name` is for the errors.
+    pub fn parse(name: String, bytes: Vec<u8>) -> Result<Checkpoint> {
+        let bad = |what| unreadable(&name, what);
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("{e}, {} bytes", bytes.len())))?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("{e}, {} bytes", bytes.len())))?.len();
+        let entries = header.metadata().clone().unwrap_or_default();
+        let entry = |k: &str| entries.get(k).ok_or_else(|| bad(format!("its header has no {k}")));
+        let config: Config =
+            serde_json::from_str(entry("config")?).map_err(|e| bad(format!("its configuration: {e}")))?;
+        let config = config.resolve().map_err(|e| bad(format!("its configuration: {}", e.message)))?;
+        if config.depth > tensors {
+            return Err(bad(format!("its configuration has {} blocks, but it holds {tensors} tensors", config.depth)));
+        }
+        let step: u64 = entry("step")?.parse().map_err(|e| bad(format!("its step: {e}")))?;
+        let bits = u64::from_str_radix(entry("epoch_loss")?, 16).map_err(|e| bad(format!("its epoch loss: {e}")))?;
+        let number = |key: &str, text: &String| text.parse::<i64>().map_err(|e| bad(format!("its {key}: {e}")));
+        let moved = match (entries.get("ahead"), entries.get("per_epoch")) {
+            (Some(ahead), Some(per_epoch)) => {
+                let (ahead, per_epoch) = (number("ahead", ahead)?, number("per_epoch", per_epoch)?);
+                let place =
+                    i64::try_from(step).ok().and_then(|step| step.checked_add(ahead)).filter(|place| *place >= 0);
+                match (place, per_epoch) {
+                    (Some(_), 1..) => Some(Moved { ahead, per_epoch: per_epoch as u64 }),
+                    _ => return Err(bad(format!("no place in a schedule: {ahead} steps ahead, {per_epoch} an epoch"))),
+                }
+            }
+            _ => None,
+        };
+        let progress = Progress { step, epoch_loss: f64::from_bits(bits), moved };
+        Ok(Checkpoint { path: name, bytes, config, progress })
+    }
+
+    fn tensor(&self, key: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let all = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::new(format!("{}: {e}", self.path)))?;
+        let t = all.tensor(key).map_err(|_| {
+            Error::new(format!("{} has no tensor {key}", self.path))
+                .hint("was it written by a run with another --arch?")
+        })?;
+        if t.dtype() != Dtype::F32 || t.shape() != shape {
+            let found = format!("{:?} {:?}", t.dtype(), t.shape());
+            return Err(Error::new(format!("{}: {key} is {found}, this plan has F32 {shape:?}", self.path))
+                .hint("the configuration in the file does not fit its tensors: it was changed after the run"));
+        }
+        let values: Vec<f32> = t.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+        match values.iter().position(|x| !x.is_finite()) {
+            None => Ok(values),
+            Some(i) => Err(Error::new(format!("{}: {key} is not finite: element {i} is {}", self.path, values[i]))
+                .hint("the file is damaged; go back to a numbered checkpoint (--save-every) if there is one")),
+        }
+    }
+
+    /// Fills a device with a whole run. Nothing is written before every tensor has been found sound.
+    pub fn load<D: Device>(&self, o: &mut D, p: &Plan) -> Result<()> {
+        self.whole(p)?.iter().for_each(|(pool, at, values)| o.upload(*pool, *at, values));
+        Ok(())
+    }
+
+    /// Every tensor of a whole run, and where it belongs. The error is that of the first one that is not sound.
+    pub fn whole(&self, p: &Plan) -> Result<Vec<(Pool, usize, Vec<f32>)>> {
+        let (mut found, mut error) = (Vec::new(), None);
+        for (prefix, pool, offset) in stretches(&p.table) {
+            p.table.visit(|spec| match self.tensor(&format!("{prefix}{}", key(&spec)), spec.shape()) {
+                Ok(values) => found.push((pool, offset + spec.at.0.at, values)),
+                Err(e) => error = error.take().or(Some(e)),
+            });
+        }
+        if let Some(e) = error {
+            return Err(e);
+        }
+        found.push((Pool::State, p.center.0.at, self.tensor("center", &[1, p.center.len()])?));
+        Ok(found)
+    }
+
+    /// Whether it holds the teacher's backbone alone, under bare names.
+    pub fn is_bare(&self) -> bool {
+        SafeTensors::deserialize(&self.bytes).is_ok_and(|all| all.names().contains(&"cls_token"))
+    }
+
+    /// A network's backbone in the table's layout: `network` is `teacher` or `student`; a file with bare names is taken for the teacher.
+    pub fn backbone(&self, network: &str) -> Result<Vec<f32>> {
+        self.part(network, false)
+    }
+
+    /// A network's projection head, in the layout of the table behind the backbone.
+    pub fn head(&self, network: &str) -> Result<Vec<f32>> {
+        self.part(network, true)
+    }
+
+    fn part(&self, network: &str, head: bool) -> Result<Vec<f32>> {
+        let table = self.config.table();
+        let bare = self.is_bare();
+        if bare && (network != "teacher" || head) {
+            return Err(Error::new(format!("{} holds the teacher's backbone alone", self.path))
+                .hint("the student is in the run's checkpoint.safetensors"));
+        }
+        // The file may claim any size: room is made when every tensor has been found.
+        let (mut found, mut error) = (Vec::new(), None);
+        table.visit(|spec| {
+            if spec.name.part.is_empty() == head {
+                return;
+            }
+            let key = if bare { spec.name.to_string() } else { format!("{network}.{}", key(&spec)) };
+            let Weight(span) = spec.at;
+            match self.tensor(&key, spec.shape()) {
+                Ok(values) => found.push((span, values)),
+                Err(e) => error = error.take().or(Some(e)),
+            }
+        });
+        if let Some(e) = error {
+            return Err(e);
+        }
+        let first = if head { table.backbone_len() } else { 0 };
+        let mut weights = vec![0.0; if head { table.len() } else { table.backbone_len() } - first];
+        for (span, values) in &found {
+            weights[span.at - first..][..span.len].copy_from_slice(values);
+        }
+        Ok(weights)
+    }
+}
