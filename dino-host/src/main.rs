@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    dino_host::cli::main::<dino_host::cpu::Cpu>("dino-host")
+    dino_host::cli::on_cpu()
 }

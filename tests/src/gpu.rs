@@ -124,11 +124,14 @@ pub fn bf16_bound(op: Op, pool: Pool, k: f64) -> f64 {
     roundings * HALF_ULP + f32_bound(k)
 }
 
-/// The same where logits are sharpened: a cosine is 2 eps off (what bf16 drops is the same on both sides), a logit as much divided by
-/// the lower temperature, and a probability that much of itself.
-pub fn sharpened(bound: f64, op: Op, coldest: f64) -> f64 {
+/// The same where logits are sharpened. A logit enters as its difference from the largest: two cosines, each a sum of `bottleneck` products
+/// and two roundings more, on either side; divided by the lower temperature, that is how far a probability is off, as a part of itself.
+/// (What bf16 drops is the same on both sides.)
+pub fn sharpened(bound: f64, op: Op, coldest: f64, bottleneck: usize) -> f64 {
     match op {
-        Op::teacher_lse | Op::dino_loss | Op::sum_stat => bound + 2.0 * f32::EPSILON as f64 / coldest,
+        Op::teacher_lse | Op::dino_loss | Op::sum_stat => {
+            bound + (2.0 + (bottleneck as f64).sqrt()) * f32::EPSILON as f64 / coldest
+        }
         _ => bound,
     }
 }
@@ -150,11 +153,18 @@ pub fn step_beside_cpu<F: Factory>(
     let mut weights = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: plan.pools.weights });
     weights.iter_mut().for_each(|w| *w = f64::from(half::bf16::from_f64(*w)));
     run.o.write(Pool::Weights, 0, &weights);
+    // Where student and teacher are one-hot on the same prototype, the gradient p - q of a row is what cancellation leaves of the two, so its
+    // error is measured by their size.
+    let (images, pairs) = (plan.config.micro_batch as f64, plan.teachers() * (plan.views() - 1) * plan.config.batch);
+    for pool in [Pool::Acts, Pool::Grads] {
+        run.o.floor[Op::dino_loss as usize][pool as usize] = images.sqrt() / (student_temp * pairs as f64);
+    }
     run.step(&Hyper { teacher_temp, student_temp, ..hyper_numbers() }, &random_views(&plan, seed));
     assert_eq!(run.monitor(monitor::FINITE), 1.0);
     let k = plan.crops().tokens(plan.config.backbone.patch).rows().max(config.head.prototypes) as f64;
     let part = |m: &Mismatch| {
-        let bound = sharpened(bound(m.op, m.access.pool, k), m.op, teacher_temp.min(student_temp));
+        let bound =
+            sharpened(bound(m.op, m.access.pool, k), m.op, teacher_temp.min(student_temp), config.head.bottleneck);
         assert!(m.error <= bound, "{m:?} exceeds {bound:e} under {config:?}");
         (m.op, m.error / bound)
     };

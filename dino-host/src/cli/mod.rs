@@ -55,6 +55,12 @@ enum Command<O: Args> {
     Check,
 }
 
+/// The `dino-host` program. It is compiled here, in the library, so that it is compiled once, beside everything else, and the program
+/// itself is a call.
+pub fn on_cpu() -> ExitCode {
+    main::<crate::cpu::Cpu>("dino-host")
+}
+
 /// Runs the program on device `D`: 0 done, 1 a check failed, 2 an error, 130 interrupted.
 pub fn main<D: Device>(program: &str) -> ExitCode {
     match Cli::<D::Options>::try_parse() {

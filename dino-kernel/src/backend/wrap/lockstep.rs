@@ -21,11 +21,13 @@ pub struct Lockstep<A, B> {
     pub b: B,
     /// The largest relative error of every op so far, pool by pool: what is kept in fewer digits hides nothing of what is not.
     pub worst: [[Option<Mismatch>; Pool::COUNT]; Op::ALL.len()],
+    /// The norm that a written span counts as having at least, op by op and pool by pool: the size of the terms of a sum that may cancel.
+    pub floor: [[f64; Pool::COUNT]; Op::ALL.len()],
 }
 
 impl<A: Memory, B: Memory> Lockstep<A, B> {
     pub fn new(a: A, b: B) -> Self {
-        Lockstep { a, b, worst: [[None; Pool::COUNT]; Op::ALL.len()] }
+        Lockstep { a, b, worst: [[None; Pool::COUNT]; Op::ALL.len()], floor: [[0.0; Pool::COUNT]; Op::ALL.len()] }
     }
 
     /// The largest error of any op.
@@ -63,7 +65,9 @@ impl<A: Memory, B: Memory> Lockstep<A, B> {
             let error = match (alike, difference == 0.0) {
                 (false, _) => f64::INFINITY,
                 (true, true) => 0.0,
-                (true, false) => libm::sqrt(difference / size),
+                (true, false) => {
+                    libm::sqrt(difference) / libm::sqrt(size).max(self.floor[op as usize][access.pool as usize])
+                }
             };
             let worst = &mut self.worst[op as usize][access.pool as usize];
             if worst.is_none_or(|w| error > w.error) {
