@@ -1,5 +1,6 @@
 //! Our side: the cases of the reference's `bench_step.py`, by the trainer's own doors.
 
+use crate::flags::Case;
 use crate::{median, sgemm};
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
@@ -19,18 +20,6 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 use std::time::Instant;
-
-/// What is timed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Case {
-    Cifar6,
-    Cifar12,
-    Tiny16,
-    Small16,
-    Feat1,
-    Feat16,
-    Knn,
-}
 
 /// What was found. MiB are 2^20 bytes.
 #[derive(Debug, Serialize, Deserialize)]

@@ -8,61 +8,19 @@
 //! The machine's speed drifts, so the two programs take turns, each in a process of its own, and only pairs of neighbours are compared.
 
 mod cases;
+#[path = "../flags.rs"]
+mod flags;
 mod reference;
 mod sgemm;
 
-use cases::{Case, Measured, Split};
+use cases::{Measured, Split};
 use clap::Parser;
-use reference::{Mode, Reference};
-use std::path::PathBuf;
+use flags::{Case, Cpu, Mode, Timed};
+use reference::Reference;
 use std::process::{Command, ExitCode};
 
-/// Times training steps, features and k-NN on the CPU, beside PyTorch
-#[derive(Parser)]
-struct Args {
-    /// Only these cases, by commas: cifar6, cifar12, tiny16, small16, feat1, feat16, knn
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<Case>,
-    /// The folder of the reference's bench_step.py
-    #[arg(long, value_name = "DIR")]
-    reference: Option<PathBuf>,
-    /// A Python that has PyTorch
-    #[arg(long, default_value = "python3", value_name = "FILE")]
-    python: PathBuf,
-    /// The reference's modes, by commas: plain, tuned, compile; +malloc makes glibc keep its memory
-    #[arg(long, value_delimiter = ',', default_value = "plain,tuned,compile,tuned+malloc,compile+malloc")]
-    modes: Vec<Mode>,
-    /// Pairs of every case and mode
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Steps that are timed in a process, after two that are not
-    #[arg(long, default_value_t = 5)]
-    steps: usize,
-    /// Threads on both sides
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
-    /// Images that go through the model at once; 0 = as many as a quarter of PyTorch's memory has room for
-    #[arg(long, default_value_t = 0)]
-    micro_batch: usize,
-    /// Crops go through the student in turns
-    #[arg(long)]
-    stream_crops: bool,
-    /// A step of this case word by word
-    #[arg(long, value_name = "CASE")]
-    profile: Option<Case>,
-    /// matrixmultiply on the shapes of the workload
-    #[arg(long)]
-    sgemm: bool,
-    /// One JSON line of ours alone, in this process
-    #[arg(long, value_name = "CASE", hide = true)]
-    ours: Option<Case>,
-    /// Said by cargo
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
 /// Ours in a process of its own, so that the peak of its memory is its own.
-fn ours(args: &Args, case: Case) -> Result<Measured, String> {
+fn ours(args: &Timed, case: Case) -> Result<Measured, String> {
     let own = std::env::current_exe().map_err(|e| e.to_string())?;
     let mut command = Command::new(own);
     command.args(["--ours", case.name(), "--steps", &args.steps.to_string(), "--threads", &args.threads.to_string()]);
@@ -80,9 +38,9 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 /// One mode of the reference beside ours, round after round; prints a row of the table.
-fn pairs(args: &Args, reference: &Reference, case: Case, mode: &Mode) -> Result<(), String> {
+fn pairs(args: &Timed, rounds: usize, reference: &Reference, case: Case, mode: &Mode) -> Result<(), String> {
     let (mut theirs_ms, mut ours_ms, mut ratios, mut memory) = (vec![], vec![], vec![], vec![]);
-    for _ in 0..args.rounds {
+    for _ in 0..rounds {
         let theirs = reference.run(case, mode, args.threads, args.steps)?;
         let ours = ours(args, case)?;
         theirs_ms.push(theirs.median_ms);
@@ -104,7 +62,8 @@ fn pairs(args: &Args, reference: &Reference, case: Case, mode: &Mode) -> Result<
     Ok(())
 }
 
-fn table(args: &Args, cases: &[Case]) -> Result<(), String> {
+fn table(all: &Cpu, rounds: usize, cases: &[Case]) -> Result<(), String> {
+    let args = &all.timed;
     println!(
         "| case | micro-batch | ms | img/s | GFLOP | GFLOP/s | sgemm ceiling | share | peak RSS MiB | of it beyond |"
     );
@@ -128,13 +87,13 @@ fn table(args: &Args, cases: &[Case]) -> Result<(), String> {
     println!(
         "\n\"Beyond\": of a step, beyond the five f32 copies of the weights; of features and k-NN, all of the process.\n"
     );
-    let Some(folder) = &args.reference else {
+    let Some(folder) = all.both.reference() else {
         println!(
             "SKIPPED: PyTorch's side. --reference DIR names the folder of bench_step.py, --python FILE a Python that has PyTorch."
         );
         return Ok(());
     };
-    let reference = Reference::new(folder, &args.python)?;
+    let reference = Reference::new(&folder, &all.both.python())?;
     println!(
         "| case | PyTorch | theirs, ms | ours, ms | theirs / ours | least pair | theirs, MiB | ours, MiB | ours / theirs |"
     );
@@ -142,13 +101,14 @@ fn table(args: &Args, cases: &[Case]) -> Result<(), String> {
     for &case in cases {
         // k-NN has no modes of its own.
         let modes = args.modes.iter().filter(|m| case != Case::Knn || m.plain());
-        modes.into_iter().try_for_each(|mode| pairs(args, &reference, case, mode))?;
+        modes.into_iter().try_for_each(|mode| pairs(args, rounds, &reference, case, mode))?;
     }
     Ok(())
 }
 
-fn run(args: &Args) -> Result<(), String> {
-    if args.rounds == 0 || args.steps == 0 {
+fn run(all: &Cpu) -> Result<(), String> {
+    let (args, rounds) = (&all.timed, all.both.rounds.unwrap_or(3));
+    if rounds == 0 || args.steps == 0 {
         return Err("--rounds and --steps are at least 1".into());
     }
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().map_err(|e| e.to_string())?;
@@ -165,11 +125,11 @@ fn run(args: &Args) -> Result<(), String> {
         sgemm::shapes(args.threads);
         return Ok(());
     }
-    table(args, if args.only.is_empty() { &Case::ALL } else { &args.only })
+    table(all, rounds, if args.only.is_empty() { &Case::ALL } else { &args.only })
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    match run(&Cpu::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("cpu bench: {e}");

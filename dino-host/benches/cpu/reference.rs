@@ -1,28 +1,9 @@
 //! PyTorch's side: `bench_step.py` of the reference, a process a measurement.
 
-use crate::cases::Case;
+use crate::flags::{Case, Mode};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::str::FromStr;
-
-/// A mode of `bench_step.py`, and whether glibc's allocator is told to keep its memory.
-#[derive(Clone, Debug)]
-pub struct Mode {
-    mode: String,
-    malloc: bool,
-}
-
-impl FromStr for Mode {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Mode, String> {
-        let (mode, malloc) = text.strip_suffix("+malloc").map_or((text, false), |mode| (mode, true));
-        if !["plain", "tuned", "compile"].contains(&mode) {
-            return Err("plain, tuned or compile, each with +malloc or without".into());
-        }
-        Ok(Mode { mode: mode.into(), malloc })
-    }
-}
 
 impl Mode {
     pub fn name(&self) -> String {

@@ -5,30 +5,15 @@
 //!
 //! The machine's speed drifts, so the two programs take turns, and only neighbours are compared.
 
+#[path = "../flags.rs"]
+mod flags;
 mod ours;
 mod reference;
 
 use clap::Parser;
 use dino_host::image::Decode;
-use std::path::PathBuf;
+use flags::Crops;
 use std::process::ExitCode;
-
-/// Times the way from a JPEG file to its crops, beside Pillow and torchvision
-#[derive(Parser)]
-struct Args {
-    /// The folder of the reference's bench_step.py; without it, $DINO_REFERENCE
-    #[arg(long, value_name = "DIR")]
-    reference: Option<PathBuf>,
-    /// A Python that has torchvision; without it, $DINO_PYTHON, else python3
-    #[arg(long, value_name = "FILE")]
-    python: Option<PathBuf>,
-    /// Rounds: of each operation the quickest counts, of whole images the medians of neighbours are compared
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-    /// Said by cargo
-    #[arg(long, hide = true)]
-    bench: bool,
-}
 
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.into_iter().collect();
@@ -36,16 +21,19 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
 }
 
-fn run(args: &Args) -> Result<(), String> {
-    if args.rounds == 0 {
+fn run(args: &Crops) -> Result<(), String> {
+    if args.of_the_other() {
+        println!("SKIPPED: the benchmark of crops, for the flags name work of the other one (cpu)");
+        return Ok(());
+    }
+    let rounds = args.both.rounds.unwrap_or(5);
+    if rounds == 0 {
         return Err("--rounds is at least 1".into());
     }
-    let from = |flag: &Option<PathBuf>, name| flag.clone().or_else(|| std::env::var_os(name).map(PathBuf::from));
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let reference = match from(&args.reference, "DINO_REFERENCE") {
+    let reference = match args.both.reference() {
         Some(at) => {
-            let python = from(&args.python, "DINO_PYTHON").unwrap_or_else(|| "python3".into());
-            let reference = reference::Reference::new(&at, &python)?;
+            let reference = reference::Reference::new(&at, &args.both.python())?;
             reference.write_files(folder.path())?;
             Some(reference)
         }
@@ -55,8 +43,8 @@ fn run(args: &Args) -> Result<(), String> {
         }
     };
     let ours = ours::Ours::new(folder.path())?;
-    ours.operations(args.rounds);
-    fast_decode(args.rounds)?;
+    ours.operations(rounds);
+    fast_decode(rounds)?;
     let Some(reference) = reference else {
         println!(
             "\nSKIPPED: the reference's side. --reference DIR names the folder of bench_step.py, --python FILE a Python that has torchvision."
@@ -66,7 +54,7 @@ fn run(args: &Args) -> Result<(), String> {
     println!("\n| round | theirs, ms an image | ours | theirs / ours | theirs, decoding | ours |");
     println!("| --- | --- | --- | --- | --- | --- |");
     let mut ratios = Vec::new();
-    for round in 1..=args.rounds {
+    for round in 1..=rounds {
         let [theirs, their_decode] = reference.run()?;
         let [whole, decode] = ours.whole();
         ratios.push(theirs / whole);
@@ -93,7 +81,7 @@ fn fast_decode(rounds: usize) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    match run(&Crops::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("crops bench: {e}");

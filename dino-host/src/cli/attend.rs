@@ -16,8 +16,8 @@ pub struct Attend<O: Args> {
     /// Weights: checkpoint.safetensors or teacher.safetensors of a run, or published ones (.pth, timm, Hugging Face)
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// A picture of any size, a folder of pictures or a pattern such as 'a/*.jpg'; may be given several times
-    #[arg(long, value_name = "PATH", required_unless_present = "frames", conflicts_with = "frames")]
+    /// Images of any size, folders of images, or patterns such as 'a/*.jpg'
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "frames", conflicts_with = "frames")]
     image: Vec<PathBuf>,
     /// Frames of a video, a folder or a pattern, sorted by name: with --animate, a film instead of pictures
     #[arg(long, value_name = "PATH", requires = "animate")]

@@ -31,8 +31,8 @@ pub struct Neighbours<O: Args> {
     /// Draw the queries at random by this seed
     #[arg(long, value_name = "N")]
     choose: Option<u64>,
-    /// Ask for these pictures instead: a file, a folder or a pattern; may be given several times
-    #[arg(long, value_name = "PATH", conflicts_with = "choose")]
+    /// Ask for these images instead: files, folders or patterns
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "choose")]
     image: Vec<PathBuf>,
     /// A second row for every query: its neighbours by pixels
     #[arg(long)]

@@ -14,8 +14,8 @@ pub struct Pca<O: Args> {
     /// checkpoint.safetensors or teacher.safetensors of a run
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// A picture of any size, a folder of pictures or a pattern such as 'a/*.jpg'; may be given several times: all share their colours
-    #[arg(long, value_name = "PATH", required = true)]
+    /// Images of any size, folders of images, or patterns such as 'a/*.jpg'; all share their colors
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     image: Vec<PathBuf>,
     /// Folder for the pictures; of several images each gets a folder of its own in it
     #[arg(long, value_name = "DIR")]

@@ -3,6 +3,7 @@
 mod common;
 mod crash;
 mod dense;
+mod documents;
 mod draw;
 mod probes;
 mod refusals;

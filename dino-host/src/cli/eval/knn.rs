@@ -6,9 +6,10 @@ use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::judged::{self, Baseline, Judged, Labels};
-use crate::eval::knn;
+use crate::eval::knn::{self, Score};
 use clap::{Args, ValueEnum};
 use ndarray::{Array2, Axis, concatenate};
+use serde_json::{Value, json};
 
 #[derive(Args)]
 pub struct Knn<O: Args> {
@@ -19,9 +20,9 @@ pub struct Knn<O: Args> {
     k: Vec<usize>,
     #[arg(long, default_value_t = knn::TEMPERATURE)]
     temperature: f64,
-    /// Whose features [default: teacher with --checkpoint, else pixels]
-    #[arg(long)]
-    which: Option<Which>,
+    /// Whose features, a list for one table [default: teacher with --checkpoint, else pixels]
+    #[arg(long, value_delimiter = ',')]
+    which: Vec<Which>,
     /// Every image votes on every other, none on itself: for sets too small to be cut in two, or without a test part. PART is train,
     /// test or all of both
     #[arg(long, value_name = "PART", num_args = 0..=1, default_missing_value = "all")]
@@ -40,16 +41,50 @@ enum Part {
 /// The k whose predictions are shown class by class, where it is among those asked for: the published best.
 const SHOWN: usize = 20;
 
+/// What the vote gave for one network, or for pixels.
+struct Vote {
+    name: String,
+    /// Numbers an image.
+    width: usize,
+    labels: Labels,
+    /// How images were made ready, by name and in words.
+    view: &'static str,
+    seen: String,
+    scores: Vec<Score>,
+    /// At [`SHOWN`], or the first k asked for.
+    judged: Judged,
+}
+
 pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
     if args.k.contains(&0) || args.k.is_empty() {
         return Err(Error::new("--k is above 0").hint("published: --k 10,20,100,200"));
     }
     knn::check_temperature(args.temperature, knn::TEMPERATURE)?;
-    let subject = match args.leave_one_out {
-        Some(Part::Train) => Subject::of_training_part::<D>(&args.source, args.which)?,
-        _ => Subject::open::<D>(&args.source, args.which)?,
+    let first = args.which.first().copied();
+    let mut subject = match args.leave_one_out {
+        Some(Part::Train) => Subject::of_training_part::<D>(&args.source, first)?,
+        _ => Subject::open::<D>(&args.source, first)?,
     };
+    let mut votes = vec![vote::<D>(&args, &subject)?];
+    for &which in args.which.iter().skip(1) {
+        subject = subject.switch_to::<D>(&args.source, which)?;
+        votes.push(vote::<D>(&args, &subject)?);
+    }
+    if args.source.json {
+        let results: Vec<_> = votes.iter().map(|vote| json(&args, vote)).collect();
+        match &results[..] {
+            [only] => outln!("{only}"),
+            _ => outln!("{}", json!({"results": results})),
+        }
+    } else {
+        print(&args, &votes);
+    }
+    Ok(0)
+}
+
+/// Lets the neighbours of every image vote.
+fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject) -> Result<Vote> {
     let (train, test) = (&*subject.splits.train, &*subject.splits.test);
     let mut extractor = subject.extractor::<D>(&args.source.shared.device, 1, false)?;
     let mut of = |set: &dyn Dataset| -> Result<(Array2<f32>, Vec<u32>)> {
@@ -99,39 +134,64 @@ pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
         return Err(unlabelled(&args.source.data));
     }
     let scores = knn::scores(&found, &labels.train, &labels.test, &args.k, args.temperature);
-    let k = if args.k.contains(&SHOWN) { SHOWN } else { args.k[0] };
-    let predicted = knn::predict(&found, &labels.train, k, args.temperature);
+    let predicted = knn::predict(&found, &labels.train, shown(args), args.temperature);
     let judged = Judged::new(&predicted, &labels.test, &labels.classes);
-    let baseline = Baseline::new(&labels);
-    let alone = args.leave_one_out.is_some();
-    let (name, bank) = (subject.name(), labels.train.len());
+    let (name, view, seen) = (subject.name(), subject.view.name(), subject.seen());
+    Ok(Vote { name, width, labels, view, seen, scores, judged })
+}
+
+/// The k of predictions that are shown class by class.
+fn shown<O: Args>(args: &Knn<O>) -> usize {
+    if args.k.contains(&SHOWN) { SHOWN } else { args.k[0] }
+}
+
+fn json<O: Args>(args: &Knn<O>, vote: &Vote) -> Value {
+    let Vote { name, width, labels, view, scores, judged, .. } = vote;
+    let mut json = json!({
+        "which": name, "bank": labels.train.len(), "queries": labels.test.len(), "width": width,
+        "eval_view": view, "temperature": args.temperature, "scores": scores,
+        "leave_one_out": args.leave_one_out.is_some(), "shown_k": shown(args),
+    });
+    let detail = detail_json(judged, &labels.classes, &Baseline::new(labels));
+    json.as_object_mut().into_iter().for_each(|o| o.extend(detail.as_object().cloned().unwrap_or_default()));
+    json
+}
+
+fn print<O: Args>(args: &Knn<O>, votes: &[Vote]) {
+    let (labels, alone) = (&votes[0].labels, args.leave_one_out.is_some());
+    let (bank, queries) = (labels.train.len(), labels.test.len());
+    match (votes, alone) {
+        ([Vote { name, width, .. }], false) => {
+            outln!("k-NN, {name}, {width} numbers an image, bank {bank}, queries {queries}");
+        }
+        ([Vote { name, width, .. }], true) => {
+            outln!("k-NN, leave-one-out, {name}, {width} numbers an image, {bank} images");
+        }
+        (_, false) => outln!("k-NN, bank {bank}, queries {queries}"),
+        (_, true) => outln!("k-NN, leave-one-out, {bank} images"),
+    }
+    if let [Vote { scores, seen, .. }] = votes {
+        outln!("{:>6} {:>8} {:>8}", "k", "top-1 %", "top-5 %");
+        scores.iter().for_each(|s| outln!("{:>6} {:>8.2} {:>8.2}", s.k, s.top1, s.top5));
+        outln!("{seen}");
+    } else {
+        outln!("{:<8} {:>6} {:>8} {:>8}", "", "k", "top-1 %", "top-5 %");
+        for Vote { name, scores, .. } in votes {
+            scores.iter().for_each(|s| outln!("{name:<8} {:>6} {:>8.2} {:>8.2}", s.k, s.top1, s.top5));
+        }
+        votes.iter().for_each(|v| outln!("{}: {} numbers an image, {}", v.name, v.width, v.seen));
+    }
     let voters = bank - alone as usize;
-    if args.source.json {
-        let mut json = serde_json::json!({
-            "which": name, "bank": bank, "queries": labels.test.len(), "width": width,
-            "eval_view": subject.view.name(),
-            "temperature": args.temperature, "scores": scores, "leave_one_out": alone, "shown_k": k,
-        });
-        let detail = detail_json(&judged, &labels.classes, &baseline);
-        json.as_object_mut().into_iter().for_each(|o| o.extend(detail.as_object().cloned().unwrap_or_default()));
-        outln!("{json}");
-        return Ok(0);
-    }
-    match alone {
-        false => outln!("k-NN, {name}, {width} numbers an image, bank {bank}, queries {}", labels.test.len()),
-        true => outln!("k-NN, leave-one-out, {name}, {width} numbers an image, {bank} images"),
-    }
-    outln!("{:>6} {:>8} {:>8}", "k", "top-1 %", "top-5 %");
-    scores.iter().for_each(|s| outln!("{:>6} {:>8.2} {:>8.2}", s.k, s.top1, s.top5));
-    outln!("{}", subject.seen());
-    if most > voters {
+    if args.k.iter().any(|k| *k > voters) {
         outln!("an image has {voters} others to vote: all of them do where k is larger");
     }
     let single = labels.count(&labels.train).iter().filter(|n| **n == 1).count();
     if alone && single > 0 {
         outln!("{single} classes have one image, which no other can name");
     }
-    print_baseline(&baseline, labels.count(&labels.train).iter().filter(|n| **n > 0).count());
-    print_detail(&args.detail, &judged, &labels.classes, &format!("k = {k}"));
-    Ok(0)
+    print_baseline(&Baseline::new(labels), labels.count(&labels.train).iter().filter(|n| **n > 0).count());
+    for Vote { name, labels, judged, .. } in votes {
+        let name = if votes.len() > 1 { format!("{name}, ") } else { String::new() };
+        print_detail(&args.detail, judged, &labels.classes, &format!("{name}k = {}", shown(args)));
+    }
 }

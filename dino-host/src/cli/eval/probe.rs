@@ -53,9 +53,8 @@ impl Subject {
 
     /// The same where the test part may be without labels.
     pub fn of_training_part<D: Device>(source: &Source<D::Options>, which: Option<Which>) -> Result<Subject> {
-        let trained = source.checkpoint.is_some();
-        let which = which.unwrap_or(if trained { Which::Teacher } else { Which::Pixels });
-        let (mut config, weights) = network::<D>(source, which)?;
+        let which = which.unwrap_or(if source.checkpoint.is_some() { Which::Teacher } else { Which::Pixels });
+        let (config, weights) = network::<D>(source, which)?;
         let splits = open(&source.data, &config)?;
         if splits.train.classes().is_empty() {
             return Err(unlabelled(&source.data));
@@ -65,7 +64,24 @@ impl Subject {
         if let Some(class) = data::only_class(&splits).filter(|_| several) {
             return Err(one_class(&source.data, class));
         }
-        let faults = source.tolerance.faults();
+        Subject::of(source, which, config, weights, splits, source.tolerance.faults())
+    }
+
+    /// The features of another network, or pixels, of the same images.
+    pub fn switch_to<D: Device>(self, source: &Source<D::Options>, which: Which) -> Result<Subject> {
+        let (config, weights) = network::<D>(source, which)?;
+        Subject::of(source, which, config, weights, self.splits, self.faults)
+    }
+
+    fn of<O: Args>(
+        source: &Source<O>,
+        which: Which,
+        mut config: Config,
+        weights: Option<Vec<f32>>,
+        splits: Splits,
+        faults: Faults,
+    ) -> Result<Subject> {
+        let trained = source.checkpoint.is_some();
         // The preset may enlarge small images for its patches; pixels by themselves are taken as they are, unless a size was asked for.
         if which == Which::Pixels && !trained && source.model.named()?.global_size.is_none() {
             match first_readable(&*splits.train) {
