@@ -1,10 +1,6 @@
 //! Weights of other programs: what torch, timm and transformers wrote and computed (`tests/golden/make_weights.py`), there and back.
 
-#[allow(dead_code)]
-#[path = "cli/common.rs"]
-mod common;
-
-use common::*;
+use crate::common::*;
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::inference::dense::Dense;

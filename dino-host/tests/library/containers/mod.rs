@@ -1,12 +1,9 @@
 //! Weights in the archives, pickles and containers that people have: what PyTorch wrote (`tests/cases/containers/make.py`), and what an
 //! imitation of `torch.save` writes here.
 
-#[allow(dead_code)]
-#[path = "../cli/common.rs"]
-mod common;
 mod torch_save;
 
-use common::*;
+use crate::common::*;
 use dino_host::weights::{self, Options, Side, Weights};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
