@@ -74,11 +74,11 @@ impl Spec {
 }
 
 /// What an optimizer sees of a network: its tensors, in the order in which they are stored.
+#[allow(clippy::len_without_is_empty)] // a network always has parameters
 pub trait ParamTable {
     /// Calls `f` for every tensor.
     fn visit(&self, f: &mut dyn FnMut(Spec));
     /// Elements of one network, alignment included.
-    #[allow(clippy::len_without_is_empty)]
     fn len(&self) -> usize;
 }
 
