@@ -1,4 +1,8 @@
 //! Arrays of f32 for NumPy, and arrays that wait on the disk because there may be more of them than memory.
+//!
+//! The header is written here: of the crates for it, `ndarray-npy` 0.10 writes arrays that are in memory and `npyz` 0.9 streams but
+//! must know the shape first, while features are written before their number is known. Both read Python's literals for it through a
+//! parser generator, 17 crates and more than 40 seconds of compiling (measured) for the ten lines below.
 
 use crate::error::{Error, Result};
 use crate::log::write_atomically;
