@@ -1,4 +1,8 @@
 //! Arrays of f32 for NumPy.
+//!
+//! The header is written here: of the crates for it, `ndarray-npy` 0.10 writes arrays that are in memory and `npyz` 0.9 streams but
+//! must know the shape first, while features are written before their number is known. Both read Python's literals for it through a
+//! parser generator, 17 crates and more than 40 seconds of compiling (measured) for the ten lines below.
 
 use crate::error::Result;
 use crate::io::atomic::write_atomically;

@@ -1,8 +1,7 @@
-//! Eigenvectors of a symmetric matrix: Householder's reduction to three diagonals, then QL with implicit shifts (Golub and
-//! Van Loan, *Matrix Computations*, 4th edition, sections 8.3.1 and 8.3.3).
-//!
-//! A = Q T Qᵀ with T tridiagonal, T = S L Sᵀ with L diagonal, so A = V L Vᵀ with V = Q S.
+//! Eigenvectors of a symmetric matrix, as nalgebra finds them (Householder's reduction to a tridiagonal matrix, then QR with implicit
+//! shifts: Golub and Van Loan, *Matrix Computations*, 4th edition, section 8.3), in a fixed order and with fixed signs.
 
+use nalgebra::{DMatrix, SymmetricEigen};
 use ndarray::{Array1, Array2};
 
 /// Sweeps for one eigenvalue; two are usual, and EISPACK gives up after 30.
@@ -12,137 +11,32 @@ const SWEEPS: usize = 60;
 ///
 /// Only the lower triangle of `a` (n, n) is read. Signs: the entry of a vector that is largest in magnitude (the first among equals)
 /// is positive, as scikit-learn's PCA has it. O(n³), in one thread, so the numbers do not depend on how many there are. An entry that
-/// is not finite makes every value and vector NaN. Panics where `a` is not square.
+/// is not finite makes every value and vector NaN, and so does a matrix for which the sweeps do not suffice. Panics where `a` is not
+/// square.
 pub fn symmetric(a: Array2<f64>) -> (Array1<f64>, Array2<f64>) {
     let n = a.nrows();
     assert_eq!(n, a.ncols(), "a symmetric matrix is square");
-    // To 1, so that no square of an entry is too large or too small for a number.
-    let scale = a.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+    let nan = || (Array1::from_elem(n, f64::NAN), Array2::from_elem((n, n), f64::NAN));
+    if n == 0 {
+        return (Array1::zeros(0), a);
+    }
     if !a.iter().all(|x| x.is_finite()) {
-        return (Array1::from_elem(n, f64::NAN), Array2::from_elem((n, n), f64::NAN));
+        return nan();
     }
-    if scale == 0.0 {
-        return (Array1::zeros(n), Array2::eye(n));
-    }
-    let mut rows: Vec<Vec<f64>> =
-        (0..n).map(|i| (0..n).map(|j| a[if i < j { [j, i] } else { [i, j] }] / scale).collect()).collect();
-    let (mut diagonal, mut beside, mut vectors) = tridiagonal(&mut rows);
-    ql(&mut diagonal, &mut beside, &mut vectors);
+    let lower = DMatrix::from_fn(n, n, |i, j| a[[i.max(j), i.min(j)]]);
+    drop(a);
+    let Some(found) = SymmetricEigen::try_new(lower, f64::EPSILON, SWEEPS * n) else { return nan() };
 
+    let values = &found.eigenvalues;
     let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|&i, &j| diagonal[j].total_cmp(&diagonal[i]).then(i.cmp(&j)));
-    let values = order.iter().map(|&i| diagonal[i] * scale).collect();
+    order.sort_by(|&i, &j| values[j].total_cmp(&values[i]).then(i.cmp(&j)));
     let mut columns = Array2::zeros((n, n));
-    for (j, &i) in order.iter().enumerate() {
-        let most = vectors[i].iter().fold(0.0, |most: f64, x| if x.abs() > most.abs() { *x } else { most });
-        columns.column_mut(j).iter_mut().zip(&vectors[i]).for_each(|(to, x)| *to = if most < 0.0 { -x } else { *x });
+    for (mut column, &i) in columns.columns_mut().into_iter().zip(&order) {
+        let vector = found.eigenvectors.column(i);
+        let most = vector.iter().fold(0.0, |most: f64, x| if x.abs() > most.abs() { *x } else { most });
+        column.iter_mut().zip(&vector).for_each(|(to, x)| *to = if most < 0.0 { -x } else { *x });
     }
-    (values, columns)
-}
-
-/// The diagonal of T, what stands beside it (n - 1 numbers and a 0), and the columns of Q, a `Vec` each.
-///
-/// Step k reflects what stands below entry (k, k) onto one axis: H = I - b v vᵀ, A <- H A H = A - v wᵀ - w vᵀ with p = b A v and
-/// w = p - (b pᵀv / 2) v.
-fn tridiagonal(a: &mut [Vec<f64>]) -> (Vec<f64>, Vec<f64>, Vec<Vec<f64>>) {
-    let n = a.len();
-    let mut beside = vec![0.0; n];
-    let mut reflections = Vec::new();
-    for k in 0..n.saturating_sub(1) {
-        let from = k + 1;
-        let mut v: Vec<f64> = a[from..].iter().map(|row| row[k]).collect();
-        let length = dot(&v, &v).sqrt();
-        if dot(&v[1..], &v[1..]) == 0.0 {
-            beside[k] = v[0];
-            reflections.push((v, 0.0));
-            continue;
-        }
-        // The sign that adds, not the one that cancels.
-        beside[k] = if v[0] > 0.0 { -length } else { length };
-        v[0] -= beside[k];
-        let b = 2.0 / dot(&v, &v);
-        let mut w = vec![0.0; v.len()];
-        a[from..].iter().zip(&v).for_each(|(row, &x)| add(&mut w, b * x, &row[from..]));
-        let half = 0.5 * b * dot(&w, &v);
-        add(&mut w, -half, &v);
-        for (i, row) in a[from..].iter_mut().enumerate() {
-            add(&mut row[from..], -v[i], &w);
-            add(&mut row[from..], -w[i], &v);
-        }
-        reflections.push((v, b));
-    }
-    let diagonal = (0..n).map(|i| a[i][i]).collect();
-    // Q = H_0 H_1 ... from the last to the first: each touches only what the later ones have filled.
-    let mut q: Vec<Vec<f64>> = (0..n).map(|i| (0..n).map(|j| (i == j) as u8 as f64).collect()).collect();
-    for (k, (v, b)) in reflections.iter().enumerate().rev().filter(|(_, (_, b))| *b != 0.0) {
-        for column in &mut q[k + 1..] {
-            let column = &mut column[k + 1..];
-            let share = b * dot(column, v);
-            add(column, -share, v);
-        }
-    }
-    (diagonal, beside, q)
-}
-
-/// Turns the tridiagonal matrix to a diagonal one by rotations of neighbouring axes, `columns` with it.
-fn ql(diagonal: &mut [f64], beside: &mut [f64], columns: &mut [Vec<f64>]) {
-    let n = diagonal.len();
-    for l in 0..n {
-        for _ in 0..SWEEPS {
-            // The block that begins at l and ends where the matrix falls apart.
-            let parts = |&m: &usize| beside[m].abs() <= f64::EPSILON * (diagonal[m].abs() + diagonal[m + 1].abs());
-            let m = (l..n - 1).find(parts).unwrap_or(n - 1);
-            if m == l {
-                break;
-            }
-            // Wilkinson's shift: the eigenvalue of the corner's 2 x 2 matrix that is closer to the corner.
-            let g = (diagonal[l + 1] - diagonal[l]) / (2.0 * beside[l]);
-            let r = g.hypot(1.0).copysign(g);
-            let mut g = diagonal[m] - diagonal[l] + beside[l] / (g + r);
-            let (mut sine, mut cosine, mut shift) = (1.0, 1.0, 0.0);
-            let mut early = false;
-            for i in (l..m).rev() {
-                let (f, b) = (sine * beside[i], cosine * beside[i]);
-                let r = f.hypot(g);
-                beside[i + 1] = r;
-                if r == 0.0 {
-                    diagonal[i + 1] -= shift;
-                    beside[m] = 0.0;
-                    early = true;
-                    break;
-                }
-                (sine, cosine) = (f / r, g / r);
-                let h = diagonal[i + 1] - shift;
-                let t = (diagonal[i] - h) * sine + 2.0 * cosine * b;
-                shift = sine * t;
-                diagonal[i + 1] = h + shift;
-                g = cosine * t - b;
-                let (head, tail) = columns.split_at_mut(i + 1);
-                for (x, y) in head[i].iter_mut().zip(&mut tail[0]) {
-                    (*x, *y) = (cosine * *x - sine * *y, sine * *x + cosine * *y);
-                }
-            }
-            if !early {
-                diagonal[l] -= shift;
-                beside[l] = g;
-                beside[m] = 0.0;
-            }
-        }
-    }
-}
-
-/// Eight sums side by side, which the compiler turns to vector instructions.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let (a, a_rest) = a.as_chunks::<8>();
-    let (b, b_rest) = b.as_chunks::<8>();
-    let mut sums = [0.0; 8];
-    a.iter().zip(b).for_each(|(a, b)| (0..8).for_each(|i| sums[i] += a[i] * b[i]));
-    sums.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f64>()
-}
-
-/// y += s x
-fn add(y: &mut [f64], s: f64, x: &[f64]) {
-    y.iter_mut().zip(x).for_each(|(y, x)| *y += s * x);
+    (order.iter().map(|&i| values[i]).collect(), columns)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::inference::{dense, features};
+use bytesize::ByteSize;
 use dino_kernel::plan::Plan;
 use indicatif::BinaryBytes;
 
@@ -12,19 +13,11 @@ const MOST: usize = 1 << 20;
 
 /// Bytes of a size such as 2GiB, 512 MiB or 24GB: a number above 0 and a unit, powers of 1024 with an i, of 1000 without.
 pub fn parse(text: &str) -> Result<u64, String> {
-    let bad = || "a number and a unit, such as 2GiB, 512MiB or 24GB".to_string();
-    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-    let (number, unit) = text.split_at(unit_at);
-    let number: f64 = number.parse().map_err(|_| bad())?;
-    let unit = unit.trim().to_ascii_lowercase();
-    let prefix = unit.strip_suffix('b').ok_or_else(bad)?;
-    let (prefix, base) = match prefix.strip_suffix('i') {
-        Some(prefix) => (prefix, 1024.0),
-        None => (prefix, 1000.0),
-    };
-    let power = ["", "k", "m", "g", "t"].iter().position(|p| *p == prefix).ok_or_else(bad)?;
-    let bytes = number * f64::powi(base, power as i32);
-    if bytes >= 1.0 && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(bad()) }
+    let text = text.trim_end();
+    // `ByteSize` also reads a number without a unit and a unit without its B, and takes what is too large for the largest size.
+    let read = |&ByteSize(bytes): &ByteSize| text.ends_with(['b', 'B']) && 0 < bytes && bytes < u64::MAX;
+    let size: Option<ByteSize> = text.parse().ok().filter(read);
+    size.map(|size| size.as_u64()).ok_or_else(|| "a number and a unit, such as 2GiB, 512MiB or 24GB".into())
 }
 
 /// What a run allocates on `D`, by name, in bytes: the training step's own, the second network that scores and draws the teacher

@@ -1,7 +1,6 @@
 //! Line charts as SVG.
 
-use super::html::escape;
-use std::fmt::Write;
+use maud::{Markup, html};
 
 /// Most places along a line. Of more points those that fall together become one place with their mean and extremes.
 const PLACES: usize = 500;
@@ -79,11 +78,11 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
 
 impl Chart {
     /// A figure; nothing where there is not one finite point.
-    pub fn draw(&self) -> String {
+    pub fn draw(&self) -> Markup {
         let lines: Vec<(&Line, Vec<Option<Place>>)> = self.lines.iter().map(|l| (l, thin(&l.points, PLACES))).collect();
         let lines: Vec<_> = lines.into_iter().filter(|l| l.1.iter().any(Option::is_some)).collect();
         let places = || lines.iter().flat_map(|l| l.1.iter().flatten());
-        let Some(first) = places().next() else { return String::new() };
+        let Some(first) = places().next() else { return html! {} };
         let (mut x0, mut x1, mut y0, mut y1) = (first.x, first.x, first.min, first.max);
         for p in places() {
             (x0, x1, y0, y1) = (x0.min(p.x), x1.max(p.x), y0.min(p.min), y1.max(p.max));
@@ -102,48 +101,15 @@ impl Chart {
         let at_x = |x: f64| LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
         let at_y = |y: f64| HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
 
-        let mut s = String::new();
         let mut words = Vec::new();
-        for t in ticks(y0, y1) {
-            let y = at_y(t);
-            let _ = write!(s, "<path class=grid d='M{LEFT} {y:.1}H{}'/>", WIDTH - RIGHT);
-            let _ = write!(s, "<text class=tick x={} y={:.1} text-anchor=end>{}</text>", LEFT - 6.0, y + 4.0, short(t));
-        }
-        for t in ticks(x0, x1) {
-            let (x, y) = (at_x(t), HEIGHT - BOTTOM + 15.0);
-            let _ = write!(s, "<text class=tick x={x:.1} y={y} text-anchor=middle>{}</text>", short(t));
-        }
-        let (middle, low) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 4.0);
-        let _ = write!(s, "<text class=tick x={middle} y={low} text-anchor=middle>{}</text>", self.along);
         // Height and class of what is written at the right end.
-        let mut labels: Vec<(f64, String, String)> = Vec::new();
+        let mut labels: Vec<(f64, String, &str)> = Vec::new();
         for (name, y) in &self.marks {
-            let _ = write!(s, "<path class=mark d='M{LEFT} {:.1}H{}'/>", at_y(*y), WIDTH - RIGHT);
-            labels.push((at_y(*y), "mark".into(), name.clone()));
+            labels.push((at_y(*y), "mark".into(), name));
             words.push(format!("{name}: {}", short(*y)));
         }
         let mut hover = Vec::new();
         for (i, (line, places)) in lines.iter().enumerate() {
-            // Stretches without gaps.
-            for part in places.split(Option::is_none).filter(|p| !p.is_empty()) {
-                let part: Vec<Place> = part.iter().flatten().copied().collect();
-                if part.iter().any(|p| p.max > p.min) {
-                    let above = part.iter().map(|p| (p.x, p.max));
-                    let band: Vec<String> = above
-                        .chain(part.iter().rev().map(|p| (p.x, p.min)))
-                        .map(|(x, y)| format!("{:.1} {:.1}", at_x(x), at_y(y)))
-                        .collect();
-                    let _ = write!(s, "<path class='band c{i}' d='M{}Z'/>", band.join("L"));
-                }
-                let way: Vec<String> = part.iter().map(|p| format!("{:.1} {:.1}", at_x(p.x), at_y(p.mean))).collect();
-                let _ = write!(s, "<path class='line c{i}' d='M{}'/>", way.join("L"));
-                if (line.dots && part.len() <= 40) || part.len() == 1 {
-                    for p in &part {
-                        let _ =
-                            write!(s, "<circle class='dot c{i}' cx={:.1} cy={:.1} r=2.6 />", at_x(p.x), at_y(p.mean));
-                    }
-                }
-            }
             let found: Vec<&Place> = places.iter().flatten().collect();
             let (a, b) = (found[0], found[found.len() - 1]);
             let low = found.iter().fold(f64::INFINITY, |m, p| m.min(p.min));
@@ -151,7 +117,7 @@ impl Chart {
             let [a1, b1, low, high] = [a.mean, b.mean, low, high].map(short);
             words.push(format!("{}: from {a1} to {b1}, least {low}, greatest {high}", line.name));
             if lines.len() + self.marks.len() > 1 {
-                labels.push((at_y(b.mean), format!("c{i}"), line.name.into()));
+                labels.push((at_y(b.mean), format!("c{i}"), line.name));
             }
             let numbers: Vec<String> =
                 found.iter().map(|p| format!("{:.1} {} {}", at_x(p.x), short(p.x), short(p.mean))).collect();
@@ -163,22 +129,69 @@ impl Chart {
             labels[i].0 = labels[i].0.max(labels[i - 1].0 + 13.0);
         }
         let over = labels.last().map_or(0.0, |l| l.0 - (HEIGHT - BOTTOM)).max(0.0);
-        for (y, class, name) in &labels {
-            let _ = write!(
-                s,
-                "<text class='label {class}' x={} y={:.1}>{}</text>",
-                WIDTH - RIGHT + 5.0,
-                y - over + 4.0,
-                escape(name)
-            );
+        let right = WIDTH - RIGHT;
+        // Elements of SVG have braces even where they are empty: an end tag, without which they would hold what follows them.
+        html! {
+            figure.card {
+                figcaption {
+                    (self.title)
+                    @if !self.unit.is_empty() { " " small { (self.unit) } }
+                    output {}
+                }
+                svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img"
+                    aria-label={ (self.title) ". " (words.join("; ")) }
+                    data-along=(self.along) data-lines=(hover.join(";")) {
+                    @for t in ticks(y0, y1) {
+                        path.grid d={ "M" (LEFT) " " (tenths(at_y(t))) "H" (right) } {}
+                        text.tick x=(LEFT - 6.0) y=(tenths(at_y(t) + 4.0)) text-anchor="end" { (short(t)) }
+                    }
+                    @for t in ticks(x0, x1) {
+                        text.tick x=(tenths(at_x(t))) y=(HEIGHT - BOTTOM + 15.0) text-anchor="middle" { (short(t)) }
+                    }
+                    text.tick x=((LEFT + right) / 2.0) y=(HEIGHT - 4.0) text-anchor="middle" { (self.along) }
+                    @for (_, y) in &self.marks {
+                        path.mark d={ "M" (LEFT) " " (tenths(at_y(*y))) "H" (right) } {}
+                    }
+                    @for (i, (line, places)) in lines.iter().enumerate() {
+                        (curve(i, places, line.dots, |x, y| (tenths(at_x(x)), tenths(at_y(y)))))
+                    }
+                    @for (y, class, name) in &labels {
+                        text class={ "label " (class) } x=(right + 5.0) y=(tenths(y - over + 4.0)) { (name) }
+                    }
+                    path.cursor d="" {}
+                }
+            }
         }
-        let unit = if self.unit.is_empty() { String::new() } else { format!(" <small>{}</small>", escape(self.unit)) };
-        let (title, words, hover) = (escape(self.title), escape(&words.join("; ")), escape(&hover.join(";")));
-        format!(
-            "<figure class=card><figcaption>{title}{unit}<output></output></figcaption><svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img \
-             aria-label='{title}. {words}' data-along='{}' data-lines='{hover}'>{s}<path class=cursor d=''/></svg></figure>\n",
-            escape(self.along)
-        )
+    }
+}
+
+fn tenths(x: f64) -> String {
+    format!("{x:.1}")
+}
+
+/// Line number `i`: bands from the least to the greatest, means, dots. `at` gives the coordinates in the drawing.
+fn curve(i: usize, places: &[Option<Place>], dots: bool, at: impl Fn(f64, f64) -> (String, String)) -> Markup {
+    let way = |points: &mut dyn Iterator<Item = (f64, f64)>| {
+        let points: Vec<String> = points.map(|(x, y)| at(x, y)).map(|(x, y)| format!("{x} {y}")).collect();
+        points.join("L")
+    };
+    // Stretches without gaps.
+    let parts = places.split(Option::is_none).filter(|p| !p.is_empty());
+    let parts = parts.map(|p| p.iter().flatten().copied().collect::<Vec<Place>>());
+    html! {
+        @for part in parts {
+            @if part.iter().any(|p| p.max > p.min) {
+                @let (above, below) = (part.iter().map(|p| (p.x, p.max)), part.iter().rev().map(|p| (p.x, p.min)));
+                path class={ "band c" (i) } d={ "M" (way(&mut above.chain(below))) "Z" } {}
+            }
+            path class={ "line c" (i) } d={ "M" (way(&mut part.iter().map(|p| (p.x, p.mean)))) } {}
+            @if (dots && part.len() <= 40) || part.len() == 1 {
+                @for p in &part {
+                    @let (x, y) = at(p.x, p.mean);
+                    circle class={ "dot c" (i) } cx=(x) cy=(y) r="2.6" {}
+                }
+            }
+        }
     }
 }
 
@@ -211,7 +224,7 @@ mod tests {
             points[steps / 3].1 = 1234.0;
             points[steps / 2].1 = -77.0;
             let lines = vec![Line { name: "loss", points, dots: false }];
-            Chart { title: "t", unit: "", along: "step", lines, marks: vec![] }.draw()
+            Chart { title: "t", unit: "", along: "step", lines, marks: vec![] }.draw().into_string()
         };
         let (short, long) = (draw(1_000), draw(1_000_000));
         assert!(long.contains("least -77, greatest 1234"), "{long}");
@@ -232,7 +245,7 @@ mod tests {
     fn hard_numbers_still_make_a_chart() {
         let draw = |points: Vec<(f64, f64)>| {
             let lines = vec![Line { name: "a", points, dots: true }];
-            Chart { title: "<t>", unit: "", along: "step", lines, marks: vec![] }.draw()
+            Chart { title: "<t>", unit: "", along: "step", lines, marks: vec![] }.draw().into_string()
         };
         assert_eq!(draw(vec![]), "");
         assert_eq!(draw(vec![(0.0, f64::NAN)]), "");
@@ -242,6 +255,6 @@ mod tests {
         }
         // A gap makes two stretches.
         let gap = draw(vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 1.0), (3.0, 2.0)]);
-        assert_eq!(gap.matches("class='line c0'").count(), 2);
+        assert_eq!(gap.matches(r#"class="line c0""#).count(), 2);
     }
 }

@@ -4,7 +4,6 @@
 
 mod chart;
 mod evidence;
-mod html;
 mod log;
 mod page;
 

@@ -2,17 +2,22 @@
 
 use super::chart::{Chart, Line, short};
 use super::evidence::Evidence;
-use super::html::escape;
 use super::log::*;
 use crate::config::Config;
 use crate::train::collapse::Verdict;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 use std::fmt::Write;
 
 /// Classes of which a matrix is drawn.
 const MATRIX: usize = 20;
+
+/// Text from outside with its control characters made visible. The template sees to it that it opens no tag and ends no attribute.
+fn visible(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
 
 /// Bytes as a `data:` address of a PNG picture.
 fn data(png: &[u8]) -> String {
@@ -66,75 +71,101 @@ pub struct Page<'a> {
 
 impl Page<'_> {
     pub fn write(&self) -> String {
-        let body = [
-            self.top(),
-            self.charts(),
-            self.gallery(),
-            self.neighbours(),
-            self.confusion(),
-            self.epochs(),
-            self.rest(),
-        ];
-        format!(
-            "<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>\
-             <meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; \
-             script-src 'unsafe-inline'\"><link rel=icon href='data:,'><title>DINO run {}</title>\n<style>\n{}</style></head><body>\n{}<script>\n{}</script>\n\
-             </body></html>\n",
-            escape(self.name),
-            include_str!("page.css"),
-            body.concat(),
-            include_str!("page.js")
-        )
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width,initial-scale=1";
+                    meta http-equiv="Content-Security-Policy" content={
+                        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+                    };
+                    link rel="icon" href="data:,";
+                    title { "DINO run " (visible(self.name)) }
+                    style { (PreEscaped(include_str!("page.css"))) }
+                }
+                body {
+                    (self.top())
+                    (self.charts())
+                    (self.gallery())
+                    (self.neighbours())
+                    (self.confusion())
+                    (self.epochs())
+                    (self.rest())
+                    script { (PreEscaped(include_str!("page.js"))) }
+                }
+            }
+        };
+        page.into_string()
     }
 
     fn ln_k(&self) -> Option<f64> {
         self.config.map(|c| (c.out_dim as f64).ln()).or(self.rows.ln_k)
     }
 
-    fn top(&self) -> String {
-        let (rows, ln_k) = (self.rows, self.ln_k());
-        let mut s = format!("<h1>DINO run {}</h1>\n", escape(self.name));
-        let text = |key: &str| self.manifest[key].as_str().map(escape);
+    fn top(&self) -> Markup {
+        let text = |key: &str| self.manifest[key].as_str().map(visible);
         let of = |set: &str| self.manifest[set]["images"].as_u64();
-        if let (Some(data), Some(device), Some(train)) = (text("data"), text("device"), of("train")) {
-            let _ = writeln!(
-                s,
-                "<p class=soft>{train} training and {} test images of {data}, on {device}</p>",
-                of("test").unwrap_or(0)
-            );
-        }
-        let verdict = ln_k.map_or(Verdict::Healthy, |ln_k| rows.verdict(ln_k.exp().round() as usize));
-        // About an epoch, or what there is of one.
-        let last = rows.per_epoch().map_or(100, |n| n as usize).max(1);
-        let (loss, entropy, kl) = (rows.tail(LOSS, last), rows.tail(ENTROPY, last), rows.tail(KL, last));
-        let (class, word, why) = match verdict {
-            _ if rows.steps.is_empty() => ("bad", "No step was logged.", "There is nothing to judge yet.".to_string()),
-            _ if loss.is_none() => {
-                ("bad", "No finite loss.", "Every number of the log is missing or not finite.".to_string())
+        let total = self.config.zip(self.rows.per_epoch().or_else(|| self.per_epoch()));
+        let total = total.map(|(c, n)| (c.epochs as f64 * n) as u64);
+        let done = self.steps();
+        let (bad, word, why) = self.health();
+        html! {
+            h1 { "DINO run " (visible(self.name)) }
+            @if let (Some(data), Some(device), Some(train)) = (text("data"), text("device"), of("train")) {
+                p.soft { (train) " training and " (of("test").unwrap_or(0)) " test images of " (data) ", on " (device) }
             }
-            Verdict::Healthy => ("", "Healthy.", {
-                let share = kl.zip(ln_k).map_or(String::new(), |(kl, ln_k)| {
+            div.verdict.bad[bad] {
+                b { (word) } " " (visible(&why))
+                @if let Some(total) = total.filter(|t| done < *t) {
+                    p {
+                        "The log ends after step " (done) " of " (total) ": "
+                        "the run was interrupted, or is still going on."
+                    }
+                }
+            }
+            dl.facts {
+                @for (name, value, note) in self.facts() {
+                    div { dt { (name) } dd { (value) small { (note) } } }
+                }
+            }
+        }
+    }
+
+    /// Steps that the log has.
+    fn steps(&self) -> u64 {
+        self.rows.steps.last().map_or(0, |r| r.0 + 1)
+    }
+
+    /// The number of steps that stand for the end of the run: an epoch's.
+    fn last_epoch(&self) -> usize {
+        self.rows.per_epoch().map_or(100, |n| n as usize).max(1)
+    }
+
+    /// Whether something is wrong with the run, what, and how that shows.
+    fn health(&self) -> (bool, &'static str, String) {
+        let (rows, ln_k, last) = (self.rows, self.ln_k(), self.last_epoch());
+        let verdict = ln_k.map_or(Verdict::Healthy, |ln_k| rows.verdict(ln_k.exp().round() as usize));
+        match verdict {
+            _ if rows.steps.is_empty() => (true, "No step was logged.", "There is nothing to judge yet.".to_string()),
+            _ if rows.tail(LOSS, last).is_none() => {
+                (true, "No finite loss.", "Every number of the log is missing or not finite.".to_string())
+            }
+            Verdict::Healthy => (false, "Healthy.", {
+                let share = rows.tail(KL, last).zip(ln_k).map_or(String::new(), |(kl, ln_k)| {
                     format!(" KL is {} of at most ln K = {}.", short(kl), short(ln_k))
                 });
                 format!("The teacher tells images apart: no sign of collapse.{share}")
             }),
-            Verdict::Uniform => ("bad", "Uniform collapse.", capital(verdict.words())),
-            Verdict::OneDimensional => ("bad", "One-dimensional collapse.", capital(verdict.words())),
-        };
-        let _ = writeln!(s, "<div class='verdict {class}'><b>{word}</b> {}", escape(&why));
-        let total =
-            self.config.zip(rows.per_epoch().or_else(|| self.per_epoch())).map(|(c, n)| (c.epochs as f64 * n) as u64);
-        let done = rows.steps.last().map_or(0, |r| r.0 + 1);
-        if let Some(total) = total.filter(|t| done < *t) {
-            let _ = write!(
-                s,
-                "<p>The log ends after step {done} of {total}: the run was interrupted, or is still going on.</p>"
-            );
+            Verdict::Uniform => (true, "Uniform collapse.", capital(verdict.words())),
+            Verdict::OneDimensional => (true, "One-dimensional collapse.", capital(verdict.words())),
         }
-        s += "</div>\n<dl class=facts>";
-        let mut fact = |name: &str, value: String, note: String| {
-            let _ = write!(s, "<div><dt>{name}</dt><dd>{value}<small>{}</small></dd></div>", escape(&note));
-        };
+    }
+
+    /// The numbers at the top: name, value and note.
+    fn facts(&self) -> Vec<(&'static str, String, String)> {
+        let (rows, last) = (self.rows, self.last_epoch());
+        let mut facts = Vec::new();
         let best = rows
             .epochs
             .iter()
@@ -143,32 +174,32 @@ impl Page<'_> {
         let judged = |f: fn(&Epoch) -> Option<f64>| rows.epochs.iter().rev().find_map(f);
         if let Some(best) = best {
             let note = format!("best {} after epoch {}", percent(best.teacher), best.epoch);
-            fact("k-NN, teacher", percent(judged(|e| e.teacher)), note);
+            facts.push(("k-NN, teacher", percent(judged(|e| e.teacher)), note));
         }
         if let Some(student) = judged(|e| e.student) {
-            fact("k-NN, student", percent(Some(student)), "at the same time".into());
+            facts.push(("k-NN, student", percent(Some(student)), "at the same time".into()));
         }
         if let Some(pixels) = self.evidence.pixels {
-            fact("k-NN, pixels", percent(Some(pixels)), format!("untrained network {}", percent(self.evidence.random)));
+            let note = format!("untrained network {}", percent(self.evidence.random));
+            facts.push(("k-NN, pixels", percent(Some(pixels)), note));
         }
-        if let (Some(loss), Some(ln_k)) = (loss, ln_k) {
-            fact(
-                "Loss at the end",
-                format!("{loss:.3}"),
-                format!("ln K = {ln_k:.3}, teacher entropy {}", entropy.map_or("—".into(), short)),
-            );
+        if let (Some(loss), Some(ln_k)) = (rows.tail(LOSS, last), self.ln_k()) {
+            let entropy = rows.tail(ENTROPY, last).map_or("—".into(), short);
+            let note = format!("ln K = {ln_k:.3}, teacher entropy {entropy}");
+            facts.push(("Loss at the end", format!("{loss:.3}"), note));
         }
         if let Some(rate) = rows.tail(RATE, usize::MAX) {
             let wait = rows.tail(WAIT, usize::MAX).unwrap_or(0.0) * 100.0;
-            fact("Images per second", format!("{rate:.0}"), format!("{wait:.1} % of the time waiting for data"));
+            let note = format!("{wait:.1} % of the time waiting for data");
+            facts.push(("Images per second", format!("{rate:.0}"), note));
         }
         let time = rows.seconds.map_or("time not logged".into(), |t| match t {
             t if t < 120.0 => format!("in {t:.0} s"),
             t if t < 7200.0 => format!("in {:.0} minutes", t / 60.0),
             t => format!("in {:.1} hours", t / 3600.0),
         });
-        fact("Steps", done.to_string(), time);
-        s + "</dl>\n"
+        facts.push(("Steps", self.steps().to_string(), time));
+        facts
     }
 
     /// Of an epoch that has not come to its end: from the manifest.
@@ -176,7 +207,7 @@ impl Page<'_> {
         Some((self.manifest["train"]["images"].as_u64()? / self.config?.batch.max(1) as u64) as f64)
     }
 
-    fn charts(&self) -> String {
+    fn charts(&self) -> Markup {
         let rows = self.rows;
         let per_epoch = rows.per_epoch().filter(|_| rows.epochs.len() > 1);
         let along = if per_epoch.is_some() { "epochs done" } else { "step" };
@@ -195,154 +226,183 @@ impl Page<'_> {
         let baselines = known.into_iter().filter_map(|(name, y)| Some((name.to_string(), y?))).collect();
         let mut wait = line("", WAIT);
         wait.points.iter_mut().for_each(|p| p.1 *= 100.0);
-        let charts = [
-            chart("Loss", "nats", vec![line("loss", LOSS)], ln_k()),
-            chart(
+        let charts = html! {
+            (chart("Loss", "nats", vec![line("loss", LOSS)], ln_k()))
+            (chart(
                 "k-NN accuracy",
                 "%, k = 20",
                 vec![judged("teacher", |e| e.teacher), judged("student", |e| e.student)],
                 baselines,
-            ),
-            chart("Teacher entropy and KL", "nats", vec![line("entropy", ENTROPY), line("KL", KL)], ln_k()),
-            chart("Feature rank", "directions", vec![judged("", |e| e.rank)], vec![]),
-            chart("Gradient norm", "", vec![line("", GRAD)], vec![]),
-            chart("Throughput", "images per second", vec![line("", RATE)], vec![]),
-            chart("Waiting for data", "% of a step", vec![wait], vec![]),
-            chart("Learning rate", "", vec![line("", LR)], vec![]),
-            chart("Weight decay", "", vec![line("", WD)], vec![]),
-            chart("Teacher momentum", "", vec![line("", MOMENTUM)], vec![]),
-            chart("Teacher temperature", "", vec![line("", TEMP)], vec![]),
-        ]
-        .concat();
-        if charts.is_empty() {
-            return "<p>There are no numbers to draw.</p>\n".into();
+            ))
+            (chart("Teacher entropy and KL", "nats", vec![line("entropy", ENTROPY), line("KL", KL)], ln_k()))
+            (chart("Feature rank", "directions", vec![judged("", |e| e.rank)], vec![]))
+            (chart("Gradient norm", "", vec![line("", GRAD)], vec![]))
+            (chart("Throughput", "images per second", vec![line("", RATE)], vec![]))
+            (chart("Waiting for data", "% of a step", vec![wait], vec![]))
+            (chart("Learning rate", "", vec![line("", LR)], vec![]))
+            (chart("Weight decay", "", vec![line("", WD)], vec![]))
+            (chart("Teacher momentum", "", vec![line("", MOMENTUM)], vec![]))
+            (chart("Teacher temperature", "", vec![line("", TEMP)], vec![]))
+        };
+        html! {
+            @if charts.0.is_empty() {
+                p { "There are no numbers to draw." }
+            } @else {
+                h2 { "Training" }
+                div.charts { (charts) }
+                p.soft { "Lines are means of neighbouring steps, bands their least and greatest." }
+            }
         }
-        format!(
-            "<h2>Training</h2>\n<div class=charts>\n{charts}</div>\n<p class=soft>Lines are means of neighbouring steps, bands their least and greatest.</p>\n"
-        )
     }
 
-    fn gallery(&self) -> String {
+    fn gallery(&self) -> Markup {
         let e = self.evidence;
         if e.gallery.is_empty() {
-            return String::new();
+            return html! {};
         }
-        let of = escape(&e.image_names.join(", "));
-        let mut s = String::from(
-            "<h2>What the teacher attends to</h2>\n<p class=soft>Mean attention of the last block's class token, for the same images \
-             as training goes on; light is most.</p>\n<div class=gallery>",
-        );
-        let images = e.images.iter().map(|png| ("the images".to_string(), png, format!("Images: {of}")));
-        let drawn = e.gallery.iter().map(|(when, png)| (when.clone(), png, format!("Attention {when}, over: {of}")));
-        for (when, png, alt) in images.chain(drawn) {
-            let when = escape(&when);
-            let _ = writeln!(
-                s,
-                "<figure><img alt='{alt}' src='{}'><figcaption><small>{when}</small></figcaption></figure>",
-                data(png)
-            );
+        let of = e.image_names.join(", ");
+        let images = e.images.iter().map(|png| ("the images", png, format!("Images: {of}")));
+        let drawn = e.gallery.iter().map(|(when, png)| (when.as_str(), png, format!("Attention {when}, over: {of}")));
+        html! {
+            h2 { "What the teacher attends to" }
+            p.soft {
+                "Mean attention of the last block's class token, for the same images as training goes on; "
+                "light is most."
+            }
+            div.gallery {
+                @for (when, png, alt) in images.chain(drawn) {
+                    figure {
+                        img alt=(visible(&alt)) src=(data(png));
+                        figcaption { small { (visible(when)) } }
+                    }
+                }
+            }
         }
-        s + "</div>\n"
     }
 
-    fn neighbours(&self) -> String {
+    fn neighbours(&self) -> Markup {
         let lines = &self.evidence.neighbours;
         if lines.is_empty() {
-            return String::new();
+            return html! {};
         }
-        let mut s = String::from(
-            "<h2>Nearest neighbours</h2>\n<p class=soft>Test images, and the training images whose features are most similar (cosine). \
-             A full green frame: of the same class; a dashed red one: of another.</p>\n",
-        );
-        for line in lines {
-            s += "<div class=near>";
-            for (i, shown) in line.iter().enumerate() {
-                let (class, name) = (escape(shown.class.as_deref().unwrap_or("")), escape(&shown.name));
-                let (kind, alt, said) = match (i, shown.same) {
-                    (0, _) => ("query", format!("Query: {class} {name}"), String::new()),
-                    (_, Some(true)) => {
-                        ("same", format!("Same class: {class} {name}"), format!("{:.2}", shown.similarity))
-                    }
-                    (_, Some(false)) => {
-                        ("other", format!("Other class: {class} {name}"), format!("{:.2}", shown.similarity))
-                    }
-                    _ => ("", name, format!("{:.2}", shown.similarity)),
-                };
-                let png = data(&shown.png);
-                let _ = write!(
-                    s,
-                    "<figure class='{kind}'><img alt='{alt}' src='{png}'><figcaption>{class} {said}</figcaption></figure>"
-                );
+        html! {
+            h2 { "Nearest neighbours" }
+            p.soft {
+                "Test images, and the training images whose features are most similar (cosine). "
+                "A full green frame: of the same class; a dashed red one: of another."
             }
-            s += "</div>\n";
+            @for line in lines {
+                div.near {
+                    @for (i, shown) in line.iter().enumerate() {
+                        @let (class, name) = (visible(shown.class.as_deref().unwrap_or("")), visible(&shown.name));
+                        @let (kind, what) = match (i, shown.same) {
+                            (0, _) => ("query", format!("Query: {class} ")),
+                            (_, Some(true)) => ("same", format!("Same class: {class} ")),
+                            (_, Some(false)) => ("other", format!("Other class: {class} ")),
+                            _ => ("", String::new()),
+                        };
+                        figure class=(kind) {
+                            img alt={ (what) (name) } src=(data(&shown.png));
+                            figcaption { (class) " " @if i > 0 { (format_args!("{:.2}", shown.similarity)) } }
+                        }
+                    }
+                }
+            }
         }
-        s
     }
 
-    fn confusion(&self) -> String {
+    fn confusion(&self) -> Markup {
         let e = self.evidence;
-        let Some(counts) = &e.confusion else { return String::new() };
+        let Some(counts) = &e.confusion else { return html! {} };
         let [bank, asked, train, test] = e.sizes;
-        let part = if bank < train || asked < test {
-            format!(", {bank} of {train} and {asked} of {test} images")
-        } else {
-            String::new()
-        };
-        let mut s = format!(
-            "<h2>Confusion of the k-NN vote</h2>\n<p class=soft>k = 20, teacher, top-1 {}{part}. ",
-            percent(e.teacher)
-        );
-        let name = |c: usize| escape(e.classes.get(c).map_or("?", String::as_str));
-        if e.classes.len() <= MATRIX {
-            s += "Rows are what an image is, columns what it was taken for.</p>\n<div class=wide><table class=confusion><thead><tr><th scope=col>class</th>";
-            (0..e.classes.len()).for_each(|c| s += &format!("<th scope=col>{}</th>", name(c)));
-            s += "</tr></thead><tbody>";
-            for (c, row) in counts.rows().into_iter().enumerate() {
-                let sum = row.sum().max(1) as f64;
-                let _ = write!(s, "<tr><th scope=row>{}</th>", name(c));
-                for n in row {
-                    let _ = write!(s, "<td style='background:rgba(var(--tint),{:.2})'>{n}</td>", 0.6 * *n as f64 / sum);
+        let name = |c: usize| visible(e.classes.get(c).map_or("?", String::as_str));
+        let few = e.classes.len() <= MATRIX;
+        let matrix = || {
+            html! {
+                table.confusion {
+                    thead {
+                        tr {
+                            th scope="col" { "class" }
+                            @for c in 0..e.classes.len() { th scope="col" { (name(c)) } }
+                        }
+                    }
+                    tbody {
+                        @for (c, row) in counts.rows().into_iter().enumerate() {
+                            @let sum = row.sum().max(1) as f64;
+                            tr {
+                                th scope="row" { (name(c)) }
+                                @for n in row {
+                                    @let part = 0.6 * *n as f64 / sum;
+                                    td style=(format_args!("background:rgba(var(--tint),{part:.2})")) { (n) }
+                                }
+                            }
+                        }
+                    }
                 }
-                s += "</tr>";
             }
-        } else {
-            s += "The commonest mistakes.</p>\n<div class=wide><table><thead><tr><th>is</th><th>taken for</th><th>images</th></tr></thead><tbody>";
+        };
+        let mistakes = || {
             let mut wrong: Vec<_> = counts.indexed_iter().filter(|((a, b), n)| a != b && **n > 0).collect();
             wrong.sort_by_key(|((a, b), n)| (u64::MAX - **n, *a, *b));
-            for ((a, b), n) in wrong.into_iter().take(20) {
-                let _ = write!(s, "<tr><th scope=row>{}</th><td>{}</td><td>{n}</td></tr>", name(a), name(b));
+            html! {
+                table {
+                    thead { tr { th { "is" } th { "taken for" } th { "images" } } }
+                    tbody {
+                        @for ((a, b), n) in wrong.into_iter().take(20) {
+                            tr { th scope="row" { (name(a)) } td { (name(b)) } td { (n) } }
+                        }
+                    }
+                }
             }
+        };
+        html! {
+            h2 { "Confusion of the k-NN vote" }
+            p.soft {
+                "k = 20, teacher, top-1 " (percent(e.teacher))
+                @if bank < train || asked < test { ", " (bank) " of " (train) " and " (asked) " of " (test) " images" }
+                ". "
+                @if few { "Rows are what an image is, columns what it was taken for." }
+                @else { "The commonest mistakes." }
+            }
+            div.wide { @if few { (matrix()) } @else { (mistakes()) } }
         }
-        s + "</tbody></table></div>\n"
     }
 
-    fn epochs(&self) -> String {
+    fn epochs(&self) -> Markup {
         let all = &self.rows.epochs;
         if all.is_empty() {
-            return String::new();
+            return html! {};
         }
         let every = all.len().div_ceil(LISTED);
-        let mut s = String::from(
-            "<h2>Numbers</h2>\n<details><summary>Epoch by epoch</summary><div class=wide><table><thead><tr><th>epoch</th><th>loss</th>\
-             <th>k-NN teacher</th><th>k-NN student</th><th>feature rank</th><th>verdict</th></tr></thead><tbody>",
-        );
-        for e in all.iter().enumerate().filter(|(i, _)| (i + 1) % every == 0 || i + 1 == all.len()).map(|x| x.1) {
-            let (teacher, student, rank) =
-                (percent(e.teacher), percent(e.student), e.rank.map_or("—".into(), |r| format!("{r:.1}")));
-            let _ = write!(
-                s,
-                "<tr><td>{}</td><td>{}</td><td>{teacher}</td><td>{student}</td><td>{rank}</td><td>{}</td></tr>",
-                e.epoch,
-                number(e.loss),
-                escape(&e.verdict)
-            );
+        let names = ["epoch", "loss", "k-NN teacher", "k-NN student", "feature rank", "verdict"];
+        let listed = all.iter().enumerate().filter(|(i, _)| (i + 1) % every == 0 || i + 1 == all.len()).map(|x| x.1);
+        html! {
+            h2 { "Numbers" }
+            details {
+                summary { "Epoch by epoch" }
+                div.wide {
+                    table {
+                        thead { tr { @for name in names { th { (name) } } } }
+                        tbody {
+                            @for e in listed {
+                                tr {
+                                    td { (e.epoch) }
+                                    td { (number(e.loss)) }
+                                    td { (percent(e.teacher)) }
+                                    td { (percent(e.student)) }
+                                    td { (e.rank.map_or("—".into(), |r| format!("{r:.1}"))) }
+                                    td { (visible(&e.verdict)) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
         }
-        s + "</tbody></table></div></details>\n"
     }
 
-    fn rest(&self) -> String {
+    fn rest(&self) -> Markup {
         let (rows, m) = (self.rows, self.manifest);
-        let mut s = String::new();
         let mut missing = self.evidence.missing.clone();
         if rows.bad_lines > 0 {
             missing.push(format!("{} lines of the log could not be read.", rows.bad_lines));
@@ -350,43 +410,60 @@ impl Page<'_> {
         if m.is_null() {
             missing.push("The manifest, run.json: there is none that can be read.".into());
         }
-        if !missing.is_empty() {
-            s += "<h2>Not shown</h2>\n<ul>";
-            missing.iter().for_each(|m| s += &format!("<li>{}</li>", escape(m)));
-            s += "</ul>\n";
-        }
-        if !rows.unreadable.is_empty() {
-            let _ = write!(
-                s,
-                "<h2>Unreadable images</h2>\n<p>{} were left out.</p><div class=wide><table class=text><tbody>",
-                rows.unreadable_count
-            );
-            for (image, error) in &rows.unreadable {
-                let _ = write!(s, "<tr><th scope=row>{}</th><td>{}</td></tr>", escape(image), escape(error));
+        html! {
+            @if !missing.is_empty() {
+                h2 { "Not shown" }
+                ul { @for m in &missing { li { (visible(m)) } } }
             }
-            s += "</tbody></table></div>\n";
+            @if !rows.unreadable.is_empty() {
+                h2 { "Unreadable images" }
+                p { (rows.unreadable_count) " were left out." }
+                div.wide {
+                    table.text {
+                        tbody {
+                            @for (image, error) in &rows.unreadable {
+                                tr { th scope="row" { (visible(image)) } td { (visible(error)) } }
+                            }
+                        }
+                    }
+                }
+            }
+            @if let Some(command) = command(m) {
+                h2 { "The same again" }
+                pre { (visible(&command)) }
+            }
+            @if m.is_object() {
+                h2 { "Manifest" }
+                dl.keys {
+                    @for (key, value) in self.keys() {
+                        div { dt { (visible(&key)) } dd { (visible(&value)) } }
+                    }
+                }
+            }
         }
-        if let Some(command) = command(m) {
-            let _ = write!(s, "<h2>The same again</h2>\n<pre>{}</pre>\n", escape(&command));
-        }
-        let Some(all) = m.as_object() else { return s };
-        s += "<h2>Manifest</h2>\n<dl class=keys>";
+    }
+
+    /// Keys and values of the manifest, those of the configuration last.
+    fn keys(&self) -> Vec<(String, String)> {
+        let m = self.manifest;
+        let mut keys = Vec::new();
         let mut row = |key: &str, value: &Value| {
             let text = match value {
                 Value::Array(all) => all.iter().map(plain).collect::<Vec<_>>().join(", "),
                 one => plain(one),
             };
             let text = if text.chars().count() > 400 { text.chars().take(400).chain(['…']).collect() } else { text };
-            let _ = write!(s, "<div><dt>{}</dt><dd>{}</dd></div>", escape(key), escape(&text));
+            keys.push((key.to_string(), text));
         };
-        for (key, value) in all.iter().filter(|(k, v)| *k != "command" && *k != "config" && !v.is_null()) {
+        let all = m.as_object().into_iter().flatten();
+        for (key, value) in all.filter(|(k, v)| *k != "command" && *k != "config" && !v.is_null()) {
             match value.as_object() {
                 Some(inner) => inner.iter().for_each(|(k, v)| row(&format!("{key} {k}"), v)),
                 None => row(key, value),
             }
         }
         m["config"].as_object().into_iter().flatten().for_each(|(k, v)| row(k, v));
-        s + "</dl>\n"
+        keys
     }
 }
 
@@ -403,7 +480,10 @@ mod tests {
 
     #[test]
     fn text_cannot_become_markup_and_bytes_become_base64() {
-        assert_eq!(escape("<script>'\"&\n"), "&lt;script&gt;&#39;&quot;&amp;\u{fffd}");
+        let text = visible("<script>'\"&\n");
+        // A single quote may stand in an attribute: the template puts those into double quotes.
+        let safe = "&lt;script&gt;'&quot;&amp;\u{fffd}";
+        assert_eq!(html! { p title=(text) { (text) } }.0, format!(r#"<p title="{safe}">{safe}</p>"#));
         // RFC 4648, section 10.
         for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
             assert_eq!(data(bytes.as_bytes()), format!("data:image/png;base64,{text}"));
