@@ -6,7 +6,7 @@
 //! work small. Flags and links in the prose are looked at as well.
 
 use crate::common::*;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use dino_host::config::Config;
 use image::ImageFormat::{Jpeg, Png};
 use image::{ImageBuffer, Luma};
@@ -14,6 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::time::Instant;
 use tempfile::TempDir;
 
 #[path = "../../benches/flags.rs"]
@@ -36,8 +37,8 @@ const PLACES: &[(&str, &str)] = &[
 ];
 
 /// The shape and length of a run that takes a second.
-const RUN: &str = "--embed-dim 24 --depth 2 --heads 2 --patch-size 8 --out-dim 64 --hidden 32 --bottleneck 16 --batch 8 \
-                   --warmup-epochs 1 --global-size 32 --local-size 16 --epochs 1";
+const RUN: &str = "--embed-dim 24 --depth 2 --heads 2 --patch-size 8 --out-dim 64 --hidden 32 --bottleneck 16 --batch 16 \
+                   --warmup-epochs 1 --knn-images 300 --global-size 32 --local-size 16 --epochs 1";
 
 /// Flags that make a command's work small: what a line of the command has is replaced, what it lacks is added.
 const TINY: &[(&str, &str)] = &[
@@ -62,34 +63,13 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("python3 dino-gpu/emulate/mutations.py", "it takes minutes"),
 ];
 
-/// Flags of other programs, or of a device that is not here.
-const FOREIGN: &[&str] = &[
-    "--workspace",
-    "--release",
-    "--all",
-    "--all-targets",
-    "--check",
-    "--test",
-    "--no-run",
-    "--bench",
-    "--example",
-    "--bin",
-    "--path",
-    "--locked",
-    "--version",
-    "--doc", // cargo
-    "--precision",
-    "--launch",
-    "--gemm", // dino-gpu
-    "--reference",
-    "--python",
-    "--steps",
-    "--rounds",
-    "--profile",
-    "--sgemm",
-    "--only",
-    "--modes",  // benchmarks, mutations.py
-    "--logdir", // tensorboard
+/// Flags of other programs.
+const FOREIGN: &[(&str, &str)] = &[
+    ("cargo", "--workspace --release --all --all-targets --check --test --bench --example --path --locked --version"),
+    ("dino-gpu and its example step_time", "--precision --launch --gemm --workspace --tiny --check-driver"),
+    ("mutations.py", "--only"),
+    ("tensorboard", "--logdir"),
+    ("any", "--help"),
 ];
 
 /// Flags with which a line of `dino-gpu` is one of its own; any other is tried with `dino-host`, which takes the same commands.
@@ -326,7 +306,12 @@ impl Desk {
         match block.language.as_str() {
             "sh" => {
                 let lines = block.text.replace("\\\n", " ");
-                lines.lines().try_for_each(|line| self.line(line).map_err(|e| format!("`{line}`: {e}")))
+                lines.lines().try_for_each(|line| {
+                    let started = Instant::now();
+                    self.line(line).map_err(|e| format!("`{line}`: {e}"))?;
+                    eprintln!("{:6.2} s  {line}", started.elapsed().as_secs_f64());
+                    Ok(())
+                })
             }
             "toml" => {
                 Config::parse("the block", &block.text).map_err(|e| e.to_string())?;
@@ -335,17 +320,19 @@ impl Desk {
                 self.toml = Some(path);
                 Ok(())
             }
-            "text" => match block
-                .text
-                .lines()
-                .find(|l| ["dino-host ", "dino-gpu ", "cargo "].iter().any(|p| l.starts_with(p)))
-            {
+            "text" => match block.text.lines().find(|line| is_command(line)) {
                 Some(line) => Err(format!("`{line}` is a command: the block is one in sh")),
                 None => Ok(()),
             },
             other => Err(format!("a block in {other:?}, which is none of sh, toml and text")),
         }
     }
+}
+
+/// Whether a line is one of `sh`.
+fn is_command(line: &str) -> bool {
+    let rest = ["dino-host ", "dino-gpu ", "cargo "].iter().find_map(|start| line.strip_prefix(start));
+    rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
 }
 
 /// The program with these arguments.
@@ -412,8 +399,8 @@ fn flags_in(text: &str) -> BTreeSet<String> {
 fn every_flag_that_is_named_exists() {
     let commands = ["train", "eval knn", "eval linear", "eval logistic", "eval retrieval", "eval copies", "eval video"];
     let more = ["eval attention", "features", "convert", "attend", "pca", "neighbours", "crops", "report", "plan"];
-    let mut known: BTreeSet<String> = FOREIGN.iter().map(|f| f.to_string()).collect();
-    known.insert("--help".into());
+    let mut known: BTreeSet<String> = FOREIGN.iter().flat_map(|(_, flags)| flags_in(flags)).collect();
+    known.extend(flags_in(&flags::Cpu::command().render_help().to_string()));
     for command in commands.into_iter().chain(more) {
         known.extend(flags_in(&succeeds(&format!("{command} --help"), &[])));
     }
