@@ -1,9 +1,9 @@
 //! The CUDA backend: pools in device memory, words as launches on one stream, a step as graphs that are captured once and replayed.
 
-mod feed;
 mod graph;
 pub(crate) mod params;
 pub(crate) mod pools;
+mod staging;
 
 use crate::cuda::cublaslt::Products;
 use crate::cuda::{Buffer, Card, Graph, Stream};
@@ -14,9 +14,9 @@ use dino_host::error::{Error, Result};
 use dino_kernel::mem::{Act, Stat, State, Weight};
 use dino_kernel::params::Spec;
 use dino_kernel::plan::Pools;
-use feed::Feed;
 use params::Optimiser;
 use pools::memory;
+use staging::Feed;
 use std::sync::{Mutex, OnceLock};
 
 /// What is left free for the driver: graphs, cuBLASLt's own modules, the parameter table.

@@ -5,9 +5,9 @@ use crate::data::files::Files;
 use crate::device::Device;
 use crate::error::Result;
 use crate::inference::dense::Look;
-use crate::viz::animate::Format;
-use crate::viz::attend::{self, Part};
-use crate::viz::film::{self, Range, Show, Style};
+use crate::viz::animation::Format;
+use crate::viz::attention::{self, Part};
+use crate::viz::video::{self, Range, Show, Style};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -72,14 +72,14 @@ pub fn run<D: Device>(args: Attend<D::Options>) -> Result<u8> {
         let Attend { fps, range, show, keep, .. } = args;
         let style = Style { format, fps, range, show, keep, keep_numbers };
         let files = Files::open(&[frames], config.decode())?;
-        let drawn = film::draw(&mut look, &files, &faults, style, &args.out);
+        let drawn = video::draw(&mut look, &files, &faults, style, &args.out);
         faults.say();
         errln!("{}", drawn?);
         return Ok(0);
     }
     let parts = if args.write.is_empty() { Part::value_variants() } else { &args.write };
     let files = Files::open(&args.image, config.decode())?;
-    let drawn = attend::draw(&mut look, &files, &faults, args.keep, parts, &args.out);
+    let drawn = attention::draw(&mut look, &files, &faults, args.keep, parts, &args.out);
     faults.say();
     errln!("{}", drawn?);
     Ok(0)

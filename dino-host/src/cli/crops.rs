@@ -3,7 +3,7 @@
 use super::shared::{Model, Tolerance, backbone, open, recorded, say_left_out};
 use crate::device::Device;
 use crate::error::Result;
-use crate::viz::sheets;
+use crate::viz::contact_sheet;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ pub fn run<D: Device>(args: Crops) -> Result<u8> {
     };
     let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());
     say_left_out(&config);
-    let drawn = sheets::draw(&config, &*splits.train, &faults, args.epoch, args.images, &args.out);
+    let drawn = contact_sheet::draw(&config, &*splits.train, &faults, args.epoch, args.images, &args.out);
     faults.say();
     errln!("{}", drawn?);
     Ok(0)

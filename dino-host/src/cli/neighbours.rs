@@ -7,7 +7,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::inference::features::{self, Extractor};
 use crate::io::progress::Progress;
-use crate::viz::neighbours::{self, Ask, Kinds, Members};
+use crate::viz::neighbors::{self, Ask, Kinds, Members};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -52,10 +52,10 @@ pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
     // What was held out of training for want of a test part belongs to the bank as well: then each image is asked among all others.
     let parts: [&dyn Dataset; 2] = [&**train, &**test];
     let bank = Members::all(if *held_out { &parts } else { &parts[..1] });
-    let asked = Members::of(&**test, &neighbours::choose(&**test, args.queries, args.choose));
+    let asked = Members::of(&**test, &neighbors::choose(&**test, args.queries, args.choose));
     let (queries, chosen): (Option<&dyn Dataset>, _) = match (args.image.is_empty(), held_out) {
         (false, _) => (Some(&files), Vec::new()),
-        (true, true) => (None, neighbours::choose(&bank, args.queries, args.choose)),
+        (true, true) => (None, neighbors::choose(&bank, args.queries, args.choose)),
         (true, false) => (Some(&asked), Vec::new()),
     };
     let name = format!("{which:?}").to_lowercase();
@@ -73,7 +73,7 @@ pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
         kinds.push(("pixels", Box::new(|set: &dyn Dataset| features::pixels(set, &faults, &config))));
     }
     let ask = Ask { k: args.k, bank: &bank, queries, chosen };
-    let drawn = neighbours::draw(&ask, kinds, &faults, &args.out);
+    let drawn = neighbors::draw(&ask, kinds, &faults, &args.out);
     faults.say();
     let found = drawn?;
     if args.source.json {

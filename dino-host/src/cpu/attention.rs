@@ -4,10 +4,9 @@
 
 use super::{crops, crops_of};
 use crate::linalg::gemm::{View, row_of};
-use crate::linalg::rows;
 use crate::linalg::small::product;
-use crate::linalg::turn::turn;
-use crate::linalg::with_scratch;
+use crate::linalg::transpose::turn;
+use crate::linalg::{rows, with_scratch};
 use dino_kernel::backend::Heads;
 use dino_kernel::ops;
 use dino_kernel::plan::Pools;

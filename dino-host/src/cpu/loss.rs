@@ -7,7 +7,7 @@
 use crate::linalg::gemm::{View, row_of};
 use crate::linalg::rows::{self, Running};
 use crate::linalg::small::product;
-use crate::linalg::turn::turn;
+use crate::linalg::transpose::turn;
 use crate::linalg::with_scratch;
 use dino_kernel::backend::LossDims;
 use dino_kernel::ops::loss::LossOut;

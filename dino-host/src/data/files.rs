@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::Dataset;
 use super::fingerprint::Fnv;
-use super::unread::Unread;
+use super::unsupported::Unread;
 use crate::error::{Error, Result};
 use crate::image::{Decode, Image, decode, is_picture};
-use crate::io::unreadable;
+use crate::io::read_error;
 
 /// Picture files in the order in which they were named.
 pub struct Files {
@@ -26,9 +26,9 @@ impl Files {
         let mut paths = Vec::new();
         for name in named {
             if name.is_dir() {
-                let entries = fs::read_dir(name).map_err(|e| unreadable(name, &e))?;
+                let entries = fs::read_dir(name).map_err(|e| read_error(name, &e))?;
                 let below: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
-                paths.extend(pictures(name, below.map_err(|e| unreadable(name, &e))?)?);
+                paths.extend(pictures(name, below.map_err(|e| read_error(name, &e))?)?);
             } else if fs::symlink_metadata(name).is_err() && name.to_string_lossy().contains(['*', '?', '[']) {
                 let found = glob::glob(&name.to_string_lossy()).map_err(|e| {
                     Error::new(format!("{} is no pattern: {e}", name.display()))
@@ -36,7 +36,7 @@ impl Files {
                 })?;
                 paths.extend(pictures(name, found.filter_map(std::result::Result::ok).collect())?);
             } else {
-                fs::metadata(name).map_err(|e| unreadable(name, &e))?;
+                fs::metadata(name).map_err(|e| read_error(name, &e))?;
                 paths.push(name.clone());
             }
         }

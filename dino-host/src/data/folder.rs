@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use super::fingerprint::Fnv;
 use super::labels::{Classes, counted, fit, some};
 use super::parts::{self, Part};
-use super::unread::Unread;
-use super::{Dataset, Splits, beside};
+use super::unsupported::Unread;
+use super::{Dataset, Splits, sidecar};
 use crate::error::{Error, Result};
 use crate::image::{Decode, Image, decode, is_picture};
-use crate::io::unreadable;
+use crate::io::read_error;
 
 /// Files below one folder. Image `i` is the `i`-th in the order class, then path.
 pub struct ImageFolder {
@@ -40,7 +40,7 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
         notes.extend(unread.notes());
         return Ok(Some(Splits::of(set, None, notes)));
     };
-    let canonical = |p: &Path| fs::canonicalize(p).map_err(|e| unreadable(p, &e));
+    let canonical = |p: &Path| fs::canonicalize(p).map_err(|e| read_error(p, &e));
     if canonical(&train)? == canonical(&test)? {
         return Err(Error::new(format!("{} and {} are the same folder", train.display(), test.display()))
             .hint("the test part must not repeat the training images"));
@@ -71,7 +71,7 @@ fn labelled(
     how: Decode,
 ) -> Result<(ImageFolder, Option<ImageFolder>)> {
     let by_list = match train.classes.len() {
-        0 | 1 => beside::labels(&train.root, &train.names(), None, notes),
+        0 | 1 => sidecar::labels(&train.root, &train.names(), None, notes),
         _ => None,
     };
     let names = || train.classes.iter().map(|class| class.name.clone()).collect::<Vec<_>>();
@@ -85,7 +85,7 @@ fn labelled(
         let fits = by_folder.iter().any(|label| classes.place(label).is_some());
         let found = match fits || classes.names.is_empty() {
             true => None,
-            false => beside::labels(&test.root, &test.names(), Some(&classes), notes),
+            false => sidecar::labels(&test.root, &test.names(), Some(&classes), notes),
         };
         test_labels = found.unwrap_or(by_folder);
     }
@@ -253,7 +253,7 @@ impl Listing {
     /// read (a link to nothing, an empty file) is a member like any other. Errors: a folder that cannot be listed.
     fn of(root: &Path, unread: &mut Unread) -> Result<Option<Listing>> {
         let entries = list(root, unread)?;
-        let real = fs::canonicalize(root).map_err(|e| unreadable(root, &e))?;
+        let real = fs::canonicalize(root).map_err(|e| read_error(root, &e))?;
         let mut found = Listing {
             root: root.to_path_buf(),
             direct: Vec::new(),
@@ -371,8 +371,8 @@ const LITTER: [&str; 5] = ["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume 
 /// The sub-folders and images of a folder, sorted by name.
 fn list(folder: &Path, unread: &mut Unread) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
-        let path = entry.map_err(|e| unreadable(folder, &e))?.path();
+    for entry in fs::read_dir(folder).map_err(|e| read_error(folder, &e))? {
+        let path = entry.map_err(|e| read_error(folder, &e))?.path();
         let picture = is_picture(&path);
         let (folder, file, bytes) = match fs::metadata(&path) {
             Ok(kind) => (kind.is_dir(), kind.is_file(), kind.len()),
@@ -413,7 +413,7 @@ fn below(root: &Path, class: &str, real: &Path, met: &HashMap<PathBuf, String>, 
     let mut entered = HashSet::from([real.to_path_buf()]);
     while let Some(folder) = todo.pop() {
         let path = root.join(&folder);
-        let real = fs::canonicalize(&path).map_err(|e| unreadable(&path, &e))?;
+        let real = fs::canonicalize(&path).map_err(|e| read_error(&path, &e))?;
         if !entered.insert(real.clone()) {
             continue;
         }

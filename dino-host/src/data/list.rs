@@ -17,7 +17,7 @@ use super::table::{self, Table};
 use super::{Dataset, Splits};
 use crate::error::{Error, Result};
 use crate::image::{Decode, Image, decode, is_picture, unread_ending};
-use crate::io::{text, unreadable};
+use crate::io::{read_error, text};
 
 /// Largest list that is read, bytes.
 const MAX_LIST: u64 = 1 << 30;
@@ -105,8 +105,8 @@ fn beside(path: &Path) -> Result<(Option<PathBuf>, Vec<String>)> {
     let Some((Part::Train, rest)) = parts::read_list(&stem(path)) else { return Ok((None, Vec::new())) };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
-        let name = entry.map_err(|e| unreadable(folder, &e))?.file_name();
+    for entry in fs::read_dir(folder).map_err(|e| read_error(folder, &e))? {
+        let name = entry.map_err(|e| read_error(folder, &e))?.file_name();
         let other = path.with_file_name(&name);
         if let Some((Part::Test { rank }, of)) = parts::read_list(&stem(&other))
             && of == rest
@@ -156,12 +156,12 @@ fn by_column(path: &Path, lines: &mut Vec<Line>, notes: &mut Vec<String>) -> Res
 
 /// The text of a list.
 pub(super) fn read(path: &Path) -> Result<String> {
-    let length = fs::metadata(path).map_err(|e| unreadable(path, &e))?.len();
+    let length = fs::metadata(path).map_err(|e| read_error(path, &e))?.len();
     if length > MAX_LIST {
         return Err(Error::new(format!("{} has {length} bytes", path.display()))
             .hint(format!("lists of up to {} MiB are read", MAX_LIST >> 20)));
     }
-    let bytes = fs::read(path).map_err(|e| unreadable(path, &e))?;
+    let bytes = fs::read(path).map_err(|e| read_error(path, &e))?;
     text::decoded(bytes).map_err(|line| {
         Error::new(format!("{} line {line} is not UTF-8", path.display()))
             .hint("UTF-8, or UTF-16 with a byte order mark; an editor can save it so")

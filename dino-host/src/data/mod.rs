@@ -1,14 +1,12 @@
 //! Images with or without labels: the trait every data set implements, and the one function that opens any of them.
 
 pub mod arrays;
-mod beside;
 pub mod builtin;
-mod faults;
+mod cache;
 pub mod files;
 mod fingerprint;
 pub mod folder;
 mod hold_out;
-mod kept;
 mod labels;
 mod levels;
 pub mod list;
@@ -19,8 +17,10 @@ mod parquet;
 mod part_files;
 mod parts;
 pub mod shards;
+mod sidecar;
 mod table;
-mod unread;
+mod unreadable;
+mod unsupported;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,11 +29,11 @@ use crate::error::{Error, Result};
 use crate::image::{Decode, Image, is_picture};
 use arrays::{cifar, idx, npz, stl10};
 pub use builtin::{BUILTIN, builtin};
-pub use faults::{Fault, Faults, lines as fault_lines};
 pub use folder::several_below;
 pub use hold_out::{Subset, hold_out};
 pub use levels::Range;
 pub use order::Shards;
+pub use unreadable::{Fault, Faults, lines as fault_lines};
 
 /// A fixed, ordered set of images. Index `i` always means the same image.
 pub trait Dataset: Send + Sync {

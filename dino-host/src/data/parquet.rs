@@ -15,14 +15,14 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 use rayon::prelude::*;
 
+use super::cache::{Kept, Size, UNPACKED};
 use super::fingerprint::Fnv;
-use super::kept::{Kept, Size, UNPACKED};
 use super::labels::{MAX_CLASSES, Numbered, numbered};
 use super::{Dataset, Shards, Splits, part_files};
 use crate::error::{Error, Result};
 use crate::image::limits::MAX_BYTES;
 use crate::image::{Decode, Image, decode_bytes, guarded};
-use crate::io::unreadable;
+use crate::io::read_error;
 
 /// Columns of labels, the first of these that a table has; names that the metadata gives classes for come before.
 const LABELS: [&str; 8] = ["label", "labels", "fine_label", "class", "target", "category", "class_label", "y"];
@@ -74,7 +74,7 @@ struct Tables {
 pub(super) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     let mut folders = vec![folder.to_path_buf(), folder.join("data")];
     let mut below = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| unreadable(folder, &e))?.flatten() {
+    for entry in fs::read_dir(folder).map_err(|e| read_error(folder, &e))?.flatten() {
         let path = entry.path();
         if path.is_dir() && !path.ends_with("data") && !files(&path).unwrap_or_default().is_empty() {
             below.push(path);
@@ -113,8 +113,8 @@ fn stem(path: &Path) -> String {
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
-        let path = entry.map_err(|e| unreadable(folder, &e))?.path();
+    for entry in fs::read_dir(folder).map_err(|e| read_error(folder, &e))? {
+        let path = entry.map_err(|e| read_error(folder, &e))?.path();
         if is_table(&path) && !stem(&path).starts_with('.') && !path.is_dir() {
             files.push(path);
         }
@@ -190,7 +190,7 @@ fn failed(path: &Path, error: &ParquetError) -> Error {
 }
 
 fn open_table(path: &Path) -> Result<SerializedFileReader<File>> {
-    let file = File::open(path).map_err(|e| unreadable(path, &e))?;
+    let file = File::open(path).map_err(|e| read_error(path, &e))?;
     SerializedFileReader::new(file).map_err(|e| failed(path, &e))
 }
 
@@ -265,7 +265,7 @@ impl Table {
             passed: found.iter().filter(|&&i| i != column).chain(labels.iter().skip(1)).map(|&i| name(i)).collect(),
             names: label.and_then(|i| known.into_iter().find(|(column, _)| *column == name(i))).map_or(vec![], |k| k.1),
         };
-        let length = fs::metadata(path).map_err(|e| unreadable(path, &e))?.len();
+        let length = fs::metadata(path).map_err(|e| read_error(path, &e))?.len();
         let wrong = |what: String| Error::new(format!("{} {what}", path.display())).hint("is it whole? Copy it again");
         let mut rows = 0u64;
         for group in metadata.row_groups() {

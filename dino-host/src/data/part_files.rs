@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::parts::{Part, in_name, of};
 use crate::error::{Error, Result};
-use crate::io::unreadable;
+use crate::io::read_error;
 
 /// Files by part.
 pub(super) struct Files {
@@ -71,7 +71,7 @@ pub(super) fn apart(train: &[PathBuf], test: &[PathBuf]) -> Result<()> {
 /// The same for folders that are called as parts.
 fn below(folder: &Path, kind: &str, list: &dyn Fn(&Path) -> Result<Vec<PathBuf>>) -> Result<Option<Files>> {
     let (mut train, mut tests, mut none) = (Vec::new(), Vec::new(), None);
-    let entries = fs::read_dir(folder).map_err(|e| unreadable(folder, &e))?;
+    let entries = fs::read_dir(folder).map_err(|e| read_error(folder, &e))?;
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|p| p.is_dir()).collect();
     paths.sort();
     for path in paths {

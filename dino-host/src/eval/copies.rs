@@ -4,10 +4,10 @@
 //! where there are images to learn that from. The originals and distractors are ranked by cosine; what is below the first 20 does not
 //! count. The blocks are those of Copydays.
 
+use super::any_size::{check_patches, normalized};
 use super::attacks::Attack;
 use super::ranking::average_precision;
 use super::retrieval::{Files, rankings};
-use super::sized::{check_patches, normalized};
 use crate::config::Config;
 use crate::data::{Dataset, Faults};
 use crate::device::Device;

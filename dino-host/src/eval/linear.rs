@@ -5,7 +5,7 @@
 //! backward whatever the number of rates, and the features are read (or the backbone run) once for all of them. They start alike
 //! and see the same batches, and none knows of the others: each is what it would be alone.
 
-use super::judged::rank;
+use super::scores::rank;
 use crate::data::order::order;
 use crate::error::{Error, Result};
 use crate::linalg::{gemm, rows};

@@ -7,8 +7,8 @@
 //! that is scikit-learn's `LogisticRegression` with C = 1 / (l2 n). Biases are not penalised. The search ends when no element of the
 //! gradient is above `stop` in size; f is l2-strongly convex in W, so that |W - optimum| <= |gradient| / l2.
 
-use super::judged::rank;
 use super::lbfgs::minimise;
+use super::scores::rank;
 use crate::error::{Error, Result};
 use crate::linalg::gemm::{self, View};
 use crate::linalg::rows;
@@ -273,7 +273,7 @@ pub fn outcome(
         iterations: fit.iterations,
         gradient: fit.gradient,
         converged: fit.gradient <= recipe.stop,
-        predicted: logits.rows().into_iter().map(|r| super::judged::best(r.as_slice().unwrap_or(&[]))).collect(),
+        predicted: logits.rows().into_iter().map(|r| super::scores::best(r.as_slice().unwrap_or(&[]))).collect(),
     }
 }
 

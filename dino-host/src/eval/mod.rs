@@ -1,12 +1,12 @@
 //! What features can do: the k-nearest-neighbours vote, linear classifiers, where the attention falls, what patches follow in a video,
 //! which images are alike, which are copies.
 
+pub mod any_size;
 pub mod attacks;
 pub mod attention;
 pub mod augmented;
 pub mod copies;
 pub mod head_file;
-pub mod judged;
 pub mod knn;
 pub mod lbfgs;
 pub mod linear;
@@ -17,5 +17,5 @@ pub mod propagate;
 pub mod ranking;
 pub mod retrieval;
 pub mod sampling;
-pub mod sized;
+pub mod scores;
 pub mod video;

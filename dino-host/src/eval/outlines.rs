@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::any_size::{AnySize, check_patches, normalized};
 use super::attention::{Jaccard, check_keep, mask, summary};
 use super::measures::region;
-use super::sized::{AnySize, check_patches, normalized};
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};

@@ -7,7 +7,7 @@
 //!
 //! over the `top` largest w_ts with s at most `radius` rows and columns away. Ties with the last of them count as well.
 
-use super::sized::bilinear;
+use super::any_size::bilinear;
 use crate::image::masks::Mask;
 use crate::linalg::gemm::{View, sgemm};
 use crate::linalg::rows::at_least;

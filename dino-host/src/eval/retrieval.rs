@@ -3,9 +3,9 @@
 //! Images are made no longer than a given side (Pillow's `thumbnail`, Lanczos; its shortcut of decoding JPEG files at a fraction of
 //! their size is not taken) and go through the network whole, or in three scales whose tokens are added and normalised.
 
+use super::any_size::{AnySize, bilinear, check_patches, normalized};
 use super::knn::{neighbours, normalise};
 use super::ranking::{Protocol, Scores, Truth, ranks};
-use super::sized::{AnySize, bilinear, check_patches, normalized};
 use crate::config::Config;
 use crate::data::{Dataset, Faults};
 use crate::device::Device;

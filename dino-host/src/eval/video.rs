@@ -8,9 +8,9 @@ use rayon::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::any_size::{AnySize, check_patches, resized_pixels};
 use super::measures::{self, BOUNDARY};
 use super::propagate::{Params, Propagation, segment};
-use super::sized::{AnySize, check_patches, resized_pixels};
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};

@@ -18,7 +18,7 @@ use super::limits::{Found, MAX_BYTES, check_size, damaged, unsupported};
 use super::remark;
 use super::{Decode, Image, end_marks, gif, tiff};
 use crate::error::{Error, Result};
-use crate::io::unreadable;
+use crate::io::read_error;
 
 /// Decodes a picture file to 8 bits a channel: PNG, JPEG, WebP, GIF, BMP, TIFF or PNM, told apart by content. Of several
 /// pictures in one file (animations, TIFF pages) it is the first.
@@ -31,7 +31,7 @@ use crate::io::unreadable;
 /// Errors name the file: unreadable, empty, no such format, damaged, cut short, too large (32,768 pixels a side, 512 MiB
 /// decoded), or a number of channels that does not become `how.channels`.
 pub fn decode(path: &Path, how: Decode) -> Result<Image> {
-    let kind = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
+    let kind = fs::metadata(path).map_err(|e| read_error(path, &e))?;
     if !kind.is_file() {
         // A pipe would be waited for, a device read for ever.
         return Err(
@@ -42,7 +42,7 @@ pub fn decode(path: &Path, how: Decode) -> Result<Image> {
         return Err(Error::new(format!("{} has {} bytes", path.display(), kind.len()))
             .hint(format!("files of up to {MAX_BYTES} bytes are read")));
     }
-    decode_bytes(path, &fs::read(path).map_err(|e| unreadable(path, &e))?, how)
+    decode_bytes(path, &fs::read(path).map_err(|e| read_error(path, &e))?, how)
 }
 
 /// The same for the bytes of a file; `path` is for the errors.

@@ -7,9 +7,9 @@ pub mod atomic;
 pub mod json;
 pub mod npy;
 pub mod progress;
+mod read_error;
 pub mod spool;
 pub mod text;
 pub mod tsv;
-mod unreadable;
 
-pub(crate) use unreadable::unreadable;
+pub(crate) use read_error::read_error;

@@ -10,7 +10,7 @@
 //! (AVX-512, 146 GFLOP/s at best): 64 rows a tile 109, 176 rows 125, 350 rows 137; starting from a result that holds the bias
 //! (beta = 1) 107 against 131 for adding it afterwards, while the rows are in the cache.
 
-use super::turn::turn;
+use super::transpose::turn;
 use super::with_scratch;
 use rayon::prelude::*;
 use std::marker::PhantomData;

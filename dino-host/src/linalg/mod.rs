@@ -5,7 +5,7 @@ pub mod fast;
 pub mod gemm;
 pub mod rows;
 pub mod small;
-pub(crate) mod turn;
+pub(crate) mod transpose;
 
 use std::cell::RefCell;
 

@@ -11,7 +11,7 @@ use crate::inference::features::{Extractor, view_of};
 use crate::io::json::number;
 use crate::train::collapse::effective_rank;
 use crate::viz::gallery;
-use crate::viz::neighbours::Members;
+use crate::viz::neighbors::Members;
 use crate::weights::checkpoint::{self, Progress, Unsaved};
 use dino_kernel::mem::Pool;
 use serde_json::{Map, Value, json};

@@ -11,9 +11,9 @@ use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::inference::dense::fit;
 use crate::io::atomic::write_atomically;
-use crate::viz::attend;
-use crate::viz::neighbours::choose;
-use crate::viz::picture::Picture;
+use crate::viz::attention;
+use crate::viz::canvas::Picture;
+use crate::viz::neighbors::choose;
 use serde_json::json;
 use std::io::Write;
 use std::path::Path;
@@ -51,7 +51,7 @@ pub fn strip<D: Device>(
     images: &[(usize, Image)],
 ) -> Result<Picture> {
     let images: Vec<&Image> = images.iter().map(|(_, image)| image).collect();
-    let drawn = attend::gallery::<D>(options, config, weights, &images, 0)?;
+    let drawn = attention::gallery::<D>(options, config, weights, &images, 0)?;
     Ok(side_by_side(&drawn.iter().map(|p| row_of(&p.image())).collect::<Vec<_>>()))
 }
 

@@ -1,10 +1,10 @@
 //! Figures for people: attention maps and videos, principal components, nearest neighbours, contact sheets.
 
-pub mod animate;
-pub mod attend;
-pub mod film;
+pub mod animation;
+pub mod attention;
+pub mod canvas;
+pub mod contact_sheet;
 pub mod gallery;
-pub mod neighbours;
+pub mod neighbors;
 pub mod pca;
-pub mod picture;
-pub mod sheets;
+pub mod video;

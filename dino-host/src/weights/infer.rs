@@ -1,6 +1,6 @@
 //! The architecture of a foreign file, read off the shapes of its tensors and off what lies beside it.
 
-use super::dialect::{Dialect, Piece};
+use super::naming::{Dialect, Piece};
 use super::{File, Keys, Options, Report, Side};
 use crate::config::Config;
 use crate::error::{Error, Result};

@@ -4,11 +4,11 @@
 //! table wants it: what is missing, extra or misshapen is listed, and nothing is loaded then.
 
 pub mod checkpoint;
-pub mod dialect;
 mod file;
 pub mod flat;
 mod infer;
 pub mod init;
+pub mod naming;
 mod networks;
 pub mod onnx;
 pub mod pickle;
@@ -17,14 +17,14 @@ mod pth;
 mod tensors;
 pub mod write;
 
-pub use dialect::Dialect;
 pub use file::{File, Format};
+pub use naming::Dialect;
 pub use networks::plain;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::weights::checkpoint::Checkpoint;
-use dialect::{Piece, foreign, from_hf, harmless};
+use naming::{Piece, foreign, from_hf, harmless};
 use networks::Network;
 use pickle::Dtype;
 use serde_json::{Value, json};
@@ -420,7 +420,7 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
             let piece = Piece { name: name.clone(), third };
             match keys.get(&piece) {
                 None => {
-                    let spelled = dialect::to_hf(&name);
+                    let spelled = naming::to_hf(&name);
                     let shown = if report.dialect == Dialect::Hf { spelled.get(third.unwrap_or(0)) } else { None };
                     report.missing.push(format!("{}{}", report.container, shown.unwrap_or(&name)));
                 }

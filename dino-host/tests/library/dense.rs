@@ -1,10 +1,10 @@
 //! The dense evaluations against PyTorch, numpy, SciPy and Pillow: `tests/golden/dense.json`, made by the script beside it.
 
+use dino_host::eval::any_size::bilinear;
 use dino_host::eval::copies::{Whitening, generalised_mean};
 use dino_host::eval::knn::normalise;
 use dino_host::eval::propagate::{Params, Propagation, segment};
 use dino_host::eval::ranking::Truth;
-use dino_host::eval::sized::bilinear;
 use dino_host::eval::{measures, retrieval};
 use dino_host::image::Image;
 use dino_host::image::masks::Mask;

@@ -4,7 +4,7 @@
 use dino_host::data::order::order;
 use dino_host::eval::linear::{self, Head, Heads, Recipe};
 use dino_host::eval::logistic::{self, Few, Scale};
-use dino_host::eval::{head_file, judged};
+use dino_host::eval::{head_file, scores};
 use dino_kernel::rng::{Kind, Rng};
 use ndarray::{Array2, ArrayView2};
 use safetensors::SafeTensors;

@@ -3,9 +3,9 @@
 use crate::cli::shared::{Source, Which, networks, open, start};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::eval::any_size::AnySize;
 use crate::eval::attention::{self, Jaccard};
 use crate::eval::outlines;
-use crate::eval::sized::AnySize;
 use crate::inference::features::truncate;
 use crate::io::progress::Progress;
 use clap::Args;

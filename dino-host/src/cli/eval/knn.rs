@@ -5,8 +5,8 @@ use crate::cli::shared::{Source, Which, start};
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::judged::{self, Baseline, Judged, Labels};
 use crate::eval::knn::{self, Score};
+use crate::eval::scores::{self, Baseline, Judged, Labels};
 use clap::{Args, ValueEnum};
 use ndarray::{Array2, Axis, concatenate};
 use serde_json::{Value, json};
@@ -104,8 +104,8 @@ fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject) -> Result<Vote> {
                 ))
                 .hint("--leave-one-out judges a set by itself"));
             }
-            judged::check(bank.view(), "training")?;
-            judged::check(queries.view(), "test")?;
+            scores::check(bank.view(), "training")?;
+            scores::check(queries.view(), "test")?;
             let labels = Labels::new(train.classes(), &bank_labels, &query_labels);
             let width = bank.ncols();
             (knn::neighbours(knn::normalise(bank).view(), knn::normalise(queries).view(), most), labels, width)
@@ -124,7 +124,7 @@ fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject) -> Result<Vote> {
                 return Err(Error::new(format!("leave-one-out needs two images, there are {}", rows.nrows()))
                     .hint("--leave-one-out all takes those of both parts"));
             }
-            judged::check(rows.view(), "the")?;
+            scores::check(rows.view(), "the")?;
             let (labels, width) = (Labels::new(train.classes(), &all, &all), rows.ncols());
             (knn::leave_one_out(knn::normalise(rows).view(), most), labels, width)
         }

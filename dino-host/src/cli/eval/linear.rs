@@ -7,8 +7,8 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::augmented::Augmented;
 use crate::eval::head_file::{self, About, Order};
-use crate::eval::judged::{self, Baseline, Judged, Labels, best as class_of, rank};
 use crate::eval::linear::{self, Head, Heads, Recipe, Score};
+use crate::eval::scores::{self, Baseline, Judged, Labels, best as class_of, rank};
 use crate::image::augment::EvalView;
 use crate::inference::features::{Extractor, Features};
 use crate::io::progress::Progress;
@@ -83,7 +83,7 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
     let (train, test, data) = (&*subject.splits.train, &*subject.splits.test, &args.source.data);
     let mut extractor = subject.extractor::<D>(&args.source.shared.device, blocks, args.mean_patch)?;
     let queries = subject.features(&mut extractor, test)?;
-    judged::check(queries.rows.view(), "test")?;
+    scores::check(queries.rows.view(), "test")?;
     let test_labels = labels(&queries, test, data)?;
     if args.augmented && extractor.is_none() {
         return Err(Error::new("--augmented runs the backbone every epoch, and pixels have none")
@@ -95,7 +95,7 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
         true => None,
         false => {
             let bank = subject.features(&mut extractor, train)?;
-            judged::check(bank.rows.view(), "training")?;
+            scores::check(bank.rows.view(), "training")?;
             let of_bank = labels(&bank, train, data)?;
             Some((bank, of_bank))
         }
@@ -109,7 +109,7 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
             let pick =
                 |rows: &[usize]| (bank.rows.select(Axis(0), rows), rows.iter().map(|&r| labels.train[r]).collect());
             let (stay, stay_labels): (Array2<f32>, Vec<u32>) = pick(&stay);
-            judged::check(stay.view(), "training")?;
+            scores::check(stay.view(), "training")?;
             let mut progress = Progress::new(recipe.epochs, "epochs");
             let classes = labels.classes.len();
             let heads = linear::train(stay.view(), &stay_labels, classes, recipe, || progress.tick());
@@ -122,7 +122,7 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
     let chosen_by = match args.choose_on {
         ChooseOn::Test => None,
         ChooseOn::TrainSplit => {
-            judged::check(held_rows.0.view(), "left-out training")?;
+            scores::check(held_rows.0.view(), "left-out training")?;
             Some(heads.judge(held_rows.0.view(), &held_rows.1))
         }
     };
@@ -202,7 +202,7 @@ fn augmented<D: Device>(
             let crops = Augmented { set: train, images, side, seed, epoch: Some(epoch as u32) };
             let found = extractor.run(&crops, &subject.faults, |_| progress.tick())?;
             subject.faults.say();
-            judged::check(found.rows.view(), "training")?;
+            scores::check(found.rows.view(), "training")?;
             let here: Vec<u32> = found.images.iter().map(|&i| labels.train[images[i] as usize]).collect();
             let in_order: Vec<u32> = (0..here.len() as u32).collect();
             heads.steps(found.rows.view(), &here, &in_order, recipe.batch, recipe.factor(epoch));
@@ -261,7 +261,7 @@ fn evaluate<D: Device>(args: &Linear<D::Options>, file: &Path) -> Result<u8> {
         head = head_file::from_alternating(&head);
     }
     let queries = subject.features(&mut extractor, test)?;
-    judged::check(queries.rows.view(), "test")?;
+    scores::check(queries.rows.view(), "test")?;
     if queries.rows.ncols() != takes {
         let width = queries.rows.ncols();
         return Err(Error::new(format!("{} takes {takes} numbers an image, pixels are {width}", file.display()))

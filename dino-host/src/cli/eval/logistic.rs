@@ -4,8 +4,8 @@ use super::probe::{Detail, Subject, detail_json, labels, print_baseline, print_d
 use crate::cli::shared::{Source, Which, start};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::judged::{self, Baseline, Judged, Labels};
 use crate::eval::logistic::{self, Few, Outcome, Recipe, Scale, mean_std};
+use crate::eval::scores::{self, Baseline, Judged, Labels};
 use crate::io::progress::Progress;
 use clap::Args;
 use rayon::prelude::*;
@@ -62,8 +62,8 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
     let (train, test) = (&*subject.splits.train, &*subject.splits.test);
     let mut extractor = subject.extractor::<D>(&args.source.shared.device, 1, false)?;
     let (bank, queries) = (subject.features(&mut extractor, train)?, subject.features(&mut extractor, test)?);
-    judged::check(bank.rows.view(), "training")?;
-    judged::check(queries.rows.view(), "test")?;
+    scores::check(bank.rows.view(), "training")?;
+    scores::check(queries.rows.view(), "test")?;
     let data = &args.source.data;
     let labels = Labels::new(train.classes(), &labels(&bank, train, data)?, &labels(&queries, test, data)?);
     let (classes, width) = (labels.classes.len(), bank.rows.ncols());

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::data::{self, Dataset, Faults, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::judged::{Baseline, Judged};
+use crate::eval::scores::{Baseline, Judged};
 use crate::image::augment::EvalView;
 use crate::inference::features::{self, Extractor, Features, first_readable};
 use crate::io::progress::Progress;

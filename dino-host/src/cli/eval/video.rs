@@ -3,9 +3,9 @@
 use crate::cli::shared::{Shared, Source, Tolerance, Which, networks, start};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::eval::any_size::AnySize;
 use crate::eval::knn::check_temperature;
 use crate::eval::propagate::Params;
-use crate::eval::sized::AnySize;
 use crate::eval::video::{self, Judge, Recipe, Score};
 use crate::io::progress::Progress;
 use clap::Args;

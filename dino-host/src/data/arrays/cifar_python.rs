@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::cifar::Version;
 use crate::error::{Error, Result};
-use crate::io::unreadable;
+use crate::io::read_error;
 use crate::weights::pickle::{Id, Pickle, Value};
 
 /// Largest file: CIFAR-100's training part has 155 MB.
@@ -74,11 +74,11 @@ fn wrong(path: &Path, what: &str) -> Error {
 
 impl Read {
     fn open(path: &Path) -> Result<Read> {
-        let length = fs::metadata(path).map_err(|e| unreadable(path, &e))?.len();
+        let length = fs::metadata(path).map_err(|e| read_error(path, &e))?.len();
         if length > MAX_FILE {
             return Err(wrong(path, &format!("{length} bytes")));
         }
-        let bytes = fs::read(path).map_err(|e| unreadable(path, &e))?;
+        let bytes = fs::read(path).map_err(|e| read_error(path, &e))?;
         let pickle = Pickle::read(&bytes).map_err(|e| {
             let hint = "unpack cifar-10-python.tar.gz or cifar-100-python.tar.gz again";
             Error::new(format!("{}: {}", path.display(), e.message)).hint(hint)

@@ -18,7 +18,7 @@ use crate::data::labels::MAX_CLASSES;
 use crate::data::parts::{self, Part};
 use crate::error::{Error, Result};
 use crate::image::Decode;
-use crate::io::unreadable;
+use crate::io::read_error;
 
 /// A pair of files.
 #[derive(Clone)]
@@ -118,8 +118,8 @@ fn parse_name(name: &str) -> Option<(String, bool)> {
 /// The images in a folder with the labels of the same name, sorted. An unpacked file goes before the packed one.
 fn pairs(folder: &Path) -> Result<Vec<Pair>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
-        let path = entry.map_err(|e| unreadable(folder, &e))?.path();
+    for entry in fs::read_dir(folder).map_err(|e| read_error(folder, &e))? {
+        let path = entry.map_err(|e| read_error(folder, &e))?.path();
         let found = path.file_name().and_then(|n| n.to_str()).and_then(parse_name);
         if let Some((name, images)) = found.filter(|_| path.is_file()) {
             files.push((name, images, path));
@@ -208,7 +208,7 @@ fn read(path: &Path, ranks: &[u8], kinds: &[(u8, usize)]) -> Result<Numbers> {
         std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => {
             Error::new(format!("cannot unpack {}: {e}", path.display())).hint("copy it again")
         }
-        _ => unreadable(path, &e),
+        _ => read_error(path, &e),
     };
     let file = fs::File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
@@ -242,7 +242,7 @@ fn read(path: &Path, ranks: &[u8], kinds: &[(u8, usize)]) -> Result<Numbers> {
     let header = 4 + 4 * u64::from(rank);
     // A plain file has what its length says; a packed one is believed as it comes.
     let surely = if packed { 0 } else { expected.min(length.saturating_sub(header)) };
-    bytes.try_reserve_exact(surely as usize + 1).map_err(|e| unreadable(path, &e.into()))?;
+    bytes.try_reserve_exact(surely as usize + 1).map_err(|e| read_error(path, &e.into()))?;
     reader.take(expected + 1).read_to_end(&mut bytes).map_err(failed)?;
     let (what, found) = match bytes.len() as u64 {
         n if n == expected => return Ok(Numbers { dims, width, signed: kind != BYTES.0, bytes }),

@@ -18,7 +18,7 @@ use crate::data::labels::MAX_CLASSES;
 use crate::data::parts::{self, Part};
 use crate::error::{Error, Result};
 use crate::image::Decode;
-use crate::io::unreadable;
+use crate::io::read_error;
 
 /// Largest header: it is a short text.
 const MAX_HEADER: u64 = 1 << 16;
@@ -123,8 +123,8 @@ fn is_array(path: &Path) -> bool {
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
-        let path = entry.map_err(|e| unreadable(folder, &e))?.path();
+    for entry in fs::read_dir(folder).map_err(|e| read_error(folder, &e))? {
+        let path = entry.map_err(|e| read_error(folder, &e))?.path();
         let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
         if (is_archive(&path) || is_array(&path)) && !hidden && path.is_file() {
             files.push(path);
@@ -155,13 +155,13 @@ fn archive(path: &Path, file: bool) -> Result<Vec<Array>> {
 }
 
 fn zip(path: &Path) -> Result<ZipArchive<BufReader<File>>> {
-    let file = File::open(path).map_err(|e| unreadable(path, &e))?;
+    let file = File::open(path).map_err(|e| read_error(path, &e))?;
     let config = Config { archive_offset: ArchiveOffset::Known(0) };
     ZipArchive::with_config(config, BufReader::new(file)).map_err(|e| damaged(path, &e))
 }
 
 fn single(path: &Path) -> Result<Array> {
-    let file = File::open(path).map_err(|e| unreadable(path, &e))?;
+    let file = File::open(path).map_err(|e| read_error(path, &e))?;
     let (kind, shape) = header(&mut BufReader::new(file)).map_err(|what| damaged(path, &what))?;
     Ok(Array::new(path, None, path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), kind, shape))
 }
@@ -250,7 +250,7 @@ impl Array {
                 take(&mut zip.by_index(entry).map_err(|e| damaged(&self.path, &e))?)?;
             }
             None => {
-                take(&mut BufReader::new(File::open(&self.path).map_err(|e| unreadable(&self.path, &e))?))?;
+                take(&mut BufReader::new(File::open(&self.path).map_err(|e| read_error(&self.path, &e))?))?;
             }
         }
         match bytes.len() as u64 {

@@ -14,7 +14,7 @@ use crate::data::labels::names_in;
 use crate::data::{Dataset, Splits};
 use crate::error::{Error, Result};
 use crate::image::{Decode, Image, converted};
-use crate::io::unreadable;
+use crate::io::read_error;
 
 const SIDE: usize = 96;
 const IMAGE: usize = 3 * SIDE * SIDE;
@@ -70,7 +70,7 @@ pub(crate) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
 impl Stl10 {
     fn read(folder: &Path, name: &str, how: Decode) -> Result<Stl10> {
         let path = folder.join(format!("{name}_X.bin"));
-        let length = fs::metadata(&path).map_err(|e| unreadable(&path, &e))?.len();
+        let length = fs::metadata(&path).map_err(|e| read_error(&path, &e))?.len();
         if length == 0 || !length.is_multiple_of(IMAGE as u64) {
             return Err(Error::new(format!("{} has {length} bytes, not a multiple of {IMAGE}", path.display())).hint(
                 "an image of STL-10 takes 3 x 96 x 96 bytes; the file may be cut short: unpack the archive again",
@@ -83,8 +83,8 @@ impl Stl10 {
         let mut set = Stl10 { path, name: name.into(), len, labels: None, classes: Vec::new(), how };
         if labels.is_file() {
             let mut bytes = Vec::new();
-            let file = fs::File::open(&labels).map_err(|e| unreadable(&labels, &e))?;
-            file.take(len as u64 + 1).read_to_end(&mut bytes).map_err(|e| unreadable(&labels, &e))?;
+            let file = fs::File::open(&labels).map_err(|e| read_error(&labels, &e))?;
+            file.take(len as u64 + 1).read_to_end(&mut bytes).map_err(|e| read_error(&labels, &e))?;
             if bytes.len() != len {
                 let found = if bytes.len() < len { "fewer" } else { "more" };
                 return Err(Error::new(format!("{} has {found} labels than {len} images", labels.display()))
@@ -112,7 +112,7 @@ impl Dataset for Stl10 {
                 file.seek(SeekFrom::Start((i * IMAGE) as u64))?;
                 file.read_exact(&mut stored)
             })
-            .map_err(|e| unreadable(&self.path, &e))?;
+            .map_err(|e| read_error(&self.path, &e))?;
         let pixels = rows(&stored, [SIDE, SIDE, 3], Layout::Columns);
         let image = Image { width: SIDE, height: SIDE, channels: 3, pixels };
         converted(Path::new(&self.name(i)), image, false, self.how.channels)

@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::cache::{Kept, Size, UNPACKED};
 use super::fingerprint::Fnv;
-use super::kept::{Kept, Size, UNPACKED};
 use super::labels::renumbered;
 use super::shards::shard::{Packing, Passed, Sample, Scan, Shard, packing};
 use super::{Dataset, Shards, Splits, part_files};
 use crate::error::{Error, Result};
 use crate::image::limits::MAX_BYTES;
 use crate::image::{Decode, Image, decode_bytes};
-use crate::io::unreadable;
+use crate::io::read_error;
 
 /// Packed shards whose images are mixed with one another at most, see [`Shards`].
 const TOGETHER: usize = 4;
@@ -64,8 +64,8 @@ pub(crate) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
 /// The shards in a folder, sorted by name. Names that begin with a dot are left out.
 fn shard_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| unreadable(folder, &e))? {
-        let path = entry.map_err(|e| unreadable(folder, &e))?.path();
+    for entry in fs::read_dir(folder).map_err(|e| read_error(folder, &e))? {
+        let path = entry.map_err(|e| read_error(folder, &e))?.path();
         // A link to nothing counts: a shard that is gone must not go unnoticed.
         let file = || fs::metadata(&path).map_or(true, |kind| kind.is_file());
         if packing(&path).is_some_and(|(_, name)| !name.starts_with('.')) && file() {
@@ -183,7 +183,7 @@ impl Dataset for ShardSet {
                 file.seek(SeekFrom::Start(sample.at))?;
                 file.read_exact(&mut bytes)
             })
-            .map_err(|e| unreadable(&path, &e))?;
+            .map_err(|e| read_error(&path, &e))?;
         decode_bytes(&path, &bytes, self.how)
     }
     fn label(&self, i: usize) -> Option<u32> {

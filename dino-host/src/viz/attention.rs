@@ -20,7 +20,7 @@ use crate::io::atomic::write_atomically;
 use crate::io::npy;
 use crate::io::progress::Progress;
 use crate::io::tsv::tsv;
-use crate::viz::picture::{Picture, heat};
+use crate::viz::canvas::{Picture, heat};
 use clap::ValueEnum;
 use image::ExtendedColorType;
 use serde_json::json;

@@ -8,7 +8,7 @@ use crate::eval::knn;
 use crate::image::Image;
 use crate::inference::features::Features;
 use crate::io::atomic::write_atomically;
-use crate::viz::picture::Picture;
+use crate::viz::canvas::Picture;
 use dino_kernel::rng::{Kind, Rng};
 use ndarray::{Array2, Axis};
 use serde_json::{Value, json};

@@ -9,7 +9,7 @@ use crate::image::augment::Augment;
 use crate::image::resize::{Filter, resize};
 use crate::io::atomic::write_atomically;
 use crate::io::tsv::tsv;
-use crate::viz::picture::{Picture, WHITE, coloured};
+use crate::viz::canvas::{Picture, WHITE, coloured};
 use std::io::Write;
 use std::path::Path;
 

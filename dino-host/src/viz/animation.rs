@@ -1,7 +1,7 @@
 //! Animated pictures, written frame by frame: a film of any length takes no more memory than a frame of it.
 
 use crate::error::{Error, Result};
-use crate::viz::picture::Picture;
+use crate::viz::canvas::Picture;
 use clap::ValueEnum;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};

@@ -13,9 +13,9 @@ use crate::eval::attention::check_keep;
 use crate::inference::dense::{Look, Seen};
 use crate::io::progress::Progress;
 use crate::io::spool::Spool;
-use crate::viz::animate::{Film, Format};
-use crate::viz::attend::{Attention, folder, range};
-use crate::viz::picture::Picture;
+use crate::viz::animation::{Film, Format};
+use crate::viz::attention::{Attention, folder, range};
+use crate::viz::canvas::Picture;
 use clap::ValueEnum;
 use std::path::Path;
 
