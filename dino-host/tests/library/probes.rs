@@ -205,9 +205,9 @@ fn mean_and_deviation_by_hand() {
 fn features_that_are_no_numbers_and_recipes_without_steps_are_refused() {
     let mut x = rows("linear.x");
     x[[3, 2]] = f32::NAN;
-    let said = judged::check(x.view(), "training").unwrap_err().to_string();
+    let said = scores::check(x.view(), "training").unwrap_err().to_string();
     assert!(said.contains("training image 3") && said.contains("not finite"), "{said}");
-    assert!(judged::check(Array2::zeros((0, 4)).view(), "test").unwrap_err().to_string().contains("no test images"));
+    assert!(scores::check(Array2::zeros((0, 4)).view(), "test").unwrap_err().to_string().contains("no test images"));
     let recipe = Recipe { epochs: 1, batch: 8, rates: vec![0.1], seed: 0 };
     assert!(recipe.check().is_ok());
     for bad in [
