@@ -13,6 +13,7 @@ pub mod config;
 pub mod cpu;
 pub mod data;
 pub mod device;
+pub mod dist;
 pub mod eigen;
 pub mod error;
 pub mod eval;

@@ -30,6 +30,7 @@ pub mod backend;
 pub mod crops;
 pub mod dims;
 pub mod flat;
+pub mod group;
 pub mod init;
 pub mod mem;
 pub mod model;

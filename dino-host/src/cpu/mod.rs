@@ -11,16 +11,18 @@ pub mod rows;
 pub mod small;
 mod turn;
 
-use crate::device::Device;
+use crate::device::{self, Device, Step};
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use dino_kernel::backend::reference::Train;
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
+use dino_kernel::group::{GroupError, ProcessGroup};
 use dino_kernel::mem::{Act, Pool, Span, Stat, State, Weight};
 use dino_kernel::ops;
 use dino_kernel::ops::loss::LossOut;
 use dino_kernel::params::{ParamTable, Role};
-use dino_kernel::plan::Pools;
+use dino_kernel::plan::{Plan, Pools};
 use dino_kernel::scalars::{hyper, monitor};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -35,6 +37,9 @@ pub struct Cpu {
     state: Vec<f32>,
     /// Partial sums of one op; grows to the largest need and stays.
     scratch: Vec<f32>,
+    group: Group,
+    /// Why the group's last sum was not formed; ops cannot fail, so it waits for `sync`.
+    failure: Option<GroupError>,
 }
 
 /// The CPU takes no flags of its own.
@@ -315,6 +320,18 @@ impl Backward for Cpu {
     }
 }
 
+impl Collective for Cpu {
+    fn all_reduce(&mut self, table: &dyn ParamTable, sums: Sums) {
+        let [teacher, losses] = split(&mut self.state, [sums.teacher.0, sums.losses.0]);
+        let mut all = [&mut self.grads[..table.len()], teacher, losses];
+        if let Err(e) = all.iter_mut().try_for_each(|x| self.group.sum(x)) {
+            let [.., losses] = all;
+            losses.fill(f32::NAN);
+            self.failure = Some(e);
+        }
+    }
+}
+
 impl Update for Cpu {
     fn zero_grads(&mut self) {
         self.grads.par_chunks_mut(CHUNK).for_each(|g| g.fill(0.0));
@@ -351,6 +368,26 @@ impl Update for Cpu {
 
     fn sum_stat(&mut self, sum: State, x: Stat) {
         self.reference().sum_stat(sum, x);
+    }
+
+    fn keep_sums(&mut self, kept: State, table: &dyn ParamTable, sums: Sums) {
+        let [kept, teacher, losses] = split(&mut self.state, [kept.0, sums.teacher.0, sums.losses.0]);
+        let (grads, rest) = kept.split_at_mut(table.len());
+        let read = self.grads[..table.len()].par_chunks(CHUNK);
+        grads.par_chunks_mut(CHUNK).zip(read).for_each(|(kept, g)| kept.copy_from_slice(g));
+        let (kept_teacher, kept_losses) = rest.split_at_mut(teacher.len());
+        kept_teacher.copy_from_slice(teacher);
+        kept_losses.copy_from_slice(losses);
+    }
+
+    fn add_sums(&mut self, table: &dyn ParamTable, sums: Sums, kept: State) {
+        let [kept, teacher, losses] = split(&mut self.state, [kept.0, sums.teacher.0, sums.losses.0]);
+        let (grads, rest) = kept.split_at(table.len());
+        let written = self.grads[..table.len()].par_chunks_mut(CHUNK);
+        written.zip(grads.par_chunks(CHUNK)).for_each(|(g, kept)| rows::add_assign(g, kept));
+        let (kept_teacher, kept_losses) = rest.split_at(teacher.len());
+        rows::add_assign(teacher, kept_teacher);
+        rows::add_assign(losses, kept_losses);
     }
 
     fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows) {
@@ -496,6 +533,8 @@ impl Device for Cpu {
             stats: zeros(pools.stats)?,
             state: zeros(pools.state)?,
             scratch: zeros(loss::scratch_len(pools.loss))?,
+            group: Group::default(),
+            failure: None,
         })
     }
 
@@ -512,8 +551,22 @@ impl Device for Cpu {
         rayon::scope(|_| work(self));
     }
 
-    fn sync(&mut self) -> Result<()> {
+    fn join(&mut self, group: Group) -> Result<()> {
+        self.group = group;
         Ok(())
+    }
+
+    fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
+        self.sync()?;
+        self.run(|cpu| device::say(cpu, plan, step, Self::upload));
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        match self.failure {
+            None => Ok(()),
+            Some(e) => Err(self.group.explain(e)),
+        }
     }
 
     fn name(&self) -> String {
