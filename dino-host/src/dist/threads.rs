@@ -57,7 +57,8 @@ pub fn run<R: Send>(ranks: usize, threads: usize, work: impl Fn(Member) -> R + S
     thread::scope(|scope| {
         let start = |member| {
             scope.spawn(move || {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
+                let pool =
+                    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
                 pool.install(|| work(member))
             })
         };
@@ -112,5 +113,54 @@ impl Drop for Member {
     fn drop(&mut self) {
         let mut round = self.shared.lock();
         self.shared.fail(&mut round, GroupError::Lost { rank: self.rank });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers whose sum depends on the order.
+    fn numbers(rank: usize, len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((rank * 7919 + i * 104_729) % 1009) as f32 * 10f32.powi((rank + i) as i32 % 7 - 3)).collect()
+    }
+
+    #[test]
+    fn every_rank_has_the_sum_by_halves_however_long_it_is() {
+        for size in [1, 2, 3, 4, 7] {
+            let found = run(size, 1, |mut member| {
+                let rank = member.rank();
+                [1000, 0, 3, 1001, 1].map(|len| {
+                    let mut x = numbers(rank, len);
+                    member.sum(&mut x).expect("all ranks live");
+                    x
+                })
+            });
+            for found in found {
+                for found in found.expect("no rank panics") {
+                    let mut all: Vec<f32> = (0..size).flat_map(|rank| numbers(rank, found.len())).collect();
+                    add_by_halves(&mut all, found.len());
+                    assert!(found == all[..found.len()], "{size} ranks");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ranks_that_do_not_agree_or_are_gone_are_an_error_for_all() {
+        let found = run(3, 1, |mut member| {
+            let mut x = vec![1.0; if member.rank() == 2 { 5 } else { 4 }];
+            [member.sum(&mut x), member.sum(&mut x)]
+        });
+        let found: Vec<_> = found.into_iter().map(|found| found.expect("no rank panics")).collect();
+        for rank in &found {
+            assert!(matches!(rank[0], Err(GroupError::Disagree { .. })), "{rank:?}");
+            assert_eq!((rank[0], rank), (rank[1], &found[0]));
+        }
+        let found = run(3, 1, |mut member| (member.rank() != 1).then(|| member.sum(&mut [1.0])));
+        for (rank, found) in found.into_iter().enumerate() {
+            let found = found.expect("no rank panics");
+            assert_eq!(found, (rank != 1).then_some(Err(GroupError::Lost { rank: 1 })));
+        }
     }
 }
