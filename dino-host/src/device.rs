@@ -1,6 +1,7 @@
 //! The seam between the trainer and the hardware: what a backend offers beyond the vocabulary.
 
-use crate::error::Result;
+use crate::dist::Group;
+use crate::error::{Error, Result};
 use dino_kernel::backend::{Memory, Update};
 use dino_kernel::mem::Pool;
 use dino_kernel::plan::{Plan, Pools};
@@ -20,7 +21,7 @@ pub const QUEUE: usize = 2;
 pub struct Step<'a> {
     /// This step's derived numbers.
     pub hyper: [f32; hyper::LEN],
-    /// The micro-batches, as many as the plan has parts.
+    /// This process's micro-batches, as many as the plan has parts.
     pub parts: Vec<Part<'a>>,
 }
 
@@ -67,6 +68,15 @@ pub trait Device: Update + Memory + Sized {
 
     /// Allocates the pools, zeroed. The error says how much was wanted.
     fn new(options: &Self::Options, pools: Pools) -> Result<Self>;
+
+    /// Joins the processes that share every batch, and with it its plan's shards: from then on a step ends with the sum over them. An
+    /// error where the device only trains alone.
+    fn join(&mut self, group: Group) -> Result<()> {
+        match group {
+            Group::Solo(_) => Ok(()),
+            _ => Err(Error::new(format!("device {} trains in one process only", Self::KIND))),
+        }
+    }
 
     /// Host to device. Queued: the source may be reused at once, later words see the new values.
     fn upload(&mut self, pool: Pool, at: usize, values: &[f32]);
@@ -117,10 +127,12 @@ pub trait Device: Update + Memory + Sized {
 pub fn say<O: Update>(o: &mut O, plan: &Plan, step: &Step, mut put: impl FnMut(&mut O, Pool, usize, &[f32])) {
     put(o, Pool::State, plan.hyper.0.at, &step.hyper);
     step::begin(o, plan);
-    for part in &step.parts {
+    for (number, part) in step.parts.iter().enumerate() {
         put(o, Pool::State, plan.drop.0.at, &part.drop);
         put(o, Pool::Acts, plan.pixels.0.at, part.pixels);
         step::micro_batch(o, plan);
+        step::end_part(o, plan, number);
     }
+    step::reduce(o, plan);
     step::commit(o, plan);
 }

@@ -5,7 +5,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`mem`], [`scalars`], [`dims`], [`params`], [`crops`], [`real`], [`rng`] | spans and handles, the numbers of a step, the sizes of an operation, the rows of the parameter table, ragged batches, number types, random draws |
+//! | [`mem`], [`scalars`], [`dims`], [`params`], [`crops`], [`real`], [`rng`], [`group`] | spans and handles, the numbers of a step, the sizes of an operation, the rows of the parameter table, ragged batches, number types, random draws, processes that train together |
 //! | [`ops`] | the formulas, forward and backward, over slices |
 //! | [`backend`] | the operations as traits over handles; [`backend::reference`] runs them over the caller's slices, [`backend::wrap`] checks, times or compares any backend |
 //! | [`model`] | the network, written once over those traits |
@@ -30,6 +30,7 @@ pub mod backend;
 pub mod crops;
 pub mod dims;
 pub mod flat;
+pub mod group;
 pub mod init;
 pub mod mem;
 pub mod model;

@@ -1,8 +1,8 @@
 //! One optimization step, reading like the paper's algorithm 1, and the numbers that change from step to step.
 //!
-//! A step is: [`begin`], then per micro-batch [`micro_batch`] (forward, backward, accumulate), then [`commit`]: given the
-//! center, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the same gradients,
-//! teacher sum and center. Nothing in a step reads the device or depends on anything but the pools.
+//! A step is: [`begin`], then per micro-batch [`micro_batch`] (forward, backward, accumulate) and [`end_part`], then [`reduce`] and
+//! [`commit`]: given the center, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the
+//! same gradients, teacher sum and center. In a process alone with one shard, `end_part` and `reduce` do nothing. Nothing in a step reads the device or depends on anything but the pools.
 
 use crate::backend::{LossSpans, Rows, StudentRows, Update};
 use crate::model::vit::VitActs;
@@ -107,6 +107,34 @@ fn student<O: Update>(o: &mut O, p: &Plan, pass: &Pass) {
     o.dino_loss(out, rows, p.targets(), p.hyper, pass.dims);
     head.backward(o, &s.head_weights, head_acts, head_grads, grads.dy, acts.y());
     vit.backward(o, &s.weights, acts, grads, pass.patches);
+}
+
+/// After micro-batch `part` (from 0) of this process. If it ends a shard, the shard's sums are added to those of the shards before it, by
+/// halves, and the next shard's start from zero; see [`crate::plan::Sharding`].
+pub fn end_part<O: Update>(o: &mut O, p: &Plan, part: usize) {
+    let (own, ended) = (p.sharding.own(), (part + 1) / p.shard_parts());
+    if own == 1 || !(part + 1).is_multiple_of(p.shard_parts()) {
+        return;
+    }
+    // As a binary number counts up: of the shards before this one, one sum is kept for every bit that is set, the longest first.
+    let before = ended - 1;
+    let (mut kept, last) = (before.count_ones(), ended == own);
+    let carried = if last { kept } else { before.trailing_ones() };
+    for _ in 0..carried {
+        kept -= 1;
+        o.add_sums(&p.table, p.sums(), p.kept_sums(kept as usize));
+    }
+    if !last {
+        o.keep_sums(p.kept_sums(kept as usize), &p.table, p.sums());
+        o.zero_grads();
+        o.zero(p.teacher_sum);
+        o.zero(p.sums().losses);
+    }
+}
+
+/// Once per step, after the last micro-batch: everything that is linear in the images becomes its sum over all processes.
+pub fn reduce<O: Update>(o: &mut O, p: &Plan) {
+    o.all_reduce(&p.table, p.sums());
 }
 
 /// Once per step: clip, center, optimizer, teacher. Every op is a no-op if anything was not finite, in this step or before.

@@ -149,6 +149,7 @@ impl<O: Update + Memory> Run<O> {
         for part in 0..self.plan.parts() {
             self.put_part(views, part);
             step::micro_batch(&mut self.o, &self.plan);
+            step::end_part(&mut self.o, &self.plan, part);
         }
     }
 
@@ -162,6 +163,7 @@ impl<O: Update + Memory> Run<O> {
     /// A whole step.
     pub fn step(&mut self, h: &Hyper, views: &[View]) {
         self.accumulate(h, views);
+        step::reduce(&mut self.o, &self.plan);
         step::commit(&mut self.o, &self.plan);
     }
 }

@@ -12,7 +12,7 @@ use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::params::Role;
-use dino_kernel::plan::{Config, FeaturePlan, Plan, PlanError};
+use dino_kernel::plan::{Config, FeaturePlan, Plan, PlanError, Sharding};
 use dino_kernel::real::Real;
 use dino_kernel::scalars::{hyper, monitor};
 use dino_kernel::step::{self, Hyper};
@@ -22,6 +22,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
 use tests::for_backends;
+use tests::plans::ordinary;
 use tests::training::{Net, Run, hyper_numbers, normals, random_views};
 
 /// The same cases every time, unless the environment says otherwise.
@@ -326,6 +327,59 @@ fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
     assert_eq!(plan(3, 2048, true), Err(PlanError::Streams { views: 3, depth: 2048 }));
 }
 
+/// Shards and ranks that go into each other are accepted, all others are refused; ranks take the whole batch, each image once.
+#[test]
+fn a_batch_is_dealt_to_ranks_in_equal_shares_or_refused() {
+    let group = |count| Group { count, height: 4, width: 4 };
+    let backbone = Vit {
+        image: 4,
+        patch: 4,
+        channels: 1,
+        dim: 4,
+        depth: 1,
+        heads: 1,
+        mlp: 4,
+        positions: Interpolation::Published,
+        eps: EPS,
+    };
+    let head = Head { inp: 4, layers: 1, hidden: 4, bottleneck: 4, prototypes: 8, train_gain: false };
+    let mut accepted = 0;
+    for micro_batches in [1, 2, 6, 12, 16] {
+        let config = ordinary(backbone, head, Crops::one(group(2)), [3 * micro_batches, 3]);
+        for (shards, ranks) in (0..=17).flat_map(|shards| (0..=17).map(move |ranks| (shards, ranks))) {
+            let fits = |n: usize, into: usize| into > 0 && n.is_multiple_of(into);
+            let want = match () {
+                () if shards == 0 || ranks == 0 => Err(PlanError::Zero("the number of shards and of processes")),
+                () if !fits(micro_batches, shards) => Err(PlanError::Shards { micro_batches, shards }),
+                () if !fits(shards, ranks) || (ranks > 1 && !(shards / ranks).is_power_of_two()) => {
+                    Err(PlanError::Ranks { shards, ranks })
+                }
+                () => Ok(()),
+            };
+            let plan = Plan::sharded(config, Sharding { shards, ranks });
+            assert_eq!(plan.map(|_| ()), want, "{micro_batches} micro-batches, {shards} shards, {ranks} ranks");
+            let Ok(plan) = plan else { continue };
+            accepted += 1;
+            assert_eq!(plan.parts() * ranks, micro_batches);
+            assert_eq!(plan.shard_parts() * shards, micro_batches);
+            let images: Vec<usize> = (0..ranks).flat_map(|rank| plan.images_of(rank)).collect();
+            assert!(images.into_iter().eq(0..config.batch));
+            // A rank with one shard keeps nothing aside: its plan is that of a process alone.
+            let alone = Plan::new(config).expect("a valid plan").pools;
+            assert_eq!(plan.pools == alone, shards == ranks);
+        }
+    }
+    assert_eq!(accepted, 42);
+    // What memory cannot have is refused before it is added up.
+    let config = ordinary(backbone, head, Crops::one(group(2)), [1 << 62, 1]);
+    let sharded = |shards| Plan::sharded(config, Sharding { shards, ranks: 1 });
+    assert!(sharded(1 << 62).is_ok_and(|plan| plan.pools.state > 62 * plan.table.len()));
+    let head = Head { prototypes: 1 << 53, ..head };
+    let config = Config { head, ..config };
+    assert!(Plan::new(config).is_ok());
+    assert_eq!(Plan::sharded(config, Sharding { shards: 1 << 62, ranks: 1 }).map(|_| ()), Err(PlanError::TooLarge));
+}
+
 // -------------------------------------------------------------------------------------------------------- micro-batches
 
 for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [
@@ -371,11 +425,12 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
         plan.passes().map(|pass| pass.dims.views).collect::<Vec<_>>()
     };
     assert_eq!((passes(false), passes(true)), (vec![8], vec![1, 1, 2, 2, 2]));
-    let once = split::<F>(whole);
-    let splits = [1, 2, 4, 8].into_iter().flat_map(|m| [(m, false), (m, true)]).filter(|s| *s != (batch, false));
-    for (micro_batch, stream_crops) in splits {
-        let what = format!("micro-batch {micro_batch} of {batch}, crops in turns: {stream_crops}");
-        let parts = split::<F>(Config { micro_batch, stream_crops, ..whole });
+    let once = split::<F>(whole, 1);
+    let splits =
+        [1, 2, 4, 8].into_iter().flat_map(|m| [(m, false, 1), (m, true, 1)]).filter(|s| *s != (batch, false, 1));
+    for (micro_batch, stream_crops, shards) in splits.chain([(2, false, 2), (1, true, 8)]) {
+        let what = format!("micro-batch {micro_batch} of {batch}, {shards} shards, crops in turns: {stream_crops}");
+        let parts = split::<F>(Config { micro_batch, stream_crops, ..whole }, shards);
         let mut worst = (0.0, String::new());
         for ((name, want), (_, got)) in once.iter().zip(&parts) {
             let keys = if name.ends_with("qkv.bias") { want.len() / 3..want.len() / 3 * 2 } else { 0..0 };
@@ -430,7 +485,7 @@ fn computing_again_changes_no_bit<F: Factory>(who: &str) {
             recompute: false,
             stream_crops: false,
         };
-        let [kept, again] = [false, true].map(|recompute| split::<F>(Config { recompute, ..config }));
+        let [kept, again] = [false, true].map(|recompute| split::<F>(Config { recompute, ..config }, 1));
         for ((name, kept), (_, again)) in kept.iter().zip(&again) {
             assert!(kept == again, "{who}: {name} with stochastic depth {drop_path}");
         }
@@ -440,8 +495,8 @@ fn computing_again_changes_no_bit<F: Factory>(who: &str) {
 }
 
 /// Everything contract 8 speaks of, named.
-fn split<F: Factory>(config: Config) -> Vec<(String, Vec<f64>)> {
-    let plan = Plan::new(config).expect("a sound plan");
+fn split<F: Factory>(config: Config, shards: usize) -> Vec<(String, Vec<f64>)> {
+    let plan = Plan::sharded(config, Sharding { shards, ranks: 1 }).expect("a sound plan");
     let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 3);
     let views = random_views(&run.plan, 9);
     run.accumulate(&Hyper { clip_grad: 0.0, ..hyper_numbers() }, &views);

@@ -8,6 +8,7 @@ use crate::options::Launch;
 use dino_host::error::{Error, Result};
 use dino_kernel::plan::Plan;
 use dino_kernel::scalars::{hyper, monitor};
+use dino_kernel::step;
 
 /// What goes in and out beside the steps: two of each, so that one is filled while the other is used.
 pub(super) struct Feed {
@@ -99,7 +100,7 @@ impl Gpu {
         unsafe { self.stream.upload(self.state(plan.hyper), feed.hyper[slot].address(), 4 * hyper::LEN)? };
         self.say(0, plan)?;
         let (pixels, drop) = (plan.pixels, plan.drop);
-        for (scales, values) in parts {
+        for (number, (scales, values)) in parts.enumerate() {
             let slot = feed.parts % 2;
             // The slot's last copy is done if its step is; within a step of many micro-batches the host keeps two ahead.
             if feed.parts >= feed.done + 2 {
@@ -122,7 +123,10 @@ impl Gpu {
             self.stream.record(&feed.consumed[slot])?;
             feed.parts += 1;
             self.say(1, plan)?;
+            step::end_part(self, plan, number);
         }
+        // Between two graphs: sums over processes need not be captured.
+        step::reduce(self, plan);
         self.say(2, plan)?;
         // SAFETY: pinned, of that length, and read only after `reported`.
         unsafe { self.stream.download(feed.report[slot].address(), self.state(plan.monitor), 4 * monitor::LEN)? };

@@ -3,9 +3,20 @@
 use crate::args;
 use crate::gpu::Gpu;
 use crate::kernels::Shape;
+use dino_host::error::Error;
 use dino_kernel::backend::*;
 use dino_kernel::mem::{Act, Stat, State, Weight};
 use dino_kernel::params::ParamTable;
+
+/// Alone, so far.
+impl Collective for Gpu {}
+
+impl Gpu {
+    /// Sums of shards are kept and added by no kernel yet.
+    fn one_shard(&mut self) {
+        self.fail(Error::new("a GPU sums a batch as one shard only"));
+    }
+}
 
 impl Update for Gpu {
     fn zero_grads(&mut self) {
@@ -34,6 +45,14 @@ impl Update for Gpu {
     fn sum_stat(&mut self, sum: State, x: Stat) {
         let (sum, at) = (self.state(sum), self.stat(x));
         self.launch(&self.kernels.sum_stat, Shape::blocks(1), args![sum, at, x.len() as i32]);
+    }
+
+    fn keep_sums(&mut self, _kept: State, _table: &dyn ParamTable, _sums: Sums) {
+        self.one_shard();
+    }
+
+    fn add_sums(&mut self, _table: &dyn ParamTable, _sums: Sums, _kept: State) {
+        self.one_shard();
     }
 
     fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows) {

@@ -70,6 +70,10 @@ fn remedy(e: PlanError) -> String {
         PlanError::MicroBatch { batch, micro_batch } => {
             format!("--micro-batch {} divides --batch {batch}", divisor(batch, micro_batch))
         }
+        PlanError::Shards { micro_batches, shards } => {
+            format!("{} shards: as many micro-batches in each", divisor(micro_batches, shards))
+        }
+        PlanError::Ranks { shards, ranks } => format!("{shards} shards suit {} processes", divisor(shards, ranks)),
         PlanError::Blocks { depth, .. } => format!("--blocks 1 to {depth}"),
         PlanError::TooLarge => "a smaller --micro-batch, --stream-crops, smaller crops, width or --out-dim".into(),
     }

@@ -1,11 +1,12 @@
 //! The CPU as the trainer's device.
 
 use super::{Cpu, NoOptions, attention, loss};
-use crate::device::Device;
+use crate::device::{self, Device, Step};
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::linalg::gemm;
 use dino_kernel::mem::Pool;
-use dino_kernel::plan::Pools;
+use dino_kernel::plan::{Plan, Pools};
 
 impl Device for Cpu {
     type Options = NoOptions;
@@ -58,6 +59,8 @@ impl Device for Cpu {
             stats: zeros(pools.stats)?,
             state: zeros(pools.state)?,
             scratch: zeros(loss::scratch_len(pools.loss))?,
+            group: Group::default(),
+            failure: None,
         })
     }
 
@@ -74,8 +77,22 @@ impl Device for Cpu {
         rayon::scope(|_| work(self));
     }
 
-    fn sync(&mut self) -> Result<()> {
+    fn join(&mut self, group: Group) -> Result<()> {
+        self.group = group;
         Ok(())
+    }
+
+    fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
+        self.sync()?;
+        self.run(|cpu| device::say(cpu, plan, step, Self::upload));
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        match self.failure {
+            None => Ok(()),
+            Some(e) => Err(self.group.explain(e)),
+        }
     }
 
     fn name(&self) -> String {

@@ -5,14 +5,17 @@
 
 mod attention;
 mod backward;
+mod collective;
 mod device;
 mod forward;
 mod loss;
 mod update;
 
+use crate::dist::Group;
 use dino_kernel::backend::Memory;
 use dino_kernel::backend::reference::Train;
 use dino_kernel::crops::Ragged;
+use dino_kernel::group::GroupError;
 use dino_kernel::mem::{Pool, Span, State};
 use dino_kernel::scalars::{hyper, monitor};
 
@@ -26,6 +29,9 @@ pub struct Cpu {
     state: Vec<f32>,
     /// Partial sums of one op; grows to the largest need and stays.
     scratch: Vec<f32>,
+    group: Group,
+    /// Why the group's last sum was not formed; ops cannot fail, so it waits for `sync`.
+    failure: Option<GroupError>,
 }
 
 /// The CPU takes no flags of its own.

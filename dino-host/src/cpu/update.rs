@@ -48,6 +48,26 @@ impl Update for Cpu {
         self.reference().sum_stat(sum, x);
     }
 
+    fn keep_sums(&mut self, kept: State, table: &dyn ParamTable, sums: Sums) {
+        let [kept, teacher, losses] = split(&mut self.state, [kept.0, sums.teacher.0, sums.losses.0]);
+        let (grads, rest) = kept.split_at_mut(table.len());
+        let read = self.grads[..table.len()].par_chunks(CHUNK);
+        grads.par_chunks_mut(CHUNK).zip(read).for_each(|(kept, g)| kept.copy_from_slice(g));
+        let (kept_teacher, kept_losses) = rest.split_at_mut(teacher.len());
+        kept_teacher.copy_from_slice(teacher);
+        kept_losses.copy_from_slice(losses);
+    }
+
+    fn add_sums(&mut self, table: &dyn ParamTable, sums: Sums, kept: State) {
+        let [kept, teacher, losses] = split(&mut self.state, [kept.0, sums.teacher.0, sums.losses.0]);
+        let (grads, rest) = kept.split_at(table.len());
+        let written = self.grads[..table.len()].par_chunks_mut(CHUNK);
+        written.zip(grads.par_chunks(CHUNK)).for_each(|(g, kept)| rows::add_assign(g, kept));
+        let (kept_teacher, kept_losses) = rest.split_at(teacher.len());
+        rows::add_assign(teacher, kept_teacher);
+        rows::add_assign(losses, kept_losses);
+    }
+
     fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows) {
         let (wide, cols) = (256 * n.cols, n.cols);
         let [dv, dg] = split(&mut self.grads, [p.v.0, g.0]);

@@ -97,7 +97,8 @@ impl<D: Device> Trainer<'_, D> {
         files.filter_map(|path| Some((number(&path)?, path))).max().map(|(_, path)| path)
     }
 
-    /// Replays a step that was not finite under a backend that looks at every number, and names the first bad one.
+    /// Replays a step that was not finite under a backend that looks at every number, and names the first bad one. Processes do not meet
+    /// here ([`step::reduce`]): each replays its own part.
     fn explain(&mut self, step: &Pending) -> Error {
         let (data, plan) = (self.data(step), &self.plan);
         self.device.upload(Pool::State, plan.monitor.0.at + monitor::HALTED, &[0.0]);

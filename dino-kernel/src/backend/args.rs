@@ -75,3 +75,11 @@ pub struct LossSpans {
     /// The gradient of the student's rows (rows, bottleneck).
     pub dz: Act,
 }
+
+/// What a step sums over images beside the gradients: the teacher's normalized bottleneck rows (bottleneck), and the monitor's loss and
+/// entropy (2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sums {
+    pub teacher: State,
+    pub losses: State,
+}

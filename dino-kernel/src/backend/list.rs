@@ -146,12 +146,19 @@ impl Operand for LossSpans {
     }
 }
 
-/// The optimizer's ops read and write whole pools.
+impl Operand for Sums {
+    fn access(&self, access: Use, t: &mut Accesses) {
+        self.teacher.access(access, t);
+        self.losses.access(access, t);
+    }
+}
+
+/// Ops over all parameters read or write whole pools: the gradients ([`Use::Get`], [`Use::GradOnly`]), or what the optimizer moves.
 impl Operand for &dyn ParamTable {
     fn access(&self, access: Use, t: &mut Accesses) {
         let len = self.len();
-        if access == Use::GradOnly {
-            t.push(Pool::Grads, Span { at: 0, len }, true);
+        if matches!(access, Use::Get | Use::GradOnly) {
+            t.push(Pool::Grads, Span { at: 0, len }, access != Use::Get);
         } else {
             t.push(Pool::Weights, Span { at: 0, len: 2 * len }, true);
             t.push(Pool::Moments, Span { at: 0, len: 2 * len }, true);
@@ -163,6 +170,9 @@ impl Operand for &dyn ParamTable {
 macro_rules! ops {
     ($make:ident) => {
         $make! {
+            Collective {
+                all_reduce(GradOnly table: &dyn ParamTable, Acc sums: Sums;);
+            }
             Forward {
                 patchify(Set y: Act, Get x: Act; n: Patches);
                 linear(Set y: Act, Get x: Act, Get w: Affine; n: Mat);
@@ -203,6 +213,8 @@ macro_rules! ops {
                 dino_loss(Set out: LossSpans, Grad student: StudentRows, Get targets: TargetRows, Get hyper: State; n: LossDims);
                 sum_rows(Acc sum: State, Get x: Act; n: Rows);
                 sum_stat(Acc sum: State, Get x: Stat;);
+                keep_sums(Set kept: State, Get table: &dyn ParamTable, Get sums: Sums;);
+                add_sums(GradOnly table: &dyn ParamTable, Acc sums: Sums, Get kept: State;);
                 weight_norm_backward(Grad p: Prototypes, Grad g: Weight; train_gain: bool, n: Rows);
                 clip(Acc monitor: State, GradOnly table: &dyn ParamTable, Get hyper: State;);
                 commit_center(Acc center: State, Acc monitor: State, Get sum: State, Get teacher: Prototypes, Get hyper: State; n: Rows);

@@ -22,6 +22,14 @@ use crate::params::ParamTable;
 pub use args::*;
 pub use list::{Access, Accesses, Op, Use};
 
+/// Sums over the processes that share a batch. The default is that of a process alone.
+pub trait Collective {
+    /// Each becomes its sum over all processes, the same bits in each of them: the gradients (the prototypes' still the raw ones, which
+    /// are linear in the images) and the sums. Where the sum cannot be formed, the loss becomes
+    /// NaN, so that the step changes nothing, and the error surfaces when the caller synchronizes.
+    fn all_reduce(&mut self, _table: &dyn ParamTable, _sums: Sums) {}
+}
+
 /// Ops of a forward pass. Enough for inference, with the weights in read-only memory.
 pub trait Forward {
     /// y (patches, channels * patch * patch) = the images' patches, a row each (im2col), channel-major (channel, row, column). Surplus
@@ -104,7 +112,7 @@ pub trait Backward: Forward {
 }
 
 /// Ops of an optimization step.
-pub trait Update: Backward {
+pub trait Update: Backward + Collective {
     /// All gradients = 0.
     fn zero_grads(&mut self);
     /// x = 0.
@@ -120,6 +128,10 @@ pub trait Update: Backward {
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows);
     /// `sum[at] +=` sum of x, for the monitors.
     fn sum_stat(&mut self, sum: State, x: Stat);
+    /// kept = the gradients, then the sums of the teacher's rows, then loss and entropy: what was summed over a shard.
+    fn keep_sums(&mut self, kept: State, table: &dyn ParamTable, sums: Sums);
+    /// Gradients and sums += what was kept.
+    fn add_sums(&mut self, table: &dyn ParamTable, sums: Sums, kept: State);
     /// Once per step, before the clip: turns the raw gradient dW at `p.v` into dv = scale (dW - v^ (v^ . dW)), and, if the gain is trained,
     /// dg += v^ . dW (with v^ = v / |v|).
     fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows);

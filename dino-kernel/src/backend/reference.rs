@@ -195,6 +195,9 @@ impl<T: Real, W: DerefMut<Target = [T]>> Backward for Reference<'_, T, W> {
     }
 }
 
+/// Alone.
+impl<T, W> Collective for Reference<'_, T, W> {}
+
 impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
     fn zero_grads(&mut self) {
         self.grads.fill(T::ZERO);
@@ -232,6 +235,22 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
 
     fn sum_stat(&mut self, sum: State, x: Stat) {
         self.state[sum.0.at] += ops::sum(&self.stats[x.range()]);
+    }
+
+    fn keep_sums(&mut self, kept: State, table: &dyn ParamTable, sums: Sums) {
+        let [kept, teacher, losses] = split(self.state, [kept.0, sums.teacher.0, sums.losses.0]);
+        let (grads, rest) = kept.split_at_mut(table.len());
+        grads.copy_from_slice(&self.grads[..table.len()]);
+        rest[..teacher.len()].copy_from_slice(teacher);
+        rest[teacher.len()..].copy_from_slice(losses);
+    }
+
+    fn add_sums(&mut self, table: &dyn ParamTable, sums: Sums, kept: State) {
+        let [kept, teacher, losses] = split(self.state, [kept.0, sums.teacher.0, sums.losses.0]);
+        let (grads, rest) = kept.split_at(table.len());
+        ops::axpy(&mut self.grads[..table.len()], T::ONE, grads);
+        ops::axpy(teacher, T::ONE, &rest[..teacher.len()]);
+        ops::axpy(losses, T::ONE, &rest[teacher.len()..]);
     }
 
     fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows) {

@@ -33,6 +33,10 @@ pub enum PlanError {
     Streams { views: usize, depth: usize },
     /// The batch is not a multiple of the micro-batch.
     MicroBatch { batch: usize, micro_batch: usize },
+    /// The micro-batches of a step cannot be dealt to so many shards.
+    Shards { micro_batches: usize, shards: usize },
+    /// The shards cannot be dealt to so many processes.
+    Ranks { shards: usize, ranks: usize },
     /// So many last blocks do not exist.
     Blocks { blocks: usize, depth: usize },
     /// The plan needs more elements than memory can have.
@@ -58,6 +62,12 @@ impl fmt::Display for PlanError {
             }
             PlanError::MicroBatch { batch, micro_batch } => {
                 write!(f, "a batch of {batch} is not a multiple of the micro-batch {micro_batch}")
+            }
+            PlanError::Shards { micro_batches, shards } => {
+                write!(f, "{micro_batches} micro-batches cannot be dealt to {shards} shards")
+            }
+            PlanError::Ranks { shards, ranks } => {
+                write!(f, "{shards} shards cannot be dealt to {ranks} processes, the same power of two to each")
             }
             PlanError::Blocks { blocks, depth } => write!(f, "the last {blocks} blocks of {depth}: needs 1 to {depth}"),
             PlanError::TooLarge => f.write_str("the plan needs more memory than this machine can address"),

@@ -3,6 +3,7 @@
 
 mod check;
 mod features;
+mod shards;
 mod spans;
 
 use crate::backend::TargetRows;
@@ -18,6 +19,7 @@ use crate::scalars::{hyper, monitor};
 pub use check::PlanError;
 use check::check;
 pub use features::{BlocksPlan, FeaturePlan};
+pub use shards::Sharding;
 
 /// What a training plan is made for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,6 +103,7 @@ pub struct Pass {
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub config: Config,
+    pub sharding: Sharding,
     pub table: Table,
     pub pools: Pools,
     /// The micro-batch's crops, every group (count, channels, height, width), view-major within a group. Later ops write over them.
@@ -125,6 +128,8 @@ pub struct Plan {
     pub center: State,
     /// Sum of the teacher's l2-normalized bottleneck rows so far in this step.
     pub teacher_sum: State,
+    /// Sums of shards that wait for those of the shards after them; empty with one shard ([`Sharding`]).
+    pub shard_sums: State,
     pub hyper: State,
     pub monitor: State,
 }
@@ -141,9 +146,17 @@ const fn times(views: Crops, images: usize) -> Crops {
 }
 
 impl Plan {
-    /// The only door: after it every shape agrees.
+    /// The plan of a process alone, whose batch is one shard.
     pub const fn new(config: Config) -> Result<Plan, PlanError> {
+        Plan::sharded(config, Sharding::SOLO)
+    }
+
+    /// The plan of one process of `sharding.ranks`. The only door: after it every shape agrees.
+    pub const fn sharded(config: Config, sharding: Sharding) -> Result<Plan, PlanError> {
         if let Err(e) = check(&config) {
+            return Err(e);
+        }
+        if let Err(e) = sharding.check(config.batch / config.micro_batch) {
             return Err(e);
         }
         let Config { backbone: vit, head, views, micro_batch, drop_path, .. } = config;
@@ -177,6 +190,8 @@ impl Plan {
 
         let drop = t.state(if drop_path { vit.depth * 2 * rows } else { 0 });
         let (center, teacher_sum) = (t.state(head.prototypes), t.state(head.bottleneck));
+        let Some(kept) = sharding.kept_len(&table) else { return Err(PlanError::TooLarge) };
+        let shard_sums = t.state(kept);
         let (hyper, monitor) = (t.state(hyper::LEN), t.state(monitor::LEN));
         let pools = Pools {
             weights: 2 * table.len(),
@@ -193,6 +208,7 @@ impl Plan {
         };
         let mut plan = Plan {
             config,
+            sharding,
             table,
             pools,
             pixels,
@@ -209,6 +225,7 @@ impl Plan {
             entropy,
             center,
             teacher_sum,
+            shard_sums,
             hyper,
             monitor,
         };
@@ -287,9 +304,9 @@ impl Plan {
         self.config.views.group(0).count
     }
 
-    /// Micro-batches of a step.
+    /// Micro-batches of a step of this process.
     pub const fn parts(&self) -> usize {
-        self.config.batch / self.config.micro_batch
+        self.config.batch / self.config.micro_batch / self.sharding.ranks
     }
 
     /// (K, bottleneck).

@@ -29,6 +29,7 @@ impl Plan {
             ("entropy", Pool::Stats, self.entropy.0),
             ("center", Pool::State, self.center.0),
             ("teacher_sum", Pool::State, self.teacher_sum.0),
+            ("shard_sums", Pool::State, self.shard_sums.0),
             ("hyper", Pool::State, self.hyper.0),
             ("monitor", Pool::State, self.monitor.0),
         ];

@@ -1,5 +1,7 @@
-//! Same run, same bits: for any number of threads, and however often it is stopped and resumed. What `kill -9` leaves behind is
-//! tested on the program itself, in `dino-host/tests/cli.rs`.
+//! Same run, same bits: for any number of threads, of ranks that share its batches (`ranks.rs`), and however often it is stopped and
+//! resumed. What `kill -9` leaves behind is tested on the program itself, in `dino-host/tests/cli.rs`.
+
+mod ranks;
 
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};

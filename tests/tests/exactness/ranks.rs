@@ -1,0 +1,262 @@
+//! Same batches, same bits: however many ranks share them. Here ranks are threads; what they sum and in which order is any engine's.
+
+use dino_host::cpu::{Cpu, NoOptions};
+use dino_host::device::{Device, Part, Step};
+use dino_host::dist::{Group, threads};
+use dino_host::error::Result;
+use dino_kernel::backend::wrap::Checked;
+use dino_kernel::crops::Crops;
+use dino_kernel::group::{ProcessGroup, add_by_halves};
+use dino_kernel::mem::{Pool, Span};
+use dino_kernel::model::{Head, Vit};
+use dino_kernel::ops::layernorm::EPS;
+use dino_kernel::ops::position::Interpolation;
+use dino_kernel::plan::{Config, Plan, Sharding};
+use dino_kernel::scalars::monitor;
+use dino_kernel::step::{self, Hyper};
+use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
+use tests::for_backends;
+use tests::plans::ordinary;
+use tests::training::{Run, groups, hyper_numbers, normals, random_views};
+
+const STEPS: usize = 3;
+/// The step that goes wrong where one does.
+const BAD: usize = 1;
+
+/// Crops of three shapes, stochastic depth, a trained gain; micro-batches of two images.
+fn config(micro_batches: usize, stream_crops: bool) -> Config {
+    let backbone = Vit {
+        image: 16,
+        patch: 4,
+        channels: 3,
+        dim: 24,
+        depth: 2,
+        heads: 2,
+        mlp: 40,
+        positions: Interpolation::Published,
+        eps: EPS,
+    };
+    let head = Head { inp: 24, layers: 3, hidden: 32, bottleneck: 12, prototypes: 300, train_gain: true };
+    let views: Crops = groups([(16, 16), (16, 16), (8, 8), (8, 8), (4, 13)].into_iter());
+    Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [2 * micro_batches, 2]) }
+}
+
+fn plan(micro_batches: usize, stream_crops: bool, shards: usize, ranks: usize) -> Plan {
+    Plan::sharded(config(micro_batches, stream_crops), Sharding { shards, ranks }).expect("a valid plan")
+}
+
+/// What a step leaves that the next one, or the host, reads: as bits.
+#[derive(Clone, Debug, PartialEq)]
+struct Left {
+    /// Weights, optimizer state, gradients and center.
+    pools: [Vec<u32>; 4],
+    monitor: Vec<u32>,
+}
+
+fn left(cpu: &mut Cpu, plan: &Plan) -> Left {
+    let n = plan.pools;
+    let mut take = |pool, span: Span| {
+        let mut values = vec![0.0; span.len];
+        cpu.download(pool, span.at, &mut values);
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    let pools = [(Pool::Weights, n.weights), (Pool::Moments, n.moments), (Pool::Grads, n.grads)];
+    let [weights, moments, grads] = pools.map(|(pool, len)| take(pool, Span { at: 0, len }));
+    Left {
+        pools: [weights, moments, grads, take(Pool::State, plan.center.0)],
+        monitor: take(Pool::State, plan.monitor.0),
+    }
+}
+
+/// One rank's device, filled as all others are.
+fn device(plan: &Plan, group: Group) -> Cpu {
+    let mut cpu = Run::random(*plan, Cpu::new(&NoOptions {}, plan.pools).expect("it fits the memory"), 5).o;
+    cpu.join(group).expect("a CPU joins any group");
+    cpu
+}
+
+/// Step `number` of rank `rank`, from the whole batch's data; a pixel of image `poisoned` is infinite.
+fn one_step(cpu: &mut Cpu, plan: &Plan, rank: usize, number: usize, poisoned: Option<usize>) -> Result<Left> {
+    let images = plan.images_of(rank);
+    let ids: Vec<u32> = images.clone().map(|image| image as u32).collect();
+    let data: Vec<(Vec<f32>, Vec<f32>)> = ids
+        .chunks(plan.config.micro_batch)
+        .map(|ids| {
+            let seed = (1000 * number) as u64 + u64::from(ids[0]);
+            let mut pixels: Vec<f32> = normals(seed, plan.pixels.len()).into_iter().map(|x| x as f32).collect();
+            if let Some(at) = ids.iter().position(|&id| poisoned == Some(id as usize)) {
+                pixels[at * 3 * 16 * 16] = f32::INFINITY;
+            }
+            let mut drop = vec![0.0; plan.drop.len()];
+            plan.drop_path(&mut drop, 1, number as u32, ids, 0.3);
+            (drop, pixels)
+        })
+        .collect();
+    let h = Hyper { step: number as u64 + 1, step_last: number as u64 + 1, ..hyper_numbers() };
+    let hyper = h.derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+    let parts = data.iter().map(|(drop, pixels)| Part { drop: drop.clone(), pixels }).collect();
+    cpu.step(plan, &Step { hyper, parts })?;
+    let report = cpu.report(plan, 1, true)?.expect("a CPU has its report at once");
+    let left = left(cpu, plan);
+    assert_eq!(left.monitor, report.map(f32::to_bits));
+    Ok(left)
+}
+
+/// All steps of all ranks: what each leaves, rank by rank, step by step.
+fn run(plan: Plan, poisoned: Option<usize>) -> Vec<Vec<Left>> {
+    let rank = |member| {
+        let group = Group::Threads(member);
+        let rank = group.rank();
+        let mut cpu = device(&plan, group);
+        let bad = |number| poisoned.filter(|_| number == BAD);
+        (0..STEPS).map(|number| one_step(&mut cpu, &plan, rank, number, bad(number)).expect("all ranks live")).collect()
+    };
+    threads::run(plan.sharding.ranks, 2, rank).into_iter().map(|left| left.expect("no rank panics")).collect()
+}
+
+/// The same without any group.
+fn alone(plan: Plan) -> Vec<Left> {
+    let mut cpu = device(&plan, Group::default());
+    (0..STEPS).map(|number| one_step(&mut cpu, &plan, 0, number, None).expect("a CPU does not fail")).collect()
+}
+
+fn number(left: &Left, which: usize) -> f32 {
+    f32::from_bits(left.monitor[which])
+}
+
+#[test]
+fn any_number_of_ranks_gives_the_same_bits() {
+    for stream in [false, true] {
+        // Micro-batches, shards, and ranks that share them: one or several micro-batches a shard, one or several shards a rank, and
+        // shards that are no power of two.
+        for (micro_batches, shards, ranks) in
+            [(8, 8, &[1, 2, 4, 8][..]), (8, 4, &[1, 2, 4]), (8, 1, &[1]), (6, 3, &[1, 3]), (12, 6, &[1, 3])]
+        {
+            let one = alone(plan(micro_batches, stream, shards, 1));
+            assert!(one.iter().all(|left| number(left, monitor::FINITE) == 1.0));
+            assert!(one[0].pools[0] != one[1].pools[0], "the steps change something");
+            for &ranks in ranks {
+                for (rank, left) in run(plan(micro_batches, stream, shards, ranks), None).iter().enumerate() {
+                    let what = format!("{shards} shards, rank {rank} of {ranks}, crops one after another: {stream}");
+                    for (step, (one, left)) in one.iter().zip(left).enumerate() {
+                        assert_eq!(one.monitor, left.monitor, "{what}: monitor of step {step}");
+                        assert!(one == left, "{what}: step {step}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the number of shards does: the same step, rounded elsewhere.
+#[test]
+fn the_bits_depend_on_the_number_of_shards() {
+    let [one, two, eight] = [1, 2, 8].map(|shards| alone(plan(8, false, shards, 1)).swap_remove(0));
+    assert!(one.pools[2] != two.pools[2] && two.pools[2] != eight.pools[2]);
+    for other in [two, eight] {
+        for which in [monitor::LOSS, monitor::ENTROPY, monitor::GRAD_NORM, monitor::CENTER_NORM] {
+            let (one, other) = (number(&one, which), number(&other, which));
+            assert!((one - other).abs() <= 1e-5 * one.abs(), "{}: {one} and {other}", monitor::NAMES[which]);
+        }
+    }
+}
+
+for_backends!([reference: Reference<f32>, cpu: Cpu] [shards_are_added_by_halves]);
+
+/// Any number of them; no op meets a span that is not its own.
+fn shards_are_added_by_halves<F: Factory>(who: &str) {
+    for shards in 1..=9 {
+        let plan = plan(shards, false, shards, 1);
+        assert_eq!(plan.shard_sums.len() > 0, shards > 1, "{who}: one shard keeps nothing aside");
+        let (views, h) = (random_views(&plan, 9), hyper_numbers());
+        let mut run = Run::random(plan, Checked::new(make_poisoned::<F>(plan.pools)), 3);
+        let (span, sums) = (Span { at: 0, len: plan.table.len() }, plan.sums());
+        let take = |run: &mut Run<_>| {
+            let all: [Vec<f64>; 3] = [
+                read_span(&mut run.o, Pool::Grads, span),
+                read(&mut run.o, sums.teacher),
+                read(&mut run.o, sums.losses),
+            ];
+            all.concat().into_iter().map(|x| x as f32).collect::<Vec<_>>()
+        };
+        let mut each = Vec::new();
+        for part in 0..shards {
+            run.set_hyper(&h);
+            step::begin(&mut run.o, &plan);
+            run.put_part(&views, part);
+            step::micro_batch(&mut run.o, &plan);
+            each.extend(take(&mut run));
+        }
+        let len = each.len() / shards;
+        add_by_halves(&mut each, len);
+        run.accumulate(&h, &views);
+        let found = take(&mut run);
+        assert!(found == each[..len], "{who}: {shards} shards");
+        step::reduce(&mut run.o, &plan);
+        assert!(found == take(&mut run), "{who}: alone, a sum over processes is what there is");
+        step::commit(&mut run.o, &plan);
+        assert_eq!(run.o.violation, None, "{who}: {shards} shards");
+    }
+}
+
+/// One rank's pixel spoils the step of all, and of all in the same way.
+#[test]
+fn what_is_not_finite_on_one_rank_halts_all() {
+    let plan = plan(8, false, 4, 4);
+    for poisoned in [0, plan.images_of(2).start, plan.config.batch - 1] {
+        let ranks = run(plan, Some(poisoned));
+        let good = alone(self::plan(8, false, 4, 1));
+        for left in &ranks {
+            assert!(left[..BAD] == good[..BAD], "the steps before");
+            for halted in &left[BAD..] {
+                assert_eq!((number(halted, monitor::FINITE), number(halted, monitor::HALTED)), (0.0, 1.0));
+                let kept = |left: &Left| [0, 1, 3].map(|pool| left.pools[pool].clone());
+                assert!(kept(halted) == kept(&left[BAD - 1]), "a halted step changed something");
+            }
+        }
+    }
+}
+
+/// A rank that leaves, by an error of its own or in a panic, is the end for all: an error that names it, now and ever after, and
+/// nobody has taken half a step.
+#[test]
+fn a_rank_that_fails_fails_all() {
+    let plan = plan(8, true, 8, 4);
+    let good = alone(self::plan(8, true, 8, 1));
+    for panics in [false, true] {
+        let found = threads::run(4, 1, |member| {
+            let group = Group::Threads(member);
+            let rank = group.rank();
+            let mut cpu = device(&plan, group);
+            for number in 0..BAD {
+                assert!(one_step(&mut cpu, &plan, rank, number, None).expect("all ranks live") == good[number]);
+            }
+            if rank == 1 {
+                assert!(!panics, "as it should");
+                return Vec::new();
+            }
+            let mut errors = Vec::new();
+            for number in BAD..STEPS {
+                errors.extend(one_step(&mut cpu, &plan, rank, number, None).err());
+                let after = left(&mut cpu, &plan);
+                for pool in [0, 1, 3] {
+                    assert!(after.pools[pool] == good[BAD - 1].pools[pool], "a step that failed changed something");
+                }
+            }
+            errors.extend(cpu.sync().err());
+            errors
+        });
+        for (rank, found) in found.into_iter().enumerate() {
+            match found {
+                Err(_) => assert!(panics && rank == 1, "rank {rank} panicked"),
+                Ok(errors) if rank == 1 => assert!(!panics && errors.is_empty()),
+                Ok(errors) => {
+                    assert_eq!(errors.len(), STEPS - BAD + 1, "rank {rank}");
+                    for e in errors {
+                        assert!(e.message.contains("rank 1 has left") && e.message.contains("of 4"), "{e}");
+                    }
+                }
+            }
+        }
+    }
+}
