@@ -8,6 +8,7 @@
 //! | [`mem`], [`scalars`], [`dims`], [`params`], [`crops`], [`real`], [`rng`], [`group`] | spans and handles, the numbers of a step, the sizes of an operation, the rows of the parameter table, ragged batches, number types, random draws, processes that train together |
 //! | [`ops`] | the formulas, forward and backward, over slices |
 //! | [`backend`] | the operations as traits over handles; [`backend::reference`] runs them over the caller's slices, [`backend::wrap`] checks, times or compares any backend |
+//! | [`objective`] | what the student learns: how its targets are formed, and how it is compared with them |
 //! | [`model`] | the network, written once over those traits |
 //! | [`plan`] | where everything is stored: sizes and offsets, no memory |
 //! | [`step`] | one optimization step |
@@ -34,6 +35,7 @@ pub mod group;
 pub mod init;
 pub mod mem;
 pub mod model;
+pub mod objective;
 pub mod ops;
 pub mod params;
 pub mod plan;

@@ -4,8 +4,9 @@
 //! [`commit`]: given the center, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the
 //! same gradients, teacher sum and center. In a process alone with one shard, `end_part` and `reduce` do nothing. Nothing in a step reads the device or depends on anything but the pools.
 
-use crate::backend::{LossSpans, Rows, StudentRows, Update};
+use crate::backend::{LossSpans, StudentRows, Update};
 use crate::model::vit::VitActs;
+use crate::objective::Objective;
 use crate::plan::{Pass, Plan};
 use crate::scalars::{hyper, monitor};
 
@@ -18,7 +19,6 @@ pub struct Hyper {
     pub momentum: f64,
     pub teacher_temp: f64,
     pub student_temp: f64,
-    pub center_momentum: f64,
     /// 0 = off.
     pub clip_grad: f64,
     pub beta1: f64,
@@ -32,8 +32,13 @@ pub struct Hyper {
 }
 
 impl Hyper {
+    /// The derived numbers of a step of a plan.
+    pub fn numbers(&self, p: &Plan) -> [f64; hyper::LEN] {
+        self.derive(p.config.objective, p.config.batch, p.views(), p.teachers())
+    }
+
     /// The derived numbers for a batch of `images` with `views` crops each, `teachers` of them global.
-    pub fn derive(&self, images: usize, views: usize, teachers: usize) -> [f64; hyper::LEN] {
+    pub fn derive(&self, objective: Objective, images: usize, views: usize, teachers: usize) -> [f64; hyper::LEN] {
         let correct = |beta: f64, t: u64| 1.0 - libm::pow(beta, t.max(1) as f64);
         let mut h = [0.0; hyper::LEN];
         h[hyper::DECAY] = self.lr * self.weight_decay;
@@ -45,7 +50,7 @@ impl Hyper {
         h[hyper::RATE2] = 1.0 - self.beta2;
         h[hyper::EPS] = self.eps;
         h[hyper::EMA_RATE] = 1.0 - self.momentum;
-        h[hyper::CENTER_RATE] = 1.0 - self.center_momentum;
+        h[hyper::CENTER_RATE] = objective.center_rate();
         h[hyper::INV_TEACHER_ROWS] = 1.0 / (images as f64 * teachers as f64);
         h[hyper::INV_STUDENT_TEMP] = 1.0 / self.student_temp;
         h[hyper::INV_TEACHER_TEMP] = 1.0 / self.teacher_temp;
@@ -61,7 +66,7 @@ pub fn begin<O: Update>(o: &mut O, p: &Plan) {
     let (vit, n) = (&p.table.backbone, p.prototype_rows());
     o.zero_grads();
     o.zero(p.monitor.part(0, monitor::HALTED));
-    o.zero(p.teacher_sum);
+    p.config.objective.begin(o, &p.targets);
     vit.resize_positions(o, &p.student.weights, &p.student.positions);
     vit.resize_positions(o, &p.teacher.weights, &p.teacher.positions);
     o.prototype_scale(p.student.scale, p.student.head_weights.v, p.student.head_weights.g, n);
@@ -91,9 +96,7 @@ fn teacher<O: Update>(o: &mut O, p: &Plan) {
     o.patchify(p.patches, p.pixels, vit.patches(p.crops()));
     vit.forward(o, &t.weights, acts, p.teacher_patches());
     head.forward(o, &t.head_weights, head_acts, acts.y());
-    o.teacher_lse(p.entropy, p.targets(), p.hyper, n);
-    o.sum_rows(p.teacher_sum, head_acts.z, Rows { rows: head_acts.rows, cols: head.bottleneck });
-    o.sum_stat(p.monitor.part(monitor::ENTROPY, 1), p.entropy);
+    p.config.objective.targets(o, &p.targets, p.monitor, p.hyper, n);
 }
 
 /// The student's forward and backward pass over some views or all.
@@ -104,7 +107,7 @@ fn student<O: Update>(o: &mut O, p: &Plan, pass: &Pass) {
     head.forward(o, &s.head_weights, head_acts, acts.y());
     let rows = StudentRows { z: head_acts.z, prototypes: head.prototypes(&s.head_weights, s.scale) };
     let out = LossSpans { loss: pass.loss, lse: pass.lse, dz: head_grads.dz };
-    o.dino_loss(out, rows, p.targets(), p.hyper, pass.dims);
+    p.config.objective.loss(o, out, rows, &p.targets, p.hyper, pass.dims);
     head.backward(o, &s.head_weights, head_acts, head_grads, grads.dy, acts.y());
     vit.backward(o, &s.weights, acts, grads, pass.patches);
 }
@@ -127,7 +130,7 @@ pub fn end_part<O: Update>(o: &mut O, p: &Plan, part: usize) {
     if !last {
         o.keep_sums(p.kept_sums(kept as usize), &p.table, p.sums());
         o.zero_grads();
-        o.zero(p.teacher_sum);
+        p.config.objective.begin(o, &p.targets);
         o.zero(p.sums().losses);
     }
 }
@@ -137,15 +140,14 @@ pub fn reduce<O: Update>(o: &mut O, p: &Plan) {
     o.all_reduce(&p.table, p.sums());
 }
 
-/// Once per step: clip, center, optimizer, teacher. Every op is a no-op if anything was not finite, in this step or before.
+/// Once per step: clip, objective, optimizer, teacher. Every op is a no-op if anything was not finite, in this step or before.
 pub fn commit<O: Update>(o: &mut O, p: &Plan) {
-    let (s, t, n) = (&p.student, &p.teacher, p.prototype_rows());
+    let (s, n) = (&p.student, p.prototype_rows());
     let student = p.table.head.prototypes(&s.head_weights, s.scale);
     o.weight_norm_backward(student, s.head_weights.g, p.table.head.train_gain, n);
     o.clip(p.monitor, &p.table, p.hyper);
     // The teacher's logits are those of this step's weights, so the center comes before the average moves them.
-    let teacher = p.table.head.prototypes(&t.head_weights, t.scale);
-    o.commit_center(p.center, p.monitor, p.teacher_sum, teacher, p.hyper, n);
+    p.config.objective.commit(o, &p.targets, p.monitor, p.hyper, n);
     o.adamw(p.monitor, &p.table, p.hyper);
     o.ema(p.monitor, &p.table, p.hyper);
 }

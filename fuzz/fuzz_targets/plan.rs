@@ -10,6 +10,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::objective::Objective;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan};
@@ -61,6 +62,7 @@ impl<'a> Arbitrary<'a> for Sizes {
         Ok(Sizes(Config {
             backbone,
             head,
+            objective: Objective::PUBLISHED,
             views,
             batch,
             micro_batch,
@@ -77,7 +79,6 @@ const HYPER: Hyper = Hyper {
     momentum: 0.99,
     teacher_temp: 0.05,
     student_temp: 0.1,
-    center_momentum: 0.9,
     clip_grad: 1.0,
     beta1: 0.9,
     beta2: 0.999,
@@ -103,7 +104,7 @@ fuzz_target!(|sizes: Sizes| {
     p.initial_state(&mut state);
     let images: Vec<u32> = (0..p.config.micro_batch as u32).collect();
     p.drop_path(&mut state[p.drop.range()], 1, 0, &images, 0.3);
-    state[p.hyper.range()].copy_from_slice(&HYPER.derive(p.config.batch, p.views(), p.teachers()));
+    state[p.hyper.range()].copy_from_slice(&HYPER.numbers(&p));
     let pixels: Vec<f64> = (0..p.pixels.len()).map(|_| rng.normal()).collect();
     let mut o = Checked::new(Train {
         weights: &mut weights[..],

@@ -4,11 +4,15 @@ use crate::backend::{Arena, Factory, make_poisoned, read, read_grad, read_span, 
 use dino_kernel::backend::{LossDims, LossSpans, Memory, Prototypes, Rows, StudentRows, TargetRows, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Pool, Span, Weight};
+use dino_kernel::objective::Objective;
 use dino_kernel::params::Spec;
 use dino_kernel::plan::Plan;
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::scalars::{hyper, monitor};
 use dino_kernel::step::{self, Hyper};
+
+/// What the student of a test learns, where it is not about that.
+pub const OBJECTIVE: Objective = Objective::PUBLISHED;
 
 /// Which network of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +69,7 @@ impl<O: Update + Memory> Run<O> {
         let mut run = Run { drop_rate: 0.3, ..Run::over(plan, o) };
         random_parameters(&mut run, seed);
         // Cosines are what the center is a mean of: a larger one would make every teacher row one-hot.
-        let center: Vec<f64> = normals(seed + 7, plan.center.len()).iter().map(|x| 0.1 * x).collect();
+        let center: Vec<f64> = normals(seed + 7, plan.targets.rows.offset.len()).iter().map(|x| 0.1 * x).collect();
         run.set_center(&center);
         run
     }
@@ -109,11 +113,11 @@ impl<O: Update + Memory> Run<O> {
     }
 
     pub fn set_center(&mut self, center: &[f64]) {
-        write(&mut self.o, self.plan.center, center);
+        write(&mut self.o, self.plan.targets.rows.offset, center);
     }
 
     pub fn set_hyper(&mut self, h: &Hyper) {
-        let h = h.derive(self.plan.config.batch, self.plan.views(), self.plan.teachers());
+        let h = h.numbers(&self.plan);
         write(&mut self.o, self.plan.hyper, &h);
     }
 
@@ -199,7 +203,7 @@ pub fn loss_over_logits<F: Factory>(
     let (loss, lse) = (a.stat(n.rows()), a.stat(2 * n.rows()));
     let (lse_teacher, entropy) = (a.stat(2 * n.images * n.teachers), a.stat(n.images * n.teachers));
     let views = student.len() / k / n.images + n.first_view;
-    let hyper = a.state(&h.derive(n.images, views, n.teachers));
+    let hyper = a.state(&h.derive(OBJECTIVE, n.images, views, n.teachers));
     let (center, sum) = (a.state(center), a.state(&vec![0.0; k]));
     let mut finite = [0.0; monitor::LEN];
     finite[monitor::FINITE] = 1.0;
@@ -225,7 +229,7 @@ pub fn teacher_probs<F: Factory>(teacher: &[f64], center: &[f64], h: &Hyper) -> 
     let images = teacher.len() / k;
     let n = LossDims { images, first_view: 1, views: 1, teachers: 1, bottleneck: k, prototypes: k };
     let dz = loss_over_logits::<F>(n, &vec![0.0; teacher.len()], teacher, center, h).dz;
-    let h = h.derive(images, 2, 1);
+    let h = h.derive(OBJECTIVE, images, 2, 1);
     let factor = h[hyper::INV_STUDENT_TEMP] * h[hyper::LOSS_SCALE];
     dz.into_iter().map(|d| 1.0 / k as f64 - d / factor).collect()
 }
@@ -238,7 +242,6 @@ pub fn hyper_numbers() -> Hyper {
         momentum: 0.9,
         teacher_temp: 0.2,
         student_temp: 0.3,
-        center_momentum: 0.9,
         clip_grad: 1.0,
         beta1: 0.9,
         beta2: 0.999,

@@ -121,7 +121,7 @@ fn kept<O: Update + Memory>(run: &mut Run<O>) -> Vec<f64> {
     let n = run.plan.pools;
     let mut all = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: n.weights });
     all.extend(read_span(&mut run.o, Pool::Moments, Span { at: 0, len: n.moments }));
-    all.extend(read(&mut run.o, run.plan.center));
+    all.extend(read(&mut run.o, run.plan.targets.rows.offset));
     all
 }
 

@@ -18,7 +18,7 @@ use tests::fixture::Fixture;
 use tests::for_backends;
 use tests::gpu::OnGpu;
 use tests::plans::ordinary;
-use tests::training::{Net, Run, loss_over_logits, teacher_probs};
+use tests::training::{Net, OBJECTIVE, Run, loss_over_logits, teacher_probs};
 
 for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [loss, adamw, clip, ema]);
 
@@ -32,7 +32,6 @@ fn quiet() -> Hyper {
         momentum: 1.0,
         teacher_temp: 1.0,
         student_temp: 1.0,
-        center_momentum: 0.9,
         clip_grad: 0.0,
         beta1: 0.9,
         beta2: 0.999,
@@ -59,7 +58,7 @@ fn loss<F: Factory>(who: &str) {
         let (student, teacher, center) = (&get("student").data, &get("teacher").data, &get("center").data);
         let got = loss_over_logits::<F>(n, student, teacher, center, &h);
 
-        let scale = h.derive(images, views, teachers)[hyper::LOSS_SCALE];
+        let scale = h.derive(OBJECTIVE, images, views, teachers)[hyper::LOSS_SCALE];
         f.assert_golden(&key("loss"), &[got.loss.iter().sum::<f64>() * scale]);
         f.assert_golden(&key("dstudent"), &got.dz);
         f.assert_golden(&key("center_new"), &got.center);

@@ -7,6 +7,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Cursor, Pool, State};
 use dino_kernel::model::vit::{Output, Save};
 use dino_kernel::model::{Head, Table, Vit};
+use dino_kernel::objective::{Objective, Targets};
 use dino_kernel::ops::layernorm;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::params::Spec;
@@ -93,6 +94,7 @@ fn plan(f: &Fixture, train_gain: bool, (parts, stream_crops): Split) -> Plan {
     Plan::new(Config {
         backbone,
         head,
+        objective: Objective { targets: Targets::Centered { momentum: constants(f)[1] }, ..Objective::PUBLISHED },
         views,
         batch,
         micro_batch,
@@ -108,9 +110,14 @@ fn decimal(x: f64) -> f64 {
     (x as f32).to_string().parse().unwrap()
 }
 
+/// The constants of the recipe.
+fn constants(f: &Fixture) -> Vec<f64> {
+    f.get("hp.const").data.iter().map(|&x| decimal(x)).collect()
+}
+
 /// What step `i` is told; `frozen`: in how many first steps the last layer is withheld.
 fn hyper(f: &Fixture, i: usize, clip_grad: f64, frozen: usize) -> Hyper {
-    let constant: Vec<f64> = f.get("hp.const").data.iter().map(|&x| decimal(x)).collect();
+    let constant = constants(f);
     assert_eq!(constant[5], layernorm::EPS);
     Hyper {
         lr: f.get("hp.lr").data[i],
@@ -118,7 +125,6 @@ fn hyper(f: &Fixture, i: usize, clip_grad: f64, frozen: usize) -> Hyper {
         momentum: f.get("hp.momentum").data[i],
         teacher_temp: f.get("hp.temp").data[i],
         student_temp: constant[0],
-        center_momentum: constant[1],
         clip_grad,
         beta1: constant[2],
         beta2: constant[3],
@@ -368,7 +374,7 @@ fn head_and_loss<F: Factory>(who: &str) {
     f.assert_golden("out.logit_grad", &dz);
 
     dino_kernel::step::commit(&mut run.o, &p);
-    f.assert_golden("out.center", &read(&mut run.o, p.center));
+    f.assert_golden("out.center", &read(&mut run.o, p.targets.rows.offset));
     f.finish(who, HEAD, &[]);
 }
 
@@ -412,7 +418,7 @@ fn compare<O: dino_kernel::backend::Update + Memory>(
             f.assert_parameter(&format!("{tag}after{done}.{who}.{name}"), initial(f, net, &name, gain), &got);
         }
     }
-    f.assert_golden(&format!("{tag}after{done}.center"), &read(&mut run.o, run.plan.center));
+    f.assert_golden(&format!("{tag}after{done}.center"), &read(&mut run.o, run.plan.targets.rows.offset));
 }
 
 /// All steps of a scenario, compared wherever the file says something.

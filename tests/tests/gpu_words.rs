@@ -17,7 +17,7 @@ use tests::backend::{Arena, Factory, make_poisoned, read, read_span, write};
 use tests::for_backends;
 use tests::gpu::{OnGpu, bf16_bound, f32_bound, ready};
 use tests::plans::ordinary;
-use tests::training::{Run, hyper_numbers, normals};
+use tests::training::{OBJECTIVE, Run, hyper_numbers, normals};
 
 type Pair = Lockstep<Cpu, Gpu>;
 
@@ -396,7 +396,7 @@ fn losses<F: Both>([teacher_temp, student_temp]: [f64; 2], ties: bool) {
         let (loss, lse) = (a.stat(rows), a.stat(2 * rows));
         let (lse_teacher, entropy) = (a.stat(2 * rows_teacher), a.stat(rows_teacher));
         let h = Hyper { teacher_temp, student_temp, ..hyper_numbers() };
-        let hyper = a.state(&h.derive(n.images, n.first_view + n.views, n.teachers));
+        let hyper = a.state(&h.derive(OBJECTIVE, n.images, n.first_view + n.views, n.teachers));
         let mut o = build::<F::Small>(a);
         random_grads(&mut o, 8);
         let targets = TargetRows { z: zt, lse: lse_teacher, prototypes: teacher, offset: center };
@@ -454,7 +454,7 @@ fn optimiser<F: Both>(_: &str) {
         let (s, t, n) = (&plan.student, &plan.teacher, plan.prototype_rows());
         run.o.prototype_scale(s.scale, s.head_weights.v, s.head_weights.g, n);
         run.o.prototype_scale(t.scale, t.head_weights.v, t.head_weights.g, n);
-        write(&mut run.o, plan.teacher_sum, &numbers(2, n.cols, 1.0));
+        write(&mut run.o, plan.targets.sum, &numbers(2, n.cols, 1.0));
         let h = Hyper { lr: 0.05, eps: 1e-3, ..hyper_numbers() };
         let steps = [
             ("first", h, 1.0),

@@ -73,7 +73,7 @@ fn plan(prototypes: usize, batch: usize, micro_batch: usize, stream_crops: bool)
 fn predicted_and_taken(plan: Plan) -> [f64; 2] {
     let pixels: Vec<f32> = normals(1, plan.pixels.len()).iter().map(|&x| x as f32).collect();
     let part = |_| Part { drop: vec![1.0; plan.drop.len()], pixels: &pixels };
-    let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+    let hyper = hyper_numbers().numbers(&plan).map(|x| x as f32);
     let step = Step { hyper, parts: (0..plan.parts()).map(part).collect() };
     let own: u64 = Cpu::memory(&NoOptions {}, plan.pools).iter().map(|item| item.1).sum();
     let predicted = own + rayon::current_num_threads() as u64 * Cpu::thread_scratch(plan.pools);

@@ -64,7 +64,7 @@ fn small() -> impl Strategy<Value = Config> {
             let head = Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain };
             let group = |(count, height, width)| Group { count, height: side(height), width: side(width) };
             let views = groups.into_iter().map(group).fold(Crops::EMPTY, Crops::with);
-            Config { backbone, head, views, batch, micro_batch, drop_path, recompute, stream_crops }
+            Config { drop_path, recompute, stream_crops, ..ordinary(backbone, head, views, [batch, micro_batch]) }
         },
     )
 }
@@ -221,8 +221,8 @@ fn hostile_sizes_are_answered() {
         groups in prop::collection::vec((hostile_size(), hostile_size(), hostile_size()), 0..9),
         // Only a few sizes are hostile at a time, or every plan would fail at its first check.
         tame in prop::array::uniform16(prop::bool::weighted(0.8)), (recompute, stream_crops) in any::<(bool, bool)>())| {
-            let ordinary = [8, 2, 3, 4, 2, 2, 8, 4, 3, 8, 4, 16, 4, 2, 3, 1];
-            let n: [usize; 16] = std::array::from_fn(|i| if tame[i] { ordinary[i] } else { sizes[i] });
+            let tame_sizes = [8, 2, 3, 4, 2, 2, 8, 4, 3, 8, 4, 16, 4, 2, 3, 1];
+            let n: [usize; 16] = std::array::from_fn(|i| if tame[i] { tame_sizes[i] } else { sizes[i] });
             let group = |(count, height, width)| Group { count, height, width };
             let views = if tame[15] {
                 Crops::one(group((2, 8, 8))).with(group((n[13], n[15].max(2), 4)))
@@ -232,7 +232,8 @@ fn hostile_sizes_are_answered() {
             let [image, patch, channels, dim, depth, heads, mlp, inp, layers, hidden, bottleneck, prototypes, batch, micro_batch, ..] = n;
             let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions: Interpolation::Published, eps: EPS };
             let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: true };
-            let config = Config { backbone, head, views, batch, micro_batch, drop_path: true, recompute, stream_crops };
+            let ordinary = ordinary(backbone, head, views, [batch, micro_batch]);
+            let config = Config { drop_path: true, recompute, stream_crops, ..ordinary };
             if let Ok(plan) = Plan::new(config) {
                 accepted.set(accepted.get() + 1);
                 prop_assert!(plan.pools.total() > 0 && plan.parts() > 0);
@@ -240,7 +241,7 @@ fn hostile_sizes_are_answered() {
                 // What a backend keeps beside the pools goes by the same sizes.
                 let bytes = Cpu::memory(&NoOptions {}, plan.pools).into_iter().map(|item| item.1);
                 prop_assert!(bytes.into_iter().try_fold(0u64, u64::checked_add).is_some_and(|all| all < 1 << 63));
-                let h = hyper_numbers().derive(batch, plan.views(), plan.teachers());
+                let h = hyper_numbers().numbers(&plan);
                 prop_assert!(h.iter().all(|x| x.is_finite()));
             }
             for output in [Output::Class, Output::Dense] {
@@ -270,9 +271,8 @@ fn products_that_overflow_are_refused() {
     let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
     let plan = |backbone, height| {
         let views = Crops::one(Group { count: 2, height, width: 1 });
-        let (drop_path, recompute, stream_crops) = (false, false, false);
-        Plan::new(Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path, recompute, stream_crops })
-            .map(|p| p.pools)
+        let config = Config { recompute: false, ..ordinary(backbone, head, views, [1, 1]) };
+        Plan::new(config).map(|p| p.pools)
     };
     let (tall, wide) = (1 << 45, 1 << 27);
     assert!(plan(vit(wide, 1), 2).is_ok() && plan(vit(2, 1), tall).is_ok());
@@ -305,16 +305,7 @@ fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
         let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
         let group = |count| Group { count, height: 1, width: 1 };
         let views = Crops::one(group(2)).with(group(views - 2));
-        let config = Config {
-            backbone,
-            head,
-            views,
-            batch: 1,
-            micro_batch: 1,
-            drop_path,
-            recompute: false,
-            stream_crops: false,
-        };
+        let config = Config { drop_path, recompute: false, ..ordinary(backbone, head, views, [1, 1]) };
         Plan::new(config).map(|plan| {
             if drop_path {
                 let mut scales = vec![0.0; plan.drop.len()];
@@ -417,8 +408,7 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8)).with(group(2, 4, 8)).with(group(1, 8, 13));
     let batch = 8;
-    let (drop_path, recompute, stream_crops) = (true, false, false);
-    let whole = Config { backbone, head, views, batch, micro_batch: batch, drop_path, recompute, stream_crops };
+    let whole = Config { drop_path: true, recompute: false, ..ordinary(backbone, head, views, [batch, batch]) };
     // Passes of one shape and of two: 10 tokens, 10, 5 + 5, 5 + 3, 3 + 7.
     let passes = |stream_crops| {
         let plan = Plan::new(Config { stream_crops, ..whole }).expect("a sound plan");
@@ -475,16 +465,7 @@ fn computing_again_changes_no_bit<F: Factory>(who: &str) {
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8));
     for drop_path in [false, true] {
-        let config = Config {
-            backbone,
-            head,
-            views,
-            batch: 6,
-            micro_batch: 3,
-            drop_path,
-            recompute: false,
-            stream_crops: false,
-        };
+        let config = Config { drop_path, recompute: false, ..ordinary(backbone, head, views, [6, 3]) };
         let [kept, again] = [false, true].map(|recompute| split::<F>(Config { recompute, ..config }, 1));
         for ((name, kept), (_, again)) in kept.iter().zip(&again) {
             assert!(kept == again, "{who}: {name} with stochastic depth {drop_path}");
@@ -502,10 +483,10 @@ fn split<F: Factory>(config: Config, shards: usize) -> Vec<(String, Vec<f64>)> {
     run.accumulate(&Hyper { clip_grad: 0.0, ..hyper_numbers() }, &views);
     let mut found = vec![
         ("loss".to_string(), vec![run.loss()]),
-        ("teacher sum".to_string(), read(&mut run.o, run.plan.teacher_sum)),
+        ("teacher sum".to_string(), read(&mut run.o, run.plan.targets.sum)),
     ];
     step::commit(&mut run.o, &run.plan);
-    found.push(("center".to_string(), read(&mut run.o, run.plan.center)));
+    found.push(("center".to_string(), read(&mut run.o, run.plan.targets.rows.offset)));
     found.extend(run.specs().iter().map(|spec| (spec.name.to_string(), run.grad(spec))));
     found
 }
@@ -529,9 +510,10 @@ fn a_fault_is_traced_to_its_crop() {
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 8, 8)).with(group(3, 4, 4)).with(group(2, 8, 4));
-    let (micro_batch, drop_path, recompute) = (3, true, true);
+    let micro_batch = 3;
     for stream_crops in [false, true] {
-        let config = Config { backbone, head, views, batch: 3, micro_batch, drop_path, recompute, stream_crops };
+        let ordinary = ordinary(backbone, head, views, [3, micro_batch]);
+        let config = Config { drop_path: true, stream_crops, ..ordinary };
         let plan = Plan::new(config).expect("a sound plan");
         let mut before = 0;
         for rows in plan.passes().map(|pass| pass.dims.rows()) {

@@ -4,6 +4,7 @@ use super::Config;
 use crate::error::{Error, Result};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::model::{Head, Table, Vit};
+use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{self, Plan, PlanError};
 
@@ -32,6 +33,12 @@ impl Config {
         Table { backbone, head }
     }
 
+    /// What the student learns.
+    pub fn objective(&self) -> Objective {
+        let targets = Targets::Centered { momentum: self.center_momentum };
+        Objective { targets, divergence: Divergence::CrossEntropy }
+    }
+
     /// The memory plan of a training step, on a device that computes some things again in the backward pass
     /// (`Device::RECOMPUTE`) or does not.
     pub fn plan(&self, recompute: bool) -> Result<Plan> {
@@ -43,7 +50,17 @@ impl Config {
         }
         let drop_path = self.drop_path_rate > 0.0;
         let (batch, micro_batch, stream_crops) = (self.batch, self.micro_batch, self.stream_crops);
-        let config = plan::Config { backbone, head, views, batch, micro_batch, drop_path, recompute, stream_crops };
+        let config = plan::Config {
+            backbone,
+            head,
+            objective: self.objective(),
+            views,
+            batch,
+            micro_batch,
+            drop_path,
+            recompute,
+            stream_crops,
+        };
         Plan::new(config).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
     }
 }

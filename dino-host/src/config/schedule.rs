@@ -27,7 +27,6 @@ impl Config {
             momentum: Cosine::new(self.momentum_teacher, 1.0, steps).at(step),
             teacher_temp: temp.at(epoch),
             student_temp: self.student_temp,
-            center_momentum: self.center_momentum,
             clip_grad: self.clip_grad,
             beta1: self.beta1,
             beta2: self.beta2,

@@ -11,6 +11,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::objective::Objective;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::params::Spec;
@@ -45,6 +46,7 @@ fn tiny(stream_crops: bool) -> plan::Config {
     plan::Config {
         backbone,
         head: Head { inp: 24, layers: 3, hidden: 32, bottleneck: 12, prototypes: 67, train_gain: true },
+        objective: Objective::PUBLISHED,
         views: Crops::one(group(2, 9, 12)).with(group(3, 7, 6)).with(group(1, 3, 10)),
         batch: 4,
         micro_batch: 2,
@@ -81,7 +83,6 @@ impl Case {
             momentum: 0.99,
             teacher_temp: 0.07,
             student_temp: 0.1,
-            center_momentum: 0.9,
             clip_grad: 1.0,
             beta1: 0.9,
             beta2: 0.999,
@@ -90,11 +91,11 @@ impl Case {
             step_last: 1,
             freeze_last: false,
         };
-        let numbers = hyper.derive(plan.config.batch, plan.views(), plan.teachers());
+        let numbers = hyper.numbers(&plan);
         let mut state = vec![0.0; plan.pools.state];
         plan.initial_state(&mut state);
         state[plan.hyper.range()].copy_from_slice(&numbers);
-        state[plan.center.range()].iter_mut().for_each(|c| *c = 0.1 * rng.normal());
+        state[plan.targets.rows.offset.range()].iter_mut().for_each(|c| *c = 0.1 * rng.normal());
         let n = plan.config.micro_batch as u32;
         let part = |i: u32| {
             let pixels = (0..plan.pixels.len()).map(|_| rng.normal()).collect();

@@ -98,7 +98,7 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
         backbone,
         head: parameters - backbone,
         checkpoints: [
-            file("checkpoint.safetensors", 4 * parameters + plan.center.len()),
+            file("checkpoint.safetensors", 4 * parameters + plan.targets.rows.offset.len()),
             file("teacher.safetensors", backbone),
         ],
     }

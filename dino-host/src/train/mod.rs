@@ -284,7 +284,7 @@ impl<D: Device> Trainer<'_, D> {
             plan.drop_path(&mut drop, config.seed, epoch, images, config.drop_path_rate);
             Part { drop, pixels }
         };
-        let hyper = of.hyper.derive(config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+        let hyper = of.hyper.numbers(plan).map(|x| x as f32);
         Step { hyper, parts: parts.map(part).collect() }
     }
 

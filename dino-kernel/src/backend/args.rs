@@ -61,7 +61,7 @@ pub struct TargetRows {
     /// Log-sum-exp of every row (rows, 2), as [`super::Update::teacher_lse`] writes it.
     pub lse: Stat,
     pub prototypes: Prototypes,
-    /// What is subtracted from the logits (K): the center.
+    /// What is subtracted from the logits (K), by the rule of the targets: the center.
     pub offset: State,
 }
 

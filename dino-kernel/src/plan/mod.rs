@@ -6,7 +6,6 @@ mod features;
 mod shards;
 mod spans;
 
-use crate::backend::TargetRows;
 use crate::crops::{Crops, Group};
 use crate::dims::{LossDims, Rows};
 use crate::mem::{Act, Cursor, Span, Stat, State, max};
@@ -14,6 +13,7 @@ use crate::model::head::{HeadActs, HeadGrads, HeadWeights};
 use crate::model::vit::drop_path::DropPath;
 use crate::model::vit::{Output, PositionActs, Save, VitActs, VitGrads, VitWeights};
 use crate::model::{Head, Table, Vit};
+use crate::objective::{Objective, TargetSpans};
 use crate::real::Real;
 use crate::scalars::{hyper, monitor};
 pub use check::PlanError;
@@ -26,6 +26,7 @@ pub use shards::Sharding;
 pub struct Config {
     pub backbone: Vit,
     pub head: Head,
+    pub objective: Objective,
     /// Crops of *one* image; the first group holds the teacher's (global) views.
     pub views: Crops,
     /// Images of an optimization step.
@@ -123,11 +124,8 @@ pub struct Plan {
     pub loss: Stat,
     /// As [`Pass::lse`], all passes.
     pub lse: Stat,
-    pub lse_teacher: Stat,
-    pub entropy: Stat,
-    pub center: State,
-    /// Sum of the teacher's l2-normalized bottleneck rows so far in this step.
-    pub teacher_sum: State,
+    /// The teacher's rows, and what the objective makes of them.
+    pub targets: TargetSpans,
     /// Sums of shards that wait for those of the shards after them; empty with one shard ([`Sharding`]).
     pub shard_sums: State,
     pub hyper: State,
@@ -181,15 +179,16 @@ impl Plan {
             scale: s.stat(head.prototypes),
         };
         let (loss, lse) = (s.stat(rows), s.stat(2 * rows));
-        let (lse_teacher, entropy) = (s.stat(2 * rows_teacher), s.stat(rows_teacher));
+        let drop = t.state(if drop_path { vit.depth * 2 * rows } else { 0 });
+        let prototypes = head.prototypes(&teacher.head_weights, teacher.scale);
+        let n = Rows { rows: head.prototypes, cols: head.bottleneck };
+        let targets = TargetSpans::new(teacher_head.z, rows_teacher, prototypes, n, &mut s, &mut t);
         let scratch = (a, s);
         let mut input = a;
         let pixels = input.act(crops.pixels() * vit.channels);
         let teacher_acts =
             vit.acts(globals, positions_teacher, Output::Class, Save::Nothing, State::EMPTY, &mut a, &mut s);
 
-        let drop = t.state(if drop_path { vit.depth * 2 * rows } else { 0 });
-        let (center, teacher_sum) = (t.state(head.prototypes), t.state(head.bottleneck));
         let Some(kept) = sharding.kept_len(&table) else { return Err(PlanError::TooLarge) };
         let shard_sums = t.state(kept);
         let (hyper, monitor) = (t.state(hyper::LEN), t.state(monitor::LEN));
@@ -221,10 +220,7 @@ impl Plan {
             scratch,
             loss,
             lse,
-            lse_teacher,
-            entropy,
-            center,
-            teacher_sum,
+            targets,
             shard_sums,
             hyper,
             monitor,
@@ -335,13 +331,6 @@ impl Plan {
     pub const fn teacher_patches(&self) -> Act {
         let patches = self.teacher_acts.crops().patches(self.table.backbone.patch);
         self.patches.part(0, patches * self.table.backbone.patch_len())
-    }
-
-    /// The teacher's rows as the loss compares with them: the offset is the center.
-    pub const fn targets(&self) -> TargetRows {
-        let t = &self.teacher;
-        let prototypes = self.table.head.prototypes(&t.head_weights, t.scale);
-        TargetRows { z: self.teacher_head.z, lse: self.lse_teacher, prototypes, offset: self.center }
     }
 
     /// What the state pool holds before the first step: the position matrices; all else is zero.

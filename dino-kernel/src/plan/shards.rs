@@ -86,7 +86,7 @@ impl Plan {
 
     /// What a step sums over images beside the gradients.
     pub const fn sums(&self) -> Sums {
-        Sums { teacher: self.teacher_sum, losses: self.monitor.part(monitor::LOSS, LOSSES) }
+        Sums { teacher: self.targets.sum, losses: self.monitor.part(monitor::LOSS, LOSSES) }
     }
 
     /// Where sum `i` of those that are kept aside is stored.

@@ -63,7 +63,7 @@ fn left(cpu: &mut Cpu, plan: &Plan) -> Left {
     let pools = [(Pool::Weights, n.weights), (Pool::Moments, n.moments), (Pool::Grads, n.grads)];
     let [weights, moments, grads] = pools.map(|(pool, len)| take(pool, Span { at: 0, len }));
     Left {
-        pools: [weights, moments, grads, take(Pool::State, plan.center.0)],
+        pools: [weights, moments, grads, take(Pool::State, plan.targets.rows.offset.0)],
         monitor: take(Pool::State, plan.monitor.0),
     }
 }
@@ -93,7 +93,7 @@ fn one_step(cpu: &mut Cpu, plan: &Plan, rank: usize, number: usize, poisoned: Op
         })
         .collect();
     let h = Hyper { step: number as u64 + 1, step_last: number as u64 + 1, ..hyper_numbers() };
-    let hyper = h.derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+    let hyper = h.numbers(plan).map(|x| x as f32);
     let parts = data.iter().map(|(drop, pixels)| Part { drop: drop.clone(), pixels }).collect();
     cpu.step(plan, &Step { hyper, parts })?;
     let report = cpu.report(plan, 1, true)?.expect("a CPU has its report at once");
