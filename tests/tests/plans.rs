@@ -9,6 +9,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Cursor, Pool, Span};
 use dino_kernel::model::vit::Output;
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::objective::Targets;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::params::Role;
@@ -558,6 +559,15 @@ fn first_violation(plan: Plan, pool: Pool, at: usize) -> (Op, Option<(usize, usi
     let Some((Violation::NonFinite(access, index), op, _)) = run.o.violation else { panic!("{:?}", run.o.violation) };
     let crop = during.filter(|_| !before).and_then(|(acts, view)| plan.locate(&acts, view, access.span, index));
     (op, crop)
+}
+
+/// The key of a run reaches the plan's objective, and the objective the numbers of every step.
+#[test]
+fn the_center_has_the_momentum_of_its_key() {
+    let config = dino_host::config::Config { center_momentum: 0.75, ..dino_host::config::Config::small() };
+    let plan = config.resolve().and_then(|config| config.plan(true)).expect("a valid plan");
+    assert_eq!(plan.config.objective.targets, Targets::Centered { momentum: 0.75 });
+    assert_eq!(hyper_numbers().numbers(&plan)[hyper::CENTER_RATE], 0.25);
 }
 
 /// The CUDA sources number the scalars of a step by an `enum` of their own.
