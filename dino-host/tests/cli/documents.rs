@@ -90,8 +90,8 @@ fn documents() -> Vec<PathBuf> {
     all
 }
 
-/// What all documents work on, made once.
-struct Inputs {
+/// What all documents and examples work on, made once.
+pub struct Inputs {
     dir: TempDir,
 }
 
@@ -121,7 +121,13 @@ impl Inputs {
         Inputs { dir }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// The one that there is.
+    pub fn get() -> &'static Inputs {
+        &INPUTS
+    }
+
+    /// A file or folder of it.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 }

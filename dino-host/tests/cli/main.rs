@@ -5,6 +5,7 @@ mod crash;
 mod dense;
 mod documents;
 mod draw;
+mod examples;
 mod probes;
 mod refusals;
 mod report;
