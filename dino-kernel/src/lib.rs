@@ -35,6 +35,7 @@ pub mod init;
 pub mod mem;
 pub mod model;
 pub mod ops;
+pub mod optim;
 pub mod params;
 pub mod plan;
 pub mod real;

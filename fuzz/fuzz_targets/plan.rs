@@ -12,6 +12,7 @@ use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
+use dino_kernel::optim::{AdamW, Optimizer, TeacherRule};
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::step::{self, Hyper};
@@ -61,6 +62,8 @@ impl<'a> Arbitrary<'a> for Sizes {
         Ok(Sizes(Config {
             backbone,
             head,
+            optimizer: Optimizer::AdamW(AdamW::PUBLISHED),
+            teacher: TeacherRule::Ema { start: 0.99, end: 1.0 },
             views,
             batch,
             micro_batch,
@@ -79,9 +82,6 @@ const HYPER: Hyper = Hyper {
     student_temp: 0.1,
     center_momentum: 0.9,
     clip_grad: 1.0,
-    beta1: 0.9,
-    beta2: 0.999,
-    eps: 1e-8,
     step: 1,
     step_last: 1,
     freeze_last: false,
@@ -94,8 +94,8 @@ fuzz_target!(|sizes: Sizes| {
         return;
     }
     let n = p.pools;
-    let [mut weights, mut grads, mut moments, mut acts, mut stats, mut state] =
-        [n.weights, n.grads, n.moments, n.acts, n.stats, n.state].map(|len| vec![0f64; len]);
+    let [mut weights, mut grads, mut slots, mut acts, mut stats, mut state] =
+        [n.weights, n.grads, n.slots, n.acts, n.stats, n.state].map(|len| vec![0f64; len]);
     let mut rng = Rng::new(1, 0, 0, 0, Kind::Test, 0);
     let len = p.table.len();
     init::weights(&mut weights[..len], &p.table, 1, init::LINEAR_STD);
@@ -103,12 +103,12 @@ fuzz_target!(|sizes: Sizes| {
     p.initial_state(&mut state);
     let images: Vec<u32> = (0..p.config.micro_batch as u32).collect();
     p.drop_path(&mut state[p.drop.range()], 1, 0, &images, 0.3);
-    state[p.hyper.range()].copy_from_slice(&HYPER.derive(p.config.batch, p.views(), p.teachers()));
+    state[p.hyper.range()].copy_from_slice(&HYPER.numbers(&p));
     let pixels: Vec<f64> = (0..p.pixels.len()).map(|_| rng.normal()).collect();
     let mut o = Checked::new(Train {
         weights: &mut weights[..],
         grads: &mut grads,
-        moments: &mut moments,
+        slots: &mut slots,
         acts: &mut acts,
         stats: &mut stats,
         state: &mut state,

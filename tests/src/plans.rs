@@ -1,5 +1,6 @@
 //! Random plans for the agreement of backends.
 
+use crate::training::{OPTIMIZER, TEACHER};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
@@ -10,7 +11,8 @@ use proptest::prelude::*;
 /// Micro-batches with all crops at once, no stochastic depth, norms and GELU computed again: what a test does not care about.
 pub fn ordinary(backbone: Vit, head: Head, views: Crops, [batch, micro_batch]: [usize; 2]) -> Config {
     let (drop_path, recompute, stream_crops) = (false, true, false);
-    Config { backbone, head, views, batch, micro_batch, drop_path, recompute, stream_crops }
+    let (optimizer, teacher) = (OPTIMIZER, TEACHER);
+    Config { backbone, head, optimizer, teacher, views, batch, micro_batch, drop_path, recompute, stream_crops }
 }
 
 prop_compose! {
@@ -35,6 +37,6 @@ prop_compose! {
             views = views.with(group(count, rows, cols));
         }
         let head = Head { inp: backbone.dim, layers, hidden, bottleneck, prototypes, train_gain };
-        Config { backbone, head, views, batch: images * parts, micro_batch: images, drop_path, recompute, stream_crops }
+        Config { drop_path, recompute, stream_crops, ..ordinary(backbone, head, views, [images * parts, images]) }
     }
 }

@@ -9,6 +9,7 @@ use dino_kernel::model::vit::{Output, Save};
 use dino_kernel::model::{Head, Table, Vit};
 use dino_kernel::ops::layernorm;
 use dino_kernel::ops::position::Interpolation;
+use dino_kernel::optim::AdamW;
 use dino_kernel::params::Spec;
 use dino_kernel::plan::{BlocksPlan, Config, FeaturePlan, Plan, PlanError, Pools};
 use dino_kernel::scalars::monitor;
@@ -17,7 +18,7 @@ use tests::backend::{Arena, Factory, Reference, make_poisoned, read, read_grad, 
 use tests::fixture::{Fixture, Tensor};
 use tests::for_backends;
 use tests::gpu::OnGpu;
-use tests::training::{Net, Run, View, groups};
+use tests::training::{Net, OPTIMIZER, Run, TEACHER, View, groups};
 
 for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [
     forward_taps,
@@ -93,6 +94,8 @@ fn plan(f: &Fixture, train_gain: bool, (parts, stream_crops): Split) -> Plan {
     Plan::new(Config {
         backbone,
         head,
+        optimizer: OPTIMIZER,
+        teacher: TEACHER,
         views,
         batch,
         micro_batch,
@@ -111,7 +114,8 @@ fn decimal(x: f64) -> f64 {
 /// What step `i` is told; `frozen`: in how many first steps the last layer is withheld.
 fn hyper(f: &Fixture, i: usize, clip_grad: f64, frozen: usize) -> Hyper {
     let constant: Vec<f64> = f.get("hp.const").data.iter().map(|&x| decimal(x)).collect();
-    assert_eq!(constant[5], layernorm::EPS);
+    let AdamW { beta1, beta2, eps } = AdamW::PUBLISHED; // those of the plan
+    assert_eq!(constant[2..], [beta1, beta2, eps, layernorm::EPS]);
     Hyper {
         lr: f.get("hp.lr").data[i],
         weight_decay: f.get("hp.wd").data[i],
@@ -120,9 +124,6 @@ fn hyper(f: &Fixture, i: usize, clip_grad: f64, frozen: usize) -> Hyper {
         student_temp: constant[0],
         center_momentum: constant[1],
         clip_grad,
-        beta1: constant[2],
-        beta2: constant[3],
-        eps: constant[4],
         step: i as u64 + 1,
         step_last: (i + 1).saturating_sub(frozen) as u64,
         freeze_last: i < frozen,
@@ -167,7 +168,7 @@ fn dense_plan(backbone: Vit, crops: Crops) -> FeaturePlan {
     let pools = Pools {
         weights: w.next,
         grads: 0,
-        moments: 0,
+        slots: 0,
         acts: a.next,
         stats: s.next,
         state: t.next,
@@ -483,7 +484,7 @@ fn scenario_b<F: Factory>(who: &str) {
             for (which, moment) in ["adam_m", "adam_v"].into_iter().enumerate() {
                 let key = format!("b.after{steps}.{moment}.{}", spec.name);
                 if f.has(&key) {
-                    f.assert_golden(&key, &run.moment(which, &spec));
+                    f.assert_golden(&key, &run.slot(which, &spec));
                 }
             }
         }

@@ -114,7 +114,7 @@ fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::
         .expect("a sound plan");
     let gpu = Gpu::create(&options(launch, gemm), plan.pools).expect("it fits");
     let mut gpu = Run::random(plan, gpu, 5).o;
-    let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+    let hyper = hyper_numbers().numbers(&plan).map(|x| x as f32);
     let mut monitors = Vec::new();
     for i in 0..4 {
         let pixels = |p: u64| normals(10 * i + p, plan.pixels.len()).iter().map(|x| *x as f32).collect::<Vec<f32>>();

@@ -39,7 +39,7 @@ fn steps(launch: Launch, parts: usize, stream_crops: bool) -> (Vec<[f32; monitor
     let before = emulation_count(c"live_bytes");
     let gpu = Gpu::create(&options, plan.pools).expect("it fits");
     let mut gpu = Run::random(plan, gpu, 5).o;
-    let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+    let hyper = hyper_numbers().numbers(&plan).map(|x| x as f32);
     let count = || {
         [c"allocations", c"synchronisations", c"pageable_copies", c"refused_in_capture", c"guard_violations"]
             .map(emulation_count)

@@ -11,6 +11,7 @@ use dino_kernel::scalars::monitor;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use tests::plans::ordinary;
 use tests::training::{Run, hyper_numbers, normals};
 
 /// The system's allocator, counting what is out and the most that ever was.
@@ -64,8 +65,8 @@ fn plan(prototypes: usize, batch: usize, micro_batch: usize, stream_crops: bool)
     let head = Head { inp: 96, layers: 3, hidden: 128, bottleneck: 32, prototypes, train_gain: false };
     let group = |count, side| Group { count, height: side, width: side };
     let views = Crops::one(group(2, 96)).with(group(2, 48));
-    let (drop_path, recompute) = (true, Cpu::RECOMPUTE);
-    let config = Config { backbone, head, views, batch, micro_batch, drop_path, recompute, stream_crops };
+    let ordinary = ordinary(backbone, head, views, [batch, micro_batch]);
+    let config = Config { drop_path: true, recompute: Cpu::RECOMPUTE, stream_crops, ..ordinary };
     Plan::new(config).expect("a sound plan")
 }
 
@@ -73,7 +74,7 @@ fn plan(prototypes: usize, batch: usize, micro_batch: usize, stream_crops: bool)
 fn predicted_and_taken(plan: Plan) -> [f64; 2] {
     let pixels: Vec<f32> = normals(1, plan.pixels.len()).iter().map(|&x| x as f32).collect();
     let part = |_| Part { drop: vec![1.0; plan.drop.len()], pixels: &pixels };
-    let hyper = hyper_numbers().derive(plan.config.batch, plan.views(), plan.teachers()).map(|x| x as f32);
+    let hyper = hyper_numbers().numbers(&plan).map(|x| x as f32);
     let step = Step { hyper, parts: (0..plan.parts()).map(part).collect() };
     let own: u64 = Cpu::memory(&NoOptions {}, plan.pools).iter().map(|item| item.1).sum();
     let predicted = own + rayon::current_num_threads() as u64 * Cpu::thread_scratch(plan.pools);

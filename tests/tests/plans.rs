@@ -11,10 +11,11 @@ use dino_kernel::model::vit::Output;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
-use dino_kernel::params::Role;
+use dino_kernel::optim::adamw;
+use dino_kernel::params::ParamGroup;
 use dino_kernel::plan::{Config, FeaturePlan, Plan, PlanError, Sharding};
 use dino_kernel::real::Real;
-use dino_kernel::scalars::{hyper, monitor};
+use dino_kernel::scalars::{BLOCK, NUMBERS, WITHHELD, hyper, monitor};
 use dino_kernel::step::{self, Hyper};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -64,7 +65,7 @@ fn small() -> impl Strategy<Value = Config> {
             let head = Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain };
             let group = |(count, height, width)| Group { count, height: side(height), width: side(width) };
             let views = groups.into_iter().map(group).fold(Crops::EMPTY, Crops::with);
-            Config { backbone, head, views, batch, micro_batch, drop_path, recompute, stream_crops }
+            Config { drop_path, recompute, stream_crops, ..ordinary(backbone, head, views, [batch, micro_batch]) }
         },
     )
 }
@@ -110,10 +111,10 @@ fn a_plan_is_refused_or_sound() {
             let state = plan.monitor.0;
             prop_assert_eq!((state.at + state.len).next_multiple_of(Cursor::ALIGN), plan.pools.state);
             prop_assert_eq!(plan.pools.weights, 2 * plan.table.len());
-            prop_assert_eq!((plan.pools.grads, plan.pools.moments), (plan.table.len(), 2 * plan.table.len()));
+            prop_assert_eq!((plan.pools.grads, plan.pools.slots), (plan.table.len(), 2 * plan.table.len()));
 
             run.finish_grads();
-            let specs: Vec<_> = run.specs().into_iter().filter(|s| s.role != Role::Frozen).collect();
+            let specs: Vec<_> = run.specs().into_iter().filter(|s| !s.frozen).collect();
             let mut slope = 0.0;
             let mut size = 0.0;
             let directions: Vec<Vec<f64>> = specs
@@ -221,8 +222,8 @@ fn hostile_sizes_are_answered() {
         groups in prop::collection::vec((hostile_size(), hostile_size(), hostile_size()), 0..9),
         // Only a few sizes are hostile at a time, or every plan would fail at its first check.
         tame in prop::array::uniform16(prop::bool::weighted(0.8)), (recompute, stream_crops) in any::<(bool, bool)>())| {
-            let ordinary = [8, 2, 3, 4, 2, 2, 8, 4, 3, 8, 4, 16, 4, 2, 3, 1];
-            let n: [usize; 16] = std::array::from_fn(|i| if tame[i] { ordinary[i] } else { sizes[i] });
+            let usual = [8, 2, 3, 4, 2, 2, 8, 4, 3, 8, 4, 16, 4, 2, 3, 1];
+            let n: [usize; 16] = std::array::from_fn(|i| if tame[i] { usual[i] } else { sizes[i] });
             let group = |(count, height, width)| Group { count, height, width };
             let views = if tame[15] {
                 Crops::one(group((2, 8, 8))).with(group((n[13], n[15].max(2), 4)))
@@ -232,7 +233,8 @@ fn hostile_sizes_are_answered() {
             let [image, patch, channels, dim, depth, heads, mlp, inp, layers, hidden, bottleneck, prototypes, batch, micro_batch, ..] = n;
             let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions: Interpolation::Published, eps: EPS };
             let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: true };
-            let config = Config { backbone, head, views, batch, micro_batch, drop_path: true, recompute, stream_crops };
+            let ordinary = ordinary(backbone, head, views, [batch, micro_batch]);
+            let config = Config { drop_path: true, recompute, stream_crops, ..ordinary };
             if let Ok(plan) = Plan::new(config) {
                 accepted.set(accepted.get() + 1);
                 prop_assert!(plan.pools.total() > 0 && plan.parts() > 0);
@@ -240,7 +242,7 @@ fn hostile_sizes_are_answered() {
                 // What a backend keeps beside the pools goes by the same sizes.
                 let bytes = Cpu::memory(&NoOptions {}, plan.pools).into_iter().map(|item| item.1);
                 prop_assert!(bytes.into_iter().try_fold(0u64, u64::checked_add).is_some_and(|all| all < 1 << 63));
-                let h = hyper_numbers().derive(batch, plan.views(), plan.teachers());
+                let h = hyper_numbers().numbers(&plan);
                 prop_assert!(h.iter().all(|x| x.is_finite()));
             }
             for output in [Output::Class, Output::Dense] {
@@ -270,9 +272,8 @@ fn products_that_overflow_are_refused() {
     let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
     let plan = |backbone, height| {
         let views = Crops::one(Group { count: 2, height, width: 1 });
-        let (drop_path, recompute, stream_crops) = (false, false, false);
-        Plan::new(Config { backbone, head, views, batch: 1, micro_batch: 1, drop_path, recompute, stream_crops })
-            .map(|p| p.pools)
+        let config = Config { recompute: false, ..ordinary(backbone, head, views, [1, 1]) };
+        Plan::new(config).map(|p| p.pools)
     };
     let (tall, wide) = (1 << 45, 1 << 27);
     assert!(plan(vit(wide, 1), 2).is_ok() && plan(vit(2, 1), tall).is_ok());
@@ -305,16 +306,7 @@ fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
         let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
         let group = |count| Group { count, height: 1, width: 1 };
         let views = Crops::one(group(2)).with(group(views - 2));
-        let config = Config {
-            backbone,
-            head,
-            views,
-            batch: 1,
-            micro_batch: 1,
-            drop_path,
-            recompute: false,
-            stream_crops: false,
-        };
+        let config = Config { drop_path, recompute: false, ..ordinary(backbone, head, views, [1, 1]) };
         Plan::new(config).map(|plan| {
             if drop_path {
                 let mut scales = vec![0.0; plan.drop.len()];
@@ -417,8 +409,7 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8)).with(group(2, 4, 8)).with(group(1, 8, 13));
     let batch = 8;
-    let (drop_path, recompute, stream_crops) = (true, false, false);
-    let whole = Config { backbone, head, views, batch, micro_batch: batch, drop_path, recompute, stream_crops };
+    let whole = Config { drop_path: true, recompute: false, ..ordinary(backbone, head, views, [batch, batch]) };
     // Passes of one shape and of two: 10 tokens, 10, 5 + 5, 5 + 3, 3 + 7.
     let passes = |stream_crops| {
         let plan = Plan::new(Config { stream_crops, ..whole }).expect("a sound plan");
@@ -475,16 +466,7 @@ fn computing_again_changes_no_bit<F: Factory>(who: &str) {
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8));
     for drop_path in [false, true] {
-        let config = Config {
-            backbone,
-            head,
-            views,
-            batch: 6,
-            micro_batch: 3,
-            drop_path,
-            recompute: false,
-            stream_crops: false,
-        };
+        let config = Config { drop_path, recompute: false, ..ordinary(backbone, head, views, [6, 3]) };
         let [kept, again] = [false, true].map(|recompute| split::<F>(Config { recompute, ..config }, 1));
         for ((name, kept), (_, again)) in kept.iter().zip(&again) {
             assert!(kept == again, "{who}: {name} with stochastic depth {drop_path}");
@@ -529,9 +511,10 @@ fn a_fault_is_traced_to_its_crop() {
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 8, 8)).with(group(3, 4, 4)).with(group(2, 8, 4));
-    let (micro_batch, drop_path, recompute) = (3, true, true);
+    let micro_batch = 3;
     for stream_crops in [false, true] {
-        let config = Config { backbone, head, views, batch: 3, micro_batch, drop_path, recompute, stream_crops };
+        let ordinary = ordinary(backbone, head, views, [3, micro_batch]);
+        let config = Config { drop_path: true, stream_crops, ..ordinary };
         let plan = Plan::new(config).expect("a sound plan");
         let mut before = 0;
         for rows in plan.passes().map(|pass| pass.dims.rows()) {
@@ -578,15 +561,30 @@ fn first_violation(plan: Plan, pool: Pool, at: usize) -> (Op, Option<(usize, usi
     (op, crop)
 }
 
-/// The CUDA sources number the scalars of a step by an `enum` of their own.
+/// The lists of a CUDA source: names and values.
+fn enums(source: &str) -> Vec<Vec<(&str, usize)>> {
+    let lists = source.split("enum {").skip(1).map(|list| &list[..list.find('}').expect("an end of the list")]);
+    lists
+        .map(|list| {
+            let mut found: Vec<(&str, usize)> = Vec::new();
+            for item in list.split(',') {
+                let (name, value) = item.split_once('=').unwrap_or((item, ""));
+                let known = found.iter().find(|(name, _)| *name == value.trim()).map(|(_, value)| *value);
+                let next = found.last().map_or(0, |(_, value)| value + 1);
+                found.push((name.trim(), value.trim().parse().ok().or(known).unwrap_or(next)));
+            }
+            found
+        })
+        .collect()
+}
+
+/// The CUDA sources number the scalars of a step, and the numbers of an optimizer, by an `enum` each.
 #[test]
 fn kernels_read_scalars_from_the_same_slots() {
-    let source = include_str!("../../dino-gpu/kernels/optim.cu");
-    let lists: Vec<Vec<&str>> = source
-        .split("enum {")
-        .skip(1)
-        .map(|list| list[..list.find('}').unwrap()].split(',').map(str::trim).collect())
-        .collect();
-    assert_eq!(lists[0], hyper::NAMES);
-    assert_eq!(lists[1], monitor::NAMES);
+    let block = [("NUMBERS", NUMBERS), ("WITHHELD", WITHHELD), ("BLOCK", BLOCK)];
+    let scalars = enums(include_str!("../../dino-gpu/kernels/scalars.cuh"));
+    assert_eq!(scalars, [hyper::SLOTS, &block, monitor::SLOTS]);
+    assert_eq!(hyper::LEN, hyper::GROUPS + ParamGroup::ALL.len() * BLOCK);
+    assert_eq!(enums(include_str!("../../dino-gpu/kernels/adamw.cu")), [adamw::block::SLOTS]);
+    assert!(ParamGroup::ALL.iter().enumerate().all(|(i, group)| *group as usize == i));
 }

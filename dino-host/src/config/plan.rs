@@ -43,7 +43,19 @@ impl Config {
         }
         let drop_path = self.drop_path_rate > 0.0;
         let (batch, micro_batch, stream_crops) = (self.batch, self.micro_batch, self.stream_crops);
-        let config = plan::Config { backbone, head, views, batch, micro_batch, drop_path, recompute, stream_crops };
+        let (optimizer, teacher) = (self.optimizer(), self.teacher());
+        let config = plan::Config {
+            backbone,
+            head,
+            optimizer,
+            teacher,
+            views,
+            batch,
+            micro_batch,
+            drop_path,
+            recompute,
+            stream_crops,
+        };
         Plan::new(config).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
     }
 }
