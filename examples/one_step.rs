@@ -16,7 +16,9 @@ use dino_kernel::backend::reference::Train;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::model::{Head, Vit};
+use dino_kernel::objective::Objective;
 use dino_kernel::ops::{layernorm::EPS, position::Interpolation};
+use dino_kernel::optim::{AdamW, Optimizer, TeacherRule};
 use dino_kernel::plan::{Config, Plan, Pools};
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::scalars::monitor;
@@ -44,6 +46,9 @@ const PLAN: Plan = {
     let config = Config {
         backbone: VIT,
         head: HEAD,
+        objective: Objective::PUBLISHED,
+        optimizer: Optimizer::AdamW(AdamW::PUBLISHED),
+        teacher: TeacherRule::Ema { start: 0.99, end: 1.0 },
         views: VIEWS,
         batch,
         micro_batch,
@@ -61,7 +66,7 @@ const POOLS: Pools = PLAN.pools;
 struct Arena {
     weights: [f32; POOLS.weights],
     grads: [f32; POOLS.grads],
-    moments: [f32; POOLS.moments],
+    slots: [f32; POOLS.slots],
     acts: [f32; POOLS.acts],
     stats: [f32; POOLS.stats],
     state: [f32; POOLS.state],
@@ -70,7 +75,7 @@ struct Arena {
 static ARENA: Mutex<Arena> = Mutex::new(Arena {
     weights: [0.0; POOLS.weights],
     grads: [0.0; POOLS.grads],
-    moments: [0.0; POOLS.moments],
+    slots: [0.0; POOLS.slots],
     acts: [0.0; POOLS.acts],
     stats: [0.0; POOLS.stats],
     state: [0.0; POOLS.state],
@@ -84,11 +89,7 @@ fn hyper(step: u64) -> Hyper {
         momentum: 0.99,
         teacher_temp: 0.04,
         student_temp: 0.1,
-        center_momentum: 0.9,
         clip_grad: 3.0,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
         step,
         step_last: step,
         freeze_last: false,
@@ -121,14 +122,14 @@ fn main() {
         bytes >> 10
     );
     let mut arena = ARENA.lock().unwrap();
-    let Arena { weights, grads, moments, acts, stats, state } = &mut *arena;
+    let Arena { weights, grads, slots, acts, stats, state } = &mut *arena;
     let (student, teacher) = weights.split_at_mut(PLAN.table.len());
     init::weights(student, &PLAN.table, 0, 0.25);
     teacher.copy_from_slice(student);
     PLAN.initial_state(state);
-    let mut o = Train { weights: &mut weights[..], grads, moments, acts, stats, state };
+    let mut o = Train { weights: &mut weights[..], grads, slots, acts, stats, state };
     for n in 1..=20 {
-        let numbers = hyper(n).derive(IMAGES, PLAN.views(), PLAN.teachers());
+        let numbers = hyper(n).numbers(&PLAN);
         o.state[PLAN.hyper.range()].iter_mut().zip(numbers).for_each(|(to, x)| *to = x as f32);
         step::begin(&mut o, &PLAN);
         draw(&mut o.acts[PLAN.pixels.range()], n);

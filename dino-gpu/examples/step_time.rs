@@ -116,7 +116,7 @@ impl Work {
     /// The data of step `number`. Each counts as an epoch, so that only the first finds the prototypes frozen.
     fn step(&self, number: u64) -> Step<'_> {
         let (plan, config) = (&self.plan, &self.config);
-        let hyper = config.hyper(number, 1).numbers(plan);
+        let hyper = config.schedules(1).at(number).numbers(plan);
         let images: Vec<u32> = (0..config.batch as u32).collect();
         let part = |images: &[u32]| {
             let mut drop = vec![0.0; plan.drop.len()];

@@ -56,6 +56,19 @@ __device__ __forceinline__ float block_max(float v, float* part) {
   return v;
 }
 
+// The same in f64, in a block of a power of two of threads. `part` has an element a thread.
+__device__ __forceinline__ double block_sum(double v, double* part) {
+  part[threadIdx.x] = v;
+  __syncthreads();
+  for (int o = blockDim.x / 2; o; o >>= 1) {
+    if (threadIdx.x < o) part[threadIdx.x] += part[threadIdx.x + o];
+    __syncthreads();
+  }
+  double total = part[0];
+  __syncthreads();
+  return total;
+}
+
 // Four elements at `at` of a row of `cols`: packed where they are aligned, else one by one; zeros beyond the end.
 template <class T> __device__ __forceinline__ bool packed(const T* p, int at, int cols) {
   return at + 4 <= cols && (size_t)(p + at) % (4 * sizeof(T)) == 0;

@@ -1,6 +1,10 @@
 // Every kernel, one translation unit: what does not depend on the activation type once, the rest for f32 and for bf16.
 #include "common.cuh"
-#include "optim.cu"
+#include "scalars.cuh"
+#include "clip.cu"
+#include "adamw.cu"
+#include "ema.cu"
+#include "center.cu"
 
 #define act float
 #define KERNEL(name) name##_f32

@@ -1,7 +1,7 @@
 //! Flags of the GPU.
 
 /// What activations, and the weights that meet them in a product, are kept as. Statistics, gradients of weights, weights and
-/// optimiser are f32 in either.
+/// optimizer are f32 in either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Precision {
     #[default]

@@ -26,7 +26,7 @@
 //!     plan.initial_state(state);
 //!     acts[plan.pixels.range()].copy_from_slice(pixels);
 //!     let weights = flat.weights().ok_or("the blob is not aligned to 4 bytes")?;
-//!     let mut o = Infer { weights, grads: &mut [], moments: &mut [], acts, stats, state };
+//!     let mut o = Infer { weights, grads: &mut [], slots: &mut [], acts, stats, state };
 //!     plan.forward(&mut o);
 //!     out.copy_from_slice(&o.acts[plan.acts.y().range()]);
 //!     Ok(())

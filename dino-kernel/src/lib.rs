@@ -37,6 +37,7 @@ pub mod mem;
 pub mod model;
 pub mod objective;
 pub mod ops;
+pub mod optim;
 pub mod params;
 pub mod plan;
 pub mod real;

@@ -71,8 +71,8 @@ handle!(
 pub enum Pool {
     Weights,
     Grads,
-    /// Adam's first moments, then its second.
-    Moments,
+    /// The optimizer's arrays of state, each as long as a network ([`crate::optim::Optimizer::slots`]).
+    Slots,
     Acts,
     Stats,
     State,

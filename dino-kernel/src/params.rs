@@ -1,5 +1,5 @@
 //! The parameter table's row. A parameter is declared once: name, shape, initializer, role; its offset is where the cursor
-//! was. The row drives initialization, decay groups, per-tensor clip, checkpoint keys, upload and the printed plan.
+//! was. The row drives initialization, parameter groups, per-tensor clip, checkpoint keys, upload and the printed plan.
 
 use crate::mem::{Cursor, Weight};
 use core::fmt;
@@ -40,15 +40,33 @@ pub enum Init {
     FanIn(usize),
 }
 
-/// How the optimizer treats a parameter.
+/// Which block of the optimizer's numbers a parameter reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum ParamGroup {
     /// More than one axis and not a bias: follows the weight-decay schedule. Includes the class token and the positions.
     Decay,
     /// One axis, or a bias: never decayed.
     Plain,
-    /// Not trained (the gain of the last layer, by default). The teacher still averages it.
-    Frozen,
+    /// [`ParamGroup::Decay`], and of the head's last layer, which is withheld from the optimizer in the first epochs.
+    LastDecay,
+    /// [`ParamGroup::Plain`], and of that layer.
+    LastPlain,
+}
+
+impl ParamGroup {
+    /// All of them, in the order of their blocks.
+    pub const ALL: [ParamGroup; 4] =
+        [ParamGroup::Decay, ParamGroup::Plain, ParamGroup::LastDecay, ParamGroup::LastPlain];
+
+    /// Whether the weight decay is for it.
+    pub const fn decays(self) -> bool {
+        matches!(self, ParamGroup::Decay | ParamGroup::LastDecay)
+    }
+
+    /// Whether it is of the head's last layer.
+    pub const fn is_last_layer(self) -> bool {
+        matches!(self, ParamGroup::LastDecay | ParamGroup::LastPlain)
+    }
 }
 
 /// One row of the table.
@@ -59,9 +77,9 @@ pub struct Spec {
     pub dims: [usize; 4],
     pub rank: usize,
     pub init: Init,
-    pub role: Role,
-    /// Belongs to the head's last layer, which is withheld from the optimizer in the first epochs.
-    pub last_layer: bool,
+    pub group: ParamGroup,
+    /// Not trained (the gain of the last layer, by default). The teacher still averages it.
+    pub frozen: bool,
     /// Handle of the student's copy.
     pub at: Weight,
 }
@@ -87,7 +105,7 @@ pub(crate) const fn spec<const R: usize>(
     name: Name,
     shape: [usize; R],
     init: Init,
-    role: Role,
+    group: ParamGroup,
     c: &mut Cursor,
 ) -> Spec {
     let (mut dims, mut len, mut i) = ([1; 4], 1, 0);
@@ -96,5 +114,5 @@ pub(crate) const fn spec<const R: usize>(
         len *= shape[i];
         i += 1;
     }
-    Spec { name, dims, rank: R, init, role, last_layer: false, at: Weight(c.take(len)) }
+    Spec { name, dims, rank: R, init, group, frozen: false, at: Weight(c.take(len)) }
 }

@@ -3,45 +3,46 @@
 /// Most teacher views a plan accepts.
 pub const MAX_TEACHERS: usize = 8;
 
-/// A module of slots numbered in the order of the list, with their names and their count.
+/// Most numbers that an optimizer has for a group of parameters.
+pub const NUMBERS: usize = 7;
+/// Slot of a group's block that follows the optimizer's numbers: 1 while the group is withheld from the optimizer, else 0.
+pub const WITHHELD: usize = NUMBERS;
+/// Length of a group's block.
+pub const BLOCK: usize = NUMBERS + 1;
+
+/// A module of slots in the order of the list, each of one number or of as many as it says, with their names and the length of all.
 macro_rules! slots {
-    ($(#[$doc:meta])* $list:ident { $($(#[$note:meta])* $name:ident,)* }) => {
+    ($(#[$doc:meta])* $list:ident { $($(#[$note:meta])* $name:ident $([$len:expr])?,)* }) => {
         $(#[$doc])*
         pub mod $list {
             #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
             enum Slot { $($name,)* }
 
-            $($(#[$note])* pub const $name: usize = Slot::$name as usize;)*
+            const fn start(slot: usize) -> usize {
+                let (lens, mut at, mut i) = ([$(1 $(* $len)?,)*], 0, 0);
+                while i < slot {
+                    at += lens[i];
+                    i += 1;
+                }
+                at
+            }
 
-            /// The names, in order. Backends in other languages keep a list of their own, which a test compares with this one.
-            pub const NAMES: &[&str] = &[$(stringify!($name),)*];
-            /// How many there are.
-            pub const LEN: usize = NAMES.len();
+            $($(#[$note])* pub const $name: usize = start(Slot::$name as usize);)*
+
+            /// Names and where they begin, in order. Backends in other languages keep lists of their own, which a test compares.
+            pub const SLOTS: &[(&str, usize)] = &[$((stringify!($name), $name),)*];
+            /// Numbers of all slots.
+            pub const LEN: usize = start(SLOTS.len());
         }
     };
 }
+pub(crate) use slots;
 
 slots! {
     /// Slots of the `hyper` span: this step's derived numbers, formed in f64 and rounded once (in f32, 1 - 0.9999 is off by 1.7e-4).
     hyper {
-        /// lr * weight decay.
-        DECAY,
-        /// lr / (1 - b1^t), with the step count of all layers but the last.
-        STEP,
-        /// 1 / sqrt(1 - b2^t), with the same count.
-        BIAS2,
-        /// [`STEP`] with the last layer's step count, which does not advance while the layer is frozen.
-        STEP_LAST,
-        /// [`BIAS2`] with the last layer's step count.
-        BIAS2_LAST,
-        /// 1 - b1 of Adam.
-        RATE1,
-        /// 1 - b2 of Adam.
-        RATE2,
-        /// eps of Adam.
-        EPS,
         /// 1 - teacher momentum.
-        EMA_RATE,
+        TEACHER_RATE,
         /// 1 - momentum of the center.
         CENTER_RATE,
         /// 1 / teacher rows of the whole batch.
@@ -54,8 +55,9 @@ slots! {
         LOSS_SCALE,
         /// Per-tensor norm limit, 0 = off.
         CLIP,
-        /// 1 while the last layer is withheld from the optimizer, else 0.
-        FREEZE_LAST,
+        /// A block for every [`ParamGroup`](crate::params::ParamGroup): the optimizer's [`NUMBERS`](super::NUMBERS), and whether the
+        /// group is [`WITHHELD`](super::WITHHELD).
+        GROUPS[crate::params::ParamGroup::ALL.len() * super::BLOCK],
     }
 }
 

@@ -7,8 +7,10 @@
 use crate::backend::{LossSpans, StudentRows, Update};
 use crate::model::vit::VitActs;
 use crate::objective::Objective;
+use crate::optim::{At, Optimizer};
+use crate::params::ParamGroup;
 use crate::plan::{Pass, Plan};
-use crate::scalars::{hyper, monitor};
+use crate::scalars::{BLOCK, NUMBERS, WITHHELD, hyper, monitor};
 
 /// What the schedules give for a step, and the constants of the recipe.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,10 +23,7 @@ pub struct Hyper {
     pub student_temp: f64,
     /// 0 = off.
     pub clip_grad: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub eps: f64,
-    /// Optimiser steps including this one.
+    /// Optimizer steps including this one.
     pub step: u64,
     /// The same, counting only steps in which the last layer was not frozen.
     pub step_last: u64,
@@ -34,29 +33,34 @@ pub struct Hyper {
 impl Hyper {
     /// The derived numbers of a step of a plan.
     pub fn numbers(&self, p: &Plan) -> [f64; hyper::LEN] {
-        self.derive(p.config.objective, p.config.batch, p.views(), p.teachers())
+        self.derive(p.config.optimizer, p.config.objective, p.config.batch, p.views(), p.teachers())
     }
 
     /// The derived numbers for a batch of `images` with `views` crops each, `teachers` of them global.
-    pub fn derive(&self, objective: Objective, images: usize, views: usize, teachers: usize) -> [f64; hyper::LEN] {
-        let correct = |beta: f64, t: u64| 1.0 - libm::pow(beta, t.max(1) as f64);
+    pub fn derive(
+        &self,
+        rule: Optimizer,
+        objective: Objective,
+        images: usize,
+        views: usize,
+        teachers: usize,
+    ) -> [f64; hyper::LEN] {
         let mut h = [0.0; hyper::LEN];
-        h[hyper::DECAY] = self.lr * self.weight_decay;
-        h[hyper::STEP] = self.lr / correct(self.beta1, self.step);
-        h[hyper::BIAS2] = 1.0 / libm::sqrt(correct(self.beta2, self.step));
-        h[hyper::STEP_LAST] = self.lr / correct(self.beta1, self.step_last);
-        h[hyper::BIAS2_LAST] = 1.0 / libm::sqrt(correct(self.beta2, self.step_last));
-        h[hyper::RATE1] = 1.0 - self.beta1;
-        h[hyper::RATE2] = 1.0 - self.beta2;
-        h[hyper::EPS] = self.eps;
-        h[hyper::EMA_RATE] = 1.0 - self.momentum;
+        h[hyper::TEACHER_RATE] = 1.0 - self.momentum;
         h[hyper::CENTER_RATE] = objective.center_rate();
         h[hyper::INV_TEACHER_ROWS] = 1.0 / (images as f64 * teachers as f64);
         h[hyper::INV_STUDENT_TEMP] = 1.0 / self.student_temp;
         h[hyper::INV_TEACHER_TEMP] = 1.0 / self.teacher_temp;
         h[hyper::LOSS_SCALE] = 1.0 / (images as f64 * teachers as f64 * (views - 1) as f64);
         h[hyper::CLIP] = self.clip_grad;
-        h[hyper::FREEZE_LAST] = if self.freeze_last { 1.0 } else { 0.0 };
+        for group in ParamGroup::ALL {
+            let last = group.is_last_layer();
+            let step = if last { self.step_last } else { self.step };
+            let block = &mut h[hyper::GROUPS + group as usize * BLOCK..][..BLOCK];
+            let at = At { lr: self.lr, weight_decay: self.weight_decay, step };
+            block[..NUMBERS].copy_from_slice(&rule.numbers(at, group));
+            block[WITHHELD] = if last && self.freeze_last { 1.0 } else { 0.0 };
+        }
         h
     }
 }
@@ -148,6 +152,12 @@ pub fn commit<O: Update>(o: &mut O, p: &Plan) {
     o.clip(p.monitor, &p.table, p.hyper);
     // The teacher's logits are those of this step's weights, so the center comes before the average moves them.
     p.config.objective.commit(o, &p.targets, p.monitor, p.hyper, n);
-    o.adamw(p.monitor, &p.table, p.hyper);
-    o.ema(p.monitor, &p.table, p.hyper);
+    let rule = p.config.teacher;
+    if rule.before_update() {
+        o.ema(p.monitor, &p.table, p.hyper);
+    }
+    o.optimize(p.config.optimizer, &p.table, p.monitor, p.hyper);
+    if !rule.before_update() {
+        o.ema(p.monitor, &p.table, p.hyper);
+    }
 }

@@ -18,7 +18,7 @@ fuzz_target!(|text: &str| {
         for per_epoch in [1, u32::MAX as u64] {
             let steps = config.epochs * per_epoch;
             for step in [0, steps / 2, steps - 1] {
-                let h = config.hyper(step, per_epoch);
+                let h = config.schedules(per_epoch).at(step);
                 assert!(h.lr >= 0.0 && h.teacher_temp > 0.0 && (0.0..=1.0).contains(&h.momentum), "{h:?}");
             }
         }

@@ -13,6 +13,7 @@ use dino_kernel::model::{Head, Vit};
 use dino_kernel::objective::Objective;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
+use dino_kernel::optim::{AdamW, Optimizer, TeacherRule};
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::step::{self, Hyper};
@@ -63,6 +64,8 @@ impl<'a> Arbitrary<'a> for Sizes {
             backbone,
             head,
             objective: Objective::PUBLISHED,
+            optimizer: Optimizer::AdamW(AdamW::PUBLISHED),
+            teacher: TeacherRule::Ema { start: 0.99, end: 1.0 },
             views,
             batch,
             micro_batch,
@@ -80,9 +83,6 @@ const HYPER: Hyper = Hyper {
     teacher_temp: 0.05,
     student_temp: 0.1,
     clip_grad: 1.0,
-    beta1: 0.9,
-    beta2: 0.999,
-    eps: 1e-8,
     step: 1,
     step_last: 1,
     freeze_last: false,
@@ -95,8 +95,8 @@ fuzz_target!(|sizes: Sizes| {
         return;
     }
     let n = p.pools;
-    let [mut weights, mut grads, mut moments, mut acts, mut stats, mut state] =
-        [n.weights, n.grads, n.moments, n.acts, n.stats, n.state].map(|len| vec![0f64; len]);
+    let [mut weights, mut grads, mut slots, mut acts, mut stats, mut state] =
+        [n.weights, n.grads, n.slots, n.acts, n.stats, n.state].map(|len| vec![0f64; len]);
     let mut rng = Rng::new(1, 0, 0, 0, Kind::Test, 0);
     let len = p.table.len();
     init::weights(&mut weights[..len], &p.table, 1, init::LINEAR_STD);
@@ -109,7 +109,7 @@ fuzz_target!(|sizes: Sizes| {
     let mut o = Checked::new(Train {
         weights: &mut weights[..],
         grads: &mut grads,
-        moments: &mut moments,
+        slots: &mut slots,
         acts: &mut acts,
         stats: &mut stats,
         state: &mut state,

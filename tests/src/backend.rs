@@ -38,7 +38,7 @@ impl<T: Real> Factory for Reference<T> {
         Train {
             weights: pool(pools.weights),
             grads: pool(pools.grads),
-            moments: pool(pools.moments),
+            slots: pool(pools.slots),
             acts: pool(pools.acts),
             stats: pool(pools.stats),
             state: pool(pools.state),
@@ -193,7 +193,7 @@ impl Arena {
         let pools = Pools {
             weights: self.weights.next,
             grads: self.weights.next,
-            moments: 0,
+            slots: 0,
             acts: self.acts.next,
             stats: self.stats.next,
             state: self.state.next,

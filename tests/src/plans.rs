@@ -1,6 +1,6 @@
 //! Random plans for the agreement of backends.
 
-use crate::training::OBJECTIVE;
+use crate::training::{OBJECTIVE, OPTIMIZER, TEACHER};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
@@ -11,7 +11,20 @@ use proptest::prelude::*;
 /// Micro-batches with all crops at once, no stochastic depth, norms and GELU computed again: what a test does not care about.
 pub fn ordinary(backbone: Vit, head: Head, views: Crops, [batch, micro_batch]: [usize; 2]) -> Config {
     let (drop_path, recompute, stream_crops) = (false, true, false);
-    Config { backbone, head, objective: OBJECTIVE, views, batch, micro_batch, drop_path, recompute, stream_crops }
+    let (objective, optimizer, teacher) = (OBJECTIVE, OPTIMIZER, TEACHER);
+    Config {
+        backbone,
+        head,
+        objective,
+        optimizer,
+        teacher,
+        views,
+        batch,
+        micro_batch,
+        drop_path,
+        recompute,
+        stream_crops,
+    }
 }
 
 prop_compose! {

@@ -1,10 +1,15 @@
 //! Whole training runs over any backend that gives access to its memory.
 
 use crate::backend::{Arena, Factory, make_poisoned, read, read_grad, read_span, write};
+use crate::plans::ordinary;
 use dino_kernel::backend::{LossDims, LossSpans, Memory, Prototypes, Rows, StudentRows, TargetRows, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Pool, Span, Weight};
+use dino_kernel::model::{Head, Vit};
 use dino_kernel::objective::Objective;
+use dino_kernel::ops::layernorm::EPS;
+use dino_kernel::ops::position::Interpolation;
+use dino_kernel::optim::{AdamW, Optimizer, TeacherRule};
 use dino_kernel::params::Spec;
 use dino_kernel::plan::Plan;
 use dino_kernel::rng::{Kind, Rng};
@@ -13,6 +18,9 @@ use dino_kernel::step::{self, Hyper};
 
 /// What the student of a test learns, where it is not about that.
 pub const OBJECTIVE: Objective = Objective::PUBLISHED;
+/// The rules of a test's plan, where it is not about them.
+pub const OPTIMIZER: Optimizer = Optimizer::AdamW(AdamW::PUBLISHED);
+pub const TEACHER: TeacherRule = TeacherRule::Ema { start: 0.9, end: 1.0 };
 
 /// Which network of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,10 +114,10 @@ impl<O: Update + Memory> Run<O> {
         read_grad(&mut self.o, spec.at)
     }
 
-    /// Adam's moments of a parameter: 0 the first, 1 the second.
-    pub fn moment(&mut self, which: usize, spec: &Spec) -> Vec<f64> {
+    /// One of the optimizer's arrays of state, of a parameter.
+    pub fn slot(&mut self, which: usize, spec: &Spec) -> Vec<f64> {
         let span = Span { at: which * self.plan.table.len() + spec.at.0.at, len: spec.at.len() };
-        read_span(&mut self.o, Pool::Moments, span)
+        read_span(&mut self.o, Pool::Slots, span)
     }
 
     pub fn set_center(&mut self, center: &[f64]) {
@@ -203,7 +211,7 @@ pub fn loss_over_logits<F: Factory>(
     let (loss, lse) = (a.stat(n.rows()), a.stat(2 * n.rows()));
     let (lse_teacher, entropy) = (a.stat(2 * n.images * n.teachers), a.stat(n.images * n.teachers));
     let views = student.len() / k / n.images + n.first_view;
-    let hyper = a.state(&h.derive(OBJECTIVE, n.images, views, n.teachers));
+    let hyper = a.state(&h.derive(OPTIMIZER, OBJECTIVE, n.images, views, n.teachers));
     let (center, sum) = (a.state(center), a.state(&vec![0.0; k]));
     let mut finite = [0.0; monitor::LEN];
     finite[monitor::FINITE] = 1.0;
@@ -229,7 +237,7 @@ pub fn teacher_probs<F: Factory>(teacher: &[f64], center: &[f64], h: &Hyper) -> 
     let images = teacher.len() / k;
     let n = LossDims { images, first_view: 1, views: 1, teachers: 1, bottleneck: k, prototypes: k };
     let dz = loss_over_logits::<F>(n, &vec![0.0; teacher.len()], teacher, center, h).dz;
-    let h = h.derive(OBJECTIVE, images, 2, 1);
+    let h = h.derive(OPTIMIZER, OBJECTIVE, images, 2, 1);
     let factor = h[hyper::INV_STUDENT_TEMP] * h[hyper::LOSS_SCALE];
     dz.into_iter().map(|d| 1.0 / k as f64 - d / factor).collect()
 }
@@ -243,12 +251,44 @@ pub fn hyper_numbers() -> Hyper {
         teacher_temp: 0.2,
         student_temp: 0.3,
         clip_grad: 1.0,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
         step: 1,
         step_last: 1,
         freeze_last: false,
+    }
+}
+
+/// A rate of 1 copies the student and a rate of 0 keeps the teacher, to the bit, where the formula of the average does neither.
+pub fn teacher_copies_and_keeps<F: Factory>() {
+    let backbone = Vit {
+        image: 4,
+        patch: 2,
+        channels: 3,
+        dim: 8,
+        depth: 1,
+        heads: 1,
+        mlp: 9,
+        positions: Interpolation::Published,
+        eps: EPS,
+    };
+    let head = Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false };
+    let views = Crops::one(Group { count: 2, height: 4, width: 4 });
+    let plan = Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a sound plan");
+    let (len, mut run) = (plan.table.len(), Run::random(plan, make_poisoned::<F>(plan.pools), 1));
+    write(&mut run.o, plan.monitor.part(monitor::FINITE, 1), &[1.0]);
+    let [student, teacher] = [0, len].map(|at| Weight(Span { at, len }));
+    let mut drawn = read(&mut run.o, teacher);
+    drawn[7] = -0.0; // plus zero it is another zero
+    let bits = |x: &[f64]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let from = read(&mut run.o, student);
+    let differs = |(&s, &t): (&f64, &f64)| t as f32 + (s as f32 - t as f32) != s as f32;
+    let misses = from.iter().zip(&drawn).filter(|pair| differs(*pair)).count();
+    assert!(misses > len / 10, "the formula misses {misses} of {len}");
+    for (momentum, want) in [(1.0, &drawn), (0.0, &from)] {
+        write(&mut run.o, teacher, &drawn);
+        run.set_hyper(&Hyper { momentum, ..hyper_numbers() });
+        run.o.ema(plan.monitor, &plan.table, plan.hyper);
+        assert!(bits(&read(&mut run.o, teacher)) == bits(want), "momentum {momentum}");
+        assert!(bits(&read(&mut run.o, student)) == bits(&from), "the student stays");
     }
 }
 

@@ -120,7 +120,7 @@ fn after<F: Factory>(
 fn kept<O: Update + Memory>(run: &mut Run<O>) -> Vec<f64> {
     let n = run.plan.pools;
     let mut all = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: n.weights });
-    all.extend(read_span(&mut run.o, Pool::Moments, Span { at: 0, len: n.moments }));
+    all.extend(read_span(&mut run.o, Pool::Slots, Span { at: 0, len: n.slots }));
     all.extend(read(&mut run.o, run.plan.targets.rows.offset));
     all
 }

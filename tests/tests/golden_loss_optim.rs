@@ -1,4 +1,4 @@
-//! The loss at extreme temperatures, the optimiser's ops and the schedules against golden tensors.
+//! The loss at extreme temperatures, the optimizer's ops and the schedules against golden tensors.
 
 use dino_host::cpu::Cpu;
 use dino_kernel::backend::{LossDims, Memory, Update};
@@ -7,7 +7,7 @@ use dino_kernel::mem::Pool;
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
-use dino_kernel::params::{Role, Spec};
+use dino_kernel::params::{ParamGroup, Spec};
 use dino_kernel::plan::Plan;
 use dino_kernel::scalars::{hyper, monitor};
 use dino_kernel::schedule::{Cosine, TeacherTemp};
@@ -18,11 +18,11 @@ use tests::fixture::Fixture;
 use tests::for_backends;
 use tests::gpu::OnGpu;
 use tests::plans::ordinary;
-use tests::training::{Net, OBJECTIVE, Run, loss_over_logits, teacher_probs};
+use tests::training::{Net, OBJECTIVE, OPTIMIZER, Run, loss_over_logits, teacher_copies_and_keeps, teacher_probs};
 
-for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [loss, adamw, clip, ema]);
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [loss, adamw, clip, ema, teacher_rates]);
 
-const LATER: &str = "this optimiser is not implemented yet";
+const LATER: &str = "this optimizer is not implemented yet";
 
 /// Neutral numbers; each test sets what it is about.
 fn quiet() -> Hyper {
@@ -33,9 +33,6 @@ fn quiet() -> Hyper {
         teacher_temp: 1.0,
         student_temp: 1.0,
         clip_grad: 0.0,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
         step: 1,
         step_last: 1,
         freeze_last: false,
@@ -58,7 +55,7 @@ fn loss<F: Factory>(who: &str) {
         let (student, teacher, center) = (&get("student").data, &get("teacher").data, &get("center").data);
         let got = loss_over_logits::<F>(n, student, teacher, center, &h);
 
-        let scale = h.derive(OBJECTIVE, images, views, teachers)[hyper::LOSS_SCALE];
+        let scale = h.derive(OPTIMIZER, OBJECTIVE, images, views, teachers)[hyper::LOSS_SCALE];
         f.assert_golden(&key("loss"), &[got.loss.iter().sum::<f64>() * scale]);
         f.assert_golden(&key("dstudent"), &got.dz);
         f.assert_golden(&key("center_new"), &got.center);
@@ -78,7 +75,7 @@ fn loss<F: Factory>(who: &str) {
     f.finish(who, &[""], &[]);
 }
 
-// ----------------------------------------------------------------------------------------------------------- optimiser
+// ----------------------------------------------------------------------------------------------------------- optimizer
 
 /// A network whose tensors take any of the file's parameters, which are then the first elements of theirs.
 fn roomy<F: Factory>(longest: usize) -> Run<F::Backend> {
@@ -111,10 +108,15 @@ fn roomy<F: Factory>(longest: usize) -> Run<F::Backend> {
 fn stand_ins<O: Update + Memory>(run: &Run<O>, shapes: &[&[usize]], withheld: &[bool]) -> Vec<Spec> {
     let mut free = run.specs();
     let pick = |(shape, &last): (&&[usize], &bool)| {
-        let role = if shape.len() > 1 { Role::Decay } else { Role::Plain };
+        let group = match (shape.len() > 1, last) {
+            (true, false) => ParamGroup::Decay,
+            (false, false) => ParamGroup::Plain,
+            (true, true) => ParamGroup::LastDecay,
+            (false, true) => ParamGroup::LastPlain,
+        };
         let len: usize = shape.iter().product();
-        let fits = |s: &Spec| s.role == role && s.last_layer == last && s.at.len() >= len;
-        free.swap_remove(free.iter().position(fits).expect("a tensor of that role"))
+        let fits = |s: &Spec| s.group == group && s.at.len() >= len;
+        free.swap_remove(free.iter().position(fits).expect("a tensor of that group"))
     };
     shapes.iter().zip(withheld).map(pick).collect()
 }
@@ -152,7 +154,7 @@ fn adamw<F: Factory>(who: &str) {
         for (i, spec) in names.iter().zip(&specs) {
             put_grad(&mut run.o, spec, &f.get(&format!("g{i}.{step}")).data);
         }
-        run.o.adamw(run.plan.monitor, &run.plan.table, run.plan.hyper);
+        run.o.optimize(run.plan.config.optimizer, &run.plan.table, run.plan.monitor, run.plan.hyper);
         for ((i, p), spec) in names.iter().zip(&p).zip(&specs) {
             let got = run.parameter(Net::Student, spec);
             f.assert_golden(&format!("adamw.p{i}.{step}"), &got[..p.data.len()]);
@@ -160,8 +162,8 @@ fn adamw<F: Factory>(who: &str) {
         }
     }
     for ((i, p), spec) in names.iter().zip(&p).zip(&specs) {
-        f.assert_golden(&format!("adamw.m{i}"), &run.moment(0, spec)[..p.data.len()]);
-        f.assert_golden(&format!("adamw.v{i}"), &run.moment(1, spec)[..p.data.len()]);
+        f.assert_golden(&format!("adamw.m{i}"), &run.slot(0, spec)[..p.data.len()]);
+        f.assert_golden(&format!("adamw.v{i}"), &run.slot(1, spec)[..p.data.len()]);
     }
     let t: Vec<f64> = withheld.iter().map(|&w| if w { last.step_last } else { last.step } as f64).collect();
     f.assert_golden("adamw.t", &t);
@@ -214,6 +216,10 @@ fn ema<F: Factory>(who: &str) {
         assert_eq!(run.parameter(Net::Student, &spec)[0], read_back::<F>(student[0]), "the student stays");
     }
     f.finish(who, &["ema."], &[]);
+}
+
+fn teacher_rates<F: Factory>(_: &str) {
+    teacher_copies_and_keeps::<F>();
 }
 
 /// A number as the backend stores it.

@@ -10,6 +10,7 @@ use dino_kernel::model::{Head, Table, Vit};
 use dino_kernel::objective::{Objective, Targets};
 use dino_kernel::ops::layernorm;
 use dino_kernel::ops::position::Interpolation;
+use dino_kernel::optim::AdamW;
 use dino_kernel::params::Spec;
 use dino_kernel::plan::{BlocksPlan, Config, FeaturePlan, Plan, PlanError, Pools};
 use dino_kernel::scalars::monitor;
@@ -18,7 +19,7 @@ use tests::backend::{Arena, Factory, Reference, make_poisoned, read, read_grad, 
 use tests::fixture::{Fixture, Tensor};
 use tests::for_backends;
 use tests::gpu::OnGpu;
-use tests::training::{Net, Run, View, groups};
+use tests::training::{Net, OPTIMIZER, Run, TEACHER, View, groups};
 
 for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [
     forward_taps,
@@ -95,6 +96,8 @@ fn plan(f: &Fixture, train_gain: bool, (parts, stream_crops): Split) -> Plan {
         backbone,
         head,
         objective: Objective { targets: Targets::Centered { momentum: constants(f)[1] }, ..Objective::PUBLISHED },
+        optimizer: OPTIMIZER,
+        teacher: TEACHER,
         views,
         batch,
         micro_batch,
@@ -118,7 +121,8 @@ fn constants(f: &Fixture) -> Vec<f64> {
 /// What step `i` is told; `frozen`: in how many first steps the last layer is withheld.
 fn hyper(f: &Fixture, i: usize, clip_grad: f64, frozen: usize) -> Hyper {
     let constant = constants(f);
-    assert_eq!(constant[5], layernorm::EPS);
+    let AdamW { beta1, beta2, eps } = AdamW::PUBLISHED; // those of the plan
+    assert_eq!(constant[2..], [beta1, beta2, eps, layernorm::EPS]);
     Hyper {
         lr: f.get("hp.lr").data[i],
         weight_decay: f.get("hp.wd").data[i],
@@ -126,9 +130,6 @@ fn hyper(f: &Fixture, i: usize, clip_grad: f64, frozen: usize) -> Hyper {
         teacher_temp: f.get("hp.temp").data[i],
         student_temp: constant[0],
         clip_grad,
-        beta1: constant[2],
-        beta2: constant[3],
-        eps: constant[4],
         step: i as u64 + 1,
         step_last: (i + 1).saturating_sub(frozen) as u64,
         freeze_last: i < frozen,
@@ -173,7 +174,7 @@ fn dense_plan(backbone: Vit, crops: Crops) -> FeaturePlan {
     let pools = Pools {
         weights: w.next,
         grads: 0,
-        moments: 0,
+        slots: 0,
         acts: a.next,
         stats: s.next,
         state: t.next,
@@ -489,7 +490,7 @@ fn scenario_b<F: Factory>(who: &str) {
             for (which, moment) in ["adam_m", "adam_v"].into_iter().enumerate() {
                 let key = format!("b.after{steps}.{moment}.{}", spec.name);
                 if f.has(&key) {
-                    f.assert_golden(&key, &run.moment(which, &spec));
+                    f.assert_golden(&key, &run.slot(which, &spec));
                 }
             }
         }

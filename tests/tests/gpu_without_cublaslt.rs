@@ -17,7 +17,7 @@ fn auto_runs_on_own_kernels_and_a_demand_is_refused() {
     let pools = Pools {
         weights: 16,
         grads: 16,
-        moments: 32,
+        slots: 32,
         acts: 16,
         stats: 16,
         state: 16,

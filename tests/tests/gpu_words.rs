@@ -1,5 +1,5 @@
 //! The GPU backend against the CPU, single ops at the sizes where kernels change their ways: tails, tiles of 128, splits, strips, heads
-//! of any width, more pieces than threads, and ops that no training step calls. Nothing but an op's own results may change.
+//! of any width, more chunks than threads, and ops that no training step calls. Nothing but an op's own results may change.
 
 use dino_gpu::Gpu;
 use dino_host::cpu::Cpu;
@@ -10,14 +10,15 @@ use dino_kernel::mem::{Act, Pool, Span, Weight};
 use dino_kernel::model::{Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
-use dino_kernel::plan::{Plan, Pools};
+use dino_kernel::optim::{AdamW, Optimizer};
+use dino_kernel::plan::{Config, Plan, Pools};
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::{self, Hyper};
 use tests::backend::{Arena, Factory, make_poisoned, read, read_span, write};
 use tests::for_backends;
 use tests::gpu::{OnGpu, bf16_bound, f32_bound, ready};
 use tests::plans::ordinary;
-use tests::training::{OBJECTIVE, Run, hyper_numbers, normals};
+use tests::training::{OBJECTIVE, OPTIMIZER, Run, hyper_numbers, normals, teacher_copies_and_keeps};
 
 type Pair = Lockstep<Cpu, Gpu>;
 
@@ -65,7 +66,8 @@ for_backends!([f32: On<false, 256>, bf16: On<true, 256>] [
     sharp_loss,
     tied_loss,
     sums,
-    optimiser,
+    optimizer,
+    teacher_rates,
     products_see_the_new_weights,
 ]);
 
@@ -80,7 +82,7 @@ fn check<F: Both>(o: &mut Pair, k: usize, more: f64, what: &dyn std::fmt::Debug)
         let bound = if F::BF16 { bf16_bound(m.op, m.access.pool, k as f64) } else { f32_bound(k as f64) } + more;
         assert!(m.error <= bound, "{m:?} exceeds {bound:e}: {what:?}");
     }
-    for pool in [Pool::Weights, Pool::Grads, Pool::Moments, Pool::Acts, Pool::Stats, Pool::State] {
+    for pool in [Pool::Weights, Pool::Grads, Pool::Slots, Pool::Acts, Pool::Stats, Pool::State] {
         let len = o.len(pool);
         let all = Span { at: 0, len };
         let (a, b) = (read_span(&mut o.a, pool, all), read_span(&mut o.b, pool, all));
@@ -396,7 +398,7 @@ fn losses<F: Both>([teacher_temp, student_temp]: [f64; 2], ties: bool) {
         let (loss, lse) = (a.stat(rows), a.stat(2 * rows));
         let (lse_teacher, entropy) = (a.stat(2 * rows_teacher), a.stat(rows_teacher));
         let h = Hyper { teacher_temp, student_temp, ..hyper_numbers() };
-        let hyper = a.state(&h.derive(OBJECTIVE, n.images, n.first_view + n.views, n.teachers));
+        let hyper = a.state(&h.derive(OPTIMIZER, OBJECTIVE, n.images, n.first_view + n.views, n.teachers));
         let mut o = build::<F::Small>(a);
         random_grads(&mut o, 8);
         let targets = TargetRows { z: zt, lse: lse_teacher, prototypes: teacher, offset: center };
@@ -432,8 +434,8 @@ fn sums<F: Both>(_: &str) {
 }
 
 /// What a step ends with, over random gradients: clipping and not, the last layer frozen and not, gains trained and not, then a
-/// gradient that is not finite, and the step after it. More tensors than a block has threads, and a tensor of two pieces.
-fn optimiser<F: Both>(_: &str) {
+/// gradient that is not finite, and the step after it. More tensors than a block has threads, and a tensor of two chunks.
+fn optimizer<F: Both>(_: &str) {
     for train_gain in [false, true] {
         let backbone = Vit {
             image: 4,
@@ -448,14 +450,16 @@ fn optimiser<F: Both>(_: &str) {
         };
         let head = Head { inp: 8, layers: 2, hidden: 700, bottleneck: 37, prototypes: 301, train_gain };
         let views = Crops::one(Group { count: 2, height: 4, width: 4 });
-        let plan = Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a sound plan");
+        let optimizer = Optimizer::AdamW(AdamW { eps: 1e-3, ..AdamW::PUBLISHED });
+        let config = Config { optimizer, ..ordinary(backbone, head, views, [2, 2]) };
+        let plan = Plan::new(config).expect("a sound plan");
         let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 1);
         assert!(run.specs().len() > 256 && run.specs().iter().any(|s| s.at.len() > 1 << 14));
         let (s, t, n) = (&plan.student, &plan.teacher, plan.prototype_rows());
         run.o.prototype_scale(s.scale, s.head_weights.v, s.head_weights.g, n);
         run.o.prototype_scale(t.scale, t.head_weights.v, t.head_weights.g, n);
         write(&mut run.o, plan.targets.sum, &numbers(2, n.cols, 1.0));
-        let h = Hyper { lr: 0.05, eps: 1e-3, ..hyper_numbers() };
+        let h = Hyper { lr: 0.05, ..hyper_numbers() };
         let steps = [
             ("first", h, 1.0),
             ("frozen", Hyper { step: 2, step_last: 1, freeze_last: true, ..h }, 1.0),
@@ -468,7 +472,7 @@ fn optimiser<F: Both>(_: &str) {
             run.set_hyper(&h);
             run.o.zero(plan.monitor.part(0, monitor::HALTED));
             random_grads(&mut run.o, 10 + i);
-            // The last element of the last piece.
+            // The last element of the last chunk.
             let end = plan.table.len();
             let at = run.specs().iter().map(|s| s.at.0.at + s.at.len()).max().unwrap().min(end) - 1;
             run.o.write(Pool::Grads, at, &[last]);
@@ -487,6 +491,15 @@ fn optimiser<F: Both>(_: &str) {
             check::<F>(&mut run.o, 700, 0.0, &(loss, train_gain));
             assert_eq!(run.monitor(monitor::FINITE), 0.0, "{loss}");
         }
+    }
+}
+
+/// At the ends of its rate the teacher takes the student as it is, or stays as it is, to the bit. (In lockstep no bit is the GPU's own.)
+fn teacher_rates<F: Both>(_: &str) {
+    if F::BF16 {
+        teacher_copies_and_keeps::<OnGpu<true, 256>>()
+    } else {
+        teacher_copies_and_keeps::<OnGpu<false, 256>>()
     }
 }
 

@@ -13,7 +13,7 @@ use dino_kernel::scalars::hyper;
 use dino_kernel::step::Hyper;
 use tests::backend::{Arena, Place, Reference, make_poisoned, read, read_grad, read_span, write, write_grad};
 use tests::plans::ordinary;
-use tests::training::{OBJECTIVE, Run, hyper_numbers, normals, random_views};
+use tests::training::{OBJECTIVE, OPTIMIZER, Run, hyper_numbers, normals, random_views};
 
 type Backend = Train<'static, f64>;
 
@@ -338,7 +338,7 @@ fn l2_normalize() {
 fn loss_and_weight_norm() {
     let n = LossDims { images: 2, first_view: 0, views: 4, teachers: 2, bottleneck: 5, prototypes: 67 };
     let (c, k) = (n.bottleneck, n.prototypes);
-    let h = hyper_numbers().derive(OBJECTIVE, n.images, n.views, n.teachers);
+    let h = hyper_numbers().derive(OPTIMIZER, OBJECTIVE, n.images, n.views, n.teachers);
     let mut a = Arena::new();
     let (z, dz) = (a.input(&normals(1, n.rows() * c)), a.act(n.rows() * c));
     let zt = a.input(&normals(2, n.images * n.teachers * c));
@@ -390,7 +390,7 @@ fn loss_by_groups_of_views() {
     let (loss, lse) = (a.stat(n.rows()), a.stat(2 * n.rows()));
     let (lse_t, entropy) = (a.stat(2 * n.images * n.teachers), a.stat(n.images * n.teachers));
     let center = a.state(&normals(7, k));
-    let numbers = a.state(&hyper_numbers().derive(OBJECTIVE, n.images, n.views, n.teachers));
+    let numbers = a.state(&hyper_numbers().derive(OPTIMIZER, OBJECTIVE, n.images, n.views, n.teachers));
     let mut o = a.build::<Reference<f64>>();
     let targets = TargetRows { z: zt, lse: lse_t, prototypes: teacher, offset: center };
     o.teacher_lse(entropy, targets, numbers, n);

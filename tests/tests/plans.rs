@@ -12,10 +12,11 @@ use dino_kernel::model::{Head, Vit};
 use dino_kernel::objective::Targets;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
-use dino_kernel::params::Role;
+use dino_kernel::optim::adamw;
+use dino_kernel::params::ParamGroup;
 use dino_kernel::plan::{Config, FeaturePlan, Plan, PlanError, Sharding};
 use dino_kernel::real::Real;
-use dino_kernel::scalars::{hyper, monitor};
+use dino_kernel::scalars::{BLOCK, NUMBERS, WITHHELD, hyper, monitor};
 use dino_kernel::step::{self, Hyper};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -111,10 +112,10 @@ fn a_plan_is_refused_or_sound() {
             let state = plan.monitor.0;
             prop_assert_eq!((state.at + state.len).next_multiple_of(Cursor::ALIGN), plan.pools.state);
             prop_assert_eq!(plan.pools.weights, 2 * plan.table.len());
-            prop_assert_eq!((plan.pools.grads, plan.pools.moments), (plan.table.len(), 2 * plan.table.len()));
+            prop_assert_eq!((plan.pools.grads, plan.pools.slots), (plan.table.len(), 2 * plan.table.len()));
 
             run.finish_grads();
-            let specs: Vec<_> = run.specs().into_iter().filter(|s| s.role != Role::Frozen).collect();
+            let specs: Vec<_> = run.specs().into_iter().filter(|s| !s.frozen).collect();
             let mut slope = 0.0;
             let mut size = 0.0;
             let directions: Vec<Vec<f64>> = specs
@@ -222,8 +223,8 @@ fn hostile_sizes_are_answered() {
         groups in prop::collection::vec((hostile_size(), hostile_size(), hostile_size()), 0..9),
         // Only a few sizes are hostile at a time, or every plan would fail at its first check.
         tame in prop::array::uniform16(prop::bool::weighted(0.8)), (recompute, stream_crops) in any::<(bool, bool)>())| {
-            let tame_sizes = [8, 2, 3, 4, 2, 2, 8, 4, 3, 8, 4, 16, 4, 2, 3, 1];
-            let n: [usize; 16] = std::array::from_fn(|i| if tame[i] { tame_sizes[i] } else { sizes[i] });
+            let usual = [8, 2, 3, 4, 2, 2, 8, 4, 3, 8, 4, 16, 4, 2, 3, 1];
+            let n: [usize; 16] = std::array::from_fn(|i| if tame[i] { usual[i] } else { sizes[i] });
             let group = |(count, height, width)| Group { count, height, width };
             let views = if tame[15] {
                 Crops::one(group((2, 8, 8))).with(group((n[13], n[15].max(2), 4)))
@@ -570,15 +571,30 @@ fn the_center_has_the_momentum_of_its_key() {
     assert_eq!(hyper_numbers().numbers(&plan)[hyper::CENTER_RATE], 0.25);
 }
 
-/// The CUDA sources number the scalars of a step by an `enum` of their own.
+/// The lists of a CUDA source: names and values.
+fn enums(source: &str) -> Vec<Vec<(&str, usize)>> {
+    let lists = source.split("enum {").skip(1).map(|list| &list[..list.find('}').expect("an end of the list")]);
+    lists
+        .map(|list| {
+            let mut found: Vec<(&str, usize)> = Vec::new();
+            for item in list.split(',') {
+                let (name, value) = item.split_once('=').unwrap_or((item, ""));
+                let known = found.iter().find(|(name, _)| *name == value.trim()).map(|(_, value)| *value);
+                let next = found.last().map_or(0, |(_, value)| value + 1);
+                found.push((name.trim(), value.trim().parse().ok().or(known).unwrap_or(next)));
+            }
+            found
+        })
+        .collect()
+}
+
+/// The CUDA sources number the scalars of a step, and the numbers of an optimizer, by an `enum` each.
 #[test]
 fn kernels_read_scalars_from_the_same_slots() {
-    let source = include_str!("../../dino-gpu/kernels/optim.cu");
-    let lists: Vec<Vec<&str>> = source
-        .split("enum {")
-        .skip(1)
-        .map(|list| list[..list.find('}').unwrap()].split(',').map(str::trim).collect())
-        .collect();
-    assert_eq!(lists[0], hyper::NAMES);
-    assert_eq!(lists[1], monitor::NAMES);
+    let block = [("NUMBERS", NUMBERS), ("WITHHELD", WITHHELD), ("BLOCK", BLOCK)];
+    let scalars = enums(include_str!("../../dino-gpu/kernels/scalars.cuh"));
+    assert_eq!(scalars, [hyper::SLOTS, &block, monitor::SLOTS]);
+    assert_eq!(hyper::LEN, hyper::GROUPS + ParamGroup::ALL.len() * BLOCK);
+    assert_eq!(enums(include_str!("../../dino-gpu/kernels/adamw.cu")), [adamw::block::SLOTS]);
+    assert!(ParamGroup::ALL.iter().enumerate().all(|(i, group)| *group as usize == i));
 }

@@ -12,9 +12,9 @@ use crate::matmul::Product;
 use crate::options::{Launch, Options, Precision, act_bytes};
 use dino_host::error::{Error, Result};
 use dino_kernel::mem::{Act, Stat, State, Weight};
-use dino_kernel::params::Spec;
+use dino_kernel::optim::{Optimizer, SLOTS};
 use dino_kernel::plan::Pools;
-use params::Optimiser;
+use params::DeviceTable;
 use pools::memory;
 use staging::Feed;
 use std::sync::{Mutex, OnceLock};
@@ -34,7 +34,7 @@ pub struct Gpu {
     /// The weights as bf16, for products; empty in f32.
     shadow: Buffer,
     grads: Buffer,
-    moments: Buffer,
+    slots: Buffer,
     acts: Buffer,
     stats: Buffer,
     state: Buffer,
@@ -43,7 +43,7 @@ pub struct Gpu {
     pub(crate) products: Option<Products>,
     /// Whether launches are being recorded.
     capturing: bool,
-    optimiser: Option<(Vec<Spec>, Optimiser)>,
+    table: Option<DeviceTable>,
     feed: Option<Feed>,
     graphs: Option<[Graph; 3]>,
     /// Steps queued so far.
@@ -95,20 +95,20 @@ impl Gpu {
             weights: floats(pools.weights)?,
             shadow: Buffer::new(if options.precision == Precision::Bf16 { 2 * pools.weights } else { 0 })?,
             grads: floats(pools.grads)?,
-            moments: floats(pools.moments)?,
+            slots: floats(pools.slots)?,
             acts: Buffer::new(pools.acts * act_bytes(options.precision))?,
             stats: floats(pools.stats)?,
             state: floats(pools.state)?,
             workspace,
             products,
             capturing: false,
-            optimiser: None,
+            table: None,
             feed: None,
             graphs: None,
             steps: 0,
             fault: None,
         };
-        for b in [&gpu.weights, &gpu.shadow, &gpu.grads, &gpu.moments, &gpu.acts, &gpu.stats, &gpu.state] {
+        for b in [&gpu.weights, &gpu.shadow, &gpu.grads, &gpu.slots, &gpu.acts, &gpu.stats, &gpu.state] {
             gpu.stream.clear(b.at, b.bytes)?;
         }
         Ok(gpu)
@@ -179,9 +179,9 @@ impl Gpu {
         (self.grads.at, self.grads.bytes)
     }
 
-    /// Adam's moments, first and second, of a network of `len` elements.
-    pub(crate) fn moments(&self, len: usize) -> [u64; 2] {
-        [self.moments.at, self.moments.at + 4 * len as u64]
+    /// An optimizer's arrays of state for a network of `len` elements; 0 where it keeps no more.
+    pub(crate) fn slots(&self, rule: Optimizer, len: usize) -> [u64; SLOTS] {
+        std::array::from_fn(|i| if i < rule.slots().len() { self.slots.at + 4 * (i * len) as u64 } else { 0 })
     }
 
     /// The weights from element `from` on, in f32 and as bf16 (0 where there are none).

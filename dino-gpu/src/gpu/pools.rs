@@ -12,13 +12,13 @@ use dino_kernel::plan::Pools;
 use half::bf16;
 
 /// What [`Gpu::create`] and the first step will allocate for these pools, by name. Not counted: the driver's context, a few hundred
-/// MiB, and the parameter table's pieces, a ten-thousandth of the weights.
+/// MiB, and the parameter table's chunks, a ten-thousandth of the weights.
 pub fn memory(options: &Options, pools: Pools) -> Vec<(&'static str, u64)> {
     let f32s = |n: usize| 4 * n as u64;
     let mut list = vec![
         ("weights", f32s(pools.weights)),
         ("gradients", f32s(pools.grads)),
-        ("moments", f32s(pools.moments)),
+        ("optimizer state", f32s(pools.slots)),
         ("activations", (pools.acts * act_bytes(options.precision)) as u64),
         ("stats", f32s(pools.stats)),
         ("state", f32s(pools.state)),
@@ -36,7 +36,7 @@ impl Gpu {
         match pool {
             Pool::Weights => &self.weights,
             Pool::Grads => &self.grads,
-            Pool::Moments => &self.moments,
+            Pool::Slots => &self.slots,
             Pool::Acts => &self.acts,
             Pool::Stats => &self.stats,
             Pool::State => &self.state,
@@ -119,7 +119,7 @@ impl Memory for Gpu {
         match pool {
             Pool::Weights => n.weights,
             Pool::Grads => n.grads,
-            Pool::Moments => n.moments,
+            Pool::Slots => n.slots,
             Pool::Acts => n.acts,
             Pool::Stats => n.stats,
             Pool::State => n.state,

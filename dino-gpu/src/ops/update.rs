@@ -1,4 +1,4 @@
-//! Ops of an optimisation step; the loss's own are in `loss.rs`.
+//! Ops of an optimization step; the loss's own are in `loss.rs`.
 
 use crate::args;
 use crate::gpu::Gpu;
@@ -6,6 +6,7 @@ use crate::kernels::Shape;
 use dino_host::error::Error;
 use dino_kernel::backend::*;
 use dino_kernel::mem::{Act, Stat, State, Weight};
+use dino_kernel::optim::Optimizer;
 use dino_kernel::params::ParamTable;
 
 /// Alone, so far.
@@ -63,30 +64,33 @@ impl Update for Gpu {
     }
 
     fn clip(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {
-        let Some(p) = self.pieces(table) else { return };
+        let Some(c) = self.chunks(table) else { return };
         let (monitor, hyper, grads) = (self.state(monitor), self.state(hyper), self.all_grads().0);
         let k = self.kernels;
-        self.launch(&k.clip_squares, Shape::blocks(p.count), args![p.squares, p.pieces, grads]);
-        let arguments = args![p.factors, p.tensor_squares, p.squares, p.first, hyper];
-        self.launch(&k.clip_factors, Shape::blocks(p.tensors), arguments);
-        self.launch(&k.clip_verdict, Shape::blocks(1), args![monitor, p.tensor_squares, p.tensors as i32]);
-        self.launch(&k.clip_apply, Shape::blocks(p.count), args![grads, p.pieces, p.factors]);
+        self.launch(&k.clip_squares, Shape::blocks(c.count), args![c.squares, c.chunks, grads]);
+        let arguments = args![c.factors, c.tensor_squares, c.squares, c.first, hyper];
+        self.launch(&k.clip_factors, Shape::blocks(c.tensors), arguments);
+        self.launch(&k.clip_norm, Shape::blocks(1), args![monitor, c.tensor_squares, c.tensors as i32]);
+        self.launch(&k.clip_apply, Shape::blocks(c.count), args![grads, c.chunks, c.factors]);
     }
 
     fn commit_center(&mut self, center: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows) {
         let (at, monitor, sum, hyper) = (self.state(center), self.state(monitor), self.state(sum), self.state(hyper));
         let (v, scale) = (self.weight(teacher.v), self.stat(teacher.scale));
         let arguments = args![at, sum, v, scale, monitor, hyper, n.rows as i32, n.cols as i32];
-        self.launch(&self.kernels.commit_centre, Shape::warps(n.rows), arguments);
-        self.launch(&self.kernels.centre_norm, Shape::blocks(1), args![monitor, at, center.len() as i32]);
+        self.launch(&self.kernels.commit_center, Shape::warps(n.rows), arguments);
+        self.launch(&self.kernels.center_norm, Shape::blocks(1), args![monitor, at, center.len() as i32]);
     }
 
-    fn adamw(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {
-        let Some(p) = self.pieces(table) else { return };
+    fn optimize(&mut self, rule: Optimizer, table: &dyn ParamTable, monitor: State, hyper: State) {
+        let Some(c) = self.chunks(table) else { return };
         let (monitor, hyper, grads) = (self.state(monitor), self.state(hyper), self.all_grads().0);
-        let ([weights, shadow], [first, second]) = (self.networks(0), self.moments(table.len()));
-        let arguments = args![weights, shadow, first, second, grads, p.pieces, monitor, hyper];
-        self.launch(&self.kernels.adamw, Shape::blocks(p.count), arguments);
+        let ([weights, shadow], [first, second]) = (self.networks(0), self.slots(rule, table.len()));
+        let kernel = match rule {
+            Optimizer::AdamW(_) => &self.kernels.adamw,
+        };
+        let arguments = args![weights, shadow, first, second, grads, c.chunks, monitor, hyper];
+        self.launch(kernel, Shape::blocks(c.count), arguments);
     }
 
     fn ema(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {

@@ -160,7 +160,7 @@ impl Data {
     /// Step `number`: each counts as an epoch, so that only the first finds the prototypes frozen.
     fn step(&self, number: usize) -> Step<'_> {
         let (plan, config) = (&self.plan, &self.config);
-        let hyper = config.hyper(number as u64, 1).numbers(plan);
+        let hyper = config.schedules(1).at(number as u64).numbers(plan);
         let images: Vec<u32> = (0..config.batch as u32).collect();
         let parts = images.chunks(config.micro_batch).zip(self.pixels.chunks(plan.pixels.len()));
         let part = |(images, pixels): (&[u32], _)| {

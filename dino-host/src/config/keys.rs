@@ -5,6 +5,7 @@ use crate::image::White;
 use clap::Args;
 use dino_kernel::init::LINEAR_STD;
 use dino_kernel::ops::layernorm;
+use dino_kernel::optim::AdamW;
 use serde::{Deserialize, Serialize};
 
 /// Declares `Flags` (every key optional: flags and files) and `Config` (every key with its value).
@@ -126,11 +127,11 @@ keys! {
     /// Stochastic depth of the student's last block (linear from 0)
     #[arg(long, help_heading = "Training")] drop_path_rate: f64 = 0.1;
     /// Adam's decay of the first moment
-    #[arg(long, help_heading = "Training")] beta1: f64 = 0.9;
+    #[arg(long, help_heading = "Training")] beta1: f64 = AdamW::PUBLISHED.beta1;
     /// Adam's decay of the second moment
-    #[arg(long, help_heading = "Training")] beta2: f64 = 0.999;
+    #[arg(long, help_heading = "Training")] beta2: f64 = AdamW::PUBLISHED.beta2;
     /// Adam's epsilon
-    #[arg(long, help_heading = "Training")] adam_eps: f64 = 1e-8;
+    #[arg(long, help_heading = "Training")] adam_eps: f64 = AdamW::PUBLISHED.eps;
     /// Seed of everything random
     #[arg(long, help_heading = "Training")] seed: u64 = 0;
     /// Keep a numbered checkpoint every so many epochs; 0 = only the latest

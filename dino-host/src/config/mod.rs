@@ -13,6 +13,7 @@ mod schedule;
 
 pub use keys::{Config, Flags};
 pub use knn_images::KnnImages;
+pub use schedule::Schedules;
 
 use crate::image::Decode;
 use crate::image::augment::{Augment, EvalView};

@@ -50,9 +50,12 @@ impl Config {
         }
         let drop_path = self.drop_path_rate > 0.0;
         let (batch, micro_batch, stream_crops) = (self.batch, self.micro_batch, self.stream_crops);
+        let (optimizer, teacher) = (self.optimizer(), self.teacher());
         let config = plan::Config {
             backbone,
             head,
+            optimizer,
+            teacher,
             objective: self.objective(),
             views,
             batch,

@@ -1,39 +1,76 @@
-//! The numbers of every optimisation step.
+//! The recipe's numbers as functions of the step.
 
 use super::Config;
+use dino_kernel::optim::{AdamW, Optimizer, TeacherRule};
 use dino_kernel::schedule::{Cosine, TeacherTemp};
 use dino_kernel::step::Hyper;
 
+/// The schedules of a run, made once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schedules {
+    lr: Cosine,
+    weight_decay: Cosine,
+    teacher: TeacherRule,
+    teacher_temp: TeacherTemp,
+    student_temp: f64,
+    clip_grad: f64,
+    per_epoch: u64,
+    steps: u64,
+    /// Steps in which the prototypes do not move.
+    frozen: u64,
+}
+
 impl Config {
-    /// The numbers of optimisation step `step` (from 0), with `per_epoch` steps in an epoch.
-    pub fn hyper(&self, step: u64, per_epoch: u64) -> Hyper {
-        let (epoch, steps) = (step / per_epoch, self.epochs * per_epoch);
-        let lr = Cosine {
-            start: 0.0,
-            base: self.lr * self.batch as f64 / 256.0,
-            end: self.min_lr,
-            warmup: self.warmup_epochs * per_epoch,
-            steps,
-        };
-        let temp = TeacherTemp {
-            warmup: self.warmup_teacher_temp,
-            end: self.teacher_temp,
-            epochs: self.warmup_teacher_temp_epochs,
-        };
-        let frozen = self.freeze_last_layer * per_epoch;
-        Hyper {
-            lr: lr.at(step),
-            weight_decay: Cosine::new(self.weight_decay, self.weight_decay_end, steps).at(step),
-            momentum: Cosine::new(self.momentum_teacher, 1.0, steps).at(step),
-            teacher_temp: temp.at(epoch),
+    /// How gradients move parameters.
+    pub fn optimizer(&self) -> Optimizer {
+        Optimizer::AdamW(AdamW { beta1: self.beta1, beta2: self.beta2, eps: self.adam_eps })
+    }
+
+    /// Where the teacher comes from.
+    pub fn teacher(&self) -> TeacherRule {
+        TeacherRule::Ema { start: self.momentum_teacher, end: 1.0 }
+    }
+
+    /// The schedules, with `per_epoch` steps in an epoch.
+    pub fn schedules(&self, per_epoch: u64) -> Schedules {
+        let steps = self.epochs * per_epoch;
+        Schedules {
+            lr: Cosine {
+                start: 0.0,
+                base: self.lr * self.batch as f64 / 256.0,
+                end: self.min_lr,
+                warmup: self.warmup_epochs * per_epoch,
+                steps,
+            },
+            weight_decay: Cosine::new(self.weight_decay, self.weight_decay_end, steps),
+            teacher: self.teacher(),
+            teacher_temp: TeacherTemp {
+                warmup: self.warmup_teacher_temp,
+                end: self.teacher_temp,
+                epochs: self.warmup_teacher_temp_epochs,
+            },
             student_temp: self.student_temp,
             clip_grad: self.clip_grad,
-            beta1: self.beta1,
-            beta2: self.beta2,
-            eps: self.adam_eps,
+            per_epoch,
+            steps,
+            frozen: self.freeze_last_layer * per_epoch,
+        }
+    }
+}
+
+impl Schedules {
+    /// The numbers of optimization step `step`, from 0.
+    pub fn at(&self, step: u64) -> Hyper {
+        Hyper {
+            lr: self.lr.at(step),
+            weight_decay: self.weight_decay.at(step),
+            momentum: self.teacher.momentum(step, self.per_epoch, self.steps),
+            teacher_temp: self.teacher_temp.at(step / self.per_epoch),
+            student_temp: self.student_temp,
+            clip_grad: self.clip_grad,
             step: step + 1,
-            step_last: (step + 1).saturating_sub(frozen),
-            freeze_last: step < frozen,
+            step_last: (step + 1).saturating_sub(self.frozen),
+            freeze_last: step < self.frozen,
         }
     }
 }

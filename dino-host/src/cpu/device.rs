@@ -18,7 +18,7 @@ impl Device for Cpu {
         let pools = [
             ("weights", n.weights),
             ("gradients", n.grads),
-            ("Adam's moments", n.moments),
+            ("optimizer state", n.slots),
             ("activations", n.acts),
             ("statistics", n.stats),
             ("state", n.state),
@@ -54,7 +54,7 @@ impl Device for Cpu {
         Ok(Cpu {
             weights: zeros(pools.weights)?,
             grads: zeros(pools.grads)?,
-            moments: zeros(pools.moments)?,
+            slots: zeros(pools.slots)?,
             acts: zeros(pools.acts)?,
             stats: zeros(pools.stats)?,
             state: zeros(pools.state)?,

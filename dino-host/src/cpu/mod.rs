@@ -23,7 +23,7 @@ use dino_kernel::scalars::{hyper, monitor};
 pub struct Cpu {
     weights: Vec<f32>,
     grads: Vec<f32>,
-    moments: Vec<f32>,
+    slots: Vec<f32>,
     acts: Vec<f32>,
     stats: Vec<f32>,
     state: Vec<f32>,
@@ -64,7 +64,7 @@ impl Cpu {
         Train {
             weights: &mut self.weights,
             grads: &mut self.grads,
-            moments: &mut self.moments,
+            slots: &mut self.slots,
             acts: &mut self.acts,
             stats: &mut self.stats,
             state: &mut self.state,
@@ -85,7 +85,7 @@ impl Cpu {
         match pool {
             Pool::Weights => &mut self.weights,
             Pool::Grads => &mut self.grads,
-            Pool::Moments => &mut self.moments,
+            Pool::Slots => &mut self.slots,
             Pool::Acts => &mut self.acts,
             Pool::Stats => &mut self.stats,
             Pool::State => &mut self.state,

@@ -4,9 +4,9 @@ use super::{CHUNK, Cpu, loss, split};
 use crate::linalg::rows;
 use dino_kernel::backend::*;
 use dino_kernel::mem::{Act, Stat, State, Weight};
-use dino_kernel::ops;
 use dino_kernel::ops::loss::LossOut;
-use dino_kernel::params::{ParamTable, Role};
+use dino_kernel::optim::{self, Optimizer, clip};
+use dino_kernel::params::ParamTable;
 use dino_kernel::scalars::{hyper, monitor};
 use rayon::prelude::*;
 
@@ -86,18 +86,12 @@ impl Update for Cpu {
             let parts: Vec<f64> = g.par_chunks(CHUNK).map(rows::sum_squares).collect();
             let square: f64 = parts.iter().sum();
             total += square;
-            let factor = ops::optim::clip_factor(square.sqrt(), limit) as f32;
+            let factor = clip::factor(square.sqrt(), limit) as f32;
             if factor < 1.0 {
                 g.par_chunks_mut(CHUNK).for_each(|g| rows::scale(g, factor));
             }
         });
-        let m = &mut self.state[m.range()];
-        let finite = total.is_finite() && m[monitor::LOSS].is_finite();
-        m[monitor::FINITE] = if finite && m[monitor::HALTED] == 0.0 { 1.0 } else { 0.0 };
-        if !finite {
-            m[monitor::HALTED] = 1.0;
-        }
-        m[monitor::GRAD_NORM] = total.sqrt() as f32;
+        clip::note(&mut self.state[m.range()], total);
     }
 
     fn commit_center(&mut self, center: State, m: State, sum: State, teacher: Prototypes, hyper: State, n: Rows) {
@@ -115,29 +109,31 @@ impl Update for Cpu {
         m[monitor::CENTER_NORM] = rows::sum_squares(center).sqrt() as f32;
     }
 
-    fn adamw(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
-        let h = self.hyper(hyper);
+    fn optimize(&mut self, rule: Optimizer, table: &dyn ParamTable, m: State, hyper: State) {
+        let hyper = self.hyper(hyper);
         if !self.finite(m) {
             return;
         }
-        let (first, second) = self.moments.split_at_mut(table.len());
-        let frozen = h[hyper::FREEZE_LAST] != 0.0;
+        let mut slots = rule.arrays(&mut self.slots, table.len());
         table.visit(&mut |spec| {
-            let (last, at) = (spec.last_layer, spec.at.range());
-            if spec.role == Role::Frozen || (last && frozen) {
-                return;
-            }
-            let decay = if spec.role == Role::Decay { h[hyper::DECAY] } else { 0.0 };
-            let (step, bias2) = if last { (hyper::STEP_LAST, hyper::BIAS2_LAST) } else { (hyper::STEP, hyper::BIAS2) };
-            let p = self.weights[at.clone()].par_chunks_mut(CHUNK);
-            let (m, v) = (first[at.clone()].par_chunks_mut(CHUNK), second[at.clone()].par_chunks_mut(CHUNK));
-            let g = self.grads[at].par_chunks(CHUNK);
-            p.zip(m).zip(v).zip(g).for_each(|(((p, m), v), g)| rows::adamw(p, m, v, g, decay, h[step], h[bias2], &h));
+            let Some(h) = optim::block_of(&hyper, &spec) else { return };
+            let (p, g) = (&mut self.weights[spec.at.range()], &self.grads[spec.at.range()]);
+            let trust = if rule.needs_norms() {
+                let chunks = p.par_chunks(CHUNK).zip(g.par_chunks(CHUNK));
+                let parts: Vec<[f64; 2]> = chunks.map(|(p, g)| rows::norms(rule, p, g, h)).collect();
+                rule.trust(parts.iter().fold([0.0; 2], |sum, part| [sum[0] + part[0], sum[1] + part[1]]), h)
+            } else {
+                1.0
+            };
+            let mut rest = optim::part(&mut slots, spec.at.range());
+            let chunks = p.chunks_mut(CHUNK).zip(g.chunks(CHUNK));
+            let chunks: Vec<_> = chunks.map(|(p, g)| (optim::split_off(&mut rest, p.len()), p, g)).collect();
+            chunks.into_par_iter().for_each(|(slots, p, g)| rows::optimize(rule, p, slots, g, trust, h));
         });
     }
 
     fn ema(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
-        let rate = self.hyper(hyper)[hyper::EMA_RATE];
+        let rate = self.hyper(hyper)[hyper::TEACHER_RATE];
         if self.finite(m) {
             let (student, teacher) = self.weights.split_at_mut(table.len());
             let student = student.par_chunks(CHUNK);

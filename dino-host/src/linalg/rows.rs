@@ -4,7 +4,8 @@
 use super::fast;
 use dino_kernel::backend::{LayerNorm, Rows};
 use dino_kernel::ops;
-use dino_kernel::scalars::hyper;
+use dino_kernel::optim::{Optimizer, Slots, teacher};
+use dino_kernel::scalars::{NUMBERS, hyper};
 use multiversion::multiversion;
 
 /// y, x (rows, cols); mean, rstd (rows).
@@ -319,25 +320,22 @@ pub fn sum_squares(x: &[f32]) -> f64 {
     ops::sum_squares(x)
 }
 
-/// See [`ops::optim::adamw`].
+/// See [`Optimizer::norms`].
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn adamw(
-    p: &mut [f32],
-    m: &mut [f32],
-    v: &mut [f32],
-    g: &[f32],
-    decay: f32,
-    step: f32,
-    bias2: f32,
-    h: &[f32; hyper::LEN],
-) {
-    ops::optim::adamw(p, m, v, g, decay, step, bias2, h);
+pub fn norms(rule: Optimizer, p: &[f32], g: &[f32], h: &[f32; NUMBERS]) -> [f64; 2] {
+    rule.norms(p, g, h)
 }
 
-/// See [`ops::optim::ema`].
+/// See [`Optimizer::apply`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn optimize(rule: Optimizer, p: &mut [f32], slots: Slots<f32>, g: &[f32], trust: f32, h: &[f32; NUMBERS]) {
+    rule.apply(p, slots, g, trust, h);
+}
+
+/// See [`teacher::blend`].
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn ema(teacher: &mut [f32], student: &[f32], rate: f32) {
-    ops::optim::ema(teacher, student, rate);
+    teacher::blend(teacher, student, rate);
 }
 
 /// See [`ops::norm::prototype_scale`].

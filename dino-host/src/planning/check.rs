@@ -14,6 +14,7 @@ use dino_kernel::model::{Head, Vit};
 use dino_kernel::objective::Objective;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
+use dino_kernel::optim::{AdamW, Optimizer, TeacherRule};
 use dino_kernel::params::Spec;
 use dino_kernel::plan::{self, Plan, Pools};
 use dino_kernel::real::Real;
@@ -47,6 +48,8 @@ fn tiny(stream_crops: bool) -> plan::Config {
         backbone,
         head: Head { inp: 24, layers: 3, hidden: 32, bottleneck: 12, prototypes: 67, train_gain: true },
         objective: Objective::PUBLISHED,
+        optimizer: Optimizer::AdamW(AdamW::PUBLISHED),
+        teacher: TeacherRule::Ema { start: 0.99, end: 1.0 },
         views: Crops::one(group(2, 9, 12)).with(group(3, 7, 6)).with(group(1, 3, 10)),
         batch: 4,
         micro_batch: 2,
@@ -84,9 +87,6 @@ impl Case {
             teacher_temp: 0.07,
             student_temp: 0.1,
             clip_grad: 1.0,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
             step: 1,
             step_last: 1,
             freeze_last: false,
@@ -140,12 +140,12 @@ struct Owned<T> {
 
 impl<T: Real> Owned<T> {
     fn new(n: &Pools) -> Owned<T> {
-        Owned { pools: [n.weights, n.grads, n.moments, n.acts, n.stats, n.state].map(|len| vec![T::ZERO; len]) }
+        Owned { pools: [n.weights, n.grads, n.slots, n.acts, n.stats, n.state].map(|len| vec![T::ZERO; len]) }
     }
 
     fn backend(&mut self) -> Train<'_, T> {
-        let [weights, grads, moments, acts, stats, state] = &mut self.pools;
-        Train { weights, grads, moments, acts, stats, state }
+        let [weights, grads, slots, acts, stats, state] = &mut self.pools;
+        Train { weights, grads, slots, acts, stats, state }
     }
 }
 
@@ -228,7 +228,7 @@ fn bits(case: &Case, threads: usize) -> Result<Vec<u32>, String> {
         let n = case.plan.pools;
         let mut all = Vec::new();
         for (pool, len) in
-            [(Pool::Weights, n.weights), (Pool::Grads, n.grads), (Pool::Moments, n.moments), (Pool::State, n.state)]
+            [(Pool::Weights, n.weights), (Pool::Grads, n.grads), (Pool::Slots, n.slots), (Pool::State, n.state)]
         {
             let mut values = vec![0.0; len];
             o.download(pool, 0, &mut values);

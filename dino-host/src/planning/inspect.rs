@@ -5,6 +5,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::planning::memory;
 use dino_kernel::mem::Pool;
+use dino_kernel::params::Spec;
 use dino_kernel::plan::Plan;
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -24,7 +25,7 @@ struct Row {
 
 /// A pool or a file.
 struct Size {
-    name: &'static str,
+    name: String,
     elements: usize,
     bytes: u64,
 }
@@ -43,6 +44,16 @@ struct Report {
     checkpoints: [Size; 2],
 }
 
+/// How the optimizer treats a parameter.
+fn role(s: &Spec) -> String {
+    let role = match (s.frozen, s.group.decays()) {
+        (true, _) => "frozen",
+        (false, true) => "decay",
+        (false, false) => "plain",
+    };
+    format!("{role}{}", if s.group.is_last_layer() { ", last layer" } else { "" })
+}
+
 fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Report {
     let bytes = |pool, len: usize| len as u64 * D::element_bytes(options, pool);
     let (table, pools) = (&plan.table, &plan.pools);
@@ -54,7 +65,7 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
             name: format!("{}{}", if in_backbone { "backbone." } else { "" }, s.name),
             pool: "weights",
             shape: s.shape().to_vec(),
-            role: format!("{:?}", s.role).to_lowercase() + if s.last_layer { ", last layer" } else { "" },
+            role: role(&s),
             at: s.at.0.at,
             len: s.at.len(),
             bytes: bytes(Pool::Weights, s.at.len()),
@@ -77,20 +88,23 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
         });
     });
     let parameters = table.parameters();
-    let pool = |name, pool, elements| Size { name, elements, bytes: bytes(pool, elements) };
+    let pool = |name: &str, pool, elements| Size { name: name.into(), elements, bytes: bytes(pool, elements) };
     // Checkpoints are f32 whatever the device computes in.
-    let file = |name, elements| Size { name, elements, bytes: 4 * elements as u64 };
+    let file = |name: &str, elements| Size { name: name.into(), elements, bytes: 4 * elements as u64 };
+    let slots = plan.config.optimizer.slots();
+    let mut sizes = vec![
+        pool("student weights", Pool::Weights, table.len()),
+        pool("teacher weights", Pool::Weights, pools.weights - table.len()),
+        pool("gradients", Pool::Grads, pools.grads),
+    ];
+    sizes.extend(slots.iter().map(|name| pool(&format!("optimizer {name}"), Pool::Slots, table.len())));
+    sizes.extend([
+        pool("activations", Pool::Acts, pools.acts),
+        pool("statistics", Pool::Stats, pools.stats),
+        pool("state", Pool::State, pools.state),
+    ]);
     Report {
-        pools: vec![
-            pool("student weights", Pool::Weights, table.len()),
-            pool("teacher weights", Pool::Weights, pools.weights - table.len()),
-            pool("gradients", Pool::Grads, pools.grads),
-            pool("Adam's first moments", Pool::Moments, pools.moments / 2),
-            pool("Adam's second moments", Pool::Moments, pools.moments - pools.moments / 2),
-            pool("activations", Pool::Acts, pools.acts),
-            pool("statistics", Pool::Stats, pools.stats),
-            pool("state", Pool::State, pools.state),
-        ],
+        pools: sizes,
         kind: D::KIND,
         memory: memory::items::<D>(options, config, plan),
         tensors,
@@ -98,7 +112,7 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
         backbone,
         head: parameters - backbone,
         checkpoints: [
-            file("checkpoint.safetensors", 4 * parameters + plan.targets.rows.offset.len()),
+            file("checkpoint.safetensors", (2 + slots.len()) * parameters + plan.targets.rows.offset.len()),
             file("teacher.safetensors", backbone),
         ],
     }
@@ -107,7 +121,7 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
 impl Report {
     fn all_pools(&self) -> Size {
         let sum = |of: fn(&Size) -> u64| self.pools.iter().map(of).sum::<u64>();
-        Size { name: "all pools", elements: sum(|p| p.elements as u64) as usize, bytes: sum(|p| p.bytes) }
+        Size { name: "all pools".into(), elements: sum(|p| p.elements as u64) as usize, bytes: sum(|p| p.bytes) }
     }
 
     fn all_memory(&self) -> u64 {

@@ -1,45 +1,24 @@
 //! The rows of a log, as much of them as a report needs, read line by line: a long run's log has millions.
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::train::collapse::{Verdict, Watch};
-use serde::Deserialize;
+use crate::train::metrics::{self, ENTROPY, KL, LOSS, LOSS_MINUS_LN_K, METRICS};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-
-/// What is drawn of every step.
-pub const COLUMNS: usize = 10;
-pub const LOSS: usize = 0;
-pub const ENTROPY: usize = 1;
-pub const KL: usize = 2;
-pub const LR: usize = 3;
-pub const WD: usize = 4;
-pub const MOMENTUM: usize = 5;
-pub const TEMP: usize = 6;
-pub const GRAD: usize = 7;
-pub const RATE: usize = 8;
-pub const WAIT: usize = 9;
 
 /// Rows of tables and lists that are shown at most.
 pub const LISTED: usize = 100;
 
 /// A line of the log. What is missing or null is `None`.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct Line {
     kind: String,
     step: u64,
     epoch: Option<u64>,
-    loss: Option<f64>,
-    loss_minus_ln_k: Option<f64>,
-    teacher_entropy: Option<f64>,
-    kl: Option<f64>,
-    lr: Option<f64>,
-    wd: Option<f64>,
-    momentum: Option<f64>,
-    teacher_temp: Option<f64>,
-    grad_norm: Option<f64>,
-    images_per_second: Option<f64>,
-    data_wait: Option<f64>,
     seconds: Option<f64>,
     train_loss: Option<f64>,
     knn_top1: Option<f64>,
@@ -48,6 +27,36 @@ struct Line {
     verdict: Option<String>,
     image: Option<String>,
     error: Option<String>,
+    #[serde(flatten)]
+    metrics: Metrics,
+}
+
+/// The metrics of a step's row; other keys are skipped.
+struct Metrics([Option<f64>; METRICS.len()]);
+
+impl<'de> Deserialize<'de> for Metrics {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Metrics, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Metrics;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a row of the log")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut row: A) -> Result<Metrics, A::Error> {
+                let mut found = [None; METRICS.len()];
+                while let Some(key) = row.next_key::<Cow<str>>()? {
+                    match metrics::column(&key) {
+                        Some(column) => found[column] = row.next_value()?,
+                        None => drop(row.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(Metrics(found))
+            }
+        }
+        from.deserialize_map(Keys)
+    }
 }
 
 /// An epoch's row.
@@ -64,7 +73,7 @@ pub struct Epoch {
 #[derive(Default)]
 pub struct Rows {
     /// Step, and a number a column, NaN where there is none.
-    pub steps: Vec<(u64, [f32; COLUMNS])>,
+    pub steps: Vec<(u64, [f32; METRICS.len()])>,
     pub epochs: Vec<Epoch>,
     /// Image and why it could not be read, of the first [`LISTED`].
     pub unreadable: Vec<(String, String)>,
@@ -80,7 +89,7 @@ pub struct Rows {
 
 impl Rows {
     /// Reads a log. Lines that cannot be understood are counted.
-    pub fn read(path: &Path) -> Result<Rows> {
+    pub fn read(path: &Path) -> Result<Rows, Error> {
         let bad = |e: std::io::Error| {
             Error::new(format!("cannot read {}: {e}", path.display()))
                 .hint("report takes the folder of a run, as `train --out` named it")
@@ -118,20 +127,10 @@ impl Rows {
         self.seconds = l.seconds.or(self.seconds);
         match l.kind.as_str() {
             "step" => {
-                let columns = [
-                    l.loss,
-                    l.teacher_entropy,
-                    l.kl,
-                    l.lr,
-                    l.wd,
-                    l.momentum,
-                    l.teacher_temp,
-                    l.grad_norm,
-                    l.images_per_second,
-                    l.data_wait,
-                ];
-                self.ln_k = self.ln_k.or(l.loss.zip(l.loss_minus_ln_k).map(|(loss, less)| loss - less));
-                self.steps.push((l.step, columns.map(|x| x.map_or(f32::NAN, |x| x as f32))));
+                let Metrics(found) = l.metrics;
+                let ln_k = || Some(found[LOSS]? - found[LOSS_MINUS_LN_K]?);
+                self.ln_k = self.ln_k.or_else(ln_k);
+                self.steps.push((l.step, found.map(|x| x.map_or(f32::NAN, |x| x as f32))));
             }
             "epoch" => self.epochs.push(Epoch {
                 step: l.step,
@@ -179,6 +178,7 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::metrics::GRAD_NORM;
 
     fn read(lines: &[String]) -> Rows {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -229,8 +229,8 @@ mod tests {
         ];
         let rows = read(&lines.map(String::from));
         assert_eq!((rows.steps.len(), rows.bad_lines), (2, 4));
-        assert!(rows.steps[0].1[LOSS].is_nan() && rows.steps[0].1[GRAD].is_infinite());
-        assert_eq!((rows.tail(LOSS, 9), rows.tail(GRAD, 9), rows.ln_k), (Some(2.0), None, Some(5.5)));
+        assert!(rows.steps[0].1[LOSS].is_nan() && rows.steps[0].1[GRAD_NORM].is_infinite());
+        assert_eq!((rows.tail(LOSS, 9), rows.tail(GRAD_NORM, 9), rows.ln_k), (Some(2.0), None, Some(5.5)));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::evidence::Evidence;
 use super::log::*;
 use crate::config::Config;
 use crate::train::collapse::Verdict;
+use crate::train::metrics::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -188,8 +189,8 @@ impl Page<'_> {
             let note = format!("ln K = {ln_k:.3}, teacher entropy {entropy}");
             facts.push(("Loss at the end", format!("{loss:.3}"), note));
         }
-        if let Some(rate) = rows.tail(RATE, usize::MAX) {
-            let wait = rows.tail(WAIT, usize::MAX).unwrap_or(0.0) * 100.0;
+        if let Some(rate) = rows.tail(IMAGES_PER_SECOND, usize::MAX) {
+            let wait = rows.tail(DATA_WAIT, usize::MAX).unwrap_or(0.0) * 100.0;
             let note = format!("{wait:.1} % of the time waiting for data");
             facts.push(("Images per second", format!("{rate:.0}"), note));
         }
@@ -220,29 +221,30 @@ impl Page<'_> {
             let points = rows.epochs.iter().filter_map(|e| Some((x(e.step), f(e)?))).collect();
             Line { name, points, dots: true }
         };
+        let unit = |column: usize| METRICS[column].unit;
         let chart = |title, unit, lines, marks| Chart { title, unit, along, lines, marks }.draw();
         let ln_k = || self.ln_k().map(|y| ("ln K".to_string(), y)).into_iter().collect::<Vec<_>>();
         let known = [("pixels", self.evidence.pixels), ("untrained", self.evidence.random)];
         let baselines = known.into_iter().filter_map(|(name, y)| Some((name.to_string(), y?))).collect();
-        let mut wait = line("", WAIT);
+        let mut wait = line("", DATA_WAIT);
         wait.points.iter_mut().for_each(|p| p.1 *= 100.0);
         let charts = html! {
-            (chart("Loss", "nats", vec![line("loss", LOSS)], ln_k()))
+            (chart("Loss", unit(LOSS), vec![line("loss", LOSS)], ln_k()))
             (chart(
                 "k-NN accuracy",
                 "%, k = 20",
                 vec![judged("teacher", |e| e.teacher), judged("student", |e| e.student)],
                 baselines,
             ))
-            (chart("Teacher entropy and KL", "nats", vec![line("entropy", ENTROPY), line("KL", KL)], ln_k()))
+            (chart("Teacher entropy and KL", unit(KL), vec![line("entropy", ENTROPY), line("KL", KL)], ln_k()))
             (chart("Feature rank", "directions", vec![judged("", |e| e.rank)], vec![]))
-            (chart("Gradient norm", "", vec![line("", GRAD)], vec![]))
-            (chart("Throughput", "images per second", vec![line("", RATE)], vec![]))
+            (chart("Gradient norm", unit(GRAD_NORM), vec![line("", GRAD_NORM)], vec![]))
+            (chart("Throughput", unit(IMAGES_PER_SECOND), vec![line("", IMAGES_PER_SECOND)], vec![]))
             (chart("Waiting for data", "% of a step", vec![wait], vec![]))
-            (chart("Learning rate", "", vec![line("", LR)], vec![]))
-            (chart("Weight decay", "", vec![line("", WD)], vec![]))
-            (chart("Teacher momentum", "", vec![line("", MOMENTUM)], vec![]))
-            (chart("Teacher temperature", "", vec![line("", TEMP)], vec![]))
+            (chart("Learning rate", unit(LR), vec![line("", LR)], vec![]))
+            (chart("Weight decay", unit(WEIGHT_DECAY), vec![line("", WEIGHT_DECAY)], vec![]))
+            (chart("Teacher momentum", unit(MOMENTUM), vec![line("", MOMENTUM)], vec![]))
+            (chart("Teacher temperature", unit(TEACHER_TEMP), vec![line("", TEACHER_TEMP)], vec![]))
         };
         html! {
             @if charts.0.is_empty() {

@@ -6,6 +6,7 @@ pub mod collapse;
 mod epoch;
 mod failure;
 pub mod log;
+pub mod metrics;
 mod owner;
 mod resume;
 mod screen;
@@ -17,15 +18,15 @@ pub use epoch::judge;
 pub use owner::Owner;
 pub use resume::{Recorded, epochs};
 
-use crate::config::Config;
+use crate::config::{Config, Schedules};
 use crate::data::loader::{self, Batch, Recipe};
 use crate::data::{Faults, Splits, fault_lines};
 use crate::device::{Device, Part, QUEUE, Step};
 use crate::error::{Error, Result};
-use crate::io::json::number;
 use crate::io::output;
 use crate::train::collapse::{Verdict, Watch};
 use crate::train::log::Log;
+use crate::train::metrics::Report;
 use crate::weights::checkpoint::{self, Progress};
 use crate::weights::init::Start;
 use clock::Clock;
@@ -92,19 +93,12 @@ struct Pending {
     waited: Duration,
 }
 
-/// What a step reports.
-struct Report {
-    loss: f64,
-    entropy: f64,
-    grad_norm: f64,
-    center_norm: f64,
-}
-
 struct Trainer<'a, D: Device> {
     run: &'a Run<'a, D>,
     plan: Plan,
     device: D,
     recipe: Recipe,
+    schedules: Schedules,
     /// As of the last report taken.
     progress: Progress,
     /// Oldest first, at most [`QUEUE`].
@@ -177,6 +171,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         plan,
         device,
         recipe,
+        schedules: config.schedules(per_epoch),
         progress,
         pending: VecDeque::new(),
         watch,
@@ -220,7 +215,7 @@ impl<D: Device> Trainer<'_, D> {
                         return Err(self.fail(Error::new("the loader thread ended early")));
                     }
                 };
-                let hyper = self.run.config.hyper(number, per_epoch);
+                let hyper = self.schedules.at(number);
                 self.take_faults(self.step_at(number))?;
                 self.queue(Pending { number, hyper, batch, waited: started.elapsed() })?;
                 self.take_reports(QUEUE - 1)?;
@@ -297,13 +292,7 @@ impl<D: Device> Trainer<'_, D> {
                 self.pending.clear(); // the steps after it changed nothing
                 return Err(self.not_finite(&step));
             }
-            let (images, teachers) = (self.run.config.batch, self.plan.teachers());
-            let report = Report {
-                loss: m[monitor::LOSS] as f64 / (images * teachers * (self.plan.views() - 1)) as f64,
-                entropy: m[monitor::ENTROPY] as f64 / (images * teachers) as f64,
-                grad_norm: m[monitor::GRAD_NORM] as f64,
-                center_norm: m[monitor::CENTER_NORM] as f64,
-            };
+            let report = Report::new(&m, &self.plan);
             self.progress.step += 1;
             self.progress.epoch_loss += report.loss;
             let took = self.reported.elapsed();
@@ -375,26 +364,14 @@ impl<D: Device> Trainer<'_, D> {
     /// the loader.
     fn write_step(&mut self, of: &Pending, r: &Report, took: Duration) -> Result<()> {
         let (step, h) = (self.step_at(of.number), &of.hyper);
-        let (epoch, ln_k) = (of.number / self.recipe.per_epoch, (self.run.config.out_dim as f64).ln());
+        let epoch = of.number / self.recipe.per_epoch;
         let rate = self.run.config.batch as f64 / took.as_secs_f64();
         let wait = of.waited.as_secs_f64() / took.as_secs_f64();
-        self.row(json!({
-            "kind": "step",
-            "step": step,
-            "epoch": epoch,
-            "loss": number(r.loss),
-            "loss_minus_ln_k": number(r.loss - ln_k),
-            "lr": number(h.lr),
-            "wd": number(h.weight_decay),
-            "momentum": number(h.momentum),
-            "teacher_temp": number(h.teacher_temp),
-            "teacher_entropy": number(r.entropy),
-            "kl": number(r.loss - r.entropy),
-            "grad_norm": number(r.grad_norm),
-            "center_norm": number(r.center_norm),
-            "images_per_second": number(rate),
-            "data_wait": number(wait),
-        }))?;
+        let ln_k = (self.run.config.out_dim as f64).ln();
+        let numbers = metrics::Step { report: *r, hyper: h, ln_k, images_per_second: rate, data_wait: wait };
+        let mut row = json!({"kind": "step", "step": step, "epoch": epoch});
+        metrics::row(&numbers).into_iter().for_each(|(key, value)| row[key] = value);
+        self.row(row)?;
         self.screen.step(of.number + 1, epoch, self.run.config.epochs, r.loss, rate, wait);
         if let Some(verdict) = self.watch.step(r.entropy, r.loss - r.entropy) {
             let word = if verdict == Verdict::Healthy { "note" } else { "WARNING" };

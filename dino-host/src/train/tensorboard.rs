@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
+use crate::train::metrics::{METRICS, Metric};
 use crc::{CRC_32_ISCSI, Crc};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
@@ -19,22 +20,9 @@ pub const FILE: &str = "events.out.tfevents.0.dino";
 /// CRC-32C (Castagnoli).
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
-/// Key of a row, tag of its scalar.
-const STEP: [(&str, &str); 13] = [
-    ("loss", "train/loss"),
-    ("loss_minus_ln_k", "train/loss_minus_ln_k"),
-    ("teacher_entropy", "train/teacher_entropy"),
-    ("kl", "train/kl"),
-    ("grad_norm", "train/grad_norm"),
-    ("center_norm", "train/center_norm"),
-    ("lr", "train/lr"),
-    ("wd", "train/weight_decay"),
-    ("momentum", "train/momentum"),
-    ("teacher_temp", "train/teacher_temp"),
-    ("images_per_second", "speed/images_per_second"),
-    ("data_wait", "speed/data_wait"),
-    ("seconds", "speed/seconds"),
-];
+/// Of a step's row, beside its metrics: key and tag of its scalar.
+const STEP: [(&str, &str); 1] = [("seconds", "speed/seconds")];
+/// The same of an epoch's row.
 const EPOCH: [(&str, &str); 4] = [
     ("train_loss", "train/epoch_loss"),
     ("knn_top1", "eval/knn_teacher"),
@@ -77,14 +65,14 @@ fn event(time: f64, step: u64, number: u64, content: &[u8]) -> Vec<u8> {
 
 /// The record of a row of the log; nothing for a row without numbers to draw. Rows from before the log had times are at 1970.
 pub fn record(row: &Value) -> Vec<u8> {
-    let tags: &[_] = match row["kind"].as_str() {
-        Some("step") => &STEP,
-        Some("epoch") => &EPOCH,
+    let (metrics, tags): (&[Metric], &[_]) = match row["kind"].as_str() {
+        Some("step") => (&METRICS, &STEP),
+        Some("epoch") => (&[], &EPOCH),
         _ => return Vec::new(),
     };
     let mut summary = Vec::new();
-    for (key, tag) in tags {
-        if let Some(x) = row[*key].as_f64() {
+    for (key, tag) in metrics.iter().map(|metric| (metric.key, metric.tag)).chain(tags.iter().copied()) {
+        if let Some(x) = row[key].as_f64() {
             let mut value = Vec::new();
             field(&mut value, 1, 2, tag.as_bytes());
             field(&mut value, 2, 5, &(x as f32).to_le_bytes());

@@ -210,8 +210,8 @@ fn an_update_that_is_not_finite_is_never_saved() {
     for (step, pool, index, key, found, saved) in [
         (4, Pool::Weights, 0, "student.backbone.cls_token", 5, 3),
         (5, Pool::Weights, table, "teacher.backbone.cls_token", 6, 3),
-        (5, Pool::Moments, 0, "optimizer.exp_avg.backbone.cls_token", 6, 3),
-        (2, Pool::Moments, 2 * table - 1, "optimizer.exp_avg_sq.head.", 3, 0),
+        (5, Pool::Slots, 0, "optimizer.exp_avg.backbone.cls_token", 6, 3),
+        (2, Pool::Slots, 2 * table - 1, "optimizer.exp_avg_sq.head.", 3, 0),
         (0, Pool::State, config().plan(Late::RECOMPUTE).unwrap().targets.rows.offset.0.at, "center", 2, 0),
     ] {
         let (error, files) = spoilt(step, pool, index);

@@ -1,7 +1,7 @@
 //! Checkpoints: safetensors files with the published key names, written aside and renamed.
 //!
-//! `checkpoint.safetensors` holds a whole run: `student.` and `teacher.` + `backbone.X` / `head.X`, `optimizer.exp_avg.` and
-//! `optimizer.exp_avg_sq.` + the same, `center`; in its header the step, the epoch's loss so far and the configuration.
+//! `checkpoint.safetensors` holds a whole run: `student.` and `teacher.` + `backbone.X` / `head.X`, `optimizer.` + the name of an
+//! array of the optimizer's state (AdamW: `exp_avg`, `exp_avg_sq`) + the same, `center`; in its header the step, the epoch's loss so far and the configuration.
 //! `teacher.safetensors` holds the teacher's backbone under bare published names.
 
 use crate::config::Config;
@@ -9,7 +9,6 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
 use dino_kernel::mem::{Pool, Weight};
-use dino_kernel::model::Table;
 use dino_kernel::params::Spec;
 use dino_kernel::plan::Plan;
 use safetensors::tensor::{Dtype, SafeTensors, View};
@@ -110,15 +109,12 @@ pub(crate) fn key(spec: &Spec) -> String {
     if spec.name.part.is_empty() { format!("backbone.{}", spec.name) } else { spec.name.to_string() }
 }
 
-/// The four stretches of a checkpoint that have the table's layout: prefix, pool, offset.
-fn stretches(table: &Table) -> [(&'static str, Pool, usize); 4] {
-    let len = table.len();
-    [
-        ("student.", Pool::Weights, 0),
-        ("teacher.", Pool::Weights, len),
-        ("optimizer.exp_avg.", Pool::Moments, 0),
-        ("optimizer.exp_avg_sq.", Pool::Moments, len),
-    ]
+/// The contiguous ranges of a checkpoint that have the table's layout: prefix, pool, offset.
+fn ranges(p: &Plan) -> Vec<(String, Pool, usize)> {
+    let len = p.table.len();
+    let slots = p.config.optimizer.slots().iter().enumerate();
+    let networks = [("student.".into(), Pool::Weights, 0), ("teacher.".into(), Pool::Weights, len)];
+    networks.into_iter().chain(slots.map(|(i, name)| (format!("optimizer.{name}."), Pool::Slots, i * len))).collect()
 }
 
 pub(crate) fn metadata(config: &Config, progress: Progress) -> BTreeMap<&'static str, String> {
@@ -166,7 +162,7 @@ fn check_finite(tensors: &[(String, Out)]) -> Result<(), Unsaved> {
 /// there stays.
 pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<(), Unsaved> {
     let mut tensors = Vec::new();
-    for (prefix, pool, offset) in stretches(&p.table) {
+    for (prefix, pool, offset) in ranges(p) {
         p.table.visit(|spec| {
             let mut values = vec![0.0; spec.at.len()];
             o.download(pool, offset + spec.at.0.at, &mut values);
@@ -286,7 +282,7 @@ impl Checkpoint {
     /// Every tensor of a whole run, and where it belongs. The error is that of the first one that is not sound.
     pub fn whole(&self, p: &Plan) -> Result<Vec<(Pool, usize, Vec<f32>)>> {
         let (mut found, mut error) = (Vec::new(), None);
-        for (prefix, pool, offset) in stretches(&p.table) {
+        for (prefix, pool, offset) in ranges(p) {
             p.table.visit(|spec| match self.tensor(&format!("{prefix}{}", key(&spec)), spec.shape()) {
                 Ok(values) => found.push((pool, offset + spec.at.0.at, values)),
                 Err(e) => error = error.take().or(Some(e)),

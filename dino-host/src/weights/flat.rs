@@ -79,7 +79,7 @@ mod tests {
         let mut o = Infer {
             weights: in_place,
             grads: &mut [],
-            moments: &mut [],
+            slots: &mut [],
             acts: &mut acts,
             stats: &mut stats,
             state: &mut state,

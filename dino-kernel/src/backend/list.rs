@@ -4,6 +4,7 @@
 use crate::backend::*;
 use crate::crops::Ragged;
 use crate::mem::{Act, Pool, Span, Stat, State, Weight};
+use crate::optim::Optimizer;
 use crate::params::ParamTable;
 
 /// How an op uses an operand.
@@ -34,11 +35,13 @@ pub struct Access {
 pub struct Accesses {
     list: [Access; 24],
     len: usize,
+    /// Arrays of state that the call's optimizer keeps.
+    slots: usize,
 }
 
 impl Accesses {
     pub(super) fn new() -> Accesses {
-        Accesses { list: [Access { pool: Pool::Acts, span: Span::EMPTY, written: false }; 24], len: 0 }
+        Accesses { list: [Access { pool: Pool::Acts, span: Span::EMPTY, written: false }; 24], len: 0, slots: 0 }
     }
 
     fn push(&mut self, pool: Pool, span: Span, written: bool) {
@@ -153,6 +156,13 @@ impl Operand for Sums {
     }
 }
 
+/// An optimizer is no span, but says that the table after it comes with its arrays of state.
+impl Operand for Optimizer {
+    fn access(&self, _: Use, t: &mut Accesses) {
+        t.slots = self.slots().len();
+    }
+}
+
 /// Ops over all parameters read or write whole pools: the gradients ([`Use::Get`], [`Use::GradOnly`]), or what the optimizer moves.
 impl Operand for &dyn ParamTable {
     fn access(&self, access: Use, t: &mut Accesses) {
@@ -161,7 +171,7 @@ impl Operand for &dyn ParamTable {
             t.push(Pool::Grads, Span { at: 0, len }, access != Use::Get);
         } else {
             t.push(Pool::Weights, Span { at: 0, len: 2 * len }, true);
-            t.push(Pool::Moments, Span { at: 0, len: 2 * len }, true);
+            t.push(Pool::Slots, Span { at: 0, len: t.slots * len }, true);
         }
     }
 }
@@ -218,7 +228,7 @@ macro_rules! ops {
                 weight_norm_backward(Grad p: Prototypes, Grad g: Weight; train_gain: bool, n: Rows);
                 clip(Acc monitor: State, GradOnly table: &dyn ParamTable, Get hyper: State;);
                 commit_center(Acc center: State, Acc monitor: State, Get sum: State, Get teacher: Prototypes, Get hyper: State; n: Rows);
-                adamw(Get monitor: State, Acc table: &dyn ParamTable, Get hyper: State;);
+                optimize(Get rule: Optimizer, Acc table: &dyn ParamTable, Get monitor: State, Get hyper: State;);
                 ema(Get monitor: State, Acc table: &dyn ParamTable, Get hyper: State;);
             }
         }

@@ -18,6 +18,7 @@ pub mod wrap;
 use crate::crops::Ragged;
 pub use crate::dims::*;
 use crate::mem::{Act, Pool, Stat, State, Weight};
+use crate::optim::Optimizer;
 use crate::params::ParamTable;
 pub use args::*;
 pub use list::{Access, Accesses, Op, Use};
@@ -140,9 +141,10 @@ pub trait Update: Backward + Collective {
     fn clip(&mut self, monitor: State, table: &dyn ParamTable, hyper: State);
     /// center += rate (mean teacher logit - center), the mean being (sum / rows) v^T * scale. Nothing if the step is not finite.
     fn commit_center(&mut self, center: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows);
-    /// Decoupled weight decay and Adam by the table's roles. Nothing if the step is not finite; last layer skipped while frozen.
-    fn adamw(&mut self, monitor: State, table: &dyn ParamTable, hyper: State);
-    /// teacher += (1 - momentum) (student - teacher), every parameter. Nothing if the step is not finite.
+    /// Every tensor that is neither frozen nor withheld moves by the rule, with its group's numbers. Nothing if the step is not finite.
+    fn optimize(&mut self, rule: Optimizer, table: &dyn ParamTable, monitor: State, hyper: State);
+    /// teacher += rate (student - teacher), every parameter, as [`crate::optim::teacher::blend`] does it. Nothing if the step is not
+    /// finite.
     fn ema(&mut self, monitor: State, table: &dyn ParamTable, hyper: State);
 }
 

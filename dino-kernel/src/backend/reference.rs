@@ -7,17 +7,18 @@ use crate::crops::Ragged;
 use crate::mem::{Act, Pool, Span, Stat, State, Weight};
 use crate::ops;
 use crate::ops::loss::{Logits, LossOut, Targets};
-use crate::params::{ParamTable, Role};
+use crate::optim::{self, Optimizer, clip, teacher};
+use crate::params::ParamTable;
 use crate::real::Real;
 use crate::scalars::{hyper, monitor};
 use core::ops::{Deref, DerefMut};
 
-/// The pools. For inference the weights may be a shared slice (in flash, for instance) and grads and moments empty.
+/// The pools. For inference the weights may be a shared slice (in flash, for instance) and grads and slots empty.
 pub struct Reference<'a, T, W> {
     pub weights: W,
     pub grads: &'a mut [T],
-    /// Adam's first moments, then its second.
-    pub moments: &'a mut [T],
+    /// The optimizer's arrays of state, one after the other.
+    pub slots: &'a mut [T],
     pub acts: &'a mut [T],
     pub stats: &'a mut [T],
     pub state: &'a mut [T],
@@ -266,18 +267,12 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
             let g = &mut self.grads[spec.at.range()];
             let square = ops::sum_squares(g);
             total += square;
-            let factor = ops::optim::clip_factor(libm::sqrt(square), limit);
+            let factor = clip::factor(libm::sqrt(square), limit);
             if factor < 1.0 {
                 g.iter_mut().for_each(|g| *g *= T::of(factor));
             }
         });
-        let finite = total.is_finite() && self.state[m.0.at + monitor::LOSS].is_finite();
-        let m = &mut self.state[m.range()];
-        m[monitor::FINITE] = if finite && m[monitor::HALTED] == T::ZERO { T::ONE } else { T::ZERO };
-        if !finite {
-            m[monitor::HALTED] = T::ONE;
-        }
-        m[monitor::GRAD_NORM] = T::of(libm::sqrt(total));
+        clip::note(&mut self.state[m.range()], total);
     }
 
     fn commit_center(&mut self, center: State, m: State, sum: State, teacher: Prototypes, hyper: State, _n: Rows) {
@@ -289,29 +284,23 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         }
     }
 
-    fn adamw(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
-        let h = &self.state[hyper.range()];
+    fn optimize(&mut self, rule: Optimizer, table: &dyn ParamTable, m: State, hyper: State) {
         if self.state[m.0.at + monitor::FINITE] != T::ONE {
             return;
         }
-        let (first, second) = self.moments.split_at_mut(table.len());
-        let frozen = h[hyper::FREEZE_LAST] != T::ZERO;
+        let (hyper, mut slots) = (&self.state[hyper.range()], rule.arrays(self.slots, table.len()));
         table.visit(&mut |spec| {
-            let (last, at) = (spec.last_layer, spec.at.range());
-            if spec.role == Role::Frozen || (last && frozen) {
-                return;
-            }
-            let decay = if spec.role == Role::Decay { h[hyper::DECAY] } else { T::ZERO };
-            let (step, bias2) = if last { (hyper::STEP_LAST, hyper::BIAS2_LAST) } else { (hyper::STEP, hyper::BIAS2) };
-            let (p, g) = (&mut self.weights[at.clone()], &self.grads[at.clone()]);
-            ops::optim::adamw(p, &mut first[at.clone()], &mut second[at], g, decay, h[step], h[bias2], h);
+            let Some(h) = optim::block_of(hyper, &spec) else { return };
+            let (p, g) = (&mut self.weights[spec.at.range()], &self.grads[spec.at.range()]);
+            let trust = if rule.needs_norms() { rule.trust(rule.norms(p, g, h), h) } else { T::ONE };
+            rule.apply(p, optim::part(&mut slots, spec.at.range()), g, trust, h);
         });
     }
 
     fn ema(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
         if self.state[m.0.at + monitor::FINITE] == T::ONE {
             let (student, teacher) = self.weights.split_at_mut(table.len());
-            ops::optim::ema(teacher, student, self.state[hyper.0.at + hyper::EMA_RATE]);
+            teacher::blend(teacher, student, self.state[hyper.0.at + hyper::TEACHER_RATE]);
         }
     }
 }
@@ -321,7 +310,7 @@ impl<T: Real, W: DerefMut<Target = [T]>> Reference<'_, T, W> {
         match pool {
             Pool::Weights => &mut self.weights,
             Pool::Grads => self.grads,
-            Pool::Moments => self.moments,
+            Pool::Slots => self.slots,
             Pool::Acts => self.acts,
             Pool::Stats => self.stats,
             Pool::State => self.state,

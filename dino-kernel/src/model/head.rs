@@ -4,7 +4,7 @@
 use crate::backend::{Affine, Backward, Forward, Mat, Prototypes, Rows};
 use crate::mem::{Act, Cursor, Pool, Span, Stat, Weight};
 use crate::model::spans::pass_on;
-use crate::params::{Init, Name, Role, Spec, spec};
+use crate::params::{Init, Name, ParamGroup, Spec, spec};
 
 /// Most layers a head may have.
 pub const MAX_LAYERS: usize = 8;
@@ -116,21 +116,20 @@ impl Head {
             Name { part: "head.", list: "mlp.", index: 2 * i, leaf }
         }
         [
-            spec(name(i, "weight"), [out, inp], Init::Linear, Role::Decay, c),
-            spec(name(i, "bias"), [out], Init::Zeros, Role::Plain, c),
+            spec(name(i, "weight"), [out, inp], Init::Linear, ParamGroup::Decay, c),
+            spec(name(i, "bias"), [out], Init::Zeros, ParamGroup::Plain, c),
         ]
     }
 
     const fn last_layer(&self, c: &mut Cursor) -> [Spec; 2] {
         let (k, b) = (self.prototypes, self.bottleneck);
-        let gain = if self.train_gain { Role::Decay } else { Role::Frozen };
         const fn name(leaf: &'static str) -> Name {
             Name { part: "head.", list: "", index: 0, leaf }
         }
-        let g = spec(name("last_layer.weight_g"), [k, 1], Init::Ones, gain, c);
+        let g = spec(name("last_layer.weight_g"), [k, 1], Init::Ones, ParamGroup::LastDecay, c);
         // Created after the head's own initializer has run, so it keeps the linear layer's default.
-        let v = spec(name("last_layer.weight_v"), [k, b], Init::FanIn(b), Role::Decay, c);
-        [Spec { last_layer: true, ..g }, Spec { last_layer: true, ..v }]
+        let v = spec(name("last_layer.weight_v"), [k, b], Init::FanIn(b), ParamGroup::LastDecay, c);
+        [Spec { frozen: !self.train_gain, ..g }, v]
     }
 
     pub(super) fn visit(&self, c: &mut Cursor, f: &mut impl FnMut(Spec)) {

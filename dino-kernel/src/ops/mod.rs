@@ -10,7 +10,6 @@ pub mod layernorm;
 pub mod linear;
 pub mod loss;
 pub mod norm;
-pub mod optim;
 pub mod position;
 pub mod residual;
 

@@ -58,7 +58,7 @@ impl FeaturePlan {
         let pools = Pools {
             weights: w.next,
             grads: 0,
-            moments: 0,
+            slots: 0,
             acts: a.next,
             stats: s.next,
             state: t.next,

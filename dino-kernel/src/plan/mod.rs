@@ -14,6 +14,7 @@ use crate::model::vit::drop_path::DropPath;
 use crate::model::vit::{Output, PositionActs, Save, VitActs, VitGrads, VitWeights};
 use crate::model::{Head, Table, Vit};
 use crate::objective::{Objective, TargetSpans};
+use crate::optim::{Optimizer, TeacherRule};
 use crate::real::Real;
 use crate::scalars::{hyper, monitor};
 pub use check::PlanError;
@@ -27,6 +28,8 @@ pub struct Config {
     pub backbone: Vit,
     pub head: Head,
     pub objective: Objective,
+    pub optimizer: Optimizer,
+    pub teacher: TeacherRule,
     /// Crops of *one* image; the first group holds the teacher's (global) views.
     pub views: Crops,
     /// Images of an optimization step.
@@ -43,13 +46,14 @@ pub struct Config {
     pub stream_crops: bool,
 }
 
-/// Elements of every pool. Adam's two moments are as large as the gradients.
+/// Elements of every pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pools {
     /// Student and teacher.
     pub weights: usize,
     pub grads: usize,
-    pub moments: usize,
+    /// The optimizer's arrays of state, each as large as the gradients.
+    pub slots: usize,
     pub acts: usize,
     pub stats: usize,
     pub state: usize,
@@ -68,7 +72,7 @@ pub struct Pools {
 impl Pools {
     /// Elements of all pools.
     pub const fn total(&self) -> usize {
-        self.weights + self.grads + self.moments + self.acts + self.stats + self.state
+        self.weights + self.grads + self.slots + self.acts + self.stats + self.state
     }
 }
 
@@ -195,7 +199,7 @@ impl Plan {
         let pools = Pools {
             weights: 2 * table.len(),
             grads: table.len(),
-            moments: 2 * table.len(),
+            slots: config.optimizer.slots().len() * table.len(),
             acts: max(a.next, input.next),
             stats: s.next,
             state: t.next,

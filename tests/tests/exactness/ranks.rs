@@ -60,7 +60,7 @@ fn left(cpu: &mut Cpu, plan: &Plan) -> Left {
         cpu.download(pool, span.at, &mut values);
         values.into_iter().map(f32::to_bits).collect()
     };
-    let pools = [(Pool::Weights, n.weights), (Pool::Moments, n.moments), (Pool::Grads, n.grads)];
+    let pools = [(Pool::Weights, n.weights), (Pool::Slots, n.slots), (Pool::Grads, n.grads)];
     let [weights, moments, grads] = pools.map(|(pool, len)| take(pool, Span { at: 0, len }));
     Left {
         pools: [weights, moments, grads, take(Pool::State, plan.targets.rows.offset.0)],
@@ -156,7 +156,7 @@ fn the_bits_depend_on_the_number_of_shards() {
     for other in [two, eight] {
         for which in [monitor::LOSS, monitor::ENTROPY, monitor::GRAD_NORM, monitor::CENTER_NORM] {
             let (one, other) = (number(&one, which), number(&other, which));
-            assert!((one - other).abs() <= 1e-5 * one.abs(), "{}: {one} and {other}", monitor::NAMES[which]);
+            assert!((one - other).abs() <= 1e-5 * one.abs(), "{}: {one} and {other}", monitor::SLOTS[which].0);
         }
     }
 }

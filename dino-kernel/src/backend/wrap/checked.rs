@@ -4,6 +4,7 @@ use crate::backend::list::{accesses, ops};
 use crate::backend::*;
 use crate::crops::Ragged;
 use crate::mem::{Act, Pool, Stat, State, Weight};
+use crate::optim::Optimizer;
 use crate::params::ParamTable;
 
 /// The first thing a [`Checked`] backend found wrong.

@@ -4,6 +4,7 @@ use crate::backend::list::ops;
 use crate::backend::*;
 use crate::crops::Ragged;
 use crate::mem::{Act, Stat, State, Weight};
+use crate::optim::Optimizer;
 use crate::params::ParamTable;
 
 /// Calls, time and work of one op.

@@ -3,7 +3,7 @@
 use super::Vit;
 use crate::backend::Affine;
 use crate::mem::{Cursor, Weight};
-use crate::params::{Init, Name, Role, Spec, spec};
+use crate::params::{Init, Name, ParamGroup, Spec, spec};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BlockWeights {
@@ -65,10 +65,10 @@ impl Vit {
         let (d, p, n) = (self.dim, self.patch, self.side() * self.side());
         let default = Init::FanIn(self.patch_len());
         [
-            spec(name("cls_token"), [1, 1, d], Init::TruncNormal(0.02), Role::Decay, c),
-            spec(name("pos_embed"), [1, 1 + n, d], Init::TruncNormal(0.02), Role::Decay, c),
-            spec(name("patch_embed.proj.weight"), [d, self.channels, p, p], default, Role::Decay, c),
-            spec(name("patch_embed.proj.bias"), [d], default, Role::Plain, c),
+            spec(name("cls_token"), [1, 1, d], Init::TruncNormal(0.02), ParamGroup::Decay, c),
+            spec(name("pos_embed"), [1, 1 + n, d], Init::TruncNormal(0.02), ParamGroup::Decay, c),
+            spec(name("patch_embed.proj.weight"), [d, self.channels, p, p], default, ParamGroup::Decay, c),
+            spec(name("patch_embed.proj.bias"), [d], default, ParamGroup::Plain, c),
         ]
     }
 
@@ -78,18 +78,18 @@ impl Vit {
         }
         let (d, m, i) = (self.dim, self.mlp, index);
         [
-            spec(name(i, "norm1.weight"), [d], Init::Ones, Role::Plain, c),
-            spec(name(i, "norm1.bias"), [d], Init::Zeros, Role::Plain, c),
-            spec(name(i, "attn.qkv.weight"), [3 * d, d], Init::Linear, Role::Decay, c),
-            spec(name(i, "attn.qkv.bias"), [3 * d], Init::Zeros, Role::Plain, c),
-            spec(name(i, "attn.proj.weight"), [d, d], Init::Linear, Role::Decay, c),
-            spec(name(i, "attn.proj.bias"), [d], Init::Zeros, Role::Plain, c),
-            spec(name(i, "norm2.weight"), [d], Init::Ones, Role::Plain, c),
-            spec(name(i, "norm2.bias"), [d], Init::Zeros, Role::Plain, c),
-            spec(name(i, "mlp.fc1.weight"), [m, d], Init::Linear, Role::Decay, c),
-            spec(name(i, "mlp.fc1.bias"), [m], Init::Zeros, Role::Plain, c),
-            spec(name(i, "mlp.fc2.weight"), [d, m], Init::Linear, Role::Decay, c),
-            spec(name(i, "mlp.fc2.bias"), [d], Init::Zeros, Role::Plain, c),
+            spec(name(i, "norm1.weight"), [d], Init::Ones, ParamGroup::Plain, c),
+            spec(name(i, "norm1.bias"), [d], Init::Zeros, ParamGroup::Plain, c),
+            spec(name(i, "attn.qkv.weight"), [3 * d, d], Init::Linear, ParamGroup::Decay, c),
+            spec(name(i, "attn.qkv.bias"), [3 * d], Init::Zeros, ParamGroup::Plain, c),
+            spec(name(i, "attn.proj.weight"), [d, d], Init::Linear, ParamGroup::Decay, c),
+            spec(name(i, "attn.proj.bias"), [d], Init::Zeros, ParamGroup::Plain, c),
+            spec(name(i, "norm2.weight"), [d], Init::Ones, ParamGroup::Plain, c),
+            spec(name(i, "norm2.bias"), [d], Init::Zeros, ParamGroup::Plain, c),
+            spec(name(i, "mlp.fc1.weight"), [m, d], Init::Linear, ParamGroup::Decay, c),
+            spec(name(i, "mlp.fc1.bias"), [m], Init::Zeros, ParamGroup::Plain, c),
+            spec(name(i, "mlp.fc2.weight"), [d, m], Init::Linear, ParamGroup::Decay, c),
+            spec(name(i, "mlp.fc2.bias"), [d], Init::Zeros, ParamGroup::Plain, c),
         ]
     }
 
@@ -98,8 +98,8 @@ impl Vit {
             Name { part: "", list: "", index: 0, leaf }
         }
         [
-            spec(name("norm.weight"), [self.dim], Init::Ones, Role::Plain, c),
-            spec(name("norm.bias"), [self.dim], Init::Zeros, Role::Plain, c),
+            spec(name("norm.weight"), [self.dim], Init::Ones, ParamGroup::Plain, c),
+            spec(name("norm.bias"), [self.dim], Init::Zeros, ParamGroup::Plain, c),
         ]
     }
 

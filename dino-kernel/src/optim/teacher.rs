@@ -1,0 +1,42 @@
+//! How the student moves the teacher: teacher += (1 - momentum)(student - teacher). Rules differ in the momentum of a step, and in
+//! whether the teacher takes the student as it is before the optimizer's update or after it.
+
+use crate::real::Real;
+use crate::schedule::Cosine;
+
+/// Where the teacher comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TeacherRule {
+    /// An average of the student, whose momentum follows a cosine from `start` to `end`.
+    Ema { start: f64, end: f64 },
+}
+
+impl TeacherRule {
+    /// Whether the teacher moves before the optimizer does. It is the same in every step, so that a step stays one graph.
+    pub const fn before_update(&self) -> bool {
+        match self {
+            TeacherRule::Ema { .. } => false,
+        }
+    }
+
+    /// How much of itself the teacher keeps in step `step` (from 0) of `steps`, `per_epoch` of which are an epoch: at 1 all of it, at 0
+    /// nothing. What it takes of the student is the rest, the rate of [`blend`].
+    pub fn momentum(&self, step: u64, _per_epoch: u64, steps: u64) -> f64 {
+        match *self {
+            TeacherRule::Ema { start, end } => Cosine::new(start, end, steps).at(step),
+        }
+    }
+}
+
+/// teacher += rate (student - teacher). A rate of 1 copies, where the formula would often miss the student by a rounding; at a rate of
+/// 0 the teacher keeps its bits.
+#[inline(always)]
+pub fn blend<T: Real>(teacher: &mut [T], student: &[T], rate: T) {
+    if rate == T::ONE {
+        teacher.copy_from_slice(student);
+    } else if rate != T::ZERO {
+        for (t, &s) in teacher.iter_mut().zip(student) {
+            *t += rate * (s - *t);
+        }
+    }
+}
