@@ -65,7 +65,7 @@ for_backends!([f32: On<false, 256>, bf16: On<true, 256>] [
     sharp_loss,
     tied_loss,
     sums,
-    optimiser,
+    optimizer,
     products_see_the_new_weights,
 ]);
 
@@ -433,7 +433,7 @@ fn sums<F: Both>(_: &str) {
 
 /// What a step ends with, over random gradients: clipping and not, the last layer frozen and not, gains trained and not, then a
 /// gradient that is not finite, and the step after it. More tensors than a block has threads, and a tensor of two pieces.
-fn optimiser<F: Both>(_: &str) {
+fn optimizer<F: Both>(_: &str) {
     for train_gain in [false, true] {
         let backbone = Vit {
             image: 4,

@@ -63,14 +63,14 @@ impl Update for Gpu {
     }
 
     fn clip(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {
-        let Some(p) = self.pieces(table) else { return };
+        let Some(p) = self.chunks(table) else { return };
         let (monitor, hyper, grads) = (self.state(monitor), self.state(hyper), self.all_grads().0);
         let k = self.kernels;
-        self.launch(&k.clip_squares, Shape::blocks(p.count), args![p.squares, p.pieces, grads]);
+        self.launch(&k.clip_squares, Shape::blocks(p.count), args![p.squares, p.chunks, grads]);
         let arguments = args![p.factors, p.tensor_squares, p.squares, p.first, hyper];
         self.launch(&k.clip_factors, Shape::blocks(p.tensors), arguments);
         self.launch(&k.clip_verdict, Shape::blocks(1), args![monitor, p.tensor_squares, p.tensors as i32]);
-        self.launch(&k.clip_apply, Shape::blocks(p.count), args![grads, p.pieces, p.factors]);
+        self.launch(&k.clip_apply, Shape::blocks(p.count), args![grads, p.chunks, p.factors]);
     }
 
     fn commit_center(&mut self, center: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows) {
@@ -82,17 +82,21 @@ impl Update for Gpu {
     }
 
     fn adamw(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {
-        let Some(p) = self.pieces(table) else { return };
+        let Some(p) = self.chunks(table) else { return };
         let (monitor, hyper, grads) = (self.state(monitor), self.state(hyper), self.all_grads().0);
-        let ([weights, shadow], [first, second]) = (self.networks(0), self.moments(table.len()));
-        let arguments = args![weights, shadow, first, second, grads, p.pieces, monitor, hyper];
+        let ([weights, weights_bf16], [first, second]) = (self.networks(0), self.moments(table.len()));
+        let arguments = args![weights, weights_bf16, first, second, grads, p.chunks, monitor, hyper];
         self.launch(&self.kernels.adamw, Shape::blocks(p.count), arguments);
     }
 
     fn ema(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {
         let len = table.len();
-        let ([student, _], [teacher, shadow]) = (self.networks(0), self.networks(len));
+        let ([student, _], [teacher, weights_bf16]) = (self.networks(0), self.networks(len));
         let (monitor, hyper) = (self.state(monitor), self.state(hyper));
-        self.launch(&self.kernels.ema, Shape::flat(len), args![teacher, shadow, student, monitor, hyper, len as i64]);
+        self.launch(
+            &self.kernels.ema,
+            Shape::flat(len),
+            args![teacher, weights_bf16, student, monitor, hyper, len as i64],
+        );
     }
 }

@@ -46,7 +46,7 @@ pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
     let (mut config, weights) = network::<D>(&args.source, which)?;
     let splits = open(&args.source.data, &config)?;
     settle_view(&mut config, &*splits.train, trained);
-    let faults = args.source.tolerance.faults();
+    let unreadable = args.source.tolerance.unreadable();
     let files = Files::open(&args.image, config.decode())?;
     let Splits { train, test, held_out, .. } = &splits;
     // What was held out of training for want of a test part belongs to the bank as well: then each image is asked among all others.
@@ -62,19 +62,19 @@ pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
     let mut kinds: Kinds = Vec::new();
     if let Some(weights) = &weights {
         let mut extractor = Extractor::<D>::new(&args.source.shared.device, &config, weights)?;
-        let faults = &faults;
+        let unreadable = &unreadable;
         let features = move |set: &dyn Dataset| {
             let mut progress = Progress::new(set.len(), "images");
-            extractor.run(set, faults, |_| progress.tick())
+            extractor.run(set, unreadable, |_| progress.tick())
         };
         kinds.push((&name, Box::new(features)));
     }
     if args.pixels || weights.is_none() {
-        kinds.push(("pixels", Box::new(|set: &dyn Dataset| features::pixels(set, &faults, &config))));
+        kinds.push(("pixels", Box::new(|set: &dyn Dataset| features::pixels(set, &unreadable, &config))));
     }
     let ask = Ask { k: args.k, bank: &bank, queries, chosen };
-    let drawn = neighbors::draw(&ask, kinds, &faults, &args.out);
-    faults.say();
+    let drawn = neighbors::draw(&ask, kinds, &unreadable, &args.out);
+    unreadable.print();
     let found = drawn?;
     if args.source.json {
         outln!("{found}");

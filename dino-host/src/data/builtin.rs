@@ -125,7 +125,7 @@ impl Dataset for Builtin {
 /// Everything about one image but its noise. Lengths are fractions of the image's side, colours linear in 0 ..= 1.
 struct Scene {
     class: usize,
-    centre: [f64; 2],
+    center: [f64; 2],
     /// Half the object's width and height, before the tilt.
     radius: [f64; 2],
     /// Cosine and sine of the tilt.
@@ -150,7 +150,7 @@ impl Scene {
         let stretch = libm::exp(rng.range(-0.18, 0.18));
         let radius = [size * stretch, size / stretch];
         let room = 0.5 - 0.65 * size;
-        let centre = [0.5 + rng.range(-room, room), 0.5 + rng.range(-room, room)];
+        let center = [0.5 + rng.range(-room, room), 0.5 + rng.range(-room, room)];
         let tilt = rng.range(-0.5, 0.5);
         let mut paint = [rng.range(0.7, 0.8), rng.range(0.2, 0.3)];
         if rng.chance(0.5) {
@@ -160,14 +160,14 @@ impl Scene {
         let mut lattice = [[[0.0; 3]; LATTICE]; LATTICE];
         for pair in lattice.as_flattened_mut().chunks_exact_mut(2) {
             // A colour and its complement, so that no picture is bright or red as a whole.
-            pair[0] = colour(rng.range(0.28, 0.72), 0.15, rng);
+            pair[0] = color(rng.range(0.28, 0.72), 0.15, rng);
             pair[1] = pair[0].map(|value| 1.0 - value);
         }
         let light = libm::exp(rng.range(-0.05, 0.05));
         let gain = [0, 1, 2].map(|_| light * rng.range(0.97, 1.03));
         Scene {
             class,
-            centre,
+            center,
             radius,
             turn: [libm::cos(tilt), libm::sin(tilt)],
             pace: libm::exp(rng.range(-0.15, 0.15)),
@@ -183,7 +183,7 @@ impl Scene {
 
     /// From the image to the object, whose silhouette lies within -1 ..= 1.
     fn to_object(&self, x: f64, y: f64) -> [f64; 2] {
-        let (dx, dy) = (x - self.centre[0], y - self.centre[1]);
+        let (dx, dy) = (x - self.center[0], y - self.center[1]);
         let [c, s] = self.turn;
         [(c * dx + s * dy) / self.radius[0], (c * dy - s * dx) / self.radius[1]]
     }
@@ -288,7 +288,7 @@ fn samples(side: usize, row: usize, column: usize) -> impl Iterator<Item = [f64;
 }
 
 /// A colour of the given brightness and any hue.
-fn colour(level: f64, chroma: f64, rng: &mut Rng) -> [f64; 3] {
+fn color(level: f64, chroma: f64, rng: &mut Rng) -> [f64; 3] {
     let hue = TAU * rng.uniform();
     let chroma = chroma * rng.uniform();
     [0.0, 1.0, 2.0].map(|c| level + chroma * libm::cos(hue + c * TAU / 3.0))

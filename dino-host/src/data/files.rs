@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::Dataset;
 use super::fingerprint::Fnv;
-use super::unsupported::Unread;
+use super::unsupported::Unsupported;
 use crate::error::{Error, Result};
-use crate::image::{Decode, Image, decode, is_picture};
+use crate::image::{Decode, Image, decode, is_image_file};
 use crate::io::read_error;
 
 /// Picture files in the order in which they were named.
@@ -52,12 +52,12 @@ impl Files {
 /// The pictures among `found`, sorted.
 fn pictures(named: &Path, mut found: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let hidden = |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-    let mut unread = Unread::default();
+    let mut unsupported = Unsupported::default();
     found.retain(|path| !path.is_dir() && !hidden(path));
-    found.iter().filter(|path| !is_picture(path) && path.is_file()).for_each(|path| unread.take(path));
-    found.retain(|path| is_picture(path));
+    found.iter().filter(|path| !is_image_file(path) && path.is_file()).for_each(|path| unsupported.take(path));
+    found.retain(|path| is_image_file(path));
     found.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
-    let notes = unread.notes();
+    let notes = unsupported.notes();
     match found.is_empty() {
         false => {
             notes.iter().for_each(|note| errln!("note: {note}"));

@@ -15,7 +15,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 use rayon::prelude::*;
 
-use super::cache::{Kept, Size, UNPACKED};
+use super::cache::{Cache, Size, UNPACKED};
 use super::fingerprint::Fnv;
 use super::labels::{MAX_CLASSES, Numbered, numbered};
 use super::{Dataset, Shards, Splits, part_files};
@@ -66,7 +66,7 @@ struct Tables {
     classes: Vec<String>,
     how: Decode,
     together: usize,
-    kept: Kept<Vec<Option<ByteArray>>>,
+    kept: Cache<Vec<Option<ByteArray>>>,
 }
 
 /// `None` when the folder has no such files, neither directly nor in folders that are called as parts, nor all of this in `data/` or
@@ -466,7 +466,7 @@ impl Tables {
             how,
             together: (UNPACKED / largest).max(1) as usize,
             // Groups are often of a hundred rows, and there may be many within a buffer: what is kept is bounded by images and bytes.
-            kept: Kept::new(2),
+            kept: Cache::new(2),
         })
     }
 

@@ -9,7 +9,7 @@ use super::labels::{CLASS_NAMES, Classes};
 use super::list::{is_list, read};
 use super::parts::{self, Part};
 use super::table::{self, Table};
-use crate::image::is_picture;
+use crate::image::is_image_file;
 use crate::io::text::composed;
 
 /// Lists that are looked at, and folders above the pictures' in which ImageNet's list may lie, at most.
@@ -96,7 +96,7 @@ fn one(list: &Path, images: &Images, known: Option<&Classes>) -> Result<Option<(
     let named = |column: usize| {
         let named = table.column(column).filter(|cell| images.find(cell).is_some()).count();
         // A label may be called as a picture is without its ending.
-        (named > 0).then(|| (table.column(column).any(|cell| is_picture(Path::new(cell))), named))
+        (named > 0).then(|| (table.column(column).any(|cell| is_image_file(Path::new(cell))), named))
     };
     // Among equals the first; `max_by_key` gives the last.
     let Some((path, _)) = (0..width).filter_map(|c| Some((c, named(c)?))).rev().max_by_key(|(_, named)| *named) else {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::parts;
 use crate::error::{Error, Result};
-use crate::image::is_picture;
+use crate::image::is_image_file;
 
 /// Rows of cells, and the names of the columns where the first line has them.
 pub(super) struct Table {
@@ -89,7 +89,7 @@ fn plain(name: &str) -> String {
 }
 
 fn picture(cell: &str) -> bool {
-    is_picture(Path::new(cell))
+    is_image_file(Path::new(cell))
 }
 
 /// The cells of a list. `there`: whether a file of that name lies beside the list (lines that begin with `#` are comments but for

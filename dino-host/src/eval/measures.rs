@@ -8,9 +8,9 @@
 pub const BOUNDARY: f64 = 0.008;
 
 /// Jaccard index over the judged pixels: |A and B| / |A or B|; 1 for two empty masks.
-pub fn region(found: &[bool], exact: &[bool], judged: &[bool]) -> f64 {
+pub fn region(found: &[bool], exact: &[bool], scored: &[bool]) -> f64 {
     let (mut both, mut any) = (0usize, 0usize);
-    for ((&a, &b), _) in found.iter().zip(exact).zip(judged).filter(|(_, judged)| **judged) {
+    for ((&a, &b), _) in found.iter().zip(exact).zip(scored).filter(|(_, scored)| **scored) {
         both += (a && b) as usize;
         any += (a || b) as usize;
     }
@@ -19,10 +19,10 @@ pub fn region(found: &[bool], exact: &[bool], judged: &[bool]) -> f64 {
 
 /// F of two masks (rows of `width`) over the judged pixels; others count as background. 1 for two masks without a boundary, 0 where one
 /// has none. `part`: the tolerance, a part of the diagonal, rounded up to whole pixels.
-pub fn boundary(found: &[bool], exact: &[bool], judged: &[bool], width: usize, part: f64) -> f64 {
+pub fn boundary(found: &[bool], exact: &[bool], scored: &[bool], width: usize, part: f64) -> f64 {
     let height = found.len() / width.max(1);
     let radius = libm::ceil(part * libm::sqrt((width * width + height * height) as f64)) as usize;
-    let edge = |mask: &[bool]| edge(&mask.iter().zip(judged).map(|(&m, &j)| m && j).collect::<Vec<_>>(), width);
+    let edge = |mask: &[bool]| edge(&mask.iter().zip(scored).map(|(&m, &j)| m && j).collect::<Vec<_>>(), width);
     let (found, exact) = (edge(found), edge(exact));
     let count = |mask: &[bool]| mask.iter().filter(|m| **m).count();
     let (of_found, of_exact) = (count(&found), count(&exact));

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::image::enlarge::enlarge;
 use crate::image::masks::Mask;
 use crate::image::resize::{Filter, Region, Resizer};
-use crate::image::{Image, decode, is_picture};
+use crate::image::{Image, decode, is_image_file};
 
 /// An image and the mask of its object.
 pub type Pair = (PathBuf, PathBuf);
@@ -25,7 +25,7 @@ pub type Pair = (PathBuf, PathBuf);
 /// Errors: a folder that cannot be listed, no mask, a mask without an image, two images for it.
 pub fn pairs(images: &Path, masks: &Path) -> Result<Vec<Pair>> {
     let mut by_stem: HashMap<PathBuf, PathBuf> = HashMap::new();
-    for path in files(images, &is_picture)? {
+    for path in files(images, &is_image_file)? {
         let stem = path.strip_prefix(images).unwrap_or(&path).with_extension("");
         if let Some(other) = by_stem.insert(stem, path.clone()) {
             return Err(Error::new(format!("{} and {} have one name", other.display(), path.display()))
@@ -84,7 +84,7 @@ pub fn evaluate<D: Device>(
     let mut scores = Vec::new();
     for (image, exact) in pairs {
         let exact_file = Mask::read(exact)?;
-        let (exact_mask, judged) = exact_file.numbered(exact_file.white());
+        let (exact_mask, scored) = exact_file.numbered(exact_file.white());
         let found = decode(image, config.decode())?;
         if (found.width, found.height) != (exact_mask.width, exact_mask.height) {
             return Err(Error::new(format!(
@@ -100,8 +100,8 @@ pub fn evaluate<D: Device>(
         tick();
         let (full, window) = fit(&image.display().to_string(), [found.height, found.width], size, config.patch_size)?;
         let object = cut(&exact_mask, full, window);
-        let judged = Mask { ids: judged.iter().map(|&j| j as u8).collect(), ..exact_mask };
-        let (object, judged) = (object, cut(&judged, full, window));
+        let scored = Mask { ids: scored.iter().map(|&j| j as u8).collect(), ..exact_mask };
+        let (object, scored) = (object, cut(&scored, full, window));
         if !object.iter().any(|o| *o) {
             continue;
         }
@@ -111,7 +111,7 @@ pub fn evaluate<D: Device>(
         let (grid, rows) = (network.grid(), network.attention(&pixels)?);
         for row in rows.chunks(grid[0] * grid[1]) {
             let found = enlarge(&mask(row, keep), grid, config.patch_size, to, false);
-            scores.push(region(&found, &object, &judged));
+            scores.push(region(&found, &object, &scored));
         }
     }
     match scores.len() / config.heads {

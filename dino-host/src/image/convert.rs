@@ -8,8 +8,8 @@ use std::path::Path;
 
 /// Samples of 16 bits as 8, their highest value noted; see [`narrowed`].
 pub(crate) fn eight_bits(samples: &[u16], white: u16, channels: usize, alpha: bool) -> Vec<u8> {
-    let colour = samples.iter().enumerate().filter(|(i, _)| !alpha || i % channels != channels - 1);
-    set_highest(colour.map(|(_, x)| *x).max());
+    let color = samples.iter().enumerate().filter(|(i, _)| !alpha || i % channels != channels - 1);
+    set_highest(color.map(|(_, x)| *x).max());
     narrowed(samples, white, channels, alpha)
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn cmyk_to_rgb(&[c, m, y, k]: &[u8; 4]) -> [u8; 3] {
 }
 
 /// The picture as its orientation tag (1 to 8) wants it seen.
-pub(super) fn turned(image: Image, orientation: u8) -> Image {
+pub(super) fn oriented(image: Image, orientation: u8) -> Image {
     if !(2..=8).contains(&orientation) {
         return image;
     }

@@ -12,7 +12,7 @@ use image::codecs::pnm::PnmDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use super::convert::{converted, eight_bits, turned};
+use super::convert::{converted, eight_bits, oriented};
 use super::jpeg::Layout;
 use super::limits::{Found, MAX_BYTES, check_size, damaged, unsupported};
 use super::remark;
@@ -26,7 +26,7 @@ use crate::io::read_error;
 /// 16 bits become 8 by rounding to the nearest, `how.white` and above are 255; with the whole range it is `(x + 128) / 257`,
 /// where Pillow drops the low byte, which is at most 1 less or more. Palettes become their colours, CMYK becomes RGB as Pillow's
 /// `convert("RGB")` makes it, transparency is dropped where 1 or 3 channels are asked for. A file whose end mark alone is
-/// missing is decoded; [`super::Faults`] counts such files.
+/// missing is decoded; [`super::Unreadable`] counts such files.
 ///
 /// Errors name the file: unreadable, empty, no such format, damaged, cut short, too large (32,768 pixels a side, 512 MiB
 /// decoded), or a number of channels that does not become `how.channels`.
@@ -100,7 +100,7 @@ fn decoded(path: &Path, bytes: &[u8], how: Decode) -> Result<Image> {
     if !ended {
         remark::set_endless();
     }
-    let image = if how.orient { turned(found.image, found.orientation) } else { found.image };
+    let image = if how.orient { oriented(found.image, found.orientation) } else { found.image };
     converted(path, image, found.alpha, how.channels)
 }
 

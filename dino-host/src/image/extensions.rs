@@ -10,7 +10,7 @@ const ENDINGS: [&str; 17] = [
 
 /// What the names of pictures end in that are not read.
 #[rustfmt::skip]
-const UNREAD: [&str; 48] = [
+const UNSUPPORTED: [&str; 48] = [
     "jp2", "j2k", "j2c", "jpf", "jpx", "jpm", "jxl", "jxr", "avif", "heic", "heif", "psd", "psb", "xcf", "svg", "svgz", "eps",
     "exr", "hdr", "pfm", "dds", "tga", "ico", "cur", "icns", "pcx", "ff", "qoi", "dcm", "nef", "nrw", "cr2", "cr3", "crw",
     "arw", "sr2", "dng", "raf", "orf", "rw2", "pef", "srw", "raw", "3fr", "iiq", "x3f", "fits", "wmf",
@@ -21,13 +21,13 @@ fn ending(path: &Path) -> String {
 }
 
 /// Whether the name is a picture file's.
-pub(crate) fn is_picture(path: &Path) -> bool {
+pub(crate) fn is_image_file(path: &Path) -> bool {
     ENDINGS.contains(&ending(path).as_str())
 }
 
 /// The ending, in lower case, of a picture's name in a format that is not read.
-pub(crate) fn unread_ending(path: &Path) -> Option<String> {
-    Some(ending(path)).filter(|ending| UNREAD.contains(&ending.as_str()))
+pub(crate) fn unsupported_extension(path: &Path) -> Option<String> {
+    Some(ending(path)).filter(|ending| UNSUPPORTED.contains(&ending.as_str()))
 }
 
 #[cfg(test)]
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn endings_that_are_read_and_that_are_not() {
-        let both = |name: &str| (is_picture(Path::new(name)), unread_ending(Path::new(name)));
+        let both = |name: &str| (is_image_file(Path::new(name)), unsupported_extension(Path::new(name)));
         for name in ["a.jfif", "b.JPE", "c.gif", "d.ppm", "e.PGM", "f.pbm", "g.TIFF", "h.png"] {
             assert_eq!(both(name), (true, None), "{name}");
         }

@@ -20,7 +20,7 @@ mod white;
 pub(crate) use convert::converted;
 pub(crate) use decode::guarded;
 pub use decode::{decode, decode_bytes};
-pub(crate) use extensions::{is_picture, unread_ending};
+pub(crate) use extensions::{is_image_file, unsupported_extension};
 pub use white::White;
 
 /// An image, 8 bits a channel.

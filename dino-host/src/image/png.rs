@@ -15,10 +15,10 @@ pub fn write_png(path: &Path, size: [usize; 2], rgb: &[u8]) -> Result<()> {
 }
 
 /// The bytes of a PNG file.
-pub fn encode_png([width, height]: [usize; 2], pixels: &[u8], colour: ExtendedColorType) -> Result<Vec<u8>> {
+pub fn encode_png([width, height]: [usize; 2], pixels: &[u8], color: ExtendedColorType) -> Result<Vec<u8>> {
     let mut png = Vec::new();
     PngEncoder::new(&mut png)
-        .write_image(pixels, width as u32, height as u32, colour)
+        .write_image(pixels, width as u32, height as u32, color)
         .map_err(|e| Error::new(format!("a picture of {width} x {height} pixels does not become PNG: {e}")))?;
     Ok(png)
 }

@@ -111,7 +111,7 @@ pub(crate) fn key(spec: &Spec) -> String {
 }
 
 /// The four stretches of a checkpoint that have the table's layout: prefix, pool, offset.
-fn stretches(table: &Table) -> [(&'static str, Pool, usize); 4] {
+fn ranges(table: &Table) -> [(&'static str, Pool, usize); 4] {
     let len = table.len();
     [
         ("student.", Pool::Weights, 0),
@@ -166,7 +166,7 @@ fn check_finite(tensors: &[(String, Out)]) -> Result<(), Unsaved> {
 /// there stays.
 pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<(), Unsaved> {
     let mut tensors = Vec::new();
-    for (prefix, pool, offset) in stretches(&p.table) {
+    for (prefix, pool, offset) in ranges(&p.table) {
         p.table.visit(|spec| {
             let mut values = vec![0.0; spec.at.len()];
             o.download(pool, offset + spec.at.0.at, &mut values);
@@ -286,7 +286,7 @@ impl Checkpoint {
     /// Every tensor of a whole run, and where it belongs. The error is that of the first one that is not sound.
     pub fn whole(&self, p: &Plan) -> Result<Vec<(Pool, usize, Vec<f32>)>> {
         let (mut found, mut error) = (Vec::new(), None);
-        for (prefix, pool, offset) in stretches(&p.table) {
+        for (prefix, pool, offset) in ranges(&p.table) {
             p.table.visit(|spec| match self.tensor(&format!("{prefix}{}", key(&spec)), spec.shape()) {
                 Ok(values) => found.push((pool, offset + spec.at.0.at, values)),
                 Err(e) => error = error.take().or(Some(e)),

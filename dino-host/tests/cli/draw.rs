@@ -339,14 +339,14 @@ fn principal_components_mean_the_same_in_all_images_of_a_call() {
     let line = "pca --checkpoint {} --image {} --out {} --size 40 --foreground --block 1 --threads";
     succeeds(&format!("{line} 1"), &[&file, &b, front.path()]);
     let found = json(&front.path().join("pca.json"));
-    let [white, colours] = ["foreground.png", "pca.png"].map(|name| rgb(&front.path().join(name)));
+    let [white, colors] = ["foreground.png", "pca.png"].map(|name| rgb(&front.path().join(name)));
     let count = white.pixels().filter(|p| p.0 == [255; 3]).count();
     let (rows, cols) = (found["images"][0]["rows"].as_u64().unwrap(), found["images"][0]["cols"].as_u64().unwrap());
     let cell = (white.width() as u64 / cols).pow(2);
     let patches = found["foreground_patches"].as_u64().unwrap();
     assert_eq!((count as u64, white.pixels().len() as u64), (patches * cell, rows * cols * cell));
     assert!(patches > 0 && patches < rows * cols, "{found}");
-    assert!(white.pixels().zip(colours.pixels()).all(|(w, c)| w.0 == [255; 3] || c.0 == [0; 3]));
+    assert!(white.pixels().zip(colors.pixels()).all(|(w, c)| w.0 == [255; 3] || c.0 == [0; 3]));
     let again = tempfile::tempdir().unwrap();
     succeeds(&format!("{line} 2"), &[&file, &b, again.path()]);
     for name in names(front.path()) {

@@ -107,10 +107,10 @@ fn pictures_from_the_field() {
 fn with_remark(name: &str, bytes: &[u8]) -> (Option<Image>, Option<String>) {
     let dir = folder(&[(name, bytes.to_vec())]);
     let files = data::files::Files::open(&[dir.path().join(name)], Decode::default()).unwrap();
-    let faults = data::Faults::default();
-    let image = faults.image(&files, 0).unwrap();
-    let said = faults.endless();
-    assert_eq!(faults.endless(), None, "it is said once");
+    let unreadable = data::Unreadable::default();
+    let image = unreadable.image(&files, 0).unwrap();
+    let said = unreadable.endless();
+    assert_eq!(unreadable.endless(), None, "it is said once");
     (image, said)
 }
 
@@ -237,18 +237,18 @@ fn orientation_is_followed_or_not() {
 fn channels_are_what_is_asked_for() {
     let as_channels =
         |name: &str, channels| dino_host::image::decode(&golden(name), Decode { channels, ..Decode::default() });
-    let grey = as_channels("rgb.png", 1).unwrap();
-    assert_eq!((grey.channels, &grey), (1, &as_channels("rgb.png.grey.png", 1).unwrap()), "Pillow's luma, to the bit");
-    assert_eq!(as_channels("la.png", 1).unwrap(), grey);
-    assert_eq!(as_channels("rgba.png", 1).unwrap(), grey);
+    let gray = as_channels("rgb.png", 1).unwrap();
+    assert_eq!((gray.channels, &gray), (1, &as_channels("rgb.png.grey.png", 1).unwrap()), "Pillow's luma, to the bit");
+    assert_eq!(as_channels("la.png", 1).unwrap(), gray);
+    assert_eq!(as_channels("rgba.png", 1).unwrap(), gray);
     assert_eq!(as_channels("rgba.png", 3).unwrap(), as_channels("rgb.png", 3).unwrap());
     for name in ["rgba.png", "rgba.tif", "alpha.webp"] {
         let four = as_channels(name, 4).unwrap();
         assert_eq!((four.channels, four.pixels.len()), (4, 4 * 40 * 24), "{name}");
-        assert_eq!(four.pixels[3], grey.pixels[0], "{name}: the transparency is the grey picture");
+        assert_eq!(four.pixels[3], gray.pixels[0], "{name}: the transparency is the grey picture");
     }
     let two = as_channels("la.png", 2).unwrap();
-    assert_eq!((&two.pixels[..2], two.pixels.len()), (&[grey.pixels[0]; 2][..], 2 * 40 * 24));
+    assert_eq!((&two.pixels[..2], two.pixels.len()), (&[gray.pixels[0]; 2][..], 2 * 40 * 24));
     for (name, has, asked) in [("rgb.png", 3, 4), ("grey.jpg", 1, 2), ("rgba.png", 4, 2), ("rgb.png", 3, 13)] {
         let text = as_channels(name, asked).unwrap_err().to_string();
         let says =
@@ -266,8 +266,8 @@ fn tiff(width: u32, height: u32, bands: u16, bits: u16, photometric: u16, planes
     let offsets = depths + 2 * u32::from(bands);
     let counts = offsets + 4 * strips;
     let extras = counts + 4 * strips;
-    let colours = if photometric == 2 { 3 } else { 1 };
-    let extra = u32::from(bands - colours);
+    let colors = if photometric == 2 { 3 } else { 1 };
+    let extra = u32::from(bands - colors);
     let start = extras + 2 * extra;
     let place = |n: u32, value: u32, at: u32| if n == 1 { value } else { at };
     let entries = [
@@ -528,10 +528,10 @@ fn grey_alpha_palette_depth_and_wrong_endings() {
         image.save_with_format(&path, format).unwrap();
         decode(&path).unwrap().pixels
     };
-    let grey = ImageBuffer::from_pixel(2, 2, Luma([90u8]));
-    assert_eq!(save("l.png", grey.clone().into(), ImageFormat::Png), [90; 12]);
-    assert_eq!(save("l.jpg", grey.clone().into(), ImageFormat::Jpeg), [90; 12]);
-    assert_eq!(save("really-a-png.jpg", grey.into(), ImageFormat::Png), [90; 12]);
+    let gray = ImageBuffer::from_pixel(2, 2, Luma([90u8]));
+    assert_eq!(save("l.png", gray.clone().into(), ImageFormat::Png), [90; 12]);
+    assert_eq!(save("l.jpg", gray.clone().into(), ImageFormat::Jpeg), [90; 12]);
+    assert_eq!(save("really-a-png.jpg", gray.into(), ImageFormat::Png), [90; 12]);
     let alpha = ImageBuffer::from_pixel(2, 2, Rgba([1u8, 2, 3, 0]));
     assert_eq!(save("rgba.png", alpha.into(), ImageFormat::Png), [1, 2, 3].repeat(4));
     let both = ImageBuffer::from_pixel(2, 2, LumaA([8u8, 100]));

@@ -27,7 +27,7 @@ fn shard(bytes: Vec<u8>) -> (Vec<String>, Splits) {
     (found, open(&path).unwrap())
 }
 
-/// `(name, colour)` of members, all pictures.
+/// `(name, color)` of members, all pictures.
 fn pictures(names: &[&str]) -> Vec<u8> {
     tarred(&names.iter().enumerate().map(|(i, n)| (*n, png(i as u8))).collect::<Vec<_>>())
 }

@@ -100,8 +100,8 @@ pub fn saturation(planes: &mut [u8], factor: f64) {
 fn blend_with_luma(planes: &mut [u8], factor: f32) {
     let [r, g, b] = rgb(planes);
     for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
-        let grey = luma([*r, *g, *b]);
-        [*r, *g, *b] = [*r, *g, *b].map(|x| blend(grey, x, factor));
+        let gray = luma([*r, *g, *b]);
+        [*r, *g, *b] = [*r, *g, *b].map(|x| blend(gray, x, factor));
     }
 }
 
@@ -157,8 +157,8 @@ fn rgb_to_hsv([r, g, b]: [i32; 3]) -> [i32; 3] {
         if r == min { 3.0 + m } else { 5.0 - m }
     } / 6.0;
     let turn = if h < 0.0 { h + 1.0 } else { h };
-    let coloured = (max != min) as i32;
-    [truncate(turn * 255.0) * coloured, truncate(s * 255.0) * coloured, max]
+    let colored = (max != min) as i32;
+    [truncate(turn * 255.0) * colored, truncate(s * 255.0) * colored, max]
 }
 
 /// A channel of hue h is v (1 − s w), where w grows from nought to one over a sixth of a turn, stays for two and falls again.
@@ -233,9 +233,9 @@ mod tests {
     #[test]
     fn every_colour_is_converted_as_pillow_does() {
         for n in 0..1 << 24 {
-            let colour = [n & 255, n >> 8 & 255, n >> 16];
-            assert_eq!(rgb_to_hsv(colour), pillow_hsv(colour), "{colour:?} to HSV");
-            assert_eq!(hsv_to_rgb(colour), pillow_rgb(colour), "{colour:?} to RGB");
+            let color = [n & 255, n >> 8 & 255, n >> 16];
+            assert_eq!(rgb_to_hsv(color), pillow_hsv(color), "{color:?} to HSV");
+            assert_eq!(hsv_to_rgb(color), pillow_rgb(color), "{color:?} to RGB");
         }
     }
 }

@@ -41,18 +41,18 @@ pub fn eval_view(image: &Image, size: usize, view: EvalView, mean: &[f64], std: 
     if view == EvalView::Whole && (image.height, image.width) == (size, size) {
         return normalize(out, &planes::planes(image), mean, std);
     }
-    normalize(out, &centre(image, view.short(size), size), mean, std);
+    normalize(out, &center(image, view.short(size), size), mean, std);
 }
 
 /// torchvision's `Resize(short)` and `CenterCrop(size)`: the shorter side becomes `short`, the longer one is cut to a
 /// whole number, and the central square of side `size <= short` is kept (only its pixels are computed).
 pub fn resize_and_center(image: &Image, short: usize, size: usize) -> Image {
-    let pixels = planes::interleaved(&centre(image, short, size), image.channels);
+    let pixels = planes::interleaved(&center(image, short, size), image.channels);
     Image { width: size, height: size, channels: image.channels, pixels }
 }
 
 /// The planes of [`resize_and_center`].
-fn centre(image: &Image, short: usize, size: usize) -> Vec<u8> {
+fn center(image: &Image, short: usize, size: usize) -> Vec<u8> {
     let (h, w) = (image.height, image.width);
     let (height, width) = if h <= w { (short, short * w / h) } else { (short * h / w, short) };
     // Python's round: a half goes to the even number.

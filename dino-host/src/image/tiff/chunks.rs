@@ -234,9 +234,9 @@ impl<'a> Chunks<'a> {
     fn jpeg(&self, stored: &[u8]) -> Vec<u8> {
         let tables = self.tables.strip_prefix(&[0xff, 0xd8]).map(|t| t.strip_suffix(&[0xff, 0xd9]).unwrap_or(t));
         let adobe = [b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0".as_slice(), &[u8::from(self.photometric != RGB)]].concat();
-        let colours = if matches!(self.photometric, RGB | YCBCR) { adobe } else { Vec::new() };
+        let colors = if matches!(self.photometric, RGB | YCBCR) { adobe } else { Vec::new() };
         let rest = stored.strip_prefix(&[0xff, 0xd8]).unwrap_or(stored);
-        [&[0xff, 0xd8], tables.unwrap_or_default(), &colours, rest].concat()
+        [&[0xff, 0xd8], tables.unwrap_or_default(), &colors, rest].concat()
     }
 }
 
