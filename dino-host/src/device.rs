@@ -16,7 +16,7 @@ pub const MICRO_BATCH_TOKENS: usize = 8192;
 /// the next.
 pub const QUEUE: usize = 2;
 
-/// The data of one optimisation step.
+/// The data of one optimization step.
 #[derive(Clone, Debug)]
 pub struct Step<'a> {
     /// This step's derived numbers.
@@ -102,7 +102,7 @@ pub trait Device: Update + Memory + Sized {
         work(self);
     }
 
-    /// Queues one whole optimisation step; `step` may be reused at once.
+    /// Queues one whole optimization step; `step` may be reused at once.
     fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
         self.run(|device| issue_step(device, plan, step, Self::upload));
         Ok(())

@@ -46,7 +46,7 @@ fn candidates() -> Vec<PathBuf> {
 fn open() -> std::result::Result<Library, String> {
     let mut why = None;
     for path in candidates() {
-        // SAFETY: running the library's initialisers is what loading it means.
+        // SAFETY: running the library's initializers is what loading it means.
         match unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) } {
             Ok(library) => return Ok(library),
             Err(e) => _ = why.get_or_insert_with(|| std::error::Error::source(&e).unwrap_or(&e).to_string()),

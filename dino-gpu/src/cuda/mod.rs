@@ -139,7 +139,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Not initialised. An empty one takes nothing.
+    /// Not initialized. An empty one takes nothing.
     pub fn new(bytes: usize) -> Result<Buffer> {
         let mut at = 0;
         if bytes > 0 {

@@ -1,4 +1,4 @@
-//! Ops of an optimisation step; the loss's own are in `loss.rs`.
+//! Ops of an optimization step; the loss's own are in `loss.rs`.
 
 use crate::args;
 use crate::gpu::Gpu;

@@ -5,7 +5,7 @@
 //!     cargo bench -p dino-host -- --profile small16                           a step by op:   calls, ms, GFLOP/s, share of the ceiling
 //!     cargo bench -p dino-host -- --sgemm                                     matrixmultiply on the shapes of the workload
 //!
-//! The machine's speed drifts, so the two programs take turns, each in a process of its own, and only pairs of neighbours are compared.
+//! The machine's speed drifts, so the two programs take turns, each in a process of its own, and only pairs of neighbors are compared.
 
 mod cases;
 #[path = "../flags.rs"]

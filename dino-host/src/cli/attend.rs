@@ -28,7 +28,7 @@ pub struct Attend<O: Args> {
     /// Frames a second
     #[arg(long, default_value_t = 30, value_name = "N")]
     fps: u16,
-    /// Over what the film's colours run from the least to the greatest attention
+    /// Over what the film's colors run from the least to the greatest attention
     #[arg(long, default_value = "film")]
     range: Range,
     /// What the film shows

@@ -18,10 +18,10 @@ pub struct Neighbours<O: Args> {
     /// Whose features [default: teacher with --checkpoint, else pixels]
     #[arg(long)]
     which: Option<Which>,
-    /// Folder for the sheets and neighbours.json
+    /// Folder for the sheets and neighbors.json
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Neighbours of a query
+    /// Neighbors of a query
     #[arg(long, default_value_t = 10)]
     k: usize,
     /// How many images of the test part are asked for, spread evenly over the classes; of a set without one, images of the set, each
@@ -34,7 +34,7 @@ pub struct Neighbours<O: Args> {
     /// Ask for these images instead: files, folders or patterns
     #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "choose")]
     image: Vec<PathBuf>,
-    /// A second row for every query: its neighbours by pixels
+    /// A second row for every query: its neighbors by pixels
     #[arg(long)]
     pixels: bool,
 }

@@ -32,7 +32,7 @@ pub struct Pca<O: Args> {
     /// Shorter side the image is resized to, pixels; 0 = the run's global crop
     #[arg(long, default_value_t = 0)]
     size: usize,
-    /// Part the patches in two by the first component, and colour the part that touches the borders less, by its own components
+    /// Part the patches in two by the first component, and color the part that touches the borders less, by its own components
     #[arg(long)]
     foreground: bool,
     /// Print pca.json

@@ -119,9 +119,9 @@ impl Tolerance {
 pub enum Which {
     Teacher,
     Student,
-    /// A freshly initialised backbone
+    /// A freshly initialized backbone
     Random,
-    /// Per-channel normalised pixels
+    /// Per-channel normalized pixels
     Pixels,
 }
 
@@ -204,7 +204,7 @@ pub fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data
     }
 }
 
-/// Colour operations are asked for by default, and some mean nothing without colours.
+/// Color operations are asked for by default, and some mean nothing without colors.
 pub fn print_left_out(config: &Config) {
     let left_out = config.augment().left_out();
     if !left_out.is_empty() {

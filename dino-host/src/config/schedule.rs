@@ -1,11 +1,11 @@
-//! The numbers of every optimisation step.
+//! The numbers of every optimization step.
 
 use super::Config;
 use dino_kernel::schedule::{Cosine, TeacherTemp};
 use dino_kernel::step::Hyper;
 
 impl Config {
-    /// The numbers of optimisation step `step` (from 0), with `per_epoch` steps in an epoch.
+    /// The numbers of optimization step `step` (from 0), with `per_epoch` steps in an epoch.
     pub fn hyper(&self, step: u64, per_epoch: u64) -> Hyper {
         let (epoch, steps) = (step / per_epoch, self.epochs * per_epoch);
         let lr = Cosine {

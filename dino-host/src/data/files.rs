@@ -1,4 +1,4 @@
-//! Pictures named one by one, by folder or by pattern: what a user wants to see, not what a run is trained on.
+//! Images named one by one, by folder or by pattern: what a user wants to see, not what a run is trained on.
 
 use std::cmp::Ordering;
 use std::fs;
@@ -11,17 +11,17 @@ use crate::error::{Error, Result};
 use crate::image::{Decode, Image, decode, is_image_file};
 use crate::io::read_error;
 
-/// Picture files in the order in which they were named.
+/// Image files in the order in which they were named.
 pub struct Files {
     paths: Vec<PathBuf>,
     how: Decode,
 }
 
 impl Files {
-    /// Each of `named` is a file, a folder (the pictures in it, not below it) or a pattern with `*`, `?` or `[...]`. The pictures of a
+    /// Each of `named` is a file, a folder (the images in it, not below it) or a pattern with `*`, `?` or `[...]`. The images of a
     /// folder or pattern are sorted by name, numbers by their value, so that `frame10` comes after `frame9`; names that begin with
     /// a dot are left out. A file that is named itself is taken whatever it is called. Errors: nothing there, a folder or pattern
-    /// without a picture.
+    /// without an image.
     pub fn open(named: &[PathBuf], how: Decode) -> Result<Files> {
         let mut paths = Vec::new();
         for name in named {
@@ -43,13 +43,13 @@ impl Files {
         Ok(Files { paths, how })
     }
 
-    /// Where picture `i` lies.
+    /// Where image `i` lies.
     pub fn path(&self, i: usize) -> &Path {
         &self.paths[i]
     }
 }
 
-/// The pictures among `found`, sorted.
+/// The images among `found`, sorted.
 fn pictures(named: &Path, mut found: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let hidden = |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
     let mut unsupported = Unsupported::default();

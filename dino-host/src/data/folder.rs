@@ -1,4 +1,4 @@
-//! Folders of picture files: one sub-folder a class, or all files in one folder, with the labels of a list beside them or without.
+//! Folders of image files: one sub-folder a class, or all files in one folder, with the labels of a list beside them or without.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -62,7 +62,7 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
     Ok(Some(Splits::of(train, Some(test), notes)))
 }
 
-/// Both parts with their labels: those of the class folders, or those of a list beside the pictures where there are no class folders or
+/// Both parts with their labels: those of the class folders, or those of a list beside the images where there are no class folders or
 /// where those of the test part do not fit the training part's.
 fn labelled(
     train: Listing,
@@ -220,24 +220,24 @@ pub fn several_below(path: &Path) -> Option<PathBuf> {
 /// Folders below one another, where each holds nothing but the next, that are gone through at most: links make circles.
 const DEEPEST: usize = 16;
 
-/// What is said of files that look like pictures in a folder where no image was found.
+/// What is said of files that look like images in a folder where no image was found.
 pub(super) fn unsupported(path: &Path) -> Option<String> {
     let mut unsupported = Unsupported::default();
     Listing::of(&parts(path).ok()?.train, &mut unsupported).ok()?;
     unsupported.notes().into_iter().next()
 }
 
-/// Folders of outlines and the like beside one of pictures, as detectors are trained on: no classes.
+/// Folders of outlines and the like beside one of images, as detectors are trained on: no classes.
 const ANNOTATIONS: [&str; 6] = ["labels", "annotations", "annots", "xml", "json", "bboxes"];
 
 /// What lies below a folder.
 struct Listing {
     root: PathBuf,
-    /// Pictures beside the class folders.
+    /// Images beside the class folders.
     direct: Vec<File>,
-    /// Class folders with pictures, sorted.
+    /// Class folders with images, sorted.
     classes: Vec<Class>,
-    /// A class folder without a picture.
+    /// A class folder without an image.
     empty: Option<String>,
     notes: Vec<String>,
 }
@@ -249,7 +249,7 @@ struct Class {
 
 impl Listing {
     /// Lists the images of `root` (nothing is decoded); `None` where there is none. Class folders may hold folders; links are
-    /// followed, and within a class no folder is entered twice. Names that begin with a dot are left out, and what systems leave beside pictures. A picture that cannot be
+    /// followed, and within a class no folder is entered twice. Names that begin with a dot are left out, and what systems leave beside images. An image that cannot be
     /// read (a link to nothing, an empty file) is a member like any other. Errors: a folder that cannot be listed.
     fn of(root: &Path, unsupported: &mut Unsupported) -> Result<Option<Listing>> {
         let entries = list(root, unsupported)?;
@@ -301,7 +301,7 @@ impl Listing {
         Ok(Some(found).filter(|found| !found.direct.is_empty() || !found.classes.is_empty()))
     }
 
-    /// Refuses pictures beside class folders, and in a training part a class folder without a picture.
+    /// Refuses images beside class folders, and in a training part a class folder without an image.
     fn check(&self, of_train: bool) -> Result<()> {
         if let (Some(image), Some(class)) = (self.direct.first(), self.classes.first()) {
             return Err(Error::new(format!(
@@ -349,7 +349,7 @@ impl Listing {
 }
 
 impl ImageFolder {
-    /// The images of `root`, its sub-folders being the classes; `None` where there is none. `image` says what is wrong with a picture
+    /// The images of `root`, its sub-folders being the classes; `None` where there is none. `image` says what is wrong with an image
     /// that cannot be read. Errors: a folder that cannot be listed, a class folder without images, images both beside and inside class
     /// folders.
     pub fn read(root: &Path, how: Decode) -> Result<Option<ImageFolder>> {
@@ -365,7 +365,7 @@ struct Entry {
     bytes: u64,
 }
 
-/// Folders that systems and programs put beside pictures: resource forks, thumbnails, deleted files.
+/// Folders that systems and programs put beside images: resource forks, thumbnails, deleted files.
 const LITTER: [&str; 5] = ["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"];
 
 /// The sub-folders and images of a folder, sorted by name.
@@ -376,7 +376,7 @@ fn list(folder: &Path, unsupported: &mut Unsupported) -> Result<Vec<Entry>> {
         let picture = is_image_file(&path);
         let (folder, file, bytes) = match fs::metadata(&path) {
             Ok(kind) => (kind.is_dir(), kind.is_file(), kind.len()),
-            Err(_) => (false, true, 0), // a link to nothing: one bad picture must not stop a run
+            Err(_) => (false, true, 0), // a link to nothing: one bad image must not stop a run
         };
         let hidden = path.file_name().is_some_and(|name| {
             name.as_encoded_bytes().starts_with(b".") || folder && LITTER.iter().any(|litter| name == *litter)

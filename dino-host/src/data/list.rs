@@ -1,4 +1,4 @@
-//! Lists of picture files: one `path` or `path,label` a line, or a table (commas, tabs, semicolons, spaces; with or without a line of
+//! Lists of image files: one `path` or `path,label` a line, or a table (commas, tabs, semicolons, spaces; with or without a line of
 //! names; JSON lines). Paths are relative to the list's folder. Empty lines and lines that begin with `#` are
 //! skipped.
 //!
@@ -25,7 +25,7 @@ const MAX_LIST: u64 = 1 << 30;
 /// What a list's name ends in, in any case.
 const ENDINGS: [&str; 4] = ["csv", "tsv", "txt", "jsonl"];
 
-/// What a picture's name may end in that a list leaves out.
+/// What an image's name may end in that a list leaves out.
 const LEFT_OUT: [&str; 9] = ["jpg", "png", "jpeg", "JPEG", "JPG", "PNG", "webp", "bmp", "tif"];
 
 /// The files of a list, in its order.
@@ -258,7 +258,7 @@ fn plain_lines(path: &Path, text: &str) -> Result<Vec<Line>> {
         let line = line.trim();
         let mut fields = line.split(if line.contains('\t') { '\t' } else { ',' }).map(str::trim);
         let (file, label) = (fields.next().unwrap_or_default(), fields.next());
-        // A picture may be called #8.png.
+        // An image may be called #8.png.
         let comment = || line.starts_with('#') && !(is_image_file(Path::new(file)) && folder.join(file).is_file());
         if line.is_empty() || comment() {
             continue;
@@ -309,7 +309,7 @@ struct Base {
     folders: Vec<String>,
 }
 
-/// Folders in which the pictures of a list may lie: its own, that of its part, one called `images`.
+/// Folders in which the images of a list may lie: its own, that of its part, one called `images`.
 fn folders(list: &Path) -> Vec<String> {
     let stem = list.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
     let folder = list.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

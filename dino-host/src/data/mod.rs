@@ -71,7 +71,7 @@ pub trait Dataset: Send + Sync {
     /// Every image once, in the order of training epoch `epoch`: a function of the set, `seed` and `epoch` alone.
     ///
     /// All orders are equally likely (Fisher-Yates), except for a set in shards: there the shards are shuffled, and then
-    /// the images of neighbouring ones, see [`Shards::order`].
+    /// the images of neighboring ones, see [`Shards::order`].
     fn order(&self, seed: u64, epoch: u64) -> Vec<u32> {
         match self.shards() {
             Some(shards) => shards.order(seed, epoch),
@@ -118,7 +118,7 @@ impl std::fmt::Debug for Splits {
 /// A format of folders: `None` when the folder is not of this format, an error when it is but cannot be used.
 type Open = fn(&Path, Decode) -> Result<Option<Splits>>;
 
-/// Tried in this order. A folder with pictures is a folder of pictures, even where the archive that they came in lies beside
+/// Tried in this order. A folder with images is a folder of images, even where the archive that they came in lies beside
 /// them: so archives come last, and after them what is only called as CIFAR's files.
 const FORMATS: [Open; 8] =
     [cifar::open, stl10::open, idx::open, folder::open, shards::open, parquet::open, npz::open, cifar::open_odd];

@@ -1,4 +1,4 @@
-//! Files that look like pictures and are not read: counted, and said once by ending.
+//! Files that look like images and are not read: counted, and said once by ending.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,20 +8,20 @@ use std::path::{Path, PathBuf};
 use super::labels::counted;
 use crate::image::unsupported_extension;
 
-/// Files that look like pictures and are not read.
+/// Files that look like images and are not read.
 #[derive(Default)]
 pub(super) struct Unsupported {
     /// How many by their ending, and the first of them.
     endings: BTreeMap<String, (usize, PathBuf)>,
-    /// Those that begin as pictures do, under another ending or none.
+    /// Those that begin as images do, under another ending or none.
     disguised: (usize, PathBuf),
     opened: usize,
 }
 
 impl Unsupported {
-    /// Files whose first bytes are read at most; a folder may hold millions that are no pictures.
+    /// Files whose first bytes are read at most; a folder may hold millions that are no images.
     const OPENED: usize = 100;
-    /// Endings of files that are no pictures: not looked into.
+    /// Endings of files that are no images: not looked into.
     const OTHERS: [&str; 12] = ["txt", "csv", "tsv", "json", "jsonl", "xml", "md", "html", "py", "tar", "zip", "gz"];
 
     /// For a folder that has been gone through once: nothing is looked into again.

@@ -1,5 +1,5 @@
-//! Copies of an image as they come about: compressed, cropped, turned, blurred, recoloured, and all at once. The kinds are those of
-//! Copydays (Douze et al., "Evaluation of GIST descriptors for web-scale image search", 2009), made here so that any pictures will do;
+//! Copies of an image as they come about: compressed, cropped, turned, blurred, recolored, and all at once. The kinds are those of
+//! Copydays (Douze et al., "Evaluation of GIST descriptors for web-scale image search", 2009), made here so that any images will do;
 //! the numbers are not comparable with that set's, whose strong attacks were made by hand.
 
 use crate::error::{Error, Result};
@@ -26,7 +26,7 @@ pub enum Attack {
     Turn,
     /// Brightness, contrast, saturation and hue, each far from what it was.
     Color,
-    /// Crop of a half, turn, flip, colour, blur and JPEG of quality 30, one after the other.
+    /// Crop of a half, turn, flip, color, blur and JPEG of quality 30, one after the other.
     Strong,
 }
 
@@ -130,7 +130,7 @@ fn compressed(image: &Image, quality: u8) -> Result<Image> {
     decode_bytes(Path::new("a compressed copy"), &bytes, Decode { channels: image.channels, ..Decode::default() })
 }
 
-/// The image turned about its centre, bilinear; what lies outside repeats the border.
+/// The image turned about its center, bilinear; what lies outside repeats the border.
 fn rotated(image: &Image, angle: f64) -> Image {
     let (h, w, n) = (image.height, image.width, image.channels);
     let (sin, cos) = (libm::sin(angle), libm::cos(angle));
@@ -192,7 +192,7 @@ mod tests {
         let center = (40 * 101 + 50) * 3;
         let around = rotated(&image, std::f64::consts::FRAC_PI_2);
         assert_eq!(around.pixels[center..center + 3], image.pixels[center..center + 3]);
-        // A quarter turn: the pixel to the right of the centre comes from below or above it.
+        // A quarter turn: the pixel to the right of the center comes from below or above it.
         let above = center - 303;
         let below = center + 303;
         let right = &around.pixels[center + 3..center + 6];

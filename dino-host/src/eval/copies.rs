@@ -1,6 +1,6 @@
 //! Copy detection (the paper's table 4, official `eval_copy_detection.py`): which original an image was made from.
 //!
-//! An image, squashed to a square, is its class token and the generalised mean of its patch tokens side by side (2C numbers), whitened
+//! An image, squashed to a square, is its class token and the generalized mean of its patch tokens side by side (2C numbers), whitened
 //! where there are images to learn that from. The originals and distractors are ranked by cosine; what is below the first 20 does not
 //! count. The blocks are those of Copydays.
 
@@ -29,7 +29,7 @@ const FLOOR: f64 = 1e-5;
 /// Images that go through the network at once hold at most so many tokens.
 const TOKENS: usize = 4096;
 
-/// The generalised mean of each column of (patches, C): (mean of max(x, 1e-6)^p)^(1/p).
+/// The generalized mean of each column of (patches, C): (mean of max(x, 1e-6)^p)^(1/p).
 pub fn generalized_mean(patches: &[f32], c: usize, p: f64) -> Vec<f32> {
     let mut sums = vec![0.0f64; c];
     for row in patches.chunks(c) {
@@ -39,7 +39,7 @@ pub fn generalized_mean(patches: &[f32], c: usize, p: f64) -> Vec<f32> {
     sums.iter().map(|sum| libm::pow(sum / rows, 1.0 / p) as f32).collect()
 }
 
-/// Descriptors (images, 2C) of a set: class token, then the generalised mean with exponent `p`; images are squashed to `size` x `size`.
+/// Descriptors (images, 2C) of a set: class token, then the generalized mean with exponent `p`; images are squashed to `size` x `size`.
 pub fn describe<D: Device>(
     options: &D::Options,
     config: &Config,
@@ -172,7 +172,7 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Pictures of a folder, by name.
+/// Images of a folder, by name.
 fn pictures(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>()?;
     let mut all: Vec<PathBuf> = entries.into_iter().filter(|p| p.is_file() && is_image_file(p)).collect();

@@ -1,7 +1,7 @@
-//! The published weighted k-nearest-neighbours vote (official `eval_knn.py`): rows l2-normalised, cosine similarity, the k most
+//! The published weighted k-nearest-neighbors vote (official `eval_knn.py`): rows l2-normalized, cosine similarity, the k most
 //! similar bank rows vote for their class with weight exp(similarity / T).
 //!
-//! Only classes with a vote are answers: a query whose class none of its k neighbours has is wrong in top-5 too, however few classes
+//! Only classes with a vote are answers: a query whose class none of its k neighbors has is wrong in top-5 too, however few classes
 //! there are. Votes are compared by their logarithms, which hold at any temperature.
 
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ pub struct Score {
     pub top5: f64,
 }
 
-/// Neighbours of every query, most similar first.
+/// Neighbors of every query, most similar first.
 pub struct Neighbors {
     k: usize,
     /// (queries, k).
@@ -53,7 +53,7 @@ const TILE: usize = 512;
 /// How many candidates a query gathers before it drops all but the best `k`: so many times `k`, and no fewer than 64.
 const GATHER: usize = 4;
 
-/// The `k` rows of `bank` most similar to each row of `queries` (fewer if the bank has fewer); both normalised. Among equals the
+/// The `k` rows of `bank` most similar to each row of `queries` (fewer if the bank has fewer); both normalized. Among equals the
 /// earlier row comes first, so the answer does not depend on how the work is cut.
 pub fn neighbors(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> Neighbors {
     let (d, k) = (bank.ncols(), k.min(bank.nrows()));
@@ -95,7 +95,7 @@ pub fn neighbors(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> N
     Neighbors { k, similarities, indices }
 }
 
-/// The `k` rows most similar to each row of a normalised set, the row itself left out (fewer if there are fewer others).
+/// The `k` rows most similar to each row of a normalized set, the row itself left out (fewer if there are fewer others).
 pub fn leave_one_out(rows: ArrayView2<f32>, k: usize) -> Neighbors {
     let n = rows.nrows();
     let k = k.min(n.saturating_sub(1));
@@ -206,7 +206,7 @@ pub fn evaluate(
     Ok(scores(&found, bank_labels, labels, ks, temperature))
 }
 
-/// The same of neighbours that have been found: at least as many as the largest k, or all there are.
+/// The same of neighbors that have been found: at least as many as the largest k, or all there are.
 pub fn scores(found: &Neighbors, bank_labels: &[u32], labels: &[u32], ks: &[usize], temperature: f64) -> Vec<Score> {
     let score = |&k: &usize| {
         let place = |(q, label): (usize, &u32)| {
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(long.row(1), array![0.0, 0.0]);
         assert_eq!(long[[3, 0]], 1.0);
         assert!(long.iter().all(|x| x.is_finite()));
-        // All features zero: every similarity is zero, and the first rows are the neighbours.
+        // All features zero: every similarity is zero, and the first rows are the neighbors.
         let zero = evaluate(Array2::zeros((4, 3)), &[1, 0, 0, 1], Array2::zeros((2, 3)), &[1, 0], &[1, 99], 0.07);
         let zero = zero.unwrap();
         assert_eq!((zero[0].top1, zero[0].top5), (50.0, 50.0));
@@ -335,7 +335,7 @@ mod tests {
         // Five equal rows: each has the first others, although rows 3 and 4 are not among their own nearest three.
         let found = leave_one_out(circle(&[7.0; 5]).view(), 2);
         assert_eq!(found.indices, [1, 2, 0, 2, 0, 1, 0, 1, 0, 1]);
-        // More neighbours than there are others, and a set of one.
+        // More neighbors than there are others, and a set of one.
         assert_eq!(leave_one_out(circle(&[0.0, 5.0]).view(), 10).indices, [1, 0]);
         assert_eq!(leave_one_out(circle(&[0.0]).view(), 10).indices.len(), 0);
     }

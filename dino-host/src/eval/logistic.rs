@@ -1,6 +1,6 @@
 //! Low-shot: multinomial logistic regression on the frozen features of a few labelled images.
 //!
-//! Minimised over the weights W (classes, width) and biases b:
+//! Minimized over the weights W (classes, width) and biases b:
 //!
 //!   f(W, b) = 1/n sum_i -log softmax(W x_i + b)\[y_i\]  +  l2/2 |W|^2
 //!

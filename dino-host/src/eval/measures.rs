@@ -87,7 +87,7 @@ pub fn statistics(values: &[f64]) -> [f64; 3] {
 mod tests {
     use super::*;
 
-    /// A rectangle in a picture of 12 x 8.
+    /// A rectangle in an image of 12 x 8.
     fn block(top: usize, left: usize, height: usize, width: usize) -> Vec<bool> {
         let inside = |at: usize, from: usize, n: usize| (from..from + n).contains(&at);
         (0..96).map(|i| inside(i / 12, top, height) && inside(i % 12, left, width)).collect()
@@ -119,7 +119,7 @@ mod tests {
         // Columns 3, 4, 5 of the rows 1 and 5 of the first ring (3 is one beside the other ring's column 4), rows 2 to 4 of column 5
         // (one beside column 4): 6 + 3; in the other ring columns 4, 5, 6 and column 4: 9 as well.
         assert_eq!(p, 9.0 / n);
-        // A tolerance as wide as the picture forgives everything.
+        // A tolerance as wide as the image forgives everything.
         assert_eq!(f(&one, &moved, 1.0), 1.0);
     }
 

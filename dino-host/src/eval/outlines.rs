@@ -1,7 +1,7 @@
 //! Attention against the masks of a folder (the paper's figure 4 on Pascal VOC): as [`attention`](super::attention), for images of any
 //! size.
 //!
-//! The shorter side of an image is resized to a given size, bicubic, and both are cut to whole patches around the centre; its mask goes
+//! The shorter side of an image is resized to a given size, bicubic, and both are cut to whole patches around the center; its mask goes
 //! the same way, by nearest pixels. Everything but 0 is the object; 255 beside other numbers is not judged.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ use crate::image::{Image, decode, is_image_file};
 /// An image and the mask of its object.
 pub type Pair = (PathBuf, PathBuf);
 
-/// The PNG files below `masks` and the pictures below `images` of the same path but for the ending. Images without a mask are left out.
+/// The PNG files below `masks` and the images below `images` of the same path but for the ending. Images without a mask are left out.
 /// Errors: a folder that cannot be listed, no mask, a mask without an image, two images for it.
 pub fn pairs(images: &Path, masks: &Path) -> Result<Vec<Pair>> {
     let mut by_stem: HashMap<PathBuf, PathBuf> = HashMap::new();
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_mask_goes_the_way_of_its_image() {
-        // 20 x 10 to 16 x 8, of which patches of 6 leave 12 x 6 around the centre.
+        // 20 x 10 to 16 x 8, of which patches of 6 leave 12 x 6 around the center.
         let (full, window) = fit("a", [10, 20], 8, 6).unwrap();
         assert_eq!((full, window), ((8, 16), Region { top: 1, left: 2, height: 6, width: 12 }));
         let ids = (0..200).map(|i| (i % 20 >= 10) as u8 * 255).collect();

@@ -1,7 +1,7 @@
 //! Image retrieval by class tokens (the paper's table 3, official `eval_image_retrieval.py`): the images of a bank by falling cosine.
 //!
 //! Images are made no longer than a given side (Pillow's `thumbnail`, Lanczos; its shortcut of decoding JPEG files at a fraction of
-//! their size is not taken) and go through the network whole, or in three scales whose tokens are added and normalised.
+//! their size is not taken) and go through the network whole, or in three scales whose tokens are added and normalized.
 
 use super::any_size::{AnySize, bilinear, check_patches, normalized};
 use super::knn::{neighbors, normalize};
@@ -95,7 +95,7 @@ pub fn tokens<D: Device>(
     Ok(Features { rows, images })
 }
 
-/// Every query's ranking of the bank, most alike first, `take`n in order. Rows need not be normalised.
+/// Every query's ranking of the bank, most alike first, `take`n in order. Rows need not be normalized.
 pub fn rankings(bank: Array2<f32>, queries: Array2<f32>, mut take: impl FnMut(usize, &[u32])) -> Result<()> {
     if bank.nrows() == 0 || queries.nrows() == 0 {
         return Err(Error::new(format!("{} queries and a bank of {} images", queries.nrows(), bank.nrows()))

@@ -1,7 +1,7 @@
 //! Video object segmentation without training (the paper's table 5): the first frame's masks are carried on by the likeness of patches
 //! ([`super::propagate`]) and judged as DAVIS does ([`super::measures`]).
 //!
-//! Published: shorter side 480, the other one cut to a multiple of 64 whatever that does to the picture's shape (a quirk, `multiple`),
+//! Published: shorter side 480, the other one cut to a multiple of 64 whatever that does to the image's shape (a quirk, `multiple`),
 //! patch tokens of the last block. Every frame but the first and the last is judged.
 
 use rayon::prelude::*;
@@ -137,7 +137,7 @@ fn folders(folder: &Path) -> Vec<PathBuf> {
     list(folder).unwrap_or_default().into_iter().filter(|p| p.is_dir()).collect()
 }
 
-/// Pictures of a folder.
+/// Images of a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
     list(folder).unwrap_or_default().into_iter().filter(|p| p.is_file() && is_image_file(p)).collect()
 }
@@ -148,7 +148,7 @@ pub fn frame_size([height, width]: [usize; 2], recipe: &Recipe, patch: usize) ->
     let step = if recipe.multiple.is_multiple_of(patch) && recipe.multiple > 0 { recipe.multiple } else { patch };
     let (least, most) = (height.min(width).max(1) as u128, height.max(width) as u128);
     let long = usize::try_from(recipe.size as u128 * most / least).unwrap_or(usize::MAX);
-    // A small picture is not cut to nothing.
+    // A small image is not cut to nothing.
     let long = if long / step == 0 { long / patch * patch } else { long / step * step };
     if height > width { [long, short] } else { [short, long] }
 }
@@ -288,7 +288,7 @@ fn frame(path: &Path, config: &Config, [height, width]: [usize; 2]) -> Result<Im
 }
 
 /// Writes the masks to `out/NAME/STEM.png`, as DAVIS' own tools read results, and to `out/overlays/NAME/STEM.png` the frames with the
-/// objects in their colours.
+/// objects in their colors.
 pub fn write(out: &Path, sequence: &Sequence, scorer: &Scorer, found: &[Mask], config: &Config) -> Result<()> {
     let make = |folder: PathBuf| {
         fs::create_dir_all(&folder).map(|_| folder.clone()).map_err(|e| {

@@ -13,7 +13,7 @@ pub(crate) fn eight_bits(samples: &[u16], white: u16, channels: usize, alpha: bo
     narrowed(samples, white, channels, alpha)
 }
 
-/// The image with the number of channels that is asked for: grey repeated, colours as their luma (ITU-R 601, in Pillow's
+/// The image with the number of channels that is asked for: gray repeated, colors as their luma (ITU-R 601, in Pillow's
 /// integers), transparency dropped on the way to either. `path` is for the error.
 pub(crate) fn converted(path: &Path, mut image: Image, alpha: bool, channels: usize) -> Result<Image> {
     let found = image.channels;
@@ -53,7 +53,7 @@ pub(crate) fn cmyk_to_rgb(&[c, m, y, k]: &[u8; 4]) -> [u8; 3] {
     })
 }
 
-/// The picture as its orientation tag (1 to 8) wants it seen.
+/// The image as its orientation tag (1 to 8) wants it seen.
 pub(super) fn oriented(image: Image, orientation: u8) -> Image {
     if !(2..=8).contains(&orientation) {
         return image;

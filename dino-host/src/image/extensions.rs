@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-/// What a picture file's name ends in, in any case.
+/// What an image file's name ends in, in any case.
 const ENDINGS: [&str; 17] = [
     "png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "dib", "tif", "tiff", "pbm", "pgm", "ppm",
     "pnm", "pam",
 ];
 
-/// What the names of pictures end in that are not read.
+/// What the names of images end in that are not read.
 #[rustfmt::skip]
 const UNSUPPORTED: [&str; 48] = [
     "jp2", "j2k", "j2c", "jpf", "jpx", "jpm", "jxl", "jxr", "avif", "heic", "heif", "psd", "psb", "xcf", "svg", "svgz", "eps",
@@ -20,12 +20,12 @@ fn ending(path: &Path) -> String {
     path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
 }
 
-/// Whether the name is a picture file's.
+/// Whether the name is an image file's.
 pub(crate) fn is_image_file(path: &Path) -> bool {
     ENDINGS.contains(&ending(path).as_str())
 }
 
-/// The ending, in lower case, of a picture's name in a format that is not read.
+/// The ending, in lower case, of an image's name in a format that is not read.
 pub(crate) fn unsupported_extension(path: &Path) -> Option<String> {
     Some(ending(path)).filter(|ending| UNSUPPORTED.contains(&ending.as_str()))
 }

@@ -1,6 +1,6 @@
-//! Masks of objects as files: PNG whose pixels are object numbers (a palette is only their colours), or one object in white.
+//! Masks of objects as files: PNG whose pixels are object numbers (a palette is only their colors), or one object in white.
 //!
-//! Pictures are decoded to colours elsewhere; here a pixel is the number that the file holds, as DAVIS and Pascal VOC mean it.
+//! Images are decoded to colors elsewhere; here a pixel is the number that the file holds, as DAVIS and Pascal VOC mean it.
 
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
@@ -35,7 +35,7 @@ pub enum White {
     Void,
 }
 
-/// The 256 colours of Pascal VOC and DAVIS: the bits of a number dealt out to red, green and blue, the lowest to the highest.
+/// The 256 colors of Pascal VOC and DAVIS: the bits of a number dealt out to red, green and blue, the lowest to the highest.
 pub fn palette() -> [[u8; 3]; 256] {
     std::array::from_fn(|id| {
         let mut color = [0; 3];
@@ -47,8 +47,8 @@ pub fn palette() -> [[u8; 3]; 256] {
 }
 
 impl Mask {
-    /// Reads a PNG file: grey or palette of 1 to 8 bits (the numbers as they are), or colours, which must be those of [`palette`],
-    /// or black and white. Errors name the file: unreadable, no PNG, damaged, too large, 16 bits, an unknown colour.
+    /// Reads a PNG file: gray or palette of 1 to 8 bits (the numbers as they are), or colors, which must be those of [`palette`],
+    /// or black and white. Errors name the file: unreadable, no PNG, damaged, too large, 16 bits, an unknown color.
     pub fn read(path: &Path) -> Result<Mask> {
         let failed = |e: &dyn std::fmt::Display| {
             Error::new(format!("cannot read the mask {}: {e}", path.display()))
@@ -128,7 +128,7 @@ impl Mask {
         Mask { width, height, ids }
     }
 
-    /// Writes it as a PNG with the colours of [`palette`], as DAVIS' own tools read it.
+    /// Writes it as a PNG with the colors of [`palette`], as DAVIS' own tools read it.
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut bytes = Vec::new();
         let mut encoded = || -> std::result::Result<(), png::EncodingError> {
@@ -145,7 +145,7 @@ impl Mask {
     }
 }
 
-/// The object whose colour it is.
+/// The object whose color it is.
 fn number(color: [u8; 3]) -> Option<u8> {
     if color == [255; 3] {
         return Some(VOID);
@@ -171,7 +171,7 @@ mod tests {
         let path = dir.path().join("a.png");
         mask.write(&path).unwrap();
         assert_eq!(Mask::read(&path).unwrap(), mask);
-        // The same in the palette's colours; white for what is not judged.
+        // The same in the palette's colors; white for what is not judged.
         let colors: Vec<u8> =
             mask.ids.iter().flat_map(|&id| if id == 255 { [255; 3] } else { palette()[id as usize] }).collect();
         image::RgbImage::from_raw(3, 2, colors).unwrap().save(&path).unwrap();

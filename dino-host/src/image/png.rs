@@ -7,7 +7,7 @@ use image::{ExtendedColorType, ImageEncoder};
 use std::io::Write;
 use std::path::Path;
 
-/// Writes an RGB picture, `width * height * 3` bytes, as PNG.
+/// Writes an RGB image, `width * height * 3` bytes, as PNG.
 pub fn write_png(path: &Path, size: [usize; 2], rgb: &[u8]) -> Result<()> {
     let png = encode_png(size, rgb, ExtendedColorType::Rgb8)
         .map_err(|e| Error::new(format!("cannot write {}: {}", path.display(), e.message)))?;

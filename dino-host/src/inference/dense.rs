@@ -40,7 +40,7 @@ impl<D: Device> Dense<D> {
         self.grid
     }
 
-    /// Every row of the last layer norm (images, 1 + patches, C), the class token first, then the patches row by row, from normalised
+    /// Every row of the last layer norm (images, 1 + patches, C), the class token first, then the patches row by row, from normalized
     /// pixels (images, channels, height, width).
     pub fn tokens(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         self.device.upload(Pool::Acts, self.plan.pixels.0.at, pixels);
@@ -48,7 +48,7 @@ impl<D: Device> Dense<D> {
         self.download(self.plan.acts.y(), "features of an image are")
     }
 
-    /// Attention of the last block's class token on the patches, (images, heads, patches), from normalised pixels (images, channels,
+    /// Attention of the last block's class token on the patches, (images, heads, patches), from normalized pixels (images, channels,
     /// height, width). A row sums to 1 less what the class token keeps for itself.
     pub fn attention(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         let (plan, o) = (&self.plan, &mut self.device);
@@ -134,7 +134,7 @@ impl<'a, D: Device> DenseExtractor<'a, D> {
         self.infer(image, |network, pixels| Ok(network.tokens(pixels)?.split_off(width)))
     }
 
-    /// [`DenseExtractor::attention`] of an image scaled and cut around the centre to exactly `size` = (height, width), whole patches.
+    /// [`DenseExtractor::attention`] of an image scaled and cut around the center to exactly `size` = (height, width), whole patches.
     pub fn attention_at(&mut self, image: &Image, size: [usize; 2]) -> Result<DenseOutput> {
         let image = self.covering(image, size)?;
         self.infer(image, |network, pixels| network.attention(pixels))
@@ -203,7 +203,7 @@ fn fitted(image: &Image, short: usize, patch: usize) -> Result<([usize; 2], [usi
     Ok((full, full.map(|n| n / patch * patch)))
 }
 
-/// The image with its shorter side at `short`, bicubic, cut around the centre to whole patches.
+/// The image with its shorter side at `short`, bicubic, cut around the center to whole patches.
 pub fn fit(image: &Image, short: usize, patch: usize) -> Result<Image> {
     let (full, cropped) = fitted(image, short, patch)?;
     Ok(cut(image, full, cropped))

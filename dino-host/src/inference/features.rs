@@ -81,8 +81,8 @@ impl Features {
     }
 }
 
-/// How the pictures of a set become evaluation views: as the configuration says, or, where it leaves that to the set (`auto`), whole if
-/// the set's first picture has the crops' size already (then so do the others of a set made for such crops), else resized and cut.
+/// How the images of a set become evaluation views: as the configuration says, or, where it leaves that to the set (`auto`), whole if
+/// the set's first image has the crops' size already (then so do the others of a set made for such crops), else resized and cut.
 pub fn view_of(config: &Config, set: &dyn Dataset) -> EvalView {
     config.eval_view().unwrap_or_else(|| match first_readable(set) {
         Some(image) if (image.width, image.height) == (config.global_size, config.global_size) => EvalView::Whole,
@@ -245,7 +245,7 @@ fn views(
     Ok(read?.into_iter().flatten().collect())
 }
 
-/// Per-channel normalised pixels of the evaluation views (images, channels side^2): the baseline features must beat.
+/// Per-channel normalized pixels of the evaluation views (images, channels side^2): the baseline features must beat.
 pub fn pixels(set: &dyn Dataset, unreadable: &Unreadable, config: &Config) -> Result<Features> {
     let wide = config.channels * config.global_size * config.global_size;
     let mut all = Array2::zeros((set.len(), wide));

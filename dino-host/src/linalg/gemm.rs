@@ -4,7 +4,7 @@
 //! the same order in whatever tile it lies (over k alone, in blocks of a fixed length), so tiles may be cut by the number of
 //! threads and the bits still do not depend on it; the tests below hold `sgemm` to that.
 //!
-//! What a product costs beyond its multiplications is packing. `matrixmultiply` packs a factor quickly only if neighbours lie along
+//! What a product costs beyond its multiplications is packing. `matrixmultiply` packs a factor quickly only if neighbors lie along
 //! the side it packs (columns of a, rows of b). The other way it takes element by element: hardly slower where the factor is in
 //! the cache, a quarter of a whole training step where it is not. So such a factor is turned first, block by block. Also measured
 //! (AVX-512, 146 GFLOP/s at best): 64 rows a tile 109, 176 rows 125, 350 rows 137; starting from a result that holds the bias
@@ -45,7 +45,7 @@ impl<'a> View<'a> {
         View { row: self.col, col: self.row, ..self }
     }
 
-    /// Whether `sgemm` packs it quickly as a left factor: its neighbours lie along columns (or nowhere, where turning would not help).
+    /// Whether `sgemm` packs it quickly as a left factor: its neighbors lie along columns (or nowhere, where turning would not help).
     fn lies_well(&self) -> bool {
         self.row == 1 || self.col != 1
     }
@@ -85,7 +85,7 @@ const DEPTH: usize = 256;
 const WIDTH: usize = 768;
 const HEIGHT: usize = 384;
 
-/// How far apart rows of `len` elements lie in a turned copy: an odd number of cache lines, so that a column's neighbours share no
+/// How far apart rows of `len` elements lie in a turned copy: an odd number of cache lines, so that a column's neighbors share no
 /// set of the cache.
 pub(crate) const fn row_of(len: usize) -> usize {
     (len.div_ceil(16) | 1) * 16

@@ -18,7 +18,7 @@ use std::path::Path;
 
 /// Of the vote, as in training.
 const K: usize = 20;
-/// Queries whose neighbours are shown, and how many of these.
+/// Queries whose neighbors are shown, and how many of these.
 const QUERIES: usize = 6;
 const NEAREST: usize = 7;
 /// Side of such a picture, pixels.
@@ -181,7 +181,7 @@ fn label(found: &mut Evidence, figures: Vec<(Option<u64>, Vec<u8>)>) {
     }
 }
 
-/// Neighbours, confusion and baselines.
+/// Neighbors, confusion and baselines.
 fn evaluate<D: Device>(
     options: &D::Options,
     checkpoint: &Checkpoint,

@@ -1,6 +1,6 @@
 //! Is the run healthy? The two collapses of the paper (section 5.3) told apart.
 //!
-//! Without centring one prototype takes everything (teacher entropy -> 0); without sharpening the output becomes uniform (entropy ->
+//! Without centering one prototype takes everything (teacher entropy -> 0); without sharpening the output becomes uniform (entropy ->
 //! ln K). In both the teacher says the same whatever it sees, so KL = cross-entropy - entropy -> 0 while the loss looks steady.
 
 use ndarray::{Array2, Axis};

@@ -12,9 +12,9 @@ use std::thread::JoinHandle;
 /// A file format of animated pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Animated PNG: every colour exact, opens in browsers
+    /// Animated PNG: every color exact, opens in browsers
     Apng,
-    /// GIF: 256 colours a frame, times in hundredths of a second, opens everywhere
+    /// GIF: 256 colors a frame, times in hundredths of a second, opens everywhere
     Gif,
     /// H.264, by the ffmpeg on PATH: the smallest file
     Mp4,
@@ -100,7 +100,7 @@ impl Video {
                 let mut child = Command::new(FFMPEG)
                     .args(["-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"])
                     .args(["-s", &format!("{width}x{height}"), "-r", &fps.to_string(), "-i", "-", "-an"])
-                    // H.264 with 4:2:0 colours, which every player knows, has even sides.
+                    // H.264 with 4:2:0 colors, which every player knows, has even sides.
                     .args(["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-pix_fmt", "yuv420p"])
                     .args(["-movflags", "+faststart", "-f", "mp4"])
                     .arg(&aside)
@@ -131,7 +131,7 @@ impl Video {
             Writer::Apng(writer) => writer.write_image_data(rgb).map_err(|e| failed(&e))?,
             Writer::Gif(encoder) => {
                 let [width, height] = self.size.map(|n| n as u16);
-                // 10 of 1 to 30: the encoder's own choice between speed and colours.
+                // 10 of 1 to 30: the encoder's own choice between speed and colors.
                 let mut frame = gif::Frame::from_rgb_speed(width, height, rgb, 10);
                 frame.delay = hundredths(self.written, self.fps);
                 encoder.write_frame(&frame).map_err(|e| failed(&e))?;
@@ -218,7 +218,7 @@ fn hundredths(i: usize, fps: u16) -> u16 {
 mod tests {
     use super::*;
 
-    /// Frames of 5 x 3 pixels, few colours, none like another.
+    /// Frames of 5 x 3 pixels, few colors, none like another.
     fn frame(i: usize) -> Canvas {
         Canvas::new(5, 3, [0; 3]).map(|p, _| [(40 * i) as u8, if p % 2 == 0 { 255 } else { 0 }, (p / 8 * 90) as u8])
     }
@@ -266,7 +266,7 @@ mod tests {
         for i in 0..4 {
             let found = decoder.read_next_frame().unwrap().unwrap();
             delays.push(found.delay);
-            // No more than 256 colours, so none is lost.
+            // No more than 256 colors, so none is lost.
             let rgb: Vec<[u8; 3]> = found.buffer.chunks(4).map(|p| [p[0], p[1], p[2]]).collect();
             assert_eq!(rgb, frame(i).rgb, "frame {i}");
         }

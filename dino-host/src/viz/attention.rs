@@ -4,7 +4,7 @@
 //! `image.png` (what the network saw), `head{h}.png` (attention, white = the head's largest), `head{h}-mask.png` (the patches that
 //! hold `keep` of the head's attention, the rest darkened), `head{h}-cutout.png` (the same patches, the rest transparent),
 //! `head{h}-heat.png` (heat over the image, from the least to the greatest attention), `mean.png` and so on (of the mean over heads),
-//! `overlay.png` (the image, all heads and the mean as heat, on one sheet), `heads.png` (a colour a head on the patches that it keeps),
+//! `overlay.png` (the image, all heads and the mean as heat, on one sheet), `heads.png` (a color a head on the patches that it keeps),
 //! `attention.npy` and `attention.json` (the numbers). Small images are enlarged by a whole factor.
 
 use crate::config::Config;
@@ -48,7 +48,7 @@ pub enum Part {
     Mask,
     /// headH-cutout.png, mean-cutout.png: the rest transparent
     Cutout,
-    /// heads.png: a colour a head on the patches that it keeps
+    /// heads.png: a color a head on the patches that it keeps
     Heads,
     /// attention.npy: (heads, rows, columns), f32
     Npy,
@@ -123,7 +123,7 @@ impl Attention {
         self.shown.map(|i, p| if kept[i] { p } else { p.map(|x| x / 4) })
     }
 
-    /// Every head's mask in a colour of its own over the image in grey; where masks overlap, the head that attends most.
+    /// Every head's mask in a color of its own over the image in gray; where masks overlap, the head that attends most.
     fn colors(&self, keep: f64) -> Canvas {
         let heads = self.heads();
         let masks: Vec<Vec<bool>> = heads.iter().map(|row| mask(row, keep)).collect();
@@ -194,7 +194,7 @@ impl Attention {
     }
 }
 
-/// Colour `h` of `n` around the circle of hues, full and light.
+/// Color `h` of `n` around the circle of hues, full and light.
 fn hue(h: usize, n: usize) -> [f32; 3] {
     let at = 6.0 * h as f32 / n.max(1) as f32;
     // Distance from red, green, blue, in sixths of the circle.
@@ -335,7 +335,7 @@ mod tests {
         let numbers: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((numbers["rows"].as_u64(), numbers["cols"].as_u64()), (Some(4), Some(7)));
         assert_eq!(numbers["attention"][2].as_array().unwrap().len(), 28);
-        // The same numbers in both files, and a mask, a cutout and a picture of colours that agree.
+        // The same numbers in both files, and a mask, a cutout and a picture of colors that agree.
         let npy = std::fs::read(out.join("attention.npy")).unwrap();
         assert_eq!((npy.len(), &npy[..128]), (128 + 4 * 3 * 28, &npy::header(&[3, 4, 7])[..]));
         let at = |h: usize, i: usize| f32::from_le_bytes(*npy[128 + 4 * (28 * h + i)..].first_chunk().unwrap());

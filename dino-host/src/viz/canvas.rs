@@ -21,7 +21,7 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// Of one colour.
+    /// Of one color.
     pub fn new(width: usize, height: usize, color: [u8; 3]) -> Canvas {
         Canvas { width, height, rgb: vec![color; width * height] }
     }
@@ -44,7 +44,7 @@ impl Canvas {
         square
     }
 
-    /// Every pixel by its index and colour.
+    /// Every pixel by its index and color.
     pub fn map(&self, f: impl Fn(usize, [u8; 3]) -> [u8; 3]) -> Canvas {
         let rgb = self.rgb.iter().enumerate().map(|(i, &p)| f(i, p)).collect();
         Canvas { rgb, ..*self }
@@ -106,7 +106,7 @@ pub(crate) fn colored(image: &Image) -> Image {
     Image { height: image.height, width: image.width, channels: 3, pixels }
 }
 
-/// Values in 0 to 1 as heat over the picture: the picture in grey below, the more opaque the hotter.
+/// Values in 0 to 1 as heat over the picture: the picture in gray below, the more opaque the hotter.
 pub fn heat(values: &[f32], under: &Canvas) -> Canvas {
     under.map(|i, [r, g, b]| {
         let (hot, share) = (inferno(values[i]), 0.2 + 0.55 * values[i]);

@@ -67,7 +67,7 @@ pub fn draw(
     ))
 }
 
-/// The image and its crops, `crops` being those of one image, normalised, one after the other.
+/// The image and its crops, `crops` being those of one image, normalized, one after the other.
 fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Canvas {
     let (global, local) = (augment.global_size, augment.local_size);
     let scale = LEAST.div_ceil(global);
@@ -100,7 +100,7 @@ fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Canvas {
     canvas
 }
 
-/// A normalised crop (channels, side, side) as a picture again.
+/// A normalized crop (channels, side, side) as a picture again.
 fn pixels(augment: &Augment, crop: &[f32], side: usize) -> Image {
     let (channels, plane) = (augment.channels, side * side);
     let value = |i: usize| {

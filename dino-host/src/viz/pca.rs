@@ -1,9 +1,9 @@
-//! Principal components of patch tokens as colours: patches of one colour are alike to the network.
+//! Principal components of patch tokens as colors: patches of one color are alike to the network.
 //!
 //! Tokens x (C numbers each) of all patches of all images; m their mean, S = 1 / (n - 1) sum (x - m)(x - m)ᵀ = V L Vᵀ. A patch's
 //! coordinates are Vᵀ(x - m); the first three become red, green and blue. Signs: the entry of a component that is largest in magnitude
-//! is positive (scikit-learn's convention), so the same tokens give the same colours everywhere. A colour runs from 0 at a
-//! coordinate's 1st percentile to 1 at its 99th over all patches, so that single patches do not make the rest grey.
+//! is positive (scikit-learn's convention), so the same tokens give the same colors everywhere. A color runs from 0 at a
+//! coordinate's 1st percentile to 1 at its 99th over all patches, so that single patches do not make the rest gray.
 //!
 //! With the foreground asked for, patches are first parted in two by their first coordinate, where the variance between the parts is
 //! greatest (Otsu 1979); the part that holds the smaller share of the patches at the images' borders is the foreground, and the
@@ -28,7 +28,7 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::path::Path;
 
-/// Components that become colours.
+/// Components that become colors.
 pub const COLORS: usize = 3;
 /// Part of the patches below the darkest and above the lightest shade.
 const TAIL: f64 = 0.01;
@@ -115,7 +115,7 @@ pub fn quantile(sorted: &[f32], at: f64) -> f64 {
     low + (high - low) * place.fract()
 }
 
-/// The threshold that parts values in two with the greatest variance between the parts (Otsu 1979), halfway between two neighbours;
+/// The threshold that parts values in two with the greatest variance between the parts (Otsu 1979), halfway between two neighbors;
 /// the value itself where all are equal.
 pub fn otsu(values: &[f32]) -> f32 {
     let mut sorted = values.to_vec();
@@ -144,7 +144,7 @@ pub fn scales(coordinates: ArrayView2<f32>) -> Vec<[f64; 2]> {
     coordinates.columns().into_iter().map(scale).collect()
 }
 
-/// A patch's colour, 0 to 1, from its three coordinates. A scale without width gives the middle.
+/// A patch's color, 0 to 1, from its three coordinates. A scale without width gives the middle.
 pub fn color(coordinates: [f32; 3], scales: &[[f64; 2]]) -> [f64; 3] {
     std::array::from_fn(|c| {
         let [low, high] = scales[c];
@@ -160,7 +160,7 @@ struct Member {
 
 /// Draws every image of `set` by the components of all their patches together: of one image `out/pca.png`, `pca.npy` (rows, columns,
 /// 3 coordinates) and, with the foreground, `foreground.png`; of several, a folder each with the same, and `out/sheet-000.png` and so
-/// on, image and colours beside each other. `out/pca.json` says what the components are. Returns that.
+/// on, image and colors beside each other. `out/pca.json` says what the components are. Returns that.
 pub fn draw<D: Device>(
     extractor: &mut DenseExtractor<D>,
     set: &dyn Dataset,
@@ -395,7 +395,7 @@ mod tests {
         value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
     }
 
-    /// Everything from tokens to colours as NumPy has it (`tests/golden/make_pictures.py`), over two images together.
+    /// Everything from tokens to colors as NumPy has it (`tests/golden/make_pictures.py`), over two images together.
     #[test]
     fn colours_are_those_of_numpy() {
         let golden: Value = serde_json::from_str(include_str!("../../../tests/golden/pictures.json")).unwrap();

@@ -3,7 +3,7 @@
 //! Two passes: the network looks at every frame once and its attention goes to a file; then the frames are drawn one by one, when the
 //! least and the greatest attention of the whole film are known. Memory holds one frame, however long the film is.
 //!
-//! The published script scales the colours frame by frame, which makes a film flicker and hides where attention grows: here that is
+//! The published script scales the colors frame by frame, which makes a film flicker and hides where attention grows: here that is
 //! [`Range::Frame`], and [`Range::Video`] is the default.
 
 use crate::data::{Dataset, Unreadable};
@@ -19,10 +19,10 @@ use crate::viz::canvas::Canvas;
 use clap::ValueEnum;
 use std::path::Path;
 
-/// Over what the colours run from the least to the greatest attention.
+/// Over what the colors run from the least to the greatest attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Range {
-    /// The whole film: a colour means the same in every frame
+    /// The whole film: a color means the same in every frame
     #[value(name = "film")]
     Video,
     /// Every frame for itself, as published
@@ -55,7 +55,7 @@ pub struct Style {
 }
 
 /// Draws the frames of `set`, in its order, as `out/attention.png` (.gif, .mp4), and the frames' names to `out/frames.txt`. Frames of
-/// other sizes than the first one's are scaled and cut around the centre to its size. Returns what to tell the user. Errors: no frame
+/// other sizes than the first one's are scaled and cut around the center to its size. Returns what to tell the user. Errors: no frame
 /// that can be read, a format that cannot be written here.
 pub fn draw<D: Device>(
     extractor: &mut DenseExtractor<D>,

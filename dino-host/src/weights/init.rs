@@ -131,7 +131,7 @@ fn positions(to: &mut [f32], from: &[f32], a: &Vit, b: &Vit) {
     position::forward(&mut to[a.dim..], grid, &matrix, &matrix, sizes);
 }
 
-/// Patch weights (C, channels, p, p) for another number of channels. To one, their sum: a grey picture gives what its coloured copy gave.
+/// Patch weights (C, channels, p, p) for another number of channels. To one, their sum: a gray picture gives what its colored copy gave.
 /// To more, the old ones in turn, each divided by how often it is used, so that equal channels give the same again; to fewer, the first
 /// ones times old / new.
 fn patches(to: &mut [f32], from: &[f32], a: &Vit, b: &Vit) {

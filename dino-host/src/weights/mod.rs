@@ -190,7 +190,7 @@ const WHOLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 fn whole(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
     let names = || WHOLE.iter().flat_map(|name| [name.to_string(), format!("{name}.index.json")]);
     if !path.is_dir() {
-        // Only files under Hugging Face's own names: another's neighbours say nothing about it.
+        // Only files under Hugging Face's own names: another's neighbors say nothing about it.
         let named = path.file_name().and_then(|n| n.to_str());
         let known = named.is_some_and(|named| names().any(|name| name == named));
         return Ok((path.to_owned(), path.parent().filter(|_| known).map(Path::to_owned)));

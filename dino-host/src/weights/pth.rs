@@ -269,7 +269,7 @@ fn dictionaries<'a>(p: &'a Pickle, value: &'a Value) -> Vec<&'a [(usize, usize)]
 }
 
 /// Every tensor below the root, `outer.inner` from names that are texts. Of a pickled module the names are those of its state
-/// dictionary. What else there is (epochs, arguments, an optimiser's lists) is none of our business.
+/// dictionary. What else there is (epochs, arguments, an optimizer's lists) is none of our business.
 fn tensors(p: &Pickle, storages: &Storages, found: &mut Found) -> Result<()> {
     if matches!(p.root(), Value::Tensor(_)) {
         return Err(Error::new("it is one tensor, not a dictionary of them").hint("save model.state_dict()"));

@@ -8,7 +8,7 @@ use std::ops::Range;
 pub struct Location {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// Elements between neighbours along every axis.
+    /// Elements between neighbors along every axis.
     pub strides: Vec<usize>,
     /// Which of a file's parts, and bytes of the storage in it.
     pub part: usize,

@@ -18,7 +18,7 @@ fn number(x: &Value) -> f64 {
     x.as_f64().unwrap_or_else(|| panic!("{x} is no number"))
 }
 
-/// `counts` images of as many classes, class folders a, b, ... of one colour each.
+/// `counts` images of as many classes, class folders a, b, ... of one color each.
 fn folders(counts: &[usize]) -> TempDir {
     let mut files = Vec::new();
     for (class, &count) in counts.iter().enumerate() {

@@ -23,7 +23,7 @@ fn rows(run: &Path, kind: &str) -> Vec<Value> {
     log(run).into_iter().filter(|row| row["kind"] == kind).collect()
 }
 
-/// A case of the field's: 400 grey pictures.
+/// A case of the field's: 400 gray pictures.
 fn idx() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/training/idx")
 }

@@ -40,7 +40,7 @@ fn put(root: &Path, name: &str, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-/// An image of one colour, encoded.
+/// An image of one color, encoded.
 fn encoded(format: image::ImageFormat, width: u32, height: u32, color: [u8; 3]) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::RgbImage::from_pixel(width, height, image::Rgb(color)).write_to(&mut bytes, format).unwrap();

@@ -1,4 +1,4 @@
-//! Picture files: what decodes, to which pixels, and what is said of those that do not.
+//! Image files: what decodes, to which pixels, and what is said of those that do not.
 
 use crate::*;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden").join(name)
 }
 
-/// All pictures in that folder but the expected ones.
+/// All images in that folder but the expected ones.
 fn goldens() -> Vec<String> {
     let names = fs::read_dir(golden("")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.filter(|n| n != "make.py" && n.matches('.').count() == 1).collect();
@@ -66,7 +66,7 @@ fn rare_jpegs_are_right_or_refused() {
         let expected = decode(&path.with_extension("png")).unwrap();
         let (largest, mean) = difference(&decode(&path).unwrap(), &expected);
         assert!(largest <= 6 && mean < 0.6, "{}: {largest}, {mean}", path.display());
-        // Decoded small, it is the same picture.
+        // Decoded small, it is the same image.
         let small = dino_host::image::decode(&path, Decode { fast: Some(9), ..Decode::default() }).unwrap();
         let average = |image: &Image, c: usize| {
             let values = image.pixels.iter().skip(c).step_by(3).map(|x| f64::from(*x));
@@ -103,7 +103,7 @@ fn pictures_from_the_field() {
     }
 }
 
-/// What is said of a file that is read through a data set, and its picture.
+/// What is said of a file that is read through a data set, and its image.
 fn with_remark(name: &str, bytes: &[u8]) -> (Option<Image>, Option<String>) {
     let dir = folder(&[(name, bytes.to_vec())]);
     let files = data::files::Files::open(&[dir.path().join(name)], Decode::default()).unwrap();
@@ -257,7 +257,7 @@ fn channels_are_what_is_asked_for() {
     }
 }
 
-/// A TIFF without compression: `bands` of 8 or 16 bits, called grey (1) or RGB (2), pixel by pixel or plane after plane.
+/// A TIFF without compression: `bands` of 8 or 16 bits, called gray (1) or RGB (2), pixel by pixel or plane after plane.
 fn tiff(width: u32, height: u32, bands: u16, bits: u16, photometric: u16, planes: bool, data: &[u8]) -> Vec<u8> {
     let strips = if planes { u32::from(bands) } else { 1 };
     let strip = data.len() as u32 / strips;
@@ -424,7 +424,7 @@ fn a_fast_decode_is_a_smaller_one() {
         off /= (400 / scale * (300 / scale) * 2) as f64;
         assert!(off < 1.5, "1/{scale}: {off}");
     }
-    // Turned, grey, CMYK, progressive, cut short.
+    // Turned, gray, CMYK, progressive, cut short.
     let fast = |name: &str| dino_host::image::decode(&golden(name), Decode { fast: Some(6), ..Decode::default() });
     for name in ["turned6.jpg", "grey.jpg", "progressive.jpg"] {
         let image = fast(name).unwrap();

@@ -295,7 +295,7 @@ fn differences_are_said_aloud() {
         succeeds("convert {} --json --allow-extra --heads 2 --to official {}", &[&golden("hf-pooler.pth"), &out]);
     let report: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&report["left_out"], &report["architecture"]["heads"]), (&json!(["the pooler"]), &json!(2)));
-    // The neighbouring config.json must belong to the weights.
+    // The neighboring config.json must belong to the weights.
     let hf = dir.path().join("hf");
     for (change, word) in [
         (("patch_size", json!(8)), "patch_size 8"),

@@ -39,7 +39,7 @@ pub struct Copies<O: Args> {
     /// Side of the square that images are squashed to, pixels
     #[arg(long, default_value_t = 320)]
     size: usize,
-    /// Exponent of the patch tokens' generalised mean
+    /// Exponent of the patch tokens' generalized mean
     #[arg(long, default_value_t = 4.0)]
     gem: f64,
     /// An original counts when it is among the first so many

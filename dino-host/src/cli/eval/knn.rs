@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 pub struct Knn<O: Args> {
     #[command(flatten)]
     source: Source<O>,
-    /// Neighbours, a list
+    /// Neighbors, a list
     #[arg(long, value_delimiter = ',', default_value = "10,20,100,200")]
     k: Vec<usize>,
     #[arg(long, default_value_t = knn::TEMPERATURE)]
@@ -83,7 +83,7 @@ pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     Ok(0)
 }
 
-/// Lets the neighbours of every image vote.
+/// Lets the neighbors of every image vote.
 fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject) -> Result<Vote> {
     let (train, test) = (&*subject.splits.train, &*subject.splits.test);
     let mut extractor = subject.extractor::<D>(&args.source.shared.device, 1, false)?;

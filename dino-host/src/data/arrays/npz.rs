@@ -1,7 +1,7 @@
 //! NumPy's arrays: an `.npz` archive (MedMNIST's `train_images`, `train_labels`, ..., Keras's `x_train`, `y_train`, ...), or `.npy`
 //! files called alike.
 //!
-//! A word of an array's name says its part. In every part there is one array of pictures: unsigned bytes, (n, height, width),
+//! A word of an array's name says its part. In every part there is one array of images: unsigned bytes, (n, height, width),
 //! (n, height, width, channels) or (n, channels, height, width), where the axis of 1, 3, 4 or `--channels` values is that of the
 //! channels; and perhaps one of labels, whole numbers, (n) or (n, 1). Arrays are read into memory as a whole.
 
@@ -22,7 +22,7 @@ use crate::io::read_error;
 
 /// Largest header: it is a short text.
 const MAX_HEADER: u64 = 1 << 16;
-/// Words of the names of arrays of pictures and of labels.
+/// Words of the names of arrays of images and of labels.
 const IMAGES: [&str; 8] = ["images", "image", "imgs", "img", "x", "data", "pixels", "arr"];
 const LABELS: [&str; 7] = ["labels", "label", "y", "targets", "target", "lbls", "classes"];
 
@@ -55,7 +55,7 @@ impl Kind {
     }
 }
 
-/// `None` when the folder has no array of pictures.
+/// `None` when the folder has no array of images.
 pub(crate) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     let mut arrays = Vec::new();
     let files = files(folder)?;
@@ -217,7 +217,7 @@ impl Array {
         self.words.iter().any(|word| names.contains(&word.as_str()))
     }
 
-    /// Its shape and type may be those of pictures.
+    /// Its shape and type may be those of images.
     fn has_images(&self) -> bool {
         self.shape.len() >= 3 && !self.called(&LABELS) && self.kind.letter().is_some_and(|k| k.0 != 'U' && k.0 != 'S')
     }
@@ -301,7 +301,7 @@ impl Array {
         Ok(dims)
     }
 
-    /// One label a picture.
+    /// One label an image.
     fn labels(&self, images: usize) -> Result<Vec<u32>> {
         let (letter, width) = self.kind.letter().unwrap_or(('?', 0));
         let whole = matches!((letter, width), ('u' | 'i', 1 | 2 | 4 | 8) | ('f', 4 | 8) | ('b', 1));
@@ -379,7 +379,7 @@ fn of_arrays(what: &Path, folder: &Path, arrays: Vec<Array>, own: Option<Part>, 
     splits(folder, sets, notes)
 }
 
-/// The pictures of a part, and their labels.
+/// The images of a part, and their labels.
 fn of_one_part(
     what: &Path,
     arrays: Vec<&Array>,

@@ -221,7 +221,7 @@ mod tests {
     use crate::data::loader::Recipe;
     use std::sync::atomic::Ordering;
 
-    /// `shards` gzipped shards of `images` pictures each.
+    /// `shards` gzipped shards of `images` images each.
     fn packed(shards: usize, images: usize) -> (tempfile::TempDir, ShardSet) {
         let dir = tempfile::tempdir().unwrap();
         let mut png = std::io::Cursor::new(Vec::new());

@@ -84,15 +84,15 @@ impl Count {
 /// What was passed over in a shard, or decided.
 #[derive(Default)]
 pub(crate) struct Passed {
-    /// Members that belong to no picture.
+    /// Members that belong to no image.
     pub no_image: Count,
     /// Links, devices, sparse files.
     pub no_file: Count,
-    /// Samples with several pictures, none or several of which are called by one ending alone.
+    /// Samples with several images, none or several of which are called by one ending alone.
     pub choices: Count,
-    /// Pictures beside the one that is called by its ending alone.
+    /// Images beside the one that is called by its ending alone.
     pub beside: Count,
-    /// Pictures whose names have dots.
+    /// Images whose names have dots.
     pub dots: Count,
 }
 

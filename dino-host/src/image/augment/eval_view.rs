@@ -4,13 +4,13 @@ use crate::image::Image;
 use crate::image::planes::{self, normalize};
 use crate::image::resize::{Filter, Region, Resizer};
 
-/// How a picture becomes the square that is evaluated. It belongs to the configuration: all pictures of a set go the same way, whatever
+/// How an image becomes the square that is evaluated. It belongs to the configuration: all images of a set go the same way, whatever
 /// their sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvalView {
     /// Shorter side to 8/7 of the square's (published: 256 for 224), bicubic, and the central square of that.
     ResizeCrop,
-    /// Shorter side to the square's, bicubic, so that of a square picture nothing is cut; one that has the size is taken as it is.
+    /// Shorter side to the square's, bicubic, so that of a square image nothing is cut; one that has the size is taken as it is.
     Whole,
 }
 
@@ -23,7 +23,7 @@ impl EvalView {
         }
     }
 
-    /// Pixels of a picture's shorter side, of which the square of side `size` is cut.
+    /// Pixels of an image's shorter side, of which the square of side `size` is cut.
     pub fn short(self, size: usize) -> usize {
         match self {
             EvalView::ResizeCrop => (size * 8 + 3) / 7, // to the nearest
@@ -32,7 +32,7 @@ impl EvalView {
     }
 }
 
-/// The square of side `size` that is evaluated of an image, normalised to `out` `(channels, size, size)`.
+/// The square of side `size` that is evaluated of an image, normalized to `out` `(channels, size, size)`.
 ///
 /// `out` is `channels * size * size` long, `mean` and `std` have a number a channel of the image, `size` is at least 1 and the image is not empty.
 pub fn eval_view(image: &Image, size: usize, view: EvalView, mean: &[f64], std: &[f64], out: &mut [f32]) {

@@ -1,7 +1,7 @@
 //! JPEG: which of the two decoders is right for a file, told by its markers; and whether its end is there.
 //!
 //! The `image` crate's decoder (zune-jpeg 0.5) is fast and right for what nearly every file is: one scan or progressive scans, brightness
-//! at full resolution, markers of colour that do not contradict one another. Several baseline scans, or a first component that is not
+//! at full resolution, markers of color that do not contradict one another. Several baseline scans, or a first component that is not
 //! the largest, become garbage in it without an error. Those go to jpeg-decoder, which is right where every component is either at full
 //! resolution or at that of one sample a unit. What neither reads right is an error.
 
@@ -25,7 +25,7 @@ struct Segment<'a> {
 const END: u8 = 0xd9;
 const SCAN: u8 = 0xda;
 
-/// The segments from the start of the picture to its end mark, or to the end of what is there. Garbage between them and the coded
+/// The segments from the start of the image to its end mark, or to the end of what is there. Garbage between them and the coded
 /// data after a scan's head are passed over, as every decoder does it.
 fn segments(bytes: &[u8]) -> impl Iterator<Item = Segment<'_>> {
     let (mut at, mut ended) = (2, false);
@@ -134,7 +134,7 @@ pub(crate) struct Layout<'a> {
     pub exif: Option<&'a [u8]>,
     scans: Vec<Scan>,
     jfif: bool,
-    /// The colour transform of Adobe's marker.
+    /// The color transform of Adobe's marker.
     adobe: Option<u8>,
     /// The end mark is there.
     pub ended: bool,

@@ -1,6 +1,6 @@
-//! The two passes of a resize, both without a gather: whatever the axis, the sums of neighbouring values share their weights.
+//! The two passes of a resize, both without a gather: whatever the axis, the sums of neighboring values share their weights.
 //!
-//! A vertical pass has such neighbours in memory. A horizontal one gets them by turning strips of sixteen rows on their side.
+//! A vertical pass has such neighbors in memory. A horizontal one gets them by turning strips of sixteen rows on their side.
 
 use super::taps::{FRACTION, Taps};
 use multiversion::multiversion;

@@ -29,14 +29,14 @@ pub(crate) struct Chunks<'a> {
     bits: usize,
     photometric: u16,
     compression: u64,
-    /// Samples are differences to their left neighbour.
+    /// Samples are differences to their left neighbor.
     differences: bool,
     /// The bits of every byte are in the other order.
     turned: bool,
     big_endian: bool,
     /// Planes one after the other, each in chunks of its own.
     planes: bool,
-    /// Width and height of a chunk, that of a strip the picture's width.
+    /// Width and height of a chunk, that of a strip the image's width.
     chunk: (usize, usize),
     /// Where the chunks begin in the file, and their lengths.
     places: Vec<(u64, u64)>,
@@ -178,7 +178,7 @@ impl<'a> Chunks<'a> {
             }
             FAX4 => match decoder.read_chunk(index as u32).map_err(|e| failed(path, e))? {
                 DecodingResult::U8(bits) => {
-                    // The crate leaves out what lies beyond the picture.
+                    // The crate leaves out what lies beyond the image.
                     let found = bits.len() / rows;
                     return Ok((bits, found.max(1)));
                 }

@@ -1,4 +1,4 @@
-//! TIFF and BigTIFF, with any number of bands: the first picture of the file.
+//! TIFF and BigTIFF, with any number of bands: the first image of the file.
 //!
 //! The crate reads the tags. Strips and tiles are unpacked and placed here: the crate's own way (0.11) panics on planes in tiles, wants
 //! an end code of LZW, does not look at FillOrder, and reads no palette.
@@ -84,7 +84,7 @@ pub(crate) fn read(path: &Path, bytes: &[u8], white: u16) -> Result<Found> {
         let color = decoder.colortype().unwrap_or(ColorType::Gray(bits as u8));
         return Err(unsupported(path, &format!("{samples} bands called {color:?}: save them as grey (MINISBLACK)")));
     }
-    // 1: the colours are multiplied with it; 2: they are not.
+    // 1: the colors are multiplied with it; 2: they are not.
     let kind = if spare == 1 { extras.first().copied().unwrap_or(0) } else { 0 };
     let alpha = matches!(kind, 1 | 2) || photometric == RGB && spare == 1;
 
@@ -121,7 +121,7 @@ pub(crate) fn read(path: &Path, bytes: &[u8], white: u16) -> Result<Found> {
     Ok(Found { image, alpha, orientation: orientation.min(255) as u8 })
 }
 
-/// Ink to light: the colour values of the `samples` of a pixel, of which `spare` are no colours.
+/// Ink to light: the color values of the `samples` of a pixel, of which `spare` are no colors.
 fn invert(placed: &mut [u8], bits: usize, samples: usize, spare: usize, white: u16) {
     if bits == 16 {
         for pixel in placed.chunks_exact_mut(2 * samples) {
@@ -137,14 +137,14 @@ fn invert(placed: &mut [u8], bits: usize, samples: usize, spare: usize, white: u
     }
 }
 
-/// The colours of a palette: all reds, all greens, all blues, of 16 bits; of 8 where none is higher, as some programs wrote them.
+/// The colors of a palette: all reds, all greens, all blues, of 16 bits; of 8 where none is higher, as some programs wrote them.
 fn palette(map: &[u64], entries: usize) -> Option<Vec<[u8; 3]>> {
     let shift = if map.iter().any(|x| *x > 255) { 8 } else { 0 };
     let of = |i: usize, plane: usize| Some((map.get(plane * entries + i)? >> shift) as u8);
     (0..entries).map(|i| Some([of(i, 0)?, of(i, 1)?, of(i, 2)?])).collect()
 }
 
-/// Colours that were multiplied with their transparency, the last value: divided by it, as Pillow does it.
+/// Colors that were multiplied with their transparency, the last value: divided by it, as Pillow does it.
 fn divide(pixel: &mut [u8]) {
     if let Some((&mut alpha, colors)) = pixel.split_last_mut()
         && alpha > 0
@@ -153,7 +153,7 @@ fn divide(pixel: &mut [u8]) {
     }
 }
 
-/// JPEG's (JFIF's) colours.
+/// JPEG's (JFIF's) colors.
 fn ycbcr_to_rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let [y, cb, cr] = [f32::from(y), f32::from(cb) - 128.0, f32::from(cr) - 128.0];
     [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|x| x.round() as u8)
