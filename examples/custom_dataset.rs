@@ -12,7 +12,7 @@
 
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
-use dino_host::data::{Dataset, Faults, Splits};
+use dino_host::data::{Dataset, Splits, Unreadable};
 use dino_host::error::Result;
 use dino_host::image::Image;
 use dino_host::train::{self, Run};
@@ -84,12 +84,12 @@ fn run(out: PathBuf) -> Result<()> {
     println!("{} images to train on, {} to evaluate with", train.len(), test.len());
     let splits = Splits { train, test, held_out: false, notes: Vec::new() };
     let config = Config { epochs: 4, depth: 2, embed_dim: 32, heads: 2, patch_size: 8, batch: 20, ..Config::small() };
-    let (faults, stop) = (Faults::new(true), AtomicBool::new(false));
+    let (unreadable, stop) = (Unreadable::new(true), AtomicBool::new(false));
     train::run(&Run::<Cpu> {
         device: &NoOptions {},
         config: config.resolve()?,
         splits: &splits,
-        faults: &faults,
+        unreadable: &unreadable,
         out,
         resume: false,
         accept_changed_data: false,

@@ -208,7 +208,7 @@ fn words_alone(work: &Work, gpu: &mut Gpu, steps: usize) -> Result<Vec<f64>> {
 /// Nanoseconds, once everything queued has run.
 fn clock() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    // A fault is reported by the next `sync` of the device.
+    // A device error is reported by the next `sync` of the device.
     let _ = CurrentContext::synchronize();
     START.elapsed().as_nanos() as u64
 }
@@ -216,7 +216,7 @@ fn clock() -> u64 {
 /// One step, op by op, as (op, calls, milliseconds), the longest first.
 fn by_op(work: &Work, gpu: &mut Gpu) -> Result<Vec<(&'static str, u64, f64)>> {
     let mut timed = Timed::new(&mut *gpu, clock);
-    device::say(&mut timed, &work.plan, &work.step(0), |o, pool, at, values| o.inner.upload(pool, at, values));
+    device::issue_step(&mut timed, &work.plan, &work.step(0), |o, pool, at, values| o.inner.upload(pool, at, values));
     let tally = timed.tally;
     gpu.sync()?;
     let rows = Op::ALL.iter().zip(tally).filter(|(_, t)| t.calls > 0);

@@ -4,7 +4,7 @@
 use crate::args;
 use crate::gpu::Gpu;
 use crate::kernels::{Kernel, Shape};
-use crate::matmul::{Kind, Product, Size};
+use crate::matmul::{Kind, Matmul, Size};
 use crate::options::Precision;
 
 /// Where a product goes.
@@ -78,10 +78,10 @@ impl Gpu {
     }
 
     /// y (m, n) = x (m, k) w^T + bias, w (n, k); with `gelu` that gets gelu(y). `bias` and `gelu` may be 0.
-    pub(crate) fn product_nt(&mut self, y: Out, x: u64, w: u64, [m, n, k]: Size, bias: u64, gelu: u64) {
+    pub(crate) fn matmul_nt(&mut self, y: Out, x: u64, w: u64, [m, n, k]: Size, bias: u64, gelu: u64) {
         let f32_out = matches!(y, Out::F32(_));
-        let product = Product { kind: Kind::Nt, size: [m, n, k], f32_out, accumulate: false, bias: bias != 0 };
-        if self.by_library(product, [y.at(), x, w, bias]) {
+        let matmul = Matmul { kind: Kind::Nt, size: [m, n, k], f32_out, accumulate: false, bias: bias != 0 };
+        if self.by_library(matmul, [y.at(), x, w, bias]) {
             if gelu != 0 {
                 let shape = Shape::flat((m * n).div_ceil(4));
                 self.launch(&self.kernels.gelu, shape, args![gelu, y.at(), (m * n) as i64]);
@@ -118,10 +118,10 @@ impl Gpu {
     }
 
     /// y (m, n) = x (m, k) w, w (k, n); `accumulate` adds, f32 only.
-    pub(crate) fn product_nn(&mut self, y: Out, x: u64, w: u64, [m, n, k]: Size, accumulate: bool) {
+    pub(crate) fn matmul_nn(&mut self, y: Out, x: u64, w: u64, [m, n, k]: Size, accumulate: bool) {
         let f32_out = matches!(y, Out::F32(_));
-        let product = Product { kind: Kind::Nn, size: [m, n, k], f32_out, accumulate, bias: false };
-        if self.by_library(product, [y.at(), x, w, 0]) {
+        let matmul = Matmul { kind: Kind::Nn, size: [m, n, k], f32_out, accumulate, bias: false };
+        if self.by_library(matmul, [y.at(), x, w, 0]) {
             return;
         }
         match (self.precision, y) {
@@ -154,9 +154,9 @@ impl Gpu {
 
     /// dw (m, n; f32) += dy^T x, dy (k, m), x (k, n). The long sum over rows is split where there are few tiles; the splits lie in the
     /// first `room` bytes of the workspace and are added in order.
-    pub(crate) fn product_tn(&mut self, dw: u64, dy: u64, x: u64, [m, n, k]: Size, room: usize) {
-        let product = Product { kind: Kind::Tn, size: [m, n, k], f32_out: true, accumulate: true, bias: false };
-        if self.by_library(product, [dw, dy, x, 0]) {
+    pub(crate) fn matmul_tn(&mut self, dw: u64, dy: u64, x: u64, [m, n, k]: Size, room: usize) {
+        let matmul = Matmul { kind: Kind::Tn, size: [m, n, k], f32_out: true, accumulate: true, bias: false };
+        if self.by_library(matmul, [dw, dy, x, 0]) {
             return;
         }
         let kernels = self.kernels;

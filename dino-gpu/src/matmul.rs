@@ -13,7 +13,7 @@ pub enum Kind {
 
 /// All that cuBLASLt's choice of an algorithm depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Product {
+pub struct Matmul {
     pub kind: Kind,
     /// m, n, k of C (m, n).
     pub size: Size,

@@ -1,6 +1,6 @@
 //! Flags of the GPU.
 
-/// What activations, and the weights that meet them in a product, are kept as. Statistics, gradients of weights, weights and
+/// What activations, and the weights that meet them in a matmul, are kept as. Statistics, gradients of weights, weights and
 /// optimizer are f32 in either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Precision {
@@ -19,7 +19,7 @@ pub enum Launch {
     Direct,
 }
 
-/// What runs the products.
+/// What runs the matmuls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Gemm {
     /// cuBLASLt in bf16 where it is found, else own kernels.
@@ -43,12 +43,12 @@ pub struct Options {
     /// Partial sums and tiles of the loss, KiB; their order, and so the last bits of a run, depends on it
     #[arg(long, value_name = "KIB", default_value_t = 64 << 10, value_parser = workspace)]
     pub workspace: usize,
-    /// What runs the products
+    /// What runs the matrix products
     #[arg(long, value_enum, default_value_t = Gemm::Auto)]
     pub gemm: Gemm,
 }
 
-/// A workspace that holds the partial sums of any word.
+/// A workspace that holds the partial sums of any op.
 fn workspace(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(kib @ 64..=4_194_304) => Ok(kib),

@@ -16,7 +16,7 @@ pub const MICRO_BATCH_TOKENS: usize = 8192;
 /// the next.
 pub const QUEUE: usize = 2;
 
-/// The data of one optimisation step.
+/// The data of one optimization step.
 #[derive(Clone, Debug)]
 pub struct Step<'a> {
     /// This step's derived numbers.
@@ -44,7 +44,7 @@ pub trait Device: Update + Memory + Sized {
     const MICRO_BATCH_TOKENS: usize = MICRO_BATCH_TOKENS;
 
     /// Whether a training step keeps little and computes it again: three eighths less memory for activations, for two more passes over
-    /// them a block. Off where memory is plenty, or where a word made again from rounded numbers would not give the same bits.
+    /// them a block. Off where memory is plenty, or where an op made again from rounded numbers would not give the same bits.
     const RECOMPUTE: bool = false;
 
     /// Whether the device is there. Asked first of all: nothing has been opened or written yet.
@@ -78,13 +78,13 @@ pub trait Device: Update + Memory + Sized {
         }
     }
 
-    /// Host to device. Queued: the source may be reused at once, later words see the new values.
+    /// Host to device. Queued: the source may be reused at once, later ops see the new values.
     fn upload(&mut self, pool: Pool, at: usize, values: &[f32]);
 
-    /// Device to host; waits for the words before it. What it gives after a fault means nothing: [`Device::sync`] tells.
+    /// Device to host; waits for the ops before it. What it gives after a device error means nothing: [`Device::sync`] tells.
     fn download(&mut self, pool: Pool, at: usize, values: &mut [f32]);
 
-    /// Waits for everything queued, and reports a fault that happened on the way. After a fault the device is lost: every later
+    /// Waits for everything queued, and reports a device error that happened on the way. After one the device is lost: every later
     /// call of this, of [`Device::step`] and of [`Device::report`] is an error too.
     fn sync(&mut self) -> Result<()>;
 
@@ -96,15 +96,15 @@ pub trait Device: Update + Memory + Sized {
         self.name()
     }
 
-    /// Says the words of `work` from the thread where they cost least: a CPU's is one of its pool, as one from outside would be put
-    /// to sleep and woken for every word.
+    /// Issues the ops of `work` from the thread where they cost least: a CPU's is one of its pool, as one from outside would be put
+    /// to sleep and woken for every op.
     fn run(&mut self, work: impl FnOnce(&mut Self) + Send) {
         work(self);
     }
 
-    /// Queues one whole optimisation step; `step` may be reused at once.
+    /// Queues one whole optimization step; `step` may be reused at once.
     fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
-        self.run(|device| say(device, plan, step, Self::upload));
+        self.run(|device| issue_step(device, plan, step, Self::upload));
         Ok(())
     }
 
@@ -123,8 +123,8 @@ pub trait Device: Update + Memory + Sized {
     }
 }
 
-/// Says one whole step to a backend; `put` uploads.
-pub fn say<O: Update>(o: &mut O, plan: &Plan, step: &Step, mut put: impl FnMut(&mut O, Pool, usize, &[f32])) {
+/// Issues the ops of one whole step to a backend; `put` uploads.
+pub fn issue_step<O: Update>(o: &mut O, plan: &Plan, step: &Step, mut put: impl FnMut(&mut O, Pool, usize, &[f32])) {
     put(o, Pool::State, plan.hyper.0.at, &step.hyper);
     step::begin(o, plan);
     for (number, part) in step.parts.iter().enumerate() {

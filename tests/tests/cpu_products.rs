@@ -1,7 +1,7 @@
 //! The CPU's small products against sums in f64: odd sizes, tails, strides, extreme values.
 
 use dino_host::linalg::gemm::View;
-use dino_host::linalg::small::product;
+use dino_host::linalg::small::matmul;
 use proptest::prelude::*;
 use tests::training::normals;
 
@@ -28,7 +28,7 @@ proptest! {
         let c = factor(3, m * ldc, powers[0] + powers[1]);
         let view = if turned { View::transposed(&a, lda) } else { View::rows(&a, lda) };
         let mut got = c.clone();
-        product(&mut got, ldc, view, &b, ldb, [m, k, n], add);
+        matmul(&mut got, ldc, view, &b, ldb, [m, k, n], add);
         for (i, j) in (0..m).flat_map(|i| (0..ldc).map(move |j| (i, j))) {
             let (got, before) = (got[i * ldc + j], c[i * ldc + j]);
             if j >= n {

@@ -1,6 +1,6 @@
 //! The k-nearest-neighbours vote against golden tensors.
 
-use dino_host::eval::knn::{self, neighbours};
+use dino_host::eval::knn::{self, neighbors};
 use ndarray::Array2;
 use tests::fixture::{Fixture, Tensor};
 
@@ -23,7 +23,7 @@ fn votes() {
             continue;
         }
         seen += 1;
-        let found = neighbours(bank.view(), queries.view(), k);
+        let found = neighbors(bank.view(), queries.view(), k);
         f.assert_golden(&format!("k{k}.sims"), &found.similarities.iter().map(|&x| x as f64).collect::<Vec<_>>());
         // Neighbours closer together than rounding may swap.
         let want = f.get(&format!("k{k}.indices"));

@@ -178,8 +178,8 @@ fn weight_norm<F: Factory>(who: &str) {
     o.logits(y, x, Prototypes { v, scale }, mat);
     f.assert_golden("weightnorm.y", &read(&mut o, y));
     let by_row = read(&mut o, scale);
-    let normalised: Vec<f64> = get("v").data.iter().enumerate().map(|(i, v)| v * by_row[i / c]).collect();
-    write(&mut o, dense, &normalised);
+    let normalized: Vec<f64> = get("v").data.iter().enumerate().map(|(i, v)| v * by_row[i / c]).collect();
+    write(&mut o, dense, &normalized);
     o.linear_backward(dx, dy, x, Affine { w: dense, b: bias }, mat);
     f.assert_golden("weightnorm.dx", &read(&mut o, dx));
     let raw = read_grad(&mut o, dense);

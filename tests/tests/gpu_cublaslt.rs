@@ -82,7 +82,7 @@ fn words_agree() {
         if whole.iter().all(|x| x.is_multiple_of(8)) {
             // Of every block the forward passes of both networks (four products each) and the backward pass (eight).
             let least = 16 * config.backbone.depth;
-            let taken = run.o.b.library_products();
+            let taken = run.o.b.library_matmuls();
             // A card's library may refuse the bias, of forward products only.
             let least = if ground() == &Ground::Emulation { least } else { least / 2 };
             prop_assert!(taken >= least, "{} of at least {} products went to the library", taken, least);
@@ -127,7 +127,7 @@ fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::
     let mut weights = vec![0.0; plan.pools.weights];
     gpu.download(Pool::Weights, 0, &mut weights);
     gpu.sync().expect("no fault");
-    (monitors, weights, gpu.library_products(), gpu.name())
+    (monitors, weights, gpu.library_matmuls(), gpu.name())
 }
 
 #[test]

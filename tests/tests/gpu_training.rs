@@ -5,7 +5,7 @@ use dino_gpu::{Gpu, Launch, Options, Precision};
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data::builtin::{Builtin, Part};
-use dino_host::data::{Faults, Splits};
+use dino_host::data::{Splits, Unreadable};
 use dino_host::device::Device;
 use dino_host::inference::dense::Dense;
 use dino_host::inference::features::Extractor;
@@ -58,7 +58,7 @@ fn train<D: Device>(device: &D::Options, config: &Config, out: &Path, resume: bo
         device,
         config: config.clone(),
         splits: &splits,
-        faults: &Faults::default(),
+        unreadable: &Unreadable::default(),
         out: out.into(),
         resume,
         accept_changed_data: false,
@@ -168,7 +168,7 @@ fn features_and_attention_are_those_of_the_cpu() {
     let group = Group { count: 2, height: 24, width: 16 };
 
     fn both<D: Device>(o: &D::Options, c: &Config, w: &[f32], s: &Splits, pixels: &[f32], g: Group) -> [Vec<f32>; 2] {
-        let features = Extractor::<D>::new(o, c, w).unwrap().run(&*s.train, &Faults::new(true), |_| ()).unwrap();
+        let features = Extractor::<D>::new(o, c, w).unwrap().run(&*s.train, &Unreadable::new(true), |_| ()).unwrap();
         let attention = Dense::<D>::new(o, c, w, g).unwrap().attention(pixels).unwrap();
         [features.rows.into_raw_vec_and_offset().0, attention]
     }

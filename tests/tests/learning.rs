@@ -3,7 +3,7 @@
 
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
-use dino_host::data::{self, Faults};
+use dino_host::data::{self, Unreadable};
 use dino_host::eval::knn;
 use dino_host::inference::features;
 use dino_host::train::{self, Outcome, Run};
@@ -21,9 +21,9 @@ fn four_epochs_beat_random_features_and_pixels() {
     init::weights(&mut random, &table, config.seed, config.init_std);
     random.truncate(table.backbone_len());
     let (_, random) =
-        train::judge::<Cpu>(&NoOptions {}, &config, &random, &splits, &Faults::default()).expect("features");
+        train::evaluate::<Cpu>(&NoOptions {}, &config, &random, &splits, &Unreadable::default()).expect("features");
     let [(bank, bank_labels), (queries, labels)] = [&*splits.train, &*splits.test].map(|set| {
-        let pixels = features::pixels(set, &Faults::new(true), &config).expect("pixels");
+        let pixels = features::pixels(set, &Unreadable::new(true), &config).expect("pixels");
         let labels = pixels.labels(set).expect("the built-in set has labels");
         (pixels.rows, labels)
     });
@@ -35,7 +35,7 @@ fn four_epochs_beat_random_features_and_pixels() {
         device: &NoOptions {},
         config,
         splits: &splits,
-        faults: &Faults::default(),
+        unreadable: &Unreadable::default(),
         out: out.path().join("run"),
         resume: false,
         accept_changed_data: false,

@@ -1,12 +1,12 @@
 //! Products through NVIDIA's cuBLASLt, opened at run time where it is there. Nothing links against it.
 //!
-//! The library is asked once a shape for an algorithm, at the shape's first use, and the answer is kept as long as the [`Products`]
+//! The library is asked once a shape for an algorithm, at the shape's first use, and the answer is kept as long as the [`CublasLt`]
 //! live: every step of a run, launched or replayed, sums in the same order. The choice follows from library version, card and shape,
 //! which `run.json` names (NVIDIA restores an algorithm within one version only): a run that resumes where one of them is another says
 //! so. With `--gemm own` no bit depends on the library.
 
 use crate::cuda::{Stream, driver};
-use crate::matmul::{Kind, Product};
+use crate::matmul::{Kind, Matmul};
 use crate::options::{Gemm, Precision};
 use dino_host::error::{Error, Result};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -46,7 +46,7 @@ fn candidates() -> Vec<PathBuf> {
 fn open() -> std::result::Result<Library, String> {
     let mut why = None;
     for path in candidates() {
-        // SAFETY: running the library's initialisers is what loading it means.
+        // SAFETY: running the library's initializers is what loading it means.
         match unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) } {
             Ok(library) => return Ok(library),
             Err(e) => _ = why.get_or_insert_with(|| std::error::Error::source(&e).unwrap_or(&e).to_string()),
@@ -176,7 +176,7 @@ impl Drop for Object {
     }
 }
 
-impl Product {
+impl Matmul {
     /// The factors as the library sees them, B then A: rows, columns, whether transposed. A row-major matrix is its own transpose in
     /// column-major order, so C^T = B^T A^T is what is asked for; a leading dimension is the number of rows.
     fn factors(&self) -> [(usize, usize, bool); 2] {
@@ -205,10 +205,10 @@ struct Chosen {
 }
 
 /// The library at work for one [`crate::Gpu`].
-pub struct Products {
+pub struct CublasLt {
     functions: &'static Functions,
     /// None: the library does not take it.
-    chosen: HashMap<Product, Option<Chosen>>,
+    chosen: HashMap<Matmul, Option<Chosen>>,
     preference: Object,
     handle: Object,
     /// Address and bytes.
@@ -216,9 +216,9 @@ pub struct Products {
     launched: usize,
 }
 
-impl Products {
+impl CublasLt {
     /// What `gemm` asks for; None is own kernels. Half of the workspace (address, bytes) at most, its end, becomes the library's.
-    pub fn open(gemm: Gemm, precision: Precision, workspace: (u64, usize)) -> Result<Option<Products>> {
+    pub fn open(gemm: Gemm, precision: Precision, workspace: (u64, usize)) -> Result<Option<CublasLt>> {
         if gemm == Gemm::Own || (gemm == Gemm::Auto && precision == Precision::F32) {
             return Ok(None);
         }
@@ -226,24 +226,24 @@ impl Products {
             return Err(Error::new("cuBLASLt is used for bf16 only").hint("--gemm own, or --precision bf16"));
         }
         let made = functions().map_err(str::to_string).and_then(|functions| {
-            Products::new(functions, workspace).map_err(|status| format!("it does not start: status {status}"))
+            CublasLt::new(functions, workspace).map_err(|status| format!("it does not start: status {status}"))
         });
         match made {
-            Ok(products) => Ok(Some(products)),
+            Ok(cublaslt) => Ok(Some(cublaslt)),
             Err(why) if gemm == Gemm::Cublaslt => Err(Error::new(format!("no cuBLASLt ({why})")).hint(format!(
                 "{VARIABLE}=FILE names libcublasLt.so.13, which is in the CUDA toolkit and in PyPI's nvidia-cublas; --gemm own does without"
             ))),
             Err(why) => {
-                static SAID: Once = Once::new();
+                static REPORTED: Once = Once::new();
                 if !driver::named() {
-                    SAID.call_once(|| dino_host::errln!("products run on own kernels: no cuBLASLt ({why}); {VARIABLE}=FILE names it"));
+                    REPORTED.call_once(|| dino_host::errln!("products run on own kernels: no cuBLASLt ({why}); {VARIABLE}=FILE names it"));
                 }
                 Ok(None)
             }
         }
     }
 
-    fn new(functions: &'static Functions, (at, bytes): (u64, usize)) -> Tried<Products> {
+    fn new(functions: &'static Functions, (at, bytes): (u64, usize)) -> Tried<CublasLt> {
         // SAFETY: writes the new handle; the calling thread has the GPU's context.
         let handle = Object::new(functions.destroy, |at| unsafe { (functions.create)(at) })?;
         // SAFETY: writes the new object.
@@ -256,7 +256,7 @@ impl Products {
             preference.set(functions.preference_set, PREF_ALIGNMENT + matrix, ALIGNMENT as u32)?;
         }
         let scratch = (at + (bytes - scratch) as u64, scratch);
-        Ok(Products { functions, chosen: HashMap::new(), preference, handle, scratch, launched: 0 })
+        Ok(CublasLt { functions, chosen: HashMap::new(), preference, handle, scratch, launched: 0 })
     }
 
     /// Bytes of the workspace's end that are the library's.
@@ -276,7 +276,7 @@ impl Products {
         format!("{}.{}.{}", v / 10000, v / 100 % 100, v % 100)
     }
 
-    fn choose(&self, p: Product, bias: u64) -> Tried<Chosen> {
+    fn choose(&self, p: Matmul, bias: u64) -> Tried<Chosen> {
         let f = self.functions;
         // SAFETY: writes the new object.
         let desc = Object::new(f.desc_destroy, |at| unsafe { (f.desc_create)(at, COMPUTE_32F, R_32F) })?;
@@ -311,7 +311,7 @@ impl Products {
 
     /// Queues C = A B, all row by row; addresses of C, A, B and the bias (bf16). False: not queued, for the library does not take it, or it
     /// would have to be asked first and `ask` forbids that.
-    pub fn multiply(&mut self, stream: &Stream, p: Product, [c, a, b, bias]: [u64; 4], ask: bool) -> Result<bool> {
+    pub fn multiply(&mut self, stream: &Stream, p: Matmul, [c, a, b, bias]: [u64; 4], ask: bool) -> Result<bool> {
         if p.size.contains(&0) || !p.aligned() || [c, a, b, bias].iter().any(|at| at % ALIGNMENT as u64 != 0) {
             return Ok(false);
         }

@@ -26,7 +26,7 @@ fn library() -> &'static Result<Library, String> {
     LIBRARY.get_or_init(|| {
         let name = std::env::var_os(DRIVER_VARIABLE).unwrap_or_else(|| "libcuda.so.1".into());
         let name = NAMED.get_or_init(|| name.into());
-        // SAFETY: running a driver's initialisers is what loading it means.
+        // SAFETY: running a driver's initializers is what loading it means.
         unsafe { Library::open(Some(name), RTLD_NOW | RTLD_GLOBAL) }
             .map_err(|e| std::error::Error::source(&e).unwrap_or(&e).to_string())
     })
@@ -59,7 +59,7 @@ pub fn last_unknown() -> Option<u32> {
     Some(LAST_UNKNOWN.load(Relaxed)).filter(|code| *code != 0)
 }
 
-/// `CUresult` is a Rust enum of CUDA 11.4: a newer driver's code outside it would be undefined behaviour.
+/// `CUresult` is a Rust enum of CUDA 11.4: a newer driver's code outside it would be undefined behavior.
 fn result(raw: u32) -> CUresult {
     match raw {
         0..=8 | 34 | 100..=102 | 200..=202 | 205..=224 | 300..=304 | 400 | 401 | 500 | 600 | 700..=705 | 708..=720

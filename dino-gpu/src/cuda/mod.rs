@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 /// The kernels for compute capability 8.0, 9.0a and 12.0 and, as PTX, for what comes later. Built by `kernels/build.sh`.
 static FATBIN: &[u8] = include_bytes!("../../kernels/kernels.fatbin");
 
-/// What a driver call came to. Out of memory and a lost device get their own words, for they are not the program's fault.
+/// What a driver call came to. Out of memory and a lost device get messages of their own, for they are not the program's fault.
 pub fn check(code: CUresult, what: &str) -> Result<()> {
     use CUresult::*;
     let hint = match code {
@@ -139,7 +139,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Not initialised. An empty one takes nothing.
+    /// Not initialized. An empty one takes nothing.
     pub fn new(bytes: usize) -> Result<Buffer> {
         let mut at = 0;
         if bytes > 0 {

@@ -8,10 +8,10 @@ use dino_kernel::step;
 
 impl Gpu {
     pub(super) fn capture(&mut self, plan: &Plan) -> Result<[Graph; 3]> {
-        let mut graph = |say: fn(&mut Gpu, &Plan)| {
+        let mut graph = |issue: fn(&mut Gpu, &Plan)| {
             self.stream.capture()?;
             self.capturing = true;
-            say(self, plan);
+            issue(self, plan);
             self.capturing = false;
             self.stream.captured()
         };
@@ -19,7 +19,7 @@ impl Gpu {
     }
 
     /// One of the three parts of a step.
-    pub(super) fn say(&mut self, part: usize, plan: &Plan) -> Result<()> {
+    pub(super) fn issue(&mut self, part: usize, plan: &Plan) -> Result<()> {
         if let Some(graphs) = &self.graphs {
             return self.stream.replay(&graphs[part]);
         }

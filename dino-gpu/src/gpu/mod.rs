@@ -1,14 +1,14 @@
-//! The CUDA backend: pools in device memory, words as launches on one stream, a step as graphs that are captured once and replayed.
+//! The CUDA backend: pools in device memory, ops as launches on one stream, a step as graphs that are captured once and replayed.
 
 mod graph;
 pub(crate) mod params;
 pub(crate) mod pools;
 mod staging;
 
-use crate::cuda::cublaslt::Products;
+use crate::cuda::cublaslt::CublasLt;
 use crate::cuda::{Buffer, Card, Graph, Stream};
 use crate::kernels::{Argument, Kernel, Kernels, Shape};
-use crate::matmul::Product;
+use crate::matmul::Matmul;
 use crate::options::{Launch, Options, Precision, act_bytes};
 use dino_host::error::{Error, Result};
 use dino_kernel::mem::{Act, Stat, State, Weight};
@@ -16,7 +16,7 @@ use dino_kernel::optim::{Optimizer, SLOTS};
 use dino_kernel::plan::Pools;
 use params::DeviceTable;
 use pools::memory;
-use staging::Feed;
+use staging::Staging;
 use std::sync::{Mutex, OnceLock};
 
 /// What is left free for the driver: graphs, cuBLASLt's own modules, the parameter table.
@@ -31,25 +31,25 @@ pub struct Gpu {
     stream: Stream,
     pools: Pools,
     weights: Buffer,
-    /// The weights as bf16, for products; empty in f32.
-    shadow: Buffer,
+    /// The bf16 copy of the weights, for matmuls; empty in f32.
+    weights_bf16: Buffer,
     grads: Buffer,
     slots: Buffer,
     acts: Buffer,
     stats: Buffer,
     state: Buffer,
     workspace: Buffer,
-    /// cuBLASLt, where products go there; it has the workspace's end.
-    pub(crate) products: Option<Products>,
+    /// cuBLASLt, where matmuls go there; it has the workspace's end.
+    pub(crate) cublaslt: Option<CublasLt>,
     /// Whether launches are being recorded.
     capturing: bool,
     table: Option<DeviceTable>,
-    feed: Option<Feed>,
+    staging: Option<Staging>,
     graphs: Option<[Graph; 3]>,
     /// Steps queued so far.
     steps: usize,
-    /// The first thing that went wrong; words cannot fail, so it waits for `sync`.
-    fault: Option<Error>,
+    /// The first thing that went wrong; ops cannot fail, so it waits for `sync`.
+    first_error: Option<Error>,
 }
 
 /// The kernels of a precision, loaded once.
@@ -84,7 +84,7 @@ impl Gpu {
         }
         let floats = |n: usize| Buffer::new(4 * n);
         let workspace = Buffer::new(options.workspace << 10)?;
-        let products = Products::open(options.gemm, options.precision, (workspace.at, workspace.bytes))?;
+        let cublaslt = CublasLt::open(options.gemm, options.precision, (workspace.at, workspace.bytes))?;
         let gpu = Gpu {
             card,
             kernels: kernels(card, options.precision)?,
@@ -93,22 +93,22 @@ impl Gpu {
             stream: Stream::new()?,
             pools,
             weights: floats(pools.weights)?,
-            shadow: Buffer::new(if options.precision == Precision::Bf16 { 2 * pools.weights } else { 0 })?,
+            weights_bf16: Buffer::new(if options.precision == Precision::Bf16 { 2 * pools.weights } else { 0 })?,
             grads: floats(pools.grads)?,
             slots: floats(pools.slots)?,
             acts: Buffer::new(pools.acts * act_bytes(options.precision))?,
             stats: floats(pools.stats)?,
             state: floats(pools.state)?,
             workspace,
-            products,
+            cublaslt,
             capturing: false,
             table: None,
-            feed: None,
+            staging: None,
             graphs: None,
             steps: 0,
-            fault: None,
+            first_error: None,
         };
-        for b in [&gpu.weights, &gpu.shadow, &gpu.grads, &gpu.slots, &gpu.acts, &gpu.stats, &gpu.state] {
+        for b in [&gpu.weights, &gpu.weights_bf16, &gpu.grads, &gpu.slots, &gpu.acts, &gpu.stats, &gpu.state] {
             gpu.stream.clear(b.at, b.bytes)?;
         }
         Ok(gpu)
@@ -118,17 +118,17 @@ impl Gpu {
     pub(crate) fn describe(&self) -> String {
         let (c, precision) = (self.card, if self.precision == Precision::Bf16 { "bf16" } else { "f32" });
         let (major, minor) = c.capability;
-        let products = self.products.as_ref().map_or("own kernels".into(), |p| format!("cuBLASLt {}", p.version()));
+        let matmuls = self.cublaslt.as_ref().map_or("own kernels".into(), |p| format!("cuBLASLt {}", p.version()));
         let (driver, minor_driver) = (c.driver / 1000, c.driver % 1000 / 10);
         format!(
-            "{}, compute capability {major}.{minor}, CUDA {driver}.{minor_driver}, {precision}, products by {products}",
+            "{}, compute capability {major}.{minor}, CUDA {driver}.{minor_driver}, {precision}, products by {matmuls}",
             c.name
         )
     }
 
     /// Products that went to cuBLASLt so far; one that is captured counts once.
-    pub fn library_products(&self) -> usize {
-        self.products.as_ref().map_or(0, Products::launched)
+    pub fn library_matmuls(&self) -> usize {
+        self.cublaslt.as_ref().map_or(0, CublasLt::launched)
     }
 
     // Addresses of handles.
@@ -166,7 +166,7 @@ impl Gpu {
     pub(crate) fn factor(&self, w: Weight) -> u64 {
         match self.precision {
             Precision::F32 => self.weight(w),
-            Precision::Bf16 => self.shadow.at + 2 * w.0.at as u64,
+            Precision::Bf16 => self.weights_bf16.at + 2 * w.0.at as u64,
         }
     }
 
@@ -186,8 +186,8 @@ impl Gpu {
 
     /// The weights from element `from` on, in f32 and as bf16 (0 where there are none).
     pub(crate) fn networks(&self, from: usize) -> [u64; 2] {
-        let shadow = if self.shadow.bytes > 0 { self.shadow.at + 2 * from as u64 } else { 0 };
-        [self.weights.at + 4 * from as u64, shadow]
+        let weights_bf16 = if self.weights_bf16.bytes > 0 { self.weights_bf16.at + 2 * from as u64 } else { 0 };
+        [self.weights.at + 4 * from as u64, weights_bf16]
     }
 
     pub(crate) fn workspace_at(&self) -> u64 {
@@ -196,19 +196,19 @@ impl Gpu {
 
     /// Without what is cuBLASLt's.
     pub(crate) fn workspace_bytes(&self) -> usize {
-        self.workspace.bytes - self.products.as_ref().map_or(0, Products::scratch)
+        self.workspace.bytes - self.cublaslt.as_ref().map_or(0, CublasLt::scratch)
     }
 
     // Queueing.
 
     /// Keeps the first error.
     pub(crate) fn fail(&mut self, e: Error) {
-        self.fault.get_or_insert(e);
+        self.first_error.get_or_insert(e);
     }
 
-    /// A word needs this many bytes of workspace, and there are fewer.
+    /// An op needs this many bytes of workspace, and there are fewer.
     pub(crate) fn too_small(&mut self, bytes: usize) {
-        let message = format!("a word needs {bytes} bytes of workspace, there are {}", self.workspace_bytes());
+        let message = format!("an op needs {bytes} bytes of workspace, there are {}", self.workspace_bytes());
         self.fail(Error::new(message).hint("a larger --workspace, a smaller --micro-batch or --stream-crops"));
     }
 
@@ -225,14 +225,14 @@ impl Gpu {
 
     /// Gives a product to cuBLASLt; false where that is not used or does not take it. Nothing may be made during a capture, so a shape
     /// that is met there for the first time is not taken.
-    pub(crate) fn by_library(&mut self, product: Product, [c, a, b, bias]: [u64; 4]) -> bool {
-        let Some(products) = &mut self.products else { return false };
+    pub(crate) fn by_library(&mut self, matmul: Matmul, [c, a, b, bias]: [u64; 4]) -> bool {
+        let Some(cublaslt) = &mut self.cublaslt else { return false };
         // The library wants the bias in the result's type, which the weights are kept in too.
-        if product.bias && product.f32_out {
+        if matmul.bias && matmul.f32_out {
             return false;
         }
-        let bias = if product.bias { self.shadow.at + (bias - self.weights.at) / 2 } else { 0 };
-        let r = products.multiply(&self.stream, product, [c, a, b, bias], !self.capturing);
+        let bias = if matmul.bias { self.weights_bf16.at + (bias - self.weights.at) / 2 } else { 0 };
+        let r = cublaslt.multiply(&self.stream, matmul, [c, a, b, bias], !self.capturing);
         r.unwrap_or_else(|e| {
             self.fail(e);
             true
@@ -250,12 +250,12 @@ impl Gpu {
     pub fn wait(&mut self) -> Result<()> {
         let r = self.stream.wait();
         self.note(r);
-        self.sound()
+        self.check()
     }
 
-    /// The first fault. It stays: what a device holds after one means nothing.
-    fn sound(&self) -> Result<()> {
-        self.fault.clone().map_or(Ok(()), Err)
+    /// The first error. It stays: what a device holds after one means nothing.
+    fn check(&self) -> Result<()> {
+        self.first_error.clone().map_or(Ok(()), Err)
     }
 }
 
@@ -263,8 +263,8 @@ impl Drop for Gpu {
     fn drop(&mut self) {
         // Nothing may run in memory that is about to go; a device that is lost runs nothing.
         let _ = self.stream.wait();
-        if let Some(feed) = &self.feed {
-            let _ = feed.wait();
+        if let Some(staging) = &self.staging {
+            let _ = staging.wait();
         }
     }
 }

@@ -59,8 +59,8 @@ impl Gpu {
         // SAFETY: as above.
         unsafe { self.stream.upload(to, values.as_ptr().cast(), 4 * values.len())? };
         self.stream.wait()?;
-        if pool == Pool::Weights && self.shadow.bytes > 0 {
-            let arguments = args![self.shadow.at + 2 * at as u64, to, values.len() as i64];
+        if pool == Pool::Weights && self.weights_bf16.bytes > 0 {
+            let arguments = args![self.weights_bf16.at + 2 * at as u64, to, values.len() as i64];
             self.kernels.shadow_weights.launch(&self.stream, Shape::flat(values.len()), arguments)?;
         }
         Ok(())
@@ -82,7 +82,7 @@ impl Gpu {
         self.stream.wait()
     }
 
-    /// Host to device; waits, for memory that is not pinned must stay until it was read. Steps feed from pinned memory.
+    /// Host to device; waits, for memory that is not pinned must stay until it was read. Steps are staged in pinned memory.
     pub fn put(&mut self, pool: Pool, at: usize, values: &[f32]) {
         if !values.is_empty() {
             let r = self.send(pool, at, values);
@@ -90,7 +90,7 @@ impl Gpu {
         }
     }
 
-    /// Device to host; waits. After a fault, NaN.
+    /// Device to host; waits. After an error, NaN.
     pub fn take(&mut self, pool: Pool, at: usize, values: &mut [f32]) {
         if values.is_empty() {
             return;

@@ -11,7 +11,7 @@ use dino_kernel::scalars::{hyper, monitor};
 use dino_kernel::step;
 
 /// What goes in and out beside the steps: two of each, so that one is filled while the other is used.
-pub(super) struct Feed {
+pub(super) struct Staging {
     copies: Stream,
     /// A micro-batch's pixels and stochastic-depth scales, on the host and, as f32, on the device.
     pinned: [Pinned; 2],
@@ -29,11 +29,11 @@ pub(super) struct Feed {
     ends: [usize; 2],
 }
 
-impl Feed {
-    fn new(part: usize) -> Result<Feed> {
+impl Staging {
+    fn new(part: usize) -> Result<Staging> {
         let pair = |len: usize| Ok([Pinned::new(len)?, Pinned::new(len)?]);
         let events = || Ok([Event::new()?, Event::new()?]);
-        Ok(Feed {
+        Ok(Staging {
             copies: Stream::new()?,
             pinned: pair(part)?,
             staged: [Buffer::new(4 * part)?, Buffer::new(4 * part)?],
@@ -62,13 +62,13 @@ impl Gpu {
         numbers: &[f32; hyper::LEN],
         parts: impl Iterator<Item = (&'a [f32], &'a [f32])>,
     ) -> Result<()> {
-        self.sound()?;
-        let feed = self.feed.take().map_or_else(|| Feed::new(plan.pools.input), Ok);
-        let mut feed = match feed {
-            Ok(feed) => feed,
+        self.check()?;
+        let staging = self.staging.take().map_or_else(|| Staging::new(plan.pools.input), Ok);
+        let mut staging = match staging {
+            Ok(staging) => staging,
             Err(e) => {
                 self.note(Err(e));
-                return self.sound();
+                return self.check();
             }
         };
         // The first step finds what it must allocate; the second is captured.
@@ -76,11 +76,11 @@ impl Gpu {
         if self.launch == Launch::Graph && self.steps == 1 {
             r = self.capture(plan).map(|graphs| self.graphs = Some(graphs));
         }
-        let r = r.and_then(|()| self.queue_step(plan, numbers, parts, &mut feed));
-        self.feed = Some(feed);
+        let r = r.and_then(|()| self.queue_step(plan, numbers, parts, &mut staging));
+        self.staging = Some(staging);
         self.note(r);
         self.steps += 1;
-        self.sound()
+        self.check()
     }
 
     fn queue_step<'a>(
@@ -88,64 +88,64 @@ impl Gpu {
         plan: &Plan,
         numbers: &[f32; hyper::LEN],
         parts: impl Iterator<Item = (&'a [f32], &'a [f32])>,
-        feed: &mut Feed,
+        staging: &mut Staging,
     ) -> Result<()> {
         // The slot was that of the step before the last: free, unless the caller has not read its report.
         let slot = self.steps % 2;
-        if self.steps >= 2 && feed.done < feed.ends[slot] {
-            feed.reported[slot].wait()?;
+        if self.steps >= 2 && staging.done < staging.ends[slot] {
+            staging.reported[slot].wait()?;
         }
-        feed.hyper[slot].get_mut().copy_from_slice(numbers);
+        staging.hyper[slot].get_mut().copy_from_slice(numbers);
         // SAFETY: pinned, of that length, and left alone until this step's report is read.
-        unsafe { self.stream.upload(self.state(plan.hyper), feed.hyper[slot].address(), 4 * hyper::LEN)? };
-        self.say(0, plan)?;
+        unsafe { self.stream.upload(self.state(plan.hyper), staging.hyper[slot].address(), 4 * hyper::LEN)? };
+        self.issue(0, plan)?;
         let (pixels, drop) = (plan.pixels, plan.drop);
         for (number, (scales, values)) in parts.enumerate() {
-            let slot = feed.parts % 2;
+            let slot = staging.parts % 2;
             // The slot's last copy is done if its step is; within a step of many micro-batches the host keeps two ahead.
-            if feed.parts >= feed.done + 2 {
-                feed.copied[slot].wait()?;
+            if staging.parts >= staging.done + 2 {
+                staging.copied[slot].wait()?;
             }
-            let host = feed.pinned[slot].get_mut();
+            let host = staging.pinned[slot].get_mut();
             host[..values.len()].copy_from_slice(values);
             host[pixels.len()..][..scales.len()].copy_from_slice(scales);
-            feed.copies.wait_for(&feed.consumed[slot])?;
-            let staged = &feed.staged[slot];
+            staging.copies.wait_for(&staging.consumed[slot])?;
+            let staged = &staging.staged[slot];
             // SAFETY: pinned, of that length, and left alone until `copied`.
-            unsafe { feed.copies.upload(staged.at, feed.pinned[slot].address(), staged.bytes)? };
-            feed.copies.record(&feed.copied[slot])?;
-            self.stream.wait_for(&feed.copied[slot])?;
+            unsafe { staging.copies.upload(staged.at, staging.pinned[slot].address(), staged.bytes)? };
+            staging.copies.record(&staging.copied[slot])?;
+            self.stream.wait_for(&staging.copied[slot])?;
             let arguments = args![self.act(pixels), staged.at, pixels.len() as i64];
             self.kernels.from_f32.launch(&self.stream, Shape::flat(pixels.len()), arguments)?;
             if !scales.is_empty() {
                 self.stream.copy(self.state(drop), staged.at + 4 * pixels.len() as u64, 4 * scales.len())?;
             }
-            self.stream.record(&feed.consumed[slot])?;
-            feed.parts += 1;
-            self.say(1, plan)?;
+            self.stream.record(&staging.consumed[slot])?;
+            staging.parts += 1;
+            self.issue(1, plan)?;
             step::end_part(self, plan, number);
         }
         // Between two graphs: sums over processes need not be captured.
         step::reduce(self, plan);
-        self.say(2, plan)?;
+        self.issue(2, plan)?;
         // SAFETY: pinned, of that length, and read only after `reported`.
-        unsafe { self.stream.download(feed.report[slot].address(), self.state(plan.monitor), 4 * monitor::LEN)? };
-        feed.ends[slot] = feed.parts;
-        self.stream.record(&feed.reported[slot])
+        unsafe { self.stream.download(staging.report[slot].address(), self.state(plan.monitor), 4 * monitor::LEN)? };
+        staging.ends[slot] = staging.parts;
+        self.stream.record(&staging.reported[slot])
     }
 
     /// The monitor of the oldest of the last `queued` steps (one or two), once it has run.
     pub fn take_report(&mut self, queued: usize) -> Result<[f32; monitor::LEN]> {
-        self.sound()?;
-        let Some(feed) = self.feed.as_mut() else { return Err(Error::new("no step was queued")) };
+        self.check()?;
+        let Some(staging) = self.staging.as_mut() else { return Err(Error::new("no step was queued")) };
         let slot = (self.steps - queued) % 2;
-        if let Err(e) = feed.reported[slot].wait() {
-            self.fault = Some(e.clone());
+        if let Err(e) = staging.reported[slot].wait() {
+            self.first_error = Some(e.clone());
             return Err(e);
         }
         let mut m = [0.0; monitor::LEN];
-        m.copy_from_slice(feed.report[slot].get());
-        feed.done = feed.ends[slot];
+        m.copy_from_slice(staging.report[slot].get());
+        staging.done = staging.ends[slot];
         Ok(m)
     }
 }

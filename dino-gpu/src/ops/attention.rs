@@ -7,7 +7,7 @@ use crate::options::Precision;
 use dino_kernel::backend::{ClassQkv, Heads};
 use dino_kernel::mem::Act;
 
-/// Queries, keys and values of one attention word: addresses and row strides, and the output's address.
+/// Queries, keys and values of one attention op: addresses and row strides, and the output's address.
 #[derive(Clone, Copy)]
 pub(super) struct Projections {
     q: (u64, usize),

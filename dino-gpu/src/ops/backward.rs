@@ -41,13 +41,13 @@ impl Gpu {
 impl Backward for Gpu {
     fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Affine, n: Mat) {
         let (to, from, factor) = (self.act(dx), self.act(dy), self.factor(w.w));
-        self.product_nn(Out::Act(to), from, factor, [n.rows, n.inp, n.out], false);
+        self.matmul_nn(Out::Act(to), from, factor, [n.rows, n.inp, n.out], false);
         self.linear_backward_params(dy, x, w, n);
     }
 
     fn linear_backward_params(&mut self, dy: Act, x: Act, w: Affine, n: Mat) {
         let (dy, x, dw, db) = (self.act(dy), self.act(x), self.grad(w.w), self.grad(w.b));
-        self.product_tn(dw, dy, x, [n.out, n.inp, n.rows], self.workspace_bytes());
+        self.matmul_tn(dw, dy, x, [n.out, n.inp, n.rows], self.workspace_bytes());
         self.column_sums(None, db, dy, Rows { rows: n.rows, cols: n.out });
     }
 

@@ -39,7 +39,7 @@ impl Forward for Gpu {
 
     fn linear(&mut self, y: Act, x: Act, w: Affine, n: Mat) {
         let (y, x, w, b) = (self.act(y), self.act(x), self.factor(w.w), self.weight(w.b));
-        self.product_nt(Out::Act(y), x, w, [n.rows, n.out, n.inp], b, 0);
+        self.matmul_nt(Out::Act(y), x, w, [n.rows, n.out, n.inp], b, 0);
     }
 
     fn gelu(&mut self, y: Act, x: Act) {
@@ -50,7 +50,7 @@ impl Forward for Gpu {
 
     fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Affine, n: Mat) {
         let (y, pre, x, w, b) = (self.act(y), self.act(pre), self.act(x), self.factor(w.w), self.weight(w.b));
-        self.product_nt(Out::Act(pre), x, w, [n.rows, n.out, n.inp], b, y);
+        self.matmul_nt(Out::Act(pre), x, w, [n.rows, n.out, n.inp], b, y);
     }
 
     fn layernorm(&mut self, y: Act, stats: NormStats, x: Act, w: Affine, n: LayerNorm) {
@@ -163,13 +163,13 @@ impl Forward for Gpu {
         if block == 0 {
             return self.too_small(4 * n.out);
         }
-        let (scale, v, products) = (self.stat(p.scale), self.factor(p.v), self.workspace_at());
+        let (scale, v, unscaled) = (self.stat(p.scale), self.factor(p.v), self.workspace_at());
         for first in (0..n.rows).step_by(block) {
             let rows = block.min(n.rows - first);
             let (y, z) = (self.act_at(y, first * n.out), self.act_at(z, first * n.inp));
-            self.product_nt(Out::F32(products), z, v, [rows, n.out, n.inp], 0, 0);
+            self.matmul_nt(Out::F32(unscaled), z, v, [rows, n.out, n.inp], 0, 0);
             let len = rows * n.out;
-            let arguments = args![y, products, scale, len as i64, n.out as i32];
+            let arguments = args![y, unscaled, scale, len as i64, n.out as i32];
             self.launch(&self.kernels.scale_columns, Shape::flat(len), arguments);
         }
     }

@@ -54,8 +54,8 @@ impl Gpu {
             let width = tile.min(n.prototypes - at);
             let v_at = (at * c * element) as u64;
             let (scale, scale_t) = (self.stat_at(own.scale, at), self.stat_at(others.scale, at));
-            self.product_nt(Out::F32(s), zs, vs + v_at, [rows, width, c], 0, 0);
-            self.product_nt(Out::F32(t), zt, vt + v_at, [rows_teacher, width, c], 0, 0);
+            self.matmul_nt(Out::F32(s), zs, vs + v_at, [rows, width, c], 0, 0);
+            self.matmul_nt(Out::F32(t), zt, vt + v_at, [rows_teacher, width, c], 0, 0);
             let arguments = args![t, lse_teacher, scale_t, offset + 4 * at as u64, hyper, width as i32];
             self.launch(&self.kernels.loss_targets, Shape::blocks(rows_teacher), arguments);
             self.launch(
@@ -77,15 +77,15 @@ impl Gpu {
                     (at == 0) as i32
                 ],
             );
-            self.product_tn(grad + 4 * (at * c) as u64, ds, zs, [width, c, rows], 0); // the workspace is taken
-            self.product_nn(Out::F32(sums), ds_scaled, vs + v_at, [rows, c, width], at > 0);
+            self.matmul_tn(grad + 4 * (at * c) as u64, ds, zs, [width, c, rows], 0); // the workspace is taken
+            self.matmul_nn(Out::F32(sums), ds_scaled, vs + v_at, [rows, c, width], at > 0);
         }
         let dz = self.act(out.dz);
         self.launch(&self.kernels.from_f32, Shape::flat(rows * c), args![dz, sums, (rows * c) as i64]);
     }
 
     /// Prototypes of a tile, such that `fixed` bytes and `each` bytes a prototype fit the workspace: whole blocks of 64 where they do.
-    /// None, and a fault, where not one fits.
+    /// None, and an error, where not one fits.
     fn loss_tile(&mut self, fixed: usize, each: usize, prototypes: usize) -> Option<usize> {
         let room = self.workspace_bytes().saturating_sub(fixed + 5 * 256) / each.max(1);
         if room == 0 {
@@ -113,7 +113,7 @@ impl Gpu {
         for at in (0..n.prototypes).step_by(tile) {
             let width = tile.min(n.prototypes - at);
             let v = v + (at * n.bottleneck * self.act_bytes()) as u64;
-            self.product_nt(Out::F32(s), z, v, [rows, width, n.bottleneck], 0, 0);
+            self.matmul_nt(Out::F32(s), z, v, [rows, width, n.bottleneck], 0, 0);
             let (scale, last) = (self.stat_at(prototypes.scale, at), at + width == n.prototypes);
             let offset = if offset == 0 { 0 } else { offset + 4 * at as u64 };
             self.launch(

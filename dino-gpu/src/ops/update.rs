@@ -95,8 +95,12 @@ impl Update for Gpu {
 
     fn ema(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {
         let len = table.len();
-        let ([student, _], [teacher, shadow]) = (self.networks(0), self.networks(len));
+        let ([student, _], [teacher, weights_bf16]) = (self.networks(0), self.networks(len));
         let (monitor, hyper) = (self.state(monitor), self.state(hyper));
-        self.launch(&self.kernels.ema, Shape::flat(len), args![teacher, shadow, student, monitor, hyper, len as i64]);
+        self.launch(
+            &self.kernels.ema,
+            Shape::flat(len),
+            args![teacher, weights_bf16, student, monitor, hyper, len as i64],
+        );
     }
 }

@@ -192,7 +192,7 @@ pub fn measure(case: Case, steps: usize, split: Split) -> Result<Measured, Strin
     let Some(config) = case.config() else {
         return match case {
             Case::Knn => {
-                let (images, operations, times) = neighbours(steps);
+                let (images, operations, times) = neighbors(steps);
                 Ok(measured(times, images, 0, operations, 0))
             }
             _ => {
@@ -247,16 +247,16 @@ fn features(batch: usize, calls: usize) -> Result<(Vec<f64>, u64, usize), String
 }
 
 /// k-NN of 10,000 queries among 50,000 rows of 384 columns, k 20, 1000 classes.
-fn neighbours(calls: usize) -> (usize, u64, Vec<f64>) {
+fn neighbors(calls: usize) -> (usize, u64, Vec<f64>) {
     let (queries, bank, dim) = (10_000, 50_000, 384);
     let rows = |n: usize| {
         let all = Array2::from_shape_vec((n, dim), noise(n * dim)).expect("as many as the shape says");
-        knn::normalise(all)
+        knn::normalize(all)
     };
     let (q, b) = (rows(queries), rows(bank));
     let labels: Vec<u32> = (0..bank as u32).map(|i| i % 1000).collect();
     let times = times(calls.min(3), |_| {
-        let found = knn::neighbours(b.view(), q.view(), 20);
+        let found = knn::neighbors(b.view(), q.view(), 20);
         std::hint::black_box(knn::predict(&found, &labels, 20, 0.07));
     });
     (queries, 2 * (queries * bank * dim) as u64, times)
@@ -267,7 +267,9 @@ fn by_op(t: &mut Training, number: usize) -> Vec<(Op, Tally)> {
     let step = t.data.step(number);
     let mut timed = Timed::new(&mut t.cpu, clock);
     let plan = &t.data.plan;
-    rayon::scope(|_| device::say(&mut timed, plan, &step, |o, pool, at, values| o.inner.upload(pool, at, values)));
+    rayon::scope(|_| {
+        device::issue_step(&mut timed, plan, &step, |o, pool, at, values| o.inner.upload(pool, at, values))
+    });
     let tally = timed.tally;
     Op::ALL.iter().copied().zip(tally).filter(|(_, t)| t.calls > 0).collect()
 }

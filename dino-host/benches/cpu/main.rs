@@ -2,10 +2,10 @@
 //!
 //!     cargo bench -p dino-host                                                ours alone, and the share of the machine's sgemm ceiling
 //!     cargo bench -p dino-host -- --reference DIR --python FILE               beside DIR/bench_step.py, run by that Python
-//!     cargo bench -p dino-host -- --profile small16                           a step by word: calls, ms, GFLOP/s, share of the ceiling
+//!     cargo bench -p dino-host -- --profile small16                           a step by op:   calls, ms, GFLOP/s, share of the ceiling
 //!     cargo bench -p dino-host -- --sgemm                                     matrixmultiply on the shapes of the workload
 //!
-//! The machine's speed drifts, so the two programs take turns, each in a process of its own, and only pairs of neighbours are compared.
+//! The machine's speed drifts, so the two programs take turns, each in a process of its own, and only pairs of neighbors are compared.
 
 mod cases;
 #[path = "../flags.rs"]

@@ -23,8 +23,8 @@ const SHAPES: [(&str, [usize; 3], bool, bool); 12] = [
 /// GFLOP/s of one product, the same on every thread at once; the best of some.
 fn rate([m, k, n]: [usize; 3], ta: bool, tb: bool, threads: usize) -> f64 {
     let (a, b) = (vec![0.5f32; m * k], vec![0.25f32; k * n]);
-    let view = |data, rows, cols, turned: bool| {
-        if turned { View::transposed(data, rows) } else { View::rows(data, cols) }
+    let view = |data, rows, cols, transposed: bool| {
+        if transposed { View::transposed(data, rows) } else { View::rows(data, cols) }
     };
     let calls = (2e8 / (2 * m * k * n) as f64).ceil() as usize;
     let mut best = f64::INFINITY;

@@ -3,7 +3,7 @@
 //!     cargo bench -p dino-host --bench crops                                        ours alone, on drawn images
 //!     cargo bench -p dino-host --bench crops -- --reference DIR --python FILE       beside DIR/bench_step.py, on the files that it uses
 //!
-//! The machine's speed drifts, so the two programs take turns, and only neighbours are compared.
+//! The machine's speed drifts, so the two programs take turns, and only neighbors are compared.
 
 #[path = "../flags.rs"]
 mod flags;

@@ -4,7 +4,7 @@ use super::shared::{Shared, Tolerance, backbone, start};
 use crate::data::files::Files;
 use crate::device::Device;
 use crate::error::Result;
-use crate::inference::dense::Look;
+use crate::inference::dense::DenseExtractor;
 use crate::viz::animation::Format;
 use crate::viz::attention::{self, Part};
 use crate::viz::video::{self, Range, Show, Style};
@@ -28,7 +28,7 @@ pub struct Attend<O: Args> {
     /// Frames a second
     #[arg(long, default_value_t = 30, value_name = "N")]
     fps: u16,
-    /// Over what the film's colours run from the least to the greatest attention
+    /// Over what the film's colors run from the least to the greatest attention
     #[arg(long, default_value = "film")]
     range: Range,
     /// What the film shows
@@ -65,22 +65,22 @@ pub fn run<D: Device>(args: Attend<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let (config, weights) = backbone(&args.checkpoint, &args.which, args.network.as_deref())?;
     let config = config.decoding_whole();
-    let faults = args.tolerance.faults();
-    let mut look = Look::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;
+    let unreadable = args.tolerance.unreadable();
+    let mut extractor = DenseExtractor::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;
     if let (Some(frames), Some(format)) = (args.frames, args.animate) {
         let keep_numbers = args.write.is_empty() || args.write.contains(&Part::Npy);
         let Attend { fps, range, show, keep, .. } = args;
         let style = Style { format, fps, range, show, keep, keep_numbers };
         let files = Files::open(&[frames], config.decode())?;
-        let drawn = video::draw(&mut look, &files, &faults, style, &args.out);
-        faults.say();
+        let drawn = video::draw(&mut extractor, &files, &unreadable, style, &args.out);
+        unreadable.print();
         errln!("{}", drawn?);
         return Ok(0);
     }
     let parts = if args.write.is_empty() { Part::value_variants() } else { &args.write };
     let files = Files::open(&args.image, config.decode())?;
-    let drawn = attention::draw(&mut look, &files, &faults, args.keep, parts, &args.out);
-    faults.say();
+    let drawn = attention::draw(&mut extractor, &files, &unreadable, args.keep, parts, &args.out);
+    unreadable.print();
     errln!("{}", drawn?);
     Ok(0)
 }

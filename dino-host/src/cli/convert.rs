@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::weights::onnx::{self, Size};
-use crate::weights::{self, Dialect, Options, Report, Weights, flat, write};
+use crate::weights::{self, Naming, Options, Report, Weights, flat, write};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -53,8 +53,8 @@ pub struct Convert {
     #[arg(long)]
     head: bool,
     /// Whose names the file has; looked for if not given
-    #[arg(long, value_name = "DIALECT")]
-    dialect: Option<Dialect>,
+    #[arg(long = "dialect", value_name = "DIALECT")]
+    naming: Option<Naming>,
     /// Attention heads, of a file that does not say; else 64 wide
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
@@ -68,8 +68,8 @@ pub struct Convert {
 
 pub fn run(args: Convert) -> Result<u8> {
     let network = Some(if args.which == "student" { "student" } else { "teacher" });
-    let (dialect, called, allow_extra) = (args.dialect, args.network.clone(), args.allow_extra);
-    let options = Options { dialect, network, called, heads: args.heads, head: args.head, allow_extra };
+    let (naming, called, allow_extra) = (args.naming, args.network.clone(), args.allow_extra);
+    let options = Options { naming, network, called, heads: args.heads, head: args.head, allow_extra };
     let opened = weights::open(&args.from, &options)?;
     let report = opened.report.clone();
     let weights = match opened.strict() {
@@ -101,10 +101,10 @@ pub fn run(args: Convert) -> Result<u8> {
 /// Writes weights; returns what to tell the user.
 fn write_to(target: Target, weights: &Weights, size: Size, out: &Path) -> Result<Vec<String>> {
     match target {
-        Target::Official => write::safetensors(Dialect::Official, weights, out),
-        Target::Timm => write::safetensors(Dialect::Timm, weights, out),
-        Target::Hf => write::safetensors(Dialect::Hf, weights, out),
-        Target::SafetensorsOwn => write::safetensors(Dialect::Own, weights, out),
+        Target::Official => write::safetensors(Naming::Official, weights, out),
+        Target::Timm => write::safetensors(Naming::Timm, weights, out),
+        Target::Hf => write::safetensors(Naming::Hf, weights, out),
+        Target::SafetensorsOwn => write::safetensors(Naming::Own, weights, out),
         Target::Npy => write::npy(weights, out),
         Target::Onnx => {
             onnx::write(out, &weights.config, &weights.backbone, size)?;
@@ -139,7 +139,7 @@ fn print(report: &Report, weights: &Weights, said: &[String], as_json: bool) {
         outln!("{all}");
         return;
     }
-    outln!("read\t{}, {} names, {tensors} tensors", report.format.name(), report.dialect.name());
+    outln!("read\t{}, {} names, {tensors} tensors", report.format.name(), report.naming.name());
     let heads = if weights.heads_stated { "" } else { " (not said by the file)" };
     outln!(
         "is\twidth {}, {} blocks, {} heads{heads}, patches of {} pixels, images of {} x {} x {}",

@@ -1,6 +1,6 @@
 //! `crops`.
 
-use super::shared::{Model, Tolerance, backbone, open, recorded, say_left_out};
+use super::shared::{Model, Tolerance, backbone, open, print_left_out, recorded};
 use crate::device::Device;
 use crate::error::Result;
 use crate::viz::contact_sheet;
@@ -35,10 +35,10 @@ pub fn run<D: Device>(args: Crops) -> Result<u8> {
         Some(file) => recorded(&backbone(file, "teacher", None)?.0, &args.model)?,
         None => args.model.resolve::<D>(Some(&args.data))?,
     };
-    let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());
-    say_left_out(&config);
-    let drawn = contact_sheet::draw(&config, &*splits.train, &faults, args.epoch, args.images, &args.out);
-    faults.say();
+    let (splits, unreadable) = (open(&args.data, &config)?, args.tolerance.unreadable());
+    print_left_out(&config);
+    let drawn = contact_sheet::draw(&config, &*splits.train, &unreadable, args.epoch, args.images, &args.out);
+    unreadable.print();
     errln!("{}", drawn?);
     Ok(0)
 }

@@ -45,11 +45,11 @@ pub fn run<D: Device>(args: Features<D::Options>) -> Result<u8> {
     if let Some(view) = args.eval_view {
         config = Config { eval_view: view, ..config }.resolve()?;
     }
-    let (splits, faults) = (open(&args.data, &config)?, args.tolerance.faults());
+    let (splits, unreadable) = (open(&args.data, &config)?, args.tolerance.unreadable());
     settle_view(&mut config, &*splits.train, true);
     let mut extractor = Extractor::<D>::of(args.tokens, &args.shared.device, &config, &weights)?;
-    let written = export::write(&mut extractor, &config, args.tokens, &splits, &faults, args.format, &args.out);
-    faults.say();
+    let written = export::write(&mut extractor, &config, args.tokens, &splits, &unreadable, args.format, &args.out);
+    unreadable.print();
     errln!("{}", written?);
     Ok(0)
 }

@@ -41,7 +41,7 @@ enum Command<O: Args> {
     Convert(convert::Convert),
     /// Draw what the class token of a block attends to, in pictures or over the frames of a video
     Attend(attend::Attend<O>),
-    /// Colour patches by the first three principal components of their tokens
+    /// Color patches by the first three principal components of their tokens
     Pca(pca::Pca<O>),
     /// Draw the images that a network takes for most alike
     Neighbours(neighbours::Neighbours<O>),

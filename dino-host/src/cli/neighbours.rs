@@ -18,10 +18,10 @@ pub struct Neighbours<O: Args> {
     /// Whose features [default: teacher with --checkpoint, else pixels]
     #[arg(long)]
     which: Option<Which>,
-    /// Folder for the sheets and neighbours.json
+    /// Folder for the sheets and neighbors.json
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Neighbours of a query
+    /// Neighbors of a query
     #[arg(long, default_value_t = 10)]
     k: usize,
     /// How many images of the test part are asked for, spread evenly over the classes; of a set without one, images of the set, each
@@ -34,7 +34,7 @@ pub struct Neighbours<O: Args> {
     /// Ask for these images instead: files, folders or patterns
     #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "choose")]
     image: Vec<PathBuf>,
-    /// A second row for every query: its neighbours by pixels
+    /// A second row for every query: its neighbors by pixels
     #[arg(long)]
     pixels: bool,
 }
@@ -46,7 +46,7 @@ pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
     let (mut config, weights) = network::<D>(&args.source, which)?;
     let splits = open(&args.source.data, &config)?;
     settle_view(&mut config, &*splits.train, trained);
-    let faults = args.source.tolerance.faults();
+    let unreadable = args.source.tolerance.unreadable();
     let files = Files::open(&args.image, config.decode())?;
     let Splits { train, test, held_out, .. } = &splits;
     // What was held out of training for want of a test part belongs to the bank as well: then each image is asked among all others.
@@ -62,19 +62,19 @@ pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
     let mut kinds: Kinds = Vec::new();
     if let Some(weights) = &weights {
         let mut extractor = Extractor::<D>::new(&args.source.shared.device, &config, weights)?;
-        let faults = &faults;
+        let unreadable = &unreadable;
         let features = move |set: &dyn Dataset| {
             let mut progress = Progress::new(set.len(), "images");
-            extractor.run(set, faults, |_| progress.tick())
+            extractor.run(set, unreadable, |_| progress.tick())
         };
         kinds.push((&name, Box::new(features)));
     }
     if args.pixels || weights.is_none() {
-        kinds.push(("pixels", Box::new(|set: &dyn Dataset| features::pixels(set, &faults, &config))));
+        kinds.push(("pixels", Box::new(|set: &dyn Dataset| features::pixels(set, &unreadable, &config))));
     }
     let ask = Ask { k: args.k, bank: &bank, queries, chosen };
-    let drawn = neighbors::draw(&ask, kinds, &faults, &args.out);
-    faults.say();
+    let drawn = neighbors::draw(&ask, kinds, &unreadable, &args.out);
+    unreadable.print();
     let found = drawn?;
     if args.source.json {
         outln!("{found}");

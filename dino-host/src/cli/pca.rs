@@ -4,7 +4,7 @@ use super::shared::{Shared, Tolerance, backbone, start};
 use crate::data::files::Files;
 use crate::device::Device;
 use crate::error::Result;
-use crate::inference::dense::Look;
+use crate::inference::dense::DenseExtractor;
 use crate::viz::pca;
 use clap::Args;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ pub struct Pca<O: Args> {
     /// Shorter side the image is resized to, pixels; 0 = the run's global crop
     #[arg(long, default_value_t = 0)]
     size: usize,
-    /// Part the patches in two by the first component, and colour the part that touches the borders less, by its own components
+    /// Part the patches in two by the first component, and color the part that touches the borders less, by its own components
     #[arg(long)]
     foreground: bool,
     /// Print pca.json
@@ -48,11 +48,11 @@ pub fn run<D: Device>(args: Pca<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let (config, weights) = backbone(&args.checkpoint, &args.which, args.network.as_deref())?;
     let config = config.decoding_whole();
-    let faults = args.tolerance.faults();
-    let mut look = Look::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;
+    let unreadable = args.tolerance.unreadable();
+    let mut extractor = DenseExtractor::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;
     let files = Files::open(&args.image, config.decode())?;
-    let drawn = pca::draw(&mut look, &files, &faults, args.foreground, &args.out);
-    faults.say();
+    let drawn = pca::draw(&mut extractor, &files, &unreadable, args.foreground, &args.out);
+    unreadable.print();
     let found = drawn?;
     if args.json {
         outln!("{found}");

@@ -19,7 +19,7 @@ pub struct Report<O: Args> {
     /// The page [default: DIR/report.html]
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
-    /// Training images that neighbours and confusion are made of at most; a quarter as many test images are asked
+    /// Training images that neighbors and confusion are made of at most; a quarter as many test images are asked
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     images: usize,
     /// Open the page in the browser

@@ -1,7 +1,7 @@
 //! What the commands share: flags, and what they mean.
 
 use crate::config::{Config, Flags};
-use crate::data::{self, Dataset, Faults, Splits};
+use crate::data::{self, Dataset, Splits, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image::augment::EvalView;
@@ -87,7 +87,7 @@ fn found_white(data: &str, config: &Config) -> Result<White> {
 }
 
 /// Says it where little is left of 16-bit pictures that use a part of the range.
-pub fn say_few_levels(set: &dyn Dataset, config: &Config) {
+pub fn print_few_levels(set: &dyn Dataset, config: &Config) {
     const IMAGES: usize = 64;
     let note = data::Range::of(set, IMAGES).and_then(|range| range.note(config.white.value()));
     note.iter().for_each(|note| errln!("note: {note}"));
@@ -109,8 +109,8 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    pub fn faults(&self) -> Faults {
-        Faults::new(self.strict)
+    pub fn unreadable(&self) -> Unreadable {
+        Unreadable::new(self.strict)
     }
 }
 
@@ -119,9 +119,9 @@ impl Tolerance {
 pub enum Which {
     Teacher,
     Student,
-    /// A freshly initialised backbone
+    /// A freshly initialized backbone
     Random,
-    /// Per-channel normalised pixels
+    /// Per-channel normalized pixels
     Pixels,
 }
 
@@ -204,8 +204,8 @@ pub fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data
     }
 }
 
-/// Colour operations are asked for by default, and some mean nothing without colours.
-pub fn say_left_out(config: &Config) {
+/// Color operations are asked for by default, and some mean nothing without colors.
+pub fn print_left_out(config: &Config) {
     let left_out = config.augment().left_out();
     if !left_out.is_empty() {
         errln!("note: images of --channels {} are not changed by {}", config.channels, left_out.join(", "));
@@ -224,7 +224,7 @@ fn read(file: &Path, network: &str, called: Option<&str>, heads: Option<usize>) 
     let found = weights::read(file, network, called, heads)?;
     let report = &found.report;
     // What differs from the program that wrote them is never silent; there is nothing to say of this program's own files.
-    if report.dialect != weights::Dialect::Own {
+    if report.naming != weights::Naming::Own {
         report.left_out.iter().for_each(|part| errln!("note: {part} is left out"));
         report.notes.iter().for_each(|note| errln!("note: {note}"));
     }

@@ -1,6 +1,8 @@
 //! `train`.
 
-use super::shared::{Limit, Model, Shared, Tolerance, open, say_few_levels, say_left_out, settle_view, sized, start};
+use super::shared::{
+    Limit, Model, Shared, Tolerance, open, print_few_levels, print_left_out, settle_view, sized, start,
+};
 use crate::config::Config;
 use crate::data;
 use crate::device::Device;
@@ -164,8 +166,8 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         if args.resume { "going on" } else { "training" },
         out.display()
     );
-    say_left_out(&config);
-    say_few_levels(&*splits.train, &config);
+    print_left_out(&config);
+    print_few_levels(&*splits.train, &config);
     if let (Some(file), Some(start)) = (from, &start) {
         errln!("student and teacher start from {}", file.display());
         start.said.iter().for_each(|note| errln!("note: {note}"));
@@ -175,14 +177,14 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         errln!("saving and stopping before {limit} are over");
     }
     signals::watch(&STOP);
-    let (resume, faults) = (args.resume, args.tolerance.faults());
+    let (resume, unreadable) = (args.resume, args.tolerance.unreadable());
     let command = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let start = start.into();
     let run = train::Run::<D> {
         device,
         config,
         splits: &splits,
-        faults: &faults,
+        unreadable: &unreadable,
         out,
         resume,
         accept_changed_data: args.accept_changed_data,

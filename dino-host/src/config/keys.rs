@@ -80,11 +80,11 @@ keys! {
     init_std: f64 = LINEAR_STD;
     /// Prototypes K
     #[arg(long, help_heading = "Head")] out_dim: usize = 65536;
-    /// Linear layers before the l2 normalisation
+    /// Linear layers before the l2 normalization
     #[arg(long, help_heading = "Head")] head_layers: usize = 3;
     /// Width between the head's layers
     #[arg(long, help_heading = "Head")] hidden: usize = 2048;
-    /// Width of the l2-normalised rows
+    /// Width of the l2-normalized rows
     #[arg(long, help_heading = "Head")] bottleneck: usize = 256;
     /// Freeze the gain of the prototypes at 1
     #[arg(long, help_heading = "Head")] norm_last_layer: bool = true;
@@ -98,9 +98,9 @@ keys! {
     #[arg(long, help_heading = "Teacher")] warmup_teacher_temp_epochs: u64 = 0;
     /// Student temperature
     #[arg(long, help_heading = "Teacher")] student_temp: f64 = 0.1;
-    /// Momentum of the centre
+    /// Momentum of the center
     #[arg(long, help_heading = "Teacher")] center_momentum: f64 = 0.9;
-    /// Images of an optimisation step
+    /// Images of an optimization step
     #[arg(long, help_heading = "Training")] batch: usize = 64;
     /// Images that go through the model at once (divides --batch; gradients are the same); 0 = the most that make up to 8192 tokens on a CPU, 65536 on a GPU
     #[arg(long, help_heading = "Training")] micro_batch: usize = 0;
@@ -108,7 +108,7 @@ keys! {
     #[arg(long, help_heading = "Training", num_args = 0..=1, default_missing_value = "true")] stream_crops: bool = false;
     /// Epochs
     #[arg(long, help_heading = "Training")] epochs: u64 = 100;
-    /// Optimiser: adamw
+    /// Optimizer: adamw
     #[arg(long, help_heading = "Training")] optimizer: String = "adamw".into();
     /// Learning rate per 256 images of batch
     #[arg(long, help_heading = "Training")] lr: f64 = 0.0005;
@@ -140,7 +140,7 @@ keys! {
     #[arg(long, help_heading = "Training")] knn_every: u64 = 1;
     /// Most training images that vote in it, and test images that are asked, drawn evenly over the classes; 0 = all, auto = as many as keep it below a tenth of an epoch (all of up to 70,000)
     #[arg(long, help_heading = "Training", value_name = "N")] knn_images: KnnImages = KnnImages::Auto;
-    /// How pictures become the squares that are evaluated: resize-crop (the shorter side to 8/7 of the global crop's, the centre of that, as published), whole (to the global crop's) or auto: whole where the first training picture has that size
+    /// How images become the squares that are evaluated: resize-crop (the shorter side to 8/7 of the global crop's, the center of that, as published), whole (to the global crop's) or auto: whole where the first training image has that size
     #[arg(long, help_heading = "Training")] eval_view: String = "auto".into();
     /// Side of the two global crops, pixels
     #[arg(long, help_heading = "Crops")] global_size: usize = 224;
@@ -156,7 +156,7 @@ keys! {
     #[arg(long, help_heading = "Crops", num_args = 2, value_names = ["MIN", "MAX"])] crop_ratio: Vec<f64> = vec![3.0 / 4.0, 4.0 / 3.0];
     /// Probability of a mirror image
     #[arg(long, help_heading = "Crops")] flip: f64 = 0.5;
-    /// Probability of colour jitter
+    /// Probability of color jitter
     #[arg(long, help_heading = "Crops")] jitter: f64 = 0.8;
     /// Brightness within 1 +- this
     #[arg(long, help_heading = "Crops")] brightness: f64 = 0.4;
@@ -166,13 +166,13 @@ keys! {
     #[arg(long, help_heading = "Crops")] saturation: f64 = 0.2;
     /// Hue within +- this part of a turn
     #[arg(long, help_heading = "Crops")] hue: f64 = 0.1;
-    /// Probability of a grey crop
+    /// Probability of a gray crop
     #[arg(long, help_heading = "Crops")] gray: f64 = 0.2;
     /// Probability of blur: first global, second global, local crops
     #[arg(long, help_heading = "Crops", num_args = 3, value_names = ["G1", "G2", "LOCAL"])] blur: Vec<f64> = vec![1.0, 0.1, 0.5];
     /// Least and greatest standard deviation of the blur, pixels
     #[arg(long, help_heading = "Crops", num_args = 2, value_names = ["MIN", "MAX"])] blur_radius: Vec<f64> = vec![0.1, 2.0];
-    /// Probability that the second global crop is solarised
+    /// Probability that the second global crop is solarized
     #[arg(long, help_heading = "Crops")] solarize: f64 = 0.2;
     /// Values from here on are inverted by it
     #[arg(long, help_heading = "Crops")] solarize_threshold: u8 = 128;
@@ -180,12 +180,12 @@ keys! {
     #[arg(long, help_heading = "Crops", num_args = 1.., value_name = "VALUE")] mean: Vec<f64> = vec![0.485, 0.456, 0.406];
     /// Channel standard deviations, a number a channel
     #[arg(long, help_heading = "Crops", num_args = 1.., value_name = "VALUE")] std: Vec<f64> = vec![0.229, 0.224, 0.225];
-    /// Values a pixel: 3 = RGB, 1 = grey, both made of any picture; another number must be what the files have
+    /// Values a pixel: 3 = RGB, 1 = gray, both made of any image; another number must be what the files have
     #[arg(long, help_heading = "Data")] channels: usize = 3;
-    /// Leave pictures as they are stored, whatever their EXIF orientation says, as the published recipe does
+    /// Leave images as they are stored, whatever their EXIF orientation says, as the published recipe does
     #[arg(long, help_heading = "Data", num_args = 0..=1, default_missing_value = "true")] ignore_exif: bool = false;
     /// Decode large JPEGs at 1/2, 1/4 or 1/8 of their size, never smaller than an evaluation needs; changes pixels
     #[arg(long, help_heading = "Data", num_args = 0..=1, default_missing_value = "true")] fast_decode: bool = false;
-    /// The value that becomes 255 in pictures of 16 bits a channel, such as 4095 for 12 bits that fill a part of them; auto = the highest in the training images
+    /// The value that becomes 255 in images of 16 bits a channel, such as 4095 for 12 bits that fill a part of them; auto = the highest in the training images
     #[arg(long, help_heading = "Data", value_name = "VALUE")] white: White = White::FULL;
 }

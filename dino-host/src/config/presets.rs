@@ -5,7 +5,7 @@ use super::Config;
 use dino_kernel::init::LINEAR_STD;
 
 impl Config {
-    /// What a checkpoint that does not say so was made with: the published values, and pictures as they are stored, for orientation was
+    /// What a checkpoint that does not say so was made with: the published values, and images as they are stored, for orientation was
     /// not looked at before there was a key for it.
     pub(super) fn before_keys() -> Config {
         Config { ignore_exif: true, ..Config::published() }

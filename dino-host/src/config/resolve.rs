@@ -54,12 +54,12 @@ impl Config {
         (1..=most).rev().find(|m| self.batch.is_multiple_of(*m)).unwrap_or(1)
     }
 
-    /// Checks the channels; the published mean and deviation, which are those of colours, become their average where there are none.
+    /// Checks the channels; the published mean and deviation, which are those of colors, become their average where there are none.
     fn fit_normalization(&mut self) -> Result<()> {
         if self.channels == 0 || self.channels > MOST_CHANNELS {
             return bad("channels", &self.channels, &format!("1 to {MOST_CHANNELS}: 3 for colour, 1 for grey"));
         }
-        // The three published numbers mean colours: of any other channels each has their average.
+        // The three published numbers mean colors: of any other channels each has their average.
         if self.channels != 3 {
             let published = Config::published();
             for (values, of) in [(&mut self.mean, published.mean), (&mut self.std, published.std)] {

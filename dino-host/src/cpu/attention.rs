@@ -4,8 +4,8 @@
 
 use super::{crops, crops_of};
 use crate::linalg::gemm::{View, row_of};
-use crate::linalg::small::product;
-use crate::linalg::transpose::turn;
+use crate::linalg::small::matmul;
+use crate::linalg::transpose::transpose;
 use crate::linalg::{rows, with_scratch};
 use dino_kernel::backend::Heads;
 use dino_kernel::ops;
@@ -52,16 +52,16 @@ fn attend(y: &mut [f32], lse: &mut [f32], qkv: &[f32], first: usize, n: Heads) {
     let (t, rows) = (qkv.len() / (3 * c), y.len() / c);
     let [keys, ld] = padded(t);
     with_scratch((d + rows) * ld, |scratch| {
-        let (turned, p) = scratch.split_at_mut(d * ld);
+        let (transposed, p) = scratch.split_at_mut(d * ld);
         for h in 0..n.heads {
             let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * c + h * d..]);
             let q = &q[first * 3 * c..];
-            turn(turned, ld, k, 3 * c, [t, d]);
-            product(p, ld, View::rows(q, 3 * c), turned, ld, [rows, d, keys], false);
+            transpose(transposed, ld, k, 3 * c, [t, d]);
+            matmul(p, ld, View::rows(q, 3 * c), transposed, ld, [rows, d, keys], false);
             // Beside the keys nothing is met.
             p.chunks_mut(ld).for_each(|p| p[t..keys].fill(f32::NEG_INFINITY));
             rows::softmax(p, ld, keys, scale(n), &mut lse[h..], n.heads);
-            product(&mut y[h * d..], c, View::rows(p, ld), v, 3 * c, [rows, t, d], false);
+            matmul(&mut y[h * d..], c, View::rows(p, ld), v, 3 * c, [rows, t, d], false);
         }
     });
 }
@@ -82,25 +82,25 @@ fn attend_backward(dqkv: &mut [f32], dy: &[f32], y: &[f32], lse: &[f32], qkv: &[
     let t = qkv.len() / (3 * c);
     let ([keys, ld], block) = (padded(t), t.min(QUERIES));
     with_scratch(2 * (d + block) * ld, |scratch| {
-        let (turned, scratch) = scratch.split_at_mut(2 * d * ld);
-        let (turned_k, turned_v) = turned.split_at_mut(d * ld);
+        let (transposed, scratch) = scratch.split_at_mut(2 * d * ld);
+        let (transposed_k, transposed_v) = transposed.split_at_mut(d * ld);
         let (p, ds) = scratch.split_at_mut(block * ld);
         for h in 0..n.heads {
             let [q, k, v] = [0, 1, 2].map(|part| &qkv[part * c + h * d..]);
-            turn(turned_k, ld, k, 3 * c, [t, d]);
-            turn(turned_v, ld, v, 3 * c, [t, d]);
+            transpose(transposed_k, ld, k, 3 * c, [t, d]);
+            transpose(transposed_v, ld, v, 3 * c, [t, d]);
             for first in (0..t).step_by(block) {
                 let rows = block.min(t - first);
                 let q = &q[first * 3 * c..];
                 let (dy, y) = (&dy[first * c + h * d..], &y[first * c + h * d..]);
                 let (p, ds) = (&mut p[..rows * ld], &mut ds[..rows * ld]);
-                product(p, ld, View::rows(q, 3 * c), turned_k, ld, [rows, d, keys], false);
+                matmul(p, ld, View::rows(q, 3 * c), transposed_k, ld, [rows, d, keys], false);
                 rows::softmax_again(p, ld, keys, scale(n), &lse[first * n.heads + h..], n.heads);
-                product(ds, ld, View::rows(dy, c), turned_v, ld, [rows, d, keys], false);
+                matmul(ds, ld, View::rows(dy, c), transposed_v, ld, [rows, d, keys], false);
                 rows::softmax_backward(ds, p, ld, keys, scale(n), dy, y, d, c);
                 // Keys and values sum over all queries.
                 let mut write = |at: usize, a, b, ldb, [m, k]: [usize; 2], add| {
-                    product(&mut dqkv[at + h * d..], 3 * c, a, b, ldb, [m, k, d], add);
+                    matmul(&mut dqkv[at + h * d..], 3 * c, a, b, ldb, [m, k, d], add);
                 };
                 write(first * 3 * c, View::rows(ds, ld), k, 3 * c, [rows, t], false);
                 write(c, View::transposed(ds, ld), q, 3 * c, [t, rows], first > 0);

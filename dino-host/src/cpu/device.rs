@@ -29,7 +29,7 @@ impl Device for Cpu {
 
     fn thread_scratch(pools: Pools) -> u64 {
         let scratch =
-            attention::scratch_len(pools).max(gemm::scratch_len(pools.widest)).max(loss::turned_len(pools.loss));
+            attention::scratch_len(pools).max(gemm::scratch_len(pools.widest)).max(loss::transposed_len(pools.loss));
         4 * (scratch + gemm::packed_len(pools.widest)) as u64
     }
 
@@ -84,7 +84,7 @@ impl Device for Cpu {
 
     fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
         self.sync()?;
-        self.run(|cpu| device::say(cpu, plan, step, Self::upload));
+        self.run(|cpu| device::issue_step(cpu, plan, step, Self::upload));
         Ok(())
     }
 

@@ -6,8 +6,8 @@
 
 use crate::linalg::gemm::{View, row_of};
 use crate::linalg::rows::{self, Running};
-use crate::linalg::small::product;
-use crate::linalg::transpose::turn;
+use crate::linalg::small::matmul;
+use crate::linalg::transpose::transpose;
 use crate::linalg::with_scratch;
 use dino_kernel::backend::LossDims;
 use dino_kernel::ops::loss::LossOut;
@@ -31,11 +31,11 @@ pub struct Rows<'a> {
 
 impl Rows<'_> {
     /// s (rows, tile) = z times prototypes `at .. at + tile`, not yet scaled.
-    fn products(&self, s: &mut [f32], at: usize, tile: usize, bottleneck: usize) {
+    fn matmul(&self, s: &mut [f32], at: usize, tile: usize, bottleneck: usize) {
         let rows = self.z.len() / bottleneck;
-        with_scratch(LD * bottleneck, |turned| {
-            turn(turned, LD, &self.v[at * bottleneck..], bottleneck, [tile, bottleneck]);
-            product(s, tile, View::rows(self.z, bottleneck), turned, LD, [rows, bottleneck, tile], false);
+        with_scratch(LD * bottleneck, |transposed| {
+            transpose(transposed, LD, &self.v[at * bottleneck..], bottleneck, [tile, bottleneck]);
+            matmul(s, tile, View::rows(self.z, bottleneck), transposed, LD, [rows, bottleneck, tile], false);
         });
     }
 }
@@ -49,7 +49,7 @@ pub struct Targets<'a> {
 }
 
 /// Elements of a thread's scratch that the loss takes.
-pub fn turned_len(n: LossDims) -> usize {
+pub fn transposed_len(n: LossDims) -> usize {
     LD * n.bottleneck
 }
 
@@ -87,7 +87,7 @@ fn sweep(network: Rows, offset: Option<&[f32]>, slope: f32, n: LossDims, scratch
             for at in (i * strip..end).step_by(TILE) {
                 let tile = TILE.min(end - at);
                 let s = &mut s[..rows * tile];
-                network.products(s, at, tile, n.bottleneck);
+                network.matmul(s, at, tile, n.bottleneck);
                 for (row, sum) in s.chunks_mut(tile).zip(&mut sums) {
                     let offset = offset.map(|c| &c[at..at + tile]);
                     *sum = sum.merge(rows::running(row, &network.scale[at..at + tile], offset, slope), slope);
@@ -149,8 +149,8 @@ pub fn forward_backward(
             let tile = TILE.min(end - at);
             let part = at..at + tile;
             let (s, t, q) = (&mut s[..rows * tile], &mut t[..rows_teacher * tile], &mut q[..tile]);
-            student.products(s, at, tile, c);
-            teacher.products(t, at, tile, c);
+            student.matmul(s, at, tile, c);
+            teacher.matmul(t, at, tile, c);
             for (t, &lse) in t.chunks_mut(tile).zip(lse_teacher) {
                 rows::targets(t, &teacher.scale[part.clone()], &offset[part.clone()], sharpen, lse);
             }
@@ -165,9 +165,9 @@ pub fn forward_backward(
                 met[row] += rows::student_row(s, q, scale, soften, lse[row], pairs, gradient_scale);
             }
             let dw = &mut dw[(at - first) * c..][..tile * c];
-            product(dw, c, View::transposed(s, tile), student.z, c, [tile, rows, c], true);
+            matmul(dw, c, View::transposed(s, tile), student.z, c, [tile, rows, c], true);
             s.chunks_mut(tile).for_each(|s| rows::scale_columns(s, &student.scale[part.clone()]));
-            product(dz, c, View::rows(s, tile), &student.v[at * c..], c, [rows, tile, c], true);
+            matmul(dz, c, View::rows(s, tile), &student.v[at * c..], c, [rows, tile, c], true);
         }
     });
     dz.fill(0.0);

@@ -1,4 +1,4 @@
-//! The CPU backend: rayon over tiles, crops and blocks of rows, `matrixmultiply` inside, row kernels that vectorise. Ops that cost nothing run
+//! The CPU backend: rayon over tiles, crops and blocks of rows, `matrixmultiply` inside, row kernels that vectorize. Ops that cost nothing run
 //! through the reference backend.
 //!
 //! Same bits for any number of threads: every sum has a fixed order, whichever thread or tile it falls to.

@@ -2,9 +2,9 @@
 //!
 //! The class of an image is a property of its object alone: a silhouette and the pattern painted on it. Everything else
 //! is free: position, size, proportions, tilt, the two paints (and which of them is the bright one), the pattern's
-//! spacing and phase, the background's colours and texture, the fall of the light, the noise. Colour and light vary
+//! spacing and phase, the background's colors and texture, the fall of the light, the noise. Color and light vary
 //! within an image far more than from image to image: two crops of one image then share little but the pattern, and a
-//! model that looks for what they share cannot stop at the average colour.
+//! model that looks for what they share cannot stop at the average color.
 //!
 //! Image `i` is a pure function of (seed, part, `i`, side): nothing is stored, and every platform draws the same bytes
 //! (basic arithmetic and `libm` only).
@@ -35,7 +35,7 @@ const LATTICE: usize = 8;
 /// Which of the two disjoint streams of scenes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The images to learn from, and the bank of the nearest-neighbour search.
+    /// The images to learn from, and the bank of the nearest-neighbor search.
     Train,
     /// The images to be judged by.
     Test,
@@ -68,7 +68,7 @@ impl Builtin {
         Builtin { side, channels: 3, count, part, seed, classes: CLASSES.map(String::from).to_vec() }
     }
 
-    /// The same with so many channels; it is drawn in colour, so that only 3 and 1 can be had.
+    /// The same with so many channels; it is drawn in color, so that only 3 and 1 can be had.
     pub fn with(self, channels: usize) -> Builtin {
         Builtin { channels, ..self }
     }
@@ -122,10 +122,10 @@ impl Dataset for Builtin {
     }
 }
 
-/// Everything about one image but its noise. Lengths are fractions of the image's side, colours linear in 0 ..= 1.
+/// Everything about one image but its noise. Lengths are fractions of the image's side, colors linear in 0 ..= 1.
 struct Scene {
     class: usize,
-    centre: [f64; 2],
+    center: [f64; 2],
     /// Half the object's width and height, before the tilt.
     radius: [f64; 2],
     /// Cosine and sine of the tilt.
@@ -133,7 +133,7 @@ struct Scene {
     /// Repeats of the pattern relative to the class's usual number, and its shift along both axes in periods.
     pace: f64,
     phase: [f64; 2],
-    /// The brightness of the two paints; their colour varies from place to place.
+    /// The brightness of the two paints; their color varies from place to place.
     paint: [f64; 2],
     /// Cells of the background's texture along x and y, and the values at their corners.
     cells: [usize; 2],
@@ -150,7 +150,7 @@ impl Scene {
         let stretch = libm::exp(rng.range(-0.18, 0.18));
         let radius = [size * stretch, size / stretch];
         let room = 0.5 - 0.65 * size;
-        let centre = [0.5 + rng.range(-room, room), 0.5 + rng.range(-room, room)];
+        let center = [0.5 + rng.range(-room, room), 0.5 + rng.range(-room, room)];
         let tilt = rng.range(-0.5, 0.5);
         let mut paint = [rng.range(0.7, 0.8), rng.range(0.2, 0.3)];
         if rng.chance(0.5) {
@@ -159,15 +159,15 @@ impl Scene {
         let cells = [3 + rng.below(5) as usize, 3 + rng.below(5) as usize];
         let mut lattice = [[[0.0; 3]; LATTICE]; LATTICE];
         for pair in lattice.as_flattened_mut().chunks_exact_mut(2) {
-            // A colour and its complement, so that no picture is bright or red as a whole.
-            pair[0] = colour(rng.range(0.28, 0.72), 0.15, rng);
+            // A color and its complement, so that no image is bright or red as a whole.
+            pair[0] = color(rng.range(0.28, 0.72), 0.15, rng);
             pair[1] = pair[0].map(|value| 1.0 - value);
         }
         let light = libm::exp(rng.range(-0.05, 0.05));
         let gain = [0, 1, 2].map(|_| light * rng.range(0.97, 1.03));
         Scene {
             class,
-            centre,
+            center,
             radius,
             turn: [libm::cos(tilt), libm::sin(tilt)],
             pace: libm::exp(rng.range(-0.15, 0.15)),
@@ -183,7 +183,7 @@ impl Scene {
 
     /// From the image to the object, whose silhouette lies within -1 ..= 1.
     fn to_object(&self, x: f64, y: f64) -> [f64; 2] {
-        let (dx, dy) = (x - self.centre[0], y - self.centre[1]);
+        let (dx, dy) = (x - self.center[0], y - self.center[1]);
         let [c, s] = self.turn;
         [(c * dx + s * dy) / self.radius[0], (c * dy - s * dx) / self.radius[1]]
     }
@@ -233,7 +233,7 @@ impl Scene {
         usize::from(second)
     }
 
-    /// The background's colour; with the axes swapped, the tint of the object's paints.
+    /// The background's color; with the axes swapped, the tint of the object's paints.
     fn background(&self, x: f64, y: f64) -> [f64; 3] {
         let (i, s) = cell(x * self.cells[0] as f64);
         let (j, t) = cell(y * self.cells[1] as f64);
@@ -287,8 +287,8 @@ fn samples(side: usize, row: usize, column: usize) -> impl Iterator<Item = [f64;
     (0..SAMPLES * SAMPLES).map(move |k| [at(column, k % SAMPLES), at(row, k / SAMPLES)])
 }
 
-/// A colour of the given brightness and any hue.
-fn colour(level: f64, chroma: f64, rng: &mut Rng) -> [f64; 3] {
+/// A color of the given brightness and any hue.
+fn color(level: f64, chroma: f64, rng: &mut Rng) -> [f64; 3] {
     let hue = TAU * rng.uniform();
     let chroma = chroma * rng.uniform();
     [0.0, 1.0, 2.0].map(|c| level + chroma * libm::cos(hue + c * TAU / 3.0))
@@ -316,7 +316,7 @@ fn cell(t: f64) -> (usize, f64) {
     (i, f * f * (3.0 - 2.0 * f))
 }
 
-/// The built-in set at `side` pixels, in colour or grey: drawn, not read, so that a fresh machine needs nothing.
+/// The built-in set at `side` pixels, in color or gray: drawn, not read, so that a fresh machine needs nothing.
 pub fn builtin(side: usize, channels: usize) -> Splits {
     let part = |count, part| Box::new(Builtin::new(side, count, part, 0).with(channels)) as Box<dyn Dataset>;
     Splits { train: part(4000, Part::Train), test: part(1000, Part::Test), held_out: false, notes: Vec::new() }

@@ -30,7 +30,7 @@ struct Unit<T> {
 ///
 /// The threads that make a batch are at as many places of it: all units of a batch are needed at once, and where units are small,
 /// these are many. So as many are kept as hold two buffers of images ([`Shards::BUFFER`]), as long as they fit the memory.
-pub(super) struct Kept<T> {
+pub(super) struct Cache<T> {
     units: Mutex<VecDeque<Unit<T>>>,
     /// Units that are kept however large they are.
     least: usize,
@@ -38,10 +38,10 @@ pub(super) struct Kept<T> {
     pub made: std::sync::atomic::AtomicUsize,
 }
 
-impl<T> Kept<T> {
+impl<T> Cache<T> {
     /// `together`: as in [`Shards`].
-    pub fn new(together: usize) -> Kept<T> {
-        Kept {
+    pub fn new(together: usize) -> Cache<T> {
+        Cache {
             units: Mutex::default(),
             least: together.saturating_mul(2),
             #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
 
     /// How often units are made when `order` is asked for.
     fn made(together: usize, size: Size, order: impl Iterator<Item = usize>) -> usize {
-        let kept = Kept::new(together);
+        let kept = Cache::new(together);
         for number in order {
             let content = kept.get(number, size, || Ok(number));
             assert_eq!(content.get().unwrap().as_ref().unwrap(), &number);
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn an_error_is_kept_as_well() {
-        let kept = Kept::<()>::new(1);
+        let kept = Cache::<()>::new(1);
         let size = Size { images: 1, bytes: 1 };
         for _ in 0..3 {
             let content = kept.get(7, size, || Err(crate::error::Error::new("gone")));

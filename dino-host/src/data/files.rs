@@ -1,4 +1,4 @@
-//! Pictures named one by one, by folder or by pattern: what a user wants to see, not what a run is trained on.
+//! Images named one by one, by folder or by pattern: what a user wants to see, not what a run is trained on.
 
 use std::cmp::Ordering;
 use std::fs;
@@ -6,22 +6,22 @@ use std::path::{Path, PathBuf};
 
 use super::Dataset;
 use super::fingerprint::Fnv;
-use super::unsupported::Unread;
+use super::unsupported::Unsupported;
 use crate::error::{Error, Result};
-use crate::image::{Decode, Image, decode, is_picture};
+use crate::image::{Decode, Image, decode, is_image_file};
 use crate::io::read_error;
 
-/// Picture files in the order in which they were named.
+/// Image files in the order in which they were named.
 pub struct Files {
     paths: Vec<PathBuf>,
     how: Decode,
 }
 
 impl Files {
-    /// Each of `named` is a file, a folder (the pictures in it, not below it) or a pattern with `*`, `?` or `[...]`. The pictures of a
+    /// Each of `named` is a file, a folder (the images in it, not below it) or a pattern with `*`, `?` or `[...]`. The images of a
     /// folder or pattern are sorted by name, numbers by their value, so that `frame10` comes after `frame9`; names that begin with
     /// a dot are left out. A file that is named itself is taken whatever it is called. Errors: nothing there, a folder or pattern
-    /// without a picture.
+    /// without an image.
     pub fn open(named: &[PathBuf], how: Decode) -> Result<Files> {
         let mut paths = Vec::new();
         for name in named {
@@ -43,21 +43,21 @@ impl Files {
         Ok(Files { paths, how })
     }
 
-    /// Where picture `i` lies.
+    /// Where image `i` lies.
     pub fn path(&self, i: usize) -> &Path {
         &self.paths[i]
     }
 }
 
-/// The pictures among `found`, sorted.
+/// The images among `found`, sorted.
 fn pictures(named: &Path, mut found: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let hidden = |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-    let mut unread = Unread::default();
+    let mut unsupported = Unsupported::default();
     found.retain(|path| !path.is_dir() && !hidden(path));
-    found.iter().filter(|path| !is_picture(path) && path.is_file()).for_each(|path| unread.take(path));
-    found.retain(|path| is_picture(path));
+    found.iter().filter(|path| !is_image_file(path) && path.is_file()).for_each(|path| unsupported.take(path));
+    found.retain(|path| is_image_file(path));
     found.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
-    let notes = unread.notes();
+    let notes = unsupported.notes();
     match found.is_empty() {
         false => {
             notes.iter().for_each(|note| errln!("note: {note}"));

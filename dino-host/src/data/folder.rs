@@ -1,4 +1,4 @@
-//! Folders of picture files: one sub-folder a class, or all files in one folder, with the labels of a list beside them or without.
+//! Folders of image files: one sub-folder a class, or all files in one folder, with the labels of a list beside them or without.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::fingerprint::Fnv;
 use super::labels::{Classes, counted, fit, some};
 use super::parts::{self, Part};
-use super::unsupported::Unread;
+use super::unsupported::Unsupported;
 use super::{Dataset, Splits, sidecar};
 use crate::error::{Error, Result};
-use crate::image::{Decode, Image, decode, is_picture};
+use crate::image::{Decode, Image, decode, is_image_file};
 use crate::io::read_error;
 
 /// Files below one folder. Image `i` is the `i`-th in the order class, then path.
@@ -31,13 +31,13 @@ struct File {
 /// `None` when there is no image anywhere below the folder.
 pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
     let Parts { train, test, mut notes } = parts(path)?;
-    let mut unread = Unread::default();
-    let Some(of_train) = Listing::of(&train, &mut unread)? else { return Ok(None) };
+    let mut unsupported = Unsupported::default();
+    let Some(of_train) = Listing::of(&train, &mut unsupported)? else { return Ok(None) };
     of_train.check(true)?;
     notes.extend(of_train.notes.iter().cloned());
     let Some(test) = test else {
         let (set, _) = labelled(of_train, None, &mut notes, how)?;
-        notes.extend(unread.notes());
+        notes.extend(unsupported.notes());
         return Ok(Some(Splits::of(set, None, notes)));
     };
     let canonical = |p: &Path| fs::canonicalize(p).map_err(|e| read_error(p, &e));
@@ -45,10 +45,10 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
         return Err(Error::new(format!("{} and {} are the same folder", train.display(), test.display()))
             .hint("the test part must not repeat the training images"));
     }
-    let mut unread_of_test = Unread::default();
-    let Some(of_test) = Listing::of(&test, &mut unread_of_test)? else {
-        let unread = unread_of_test.notes().first().map(|said| format!(" ({said})")).unwrap_or_default();
-        return Err(Error::new(format!("no images found in {}{unread}", test.display())).hint(format!(
+    let mut unsupported_of_test = Unsupported::default();
+    let Some(of_test) = Listing::of(&test, &mut unsupported_of_test)? else {
+        let unsupported = unsupported_of_test.notes().first().map(|said| format!(" ({said})")).unwrap_or_default();
+        return Err(Error::new(format!("no images found in {}{unsupported}", test.display())).hint(format!(
             "it was taken for the test part of {}; without it a tenth of the training images is held out",
             train.display()
         )));
@@ -56,13 +56,13 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
     of_test.check(false)?;
     notes.extend(of_test.notes.iter().cloned());
     let (train, test) = labelled(of_train, Some(of_test), &mut notes, how)?;
-    unread.add(unread_of_test);
-    notes.extend(unread.notes());
+    unsupported.add(unsupported_of_test);
+    notes.extend(unsupported.notes());
     let test = test.ok_or_else(|| Error::new(format!("no images found in {}", path.display())))?;
     Ok(Some(Splits::of(train, Some(test), notes)))
 }
 
-/// Both parts with their labels: those of the class folders, or those of a list beside the pictures where there are no class folders or
+/// Both parts with their labels: those of the class folders, or those of a list beside the images where there are no class folders or
 /// where those of the test part do not fit the training part's.
 fn labelled(
     train: Listing,
@@ -139,7 +139,7 @@ fn test_of<'a>(called: &'a [Called], rest: &str) -> Option<&'a Called> {
 
 /// Which folders are the parts of the set at `path`.
 fn parts(path: &Path) -> Result<Parts> {
-    let entries = list(path, &mut Unread::default())?;
+    let entries = list(path, &mut Unsupported::default())?;
     let folders: Vec<String> = entries.iter().filter(|e| e.folder).map(|e| e.name.clone()).collect();
     let below = called(&folders);
     // "." has no name of its own.
@@ -151,7 +151,7 @@ fn parts(path: &Path) -> Result<Parts> {
         // A class may be called "train" as well: then it holds images and has other classes beside it.
         let test = test_of(&below, &train.rest);
         let folder = path.join(&train.name);
-        let has_classes = || Ok(list(&folder, &mut Unread::default())?.iter().any(|e| e.folder));
+        let has_classes = || Ok(list(&folder, &mut Unsupported::default())?.iter().any(|e| e.folder));
         if test.is_some() || folders.len() == 1 || has_classes()? {
             let used = |name: &String| *name == train.name || test.is_some_and(|test| *name == test.name);
             let strays: Vec<&String> = folders.iter().filter(|name| !used(name)).collect();
@@ -207,7 +207,7 @@ pub fn several_below(path: &Path) -> Option<PathBuf> {
     let root = parts(path).ok()?.train;
     let mut folder = root.clone();
     for _ in 0..DEEPEST {
-        let entries = list(&folder, &mut Unread::default()).ok()?;
+        let entries = list(&folder, &mut Unsupported::default()).ok()?;
         match entries.iter().filter(|e| e.folder).count() {
             1 if entries.len() == 1 => folder.push(&entries[0].name),
             0 | 1 => return None,
@@ -220,24 +220,24 @@ pub fn several_below(path: &Path) -> Option<PathBuf> {
 /// Folders below one another, where each holds nothing but the next, that are gone through at most: links make circles.
 const DEEPEST: usize = 16;
 
-/// What is said of files that look like pictures in a folder where no image was found.
-pub(super) fn unread(path: &Path) -> Option<String> {
-    let mut unread = Unread::default();
-    Listing::of(&parts(path).ok()?.train, &mut unread).ok()?;
-    unread.notes().into_iter().next()
+/// What is said of files that look like images in a folder where no image was found.
+pub(super) fn unsupported(path: &Path) -> Option<String> {
+    let mut unsupported = Unsupported::default();
+    Listing::of(&parts(path).ok()?.train, &mut unsupported).ok()?;
+    unsupported.notes().into_iter().next()
 }
 
-/// Folders of outlines and the like beside one of pictures, as detectors are trained on: no classes.
+/// Folders of outlines and the like beside one of images, as detectors are trained on: no classes.
 const ANNOTATIONS: [&str; 6] = ["labels", "annotations", "annots", "xml", "json", "bboxes"];
 
 /// What lies below a folder.
 struct Listing {
     root: PathBuf,
-    /// Pictures beside the class folders.
+    /// Images beside the class folders.
     direct: Vec<File>,
-    /// Class folders with pictures, sorted.
+    /// Class folders with images, sorted.
     classes: Vec<Class>,
-    /// A class folder without a picture.
+    /// A class folder without an image.
     empty: Option<String>,
     notes: Vec<String>,
 }
@@ -249,10 +249,10 @@ struct Class {
 
 impl Listing {
     /// Lists the images of `root` (nothing is decoded); `None` where there is none. Class folders may hold folders; links are
-    /// followed, and within a class no folder is entered twice. Names that begin with a dot are left out, and what systems leave beside pictures. A picture that cannot be
+    /// followed, and within a class no folder is entered twice. Names that begin with a dot are left out, and what systems leave beside images. An image that cannot be
     /// read (a link to nothing, an empty file) is a member like any other. Errors: a folder that cannot be listed.
-    fn of(root: &Path, unread: &mut Unread) -> Result<Option<Listing>> {
-        let entries = list(root, unread)?;
+    fn of(root: &Path, unsupported: &mut Unsupported) -> Result<Option<Listing>> {
+        let entries = list(root, unsupported)?;
         let real = fs::canonicalize(root).map_err(|e| read_error(root, &e))?;
         let mut found = Listing {
             root: root.to_path_buf(),
@@ -269,7 +269,7 @@ impl Listing {
                 found.direct.push(File { name: entry.name, bytes: entry.bytes, label: None });
                 continue;
             }
-            let Below { files, folders } = below(root, &entry.name, &real, &met, unread)?;
+            let Below { files, folders } = below(root, &entry.name, &real, &met, unsupported)?;
             if files.is_empty() && ANNOTATIONS.contains(&entry.name.to_lowercase().as_str()) {
                 found.notes.push(format!("{} holds no picture and is no class", root.join(entry.name).display()));
                 continue;
@@ -301,7 +301,7 @@ impl Listing {
         Ok(Some(found).filter(|found| !found.direct.is_empty() || !found.classes.is_empty()))
     }
 
-    /// Refuses pictures beside class folders, and in a training part a class folder without a picture.
+    /// Refuses images beside class folders, and in a training part a class folder without an image.
     fn check(&self, of_train: bool) -> Result<()> {
         if let (Some(image), Some(class)) = (self.direct.first(), self.classes.first()) {
             return Err(Error::new(format!(
@@ -349,11 +349,11 @@ impl Listing {
 }
 
 impl ImageFolder {
-    /// The images of `root`, its sub-folders being the classes; `None` where there is none. `image` says what is wrong with a picture
+    /// The images of `root`, its sub-folders being the classes; `None` where there is none. `image` says what is wrong with an image
     /// that cannot be read. Errors: a folder that cannot be listed, a class folder without images, images both beside and inside class
     /// folders.
     pub fn read(root: &Path, how: Decode) -> Result<Option<ImageFolder>> {
-        let Some(listing) = Listing::of(root, &mut Unread::default())? else { return Ok(None) };
+        let Some(listing) = Listing::of(root, &mut Unsupported::default())? else { return Ok(None) };
         listing.check(true)?;
         Ok(Some(labelled(listing, None, &mut Vec::new(), how)?.0))
     }
@@ -365,24 +365,24 @@ struct Entry {
     bytes: u64,
 }
 
-/// Folders that systems and programs put beside pictures: resource forks, thumbnails, deleted files.
+/// Folders that systems and programs put beside images: resource forks, thumbnails, deleted files.
 const LITTER: [&str; 5] = ["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"];
 
 /// The sub-folders and images of a folder, sorted by name.
-fn list(folder: &Path, unread: &mut Unread) -> Result<Vec<Entry>> {
+fn list(folder: &Path, unsupported: &mut Unsupported) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| read_error(folder, &e))? {
         let path = entry.map_err(|e| read_error(folder, &e))?.path();
-        let picture = is_picture(&path);
+        let picture = is_image_file(&path);
         let (folder, file, bytes) = match fs::metadata(&path) {
             Ok(kind) => (kind.is_dir(), kind.is_file(), kind.len()),
-            Err(_) => (false, true, 0), // a link to nothing: one bad picture must not stop a run
+            Err(_) => (false, true, 0), // a link to nothing: one bad image must not stop a run
         };
         let hidden = path.file_name().is_some_and(|name| {
             name.as_encoded_bytes().starts_with(b".") || folder && LITTER.iter().any(|litter| name == *litter)
         });
         if !folder && file && !picture && !hidden {
-            unread.take(&path);
+            unsupported.take(&path);
         }
         if !(folder || picture && file) {
             continue;
@@ -408,7 +408,13 @@ struct Below {
 
 /// All images below `root/class`. Neither `real`, the root with its links resolved, nor any folder a second time is entered: a link to a
 /// folder above would otherwise never end. Files in folders that are in `met` have been taken note of.
-fn below(root: &Path, class: &str, real: &Path, met: &HashMap<PathBuf, String>, unread: &mut Unread) -> Result<Below> {
+fn below(
+    root: &Path,
+    class: &str,
+    real: &Path,
+    met: &HashMap<PathBuf, String>,
+    unsupported: &mut Unsupported,
+) -> Result<Below> {
     let (mut found, mut todo) = (Below { files: Vec::new(), folders: Vec::new() }, vec![class.to_string()]);
     let mut entered = HashSet::from([real.to_path_buf()]);
     while let Some(folder) = todo.pop() {
@@ -417,9 +423,9 @@ fn below(root: &Path, class: &str, real: &Path, met: &HashMap<PathBuf, String>, 
         if !entered.insert(real.clone()) {
             continue;
         }
-        let again = &mut Unread::again();
+        let again = &mut Unsupported::again();
         let before = found.files.len();
-        for entry in list(&path, if met.contains_key(&real) { again } else { unread })? {
+        for entry in list(&path, if met.contains_key(&real) { again } else { unsupported })? {
             let name = format!("{folder}/{}", entry.name);
             match entry.folder {
                 true => todo.push(name),

@@ -16,7 +16,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// Levels below which too little of a picture is left to go unsaid.
+    /// Levels below which too little of an image is left to go unsaid.
     const FEW: usize = 32;
 
     /// Looks at up to `most` images: spread over the set or, where it lies in shards, the first ones. `None` where the first

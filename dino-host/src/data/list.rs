@@ -1,4 +1,4 @@
-//! Lists of picture files: one `path` or `path,label` a line, or a table (commas, tabs, semicolons, spaces; with or without a line of
+//! Lists of image files: one `path` or `path,label` a line, or a table (commas, tabs, semicolons, spaces; with or without a line of
 //! names; JSON lines). Paths are relative to the list's folder. Empty lines and lines that begin with `#` are
 //! skipped.
 //!
@@ -16,7 +16,7 @@ use super::parts::{self, Part};
 use super::table::{self, Table};
 use super::{Dataset, Splits};
 use crate::error::{Error, Result};
-use crate::image::{Decode, Image, decode, is_picture, unread_ending};
+use crate::image::{Decode, Image, decode, is_image_file, unsupported_extension};
 use crate::io::{read_error, text};
 
 /// Largest list that is read, bytes.
@@ -25,7 +25,7 @@ const MAX_LIST: u64 = 1 << 30;
 /// What a list's name ends in, in any case.
 const ENDINGS: [&str; 4] = ["csv", "tsv", "txt", "jsonl"];
 
-/// What a picture's name may end in that a list leaves out.
+/// What an image's name may end in that a list leaves out.
 const LEFT_OUT: [&str; 9] = ["jpg", "png", "jpeg", "JPEG", "JPG", "PNG", "webp", "bmp", "tif"];
 
 /// The files of a list, in its order.
@@ -177,7 +177,7 @@ fn lines(path: &Path, text: &str) -> Result<Vec<Line>> {
         Ok(lines) => return Ok(lines),
         Err(e) => e,
     };
-    let there = |name: &str| is_picture(Path::new(name)) && folder.join(name).is_file();
+    let there = |name: &str| is_image_file(Path::new(name)) && folder.join(name).is_file();
     let table = table::parse(path, text, &there)?;
     match tabled(path, &table) {
         Err(of_table) if !table.header.is_empty() || text.contains(['"', ';']) => Err(of_table),
@@ -212,10 +212,10 @@ impl<'a> Checked<'a> {
         if file.contains("://") {
             return wrong(&format!("{file} is an address: download the pictures and name the files"));
         }
-        if let Some(ending) = unread_ending(Path::new(file)) {
+        if let Some(ending) = unsupported_extension(Path::new(file)) {
             return wrong(&format!("{file} is a picture in a format that is not read (.{ending})"));
         }
-        if !id && !is_picture(Path::new(file)) {
+        if !id && !is_image_file(Path::new(file)) {
             return wrong(&format!("{file} is not named as a picture (such as .png, .jpg, .webp, .tif)"));
         }
         if line.label.as_deref() == Some("") {
@@ -258,8 +258,8 @@ fn plain_lines(path: &Path, text: &str) -> Result<Vec<Line>> {
         let line = line.trim();
         let mut fields = line.split(if line.contains('\t') { '\t' } else { ',' }).map(str::trim);
         let (file, label) = (fields.next().unwrap_or_default(), fields.next());
-        // A picture may be called #8.png.
-        let comment = || line.starts_with('#') && !(is_picture(Path::new(file)) && folder.join(file).is_file());
+        // An image may be called #8.png.
+        let comment = || line.starts_with('#') && !(is_image_file(Path::new(file)) && folder.join(file).is_file());
         if line.is_empty() || comment() {
             continue;
         }
@@ -273,7 +273,7 @@ fn plain_lines(path: &Path, text: &str) -> Result<Vec<Line>> {
         checked.push(Line { number, path: None, file, label, part: None }, false)?;
     }
     let mut lines = checked.done()?;
-    let place = Place::of(path, lines.iter().map(|line| line.file.as_str()));
+    let place = Base::of(path, lines.iter().map(|line| line.file.as_str()));
     lines.iter_mut().for_each(|line| line.path = place.path(&line.file));
     Ok(lines)
 }
@@ -283,15 +283,15 @@ fn tabled(path: &Path, table: &Table) -> Result<Vec<Line>> {
     if table.rows.is_empty() {
         return Checked::new(path).done();
     }
-    let mut place = Place { folders: folders(path), ..Place::of(path, std::iter::empty()) };
+    let mut place = Base { folders: folders(path), ..Base::of(path, std::iter::empty()) };
     let columns = table.columns(&|cell| place.find(cell).is_some()).map_err(|what| {
         let first = table.rows.first().map_or(String::new(), |row| format!(" line {}", row.number));
         Error::new(format!("{}{first}: {what}", path.display())).hint(HINT)
     })?;
     let cell = |row: &'_ table::Row, column: usize| row.cells.get(column).cloned().unwrap_or_default();
     let files: Vec<String> = table.rows.iter().map(|row| cell(row, columns.path)).collect();
-    place = Place::of(path, files.iter().map(String::as_str));
-    let id = !files.iter().any(|file| is_picture(Path::new(file)));
+    place = Base::of(path, files.iter().map(String::as_str));
+    let id = !files.iter().any(|file| is_image_file(Path::new(file)));
     let mut checked = Checked::new(path);
     for (row, file) in table.rows.iter().zip(files) {
         let label = columns.label.map(|column| table.label(column, &cell(row, column)).to_string());
@@ -303,13 +303,13 @@ fn tabled(path: &Path, table: &Table) -> Result<Vec<Line>> {
 }
 
 /// Where the files of a list lie.
-struct Place {
+struct Base {
     folder: PathBuf,
     /// Below it, each with a slash at its end or empty; the first that fits is taken.
     folders: Vec<String>,
 }
 
-/// Folders in which the pictures of a list may lie: its own, that of its part, one called `images`.
+/// Folders in which the images of a list may lie: its own, that of its part, one called `images`.
 fn folders(list: &Path) -> Vec<String> {
     let stem = list.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
     let folder = list.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -330,16 +330,16 @@ fn folders(list: &Path) -> Vec<String> {
     std::iter::once(String::new()).chain(below).collect()
 }
 
-impl Place {
+impl Base {
     /// The one folder where the first few files lie; the list's own if they are nowhere.
-    fn of<'a>(list: &Path, files: impl Iterator<Item = &'a str>) -> Place {
+    fn of<'a>(list: &Path, files: impl Iterator<Item = &'a str>) -> Base {
         let folder = list.parent().map(Path::to_path_buf).unwrap_or_default();
         let first: Vec<&str> = files.take(10).collect();
-        let own = Place { folder, folders: vec![String::new()] };
+        let own = Base { folder, folders: vec![String::new()] };
         if first.is_empty() || first.iter().any(|file| own.find(file).is_some()) {
             return own;
         }
-        let at = |below: &String| Place { folder: own.folder.clone(), folders: vec![below.clone()] };
+        let at = |below: &String| Base { folder: own.folder.clone(), folders: vec![below.clone()] };
         let fits = folders(list).iter().map(at).find(|place| first.iter().any(|file| place.find(file).is_some()));
         fits.unwrap_or(own)
     }
@@ -347,7 +347,7 @@ impl Place {
     /// The path of a file of the list relative to its folder, where it is not what the list says.
     fn path(&self, file: &str) -> Option<String> {
         let as_it_is = self.folders[0].is_empty() && file.is_ascii() && !file.contains('\\');
-        if as_it_is && is_picture(Path::new(file)) {
+        if as_it_is && is_image_file(Path::new(file)) {
             return None; // not even looked for: a list may have millions of lines
         }
         let below = || (!self.folders[0].is_empty()).then(|| format!("{}{file}", self.folders[0]));
@@ -361,7 +361,7 @@ impl Place {
             return None;
         }
         let endings = || LEFT_OUT.iter().map(|ending| format!(".{ending}"));
-        let endings: Vec<String> = match is_picture(Path::new(file)) {
+        let endings: Vec<String> = match is_image_file(Path::new(file)) {
             true => vec![String::new()],
             false => endings().collect(),
         };

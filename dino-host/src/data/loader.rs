@@ -2,7 +2,7 @@
 //!
 //! A crop depends on (seed, epoch, image, view) alone, the order of images on (seed, epoch): the loader can start at any step.
 
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Unreadable};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::image::augment::{Augment, Scratch};
@@ -29,19 +29,19 @@ thread_local! {
 }
 
 /// Where every image's crops go: `pixels` cut into micro-batches, views and images, and handed out by image.
-fn places<'p>(pixels: &'p mut [f32], views: &[usize], batch: usize, micro_batch: usize) -> Vec<Vec<&'p mut [f32]>> {
-    let mut places: Vec<Vec<_>> = (0..batch).map(|_| Vec::with_capacity(views.len())).collect();
+fn slots<'p>(pixels: &'p mut [f32], views: &[usize], batch: usize, micro_batch: usize) -> Vec<Vec<&'p mut [f32]>> {
+    let mut slots: Vec<Vec<_>> = (0..batch).map(|_| Vec::with_capacity(views.len())).collect();
     let mut rest = pixels;
-    for part in places.chunks_mut(micro_batch) {
+    for part in slots.chunks_mut(micro_batch) {
         for &len in views {
-            for place in part.iter_mut() {
+            for slot in part.iter_mut() {
                 let (crop, tail) = rest.split_at_mut(len);
-                place.push(crop);
+                slot.push(crop);
                 rest = tail;
             }
         }
     }
-    places
+    slots
 }
 
 /// What the loader needs to know.
@@ -56,17 +56,17 @@ pub struct Recipe {
 
 impl Recipe {
     /// Makes the crops of the `step`-th step; `order` is the step's epoch's.
-    pub fn load(&self, set: &dyn Dataset, faults: &Faults, order: &[u32], step: u64) -> Result<Batch> {
+    pub fn load(&self, set: &dyn Dataset, unreadable: &Unreadable, order: &[u32], step: u64) -> Result<Batch> {
         let (epoch, at) = (step / self.per_epoch, (step % self.per_epoch) as usize * self.batch);
         let views: Vec<usize> =
             self.augment.crops_of().iter().map(|(side, _)| self.augment.channels * side * side).collect();
         let ids = &order[at..at + self.batch];
         let mut pixels = vec![0.0; self.batch * views.iter().sum::<usize>()];
-        let images: Result<Vec<u32>> = places(&mut pixels, &views, self.batch, self.micro_batch)
+        let images: Result<Vec<u32>> = slots(&mut pixels, &views, self.batch, self.micro_batch)
             .into_par_iter()
             .zip(ids)
             .map(|(crops, &id)| {
-                let (id, image) = self.readable(set, faults, epoch as u32, id)?;
+                let (id, image) = self.readable(set, unreadable, epoch as u32, id)?;
                 SCRATCH.with_borrow_mut(|scratch| {
                     for (view, out) in crops.into_iter().enumerate() {
                         let mut rng = Rng::new(self.seed, epoch as u32, id, view as u32, Kind::Augment, 0);
@@ -81,11 +81,11 @@ impl Recipe {
 
     /// Image `id`, or, where it cannot be read, one that takes its place: drawn by (seed, epoch, id), so that the same files give
     /// the same steps in any order and after any resume.
-    fn readable(&self, set: &dyn Dataset, faults: &Faults, epoch: u32, id: u32) -> Result<(u32, Image)> {
+    fn readable(&self, set: &dyn Dataset, unreadable: &Unreadable, epoch: u32, id: u32) -> Result<(u32, Image)> {
         let mut rng = Rng::new(self.seed, epoch, id, 0, Kind::Substitute, 0);
         let mut taken = id;
         for _ in 0..SUBSTITUTES {
-            if let Some(image) = faults.image(set, taken as usize)? {
+            if let Some(image) = unreadable.image(set, taken as usize)? {
                 return Ok((taken, image));
             }
             taken = rng.below(set.len() as u32);
@@ -103,7 +103,7 @@ impl Recipe {
         self,
         scope: &'scope Scope<'scope, '_>,
         set: &'scope dyn Dataset,
-        faults: &'scope Faults,
+        unreadable: &'scope Unreadable,
         steps: std::ops::Range<u64>,
     ) -> (Receiver<Result<Batch>>, ScopedJoinHandle<'scope, ()>) {
         let (sender, receiver) = sync_channel(1);
@@ -115,7 +115,7 @@ impl Recipe {
                     epoch = Some(step / self.per_epoch);
                     shuffled = set.order(self.seed, step / self.per_epoch);
                 }
-                let batch = self.load(set, faults, &shuffled, step);
+                let batch = self.load(set, unreadable, &shuffled, step);
                 let failed = batch.is_err();
                 if sender.send(batch).is_err() || failed {
                     return;
@@ -167,10 +167,10 @@ mod tests {
     }
 
     /// The batches of two epochs, and the recipe.
-    fn batches(holes: fn(usize) -> bool, faults: &Faults) -> Result<Vec<Batch>> {
+    fn batches(holes: fn(usize) -> bool, unreadable: &Unreadable) -> Result<Vec<Batch>> {
         let set = Holes(Builtin::new(24, 40, Part::Train, 0), holes);
         let recipe = recipe();
-        (0..10).map(|step| recipe.load(&set, faults, &order(40, 3, step / 5), step)).collect()
+        (0..10).map(|step| recipe.load(&set, unreadable, &order(40, 3, step / 5), step)).collect()
     }
 
     fn recipe() -> Recipe {
@@ -179,9 +179,9 @@ mod tests {
 
     #[test]
     fn a_crop_depends_on_its_own_image_alone() {
-        let (bad, faults) = (|i| i % 3 == 0, Faults::default());
-        let (whole, holed) = (batches(|_| false, &faults).unwrap(), batches(bad, &faults).unwrap());
-        assert_eq!(faults.take(None).len(), 14);
+        let (bad, unreadable) = (|i| i % 3 == 0, Unreadable::default());
+        let (whole, holed) = (batches(|_| false, &unreadable).unwrap(), batches(bad, &unreadable).unwrap());
+        assert_eq!(unreadable.take(None).len(), 14);
         let side = recipe().augment.global_size;
         let first_view = |b: &Batch, at: usize| b.pixels[at * 3 * side * side..][..3 * side * side].to_vec();
         let mut substitutes = [0; 2];
@@ -199,15 +199,15 @@ mod tests {
         assert_ne!(substitutes[0], substitutes[1], "another epoch, other substitutes");
         // A step made alone, as after a resume, is the same.
         let set = Holes(Builtin::new(24, 40, Part::Train, 0), bad);
-        let alone = recipe().load(&set, &Faults::default(), &order(40, 3, 1), 8).unwrap();
+        let alone = recipe().load(&set, &Unreadable::default(), &order(40, 3, 1), 8).unwrap();
         assert!(alone.images == holed[8].images && alone.pixels == holed[8].pixels);
     }
 
     #[test]
     fn strict_and_hopeless_sets_are_errors() {
-        let strict = batches(|i| i == 7, &Faults::new(true)).err().expect("an image is missing");
+        let strict = batches(|i| i == 7, &Unreadable::new(true)).err().expect("an image is missing");
         assert_eq!(strict.message, "no image 7");
-        let none = batches(|_| true, &Faults::default()).err().expect("all are missing");
+        let none = batches(|_| true, &Unreadable::default()).err().expect("all are missing");
         assert!(none.message.contains("100 images") && none.message.contains("no image"), "{none}");
     }
 }

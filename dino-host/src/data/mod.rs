@@ -26,14 +26,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::image::{Decode, Image, is_picture};
+use crate::image::{Decode, Image, is_image_file};
 use arrays::{cifar, idx, npz, stl10};
 pub use builtin::{BUILTIN, builtin};
 pub use folder::several_below;
 pub use hold_out::{Subset, hold_out};
 pub use levels::Range;
 pub use order::Shards;
-pub use unreadable::{Fault, Faults, lines as fault_lines};
+pub use unreadable::{Unreadable, UnreadableImage, lines as unreadable_lines};
 
 /// A fixed, ordered set of images. Index `i` always means the same image.
 pub trait Dataset: Send + Sync {
@@ -53,7 +53,7 @@ pub trait Dataset: Send + Sync {
     fn name(&self, i: usize) -> String;
     /// Tells the sets of a run apart: where in memory that of image `i` lies, which is this one's place but for a selection from
     /// others.
-    fn place(&self, _i: usize) -> usize {
+    fn identity(&self, _i: usize) -> usize {
         std::ptr::from_ref(self).cast::<()>().addr()
     }
     /// The file that image `i` is, where it is one by itself.
@@ -71,7 +71,7 @@ pub trait Dataset: Send + Sync {
     /// Every image once, in the order of training epoch `epoch`: a function of the set, `seed` and `epoch` alone.
     ///
     /// All orders are equally likely (Fisher-Yates), except for a set in shards: there the shards are shuffled, and then
-    /// the images of neighbouring ones, see [`Shards::order`].
+    /// the images of neighboring ones, see [`Shards::order`].
     fn order(&self, seed: u64, epoch: u64) -> Vec<u32> {
         match self.shards() {
             Some(shards) => shards.order(seed, epoch),
@@ -118,7 +118,7 @@ impl std::fmt::Debug for Splits {
 /// A format of folders: `None` when the folder is not of this format, an error when it is but cannot be used.
 type Open = fn(&Path, Decode) -> Result<Option<Splits>>;
 
-/// Tried in this order. A folder with pictures is a folder of pictures, even where the archive that they came in lies beside
+/// Tried in this order. A folder with images is a folder of images, even where the archive that they came in lies beside
 /// them: so archives come last, and after them what is only called as CIFAR's files.
 const FORMATS: [Open; 8] =
     [cifar::open, stl10::open, idx::open, folder::open, shards::open, parquet::open, npz::open, cifar::open_odd];
@@ -164,8 +164,8 @@ fn open_any(path: &Path, how: Decode) -> Result<Splits> {
                 return Ok(splits);
             }
         }
-        let unread = folder::unread(path).map(|said| format!(": {said}")).unwrap_or_default();
-        return Err(Error::new(format!("no images found in {}{unread}", path.display())).hint(EXPECTED));
+        let unsupported = folder::unsupported(path).map(|said| format!(": {said}")).unwrap_or_default();
+        return Err(Error::new(format!("no images found in {}{unsupported}", path.display())).hint(EXPECTED));
     }
     if !kind.is_file() {
         return Err(Error::new(format!("{} is neither a file nor a folder", path.display())).hint(EXPECTED));
@@ -180,7 +180,7 @@ fn open_any(path: &Path, how: Decode) -> Result<Splits> {
         return Err(Error::new(format!("{} is packed", path.display()))
             .hint("unpack it and pass the folder; packed are read only .tar.gz, .tgz and .tar.zst, and MNIST's .gz"));
     }
-    let what = if is_picture(path) { "a single picture" } else { "not a data set that is known" };
+    let what = if is_image_file(path) { "a single picture" } else { "not a data set that is known" };
     Err(Error::new(format!("{} is {what}", path.display())).hint(EXPECTED))
 }
 

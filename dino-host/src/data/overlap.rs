@@ -102,7 +102,7 @@ fn copies(
     let mut groups: Vec<_> = lengths.into_iter().filter(|(_, (train, _))| !train.is_empty()).collect();
     groups.sort_by_key(|(bytes, (train, test))| (train.len() + test.len(), *bytes));
     let (mut files, mut bytes, mut all) = (0, 0, true);
-    // Of a length that all pictures have (bitmaps), some of both parts are looked at.
+    // Of a length that all images have (bitmaps), some of both parts are looked at.
     groups.retain_mut(|(length, (train, test))| {
         let room = (READ_FILES - files).min((READ_BYTES.saturating_sub(bytes) / *length) as usize);
         if train.len() + test.len() > room {

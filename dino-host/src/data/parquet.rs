@@ -1,4 +1,4 @@
-//! Parquet tables with a column of pictures, as Hugging Face keeps them: a struct of `bytes` (a PNG or JPEG file) and `path`, or the
+//! Parquet tables with a column of images, as Hugging Face keeps them: a struct of `bytes` (a PNG or JPEG file) and `path`, or the
 //! bytes alone; and perhaps a column of labels, whose names are in the table's metadata.
 //!
 //! Rows lie together in groups, which are read as a whole, a few at a time. Plain and Snappy-compressed columns are read.
@@ -15,7 +15,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 use rayon::prelude::*;
 
-use super::cache::{Kept, Size, UNPACKED};
+use super::cache::{Cache, Size, UNPACKED};
 use super::fingerprint::Fnv;
 use super::labels::{MAX_CLASSES, Numbered, numbered};
 use super::{Dataset, Shards, Splits, part_files};
@@ -26,7 +26,7 @@ use crate::io::read_error;
 
 /// Columns of labels, the first of these that a table has; names that the metadata gives classes for come before.
 const LABELS: [&str; 8] = ["label", "labels", "fine_label", "class", "target", "category", "class_label", "y"];
-/// The same for pictures.
+/// The same for images.
 const IMAGES: [&str; 4] = ["image", "img", "picture", "jpg"];
 
 /// A file of rows.
@@ -34,12 +34,12 @@ struct Table {
     path: PathBuf,
     /// The file's name without its ending.
     name: String,
-    /// Which column the pictures are in.
+    /// Which column the images are in.
     column: usize,
-    /// Of every row group: rows, and bytes of the pictures' column unpacked.
+    /// Of every row group: rows, and bytes of the images' column unpacked.
     groups: Vec<Size>,
     labels: Labels,
-    /// The columns of the pictures and of the labels, and others that could be either.
+    /// The columns of the images and of the labels, and others that could be either.
     image: String,
     label: Option<String>,
     passed: Vec<String>,
@@ -66,7 +66,7 @@ struct Tables {
     classes: Vec<String>,
     how: Decode,
     together: usize,
-    kept: Kept<Vec<Option<ByteArray>>>,
+    kept: Cache<Vec<Option<ByteArray>>>,
 }
 
 /// `None` when the folder has no such files, neither directly nor in folders that are called as parts, nor all of this in `data/` or
@@ -200,9 +200,9 @@ fn is_text(column: &ColumnDescriptor) -> bool {
 }
 
 impl Table {
-    /// Reads the footer and the labels; no picture.
+    /// Reads the footer and the labels; no image.
     ///
-    /// Errors: no such file or cut short; no column of pictures, or several; compressed in a way that is not read.
+    /// Errors: no such file or cut short; no column of images, or several; compressed in a way that is not read.
     fn read(path: &Path) -> Result<Table> {
         guarded(path, || Table::read_unguarded(path))
     }
@@ -294,7 +294,7 @@ impl Table {
                 )));
             };
             rows = rows.saturating_add(count);
-            // A picture takes a byte at least: nothing is allocated for rows that cannot be there.
+            // An image takes a byte at least: nothing is allocated for rows that cannot be there.
             if rows > length || pictures.num_values() != group.num_rows() {
                 return Err(wrong(format!("claims {rows} rows in {length} bytes")));
             }
@@ -384,7 +384,7 @@ impl Table {
         }
     }
 
-    /// The pictures of a group of rows.
+    /// The images of a group of rows.
     fn pictures(&self, group: usize) -> Result<Vec<Option<ByteArray>>> {
         guarded(&self.path, || {
             let reader = open_table(&self.path)?;
@@ -466,7 +466,7 @@ impl Tables {
             how,
             together: (UNPACKED / largest).max(1) as usize,
             // Groups are often of a hundred rows, and there may be many within a buffer: what is kept is bounded by images and bytes.
-            kept: Kept::new(2),
+            kept: Cache::new(2),
         })
     }
 

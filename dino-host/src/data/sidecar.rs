@@ -1,4 +1,4 @@
-//! Labels of pictures by a list that lies with them: `metadata.csv`, `labels.csv`, Tiny-ImageNet's `val_annotations.txt`, the lists of
+//! Labels of images by a list that lies with them: `metadata.csv`, `labels.csv`, Tiny-ImageNet's `val_annotations.txt`, the lists of
 //! ImageNet's validation images.
 
 use std::collections::HashMap;
@@ -9,10 +9,10 @@ use super::labels::{CLASS_NAMES, Classes};
 use super::list::{is_list, read};
 use super::parts::{self, Part};
 use super::table::{self, Table};
-use crate::image::is_picture;
+use crate::image::is_image_file;
 use crate::io::text::composed;
 
-/// Lists that are looked at, and folders above the pictures' in which ImageNet's list may lie, at most.
+/// Lists that are looked at, and folders above the images' in which ImageNet's list may lie, at most.
 const LISTS: usize = 64;
 const ABOVE: usize = 4;
 
@@ -95,8 +95,8 @@ fn one(list: &Path, images: &Images, known: Option<&Classes>) -> Result<Option<(
     let width = table.rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
     let named = |column: usize| {
         let named = table.column(column).filter(|cell| images.find(cell).is_some()).count();
-        // A label may be called as a picture is without its ending.
-        (named > 0).then(|| (table.column(column).any(|cell| is_picture(Path::new(cell))), named))
+        // A label may be called as an image is without its ending.
+        (named > 0).then(|| (table.column(column).any(|cell| is_image_file(Path::new(cell))), named))
     };
     // Among equals the first; `max_by_key` gives the last.
     let Some((path, _)) = (0..width).filter_map(|c| Some((c, named(c)?))).rev().max_by_key(|(_, named)| *named) else {

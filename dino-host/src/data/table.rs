@@ -1,11 +1,11 @@
-//! Lists of pictures as spreadsheets, pandas, Kaggle and Hugging Face write them: which column is the path, which the label.
+//! Lists of images as spreadsheets, pandas, Kaggle and Hugging Face write them: which column is the path, which the label.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::parts;
 use crate::error::{Error, Result};
-use crate::image::is_picture;
+use crate::image::is_image_file;
 
 /// Rows of cells, and the names of the columns where the first line has them.
 pub(super) struct Table {
@@ -81,7 +81,7 @@ const LABELS: [&str; 24] = [
     "predictionstring",
 ];
 const PARTS: [&str; 7] = ["split", "set", "subset", "partition", "phase", "part", "fold"];
-/// Columns that are text about a picture, not its class.
+/// Columns that are text about an image, not its class.
 const PROSE: [&str; 8] = ["text", "caption", "captions", "description", "prompt", "url", "title", "comment"];
 
 fn plain(name: &str) -> String {
@@ -89,7 +89,7 @@ fn plain(name: &str) -> String {
 }
 
 fn picture(cell: &str) -> bool {
-    is_picture(Path::new(cell))
+    is_image_file(Path::new(cell))
 }
 
 /// The cells of a list. `there`: whether a file of that name lies beside the list (lines that begin with `#` are comments but for
@@ -120,13 +120,13 @@ pub(super) fn parse(path: &Path, text: &str, there: &dyn Fn(&str) -> bool) -> Re
     Ok(table)
 }
 
-/// Whether the line is a picture's name that begins with `#`, and more.
+/// Whether the line is an image's name that begins with `#`, and more.
 fn separated(line: &str, there: &dyn Fn(&str) -> bool) -> bool {
     let end = line.find(['\t', ',', ';']).or_else(|| line.rfind(char::is_whitespace));
     end.is_some_and(|end| there(line[..end].trim()))
 }
 
-/// What separates the cells: of those that the first line has the one that leaves pictures' names and that all lines have equally
+/// What separates the cells: of those that the first line has the one that leaves images' names and that all lines have equally
 /// often; `None`: spaces, or nothing.
 fn delimiter(lines: &[&str]) -> Option<u8> {
     let cells = |line: &str, delimiter: char| -> Vec<String> {
@@ -225,7 +225,7 @@ impl Table {
         self.rows.iter().map(move |row| row.cells.get(column).map_or("", String::as_str))
     }
 
-    /// Which column is what. `found`: whether a cell leads to a picture that is there. The error says what is not clear.
+    /// Which column is what. `found`: whether a cell leads to an image that is there. The error says what is not clear.
     pub fn columns(&self, found: &dyn Fn(&str) -> bool) -> std::result::Result<Columns, String> {
         let width = self.rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
         let names: Vec<String> = (0..width).map(|c| self.header.get(c).map_or(String::new(), |n| plain(n))).collect();
@@ -266,7 +266,7 @@ impl Table {
     ) -> std::result::Result<usize, String> {
         let named = |c: usize| self.column(c).all(picture);
         let leads = |c: usize| self.column(c).take(10).any(|cell| !cell.is_empty() && found(cell));
-        // Columns of pictures' names, then such in which a picture's name is missing here and there, then those that lead to files.
+        // Columns of images' names, then such in which an image's name is missing here and there, then those that lead to files.
         let some = |c: usize| self.column(c).any(picture);
         let tests: [&dyn Fn(usize) -> bool; 3] = [&named, &some, &leads];
         for test in tests {

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 
 /// What could not be read so far. Shared by all threads of a run.
 #[derive(Default)]
-pub struct Faults {
+pub struct Unreadable {
     strict: bool,
     seen: Mutex<Seen>,
 }
@@ -21,7 +21,7 @@ type Key = (usize, String);
 struct Seen {
     /// Every image that cannot be read.
     found: HashSet<Key>,
-    /// Those that [`Faults::take`] has not given out yet, and why.
+    /// Those that [`Unreadable::take`] has not given out yet, and why.
     fresh: Vec<(Key, Error)>,
     /// Of the test part or not, and the names of those that an earlier part of the run has named already.
     before: HashSet<(bool, String)>,
@@ -29,7 +29,7 @@ struct Seen {
     count: usize,
     /// Their messages.
     causes: HashSet<String>,
-    /// Names of images whose file lacks its end mark and was decoded all the same, and how many of them [`Faults::endless`] has
+    /// Names of images whose file lacks its end mark and was decoded all the same, and how many of them [`Unreadable::endless`] has
     /// told of.
     endless: BTreeSet<String>,
     told: usize,
@@ -37,7 +37,7 @@ struct Seen {
 
 /// An image that cannot be read.
 #[derive(Clone, Debug)]
-pub struct Fault {
+pub struct UnreadableImage {
     /// Whether it is of the test part.
     pub of_test: bool,
     /// [`Dataset::name`]
@@ -50,10 +50,10 @@ pub struct Fault {
     pub first_of_cause: bool,
 }
 
-impl Faults {
+impl Unreadable {
     /// `strict`: the first image that cannot be read is an error.
-    pub fn new(strict: bool) -> Faults {
-        Faults { strict, ..Faults::default() }
+    pub fn new(strict: bool) -> Unreadable {
+        Unreadable { strict, ..Unreadable::default() }
     }
 
     /// Image `i` of the set; `None` where it cannot be read, which is noted.
@@ -66,7 +66,7 @@ impl Faults {
             Ok(image) => Ok(Some(image)),
             Err(e) if self.strict => Err(e),
             Err(error) => {
-                let (key, mut seen) = ((set.place(i), set.name(i)), self.seen());
+                let (key, mut seen) = ((set.identity(i), set.name(i)), self.seen());
                 if seen.found.insert(key.clone()) {
                     seen.fresh.push((key, error));
                 }
@@ -84,19 +84,20 @@ impl Faults {
 
     /// The images found since the last call, by name: the order in which threads come upon them means nothing. `test`: the set that is
     /// the test part, where it matters.
-    pub fn take(&self, test: Option<&dyn Dataset>) -> Vec<Fault> {
+    pub fn take(&self, test: Option<&dyn Dataset>) -> Vec<UnreadableImage> {
         let mut seen = self.seen();
         let fresh = std::mem::take(&mut seen.fresh).into_iter();
-        let mut fresh: Vec<_> =
-            fresh.map(|((set, image), error)| (image, test.is_some_and(|test| set == test.place(0)), error)).collect();
+        let mut fresh: Vec<_> = fresh
+            .map(|((set, image), error)| (image, test.is_some_and(|test| set == test.identity(0)), error))
+            .collect();
         fresh.retain(|(image, of_test, _)| !seen.before.contains(&(*of_test, image.clone())));
         fresh.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
-        let mut fault = |(image, of_test, error): (String, bool, Error)| {
+        let mut entry = |(image, of_test, error): (String, bool, Error)| {
             seen.count += 1;
             let first_of_cause = seen.causes.insert(error.message.clone());
-            Fault { of_test, image, error, count: seen.count, first_of_cause }
+            UnreadableImage { of_test, image, error, count: seen.count, first_of_cause }
         };
-        fresh.into_iter().map(&mut fault).collect()
+        fresh.into_iter().map(&mut entry).collect()
     }
 
     /// What is to be said of the images whose file lacks its end mark, if there are more than were told of.
@@ -114,7 +115,7 @@ impl Faults {
     }
 
     /// Prints those on stderr: for commands without a screen of their own.
-    pub fn say(&self) {
+    pub fn print(&self) {
         lines(&self.take(None)).iter().for_each(|line| errln!("{line}"));
         self.endless().iter().for_each(|line| errln!("{line}"));
     }
@@ -126,11 +127,11 @@ impl Faults {
 }
 
 /// What is said of images that were found together: a line a cause that has not been said yet.
-pub fn lines(faults: &[Fault]) -> Vec<String> {
-    let first = faults.iter().filter(|fault| fault.first_of_cause);
-    let line = |fault: &Fault| {
-        let same = faults.iter().rev().find(|other| other.error.message == fault.error.message);
-        let (message, count) = (&fault.error.message, same.map_or(fault.count, |last| last.count));
+pub fn lines(unreadable: &[UnreadableImage]) -> Vec<String> {
+    let first = unreadable.iter().filter(|entry| entry.first_of_cause);
+    let line = |entry: &UnreadableImage| {
+        let same = unreadable.iter().rev().find(|other| other.error.message == entry.error.message);
+        let (message, count) = (&entry.error.message, same.map_or(entry.count, |last| last.count));
         let many = if count == 1 { "" } else { "s" };
         format!("WARNING: {message}; left out, {count} image{many} so far (--strict stops instead)")
     };
@@ -165,22 +166,22 @@ mod tests {
         }
     }
 
-    fn found(faults: &Faults, set: &dyn Dataset, images: &[usize]) {
-        images.iter().for_each(|i| assert!(faults.image(set, *i).unwrap().is_none()));
+    fn found(unreadable: &Unreadable, set: &dyn Dataset, images: &[usize]) {
+        images.iter().for_each(|i| assert!(unreadable.image(set, *i).unwrap().is_none()));
     }
 
     #[test]
     fn images_are_counted_and_causes_are_said() {
-        let (train, test, faults) = (Gone("a.tar is gone"), Gone("b.tar is gone"), Faults::default());
-        found(&faults, &train, &[2, 0, 0]);
-        found(&faults, &test, &[0]);
-        let first = faults.take(Some(&test));
+        let (train, test, unreadable) = (Gone("a.tar is gone"), Gone("b.tar is gone"), Unreadable::default());
+        found(&unreadable, &train, &[2, 0, 0]);
+        found(&unreadable, &test, &[0]);
+        let first = unreadable.take(Some(&test));
         let named: Vec<_> = first.iter().map(|f| (f.image.as_str(), f.of_test, f.count)).collect();
         assert_eq!(named, [("0.png", false, 1), ("0.png", true, 2), ("2.png", false, 3)]);
         let said = lines(&first);
         assert!(said.len() == 2 && said[0].contains("a.tar is gone; left out, 3 images"), "{said:?}");
-        found(&faults, &train, &[0, 1, 2]);
-        let more = faults.take(Some(&test));
+        found(&unreadable, &train, &[0, 1, 2]);
+        let more = unreadable.take(Some(&test));
         assert_eq!((more.len(), more[0].count), (1, 4));
         assert!(lines(&more).is_empty(), "the cause has been said");
     }
@@ -188,13 +189,14 @@ mod tests {
     /// The set has been moved, so that its messages are others.
     #[test]
     fn what_was_named_before_a_resume_is_not_named_again() {
-        let (train, test, faults) = (Gone("moved/a.tar is gone"), Gone("moved/b.tar is gone"), Faults::default());
-        (0..2).for_each(|_| faults.know(false, Some("1.png")));
-        faults.know(true, Some("2.png"));
-        faults.know(false, None);
-        found(&faults, &train, &[1, 2]);
-        found(&faults, &test, &[2]);
-        let now = faults.take(Some(&test));
+        let (train, test, unreadable) =
+            (Gone("moved/a.tar is gone"), Gone("moved/b.tar is gone"), Unreadable::default());
+        (0..2).for_each(|_| unreadable.know(false, Some("1.png")));
+        unreadable.know(true, Some("2.png"));
+        unreadable.know(false, None);
+        found(&unreadable, &train, &[1, 2]);
+        found(&unreadable, &test, &[2]);
+        let now = unreadable.take(Some(&test));
         assert_eq!((now.len(), now[0].image.as_str(), now[0].of_test, now[0].count), (1, "2.png", false, 3));
     }
 }

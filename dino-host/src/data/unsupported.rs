@@ -1,4 +1,4 @@
-//! Files that look like pictures and are not read: counted, and said once by ending.
+//! Files that look like images and are not read: counted, and said once by ending.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,45 +6,45 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::labels::counted;
-use crate::image::unread_ending;
+use crate::image::unsupported_extension;
 
-/// Files that look like pictures and are not read.
+/// Files that look like images and are not read.
 #[derive(Default)]
-pub(super) struct Unread {
+pub(super) struct Unsupported {
     /// How many by their ending, and the first of them.
     endings: BTreeMap<String, (usize, PathBuf)>,
-    /// Those that begin as pictures do, under another ending or none.
+    /// Those that begin as images do, under another ending or none.
     disguised: (usize, PathBuf),
-    looked_into: usize,
+    opened: usize,
 }
 
-impl Unread {
-    /// Files whose first bytes are read at most; a folder may hold millions that are no pictures.
-    const LOOK_INTO: usize = 100;
-    /// Endings of files that are no pictures: not looked into.
+impl Unsupported {
+    /// Files whose first bytes are read at most; a folder may hold millions that are no images.
+    const OPENED: usize = 100;
+    /// Endings of files that are no images: not looked into.
     const OTHERS: [&str; 12] = ["txt", "csv", "tsv", "json", "jsonl", "xml", "md", "html", "py", "tar", "zip", "gz"];
 
     /// For a folder that has been gone through once: nothing is looked into again.
-    pub fn again() -> Unread {
-        Unread { looked_into: Unread::LOOK_INTO, ..Unread::default() }
+    pub fn again() -> Unsupported {
+        Unsupported { opened: Unsupported::OPENED, ..Unsupported::default() }
     }
 
     /// Takes note of a file that is not read.
     pub fn take(&mut self, path: &Path) {
-        if let Some(ending) = unread_ending(path) {
+        if let Some(ending) = unsupported_extension(path) {
             return count(self.endings.entry(ending).or_default(), 1, path);
         }
         let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-        if self.looked_into < Unread::LOOK_INTO && !Unread::OTHERS.contains(&ending.as_str()) {
-            self.looked_into += 1;
-            if begins_as_a_picture(path) {
+        if self.opened < Unsupported::OPENED && !Unsupported::OTHERS.contains(&ending.as_str()) {
+            self.opened += 1;
+            if begins_as_an_image(path) {
                 count(&mut self.disguised, 1, path);
             }
         }
     }
 
     /// Of another part of the same set.
-    pub fn add(&mut self, other: Unread) {
+    pub fn add(&mut self, other: Unsupported) {
         for (ending, (n, first)) in other.endings {
             count(self.endings.entry(ending).or_default(), n, &first);
         }
@@ -79,7 +79,7 @@ fn count((n, first): &mut (usize, PathBuf), more: usize, path: &Path) {
     *n += more;
 }
 
-fn begins_as_a_picture(path: &Path) -> bool {
+fn begins_as_an_image(path: &Path) -> bool {
     let mut first = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(16).read_to_end(&mut first));
     let begins = |magic: &[u8]| first.starts_with(magic);

@@ -23,7 +23,7 @@ pub fn check_patches(what: &str, [height, width]: [usize; 2], patch: usize) -> R
 }
 
 /// Planes (n, height, width) at another size, each pixel from the four around its place: output o lies at (o + 1/2) `step` - 1/2,
-/// held to the picture (torch's `interpolate(mode="bilinear", align_corners=False)`, OpenCV's `resize`; nothing is widened when
+/// held to the image (torch's `interpolate(mode="bilinear", align_corners=False)`, OpenCV's `resize`; nothing is widened when
 /// shrinking). `from`, `to`, `step`: (vertical, horizontal).
 pub fn bilinear(x: &[f32], from: [usize; 2], to: [usize; 2], step: [f64; 2]) -> Vec<f32> {
     let taps = |axis: usize| -> Vec<(usize, usize, f32)> {
@@ -53,7 +53,7 @@ fn mix(a: f32, b: f32, part: f32) -> f32 {
     (1.0 - part) * a + part * b
 }
 
-/// Normalised pixels (channels, height, width) of an image, bilinear as OpenCV makes it: rounded to 8 bits.
+/// Normalized pixels (channels, height, width) of an image, bilinear as OpenCV makes it: rounded to 8 bits.
 pub fn resized_pixels(image: &Image, to: [usize; 2], config: &Config) -> Vec<f32> {
     let from = [image.height, image.width];
     let mut bytes = planes::planes(image);

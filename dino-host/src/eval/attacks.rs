@@ -1,5 +1,5 @@
-//! Copies of an image as they come about: compressed, cropped, turned, blurred, recoloured, and all at once. The kinds are those of
-//! Copydays (Douze et al., "Evaluation of GIST descriptors for web-scale image search", 2009), made here so that any pictures will do;
+//! Copies of an image as they come about: compressed, cropped, turned, blurred, recolored, and all at once. The kinds are those of
+//! Copydays (Douze et al., "Evaluation of GIST descriptors for web-scale image search", 2009), made here so that any images will do;
 //! the numbers are not comparable with that set's, whose strong attacks were made by hand.
 
 use crate::error::{Error, Result};
@@ -25,8 +25,8 @@ pub enum Attack {
     /// Turned by 10 to 30 degrees to either side, the corners filled with the border's pixels.
     Turn,
     /// Brightness, contrast, saturation and hue, each far from what it was.
-    Colour,
-    /// Crop of a half, turn, flip, colour, blur and JPEG of quality 30, one after the other.
+    Color,
+    /// Crop of a half, turn, flip, color, blur and JPEG of quality 30, one after the other.
     Strong,
 }
 
@@ -44,7 +44,7 @@ impl Attack {
         Attack::Flip,
         Attack::Turn,
         Attack::Blur,
-        Attack::Colour,
+        Attack::Color,
         Attack::Strong,
     ];
 
@@ -85,9 +85,9 @@ impl Attack {
             }
             Attack::Turn => {
                 let degrees = rng.range(10.0, 30.0) * if rng.chance(0.5) { 1.0 } else { -1.0 };
-                turned(image, degrees.to_radians())
+                rotated(image, degrees.to_radians())
             }
-            Attack::Colour => {
+            Attack::Color => {
                 // To one side or the other, never near what it was.
                 let mut far = |near: f64, far: f64| {
                     let by = rng.range(near, far);
@@ -103,7 +103,7 @@ impl Attack {
             Attack::Strong => {
                 let mut copy = image.clone();
                 for step in
-                    [Attack::Crop(50), Attack::Turn, Attack::Flip, Attack::Colour, Attack::Blur, Attack::Quality(30)]
+                    [Attack::Crop(50), Attack::Turn, Attack::Flip, Attack::Color, Attack::Blur, Attack::Quality(30)]
                 {
                     copy = step.with(&copy, rng)?;
                 }
@@ -130,8 +130,8 @@ fn compressed(image: &Image, quality: u8) -> Result<Image> {
     decode_bytes(Path::new("a compressed copy"), &bytes, Decode { channels: image.channels, ..Decode::default() })
 }
 
-/// The image turned about its centre, bilinear; what lies outside repeats the border.
-fn turned(image: &Image, angle: f64) -> Image {
+/// The image turned about its center, bilinear; what lies outside repeats the border.
+fn rotated(image: &Image, angle: f64) -> Image {
     let (h, w, n) = (image.height, image.width, image.channels);
     let (sin, cos) = (libm::sin(angle), libm::cos(angle));
     let (cy, cx) = ((h - 1) as f64 / 2.0, (w - 1) as f64 / 2.0);
@@ -189,13 +189,13 @@ mod tests {
         let crop = Attack::Crop(80).make(&image, 0).unwrap();
         let share = (crop.width * crop.height) as f64 / (101.0 * 81.0);
         assert!((share - 0.2).abs() < 0.01, "{share}");
-        let centre = (40 * 101 + 50) * 3;
-        let around = turned(&image, std::f64::consts::FRAC_PI_2);
-        assert_eq!(around.pixels[centre..centre + 3], image.pixels[centre..centre + 3]);
-        // A quarter turn: the pixel to the right of the centre comes from below or above it.
-        let above = centre - 303;
-        let below = centre + 303;
-        let right = &around.pixels[centre + 3..centre + 6];
+        let center = (40 * 101 + 50) * 3;
+        let around = rotated(&image, std::f64::consts::FRAC_PI_2);
+        assert_eq!(around.pixels[center..center + 3], image.pixels[center..center + 3]);
+        // A quarter turn: the pixel to the right of the center comes from below or above it.
+        let above = center - 303;
+        let below = center + 303;
+        let right = &around.pixels[center + 3..center + 6];
         assert!(right == &image.pixels[above..above + 3] || right == &image.pixels[below..below + 3]);
     }
 }

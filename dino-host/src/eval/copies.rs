@@ -1,6 +1,6 @@
 //! Copy detection (the paper's table 4, official `eval_copy_detection.py`): which original an image was made from.
 //!
-//! An image, squashed to a square, is its class token and the generalised mean of its patch tokens side by side (2C numbers), whitened
+//! An image, squashed to a square, is its class token and the generalized mean of its patch tokens side by side (2C numbers), whitened
 //! where there are images to learn that from. The originals and distractors are ranked by cosine; what is below the first 20 does not
 //! count. The blocks are those of Copydays.
 
@@ -9,11 +9,11 @@ use super::attacks::Attack;
 use super::ranking::average_precision;
 use super::retrieval::{Files, rankings};
 use crate::config::Config;
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image::resize::{Filter, resize};
-use crate::image::{Decode, Image, is_picture, planes};
+use crate::image::{Decode, Image, is_image_file, planes};
 use crate::inference::dense::Dense;
 use crate::inference::features::Features;
 use crate::linalg::eigen;
@@ -29,8 +29,8 @@ const FLOOR: f64 = 1e-5;
 /// Images that go through the network at once hold at most so many tokens.
 const TOKENS: usize = 4096;
 
-/// The generalised mean of each column of (patches, C): (mean of max(x, 1e-6)^p)^(1/p).
-pub fn generalised_mean(patches: &[f32], c: usize, p: f64) -> Vec<f32> {
+/// The generalized mean of each column of (patches, C): (mean of max(x, 1e-6)^p)^(1/p).
+pub fn generalized_mean(patches: &[f32], c: usize, p: f64) -> Vec<f32> {
     let mut sums = vec![0.0f64; c];
     for row in patches.chunks(c) {
         sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += libm::pow(x.max(LEAST) as f64, p));
@@ -39,13 +39,13 @@ pub fn generalised_mean(patches: &[f32], c: usize, p: f64) -> Vec<f32> {
     sums.iter().map(|sum| libm::pow(sum / rows, 1.0 / p) as f32).collect()
 }
 
-/// Descriptors (images, 2C) of a set: class token, then the generalised mean with exponent `p`; images are squashed to `size` x `size`.
+/// Descriptors (images, 2C) of a set: class token, then the generalized mean with exponent `p`; images are squashed to `size` x `size`.
 pub fn describe<D: Device>(
     options: &D::Options,
     config: &Config,
     weights: &[f32],
     set: &dyn Dataset,
-    faults: &Faults,
+    unreadable: &Unreadable,
     size: usize,
     p: f64,
     mut tick: impl FnMut(),
@@ -63,7 +63,7 @@ pub fn describe<D: Device>(
             .par_chunks_mut(wide)
             .enumerate()
             .map(|(i, out)| {
-                let Some(image) = faults.image(set, first + i)? else { return Ok(false) };
+                let Some(image) = unreadable.image(set, first + i)? else { return Ok(false) };
                 let square = resize(&image, size, size, Filter::Bicubic);
                 out.copy_from_slice(&normalized(&planes::planes(&square), config));
                 Ok(true)
@@ -73,7 +73,7 @@ pub fn describe<D: Device>(
         for (i, (tokens, read)) in tokens.chunks((1 + patches) * c).zip(read?).enumerate() {
             if read {
                 rows.extend_from_slice(&tokens[..c]);
-                rows.extend(generalised_mean(&tokens[c..], c, p));
+                rows.extend(generalized_mean(&tokens[c..], c, p));
                 images.push(first + i);
             }
             tick();
@@ -172,10 +172,10 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Pictures of a folder, by name.
+/// Images of a folder, by name.
 fn pictures(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>()?;
-    let mut all: Vec<PathBuf> = entries.into_iter().filter(|p| p.is_file() && is_picture(p)).collect();
+    let mut all: Vec<PathBuf> = entries.into_iter().filter(|p| p.is_file() && is_image_file(p)).collect();
     all.retain(|p| !stem(p).starts_with('.'));
     all.sort();
     Ok(all)
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_generalised_mean_by_hand() {
-        let got = generalised_mean(&[1.0, -5.0, 2.0, -1.0], 2, 4.0);
+        let got = generalized_mean(&[1.0, -5.0, 2.0, -1.0], 2, 4.0);
         assert!((got[0] - (17.0f32 / 2.0).powf(0.25)).abs() < 1e-6 && (got[1] - 1e-6).abs() < 1e-12, "{got:?}");
     }
 

@@ -1,7 +1,7 @@
-//! The published weighted k-nearest-neighbours vote (official `eval_knn.py`): rows l2-normalised, cosine similarity, the k most
+//! The published weighted k-nearest-neighbors vote (official `eval_knn.py`): rows l2-normalized, cosine similarity, the k most
 //! similar bank rows vote for their class with weight exp(similarity / T).
 //!
-//! Only classes with a vote are answers: a query whose class none of its k neighbours has is wrong in top-5 too, however few classes
+//! Only classes with a vote are answers: a query whose class none of its k neighbors has is wrong in top-5 too, however few classes
 //! there are. Votes are compared by their logarithms, which hold at any temperature.
 
 use crate::error::{Error, Result};
@@ -24,8 +24,8 @@ pub struct Score {
     pub top5: f64,
 }
 
-/// Neighbours of every query, most similar first.
-pub struct Neighbours {
+/// Neighbors of every query, most similar first.
+pub struct Neighbors {
     k: usize,
     /// (queries, k).
     pub similarities: Vec<f32>,
@@ -34,7 +34,7 @@ pub struct Neighbours {
 }
 
 /// Each row divided by its length (at least 1e-12, as torch's `normalize`); a zero row stays zero.
-pub fn normalise(mut x: Array2<f32>) -> Array2<f32> {
+pub fn normalize(mut x: Array2<f32>) -> Array2<f32> {
     for mut row in x.axis_iter_mut(Axis(0)) {
         let length = row.iter().map(|&v| v as f64 * v as f64).sum::<f64>().sqrt().max(1e-12);
         match length as f32 {
@@ -53,9 +53,9 @@ const TILE: usize = 512;
 /// How many candidates a query gathers before it drops all but the best `k`: so many times `k`, and no fewer than 64.
 const GATHER: usize = 4;
 
-/// The `k` rows of `bank` most similar to each row of `queries` (fewer if the bank has fewer); both normalised. Among equals the
+/// The `k` rows of `bank` most similar to each row of `queries` (fewer if the bank has fewer); both normalized. Among equals the
 /// earlier row comes first, so the answer does not depend on how the work is cut.
-pub fn neighbours(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> Neighbours {
+pub fn neighbors(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> Neighbors {
     let (d, k) = (bank.ncols(), k.min(bank.nrows()));
     let bank = bank.as_standard_layout();
     let queries = queries.as_standard_layout();
@@ -92,14 +92,14 @@ pub fn neighbours(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> 
         similarities.extend(s);
         indices.extend(i);
     }
-    Neighbours { k, similarities, indices }
+    Neighbors { k, similarities, indices }
 }
 
-/// The `k` rows most similar to each row of a normalised set, the row itself left out (fewer if there are fewer others).
-pub fn leave_one_out(rows: ArrayView2<f32>, k: usize) -> Neighbours {
+/// The `k` rows most similar to each row of a normalized set, the row itself left out (fewer if there are fewer others).
+pub fn leave_one_out(rows: ArrayView2<f32>, k: usize) -> Neighbors {
     let n = rows.nrows();
     let k = k.min(n.saturating_sub(1));
-    let found = neighbours(rows, rows, k + 1);
+    let found = neighbors(rows, rows, k + 1);
     let (mut similarities, mut indices) = (Vec::with_capacity(n * k), Vec::with_capacity(n * k));
     for q in 0..n {
         // With many equal rows the row itself need not be among its k + 1 nearest: then the last one goes.
@@ -109,7 +109,7 @@ pub fn leave_one_out(rows: ArrayView2<f32>, k: usize) -> Neighbours {
             indices.push(found.indices[j]);
         });
     }
-    Neighbours { k, similarities, indices }
+    Neighbors { k, similarities, indices }
 }
 
 /// The more similar first; among equals the earlier row.
@@ -128,7 +128,7 @@ fn keep(best: &mut Vec<(f32, u32)>, k: usize) -> f32 {
     least
 }
 
-impl Neighbours {
+impl Neighbors {
     /// How many rows asked.
     fn queries(&self) -> usize {
         self.indices.len() / self.k.max(1)
@@ -158,7 +158,7 @@ impl Neighbours {
 }
 
 /// The class with most votes of the nearest `k`, a query; among classes with equal votes the first.
-pub fn predict(found: &Neighbours, bank_labels: &[u32], k: usize, temperature: f64) -> Vec<u32> {
+pub fn predict(found: &Neighbors, bank_labels: &[u32], k: usize, temperature: f64) -> Vec<u32> {
     let first = |q| found.answers(q, bank_labels, k, temperature).first().map_or(0, |answer| answer.0);
     (0..found.queries()).into_par_iter().map(first).collect()
 }
@@ -202,12 +202,12 @@ pub fn evaluate(
         return Err(Error::new(format!("the features in row {row} are not finite")).hint("are the weights sound?"));
     }
     let most = ks.iter().copied().max().unwrap_or(0);
-    let found = neighbours(normalise(bank).view(), normalise(queries).view(), most);
+    let found = neighbors(normalize(bank).view(), normalize(queries).view(), most);
     Ok(scores(&found, bank_labels, labels, ks, temperature))
 }
 
-/// The same of neighbours that have been found: at least as many as the largest k, or all there are.
-pub fn scores(found: &Neighbours, bank_labels: &[u32], labels: &[u32], ks: &[usize], temperature: f64) -> Vec<Score> {
+/// The same of neighbors that have been found: at least as many as the largest k, or all there are.
+pub fn scores(found: &Neighbors, bank_labels: &[u32], labels: &[u32], ks: &[usize], temperature: f64) -> Vec<Score> {
     let score = |&k: &usize| {
         let place = |(q, label): (usize, &u32)| {
             let answers = found.answers(q, bank_labels, k, temperature);
@@ -238,19 +238,19 @@ mod tests {
     #[test]
     fn predictions_and_confusion_by_hand() {
         let bank = circle(&[0.0, 10.0, 90.0, 180.0]);
-        let found = neighbours(bank.view(), circle(&[4.0, 100.0, 170.0, 50.0]).view(), 9);
+        let found = neighbors(bank.view(), circle(&[4.0, 100.0, 170.0, 50.0]).view(), 9);
         let labels = [1, 1, 0, 2];
         assert_eq!(predict(&found, &labels, 1, 0.07), [1, 0, 2, 1]);
         assert_eq!(confusion(&[1, 0, 2, 1], &[1, 0, 0, 2], 3), array![[1, 0, 1], [0, 1, 0], [0, 1, 0]]);
         // At a temperature so high that every vote weighs the same, all four vote and class 1 has two of them.
         assert_eq!(predict(&found, &labels, 4, 1e9), [1, 1, 1, 1]);
         // Equal votes: the first class. Classes without rows are none of them.
-        let twins = neighbours(circle(&[0.0, 0.0]).view(), circle(&[0.0]).view(), 2);
+        let twins = neighbors(circle(&[0.0, 0.0]).view(), circle(&[0.0]).view(), 2);
         assert_eq!(predict(&twins, &[3, 2], 2, 0.07), [2]);
     }
 
     /// Sums of exp(similarity / T), as the formula says.
-    fn plain_votes(found: &Neighbours, labels: &[u32], q: usize, temperature: f64) -> Vec<(u32, f64)> {
+    fn plain_votes(found: &Neighbors, labels: &[u32], q: usize, temperature: f64) -> Vec<(u32, f64)> {
         let mut votes = std::collections::BTreeMap::new();
         for j in q * found.k..(q + 1) * found.k {
             *votes.entry(labels[found.indices[j] as usize]).or_insert(0.0) +=
@@ -264,7 +264,7 @@ mod tests {
         // Similarities of both signs; class 1 has the most alike row, class 4 the most rows, class 2 the least alike.
         let bank = circle(&[10.0, 40.0, 41.0, 42.0, 43.0, 170.0, 175.0]);
         let labels = [1, 4, 4, 4, 4, 2, 3];
-        let found = neighbours(bank.view(), circle(&[0.0, 100.0]).view(), 7);
+        let found = neighbors(bank.view(), circle(&[0.0, 100.0]).view(), 7);
         for temperature in [0.01, 0.07, 1.0, 50.0] {
             for q in 0..2 {
                 let mut want = plain_votes(&found, &labels, q, temperature);
@@ -289,7 +289,7 @@ mod tests {
         }
         assert_eq!(order(0, 1e6), [4, 1, 2, 3]);
         // Only negative similarities.
-        let away = neighbours(circle(&[180.0, 170.0, 150.0]).view(), circle(&[0.0]).view(), 3);
+        let away = neighbors(circle(&[180.0, 170.0, 150.0]).view(), circle(&[0.0]).view(), 3);
         assert!(away.similarities.iter().all(|s| *s < 0.0));
         for temperature in [1e-6, 0.07] {
             let found: Vec<u32> = away.answers(0, &[0, 1, 2], 3, temperature).iter().map(|a| a.0).collect();
@@ -302,26 +302,26 @@ mod tests {
 
     #[test]
     fn classes_without_a_vote_are_no_answers() {
-        let found = neighbours(circle(&[0.0, 5.0, 50.0]).view(), circle(&[1.0]).view(), 3);
+        let found = neighbors(circle(&[0.0, 5.0, 50.0]).view(), circle(&[1.0]).view(), 3);
         let top5 = |label: u32, k| scores(&found, &[6, 5, 9], &[label], &[k], 0.07)[0].top5;
         // The two nearest are of the classes 6 and 5; of ten classes the third to fifth place stay empty.
         assert_eq!([5, 6, 0, 9].map(|label| top5(label, 2)), [100.0, 100.0, 0.0, 0.0]);
         assert_eq!((top5(9, 3), top5(6, 1), top5(5, 1)), (100.0, 100.0, 0.0));
         // Six classes with a vote: the last one is no longer among five.
-        let found = neighbours(circle(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]).view(), circle(&[0.0]).view(), 6);
+        let found = neighbors(circle(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]).view(), circle(&[0.0]).view(), 6);
         let six = scores(&found, &[0, 1, 2, 3, 4, 5], &[5], &[6], 0.07);
         assert_eq!((six[0].top1, six[0].top5), (0.0, 0.0));
     }
 
     #[test]
     fn rows_of_any_length_and_of_none() {
-        let long = normalise(array![[3e38f32, 3e38], [0.0, 0.0], [1e-30, 0.0], [1e-9, 0.0]]);
+        let long = normalize(array![[3e38f32, 3e38], [0.0, 0.0], [1e-30, 0.0], [1e-9, 0.0]]);
         let root = 0.5f32.sqrt();
         assert!((long[[0, 0]] - root).abs() < 1e-6 && (long[[0, 1]] - root).abs() < 1e-6, "{long}");
         assert_eq!(long.row(1), array![0.0, 0.0]);
         assert_eq!(long[[3, 0]], 1.0);
         assert!(long.iter().all(|x| x.is_finite()));
-        // All features zero: every similarity is zero, and the first rows are the neighbours.
+        // All features zero: every similarity is zero, and the first rows are the neighbors.
         let zero = evaluate(Array2::zeros((4, 3)), &[1, 0, 0, 1], Array2::zeros((2, 3)), &[1, 0], &[1, 99], 0.07);
         let zero = zero.unwrap();
         assert_eq!((zero[0].top1, zero[0].top5), (50.0, 50.0));
@@ -335,7 +335,7 @@ mod tests {
         // Five equal rows: each has the first others, although rows 3 and 4 are not among their own nearest three.
         let found = leave_one_out(circle(&[7.0; 5]).view(), 2);
         assert_eq!(found.indices, [1, 2, 0, 2, 0, 1, 0, 1, 0, 1]);
-        // More neighbours than there are others, and a set of one.
+        // More neighbors than there are others, and a set of one.
         assert_eq!(leave_one_out(circle(&[0.0, 5.0]).view(), 10).indices, [1, 0]);
         assert_eq!(leave_one_out(circle(&[0.0]).view(), 10).indices.len(), 0);
     }

@@ -27,7 +27,7 @@ pub struct Optimum {
 
 /// Searches from `x` until no element of the gradient is above `stop` in size, or for `most` steps, or until no step along the
 /// descent direction makes the function smaller, which is where rounding ends the search. `f` writes the gradient and gives the value.
-pub fn minimise(mut x: Vec<f64>, stop: f64, most: usize, mut f: impl FnMut(&[f64], &mut [f64]) -> f64) -> Optimum {
+pub fn minimize(mut x: Vec<f64>, stop: f64, most: usize, mut f: impl FnMut(&[f64], &mut [f64]) -> f64) -> Optimum {
     let n = x.len();
     let (mut g, mut next, mut g_next) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
     let mut value = f(&x, &mut g);
@@ -137,24 +137,24 @@ mod tests {
             (0..20).map(|i| c(i) * (x[i] - i as f64).powi(2) / 2.0).sum()
         };
         // SciPy's L-BFGS-B with as many pairs takes 500 steps to the same gradient.
-        let found = minimise(vec![0.0; 20], 1e-6, 750, f);
+        let found = minimize(vec![0.0; 20], 1e-6, 750, f);
         assert!(found.gradient <= 1e-6, "{found:?}");
         assert!(found.x.iter().enumerate().all(|(i, x)| (x - i as f64).abs() <= 1e-6), "{found:?}");
     }
 
     #[test]
     fn ends_at_once_where_it_starts_well_and_in_time_where_there_is_no_optimum() {
-        let found = minimise(vec![0.0], 1e-9, 10, |x, g| {
+        let found = minimize(vec![0.0], 1e-9, 10, |x, g| {
             g[0] = x[0];
             x[0] * x[0] / 2.0
         });
         assert_eq!((found.iterations, found.value), (0, 0.0));
-        let found = minimise(vec![0.0], 1e-9, 10, |x, g| {
+        let found = minimize(vec![0.0], 1e-9, 10, |x, g| {
             g[0] = 1.0;
             x[0]
         });
         assert!(found.gradient == 1.0 && found.iterations <= 10);
-        let nowhere = minimise(vec![0.0], 1e-9, 10, |_, g| {
+        let nowhere = minimize(vec![0.0], 1e-9, 10, |_, g| {
             g[0] = f64::NAN;
             f64::NAN
         });

@@ -177,7 +177,7 @@ impl Heads {
     }
 
     /// What every head is worth on these images.
-    pub fn judge(&self, x: ArrayView2<f32>, labels: &[u32]) -> Vec<Score> {
+    pub fn evaluate(&self, x: ArrayView2<f32>, labels: &[u32]) -> Vec<Score> {
         let n = self.rates.len();
         let x = x.as_standard_layout();
         let (x, mut sums) = (x.as_slice().unwrap_or(&[]), vec![[0.0f64; 3]; n]);

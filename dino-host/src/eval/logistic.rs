@@ -1,13 +1,13 @@
 //! Low-shot: multinomial logistic regression on the frozen features of a few labelled images.
 //!
-//! Minimised over the weights W (classes, width) and biases b:
+//! Minimized over the weights W (classes, width) and biases b:
 //!
 //!   f(W, b) = 1/n sum_i -log softmax(W x_i + b)\[y_i\]  +  l2/2 |W|^2
 //!
 //! that is scikit-learn's `LogisticRegression` with C = 1 / (l2 n). Biases are not penalised. The search ends when no element of the
 //! gradient is above `stop` in size; f is l2-strongly convex in W, so that |W - optimum| <= |gradient| / l2.
 
-use super::lbfgs::minimise;
+use super::lbfgs::minimize;
 use super::scores::rank;
 use crate::error::{Error, Result};
 use crate::linalg::gemm::{self, View};
@@ -121,7 +121,7 @@ pub fn fit(x: ArrayView2<f32>, labels: &[u32], classes: usize, l2: f64, recipe: 
     let (mut losses, mut dw) = (vec![0.0f32; n], vec![0.0f32; size + classes]);
     // Many small problems are solved side by side, each on one thread; a large one on all. The bits are the same.
     let large = n * size > LARGE;
-    let product = if large { gemm::product } else { gemm::sgemm };
+    let product = if large { gemm::matmul } else { gemm::sgemm };
     let block = if large { n.div_ceil(rayon::current_num_threads()) } else { n }.max(1);
     let f = |at: &[f64], g: &mut [f64]| {
         weights.iter_mut().zip(at).for_each(|(w, &x)| *w = x as f32);
@@ -152,7 +152,7 @@ pub fn fit(x: ArrayView2<f32>, labels: &[u32], classes: usize, l2: f64, recipe: 
         g.iter_mut().zip(&at[..size]).for_each(|(g, w)| *g += l2 * w);
         part * loss + l2 / 2.0 * penalty
     };
-    let found = minimise(begin, recipe.stop, recipe.most, f);
+    let found = minimize(begin, recipe.stop, recipe.most, f);
     Fit {
         weight: Array2::from_shape_vec((classes, width), found.x[..size].to_vec()).expect("as many"),
         bias: found.x[size..].to_vec(),
@@ -320,7 +320,7 @@ fn choose(x: ArrayView2<f32>, labels: &[u32], classes: usize, recipe: &Recipe) -
 fn scaled(how: Scale, mut x: Array2<f32>, mut test: Array2<f32>) -> (Array2<f32>, Array2<f32>) {
     match how {
         Scale::None => (x, test),
-        Scale::L2 => (super::knn::normalise(x), super::knn::normalise(test)),
+        Scale::L2 => (super::knn::normalize(x), super::knn::normalize(test)),
         Scale::Standard => {
             let n = x.nrows() as f64;
             for (mut a, mut b) in x.columns_mut().into_iter().zip(test.columns_mut()) {

@@ -8,9 +8,9 @@
 pub const BOUNDARY: f64 = 0.008;
 
 /// Jaccard index over the judged pixels: |A and B| / |A or B|; 1 for two empty masks.
-pub fn region(found: &[bool], exact: &[bool], judged: &[bool]) -> f64 {
+pub fn region(found: &[bool], exact: &[bool], scored: &[bool]) -> f64 {
     let (mut both, mut any) = (0usize, 0usize);
-    for ((&a, &b), _) in found.iter().zip(exact).zip(judged).filter(|(_, judged)| **judged) {
+    for ((&a, &b), _) in found.iter().zip(exact).zip(scored).filter(|(_, scored)| **scored) {
         both += (a && b) as usize;
         any += (a || b) as usize;
     }
@@ -19,10 +19,10 @@ pub fn region(found: &[bool], exact: &[bool], judged: &[bool]) -> f64 {
 
 /// F of two masks (rows of `width`) over the judged pixels; others count as background. 1 for two masks without a boundary, 0 where one
 /// has none. `part`: the tolerance, a part of the diagonal, rounded up to whole pixels.
-pub fn boundary(found: &[bool], exact: &[bool], judged: &[bool], width: usize, part: f64) -> f64 {
+pub fn boundary(found: &[bool], exact: &[bool], scored: &[bool], width: usize, part: f64) -> f64 {
     let height = found.len() / width.max(1);
     let radius = libm::ceil(part * libm::sqrt((width * width + height * height) as f64)) as usize;
-    let edge = |mask: &[bool]| edge(&mask.iter().zip(judged).map(|(&m, &j)| m && j).collect::<Vec<_>>(), width);
+    let edge = |mask: &[bool]| edge(&mask.iter().zip(scored).map(|(&m, &j)| m && j).collect::<Vec<_>>(), width);
     let (found, exact) = (edge(found), edge(exact));
     let count = |mask: &[bool]| mask.iter().filter(|m| **m).count();
     let (of_found, of_exact) = (count(&found), count(&exact));
@@ -87,7 +87,7 @@ pub fn statistics(values: &[f64]) -> [f64; 3] {
 mod tests {
     use super::*;
 
-    /// A rectangle in a picture of 12 x 8.
+    /// A rectangle in an image of 12 x 8.
     fn block(top: usize, left: usize, height: usize, width: usize) -> Vec<bool> {
         let inside = |at: usize, from: usize, n: usize| (from..from + n).contains(&at);
         (0..96).map(|i| inside(i / 12, top, height) && inside(i % 12, left, width)).collect()
@@ -119,7 +119,7 @@ mod tests {
         // Columns 3, 4, 5 of the rows 1 and 5 of the first ring (3 is one beside the other ring's column 4), rows 2 to 4 of column 5
         // (one beside column 4): 6 + 3; in the other ring columns 4, 5, 6 and column 4: 9 as well.
         assert_eq!(p, 9.0 / n);
-        // A tolerance as wide as the picture forgives everything.
+        // A tolerance as wide as the image forgives everything.
         assert_eq!(f(&one, &moved, 1.0), 1.0);
     }
 

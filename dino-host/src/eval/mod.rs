@@ -1,4 +1,4 @@
-//! What features can do: the k-nearest-neighbours vote, linear classifiers, where the attention falls, what patches follow in a video,
+//! What features can do: the k-nearest-neighbors vote, linear classifiers, where the attention falls, what patches follow in a video,
 //! which images are alike, which are copies.
 
 pub mod any_size;

@@ -1,7 +1,7 @@
 //! Attention against the masks of a folder (the paper's figure 4 on Pascal VOC): as [`attention`](super::attention), for images of any
 //! size.
 //!
-//! The shorter side of an image is resized to a given size, bicubic, and both are cut to whole patches around the centre; its mask goes
+//! The shorter side of an image is resized to a given size, bicubic, and both are cut to whole patches around the center; its mask goes
 //! the same way, by nearest pixels. Everything but 0 is the object; 255 beside other numbers is not judged.
 
 use std::collections::HashMap;
@@ -16,16 +16,16 @@ use crate::error::{Error, Result};
 use crate::image::enlarge::enlarge;
 use crate::image::masks::Mask;
 use crate::image::resize::{Filter, Region, Resizer};
-use crate::image::{Image, decode, is_picture};
+use crate::image::{Image, decode, is_image_file};
 
 /// An image and the mask of its object.
 pub type Pair = (PathBuf, PathBuf);
 
-/// The PNG files below `masks` and the pictures below `images` of the same path but for the ending. Images without a mask are left out.
+/// The PNG files below `masks` and the images below `images` of the same path but for the ending. Images without a mask are left out.
 /// Errors: a folder that cannot be listed, no mask, a mask without an image, two images for it.
 pub fn pairs(images: &Path, masks: &Path) -> Result<Vec<Pair>> {
     let mut by_stem: HashMap<PathBuf, PathBuf> = HashMap::new();
-    for path in files(images, &is_picture)? {
+    for path in files(images, &is_image_file)? {
         let stem = path.strip_prefix(images).unwrap_or(&path).with_extension("");
         if let Some(other) = by_stem.insert(stem, path.clone()) {
             return Err(Error::new(format!("{} and {} have one name", other.display(), path.display()))
@@ -84,7 +84,7 @@ pub fn evaluate<D: Device>(
     let mut scores = Vec::new();
     for (image, exact) in pairs {
         let exact_file = Mask::read(exact)?;
-        let (exact_mask, judged) = exact_file.numbered(exact_file.white());
+        let (exact_mask, scored) = exact_file.numbered(exact_file.white());
         let found = decode(image, config.decode())?;
         if (found.width, found.height) != (exact_mask.width, exact_mask.height) {
             return Err(Error::new(format!(
@@ -100,8 +100,8 @@ pub fn evaluate<D: Device>(
         tick();
         let (full, window) = fit(&image.display().to_string(), [found.height, found.width], size, config.patch_size)?;
         let object = cut(&exact_mask, full, window);
-        let judged = Mask { ids: judged.iter().map(|&j| j as u8).collect(), ..exact_mask };
-        let (object, judged) = (object, cut(&judged, full, window));
+        let scored = Mask { ids: scored.iter().map(|&j| j as u8).collect(), ..exact_mask };
+        let (object, scored) = (object, cut(&scored, full, window));
         if !object.iter().any(|o| *o) {
             continue;
         }
@@ -111,7 +111,7 @@ pub fn evaluate<D: Device>(
         let (grid, rows) = (network.grid(), network.attention(&pixels)?);
         for row in rows.chunks(grid[0] * grid[1]) {
             let found = enlarge(&mask(row, keep), grid, config.patch_size, to, false);
-            scores.push(region(&found, &object, &judged));
+            scores.push(region(&found, &object, &scored));
         }
     }
     match scores.len() / config.heads {
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_mask_goes_the_way_of_its_image() {
-        // 20 x 10 to 16 x 8, of which patches of 6 leave 12 x 6 around the centre.
+        // 20 x 10 to 16 x 8, of which patches of 6 leave 12 x 6 around the center.
         let (full, window) = fit("a", [10, 20], 8, 6).unwrap();
         assert_eq!((full, window), ((8, 16), Region { top: 1, left: 2, height: 6, width: 12 }));
         let ids = (0..200).map(|i| (i % 20 >= 10) as u8 * 255).collect();

@@ -1,13 +1,13 @@
 //! Image retrieval by class tokens (the paper's table 3, official `eval_image_retrieval.py`): the images of a bank by falling cosine.
 //!
 //! Images are made no longer than a given side (Pillow's `thumbnail`, Lanczos; its shortcut of decoding JPEG files at a fraction of
-//! their size is not taken) and go through the network whole, or in three scales whose tokens are added and normalised.
+//! their size is not taken) and go through the network whole, or in three scales whose tokens are added and normalized.
 
 use super::any_size::{AnySize, bilinear, check_patches, normalized};
-use super::knn::{neighbours, normalise};
+use super::knn::{neighbors, normalize};
 use super::ranking::{Protocol, Scores, Truth, ranks};
 use crate::config::Config;
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image::resize::{Filter, Region, resize, resized_crop};
@@ -78,14 +78,14 @@ pub fn tokens<D: Device>(
     network: &mut AnySize<D>,
     config: &Config,
     set: &dyn Dataset,
-    faults: &Faults,
+    unreadable: &Unreadable,
     most: usize,
     multi: bool,
     mut tick: impl FnMut(),
 ) -> Result<Features> {
     let (mut rows, mut images) = (Vec::new(), Vec::new());
     for i in 0..set.len() {
-        if let Some(image) = faults.image(set, i)? {
+        if let Some(image) = unreadable.image(set, i)? {
             rows.extend(token(network, config, &thumbnail(&image, most), multi, &set.name(i))?);
             images.push(i);
         }
@@ -95,7 +95,7 @@ pub fn tokens<D: Device>(
     Ok(Features { rows, images })
 }
 
-/// Every query's ranking of the bank, most alike first, `take`n in order. Rows need not be normalised.
+/// Every query's ranking of the bank, most alike first, `take`n in order. Rows need not be normalized.
 pub fn rankings(bank: Array2<f32>, queries: Array2<f32>, mut take: impl FnMut(usize, &[u32])) -> Result<()> {
     if bank.nrows() == 0 || queries.nrows() == 0 {
         return Err(Error::new(format!("{} queries and a bank of {} images", queries.nrows(), bank.nrows()))
@@ -104,10 +104,10 @@ pub fn rankings(bank: Array2<f32>, queries: Array2<f32>, mut take: impl FnMut(us
     if bank.iter().chain(&queries).any(|x| !x.is_finite()) {
         return Err(Error::new("the features of an image are not finite").hint("are the weights sound?"));
     }
-    let (bank, queries) = (normalise(bank), normalise(queries));
+    let (bank, queries) = (normalize(bank), normalize(queries));
     for first in (0..queries.nrows()).step_by(BLOCK) {
         let block = queries.slice(s![first..(first + BLOCK).min(queries.nrows()), ..]);
-        let found = neighbours(bank.view(), block, bank.nrows());
+        let found = neighbors(bank.view(), block, bank.nrows());
         found.indices.chunks(bank.nrows()).enumerate().for_each(|(i, ranking)| take(first + i, ranking));
     }
     Ok(())

@@ -54,7 +54,7 @@ pub struct PerClass {
 
 /// Predictions against labels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Judged {
+pub struct ClassScores {
     /// Percent that is right.
     pub top1: f64,
     /// Mean of the classes' shares, percent: what `top1` would be were all classes equally frequent.
@@ -65,9 +65,9 @@ pub struct Judged {
     pub confusion: Option<Vec<Vec<u64>>>,
 }
 
-impl Judged {
+impl ClassScores {
     /// Both below `classes.len()`, and as many of one as of the other.
-    pub fn new(predicted: &[u32], labels: &[u32], classes: &[String]) -> Judged {
+    pub fn new(predicted: &[u32], labels: &[u32], classes: &[String]) -> ClassScores {
         let (mut images, mut right) = (vec![0u64; classes.len()], vec![0u64; classes.len()]);
         for (p, &l) in predicted.iter().zip(labels) {
             images[l as usize] += 1;
@@ -82,7 +82,7 @@ impl Judged {
         let shares: Vec<f64> = per_class.iter().filter_map(|c| c.top1).collect();
         let small = classes.len() <= MOST_CLASSES;
         let rows = |counts: ndarray::Array2<u64>| counts.rows().into_iter().map(|r| r.to_vec()).collect();
-        Judged {
+        ClassScores {
             top1: percent(right.iter().sum(), labels.len() as u64).unwrap_or(0.0),
             mean_class: shares.iter().sum::<f64>() / shares.len().max(1) as f64,
             per_class,
@@ -154,15 +154,18 @@ mod tests {
 
     #[test]
     fn shares_by_hand() {
-        let judged = Judged::new(&[0, 0, 1, 2], &[0, 1, 1, 0], &names(4));
-        assert_eq!(judged.top1, 50.0);
-        assert_eq!(judged.per_class.iter().map(|c| c.top1).collect::<Vec<_>>(), [Some(50.0), Some(50.0), None, None]);
-        assert_eq!(judged.mean_class, 50.0);
-        assert_eq!(judged.confusion.unwrap(), [[1, 0, 1, 0], [1, 1, 0, 0], [0; 4], [0; 4]]);
+        let class_scores = ClassScores::new(&[0, 0, 1, 2], &[0, 1, 1, 0], &names(4));
+        assert_eq!(class_scores.top1, 50.0);
+        assert_eq!(
+            class_scores.per_class.iter().map(|c| c.top1).collect::<Vec<_>>(),
+            [Some(50.0), Some(50.0), None, None]
+        );
+        assert_eq!(class_scores.mean_class, 50.0);
+        assert_eq!(class_scores.confusion.unwrap(), [[1, 0, 1, 0], [1, 1, 0, 0], [0; 4], [0; 4]]);
         // The rare class is missed: the mean over classes shows it, the share of images hardly.
-        let judged = Judged::new(&[0; 10], &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1], &names(2));
-        assert_eq!((judged.top1, judged.mean_class), (90.0, 50.0));
-        assert!(Judged::new(&[0], &[0], &names(2001)).confusion.is_none());
+        let class_scores = ClassScores::new(&[0; 10], &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1], &names(2));
+        assert_eq!((class_scores.top1, class_scores.mean_class), (90.0, 50.0));
+        assert!(ClassScores::new(&[0], &[0], &names(2001)).confusion.is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Video object segmentation without training (the paper's table 5): the first frame's masks are carried on by the likeness of patches
 //! ([`super::propagate`]) and judged as DAVIS does ([`super::measures`]).
 //!
-//! Published: shorter side 480, the other one cut to a multiple of 64 whatever that does to the picture's shape (a quirk, `multiple`),
+//! Published: shorter side 480, the other one cut to a multiple of 64 whatever that does to the image's shape (a quirk, `multiple`),
 //! patch tokens of the last block. Every frame but the first and the last is judged.
 
 use rayon::prelude::*;
@@ -16,7 +16,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image::masks::{Mask, White, palette};
 use crate::image::png::write_png;
-use crate::image::{Decode, Image, decode, is_picture};
+use crate::image::{Decode, Image, decode, is_image_file};
 
 /// Frames and masks of one video.
 #[derive(Clone, Debug)]
@@ -137,9 +137,9 @@ fn folders(folder: &Path) -> Vec<PathBuf> {
     list(folder).unwrap_or_default().into_iter().filter(|p| p.is_dir()).collect()
 }
 
-/// Pictures of a folder.
+/// Images of a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    list(folder).unwrap_or_default().into_iter().filter(|p| p.is_file() && is_picture(p)).collect()
+    list(folder).unwrap_or_default().into_iter().filter(|p| p.is_file() && is_image_file(p)).collect()
 }
 
 /// (height, width) of a frame as the network sees it: the shorter side `size`, the longer one cut to a multiple, both whole patches.
@@ -148,13 +148,13 @@ pub fn frame_size([height, width]: [usize; 2], recipe: &Recipe, patch: usize) ->
     let step = if recipe.multiple.is_multiple_of(patch) && recipe.multiple > 0 { recipe.multiple } else { patch };
     let (least, most) = (height.min(width).max(1) as u128, height.max(width) as u128);
     let long = usize::try_from(recipe.size as u128 * most / least).unwrap_or(usize::MAX);
-    // A small picture is not cut to nothing.
+    // A small image is not cut to nothing.
     let long = if long / step == 0 { long / patch * patch } else { long / step * step };
     if height > width { [long, short] } else { [short, long] }
 }
 
 /// A sequence with its masks read.
-pub struct Judge {
+pub struct Scorer {
     /// The first mask, numbered.
     first: Mask,
     white: White,
@@ -164,10 +164,10 @@ pub struct Judge {
     exact: Vec<(usize, Mask, Vec<bool>)>,
 }
 
-impl Judge {
+impl Scorer {
     /// Reads the masks: the first, and of the frames between it and the last those that have one (of two frames the second).
     /// Errors: masks of different sizes.
-    pub fn new(sequence: &Sequence) -> Result<Judge> {
+    pub fn new(sequence: &Sequence) -> Result<Scorer> {
         let read = |path: &Path| Mask::read(path);
         let path = sequence.masks[0].as_deref().ok_or_else(|| {
             Error::new(format!("{} has no mask of its first frame", sequence.name)).hint("it says what to follow")
@@ -179,9 +179,9 @@ impl Judge {
         objects.sort_unstable();
         objects.dedup();
         let n = sequence.frames.len();
-        let judged = if n == 2 { 1..2 } else { 1..n.max(1) - usize::from(n > 1) };
+        let scored = if n == 2 { 1..2 } else { 1..n.max(1) - usize::from(n > 1) };
         let mut exact = Vec::new();
-        for i in judged {
+        for i in scored {
             let Some(path) = &sequence.masks[i] else { continue };
             let mask = read(path)?;
             if (mask.width, mask.height) != (first.width, first.height) {
@@ -195,10 +195,10 @@ impl Judge {
                 ))
                 .hint("all frames and masks of a sequence have one size"));
             }
-            let (mask, judged) = mask.numbered(white);
-            exact.push((i, mask, judged));
+            let (mask, scored) = mask.numbered(white);
+            exact.push((i, mask, scored));
         }
-        Ok(Judge { first, white, objects, exact })
+        Ok(Scorer { first, white, objects, exact })
     }
 
     /// Frames that are judged.
@@ -213,9 +213,9 @@ impl Judge {
             let values: Vec<[f64; 2]> = self
                 .exact
                 .par_iter()
-                .map(|(i, exact, judged)| {
+                .map(|(i, exact, scored)| {
                     let (a, b) = (of(&found[*i].ids), of(&exact.ids));
-                    [measures::region(&a, &b, judged), measures::boundary(&a, &b, judged, exact.width, BOUNDARY)]
+                    [measures::region(&a, &b, scored), measures::boundary(&a, &b, scored, exact.width, BOUNDARY)]
                 })
                 .collect();
             let all = |k: usize| measures::statistics(&values.iter().map(|v| v[k]).collect::<Vec<_>>());
@@ -243,13 +243,13 @@ pub fn follow<D: Device>(
     network: &mut AnySize<D>,
     config: &Config,
     sequence: &Sequence,
-    judge: &Judge,
+    scorer: &Scorer,
     recipe: &Recipe,
     mut tick: impl FnMut(),
 ) -> Result<Vec<Mask>> {
-    let classes = judge.objects.iter().copied().max().unwrap_or(0) as usize + 1;
-    let full = [judge.first.height, judge.first.width];
-    let mut found = vec![judge.first.clone()];
+    let classes = scorer.objects.iter().copied().max().unwrap_or(0) as usize + 1;
+    let full = [scorer.first.height, scorer.first.width];
+    let mut found = vec![scorer.first.clone()];
     let mut propagation: Option<Propagation> = None;
     for path in &sequence.frames {
         let image = frame(path, config, full)?;
@@ -262,7 +262,7 @@ pub fn follow<D: Device>(
         let tokens = tokens[config.embed_dim..].to_vec();
         match &mut propagation {
             None => {
-                let small = judge.first.resized(grid[1], grid[0]);
+                let small = scorer.first.resized(grid[1], grid[0]);
                 propagation = Some(Propagation::new(recipe.params, grid, tokens, &small.ids, classes));
             }
             Some(p) => found.push(segment(p.next(tokens), classes, grid, config.patch_size, full)),
@@ -288,8 +288,8 @@ fn frame(path: &Path, config: &Config, [height, width]: [usize; 2]) -> Result<Im
 }
 
 /// Writes the masks to `out/NAME/STEM.png`, as DAVIS' own tools read results, and to `out/overlays/NAME/STEM.png` the frames with the
-/// objects in their colours.
-pub fn write(out: &Path, sequence: &Sequence, judge: &Judge, found: &[Mask], config: &Config) -> Result<()> {
+/// objects in their colors.
+pub fn write(out: &Path, sequence: &Sequence, scorer: &Scorer, found: &[Mask], config: &Config) -> Result<()> {
     let make = |folder: PathBuf| {
         fs::create_dir_all(&folder).map(|_| folder.clone()).map_err(|e| {
             Error::new(format!("cannot make the folder {}: {e}", folder.display())).hint("--out names another")
@@ -297,15 +297,15 @@ pub fn write(out: &Path, sequence: &Sequence, judge: &Judge, found: &[Mask], con
     };
     let masks = make(out.join(&sequence.name))?;
     let overlays = make(out.join("overlays").join(&sequence.name))?;
-    let colours = palette();
+    let colors = palette();
     for (path, mask) in sequence.frames.iter().zip(found) {
         let file = PathBuf::from(path.file_stem().unwrap_or_default()).with_extension("png");
-        judge.as_file(mask).write(&masks.join(&file))?;
+        scorer.as_file(mask).write(&masks.join(&file))?;
         let how = Decode { channels: 3, ..config.decode() };
         let image = decode(path, how)?;
         let blend = |(p, id): (&[u8], &u8)| -> [u8; 3] {
-            let colour = colours[*id as usize];
-            std::array::from_fn(|c| if *id == 0 { p[c] } else { ((p[c] as u16 + colour[c] as u16) / 2) as u8 })
+            let color = colors[*id as usize];
+            std::array::from_fn(|c| if *id == 0 { p[c] } else { ((p[c] as u16 + color[c] as u16) / 2) as u8 })
         };
         let pixels: Vec<u8> = image.pixels.chunks(3).zip(&mask.ids).flat_map(blend).collect();
         write_png(&overlays.join(&file), [image.width, image.height], &pixels)?;

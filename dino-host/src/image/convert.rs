@@ -8,12 +8,12 @@ use std::path::Path;
 
 /// Samples of 16 bits as 8, their highest value noted; see [`narrowed`].
 pub(crate) fn eight_bits(samples: &[u16], white: u16, channels: usize, alpha: bool) -> Vec<u8> {
-    let colour = samples.iter().enumerate().filter(|(i, _)| !alpha || i % channels != channels - 1);
-    set_highest(colour.map(|(_, x)| *x).max());
+    let color = samples.iter().enumerate().filter(|(i, _)| !alpha || i % channels != channels - 1);
+    set_highest(color.map(|(_, x)| *x).max());
     narrowed(samples, white, channels, alpha)
 }
 
-/// The image with the number of channels that is asked for: grey repeated, colours as their luma (ITU-R 601, in Pillow's
+/// The image with the number of channels that is asked for: gray repeated, colors as their luma (ITU-R 601, in Pillow's
 /// integers), transparency dropped on the way to either. `path` is for the error.
 pub(crate) fn converted(path: &Path, mut image: Image, alpha: bool, channels: usize) -> Result<Image> {
     let found = image.channels;
@@ -53,8 +53,8 @@ pub(crate) fn cmyk_to_rgb(&[c, m, y, k]: &[u8; 4]) -> [u8; 3] {
     })
 }
 
-/// The picture as its orientation tag (1 to 8) wants it seen.
-pub(super) fn turned(image: Image, orientation: u8) -> Image {
+/// The image as its orientation tag (1 to 8) wants it seen.
+pub(super) fn oriented(image: Image, orientation: u8) -> Image {
     if !(2..=8).contains(&orientation) {
         return image;
     }

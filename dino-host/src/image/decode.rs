@@ -1,4 +1,4 @@
-//! Picture files to pixels: PNG, JPEG, WebP, GIF, BMP, TIFF and PNM, told apart by content.
+//! Image files to pixels: PNG, JPEG, WebP, GIF, BMP, TIFF and PNM, told apart by content.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use image::codecs::pnm::PnmDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use super::convert::{converted, eight_bits, turned};
+use super::convert::{converted, eight_bits, oriented};
 use super::jpeg::Layout;
 use super::limits::{Found, MAX_BYTES, check_size, damaged, unsupported};
 use super::remark;
@@ -20,13 +20,13 @@ use super::{Decode, Image, end_marks, gif, tiff};
 use crate::error::{Error, Result};
 use crate::io::read_error;
 
-/// Decodes a picture file to 8 bits a channel: PNG, JPEG, WebP, GIF, BMP, TIFF or PNM, told apart by content. Of several
-/// pictures in one file (animations, TIFF pages) it is the first.
+/// Decodes an image file to 8 bits a channel: PNG, JPEG, WebP, GIF, BMP, TIFF or PNM, told apart by content. Of several
+/// images in one file (animations, TIFF pages) it is the first.
 ///
 /// 16 bits become 8 by rounding to the nearest, `how.white` and above are 255; with the whole range it is `(x + 128) / 257`,
-/// where Pillow drops the low byte, which is at most 1 less or more. Palettes become their colours, CMYK becomes RGB as Pillow's
+/// where Pillow drops the low byte, which is at most 1 less or more. Palettes become their colors, CMYK becomes RGB as Pillow's
 /// `convert("RGB")` makes it, transparency is dropped where 1 or 3 channels are asked for. A file whose end mark alone is
-/// missing is decoded; [`super::Faults`] counts such files.
+/// missing is decoded; [`super::Unreadable`] counts such files.
 ///
 /// Errors name the file: unreadable, empty, no such format, damaged, cut short, too large (32,768 pixels a side, 512 MiB
 /// decoded), or a number of channels that does not become `how.channels`.
@@ -100,7 +100,7 @@ fn decoded(path: &Path, bytes: &[u8], how: Decode) -> Result<Image> {
     if !ended {
         remark::set_endless();
     }
-    let image = if how.orient { turned(found.image, found.orientation) } else { found.image };
+    let image = if how.orient { oriented(found.image, found.orientation) } else { found.image };
     converted(path, image, found.alpha, how.channels)
 }
 
@@ -185,7 +185,7 @@ fn jpeg(path: &Path, bytes: &[u8], how: Decode) -> Result<(Found, bool)> {
     check_size(path, (width, height), u64::from(width) * u64::from(height) * 4)?;
     let mut bytes = Cow::Borrowed(bytes);
     if !layout.ended {
-        // A decoder fills what is missing with grey and says nothing; a training set full of grey halves should not go unnoticed.
+        // A decoder fills what is missing with gray and says nothing; a training set full of gray halves should not go unnoticed.
         if !layout.complete(&bytes) {
             return Err(cut_short(path, "JPEG"));
         }

@@ -1,4 +1,4 @@
-//! Files whose end mark alone is missing: all pixels are there, so the picture is used, and it is said.
+//! Files whose end mark alone is missing: all pixels are there, so the image is used, and it is said.
 
 use std::borrow::Cow;
 
@@ -55,7 +55,7 @@ pub(crate) fn gif_ended(bytes: &[u8]) -> bool {
         loop {
             at += match *bytes.get(at)? {
                 0x3b => return Some(()),
-                0x2c => 11 + table(*bytes.get(at + 9)?), // a picture: its place, colours and code size
+                0x2c => 11 + table(*bytes.get(at + 9)?), // an image: its place, colors and code size
                 0x21 => 2,                               // an extension: its kind
                 _ => return None,
             };

@@ -1,4 +1,4 @@
-//! GIF: the first picture of the file on its canvas.
+//! GIF: the first image of the file on its canvas.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use super::limits::{Found, MAX_BYTES, check_size, damaged};
 use super::{Image, end_marks};
 use crate::error::Result;
 
-/// The colours are those that Pillow's `convert("RGB")` finds: what the picture leaves free of the canvas has the transparent colour,
-/// or the first of the palette, and a picture that reaches beyond the canvas makes it larger.
+/// The colors are those that Pillow's `convert("RGB")` finds: what the image leaves free of the canvas has the transparent color,
+/// or the first of the palette, and an image that reaches beyond the canvas makes it larger.
 ///
 /// Errors: as of [`super::decode`].
 pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<(Found, bool)> {

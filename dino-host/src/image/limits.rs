@@ -15,7 +15,7 @@ pub(crate) struct Found {
     pub image: Image,
     /// The last channel is transparency.
     pub alpha: bool,
-    /// The orientation tag of EXIF and TIFF, 1 to 8; 1 leaves the picture as it is.
+    /// The orientation tag of EXIF and TIFF, 1 to 8; 1 leaves the image as it is.
     pub orientation: u8,
 }
 

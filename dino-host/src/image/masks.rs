@@ -1,6 +1,6 @@
-//! Masks of objects as files: PNG whose pixels are object numbers (a palette is only their colours), or one object in white.
+//! Masks of objects as files: PNG whose pixels are object numbers (a palette is only their colors), or one object in white.
 //!
-//! Pictures are decoded to colours elsewhere; here a pixel is the number that the file holds, as DAVIS and Pascal VOC mean it.
+//! Images are decoded to colors elsewhere; here a pixel is the number that the file holds, as DAVIS and Pascal VOC mean it.
 
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
@@ -35,20 +35,20 @@ pub enum White {
     Void,
 }
 
-/// The 256 colours of Pascal VOC and DAVIS: the bits of a number dealt out to red, green and blue, the lowest to the highest.
+/// The 256 colors of Pascal VOC and DAVIS: the bits of a number dealt out to red, green and blue, the lowest to the highest.
 pub fn palette() -> [[u8; 3]; 256] {
     std::array::from_fn(|id| {
-        let mut colour = [0; 3];
+        let mut color = [0; 3];
         for bit in 0..8 {
-            colour[bit % 3] |= ((id >> bit & 1) as u8) << (7 - bit / 3);
+            color[bit % 3] |= ((id >> bit & 1) as u8) << (7 - bit / 3);
         }
-        colour
+        color
     })
 }
 
 impl Mask {
-    /// Reads a PNG file: grey or palette of 1 to 8 bits (the numbers as they are), or colours, which must be those of [`palette`],
-    /// or black and white. Errors name the file: unreadable, no PNG, damaged, too large, 16 bits, an unknown colour.
+    /// Reads a PNG file: gray or palette of 1 to 8 bits (the numbers as they are), or colors, which must be those of [`palette`],
+    /// or black and white. Errors name the file: unreadable, no PNG, damaged, too large, 16 bits, an unknown color.
     pub fn read(path: &Path) -> Result<Mask> {
         let failed = |e: &dyn std::fmt::Display| {
             Error::new(format!("cannot read the mask {}: {e}", path.display()))
@@ -62,7 +62,7 @@ impl Mask {
         let info = reader.info();
         let (width, height, depth) = (info.width, info.height, info.bit_depth);
         let channels = info.color_type.samples();
-        let coloured = matches!(info.color_type, ColorType::Rgb | ColorType::Rgba);
+        let colored = matches!(info.color_type, ColorType::Rgb | ColorType::Rgba);
         if width.max(height) > MAX_SIDE || width == 0 || height == 0 {
             return Err(failed(&format!("it claims {width} x {height} pixels")));
         }
@@ -78,7 +78,7 @@ impl Mask {
         for row in packed.chunks(frame.line_size).take(height) {
             for x in 0..width {
                 ids.push(match bits {
-                    8 if coloured => {
+                    8 if colored => {
                         let c = &row[x * channels..][..3];
                         number([c[0], c[1], c[2]]).ok_or_else(|| failed(&format!("its colour {c:?} is no object's")))?
                     }
@@ -102,8 +102,8 @@ impl Mask {
             (VOID, White::Void) => 0,
             _ => id,
         };
-        let judged = self.ids.iter().map(|&id| id != VOID || white == White::Object).collect();
-        (Mask { ids: self.ids.iter().map(id).collect(), ..*self }, judged)
+        let scored = self.ids.iter().map(|&id| id != VOID || white == White::Object).collect();
+        (Mask { ids: self.ids.iter().map(id).collect(), ..*self }, scored)
     }
 
     /// At another size, each pixel from the nearest (Pillow's `NEAREST`): output o reads input floor((o + 1/2) n_in / n_out), the places
@@ -128,7 +128,7 @@ impl Mask {
         Mask { width, height, ids }
     }
 
-    /// Writes it as a PNG with the colours of [`palette`], as DAVIS' own tools read it.
+    /// Writes it as a PNG with the colors of [`palette`], as DAVIS' own tools read it.
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut bytes = Vec::new();
         let mut encoded = || -> std::result::Result<(), png::EncodingError> {
@@ -145,12 +145,12 @@ impl Mask {
     }
 }
 
-/// The object whose colour it is.
-fn number(colour: [u8; 3]) -> Option<u8> {
-    if colour == [255; 3] {
+/// The object whose color it is.
+fn number(color: [u8; 3]) -> Option<u8> {
+    if color == [255; 3] {
         return Some(VOID);
     }
-    palette().iter().position(|c| *c == colour).map(|id| id as u8)
+    palette().iter().position(|c| *c == color).map(|id| id as u8)
 }
 
 #[cfg(test)]
@@ -171,10 +171,10 @@ mod tests {
         let path = dir.path().join("a.png");
         mask.write(&path).unwrap();
         assert_eq!(Mask::read(&path).unwrap(), mask);
-        // The same in the palette's colours; white for what is not judged.
-        let colours: Vec<u8> =
+        // The same in the palette's colors; white for what is not judged.
+        let colors: Vec<u8> =
             mask.ids.iter().flat_map(|&id| if id == 255 { [255; 3] } else { palette()[id as usize] }).collect();
-        image::RgbImage::from_raw(3, 2, colours).unwrap().save(&path).unwrap();
+        image::RgbImage::from_raw(3, 2, colors).unwrap().save(&path).unwrap();
         assert_eq!(Mask::read(&path).unwrap(), mask);
         image::RgbImage::from_raw(1, 1, vec![1, 2, 3]).unwrap().save(&path).unwrap();
         assert!(Mask::read(&path).unwrap_err().to_string().contains("[1, 2, 3]"));
@@ -202,8 +202,8 @@ mod tests {
         assert_eq!(alone.numbered(White::Object), (Mask { ids: vec![0, 1, 0], ..alone.clone() }, vec![true; 3]));
         let beside = Mask { width: 3, height: 1, ids: vec![4, 255, 0] };
         assert_eq!(beside.white(), White::Void);
-        let (numbered, judged) = beside.numbered(White::Void);
-        assert_eq!((numbered.ids, judged), (vec![4, 0, 0], vec![true, false, true]));
+        let (numbered, scored) = beside.numbered(White::Void);
+        assert_eq!((numbered.ids, scored), (vec![4, 0, 0], vec![true, false, true]));
     }
 
     #[test]

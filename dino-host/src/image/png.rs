@@ -7,7 +7,7 @@ use image::{ExtendedColorType, ImageEncoder};
 use std::io::Write;
 use std::path::Path;
 
-/// Writes an RGB picture, `width * height * 3` bytes, as PNG.
+/// Writes an RGB image, `width * height * 3` bytes, as PNG.
 pub fn write_png(path: &Path, size: [usize; 2], rgb: &[u8]) -> Result<()> {
     let png = encode_png(size, rgb, ExtendedColorType::Rgb8)
         .map_err(|e| Error::new(format!("cannot write {}: {}", path.display(), e.message)))?;
@@ -15,10 +15,10 @@ pub fn write_png(path: &Path, size: [usize; 2], rgb: &[u8]) -> Result<()> {
 }
 
 /// The bytes of a PNG file.
-pub fn encode_png([width, height]: [usize; 2], pixels: &[u8], colour: ExtendedColorType) -> Result<Vec<u8>> {
+pub fn encode_png([width, height]: [usize; 2], pixels: &[u8], color: ExtendedColorType) -> Result<Vec<u8>> {
     let mut png = Vec::new();
     PngEncoder::new(&mut png)
-        .write_image(pixels, width as u32, height as u32, colour)
+        .write_image(pixels, width as u32, height as u32, color)
         .map_err(|e| Error::new(format!("a picture of {width} x {height} pixels does not become PNG: {e}")))?;
     Ok(png)
 }

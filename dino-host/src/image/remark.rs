@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-/// What there is to say of a picture beside its pixels.
+/// What there is to say of an image beside its pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Remark {
     /// The file's end mark is missing, though all its pixels are there.
@@ -12,11 +12,11 @@ pub(crate) struct Remark {
 }
 
 thread_local! {
-    /// Of the pictures that this thread decodes: they pass through data sets of every kind, which know nothing of it.
+    /// Of the images that this thread decodes: they pass through data sets of every kind, which know nothing of it.
     static REMARK: Cell<Remark> = const { Cell::new(Remark { endless: false, highest: None }) };
 }
 
-/// What `read` gives, and the remark on the picture that it decodes.
+/// What `read` gives, and the remark on the image that it decodes.
 pub(crate) fn remarked<T>(read: impl FnOnce() -> T) -> (T, Remark) {
     REMARK.take();
     let found = read();

@@ -1,4 +1,4 @@
-//! Pictures of 16 bits a channel: which value becomes 255, and what is left of a range that is not used to its end.
+//! Images of 16 bits a channel: which value becomes 255, and what is left of a range that is not used to its end.
 
 use std::fmt;
 use std::num::NonZeroU16;

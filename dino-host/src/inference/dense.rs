@@ -40,7 +40,7 @@ impl<D: Device> Dense<D> {
         self.grid
     }
 
-    /// Every row of the last layer norm (images, 1 + patches, C), the class token first, then the patches row by row, from normalised
+    /// Every row of the last layer norm (images, 1 + patches, C), the class token first, then the patches row by row, from normalized
     /// pixels (images, channels, height, width).
     pub fn tokens(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         self.device.upload(Pool::Acts, self.plan.pixels.0.at, pixels);
@@ -48,7 +48,7 @@ impl<D: Device> Dense<D> {
         self.download(self.plan.acts.y(), "features of an image are")
     }
 
-    /// Attention of the last block's class token on the patches, (images, heads, patches), from normalised pixels (images, channels,
+    /// Attention of the last block's class token on the patches, (images, heads, patches), from normalized pixels (images, channels,
     /// height, width). A row sums to 1 less what the class token keeps for itself.
     pub fn attention(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         let (plan, o) = (&self.plan, &mut self.device);
@@ -78,7 +78,7 @@ pub(crate) fn drawing_pools(config: &Config) -> Option<Pools> {
 }
 
 /// A backbone ready for images of any size.
-pub struct Look<'a, D: Device> {
+pub struct DenseExtractor<'a, D: Device> {
     options: &'a D::Options,
     /// Of the network that looks: as deep as the block that was asked for.
     pub config: Config,
@@ -90,7 +90,7 @@ pub struct Look<'a, D: Device> {
 }
 
 /// What the network saw, and its numbers for every patch.
-pub struct Seen {
+pub struct DenseOutput {
     /// Whole patches: `grid` times the patch's side.
     pub image: Image,
     /// Patches in a column and in a row.
@@ -99,7 +99,7 @@ pub struct Seen {
     pub numbers: Vec<f32>,
 }
 
-impl<'a, D: Device> Look<'a, D> {
+impl<'a, D: Device> DenseExtractor<'a, D> {
     /// `weights`: a backbone in the table's layout. `block`: the one that attends or gives the tokens, the first is 1; `None` is the
     /// last. `size`: the shorter side that images are resized to; 0 is the run's global crop.
     pub fn new(
@@ -108,7 +108,7 @@ impl<'a, D: Device> Look<'a, D> {
         weights: &'a [f32],
         block: Option<usize>,
         size: usize,
-    ) -> Result<Look<'a, D>> {
+    ) -> Result<DenseExtractor<'a, D>> {
         let short = if size == 0 { config.global_size } else { size };
         let (config, weights) = match block {
             Some(block) if block != config.depth => {
@@ -117,48 +117,52 @@ impl<'a, D: Device> Look<'a, D> {
             }
             _ => (config.clone(), Cow::Borrowed(weights)),
         };
-        Ok(Look { options, config, weights, short, network: None })
+        Ok(DenseExtractor { options, config, weights, short, network: None })
     }
 
     /// What the block's class token attends to, for every head a number a patch. A head's numbers sum to 1 less what the class token
     /// keeps for itself.
-    pub fn attention(&mut self, image: &Image) -> Result<Seen> {
-        let image = self.seen(image)?;
-        self.see(image, |network, pixels| network.attention(pixels))
+    pub fn attention(&mut self, image: &Image) -> Result<DenseOutput> {
+        let image = self.input(image)?;
+        self.infer(image, |network, pixels| network.attention(pixels))
     }
 
     /// The patches' tokens after the final layer norm.
-    pub fn tokens(&mut self, image: &Image) -> Result<Seen> {
-        let (image, width) = (self.seen(image)?, self.config.embed_dim);
+    pub fn tokens(&mut self, image: &Image) -> Result<DenseOutput> {
+        let (image, width) = (self.input(image)?, self.config.embed_dim);
         // The class token comes first.
-        self.see(image, |network, pixels| Ok(network.tokens(pixels)?.split_off(width)))
+        self.infer(image, |network, pixels| Ok(network.tokens(pixels)?.split_off(width)))
     }
 
-    /// [`Look::attention`] of an image scaled and cut around the centre to exactly `size` = (height, width), whole patches.
-    pub fn attention_at(&mut self, image: &Image, size: [usize; 2]) -> Result<Seen> {
+    /// [`DenseExtractor::attention`] of an image scaled and cut around the center to exactly `size` = (height, width), whole patches.
+    pub fn attention_at(&mut self, image: &Image, size: [usize; 2]) -> Result<DenseOutput> {
         let image = self.covering(image, size)?;
-        self.see(image, |network, pixels| network.attention(pixels))
+        self.infer(image, |network, pixels| network.attention(pixels))
     }
 
-    /// What [`Look::attention_at`] looks at. Where the size is the image's own, it is what [`Look::attention`] looks at.
+    /// What [`DenseExtractor::attention_at`] looks at. Where the size is the image's own, it is what [`DenseExtractor::attention`] looks at.
     pub fn covering(&self, image: &Image, size: [usize; 2]) -> Result<Image> {
         match self.size(image) {
-            Ok(own) if own == size => self.seen(image),
+            Ok(own) if own == size => self.input(image),
             _ => cover(image, size),
         }
     }
 
-    /// What the network sees of an image.
-    pub fn seen(&self, image: &Image) -> Result<Image> {
+    /// The input that is made of an image.
+    pub fn input(&self, image: &Image) -> Result<Image> {
         fit(image, self.short, self.config.patch_size)
     }
 
-    /// Height and width at which an image is seen.
+    /// Height and width of the input that is made of an image.
     pub fn size(&self, image: &Image) -> Result<[usize; 2]> {
-        fitted(image, self.short, self.config.patch_size).map(|(_, seen)| seen)
+        fitted(image, self.short, self.config.patch_size).map(|(_, cropped)| cropped)
     }
 
-    fn see(&mut self, image: Image, numbers: impl FnOnce(&mut Dense<D>, &[f32]) -> Result<Vec<f32>>) -> Result<Seen> {
+    fn infer(
+        &mut self,
+        image: Image,
+        numbers: impl FnOnce(&mut Dense<D>, &[f32]) -> Result<Vec<f32>>,
+    ) -> Result<DenseOutput> {
         let (config, augment) = (&self.config, self.config.augment());
         let (height, width) = (image.height, image.width);
         let mut pixels = vec![0.0; config.channels * height * width];
@@ -173,7 +177,7 @@ impl<'a, D: Device> Look<'a, D> {
             }
         };
         let numbers = numbers(network, &pixels)?;
-        Ok(Seen { grid: network.grid(), image, numbers })
+        Ok(DenseOutput { grid: network.grid(), image, numbers })
     }
 }
 
@@ -195,39 +199,39 @@ fn fitted(image: &Image, short: usize, patch: usize) -> Result<([usize; 2], [usi
             .hint(format!("up to {PATCHES} are drawn: a smaller --size, or cut the image")));
     }
     let long = long as usize;
-    let whole = if h <= w { [short, long] } else { [long, short] };
-    Ok((whole, whole.map(|n| n / patch * patch)))
+    let full = if h <= w { [short, long] } else { [long, short] };
+    Ok((full, full.map(|n| n / patch * patch)))
 }
 
-/// The image with its shorter side at `short`, bicubic, cut around the centre to whole patches.
+/// The image with its shorter side at `short`, bicubic, cut around the center to whole patches.
 pub fn fit(image: &Image, short: usize, patch: usize) -> Result<Image> {
-    let (whole, seen) = fitted(image, short, patch)?;
-    Ok(cut(image, whole, seen))
+    let (full, cropped) = fitted(image, short, patch)?;
+    Ok(cut(image, full, cropped))
 }
 
-/// The image as large as covers `seen` = (height, width), what is too much of it cut off on both sides.
-fn cover(image: &Image, seen: [usize; 2]) -> Result<Image> {
+/// The image as large as covers `cropped` = (height, width), what is too much of it cut off on both sides.
+fn cover(image: &Image, cropped: [usize; 2]) -> Result<Image> {
     let sides = [image.height, image.width];
     if sides.contains(&0) {
         return Err(Error::new(format!("an image of {} x {} pixels has nothing to see", sides[1], sides[0])));
     }
     // The side that decides is the one that needs more enlarging.
-    let by = if seen[0] * sides[1] >= seen[1] * sides[0] { 0 } else { 1 };
-    let whole = [0, 1].map(|i| ((sides[i] * seen[by] + sides[by] / 2) / sides[by]).max(seen[i]));
-    if whole.iter().any(|n| *n > PATCHES) {
+    let by = if cropped[0] * sides[1] >= cropped[1] * sides[0] { 0 } else { 1 };
+    let full = [0, 1].map(|i| ((sides[i] * cropped[by] + sides[by] / 2) / sides[by]).max(cropped[i]));
+    if full.iter().any(|n| *n > PATCHES) {
         return Err(Error::new(format!("an image of {} x {} pixels is too long and narrow", sides[1], sides[0]))
-            .hint(format!("it cannot become {} x {}: leave it out", seen[1], seen[0])));
+            .hint(format!("it cannot become {} x {}: leave it out", cropped[1], cropped[0])));
     }
-    Ok(cut(image, whole, seen))
+    Ok(cut(image, full, cropped))
 }
 
-/// The middle, `seen` = (height, width), of the image at the size `whole`.
-fn cut(image: &Image, whole: [usize; 2], seen: [usize; 2]) -> Image {
-    let [height, width] = seen;
-    let window = Region { top: (whole[0] - height) / 2, left: (whole[1] - width) / 2, height, width };
+/// The middle, `cropped` = (height, width), of the image at the size `full`.
+fn cut(image: &Image, full: [usize; 2], cropped: [usize; 2]) -> Image {
+    let [height, width] = cropped;
+    let window = Region { top: (full[0] - height) / 2, left: (full[1] - width) / 2, height, width };
     let mut pixels = Vec::new();
     let source = Region::whole(image.height, image.width);
-    Resizer::default().run(&mut pixels, image, source, whole.into(), window, Filter::Bicubic);
+    Resizer::default().run(&mut pixels, image, source, full.into(), window, Filter::Bicubic);
     Image { width, height, channels: image.channels, pixels: planes::interleaved(&pixels, image.channels) }
 }
 
@@ -257,14 +261,14 @@ pub(crate) mod tests {
 
     #[test]
     fn a_frame_of_another_size_covers_the_first_ones() {
-        let grey = |w: usize, h: usize| Image { width: w, height: h, channels: 1, pixels: vec![9; w * h] };
+        let gray = |w: usize, h: usize| Image { width: w, height: h, channels: 1, pixels: vec![9; w * h] };
         for (w, h) in [(24, 16), (100, 16), (16, 100), (1, 1), (7, 300)] {
-            assert_eq!(cover(&grey(w, h), [16, 24]).unwrap(), grey(24, 16), "{w} x {h}");
+            assert_eq!(cover(&gray(w, h), [16, 24]).unwrap(), gray(24, 16), "{w} x {h}");
         }
         // Twice as large: halved, nothing cut. Wider: the middle.
         assert_eq!(cover(&plain(24, 16), [16, 24]).unwrap(), plain(24, 16));
         let wide = Image { width: 6, height: 1, channels: 1, pixels: vec![1, 2, 3, 4, 5, 6] };
         assert_eq!(cover(&wide, [1, 2]).unwrap().pixels, [3, 4]);
-        assert!(cover(&grey(1, 30_000), [64, 64]).unwrap_err().to_string().contains("too long"));
+        assert!(cover(&gray(1, 30_000), [64, 64]).unwrap_err().to_string().contains("too long"));
     }
 }

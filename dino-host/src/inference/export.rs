@@ -1,7 +1,7 @@
 //! Features for other programs: one array of f32 in NumPy's or safetensors' format, and a list of whose rows they are.
 
 use crate::config::Config;
-use crate::data::{Dataset, Faults, Splits};
+use crate::data::{Dataset, Splits, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::inference::features::{Extractor, Tokens};
@@ -52,7 +52,7 @@ pub fn write<D: Device>(
     config: &Config,
     tokens: Tokens,
     splits: &Splits,
-    faults: &Faults,
+    unreadable: &Unreadable,
     format: Format,
     out: &Path,
 ) -> Result<String> {
@@ -74,7 +74,7 @@ pub fn write<D: Device>(
         file.write_all(&format.header(&shape(0)))?;
         let mut numbers = BufWriter::new(&mut *file);
         for (part, set) in parts {
-            let done = extractor.each(set, faults, |i, row| {
+            let done = extractor.each(set, unreadable, |i, row| {
                 let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
                 numbers.write_all(&bytes).map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))?;
                 let label = set.label(i).map_or(String::new(), |label| set.classes()[label as usize].clone());

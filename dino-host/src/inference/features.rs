@@ -1,7 +1,7 @@
 //! Features of a data set, by the backbone alone.
 
 use crate::config::Config;
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image::Image;
@@ -81,8 +81,8 @@ impl Features {
     }
 }
 
-/// How the pictures of a set become evaluation views: as the configuration says, or, where it leaves that to the set (`auto`), whole if
-/// the set's first picture has the crops' size already (then so do the others of a set made for such crops), else resized and cut.
+/// How the images of a set become evaluation views: as the configuration says, or, where it leaves that to the set (`auto`), whole if
+/// the set's first image has the crops' size already (then so do the others of a set made for such crops), else resized and cut.
 pub fn view_of(config: &Config, set: &dyn Dataset) -> EvalView {
     config.eval_view().unwrap_or_else(|| match first_readable(set) {
         Some(image) if (image.width, image.height) == (config.global_size, config.global_size) => EvalView::Whole,
@@ -166,7 +166,7 @@ impl<D: Device> Extractor<D> {
     pub fn each(
         &mut self,
         set: &dyn Dataset,
-        faults: &Faults,
+        unreadable: &Unreadable,
         mut take: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let (side, c) = (self.config.global_size, self.config.embed_dim);
@@ -179,7 +179,7 @@ impl<D: Device> Extractor<D> {
         let mut row = Vec::with_capacity(self.width());
         for first in (0..set.len()).step_by(count) {
             let here = count.min(set.len() - first);
-            let images = views(&mut pixels[..here * wide], set, faults, first, &self.config, view)?;
+            let images = views(&mut pixels[..here * wide], set, unreadable, first, &self.config, view)?;
             self.device.upload(Pool::Acts, input.0.at, &pixels);
             self.device.run(|o| self.plan.forward(o));
             self.device.download(Pool::Acts, acts.y().0.at, &mut rows);
@@ -211,10 +211,10 @@ impl<D: Device> Extractor<D> {
     }
 
     /// Features of a whole set, in its order. `tick` hears how many images are done.
-    pub fn run(&mut self, set: &dyn Dataset, faults: &Faults, mut tick: impl FnMut(usize)) -> Result<Features> {
+    pub fn run(&mut self, set: &dyn Dataset, unreadable: &Unreadable, mut tick: impl FnMut(usize)) -> Result<Features> {
         let width = self.width();
         let (mut rows, mut images) = (Vec::with_capacity(set.len() * width), Vec::with_capacity(set.len()));
-        self.each(set, faults, |i, row| {
+        self.each(set, unreadable, |i, row| {
             rows.extend_from_slice(row);
             images.push(i);
             tick(i + 1);
@@ -229,14 +229,14 @@ impl<D: Device> Extractor<D> {
 fn views(
     pixels: &mut [f32],
     set: &dyn Dataset,
-    faults: &Faults,
+    unreadable: &Unreadable,
     first: usize,
     config: &Config,
     view: EvalView,
 ) -> Result<Vec<usize>> {
     let (side, augment) = (config.global_size, config.augment());
     let views = pixels.par_chunks_mut(config.channels * side * side).enumerate().map(|(i, out)| {
-        Ok(faults.image(set, first + i)?.map(|image| {
+        Ok(unreadable.image(set, first + i)?.map(|image| {
             eval_view(&image, side, view, &augment.mean, &augment.std, out);
             first + i
         }))
@@ -245,12 +245,12 @@ fn views(
     Ok(read?.into_iter().flatten().collect())
 }
 
-/// Per-channel normalised pixels of the evaluation views (images, channels side^2): the baseline features must beat.
-pub fn pixels(set: &dyn Dataset, faults: &Faults, config: &Config) -> Result<Features> {
+/// Per-channel normalized pixels of the evaluation views (images, channels side^2): the baseline features must beat.
+pub fn pixels(set: &dyn Dataset, unreadable: &Unreadable, config: &Config) -> Result<Features> {
     let wide = config.channels * config.global_size * config.global_size;
     let mut all = Array2::zeros((set.len(), wide));
     let view = view_of(config, set);
-    let images = views(all.as_slice_mut().expect("a new array is contiguous"), set, faults, 0, config, view)?;
+    let images = views(all.as_slice_mut().expect("a new array is contiguous"), set, unreadable, 0, config, view)?;
     let rows = if images.len() == all.nrows() { all } else { all.select(Axis(0), &images) };
     Ok(Features { rows, images })
 }
@@ -291,9 +291,9 @@ mod tests {
         assert_ne!(tokens(&short, &kept), all);
         // The last two blocks and the mean patch, from the same.
         let set = data::builtin::Builtin::new(side, 3, data::builtin::Part::Test, 0);
-        let faults = Faults::new(true);
+        let unreadable = Unreadable::new(true);
         let mut blocks = Extractor::<Cpu>::last_blocks(2, true, &NoOptions {}, &config, &weights).unwrap();
-        let found = blocks.run(&set, &faults, |_| ()).unwrap().rows;
+        let found = blocks.run(&set, &unreadable, |_| ()).unwrap().rows;
         assert_eq!((found.dim(), blocks.width()), ((3, 3 * c), 3 * c));
         let mut view = vec![0.0; 3 * side * side];
         for (i, row) in found.rows().into_iter().enumerate() {

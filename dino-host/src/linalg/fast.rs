@@ -1,4 +1,4 @@
-//! exp and the normal distribution function in f32, written so that loops over them vectorise. Infinities and NaN come out as
+//! exp and the normal distribution function in f32, written so that loops over them vectorize. Infinities and NaN come out as
 //! they should. Every multiply-add is a fused one, written out, so that results are the same on every instruction set; where there
 //! is no such instruction they are slow.
 

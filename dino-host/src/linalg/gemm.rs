@@ -4,13 +4,13 @@
 //! the same order in whatever tile it lies (over k alone, in blocks of a fixed length), so tiles may be cut by the number of
 //! threads and the bits still do not depend on it; the tests below hold `sgemm` to that.
 //!
-//! What a product costs beyond its multiplications is packing. `matrixmultiply` packs a factor quickly only if neighbours lie along
+//! What a product costs beyond its multiplications is packing. `matrixmultiply` packs a factor quickly only if neighbors lie along
 //! the side it packs (columns of a, rows of b). The other way it takes element by element: hardly slower where the factor is in
 //! the cache, a quarter of a whole training step where it is not. So such a factor is turned first, block by block. Also measured
 //! (AVX-512, 146 GFLOP/s at best): 64 rows a tile 109, 176 rows 125, 350 rows 137; starting from a result that holds the bias
 //! (beta = 1) 107 against 131 for adding it afterwards, while the rows are in the cache.
 
-use super::transpose::turn;
+use super::transpose::transpose;
 use super::with_scratch;
 use rayon::prelude::*;
 use std::marker::PhantomData;
@@ -45,7 +45,7 @@ impl<'a> View<'a> {
         View { row: self.col, col: self.row, ..self }
     }
 
-    /// Whether `sgemm` packs it quickly as a left factor: its neighbours lie along columns (or nowhere, where turning would not help).
+    /// Whether `sgemm` packs it quickly as a left factor: its neighbors lie along columns (or nowhere, where turning would not help).
     fn lies_well(&self) -> bool {
         self.row == 1 || self.col != 1
     }
@@ -59,7 +59,7 @@ impl<'a> View<'a> {
             return self;
         }
         let ld = row_of(m);
-        turn(copy, ld, self.data, self.row, [m, k]);
+        transpose(copy, ld, self.data, self.row, [m, k]);
         View::transposed(copy, ld)
     }
 
@@ -85,7 +85,7 @@ const DEPTH: usize = 256;
 const WIDTH: usize = 768;
 const HEIGHT: usize = 384;
 
-/// How far apart rows of `len` elements lie in a turned copy: an odd number of cache lines, so that a column's neighbours share no
+/// How far apart rows of `len` elements lie in a turned copy: an odd number of cache lines, so that a column's neighbors share no
 /// set of the cache.
 pub(crate) const fn row_of(len: usize) -> usize {
     (len.div_ceil(16) | 1) * 16
@@ -154,16 +154,16 @@ impl Tile<'_> {
         let (room_a, room_b) = (room(a, height), room(b.flipped(), width));
         let depth = DEPTH.min(k);
         with_scratch(depth * (room_a + room_b), |scratch| {
-            let (turned_a, turned_b) = scratch.split_at_mut(depth * room_a);
+            let (transposed_a, transposed_b) = scratch.split_at_mut(depth * room_a);
             for at in (0..k).step_by(DEPTH) {
                 let depth = DEPTH.min(k - at);
                 let beta = if at == 0 { beta } else { 1.0 };
                 for j in (0..n).step_by(width) {
                     let cols = width.min(n - j);
-                    let b = b.from(at, j).flipped().along(turned_b, cols, depth).flipped();
+                    let b = b.from(at, j).flipped().along(transposed_b, cols, depth).flipped();
                     for i in (0..m).step_by(height) {
                         let rows = height.min(m - i);
-                        let a = a.from(i, at).along(turned_a, rows, depth);
+                        let a = a.from(i, at).along(transposed_a, rows, depth);
                         // SAFETY: within the tile, which is this task's alone.
                         unsafe { self.block([i, j], [rows, depth, cols], a, b, beta) };
                     }
@@ -231,7 +231,7 @@ fn tile_size(m: usize, n: usize) -> [usize; 2] {
 }
 
 /// c (m, n; rows `stride` apart) = a (m, k) b (k, n) + beta c, on all threads.
-pub fn product(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 3], beta: f32) {
+pub fn matmul(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 3], beta: f32) {
     let ([rows, cols], whole) = (tile_size(m, n), Whole::new(c, stride, m, n));
     let across = n.div_ceil(cols);
     (0..m.div_ceil(rows) * across).into_par_iter().for_each(|i| {
@@ -242,7 +242,7 @@ pub fn product(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize
     });
 }
 
-/// Rows of a block of a row-wise word whose partial sums are added up in order: cut by shape alone, so that the sums do not depend
+/// Rows of a block of a row-wise op whose partial sums are added up in order: cut by shape alone, so that the sums do not depend
 /// on the number of threads.
 pub fn row_block(rows: usize) -> usize {
     rows.div_ceil(16).next_multiple_of(32).clamp(64, 512)
@@ -267,7 +267,7 @@ fn rows_a_task(rows: usize) -> usize {
 pub fn linear(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
     let (rows, out) = (y.len() / b.len(), b.len());
     let Some(block) = by_rows(rows) else {
-        product(y, out, View::rows(x, inp), View::transposed(w, inp), [rows, inp, out], 0.0);
+        matmul(y, out, View::rows(x, inp), View::transposed(w, inp), [rows, inp, out], 0.0);
         return y.par_chunks_mut(rows_a_task(rows) * out).for_each(|y| super::rows::add_bias(y, b));
     };
     y.par_chunks_mut(block * out).zip(x.par_chunks(block * inp)).for_each(|(y, x)| {
@@ -280,7 +280,7 @@ pub fn linear(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
 pub fn linear_gelu(y: &mut [f32], pre: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
     let (rows, out) = (y.len() / b.len(), b.len());
     let Some(block) = by_rows(rows) else {
-        product(pre, out, View::rows(x, inp), View::transposed(w, inp), [rows, inp, out], 0.0);
+        matmul(pre, out, View::rows(x, inp), View::transposed(w, inp), [rows, inp, out], 0.0);
         let chunk = rows_a_task(rows) * out;
         let written = y.par_chunks_mut(chunk).zip(pre.par_chunks_mut(chunk));
         return written.for_each(|(y, pre)| super::rows::bias_gelu(y, pre, b));
@@ -295,7 +295,7 @@ pub fn linear_gelu(y: &mut [f32], pre: &mut [f32], x: &[f32], w: &[f32], b: &[f3
 /// dx (rows, inp) = dy (rows, out) w (out, inp).
 pub fn input_gradient(dx: &mut [f32], dy: &[f32], w: &[f32], inp: usize, out: usize) {
     let rows = dx.len() / inp;
-    product(dx, inp, View::rows(dy, out), View::rows(w, inp), [rows, out, inp], 0.0);
+    matmul(dx, inp, View::rows(dy, out), View::rows(w, inp), [rows, out, inp], 0.0);
 }
 
 /// Rows that a weight gradient takes at once: the column sums bring into the cache what the product then packs.
@@ -342,8 +342,8 @@ pub(crate) mod tests {
         {
             let (a, b, c) = (noise(m * k, 1), noise(k * n, 2), noise(m * n, 3));
             for (ta, tb, beta) in [(false, false, 0.0), (true, false, 1.0), (false, true, 0.0), (true, true, 1.0)] {
-                let view = |data, rows, cols, turned| {
-                    if turned { View::transposed(data, rows) } else { View::rows(data, cols) }
+                let view = |data, rows, cols, transposed| {
+                    if transposed { View::transposed(data, rows) } else { View::rows(data, cols) }
                 };
                 let (a, b) = (view(&a, m, k, ta), view(&b, k, n, tb));
                 let mut whole = c.clone();
@@ -366,7 +366,7 @@ pub(crate) mod tests {
                     assert!(tiled == whole, "{m} x {k} x {n} in tiles of {rows} x {cols}");
                 }
                 let mut parallel = c.clone();
-                product(&mut parallel, n, a, b, [m, k, n], beta);
+                matmul(&mut parallel, n, a, b, [m, k, n], beta);
                 assert!(parallel == whole, "{m} x {k} x {n} on all threads");
             }
         }

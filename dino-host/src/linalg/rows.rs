@@ -1,4 +1,4 @@
-//! Row kernels: loops that vectorise, compiled for AVX-512, AVX2 and the baseline and chosen at run time. All lanes are added in
+//! Row kernels: loops that vectorize, compiled for AVX-512, AVX2 and the baseline and chosen at run time. All lanes are added in
 //! the fixed order of `dino_kernel::ops`, and multiply-adds are fused where they say so, so every choice gives the same bits.
 
 use super::fast;

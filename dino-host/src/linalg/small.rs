@@ -18,7 +18,7 @@ const LANES: usize = 16;
 /// Each element of c (m, n; rows `ldc` apart) = a (m, k) b (k, n; rows `ldb` apart), added to what is there if `add`.
 /// One of a's strides is 1, k is not 0. Panics where a slice is shorter than its sizes say.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn product(c: &mut [f32], ldc: usize, a: View, b: &[f32], ldb: usize, [m, k, n]: [usize; 3], add: bool) {
+pub fn matmul(c: &mut [f32], ldc: usize, a: View, b: &[f32], ldb: usize, [m, k, n]: [usize; 3], add: bool) {
     assert!(k > 0 && (a.row == 1 || a.col == 1), "rows or columns of the left factor lie together");
     let wide = target_cfg_f!(target_feature = "avx512f");
     let fused = wide || target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64");
@@ -32,9 +32,9 @@ pub fn product(c: &mut [f32], ldc: usize, a: View, b: &[f32], ldb: usize, [m, k,
     }
 }
 
-/// V groups of columns at a time, then two, one, then what is left of one. `TURNED`: a's columns lie together, `lda` apart.
+/// V groups of columns at a time, then two, one, then what is left of one. `TRANSPOSED`: a's columns lie together, `lda` apart.
 #[inline(always)]
-fn columns<const V: usize, const FUSED: bool, const TURNED: bool>(
+fn columns<const V: usize, const FUSED: bool, const TRANSPOSED: bool>(
     c: &mut [f32],
     ldc: usize,
     a: &[f32],
@@ -48,18 +48,18 @@ fn columns<const V: usize, const FUSED: bool, const TURNED: bool>(
     while j < n {
         let (c, b) = (&mut c[j..], &b[j..]);
         j += match n - j {
-            left if left >= V * LANES => rows::<V, LANES, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
-            left if left >= 2 * LANES => rows::<2, LANES, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
-            LANES.. => rows::<1, LANES, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
-            8.. => rows::<1, 8, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
-            _ => rows::<1, 1, FUSED, TURNED>(c, ldc, a, lda, b, ldb, m, k, add),
+            left if left >= V * LANES => rows::<V, LANES, FUSED, TRANSPOSED>(c, ldc, a, lda, b, ldb, m, k, add),
+            left if left >= 2 * LANES => rows::<2, LANES, FUSED, TRANSPOSED>(c, ldc, a, lda, b, ldb, m, k, add),
+            LANES.. => rows::<1, LANES, FUSED, TRANSPOSED>(c, ldc, a, lda, b, ldb, m, k, add),
+            8.. => rows::<1, 8, FUSED, TRANSPOSED>(c, ldc, a, lda, b, ldb, m, k, add),
+            _ => rows::<1, 1, FUSED, TRANSPOSED>(c, ldc, a, lda, b, ldb, m, k, add),
         };
     }
 }
 
 /// V groups of L columns: six rows at a time, then four, two, one. Returns how many columns.
 #[inline(always)]
-fn rows<const V: usize, const L: usize, const FUSED: bool, const TURNED: bool>(
+fn rows<const V: usize, const L: usize, const FUSED: bool, const TRANSPOSED: bool>(
     c: &mut [f32],
     ldc: usize,
     a: &[f32],
@@ -72,12 +72,12 @@ fn rows<const V: usize, const L: usize, const FUSED: bool, const TURNED: bool>(
 ) -> usize {
     let mut i = 0;
     while i < m {
-        let (c, a) = (&mut c[i * ldc..], &a[if TURNED { i } else { i * lda }..]);
+        let (c, a) = (&mut c[i * ldc..], &a[if TRANSPOSED { i } else { i * lda }..]);
         i += match m - i {
-            6.. => block::<6, V, L, FUSED, TURNED>(c, ldc, a, lda, b, ldb, k, add),
-            4.. => block::<4, V, L, FUSED, TURNED>(c, ldc, a, lda, b, ldb, k, add),
-            2.. => block::<2, V, L, FUSED, TURNED>(c, ldc, a, lda, b, ldb, k, add),
-            _ => block::<1, V, L, FUSED, TURNED>(c, ldc, a, lda, b, ldb, k, add),
+            6.. => block::<6, V, L, FUSED, TRANSPOSED>(c, ldc, a, lda, b, ldb, k, add),
+            4.. => block::<4, V, L, FUSED, TRANSPOSED>(c, ldc, a, lda, b, ldb, k, add),
+            2.. => block::<2, V, L, FUSED, TRANSPOSED>(c, ldc, a, lda, b, ldb, k, add),
+            _ => block::<1, V, L, FUSED, TRANSPOSED>(c, ldc, a, lda, b, ldb, k, add),
         };
     }
     V * L
@@ -85,7 +85,7 @@ fn rows<const V: usize, const L: usize, const FUSED: bool, const TURNED: bool>(
 
 /// R rows of V groups of L columns. Returns how many rows.
 #[inline(always)]
-fn block<const R: usize, const V: usize, const L: usize, const FUSED: bool, const TURNED: bool>(
+fn block<const R: usize, const V: usize, const L: usize, const FUSED: bool, const TRANSPOSED: bool>(
     c: &mut [f32],
     ldc: usize,
     a: &[f32],
@@ -96,11 +96,11 @@ fn block<const R: usize, const V: usize, const L: usize, const FUSED: bool, cons
     add: bool,
 ) -> usize {
     let mut sums = [[[0.0f32; L]; V]; R];
-    let a_rows: [&[f32]; R] = std::array::from_fn(|r| if TURNED { &a[..0] } else { &a[r * lda..][..k] });
+    let a_rows: [&[f32]; R] = std::array::from_fn(|r| if TRANSPOSED { &a[..0] } else { &a[r * lda..][..k] });
     for p in 0..k {
         let row: [[f32; L]; V] = *b[p * ldb..][..V * L].as_chunks().0.as_array().expect("V groups");
         for r in 0..R {
-            let x = if TURNED { a[p * lda..][..R][r] } else { a_rows[r][p] };
+            let x = if TRANSPOSED { a[p * lda..][..R][r] } else { a_rows[r][p] };
             for v in 0..V {
                 for l in 0..L {
                     let (y, sum) = (row[v][l], &mut sums[r][v][l]);
@@ -129,7 +129,7 @@ mod tests {
             let (mut a, mut b, mut c) = (noise(m * k, 1), noise(k * n, 2), vec![0.0; m * n]);
             a[5 * k + 19] = bad;
             b[3 * n + 66] = bad;
-            product(&mut c, n, View::rows(&a, k), &b, n, [m, k, n], false);
+            matmul(&mut c, n, View::rows(&a, k), &b, n, [m, k, n], false);
             for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                 assert_eq!(c[i * n + j].is_finite(), i != 5 && j != 66, "{bad} at {i} {j}");
             }

@@ -5,7 +5,7 @@
 //! plain code 0.18; AVX-512, sixteen rows at a time, was no quicker than AVX2.
 
 /// y (cols; `ld` apart, `rows` each) = the transpose of x (rows; `stride` apart, `cols` each). What lies between y's rows stays.
-pub fn turn(y: &mut [f32], ld: usize, x: &[f32], stride: usize, [rows, cols]: [usize; 2]) {
+pub fn transpose(y: &mut [f32], ld: usize, x: &[f32], stride: usize, [rows, cols]: [usize; 2]) {
     if rows == 0 || cols == 0 {
         return;
     }
@@ -15,7 +15,7 @@ pub fn turn(y: &mut [f32], ld: usize, x: &[f32], stride: usize, [rows, cols]: [u
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the instructions are there, and the asserts above bound every element of both.
-        return unsafe { avx2::turn(y, ld, x, stride, [rows, cols]) };
+        return unsafe { avx2::transpose(y, ld, x, stride, [rows, cols]) };
     }
     plain(y, ld, x, stride, [rows, cols]);
 }
@@ -54,7 +54,7 @@ mod avx2 {
     /// # Safety
     /// AVX2 must be there, x hold `rows` rows of `cols` elements `stride` apart, y `cols` rows of `rows` elements `ld` apart.
     #[target_feature(enable = "avx2")]
-    pub unsafe fn turn(y: &mut [f32], ld: usize, x: &[f32], stride: usize, [rows, cols]: [usize; 2]) {
+    pub unsafe fn transpose(y: &mut [f32], ld: usize, x: &[f32], stride: usize, [rows, cols]: [usize; 2]) {
         let (whole, across) = (rows / 8 * 8, cols / 8 * 8);
         for i in (0..whole).step_by(8) {
             for j in (0..across).step_by(8) {
@@ -108,19 +108,19 @@ mod tests {
                 let x: Vec<f32> = (0..rows * stride).map(|i| i as f32).collect();
                 let mut want = vec![-1.0; cols * ld];
                 one_by_one(&mut want, ld, &x, stride, 0..rows, 0..cols);
-                for way in [turn, plain] {
+                for way in [transpose, plain] {
                     let mut y = vec![-1.0; cols * ld];
                     way(&mut y, ld, &x, stride, [rows, cols]);
                     assert!(y == want, "{rows} x {cols}");
                 }
             }
         }
-        turn(&mut [], 0, &[], 0, [0, 0]);
+        transpose(&mut [], 0, &[], 0, [0, 0]);
     }
 
     #[test]
     #[should_panic(expected = "do not fit")]
     fn more_than_there_is_is_refused() {
-        turn(&mut [0.0; 63], 8, &[0.0; 64], 8, [8, 8]);
+        transpose(&mut [0.0; 63], 8, &[0.0; 64], 8, [8, 8]);
     }
 }

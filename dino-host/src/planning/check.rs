@@ -1,4 +1,4 @@
-//! `check`: is this machine's arithmetic what the program takes it for? Every gradient against finite differences in f64, every word
+//! `check`: is this machine's arithmetic what the program takes it for? Every gradient against finite differences in f64, every op
 //! of the CPU backend against the reference, one thread against two.
 
 use crate::config::Config;
@@ -293,10 +293,7 @@ fn sound(stream_crops: bool) -> bool {
 
     let (worst, error, allowed) = words(&case);
     let agree = error <= allowed;
-    outln!(
-        "{}: CPU and reference in f32, word by word: worst {error:.1e} in {worst}, allowed {allowed:.1e}",
-        word(agree)
-    );
+    outln!("{}: CPU and reference in f32, op by op: worst {error:.1e} in {worst}, allowed {allowed:.1e}", word(agree));
     sound && agree
 }
 

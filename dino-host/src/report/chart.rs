@@ -21,7 +21,7 @@ pub struct Place {
     pub max: f64,
 }
 
-/// At most `places` places of points in the order of x, each the mean of as many neighbouring points, with the least and greatest.
+/// At most `places` places of points in the order of x, each the mean of as many neighboring points, with the least and greatest.
 /// Points that are not finite are left out; where all of a place are, there is a gap (`None`).
 pub fn thin(points: &[(f64, f64)], places: usize) -> Vec<Option<Place>> {
     let size = points.len().div_ceil(places.max(1)).max(1);

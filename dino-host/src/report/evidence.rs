@@ -1,14 +1,14 @@
 //! What a report shows beyond the log: needs the run's weights, and mostly its images.
 
 use crate::config::Config;
-use crate::data::{Dataset, Faults, Splits, only_class};
+use crate::data::{Dataset, Splits, Unreadable, only_class};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::knn::{self, TEMPERATURE};
 use crate::eval::scores::{Labels, MOST_CLASSES};
 use crate::inference::features::{self, Extractor, Features};
 use crate::train::CHECKPOINT;
-use crate::viz::canvas::Picture;
+use crate::viz::canvas::Canvas;
 use crate::viz::gallery;
 use crate::viz::neighbors::{Members, choose, rows};
 use crate::weights::checkpoint::Checkpoint;
@@ -18,7 +18,7 @@ use std::path::Path;
 
 /// Of the vote, as in training.
 const K: usize = 20;
-/// Queries whose neighbours are shown, and how many of these.
+/// Queries whose neighbors are shown, and how many of these.
 const QUERIES: usize = 6;
 const NEAREST: usize = 7;
 /// Side of such a picture, pixels.
@@ -46,7 +46,7 @@ pub struct Evidence {
     /// When, and what the teacher attended to.
     pub gallery: Vec<(String, Vec<u8>)>,
     /// The query first.
-    pub neighbours: Vec<Vec<Shown>>,
+    pub neighbors: Vec<Vec<Shown>>,
     pub classes: Vec<String>,
     /// (class, taken for)
     pub confusion: Option<Array2<u64>>,
@@ -107,7 +107,7 @@ pub fn gather<D: Device>(
     most: usize,
 ) -> Evidence {
     let mut found = Evidence::default();
-    let mut pictures = drawn(dir, &mut found);
+    let mut figures = drawn(dir, &mut found);
     let checkpoint = Checkpoint::open(&dir.join(CHECKPOINT));
     let ready = splits.and_then(|splits| Ok((splits, checkpoint?)));
     let (splits, checkpoint) = match ready {
@@ -117,17 +117,17 @@ pub fn gather<D: Device>(
                 "Nearest neighbours, confusion and baselines need the run's images and weights: {}.",
                 e.message
             ));
-            label(&mut found, pictures);
+            label(&mut found, figures);
             return found;
         }
     };
-    if pictures.is_empty()
-        && let Err(e) = redraw::<D>(options, dir, &checkpoint, last, &splits, &mut found, &mut pictures)
+    if figures.is_empty()
+        && let Err(e) = redraw::<D>(options, dir, &checkpoint, last, &splits, &mut found, &mut figures)
     {
         found.missing.push(format!("Attention over training: {}.", e.message));
     }
-    label(&mut found, pictures);
-    if let Err(e) = judged::<D>(options, &checkpoint, &splits, most, &mut found) {
+    label(&mut found, figures);
+    if let Err(e) = evaluate::<D>(options, &checkpoint, &splits, most, &mut found) {
         found.missing.push(format!("Nearest neighbours and confusion: {}.", e.message));
     }
     found
@@ -141,7 +141,7 @@ fn redraw<D: Device>(
     last: Option<u64>,
     splits: &Splits,
     found: &mut Evidence,
-    pictures: &mut Vec<(Option<u64>, Vec<u8>)>,
+    figures: &mut Vec<(Option<u64>, Vec<u8>)>,
 ) -> Result<()> {
     let (set, images) = gallery::images(splits);
     if images.is_empty() {
@@ -153,7 +153,7 @@ fn redraw<D: Device>(
     found.image_names = images.iter().map(|(i, _)| name(*i)).collect();
     found.images = Some(gallery::plain(config, &images)?.png()?);
     let mut draw = |epoch, weights: &[f32]| {
-        pictures.push((epoch, gallery::strip::<D>(options, config, weights, &images)?.png()?));
+        figures.push((epoch, gallery::strip::<D>(options, config, weights, &images)?.png()?));
         Ok::<(), Error>(())
     };
     draw(None, &initial(config))?;
@@ -173,16 +173,16 @@ fn spread<T>(all: Vec<T>, most: usize) -> Vec<T> {
     all.into_iter().enumerate().filter(|(i, _)| kept(*i)).map(|x| x.1).collect()
 }
 
-fn label(found: &mut Evidence, pictures: Vec<(Option<u64>, Vec<u8>)>) {
+fn label(found: &mut Evidence, figures: Vec<(Option<u64>, Vec<u8>)>) {
     let when = |epoch: Option<u64>| epoch.map_or("before training".into(), |epoch| format!("after epoch {epoch}"));
-    found.gallery = spread(pictures, DRAWN).into_iter().map(|(epoch, png)| (when(epoch), png)).collect();
+    found.gallery = spread(figures, DRAWN).into_iter().map(|(epoch, png)| (when(epoch), png)).collect();
     if found.gallery.is_empty() {
         found.missing.push("Attention over training: the run has no gallery.".into());
     }
 }
 
-/// Neighbours, confusion and baselines.
-fn judged<D: Device>(
+/// Neighbors, confusion and baselines.
+fn evaluate<D: Device>(
     options: &D::Options,
     checkpoint: &Checkpoint,
     splits: &Splits,
@@ -191,7 +191,7 @@ fn judged<D: Device>(
 ) -> Result<()> {
     let (train, test) = (&*splits.train, &*splits.test);
     let view = features::view_of(&checkpoint.config, train).name().into();
-    let (config, faults) = (&Config { eval_view: view, ..checkpoint.config.clone() }, Faults::default());
+    let (config, unreadable) = (&Config { eval_view: view, ..checkpoint.config.clone() }, Unreadable::default());
     if train.is_empty() || test.is_empty() {
         return Err(Error::new("there is no test image"));
     }
@@ -200,7 +200,7 @@ fn judged<D: Device>(
     found.sizes = [bank.len(), asked.len(), train.len(), test.len()];
     let both = |weights: &[f32]| -> Result<[Features; 2]> {
         let mut extractor = Extractor::<D>::new(options, config, weights)?;
-        Ok([extractor.run(&bank, &faults, |_| ())?, extractor.run(&asked, &faults, |_| ())?])
+        Ok([extractor.run(&bank, &unreadable, |_| ())?, extractor.run(&asked, &unreadable, |_| ())?])
     };
     let [b, q] = both(&checkpoint.backbone("teacher")?)?;
 
@@ -212,13 +212,13 @@ fn judged<D: Device>(
         let own = q.images[row];
         let show = |set: &dyn Dataset, i: usize, similarity: f32| -> Result<Shown> {
             let same = class(&asked, own).zip(class(set, i)).map(|(a, b)| a == b);
-            let png = Picture::thumbnail(&set.image(i)?, SIDE).png()?;
+            let png = Canvas::thumbnail(&set.image(i)?, SIDE).png()?;
             Ok(Shown { png, class: class(set, i), name: set.name(i), similarity, same })
         };
         let query = show(&asked, own, 1.0);
         let line: Result<Vec<_>> =
             std::iter::once(query).chain(near.iter().map(|&(r, s)| show(&bank, b.images[r], s))).collect();
-        found.neighbours.push(line?);
+        found.neighbors.push(line?);
     }
     if let Some(class) = only_class(splits) {
         found.missing.push(format!("k-NN and confusion: there is one class, {class}."));
@@ -235,7 +235,7 @@ fn judged<D: Device>(
     };
     // Classes that occur: labels may be few and far between.
     let known = Labels::new(train.classes(), &bank_labels, &labels);
-    let nearest = knn::neighbours(knn::normalise(b.rows.clone()).view(), knn::normalise(q.rows.clone()).view(), K);
+    let nearest = knn::neighbors(knn::normalize(b.rows.clone()).view(), knn::normalize(q.rows.clone()).view(), K);
     let guess = knn::predict(&nearest, &known.train, K, TEMPERATURE);
     if known.classes.len() <= MOST_CLASSES {
         found.confusion = Some(knn::confusion(&guess, &known.test, known.classes.len()));
@@ -246,8 +246,10 @@ fn judged<D: Device>(
     found.teacher = Some(top1([b, q])?);
     found.random = Some(top1(both(&initial(config))?)?);
     if (bank.len() + asked.len()) * config.channels * config.global_size.pow(2) * 4 <= PIXELS {
-        found.pixels =
-            Some(top1([features::pixels(&bank, &faults, config)?, features::pixels(&asked, &faults, config)?])?);
+        found.pixels = Some(top1([
+            features::pixels(&bank, &unreadable, config)?,
+            features::pixels(&asked, &unreadable, config)?,
+        ])?);
     } else {
         found.missing.push("The baseline of plain pixels: so many would not fit into memory.".into());
     }

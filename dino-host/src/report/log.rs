@@ -1,7 +1,7 @@
 //! The rows of a log, as much of them as a report needs, read line by line: a long run's log has millions.
 
 use crate::error::Error;
-use crate::train::collapse::{Verdict, Watch};
+use crate::train::collapse::{CollapseDetector, Health};
 use crate::train::metrics::{self, ENTROPY, KL, LOSS, LOSS_MINUS_LN_K, METRICS};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::borrow::Cow;
@@ -157,14 +157,14 @@ impl Rows {
     }
 
     /// What the watch of training says of these rows.
-    pub fn verdict(&self, prototypes: usize) -> Verdict {
-        let mut watch = Watch::new(prototypes);
+    pub fn health(&self, prototypes: usize) -> Health {
+        let mut detector = CollapseDetector::new(prototypes);
         for (_, row) in &self.steps {
             if row[ENTROPY].is_finite() && row[KL].is_finite() {
-                watch.step(row[ENTROPY] as f64, row[KL] as f64);
+                detector.step(row[ENTROPY] as f64, row[KL] as f64);
             }
         }
-        watch.verdict()
+        detector.health()
     }
 
     /// Mean of the last numbers of a column, at most `count`; those that are none are left out.

@@ -4,7 +4,7 @@ use super::chart::{Chart, Line, short};
 use super::evidence::Evidence;
 use super::log::*;
 use crate::config::Config;
-use crate::train::collapse::Verdict;
+use crate::train::collapse::Health;
 use crate::train::metrics::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -89,7 +89,7 @@ impl Page<'_> {
                     (self.top())
                     (self.charts())
                     (self.gallery())
-                    (self.neighbours())
+                    (self.neighbors())
                     (self.confusion())
                     (self.epochs())
                     (self.rest())
@@ -116,7 +116,7 @@ impl Page<'_> {
             @if let (Some(data), Some(device), Some(train)) = (text("data"), text("device"), of("train")) {
                 p.soft { (train) " training and " (of("test").unwrap_or(0)) " test images of " (data) ", on " (device) }
             }
-            div.verdict.bad[bad] {
+            div.health.bad[bad] {
                 b { (word) } " " (visible(&why))
                 @if let Some(total) = total.filter(|t| done < *t) {
                     p {
@@ -146,20 +146,20 @@ impl Page<'_> {
     /// Whether something is wrong with the run, what, and how that shows.
     fn health(&self) -> (bool, &'static str, String) {
         let (rows, ln_k, last) = (self.rows, self.ln_k(), self.last_epoch());
-        let verdict = ln_k.map_or(Verdict::Healthy, |ln_k| rows.verdict(ln_k.exp().round() as usize));
-        match verdict {
+        let health = ln_k.map_or(Health::Healthy, |ln_k| rows.health(ln_k.exp().round() as usize));
+        match health {
             _ if rows.steps.is_empty() => (true, "No step was logged.", "There is nothing to judge yet.".to_string()),
             _ if rows.tail(LOSS, last).is_none() => {
                 (true, "No finite loss.", "Every number of the log is missing or not finite.".to_string())
             }
-            Verdict::Healthy => (false, "Healthy.", {
+            Health::Healthy => (false, "Healthy.", {
                 let share = rows.tail(KL, last).zip(ln_k).map_or(String::new(), |(kl, ln_k)| {
                     format!(" KL is {} of at most ln K = {}.", short(kl), short(ln_k))
                 });
                 format!("The teacher tells images apart: no sign of collapse.{share}")
             }),
-            Verdict::Uniform => (true, "Uniform collapse.", capital(verdict.words())),
-            Verdict::OneDimensional => (true, "One-dimensional collapse.", capital(verdict.words())),
+            Health::Uniform => (true, "Uniform collapse.", capital(health.explanation())),
+            Health::OneDimensional => (true, "One-dimensional collapse.", capital(health.explanation())),
         }
     }
 
@@ -172,12 +172,12 @@ impl Page<'_> {
             .iter()
             .filter(|e| e.teacher.is_some())
             .max_by(|a, b| a.teacher.unwrap_or(0.0).total_cmp(&b.teacher.unwrap_or(0.0)));
-        let judged = |f: fn(&Epoch) -> Option<f64>| rows.epochs.iter().rev().find_map(f);
+        let scored = |f: fn(&Epoch) -> Option<f64>| rows.epochs.iter().rev().find_map(f);
         if let Some(best) = best {
             let note = format!("best {} after epoch {}", percent(best.teacher), best.epoch);
-            facts.push(("k-NN, teacher", percent(judged(|e| e.teacher)), note));
+            facts.push(("k-NN, teacher", percent(scored(|e| e.teacher)), note));
         }
-        if let Some(student) = judged(|e| e.student) {
+        if let Some(student) = scored(|e| e.student) {
             facts.push(("k-NN, student", percent(Some(student)), "at the same time".into()));
         }
         if let Some(pixels) = self.evidence.pixels {
@@ -217,7 +217,7 @@ impl Page<'_> {
             let points = rows.steps.iter().map(|r| (x(r.0), r.1[column] as f64)).collect();
             Line { name, points, dots: false }
         };
-        let judged = |name, f: fn(&Epoch) -> Option<f64>| {
+        let scored = |name, f: fn(&Epoch) -> Option<f64>| {
             let points = rows.epochs.iter().filter_map(|e| Some((x(e.step), f(e)?))).collect();
             Line { name, points, dots: true }
         };
@@ -233,11 +233,11 @@ impl Page<'_> {
             (chart(
                 "k-NN accuracy",
                 "%, k = 20",
-                vec![judged("teacher", |e| e.teacher), judged("student", |e| e.student)],
+                vec![scored("teacher", |e| e.teacher), scored("student", |e| e.student)],
                 baselines,
             ))
             (chart("Teacher entropy and KL", unit(KL), vec![line("entropy", ENTROPY), line("KL", KL)], ln_k()))
-            (chart("Feature rank", "directions", vec![judged("", |e| e.rank)], vec![]))
+            (chart("Feature rank", "directions", vec![scored("", |e| e.rank)], vec![]))
             (chart("Gradient norm", unit(GRAD_NORM), vec![line("", GRAD_NORM)], vec![]))
             (chart("Throughput", unit(IMAGES_PER_SECOND), vec![line("", IMAGES_PER_SECOND)], vec![]))
             (chart("Waiting for data", "% of a step", vec![wait], vec![]))
@@ -282,8 +282,8 @@ impl Page<'_> {
         }
     }
 
-    fn neighbours(&self) -> Markup {
-        let lines = &self.evidence.neighbours;
+    fn neighbors(&self) -> Markup {
+        let lines = &self.evidence.neighbors;
         if lines.is_empty() {
             return html! {};
         }

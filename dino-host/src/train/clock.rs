@@ -67,13 +67,13 @@ pub struct Clock {
     /// The longest save.
     save: Duration,
     /// The longest judging at an epoch's end, as far as it is known.
-    judging: Duration,
+    evaluating: Duration,
 }
 
 impl Clock {
     /// `started`: since when the time counts.
     pub fn new(started: Instant, limit: Option<Limit>) -> Clock {
-        Clock { started, limit, step: Duration::ZERO, save: Duration::ZERO, judging: Duration::ZERO }
+        Clock { started, limit, step: Duration::ZERO, save: Duration::ZERO, evaluating: Duration::ZERO }
     }
 
     pub fn limit(&self) -> Option<Limit> {
@@ -89,8 +89,8 @@ impl Clock {
         self.save = self.save.max(time);
     }
 
-    pub fn judging_took(&mut self, time: Duration) {
-        self.judging = self.judging.max(time);
+    pub fn evaluation_took(&mut self, time: Duration) {
+        self.evaluating = self.evaluating.max(time);
     }
 
     /// How long a step takes.
@@ -99,8 +99,8 @@ impl Clock {
     }
 
     /// How long judging takes, as far as it is known.
-    pub fn judging(&self) -> Duration {
-        self.judging
+    pub fn evaluating(&self) -> Duration {
+        self.evaluating
     }
 
     /// Whether there is no time left for another step, what is queued before it (`queue` steps), and a save.
@@ -110,9 +110,9 @@ impl Clock {
 
     /// Whether there is no time left for the end of an epoch: judging, a numbered checkpoint and a save. `guess`: how long judging
     /// takes if that is not known.
-    pub fn no_time_for_judging(&self, guess: Duration) -> bool {
-        let judging = if self.judging.is_zero() { guess } else { self.judging };
-        self.short_of(judging.saturating_add(self.save * 2))
+    pub fn no_time_for_evaluation(&self, guess: Duration) -> bool {
+        let evaluating = if self.evaluating.is_zero() { guess } else { self.evaluating };
+        self.short_of(evaluating.saturating_add(self.save * 2))
     }
 
     /// A quarter more is reckoned with, and a hundredth of the limit, half a minute at most.
@@ -175,10 +175,10 @@ mod tests {
         let mut clock = Clock::new(Instant::now(), Some(Limit(seconds(1000))));
         clock.step_took(seconds(100));
         clock.save_took(seconds(100));
-        assert!(!clock.no_time_for_a_step(2) && !clock.no_time_for_judging(seconds(1)));
-        assert!(clock.no_time_for_judging(seconds(900)));
-        clock.judging_took(seconds(700));
-        assert!(clock.no_time_for_judging(Duration::ZERO));
+        assert!(!clock.no_time_for_a_step(2) && !clock.no_time_for_evaluation(seconds(1)));
+        assert!(clock.no_time_for_evaluation(seconds(900)));
+        clock.evaluation_took(seconds(700));
+        assert!(clock.no_time_for_evaluation(Duration::ZERO));
         clock.save_took(seconds(600));
         assert!(clock.no_time_for_a_step(2));
         let mut free = Clock::new(Instant::now(), None);

@@ -1,13 +1,13 @@
-//! Is the run healthy? The two collapses of the paper (section 5.3) told apart in words.
+//! Is the run healthy? The two collapses of the paper (section 5.3) told apart.
 //!
-//! Without centring one prototype takes everything (teacher entropy -> 0); without sharpening the output becomes uniform (entropy ->
+//! Without centering one prototype takes everything (teacher entropy -> 0); without sharpening the output becomes uniform (entropy ->
 //! ln K). In both the teacher says the same whatever it sees, so KL = cross-entropy - entropy -> 0 while the loss looks steady.
 
 use ndarray::{Array2, Axis};
 
 /// What is wrong, if anything is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Health {
     Healthy,
     /// Every output is close to uniform.
     Uniform,
@@ -15,25 +15,25 @@ pub enum Verdict {
     OneDimensional,
 }
 
-impl Verdict {
+impl Health {
     /// For logs.
     pub const fn name(self) -> &'static str {
         match self {
-            Verdict::Healthy => "healthy",
-            Verdict::Uniform => "uniform collapse",
-            Verdict::OneDimensional => "one-dimensional collapse",
+            Health::Healthy => "healthy",
+            Health::Uniform => "uniform collapse",
+            Health::OneDimensional => "one-dimensional collapse",
         }
     }
 
     /// What it means and what to do.
-    pub const fn words(self) -> &'static str {
+    pub const fn explanation(self) -> &'static str {
         match self {
-            Verdict::Healthy => "the teacher tells images apart again",
-            Verdict::Uniform => {
+            Health::Healthy => "the teacher tells images apart again",
+            Health::Uniform => {
                 "the teacher's output is almost uniform, so the student learns nothing (uniform collapse): \
                  lower --teacher-temp, lower --lr, raise --freeze-last-layer or use fewer prototypes (--out-dim)"
             }
-            Verdict::OneDimensional => {
+            Health::OneDimensional => {
                 "the teacher gives every image the same few prototypes (one-dimensional collapse): \
                  check --center-momentum (0.9), raise --teacher-temp or lower --lr"
             }
@@ -43,28 +43,28 @@ impl Verdict {
 
 /// Watches teacher entropy and KL over the last steps.
 #[derive(Clone, Debug)]
-pub struct Watch {
+pub struct CollapseDetector {
     ln_k: f64,
     /// Exponential means of entropy and KL, once there is a first value.
     mean: Option<(f64, f64)>,
     /// Steps in a row that looked like `suspect`.
     streak: u32,
-    suspect: Verdict,
-    verdict: Verdict,
+    suspect: Health,
+    health: Health,
 }
 
 /// Steps over which the means run, and for which a suspicion must hold.
 const PATIENCE: u32 = 30;
 
-impl Watch {
+impl CollapseDetector {
     /// For K prototypes.
-    pub fn new(prototypes: usize) -> Watch {
+    pub fn new(prototypes: usize) -> CollapseDetector {
         let ln_k = libm::log(prototypes as f64);
-        Watch { ln_k, mean: None, streak: 0, suspect: Verdict::Healthy, verdict: Verdict::Healthy }
+        CollapseDetector { ln_k, mean: None, streak: 0, suspect: Health::Healthy, health: Health::Healthy }
     }
 
     /// Takes in a step; returns the verdict when it changes.
-    pub fn step(&mut self, entropy: f64, kl: f64) -> Option<Verdict> {
+    pub fn step(&mut self, entropy: f64, kl: f64) -> Option<Health> {
         let rate = 2.0 / (PATIENCE as f64 + 1.0);
         let (h, d) = self.mean.unwrap_or((entropy, kl));
         let (h, d) = (h + rate * (entropy - h), d + rate * (kl - d));
@@ -72,29 +72,29 @@ impl Watch {
         // A KL of a hundredth of ln K says nothing about the image; healthy runs stay an order above it.
         let flat = d < 0.01 * self.ln_k;
         let now = match () {
-            _ if flat && h > 0.97 * self.ln_k => Verdict::Uniform,
-            _ if flat && h < 0.05 * self.ln_k => Verdict::OneDimensional,
-            _ => Verdict::Healthy,
+            _ if flat && h > 0.97 * self.ln_k => Health::Uniform,
+            _ if flat && h < 0.05 * self.ln_k => Health::OneDimensional,
+            _ => Health::Healthy,
         };
         self.streak = if now == self.suspect { self.streak.saturating_add(1) } else { 1 };
         self.suspect = now;
-        let changed = self.streak >= PATIENCE && now != self.verdict;
+        let changed = self.streak >= PATIENCE && now != self.health;
         changed.then(|| {
-            self.verdict = now;
+            self.health = now;
             now
         })
     }
 
-    pub fn verdict(&self) -> Verdict {
-        self.verdict
+    pub fn health(&self) -> Health {
+        self.health
     }
 }
 
 /// How many directions the features use: (tr S)^2 / tr(S^2) of their covariance S, between 1 and the width. Rows are samples.
 pub fn effective_rank(features: &Array2<f32>) -> f64 {
     let Some(mean) = features.mean_axis(Axis(0)) else { return 0.0 };
-    let centred = features - &mean;
-    let covariance = centred.t().dot(&centred);
+    let centered = features - &mean;
+    let covariance = centered.t().dot(&centered);
     let trace: f64 = covariance.diag().iter().map(|&x| x as f64).sum();
     let square: f64 = covariance.iter().map(|&x| x as f64 * x as f64).sum();
     if square > 0.0 { trace * trace / square } else { 0.0 }
@@ -104,21 +104,21 @@ pub fn effective_rank(features: &Array2<f32>) -> f64 {
 mod tests {
     use super::*;
 
-    fn run(entropy: f64, kl: f64) -> Verdict {
-        let mut watch = Watch::new(1024);
+    fn run(entropy: f64, kl: f64) -> Health {
+        let mut detector = CollapseDetector::new(1024);
         (0..200).for_each(|_| {
-            watch.step(entropy, kl);
+            detector.step(entropy, kl);
         });
-        watch.verdict()
+        detector.health()
     }
 
     #[test]
     fn collapses_are_told_apart_and_health_is_not_disturbed() {
-        assert_eq!(run(6.92, 0.001), Verdict::Uniform);
-        assert_eq!(run(0.01, 0.001), Verdict::OneDimensional);
-        assert_eq!(run(4.0, 1.5), Verdict::Healthy);
+        assert_eq!(run(6.92, 0.001), Health::Uniform);
+        assert_eq!(run(0.01, 0.001), Health::OneDimensional);
+        assert_eq!(run(4.0, 1.5), Health::Healthy);
         // Early in a healthy run the entropy is close to ln K, but images still differ.
-        assert_eq!(run(6.8, 0.5), Verdict::Healthy);
+        assert_eq!(run(6.8, 0.5), Health::Healthy);
     }
 
     #[test]

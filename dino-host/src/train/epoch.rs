@@ -2,7 +2,7 @@
 
 use super::Trainer;
 use crate::config::Config;
-use crate::data::{Faults, Splits, only_class};
+use crate::data::{Splits, Unreadable, only_class};
 use crate::device::Device;
 use crate::error::Result;
 use crate::eval::knn;
@@ -34,22 +34,22 @@ impl<D: Device> Trainer<'_, D> {
         let teacher = self.backbone(self.plan.table.len())?;
         let run = self.run;
         if let Err(e) = gallery::draw::<D>(run.device, &run.config, &teacher, run.splits, epoch, &run.out) {
-            self.screen.say(&format!("note: no attention is drawn: {e}"));
+            self.screen.print(&format!("note: no attention is drawn: {e}"));
         }
         Ok(())
     }
 
     /// Whether the epoch that ends is judged by k-NN.
-    fn is_judged(&self, epoch: u64) -> bool {
+    fn is_evaluated(&self, epoch: u64) -> bool {
         let config = &self.run.config;
         config.knn_every > 0 && (epoch + 1 == config.epochs || (epoch + 1).is_multiple_of(config.knn_every))
     }
 
     /// How long judging may take where it is not known yet: a step has four times as much to do for an image.
-    pub(super) fn judging_guess(&self) -> Duration {
+    pub(super) fn evaluation_guess(&self) -> Duration {
         let epoch = (self.progress.position() / self.recipe.per_epoch).saturating_sub(1);
         let passes = u32::try_from(self.recipe.per_epoch / 4).unwrap_or(u32::MAX);
-        if self.is_judged(epoch) { self.clock.step().saturating_mul(passes) } else { Duration::ZERO }
+        if self.is_evaluated(epoch) { self.clock.step().saturating_mul(passes) } else { Duration::ZERO }
     }
 
     /// Ends the epoch whose last step is done. An error leaves it open: it is ended again when the run goes on.
@@ -63,13 +63,13 @@ impl<D: Device> Trainer<'_, D> {
             "epoch": epoch,
             "train_loss": number(loss),
             "knn_top1": null,
-            "verdict": self.watch.verdict().name(),
+            "verdict": self.detector.health().name(),
         });
         let mut said = String::new();
         let mut failed = None;
         let started = Instant::now();
-        if self.is_judged(epoch) {
-            match self.judge_both(gallery::due(epoch, config.epochs)) {
+        if self.is_evaluated(epoch) {
+            match self.evaluate_both(gallery::due(epoch, config.epochs)) {
                 Ok((found, text)) => {
                     found.into_iter().for_each(|(key, value)| row[key] = value);
                     said = text;
@@ -77,12 +77,12 @@ impl<D: Device> Trainer<'_, D> {
                 // What was learnt is written down and saved first, so that the run goes on with the next epoch.
                 Err(e) => failed = Some(e),
             }
-            self.take_faults(step)?;
+            self.take_unreadable(step)?;
         }
         if gallery::due(epoch, config.epochs) {
             self.draw(Some(epoch))?;
         }
-        self.clock.judging_took(started.elapsed());
+        self.clock.evaluation_took(started.elapsed());
         self.row(row)?;
         let ended = Progress { epoch_loss: 0.0, ..self.progress };
         // The numbered one before the epoch is closed: killed in between, the run comes by here again. But where there is no room for
@@ -100,24 +100,24 @@ impl<D: Device> Trainer<'_, D> {
         self.save()?;
         // Said when it is so: whoever stops the program at this line loses nothing.
         let ln_k = (config.out_dim as f64).ln();
-        self.screen.say(&format!("epoch {epoch}: loss {loss:.4} (ln K {ln_k:.4}){said}"));
-        self.run.faults.endless().iter().for_each(|line| self.screen.say(line));
+        self.screen.print(&format!("epoch {epoch}: loss {loss:.4} (ln K {ln_k:.4}){said}"));
+        self.run.unreadable.endless().iter().for_each(|line| self.screen.print(line));
         failed.map_or(Ok(()), Err)
     }
 
     /// Judges the teacher's features, and, when it is their turn, the student's: what belongs into the epoch's row, and the same in
     /// words. (Every time, the student's would make `train --small` a sixth slower.)
-    fn judge_both(&mut self, student: bool) -> Result<(Map<String, Value>, String)> {
+    fn evaluate_both(&mut self, student: bool) -> Result<(Map<String, Value>, String)> {
         let run = self.run;
-        let judged = |weights: &[f32]| judge::<D>(run.device, &run.config, weights, run.splits, run.faults);
+        let evaluated = |weights: &[f32]| evaluate::<D>(run.device, &run.config, weights, run.splits, run.unreadable);
         let (mut row, mut said) = (Map::new(), String::new());
-        let (rank, top1) = judged(&self.backbone(self.plan.table.len())?)?;
+        let (rank, top1) = evaluated(&self.backbone(self.plan.table.len())?)?;
         row.insert("feature_rank".into(), number(rank));
         if let Some(top1) = top1 {
             row.insert("knn_top1".into(), number(top1));
             said = format!(", k-NN {top1:.2} %");
             if student {
-                let (_, top1) = judged(&self.backbone(0)?)?;
+                let (_, top1) = evaluated(&self.backbone(0)?)?;
                 row.insert("knn_top1_student".into(), top1.map_or(Value::Null, number));
                 said += &top1.map_or(String::new(), |top1| format!(" (student {top1:.2} %)"));
             }
@@ -128,26 +128,26 @@ impl<D: Device> Trainer<'_, D> {
 }
 
 /// Feature rank, and, with labels, the top-1 of the k-NN vote on the test part, of a backbone; of as many images as `knn_images` says.
-pub fn judge<D: Device>(
+pub fn evaluate<D: Device>(
     options: &D::Options,
     config: &Config,
     weights: &[f32],
     splits: &Splits,
-    faults: &Faults,
+    unreadable: &Unreadable,
 ) -> Result<(f64, Option<f64>)> {
     let mut extractor = Extractor::<D>::new(options, config, weights)?;
     extractor.set_view(view_of(config, &*splits.train));
     let scored = config.knn_images.of(splits.train.len(), splits.test.len());
     let part = |set, count| Members::of(set, &draw(set, count, config.seed));
     let (train, test) = (part(&*splits.train, scored[0]), part(&*splits.test, scored[1]));
-    let bank = extractor.run(&train, faults, |_| ())?;
+    let bank = extractor.run(&train, unreadable, |_| ())?;
     let rank = effective_rank(&bank.rows);
     // Of one class every vote is right.
     if only_class(splits).is_some() {
         return Ok((rank, None));
     }
     let Some(bank_labels) = bank.labels(&train) else { return Ok((rank, None)) };
-    let queries = extractor.run(&test, faults, |_| ())?;
+    let queries = extractor.run(&test, unreadable, |_| ())?;
     let Some(labels) = queries.labels(&test).filter(|labels| !labels.is_empty()) else {
         return Ok((rank, None));
     };

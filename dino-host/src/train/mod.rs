@@ -14,17 +14,17 @@ pub mod signals;
 pub mod tensorboard;
 
 pub use clock::Limit;
-pub use epoch::judge;
+pub use epoch::evaluate;
 pub use owner::Owner;
 pub use resume::{Recorded, epochs};
 
 use crate::config::{Config, Schedules};
 use crate::data::loader::{self, Batch, Recipe};
-use crate::data::{Faults, Splits, fault_lines};
+use crate::data::{Splits, Unreadable, unreadable_lines};
 use crate::device::{Device, Part, QUEUE, Step};
 use crate::error::{Error, Result};
 use crate::io::output;
-use crate::train::collapse::{Verdict, Watch};
+use crate::train::collapse::{CollapseDetector, Health};
 use crate::train::log::Log;
 use crate::train::metrics::Report;
 use crate::weights::checkpoint::{self, Progress};
@@ -48,7 +48,7 @@ pub struct Run<'a, D: Device> {
     pub config: Config,
     pub splits: &'a Splits,
     /// What cannot be read of them goes here.
-    pub faults: &'a Faults,
+    pub unreadable: &'a Unreadable,
     /// Whoever calls sees to it that nobody else writes there, see [`Owner`].
     pub out: PathBuf,
     pub resume: bool,
@@ -103,7 +103,7 @@ struct Trainer<'a, D: Device> {
     progress: Progress,
     /// Oldest first, at most [`QUEUE`].
     pending: VecDeque<Pending>,
-    watch: Watch,
+    detector: CollapseDetector,
     log: Log,
     /// The log could not be written: it ends there.
     log_ended: bool,
@@ -139,30 +139,30 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         micro_batch: config.micro_batch,
         per_epoch,
     };
-    let mut watch = Watch::new(config.out_dim);
+    let mut detector = CollapseDetector::new(config.out_dim);
     let (open, mut before) = (progress.epoch_is_open(per_epoch), 0.0);
     let log = Log::open(&run.out.join(LOG), progress.step, |row| {
         let seconds = row["seconds"].as_f64().unwrap_or(before);
         match row["kind"].as_str() {
             // The epoch is judged once more.
             Some("epoch") if open && row["step"].as_u64() == Some(progress.step - 1) => return false,
-            Some("epoch") => clock.judging_took(Duration::try_from_secs_f64(seconds - before).unwrap_or_default()),
-            Some("unreadable") => run.faults.know(row["part"].as_str() == Some("test"), row["image"].as_str()),
+            Some("epoch") => clock.evaluation_took(Duration::try_from_secs_f64(seconds - before).unwrap_or_default()),
+            Some("unreadable") => run.unreadable.know(row["part"].as_str() == Some("test"), row["image"].as_str()),
             _ => (),
         }
         before = seconds;
         if let (Some(entropy), Some(kl)) = (row["teacher_entropy"].as_f64(), row["kl"].as_f64()) {
-            watch.step(entropy, kl);
+            detector.step(entropy, kl);
         }
         true
     })?;
     let mut screen = Screen::new(config.epochs * per_epoch, progress.position());
-    screen.say(&format!("on {}", device.name()));
-    said.iter().for_each(|line| screen.say(line));
+    screen.print(&format!("on {}", device.name()));
+    said.iter().for_each(|line| screen.print(line));
     let (train, test) = (run.splits.train.len(), run.splits.test.len());
     let [bank, asked] = config.knn_images.of(train, test);
     if config.knn_every > 0 && [bank, asked] != [train, test] {
-        screen.say(&format!(
+        screen.print(&format!(
             "k-NN scores {asked} of {test} test images by {bank} of {train} training images; --knn-images 0 takes all"
         ));
     }
@@ -174,7 +174,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         schedules: config.schedules(per_epoch),
         progress,
         pending: VecDeque::new(),
-        watch,
+        detector,
         log,
         log_ended: false,
         silence_noted: false,
@@ -203,7 +203,7 @@ impl<D: Device> Trainer<'_, D> {
         let recipe = self.recipe.clone();
         std::thread::scope(|scope| {
             let steps = self.progress.position()..total;
-            let (batches, thread) = recipe.start(scope, &*self.run.splits.train, self.run.faults, steps.clone());
+            let (batches, thread) = recipe.start(scope, &*self.run.splits.train, self.run.unreadable, steps.clone());
             for number in steps {
                 let started = Instant::now();
                 let batch = match batches.recv() {
@@ -216,7 +216,7 @@ impl<D: Device> Trainer<'_, D> {
                     }
                 };
                 let hyper = self.schedules.at(number);
-                self.take_faults(self.step_at(number))?;
+                self.take_unreadable(self.step_at(number))?;
                 self.queue(Pending { number, hyper, batch, waited: started.elapsed() })?;
                 self.take_reports(QUEUE - 1)?;
                 self.clock.step_took(started.elapsed());
@@ -226,10 +226,10 @@ impl<D: Device> Trainer<'_, D> {
                 if done.is_multiple_of(per_epoch) {
                     self.take_reports(0)?;
                     // An epoch that is not judged now is judged first of all when the run goes on.
-                    if (asked && done < total) || self.clock.no_time_for_judging(self.judging_guess()) {
+                    if (asked && done < total) || self.clock.no_time_for_evaluation(self.evaluation_guess()) {
                         return self.interrupt(asked);
                     }
-                    if asked || self.saved.elapsed() + self.clock.judging() > SAVE_AFTER {
+                    if asked || self.saved.elapsed() + self.clock.evaluating() > SAVE_AFTER {
                         self.save()?;
                     }
                     self.end_epoch()?;
@@ -257,7 +257,7 @@ impl<D: Device> Trainer<'_, D> {
         self.save()?;
         let limit = self.clock.limit().filter(|_| !asked);
         let why = limit.map_or(String::new(), |limit| format!(", in time for --time-limit {limit}"));
-        self.screen.say(&format!("stopped after step {}{why}; {}", self.progress.step, self.resume_hint()));
+        self.screen.print(&format!("stopped after step {}{why}; {}", self.progress.step, self.resume_hint()));
         Ok(Outcome::Interrupted)
     }
 
@@ -303,17 +303,17 @@ impl<D: Device> Trainer<'_, D> {
     }
 
     /// Names the images that could not be read, once each. Where many have one cause (a shard that is gone), it is said once.
-    fn take_faults(&mut self, step: u64) -> Result<()> {
-        let faults = self.run.faults.take(Some(&*self.run.splits.test));
-        fault_lines(&faults).iter().for_each(|line| self.screen.say(line));
-        for fault in faults {
+    fn take_unreadable(&mut self, step: u64) -> Result<()> {
+        let unreadable = self.run.unreadable.take(Some(&*self.run.splits.test));
+        unreadable_lines(&unreadable).iter().for_each(|line| self.screen.print(line));
+        for entry in unreadable {
             self.row(json!({
                 "kind": "unreadable",
                 "step": step,
-                "part": if fault.of_test { "test" } else { "train" },
-                "image": fault.image,
-                "error": fault.error.message,
-                "count": fault.count,
+                "part": if entry.of_test { "test" } else { "train" },
+                "image": entry.image,
+                "error": entry.error.message,
+                "count": entry.count,
             }))?;
         }
         Ok(())
@@ -373,9 +373,9 @@ impl<D: Device> Trainer<'_, D> {
         metrics::row(&numbers).into_iter().for_each(|(key, value)| row[key] = value);
         self.row(row)?;
         self.screen.step(of.number + 1, epoch, self.run.config.epochs, r.loss, rate, wait);
-        if let Some(verdict) = self.watch.step(r.entropy, r.loss - r.entropy) {
-            let word = if verdict == Verdict::Healthy { "note" } else { "WARNING" };
-            self.screen.say(&format!("{word}, step {step}: {}", verdict.words()));
+        if let Some(health) = self.detector.step(r.entropy, r.loss - r.entropy) {
+            let word = if health == Health::Healthy { "note" } else { "WARNING" };
+            self.screen.print(&format!("{word}, step {step}: {}", health.explanation()));
         }
         Ok(())
     }

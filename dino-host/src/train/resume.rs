@@ -166,7 +166,7 @@ impl Recorded {
         .hint(format!("--epochs {} or more", position.div_ceil(per_epoch))))
     }
 
-    /// The optimiser's step count of the prototypes is that of the steps since they were let go, so that may not be rewritten.
+    /// The optimizer's step count of the prototypes is that of the steps since they were let go, so that may not be rewritten.
     fn check_frozen(&self, config: &Config) -> Result<()> {
         let (was, is) = (self.config.freeze_last_layer, config.freeze_last_layer);
         let Some(per_epoch) = self.per_epoch().filter(|_| was != is) else { return Ok(()) };

@@ -41,7 +41,7 @@ impl Screen {
         }
     }
 
-    pub fn say(&mut self, text: &str) {
+    pub fn print(&mut self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| errln!("{text}")),
             None => errln!("{text}"),

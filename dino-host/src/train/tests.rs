@@ -123,7 +123,7 @@ fn train_on<D: Device>(config: Config, stop: bool, set: Box<dyn Dataset>) -> (Re
         device,
         config,
         splits: &splits,
-        faults: &Faults::default(),
+        unreadable: &Unreadable::default(),
         out: dir.path().into(),
         resume: false,
         accept_changed_data: false,
@@ -186,8 +186,7 @@ fn a_step_that_is_not_finite_is_found_late() {
         let hint = error.hint.unwrap();
         assert!(hint.contains("train --resume --lr 1.0e-3 --out"), "{hint}");
         let (said, said_late) = (error.message, late_error.message);
-        let words =
-            "a number stopped being finite in step 1: first in linear (word 13), crop 0 of image builtin/train/";
+        let words = "a number stopped being finite in step 1: first in linear (op 13), crop 0 of image builtin/train/";
         assert!(said.contains(words), "{said}");
         assert!(said.ends_with("; the run is saved as it was after step 0"), "{said}");
         assert_eq!((said, rows), (said_late, late.2));

@@ -1,7 +1,7 @@
 //! Animated pictures, written frame by frame: a film of any length takes no more memory than a frame of it.
 
 use crate::error::{Error, Result};
-use crate::viz::canvas::Picture;
+use crate::viz::canvas::Canvas;
 use clap::ValueEnum;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
@@ -12,9 +12,9 @@ use std::thread::JoinHandle;
 /// A file format of animated pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Animated PNG: every colour exact, opens in browsers
+    /// Animated PNG: every color exact, opens in browsers
     Apng,
-    /// GIF: 256 colours a frame, times in hundredths of a second, opens everywhere
+    /// GIF: 256 colors a frame, times in hundredths of a second, opens everywhere
     Gif,
     /// H.264, by the ffmpeg on PATH: the smallest file
     Mp4,
@@ -53,8 +53,8 @@ impl Format {
 
 const FFMPEG: &str = "ffmpeg";
 
-/// A film in the making, written aside and renamed by [`Film::finish`]; dropped before that, it leaves nothing.
-pub struct Film {
+/// A film in the making, written aside and renamed by [`Video::finish`]; dropped before that, it leaves nothing.
+pub struct Video {
     path: PathBuf,
     aside: PathBuf,
     size: [usize; 2],
@@ -69,9 +69,9 @@ enum Writer {
     Ffmpeg(Child, JoinHandle<String>),
 }
 
-impl Film {
+impl Video {
     /// `frames` frames of `size` = (width, height), `fps` of them a second, over and over.
-    pub fn create(format: Format, path: &Path, size: [usize; 2], fps: u16, frames: usize) -> Result<Film> {
+    pub fn create(format: Format, path: &Path, size: [usize; 2], fps: u16, frames: usize) -> Result<Video> {
         format.check(fps)?;
         let aside = path.with_extension(format!("part.{}", format.ending()));
         let failed = |e: &dyn std::fmt::Display| unwritable(path, e);
@@ -100,7 +100,7 @@ impl Film {
                 let mut child = Command::new(FFMPEG)
                     .args(["-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"])
                     .args(["-s", &format!("{width}x{height}"), "-r", &fps.to_string(), "-i", "-", "-an"])
-                    // H.264 with 4:2:0 colours, which every player knows, has even sides.
+                    // H.264 with 4:2:0 colors, which every player knows, has even sides.
                     .args(["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-pix_fmt", "yuv420p"])
                     .args(["-movflags", "+faststart", "-f", "mp4"])
                     .arg(&aside)
@@ -119,19 +119,19 @@ impl Film {
                 Writer::Ffmpeg(child, said)
             }
         };
-        Ok(Film { path: path.into(), aside, size, fps, written: 0, writer: Some(writer) })
+        Ok(Video { path: path.into(), aside, size, fps, written: 0, writer: Some(writer) })
     }
 
     /// The next frame, which must have the film's size.
-    pub fn frame(&mut self, picture: &Picture) -> Result<()> {
-        assert_eq!([picture.width, picture.height], self.size, "all frames have one size");
-        let (path, rgb) = (&self.path, picture.rgb.as_flattened());
+    pub fn frame(&mut self, figure: &Canvas) -> Result<()> {
+        assert_eq!([figure.width, figure.height], self.size, "all frames have one size");
+        let (path, rgb) = (&self.path, figure.rgb.as_flattened());
         let failed = |e: &dyn std::fmt::Display| unwritable(path, e);
         match self.writer.as_mut().expect("there until the end") {
             Writer::Apng(writer) => writer.write_image_data(rgb).map_err(|e| failed(&e))?,
             Writer::Gif(encoder) => {
                 let [width, height] = self.size.map(|n| n as u16);
-                // 10 of 1 to 30: the encoder's own choice between speed and colours.
+                // 10 of 1 to 30: the encoder's own choice between speed and colors.
                 let mut frame = gif::Frame::from_rgb_speed(width, height, rgb, 10);
                 frame.delay = hundredths(self.written, self.fps);
                 encoder.write_frame(&frame).map_err(|e| failed(&e))?;
@@ -162,7 +162,7 @@ impl Film {
                 drop(child.stdin.take());
                 let done = child.wait().map_err(|e| failed(&e))?;
                 if !done.success() {
-                    return Err(said_by(&path, done, said));
+                    return Err(ffmpeg_error(&path, done, said));
                 }
             }
         }
@@ -175,7 +175,7 @@ impl Film {
             Some(Writer::Ffmpeg(mut child, said)) => {
                 drop(child.stdin.take());
                 match child.wait() {
-                    Ok(done) => said_by(&self.path, done, said),
+                    Ok(done) => ffmpeg_error(&self.path, done, said),
                     Err(e) => unwritable(&self.path, &e),
                 }
             }
@@ -184,7 +184,7 @@ impl Film {
     }
 }
 
-impl Drop for Film {
+impl Drop for Video {
     fn drop(&mut self) {
         if let Some(Writer::Ffmpeg(mut child, _)) = self.writer.take() {
             let _ = child.kill();
@@ -201,7 +201,7 @@ fn unwritable(path: &Path, why: &dyn std::fmt::Display) -> Error {
 }
 
 /// What ffmpeg said last, in one line.
-fn said_by(path: &Path, done: std::process::ExitStatus, said: JoinHandle<String>) -> Error {
+fn ffmpeg_error(path: &Path, done: std::process::ExitStatus, said: JoinHandle<String>) -> Error {
     let said = said.join().unwrap_or_default();
     let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("and said nothing");
     Error::new(format!("ffmpeg could not write {}: {last} ({done})", path.display()))
@@ -218,16 +218,16 @@ fn hundredths(i: usize, fps: u16) -> u16 {
 mod tests {
     use super::*;
 
-    /// Frames of 5 x 3 pixels, few colours, none like another.
-    fn frame(i: usize) -> Picture {
-        Picture::new(5, 3, [0; 3]).map(|p, _| [(40 * i) as u8, if p % 2 == 0 { 255 } else { 0 }, (p / 8 * 90) as u8])
+    /// Frames of 5 x 3 pixels, few colors, none like another.
+    fn frame(i: usize) -> Canvas {
+        Canvas::new(5, 3, [0; 3]).map(|p, _| [(40 * i) as u8, if p % 2 == 0 { 255 } else { 0 }, (p / 8 * 90) as u8])
     }
 
-    fn film(format: Format, dir: &Path, fps: u16) -> PathBuf {
+    fn video(format: Format, dir: &Path, fps: u16) -> PathBuf {
         let path = dir.join(format!("film.{}", format.ending()));
-        let mut film = Film::create(format, &path, [5, 3], fps, 4).unwrap();
-        (0..4).for_each(|i| film.frame(&frame(i)).unwrap());
-        film.finish().unwrap();
+        let mut video = Video::create(format, &path, [5, 3], fps, 4).unwrap();
+        (0..4).for_each(|i| video.frame(&frame(i)).unwrap());
+        video.finish().unwrap();
         assert_eq!(fs::read_dir(dir).unwrap().count(), 1, "nothing stays beside the film");
         path
     }
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn an_animated_png_holds_every_frame_exactly() {
         let dir = tempfile::tempdir().unwrap();
-        let path = film(Format::Apng, dir.path(), 25);
+        let path = video(Format::Apng, dir.path(), 25);
         let decoder = png::Decoder::new(std::io::BufReader::new(File::open(&path).unwrap()));
         let mut reader = decoder.read_info().unwrap();
         let animation = *reader.info().animation_control().unwrap();
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn a_gif_keeps_frames_times_and_few_colours() {
         let dir = tempfile::tempdir().unwrap();
-        let path = film(Format::Gif, dir.path(), 30);
+        let path = video(Format::Gif, dir.path(), 30);
         let mut options = gif::DecodeOptions::new();
         options.set_color_output(gif::ColorOutput::RGBA);
         let mut decoder = options.read_info(File::open(&path).unwrap()).unwrap();
@@ -266,7 +266,7 @@ mod tests {
         for i in 0..4 {
             let found = decoder.read_next_frame().unwrap().unwrap();
             delays.push(found.delay);
-            // No more than 256 colours, so none is lost.
+            // No more than 256 colors, so none is lost.
             let rgb: Vec<[u8; 3]> = found.buffer.chunks(4).map(|p| [p[0], p[1], p[2]]).collect();
             assert_eq!(rgb, frame(i).rgb, "frame {i}");
         }
@@ -286,14 +286,14 @@ mod tests {
     fn what_is_not_finished_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         for format in [Format::Apng, Format::Gif] {
-            let mut film = Film::create(format, &dir.path().join("a"), [5, 3], 9, 2).unwrap();
-            film.frame(&frame(0)).unwrap();
-            drop(film);
+            let mut video = Video::create(format, &dir.path().join("a"), [5, 3], 9, 2).unwrap();
+            video.frame(&frame(0)).unwrap();
+            drop(video);
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{format:?}");
         }
         assert!(Format::Gif.check(51).unwrap_err().to_string().contains("--fps 50"));
         assert!(Format::Apng.check(0).is_err() && Format::Apng.check(51).is_ok());
         let nowhere = dir.path().join("none/a.png");
-        assert!(Film::create(Format::Apng, &nowhere, [5, 3], 9, 2).is_err());
+        assert!(Video::create(Format::Apng, &nowhere, [5, 3], 9, 2).is_err());
     }
 }

@@ -4,23 +4,23 @@
 //! `image.png` (what the network saw), `head{h}.png` (attention, white = the head's largest), `head{h}-mask.png` (the patches that
 //! hold `keep` of the head's attention, the rest darkened), `head{h}-cutout.png` (the same patches, the rest transparent),
 //! `head{h}-heat.png` (heat over the image, from the least to the greatest attention), `mean.png` and so on (of the mean over heads),
-//! `overlay.png` (the image, all heads and the mean as heat, on one sheet), `heads.png` (a colour a head on the patches that it keeps),
+//! `overlay.png` (the image, all heads and the mean as heat, on one sheet), `heads.png` (a color a head on the patches that it keeps),
 //! `attention.npy` and `attention.json` (the numbers). Small images are enlarged by a whole factor.
 
 use crate::config::Config;
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::attention::{check_keep, mask};
 use crate::image::Image;
 use crate::image::enlarge::enlarge;
 use crate::image::png::encode_png;
-use crate::inference::dense::{Look, Seen};
+use crate::inference::dense::{DenseExtractor, DenseOutput};
 use crate::io::atomic::write_atomically;
 use crate::io::npy;
 use crate::io::progress::Progress;
 use crate::io::tsv::tsv;
-use crate::viz::canvas::{Picture, heat};
+use crate::viz::canvas::{Canvas, heat};
 use clap::ValueEnum;
 use image::ExtendedColorType;
 use serde_json::json;
@@ -48,7 +48,7 @@ pub enum Part {
     Mask,
     /// headH-cutout.png, mean-cutout.png: the rest transparent
     Cutout,
-    /// heads.png: a colour a head on the patches that it keeps
+    /// heads.png: a color a head on the patches that it keeps
     Heads,
     /// attention.npy: (heads, rows, columns), f32
     Npy,
@@ -58,9 +58,9 @@ pub enum Part {
 
 /// What an image's class token attends to.
 pub struct Attention {
-    pub seen: Seen,
+    pub output: DenseOutput,
     /// The image, enlarged by a whole factor where it is small.
-    shown: Picture,
+    shown: Canvas,
     /// Side of a patch of `shown`, pixels.
     cell: usize,
 }
@@ -72,14 +72,14 @@ pub fn range(row: &[f32]) -> [f32; 2] {
 
 impl Attention {
     /// Of what a network with patches of side `patch` saw.
-    pub fn new(seen: Seen, patch: usize) -> Attention {
-        let scale = WIDTH.div_ceil(seen.image.width);
-        Attention { shown: Picture::of(&seen.image, scale), cell: patch * scale, seen }
+    pub fn new(output: DenseOutput, patch: usize) -> Attention {
+        let scale = WIDTH.div_ceil(output.image.width);
+        Attention { shown: Canvas::of(&output.image, scale), cell: patch * scale, output }
     }
 
     /// A row a head.
     pub fn heads(&self) -> Vec<&[f32]> {
-        self.seen.numbers.chunks(self.seen.grid[0] * self.seen.grid[1]).collect()
+        self.output.numbers.chunks(self.output.grid[0] * self.output.grid[1]).collect()
     }
 
     /// Mean over the heads.
@@ -90,7 +90,7 @@ impl Attention {
 
     /// One value a patch to one a pixel of `shown`.
     fn spread<T: Copy>(&self, cells: &[T], rest: T) -> Vec<T> {
-        enlarge(cells, self.seen.grid, self.cell, [self.shown.height, self.shown.width], rest)
+        enlarge(cells, self.output.grid, self.cell, [self.shown.height, self.shown.width], rest)
     }
 
     /// Shares of the way from `least` to `most`, a pixel each.
@@ -100,16 +100,16 @@ impl Attention {
     }
 
     /// A row as heat over the image, from the least to the greatest of `range`.
-    pub fn heat(&self, row: &[f32], range: [f32; 2]) -> Picture {
+    pub fn heat(&self, row: &[f32], range: [f32; 2]) -> Canvas {
         heat(&self.shares(row, range), &self.shown)
     }
 
     /// The image, every head and the mean as heat, on one sheet; `ranges`: of every head and of the mean.
-    pub fn sheet(&self, ranges: &[[f32; 2]]) -> Picture {
+    pub fn contact_sheet(&self, ranges: &[[f32; 2]]) -> Canvas {
         let mean = self.mean();
         let rows = self.heads().into_iter().chain([&mean[..]]);
         let hot = rows.zip(ranges).map(|(row, range)| self.heat(row, *range));
-        Picture::contact(&std::iter::once(self.shown.clone()).chain(hot).collect::<Vec<_>>())
+        Canvas::contact_sheet(&std::iter::once(self.shown.clone()).chain(hot).collect::<Vec<_>>())
     }
 
     /// The range of every head and of the mean.
@@ -118,13 +118,13 @@ impl Attention {
     }
 
     /// The patches that hold the part `keep` of a row's attention, the rest of the image darkened.
-    pub fn mask(&self, row: &[f32], keep: f64) -> Picture {
+    pub fn mask(&self, row: &[f32], keep: f64) -> Canvas {
         let kept = self.spread(&mask(row, keep), false);
         self.shown.map(|i, p| if kept[i] { p } else { p.map(|x| x / 4) })
     }
 
-    /// Every head's mask in a colour of its own over the image in grey; where masks overlap, the head that attends most.
-    fn colours(&self, keep: f64) -> Picture {
+    /// Every head's mask in a color of its own over the image in gray; where masks overlap, the head that attends most.
+    fn colors(&self, keep: f64) -> Canvas {
         let heads = self.heads();
         let masks: Vec<Vec<bool>> = heads.iter().map(|row| mask(row, keep)).collect();
         let most = |i: usize| {
@@ -134,9 +134,9 @@ impl Attention {
         let owner: Vec<Option<usize>> = (0..heads[0].len()).map(most).collect();
         let owner = self.spread(&owner, None);
         self.shown.map(|i, [r, g, b]| {
-            let grey = 0.299 * r as f32 + 0.587 * g as f32 + 0.114 * b as f32;
-            owner[i].map_or([(0.5 * grey).round() as u8; 3], |h| {
-                hue(h, heads.len()).map(|c| (0.5 * grey + 0.5 * c).round() as u8)
+            let gray = 0.299 * r as f32 + 0.587 * g as f32 + 0.114 * b as f32;
+            owner[i].map_or([(0.5 * gray).round() as u8; 3], |h| {
+                hue(h, heads.len()).map(|c| (0.5 * gray + 0.5 * c).round() as u8)
             })
         })
     }
@@ -145,14 +145,14 @@ impl Attention {
     pub fn write(&self, keep: f64, parts: &[Part], out: &Path) -> Result<()> {
         folder(out)?;
         let has = |part| parts.contains(&part);
-        let (heads, mean, grid) = (self.heads(), self.mean(), self.seen.grid);
+        let (heads, mean, grid) = (self.heads(), self.mean(), self.output.grid);
         let rows = heads.iter().copied().enumerate().map(|(h, row)| (format!("head{h}"), row));
         for (name, row) in rows.chain([("mean".to_string(), &mean[..])]) {
             if has(Part::Grey) {
                 // Shows how even the attention is; heat goes from the least to the greatest, as in the published pictures.
                 let shares = self.shares(row, [0.0, range(row)[1]]);
-                let grey = self.shown.map(|i, _| [(255.0 * shares[i]).round() as u8; 3]);
-                grey.write(&out.join(format!("{name}.png")))?;
+                let gray = self.shown.map(|i, _| [(255.0 * shares[i]).round() as u8; 3]);
+                gray.write(&out.join(format!("{name}.png")))?;
             }
             if has(Part::Overlay) {
                 self.heat(row, range(row)).write(&out.join(format!("{name}-heat.png")))?;
@@ -173,17 +173,17 @@ impl Attention {
             self.shown.write(&out.join("image.png"))?;
         }
         if has(Part::Overlay) {
-            self.sheet(&self.ranges()).write(&out.join("overlay.png"))?;
+            self.contact_sheet(&self.ranges()).write(&out.join("overlay.png"))?;
         }
         if has(Part::Heads) {
-            self.colours(keep).write(&out.join("heads.png"))?;
+            self.colors(keep).write(&out.join("heads.png"))?;
         }
         if has(Part::Npy) {
             let shape = [heads.len(), grid[0], grid[1]];
-            npy::write(&out.join("attention.npy"), &shape, &self.seen.numbers)?;
+            npy::write(&out.join("attention.npy"), &shape, &self.output.numbers)?;
         }
         if has(Part::Json) {
-            let (width, height) = (self.seen.image.width, self.seen.image.height);
+            let (width, height) = (self.output.image.width, self.output.image.height);
             let numbers = json!({
                 "width": width, "height": height, "patch": width / grid[1], "rows": grid[0], "cols": grid[1],
                 "heads": heads.len(), "attention": heads,
@@ -194,7 +194,7 @@ impl Attention {
     }
 }
 
-/// Colour `h` of `n` around the circle of hues, full and light.
+/// Color `h` of `n` around the circle of hues, full and light.
 fn hue(h: usize, n: usize) -> [f32; 3] {
     let at = 6.0 * h as f32 / n.max(1) as f32;
     // Distance from red, green, blue, in sixths of the circle.
@@ -217,12 +217,12 @@ pub fn gallery<D: Device>(
     weights: &[f32],
     images: &[&Image],
     size: usize,
-) -> Result<Vec<Picture>> {
-    let mut look = Look::<D>::new(options, config, weights, None, size)?;
+) -> Result<Vec<Canvas>> {
+    let mut extractor = DenseExtractor::<D>::new(options, config, weights, None, size)?;
     images
         .iter()
         .map(|image| {
-            let attention = Attention::new(look.attention(image)?, config.patch_size);
+            let attention = Attention::new(extractor.attention(image)?, config.patch_size);
             let mean = attention.mean();
             Ok(attention.heat(&mean, range(&mean)))
         })
@@ -233,19 +233,19 @@ pub fn gallery<D: Device>(
 /// `out/sheet-000.png` and so on (the mean attention of 24 images each, in their order) and `out/images.tsv`, which says what is where.
 /// Returns what to tell the user.
 pub fn draw<D: Device>(
-    look: &mut Look<D>,
+    extractor: &mut DenseExtractor<D>,
     set: &dyn Dataset,
-    faults: &Faults,
+    unreadable: &Unreadable,
     keep: f64,
     parts: &[Part],
     out: &Path,
 ) -> Result<String> {
     check_keep(keep)?;
-    let patch = look.config.patch_size;
+    let patch = extractor.config.patch_size;
     if set.len() == 1 {
-        let attention = Attention::new(look.attention(&set.image(0)?)?, patch);
+        let attention = Attention::new(extractor.attention(&set.image(0)?)?, patch);
         attention.write(keep, parts, out)?;
-        let ([rows, cols], heads) = (attention.seen.grid, attention.heads().len());
+        let ([rows, cols], heads) = (attention.output.grid, attention.heads().len());
         let (width, height) = (cols * patch, rows * patch);
         return Ok(format!(
             "{width} x {height} pixels, {cols} x {rows} patches, {heads} heads; {}",
@@ -261,19 +261,20 @@ pub fn draw<D: Device>(
     let mut progress = Progress::new(set.len(), "images");
     for i in 0..set.len() {
         progress.tick();
-        let Some(image) = faults.image(set, i)? else { continue };
+        let Some(image) = unreadable.image(set, i)? else { continue };
         let name = unused(&set.name(i), &mut used);
-        let attention =
-            look.attention(&image).map_err(|e| Error { message: format!("{}: {}", set.name(i), e.message), ..e })?;
+        let attention = extractor
+            .attention(&image)
+            .map_err(|e| Error { message: format!("{}: {}", set.name(i), e.message), ..e })?;
         let attention = Attention::new(attention, patch);
         attention.write(keep, parts, &out.join(&name))?;
         let mean = attention.mean();
         let hot = attention.heat(&mean, range(&mean));
-        page.push(Picture::thumbnail(&hot.image(), CELL));
+        page.push(Canvas::thumbnail(&hot.image(), CELL));
         list += &format!("{pages}\t{}\t{}\t{}\n", page.len() - 1, tsv(&name), tsv(&set.name(i)));
         drawn += 1;
         if page.len() == PAGE {
-            Picture::contact(&page).write(&out.join(format!("sheet-{pages:03}.png")))?;
+            Canvas::contact_sheet(&page).write(&out.join(format!("sheet-{pages:03}.png")))?;
             (page, pages) = (Vec::new(), pages + 1);
         }
     }
@@ -281,7 +282,7 @@ pub fn draw<D: Device>(
         return Err(Error::new("none of the pictures could be read").hint("--strict says why the first one could not"));
     }
     if !page.is_empty() {
-        Picture::contact(&page).write(&out.join(format!("sheet-{pages:03}.png")))?;
+        Canvas::contact_sheet(&page).write(&out.join(format!("sheet-{pages:03}.png")))?;
     }
     write_atomically(&out.join("images.tsv"), |f| f.write_all(list.as_bytes()))?;
     Ok(format!("{drawn} images, a folder each, and {}; images.tsv names them", out.join("sheet-*.png").display()))
@@ -313,8 +314,8 @@ mod tests {
         (config, weights)
     }
 
-    fn read(path: &Path) -> Picture {
-        Picture::of(&decode(path, Decode::default()).unwrap(), 1)
+    fn read(path: &Path) -> Canvas {
+        Canvas::of(&decode(path, Decode::default()).unwrap(), 1)
     }
 
     #[test]
@@ -323,18 +324,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("new/folder");
         let image = plain(70, 40);
-        let mut look = Look::<Cpu>::new(&NoOptions {}, &config, &weights, None, 0).unwrap();
-        let attention = Attention::new(look.attention(&image).unwrap(), config.patch_size);
+        let mut extractor = DenseExtractor::<Cpu>::new(&NoOptions {}, &config, &weights, None, 0).unwrap();
+        let attention = Attention::new(extractor.attention(&image).unwrap(), config.patch_size);
         attention.write(0.6, Part::value_variants(), &out).unwrap();
         for name in ["image", "head0", "head2", "head2-mask", "head1-heat", "mean", "mean-heat", "heads", "overlay"] {
-            let picture = read(&out.join(format!("{name}.png")));
-            assert!(name == "overlay" || (picture.width, picture.height) == (56 * 5, 32 * 5), "{name}");
+            let figure = read(&out.join(format!("{name}.png")));
+            assert!(name == "overlay" || (figure.width, figure.height) == (56 * 5, 32 * 5), "{name}");
         }
         let text = std::fs::read_to_string(out.join("attention.json")).unwrap();
         let numbers: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((numbers["rows"].as_u64(), numbers["cols"].as_u64()), (Some(4), Some(7)));
         assert_eq!(numbers["attention"][2].as_array().unwrap().len(), 28);
-        // The same numbers in both files, and a mask, a cutout and a picture of colours that agree.
+        // The same numbers in both files, and a mask, a cutout and a picture of colors that agree.
         let npy = std::fs::read(out.join("attention.npy")).unwrap();
         assert_eq!((npy.len(), &npy[..128]), (128 + 4 * 3 * 28, &npy::header(&[3, 4, 7])[..]));
         let at = |h: usize, i: usize| f32::from_le_bytes(*npy[128 + 4 * (28 * h + i)..].first_chunk().unwrap());
@@ -357,19 +358,19 @@ mod tests {
     #[test]
     fn blocks_are_told_apart_and_only_what_is_asked_for_is_written() {
         let (config, weights) = network(3);
-        let seen = |block| {
-            let mut look = Look::<Cpu>::new(&NoOptions {}, &config, &weights, block, 16).unwrap();
-            look.attention(&plain(30, 20)).unwrap().numbers
+        let output = |block| {
+            let mut extractor = DenseExtractor::<Cpu>::new(&NoOptions {}, &config, &weights, block, 16).unwrap();
+            extractor.attention(&plain(30, 20)).unwrap().numbers
         };
-        assert_eq!(seen(None), seen(Some(3)));
-        assert!(seen(Some(1)) != seen(Some(2)) && seen(Some(2)) != seen(Some(3)));
+        assert_eq!(output(None), output(Some(3)));
+        assert!(output(Some(1)) != output(Some(2)) && output(Some(2)) != output(Some(3)));
         for block in [0, 4] {
-            let refused = Look::<Cpu>::new(&NoOptions {}, &config, &weights, Some(block), 16).err().unwrap();
+            let refused = DenseExtractor::<Cpu>::new(&NoOptions {}, &config, &weights, Some(block), 16).err().unwrap();
             assert!(refused.to_string().contains(&format!("no block {block}")), "{refused}");
         }
         let dir = tempfile::tempdir().unwrap();
-        let mut look = Look::<Cpu>::new(&NoOptions {}, &config, &weights, None, 16).unwrap();
-        let attention = Attention::new(look.attention(&plain(30, 20)).unwrap(), config.patch_size);
+        let mut extractor = DenseExtractor::<Cpu>::new(&NoOptions {}, &config, &weights, None, 16).unwrap();
+        let attention = Attention::new(extractor.attention(&plain(30, 20)).unwrap(), config.patch_size);
         attention.write(0.6, &[Part::Npy, Part::Mask], dir.path()).unwrap();
         let mut names: Vec<String> =
             std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -383,9 +384,9 @@ mod tests {
         assert_eq!([1, 3, 5].map(|h| hue(h, 6)), [[255., 255., 0.], [0., 255., 255.], [255., 0., 255.]]);
         // Two patches, two heads: the first is kept by head 0 alone, the second by both, and head 1 attends to it more.
         let image = Image { width: 256, height: 128, channels: 3, pixels: vec![100; 3 * 256 * 128] };
-        let seen = Seen { image, grid: [1, 2], numbers: vec![0.5, 0.5, 0.1, 0.9] };
-        let colours = Attention::new(seen, 128).colours(0.8);
-        assert_eq!((colours.rgb[0], colours.rgb[255]), ([178, 50, 50], [50, 178, 178]));
+        let output = DenseOutput { image, grid: [1, 2], numbers: vec![0.5, 0.5, 0.1, 0.9] };
+        let colors = Attention::new(output, 128).colors(0.8);
+        assert_eq!((colors.rgb[0], colors.rgb[255]), ([178, 50, 50], [50, 178, 178]));
     }
 
     #[test]

@@ -13,74 +13,73 @@ pub const WHITE: [u8; 3] = [255; 3];
 
 /// An RGB picture, rows top to bottom.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Picture {
+pub struct Canvas {
     pub width: usize,
     pub height: usize,
     /// `height * width` pixels.
     pub rgb: Vec<[u8; 3]>,
 }
 
-impl Picture {
-    /// Of one colour.
-    pub fn new(width: usize, height: usize, colour: [u8; 3]) -> Picture {
-        Picture { width, height, rgb: vec![colour; width * height] }
+impl Canvas {
+    /// Of one color.
+    pub fn new(width: usize, height: usize, color: [u8; 3]) -> Canvas {
+        Canvas { width, height, rgb: vec![color; width * height] }
     }
 
     /// An image, every pixel a square of side `scale`. Of more than three channels the first three, of fewer the first one thrice.
-    pub fn of(image: &Image, scale: usize) -> Picture {
+    pub fn of(image: &Image, scale: usize) -> Canvas {
         let size = [image.height * scale, image.width * scale];
-        let coloured = coloured(image);
-        let (rgb, _) = coloured.pixels.as_chunks::<3>();
+        let colored = colored(image);
+        let (rgb, _) = colored.pixels.as_chunks::<3>();
         let rgb = enlarge(rgb, [image.height, image.width], scale, size, [0; 3]);
-        Picture { width: size[1], height: size[0], rgb }
+        Canvas { width: size[1], height: size[0], rgb }
     }
 
     /// An image as large as fits a square of `side` pixels, in the middle of that square, white around it.
-    pub fn thumbnail(image: &Image, side: usize) -> Picture {
+    pub fn thumbnail(image: &Image, side: usize) -> Canvas {
         let fitted = |n: usize| ((n * side) as f64 / image.height.max(image.width) as f64).round().max(1.0) as usize;
-        let small =
-            Picture::of(&resize(&coloured(image), fitted(image.height), fitted(image.width), Filter::Bicubic), 1);
-        let mut square = Picture::new(side, side, WHITE);
+        let small = Canvas::of(&resize(&colored(image), fitted(image.height), fitted(image.width), Filter::Bicubic), 1);
+        let mut square = Canvas::new(side, side, WHITE);
         square.put((side - small.height) / 2, (side - small.width) / 2, &small);
         square
     }
 
-    /// Every pixel by its index and colour.
-    pub fn map(&self, f: impl Fn(usize, [u8; 3]) -> [u8; 3]) -> Picture {
+    /// Every pixel by its index and color.
+    pub fn map(&self, f: impl Fn(usize, [u8; 3]) -> [u8; 3]) -> Canvas {
         let rgb = self.rgb.iter().enumerate().map(|(i, &p)| f(i, p)).collect();
-        Picture { rgb, ..*self }
+        Canvas { rgb, ..*self }
     }
 
     /// Draws `other` at (top, left), where it fits.
-    pub fn put(&mut self, top: usize, left: usize, other: &Picture) {
+    pub fn put(&mut self, top: usize, left: usize, other: &Canvas) {
         for (y, row) in other.rgb.chunks(other.width.max(1)).enumerate() {
             self.rgb[(top + y) * self.width + left..][..other.width].copy_from_slice(row);
         }
     }
 
     /// With a border of `wide` pixels around it.
-    pub fn framed(&self, wide: usize, colour: [u8; 3]) -> Picture {
-        let mut framed = Picture::new(self.width + 2 * wide, self.height + 2 * wide, colour);
+    pub fn framed(&self, wide: usize, color: [u8; 3]) -> Canvas {
+        let mut framed = Canvas::new(self.width + 2 * wide, self.height + 2 * wide, color);
         framed.put(wide, wide, self);
         framed
     }
 
     /// Pictures side by side, `across` in a row, in cells as large as the largest of them, on white.
-    pub fn sheet(pictures: &[Picture], across: usize) -> Picture {
-        let across = across.clamp(1, pictures.len().max(1));
-        let most = |f: fn(&Picture) -> usize| pictures.iter().map(f).max().unwrap_or(0);
+    pub fn grid(figures: &[Canvas], across: usize) -> Canvas {
+        let across = across.clamp(1, figures.len().max(1));
+        let most = |f: fn(&Canvas) -> usize| figures.iter().map(f).max().unwrap_or(0);
         let (w, h) = (most(|p| p.width), most(|p| p.height));
-        let down = pictures.len().div_ceil(across);
-        let mut sheet = Picture::new(across * (w + GAP) + GAP, down * (h + GAP) + GAP, WHITE);
-        for (i, picture) in pictures.iter().enumerate() {
-            sheet.put(GAP + i / across * (h + GAP), GAP + i % across * (w + GAP), picture);
+        let down = figures.len().div_ceil(across);
+        let mut grid = Canvas::new(across * (w + GAP) + GAP, down * (h + GAP) + GAP, WHITE);
+        for (i, figure) in figures.iter().enumerate() {
+            grid.put(GAP + i / across * (h + GAP), GAP + i % across * (w + GAP), figure);
         }
-        sheet
+        grid
     }
 
     /// A sheet about as many pictures down as across.
-    pub fn contact(pictures: &[Picture]) -> Picture {
-        Picture::sheet(pictures, (1..).find(|n| n * n >= pictures.len()).unwrap_or(1))
+    pub fn contact_sheet(figures: &[Canvas]) -> Canvas {
+        Canvas::grid(figures, (1..).find(|n| n * n >= figures.len()).unwrap_or(1))
     }
 
     /// The same for those who take images.
@@ -101,14 +100,14 @@ impl Picture {
 }
 
 /// Three channels: of more the first three, of fewer the first one thrice.
-pub(crate) fn coloured(image: &Image) -> Image {
-    let colours = if image.channels >= 3 { [0, 1, 2] } else { [0; 3] };
-    let pixels = image.pixels.chunks_exact(image.channels).flat_map(|p| colours.map(|c| p[c])).collect();
+pub(crate) fn colored(image: &Image) -> Image {
+    let colors = if image.channels >= 3 { [0, 1, 2] } else { [0; 3] };
+    let pixels = image.pixels.chunks_exact(image.channels).flat_map(|p| colors.map(|c| p[c])).collect();
     Image { height: image.height, width: image.width, channels: 3, pixels }
 }
 
-/// Values in 0 to 1 as heat over the picture: the picture in grey below, the more opaque the hotter.
-pub fn heat(values: &[f32], under: &Picture) -> Picture {
+/// Values in 0 to 1 as heat over the picture: the picture in gray below, the more opaque the hotter.
+pub fn heat(values: &[f32], under: &Canvas) -> Canvas {
     under.map(|i, [r, g, b]| {
         let (hot, share) = (inferno(values[i]), 0.2 + 0.55 * values[i]);
         let below = 0.299 * r as f32 + 0.587 * g as f32 + 0.114 * b as f32;
@@ -140,39 +139,39 @@ mod tests {
 
     #[test]
     fn a_sheet_holds_every_picture_where_it_belongs() {
-        let one = |x| Picture::new(2, 1, [x; 3]);
-        let sheet = Picture::contact(&[one(1), one(2), one(3)]);
-        assert_eq!((sheet.width, sheet.height), (2 * (2 + GAP) + GAP, 2 * (1 + GAP) + GAP));
-        let at = |x: usize, y: usize| sheet.rgb[y * sheet.width + x][0];
+        let one = |x| Canvas::new(2, 1, [x; 3]);
+        let grid = Canvas::contact_sheet(&[one(1), one(2), one(3)]);
+        assert_eq!((grid.width, grid.height), (2 * (2 + GAP) + GAP, 2 * (1 + GAP) + GAP));
+        let at = |x: usize, y: usize| grid.rgb[y * grid.width + x][0];
         assert_eq!((at(GAP, GAP), at(2 * GAP + 2, GAP), at(GAP, 2 * GAP + 1)), (1, 2, 3));
-        assert_eq!((1..4).map(|x| sheet.rgb.iter().filter(|p| **p == [x; 3]).count()).sum::<usize>(), 6);
+        assert_eq!((1..4).map(|x| grid.rgb.iter().filter(|p| **p == [x; 3]).count()).sum::<usize>(), 6);
         // Other sizes: cells as large as the largest.
-        let sheet = Picture::sheet(&[Picture::new(5, 1, [1; 3]), Picture::new(1, 4, [2; 3])], 9);
-        assert_eq!((sheet.width, sheet.height), (2 * (5 + GAP) + GAP, 4 + 2 * GAP));
-        assert!(Picture::contact(&[]).rgb.iter().all(|p| *p == WHITE));
+        let grid = Canvas::grid(&[Canvas::new(5, 1, [1; 3]), Canvas::new(1, 4, [2; 3])], 9);
+        assert_eq!((grid.width, grid.height), (2 * (5 + GAP) + GAP, 4 + 2 * GAP));
+        assert!(Canvas::contact_sheet(&[]).rgb.iter().all(|p| *p == WHITE));
     }
 
     #[test]
     fn frames_and_thumbnails() {
-        let framed = Picture::new(1, 1, [9; 3]).framed(1, [4, 5, 6]);
+        let framed = Canvas::new(1, 1, [9; 3]).framed(1, [4, 5, 6]);
         assert_eq!((framed.width, framed.height), (3, 3));
         assert!(framed.rgb.iter().enumerate().all(|(i, p)| *p == if i == 4 { [9; 3] } else { [4, 5, 6] }));
         let wide = Image { width: 40, height: 10, channels: 1, pixels: vec![7; 400] };
-        let small = Picture::thumbnail(&wide, 8);
+        let small = Canvas::thumbnail(&wide, 8);
         let inside = |i: usize| (3..5).contains(&(i / 8));
         assert!(small.rgb.iter().enumerate().all(|(i, p)| *p == if inside(i) { [7; 3] } else { WHITE }), "{small:?}");
         // A line keeps a pixel of its width.
         let line = Image { width: 1, height: 300, channels: 3, pixels: vec![7; 900] };
-        assert_eq!(Picture::thumbnail(&line, 8).rgb.iter().filter(|p| **p == [7; 3]).count(), 8);
+        assert_eq!(Canvas::thumbnail(&line, 8).rgb.iter().filter(|p| **p == [7; 3]).count(), 8);
     }
 
     #[test]
     fn the_bytes_of_a_png_are_the_picture() {
-        let picture = Picture::new(3, 2, [0; 3]).map(|i, _| [i as u8, 200, 3]);
-        let read = decode_bytes(Path::new("a.png"), &picture.png().unwrap(), Decode::default()).unwrap();
-        assert_eq!(Picture::of(&read, 1), picture);
+        let figure = Canvas::new(3, 2, [0; 3]).map(|i, _| [i as u8, 200, 3]);
+        let read = decode_bytes(Path::new("a.png"), &figure.png().unwrap(), Decode::default()).unwrap();
+        assert_eq!(Canvas::of(&read, 1), figure);
         // Row 2 of the enlarged picture is row 1 of the picture.
-        assert_eq!(Picture::of(&read, 2).rgb[6 * 2 + 2], [4, 200, 3]);
+        assert_eq!(Canvas::of(&read, 2).rgb[6 * 2 + 2], [4, 200, 3]);
     }
 
     #[test]
@@ -180,6 +179,6 @@ mod tests {
         let light = |v: f32| inferno(v).iter().sum::<f32>();
         assert!((0..100).all(|i| light(i as f32 / 100.0) < light((i + 1) as f32 / 100.0)));
         assert_eq!(inferno(f32::INFINITY), [252.0, 255.0, 164.0]);
-        assert_eq!(heat(&[0.0, 1.0], &Picture::new(2, 1, [100; 3])).rgb, [[80, 80, 81], [214, 216, 148]]);
+        assert_eq!(heat(&[0.0, 1.0], &Canvas::new(2, 1, [100; 3])).rgb, [[80, 80, 81], [214, 216, 148]]);
     }
 }

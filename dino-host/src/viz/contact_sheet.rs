@@ -2,14 +2,14 @@
 
 use crate::config::Config;
 use crate::data::loader::Recipe;
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Unreadable};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::image::augment::Augment;
 use crate::image::resize::{Filter, resize};
 use crate::io::atomic::write_atomically;
 use crate::io::tsv::tsv;
-use crate::viz::canvas::{Picture, WHITE, coloured};
+use crate::viz::canvas::{Canvas, WHITE, colored};
 use std::io::Write;
 use std::path::Path;
 
@@ -25,7 +25,7 @@ const LEAST: usize = 128;
 pub fn draw(
     config: &Config,
     set: &dyn Dataset,
-    faults: &Faults,
+    unreadable: &Unreadable,
     epoch: u64,
     images: usize,
     out: &Path,
@@ -48,7 +48,7 @@ pub fn draw(
         let augment = config.augment();
         let recipe = Recipe { augment, seed: config.seed, batch: ids.len(), micro_batch: 1, per_epoch: 1 };
         // An epoch of this one batch: crops depend on the epoch's number, not on its length.
-        let batch = recipe.load(set, faults, ids, epoch)?;
+        let batch = recipe.load(set, unreadable, ids, epoch)?;
         let wide = batch.pixels.len() / ids.len();
         let mut rows = Vec::new();
         for (&id, crops) in batch.images.iter().zip(batch.pixels.chunks(wide)) {
@@ -67,15 +67,15 @@ pub fn draw(
     ))
 }
 
-/// The image and its crops, `crops` being those of one image, normalised, one after the other.
-fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Picture {
+/// The image and its crops, `crops` being those of one image, normalized, one after the other.
+fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Canvas {
     let (global, local) = (augment.global_size, augment.local_size);
     let scale = LEAST.div_ceil(global);
     let height = global * scale;
     // As high as a global crop, at most three times as wide.
     let fit = (height as f64 / image.height as f64).min(3.0 * height as f64 / image.width as f64);
     let fitted = |n: usize| ((n as f64 * fit).round() as usize).max(1);
-    let whole = resize(&coloured(image), fitted(image.height), fitted(image.width), Filter::Bicubic);
+    let whole = resize(&colored(image), fitted(image.height), fitted(image.width), Filter::Bicubic);
     // Local crops stand above each other in as many rows as fit.
     let down = ((height + GAP) / (local * scale + GAP)).max(1);
     let columns = augment.local_crops_number.div_ceil(down);
@@ -88,19 +88,19 @@ fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Picture {
     };
     let tall = height.max(local * scale);
     let wide = whole.width + 2 * (GAP + height) + columns * (GAP + local * scale);
-    let mut canvas = Picture::new(wide, tall, WHITE);
-    canvas.put(0, 0, &Picture::of(&whole, 1));
+    let mut canvas = Canvas::new(wide, tall, WHITE);
+    canvas.put(0, 0, &Canvas::of(&whole, 1));
     let mut rest = crops;
     for (view, (side, _)) in augment.crops_of().into_iter().enumerate() {
         let (crop, tail) = rest.split_at(augment.channels * side * side);
         rest = tail;
         let (top, left) = place(view);
-        canvas.put(top, left, &Picture::of(&pixels(augment, crop, side), scale));
+        canvas.put(top, left, &Canvas::of(&pixels(augment, crop, side), scale));
     }
     canvas
 }
 
-/// A normalised crop (channels, side, side) as a picture again.
+/// A normalized crop (channels, side, side) as a picture again.
 fn pixels(augment: &Augment, crop: &[f32], side: usize) -> Image {
     let (channels, plane) = (augment.channels, side * side);
     let value = |i: usize| {
@@ -112,10 +112,10 @@ fn pixels(augment: &Augment, crop: &[f32], side: usize) -> Image {
 }
 
 /// Rows below each other.
-fn stack(rows: Vec<Picture>) -> Picture {
+fn stack(rows: Vec<Canvas>) -> Canvas {
     let width = rows.iter().map(|r| r.width).max().unwrap_or(0);
     let height = rows.iter().map(|r| r.height + GAP).sum::<usize>() - GAP;
-    let (mut canvas, mut top) = (Picture::new(width, height, WHITE), 0);
+    let (mut canvas, mut top) = (Canvas::new(width, height, WHITE), 0);
     for row in rows {
         canvas.put(top, 0, &row);
         top += row.height + GAP;

@@ -12,7 +12,7 @@ use crate::image::Image;
 use crate::inference::dense::fit;
 use crate::io::atomic::write_atomically;
 use crate::viz::attention;
-use crate::viz::canvas::Picture;
+use crate::viz::canvas::Canvas;
 use crate::viz::neighbors::choose;
 use serde_json::json;
 use std::io::Write;
@@ -37,10 +37,10 @@ pub fn images(splits: &Splits) -> (&dyn Dataset, Vec<(usize, Image)>) {
 }
 
 /// The images side by side, as the network sees them.
-pub fn plain(config: &Config, images: &[(usize, Image)]) -> Result<Picture> {
-    let seen: Result<Vec<_>> =
+pub fn plain(config: &Config, images: &[(usize, Image)]) -> Result<Canvas> {
+    let output: Result<Vec<_>> =
         images.iter().map(|(_, i)| Ok(row_of(&fit(i, config.global_size, config.patch_size)?))).collect();
-    Ok(side_by_side(&seen?))
+    Ok(side_by_side(&output?))
 }
 
 /// What a backbone (`weights` in the table's layout) attends to in them.
@@ -49,19 +49,19 @@ pub fn strip<D: Device>(
     config: &Config,
     weights: &[f32],
     images: &[(usize, Image)],
-) -> Result<Picture> {
+) -> Result<Canvas> {
     let images: Vec<&Image> = images.iter().map(|(_, image)| image).collect();
     let drawn = attention::gallery::<D>(options, config, weights, &images, 0)?;
     Ok(side_by_side(&drawn.iter().map(|p| row_of(&p.image())).collect::<Vec<_>>()))
 }
 
-fn row_of(image: &Image) -> Picture {
-    Picture::thumbnail(image, SIDE)
+fn row_of(image: &Image) -> Canvas {
+    Canvas::thumbnail(image, SIDE)
 }
 
-fn side_by_side(pictures: &[Picture]) -> Picture {
-    let mut row = Picture::new(pictures.len() * SIDE, SIDE, [255; 3]);
-    pictures.iter().enumerate().for_each(|(i, p)| row.put(0, i * SIDE, p));
+fn side_by_side(figures: &[Canvas]) -> Canvas {
+    let mut row = Canvas::new(figures.len() * SIDE, SIDE, [255; 3]);
+    figures.iter().enumerate().for_each(|(i, p)| row.put(0, i * SIDE, p));
     row
 }
 
@@ -123,8 +123,8 @@ mod tests {
         draw::<Cpu>(&NoOptions {}, &config, &weights, &splits, None, dir.path()).unwrap();
         draw::<Cpu>(&NoOptions {}, &config, &weights, &splits, Some(3), dir.path()).unwrap();
         assert!(read("start.png") == read("epoch0003.png") && read("start.png") != read("images.png"));
-        let picture = decode_bytes(Path::new("a"), &read("start.png"), Decode::default()).unwrap();
-        assert_eq!((picture.width, picture.height), (IMAGES * SIDE, SIDE));
+        let figure = decode_bytes(Path::new("a"), &read("start.png"), Decode::default()).unwrap();
+        assert_eq!((figure.width, figure.height), (IMAGES * SIDE, SIDE));
         let which: serde_json::Value = serde_json::from_slice(&read("images.json")).unwrap();
         assert_eq!((which.as_array().unwrap().len(), &which[1]["class"]), (IMAGES, &json!("ball")));
     }

@@ -1,4 +1,4 @@
-//! Figures for people: attention maps and videos, principal components, nearest neighbours, contact sheets.
+//! Figures for people: attention maps and videos, principal components, nearest neighbors, contact sheets.
 
 pub mod animation;
 pub mod attention;

@@ -1,14 +1,14 @@
-//! Nearest neighbours, for people to look at: which images a network takes for alike.
+//! Nearest neighbors, for people to look at: which images a network takes for alike.
 //!
-//! Similarity is the cosine of two features, as in the k-nearest-neighbours vote.
+//! Similarity is the cosine of two features, as in the k-nearest-neighbors vote.
 
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Unreadable};
 use crate::error::{Error, Result};
 use crate::eval::knn;
 use crate::image::Image;
 use crate::inference::features::Features;
 use crate::io::atomic::write_atomically;
-use crate::viz::canvas::Picture;
+use crate::viz::canvas::Canvas;
 use dino_kernel::rng::{Kind, Rng};
 use ndarray::{Array2, Axis};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use std::path::Path;
 
 /// Rows of the bank with their similarity, most similar first.
 pub type Near = Vec<(usize, f32)>;
-/// A query and its neighbours.
+/// A query and its neighbors.
 pub type Row = (usize, Near);
 
 /// The `k` rows of `bank` nearest to each row of `queries`, (images, C) both, of any length; fewer if the bank has fewer. Among equals
@@ -33,7 +33,7 @@ pub fn rows(bank: Array2<f32>, queries: Array2<f32>, k: usize) -> Result<Vec<Row
         return Ok((0..queries.nrows()).map(|q| (q, Vec::new())).collect());
     }
     let k = k.min(bank.nrows());
-    let found = knn::neighbours(knn::normalise(bank).view(), knn::normalise(queries).view(), k);
+    let found = knn::neighbors(knn::normalize(bank).view(), knn::normalize(queries).view(), k);
     let pairs: Near = found.indices.iter().map(|&i| i as usize).zip(found.similarities).collect();
     Ok(pairs.chunks(k).map(<[_]>::to_vec).enumerate().collect())
 }
@@ -86,7 +86,7 @@ pub fn choose(set: &dyn Dataset, count: usize, seed: Option<u64>) -> Vec<usize> 
     chosen
 }
 
-/// Green and red, told apart by people who do not see colours as most do as well: the green is the lighter one.
+/// Green and red, told apart by people who do not see colors as most do as well: the green is the lighter one.
 const SAME: [u8; 3] = [70, 200, 90];
 const OTHER: [u8; 3] = [190, 30, 45];
 /// Pixels of a frame, and of a picture's side within it.
@@ -95,16 +95,16 @@ pub const SIDE: usize = 96;
 /// Rows of a page.
 const PAGE: usize = 12;
 
-/// One row of a sheet: the query, a gap, its neighbours, each framed green where it is of the query's class, red where it is of
+/// One row of a sheet: the query, a gap, its neighbors, each framed green where it is of the query's class, red where it is of
 /// another, white where that is not known.
-pub fn strip(query: &Image, found: &[(Image, Option<bool>)]) -> Picture {
+pub fn strip(query: &Image, found: &[(Image, Option<bool>)]) -> Canvas {
     let cell = SIDE + 2 * FRAME;
     let step = cell + FRAME;
-    let mut strip = Picture::new(cell + 3 * FRAME + found.len() * step, cell, [255; 3]);
-    strip.put(FRAME, FRAME, &Picture::thumbnail(query, SIDE));
+    let mut strip = Canvas::new(cell + 3 * FRAME + found.len() * step, cell, [255; 3]);
+    strip.put(FRAME, FRAME, &Canvas::thumbnail(query, SIDE));
     for (j, (image, same)) in found.iter().enumerate() {
-        let colour = same.map_or([255; 3], |same| if same { SAME } else { OTHER });
-        strip.put(0, cell + 4 * FRAME + j * step - FRAME, &Picture::thumbnail(image, SIDE).framed(FRAME, colour));
+        let color = same.map_or([255; 3], |same| if same { SAME } else { OTHER });
+        strip.put(0, cell + 4 * FRAME + j * step - FRAME, &Canvas::thumbnail(image, SIDE).framed(FRAME, color));
     }
     strip
 }
@@ -140,8 +140,8 @@ impl Dataset for Members<'_> {
     fn name(&self, i: usize) -> String {
         self.0[i].0.name(self.0[i].1)
     }
-    fn place(&self, i: usize) -> usize {
-        self.0.get(i).map_or(0, |(set, i)| set.place(*i))
+    fn identity(&self, i: usize) -> usize {
+        self.0.get(i).map_or(0, |(set, i)| set.identity(*i))
     }
     fn fingerprint(&self) -> String {
         let names: Vec<String> = (0..self.len()).map(|i| self.name(i)).collect();
@@ -149,7 +149,7 @@ impl Dataset for Members<'_> {
     }
 }
 
-/// What to draw: `k` neighbours each, of the images `queries`, or, where that is `None`, of the images `chosen` of the bank, each among
+/// What to draw: `k` neighbors each, of the images `queries`, or, where that is `None`, of the images `chosen` of the bank, each among
 /// all others.
 pub struct Ask<'a> {
     pub k: usize,
@@ -161,9 +161,9 @@ pub struct Ask<'a> {
 /// One kind of features: what it is called, and how a set becomes rows.
 pub type Kinds<'a> = Vec<(&'a str, Box<dyn FnMut(&dyn Dataset) -> Result<Features> + 'a>)>;
 
-/// Draws the neighbours of every query, a row for each of the `kinds` of features, as `out/sheet-000.png` and so on, twelve rows
+/// Draws the neighbors of every query, a row for each of the `kinds` of features, as `out/sheet-000.png` and so on, twelve rows
 /// each, and writes names and similarities to `out/neighbours.json`. Returns what the file holds.
-pub fn draw(ask: &Ask, kinds: Kinds, faults: &Faults, out: &Path) -> Result<Value> {
+pub fn draw(ask: &Ask, kinds: Kinds, unreadable: &Unreadable, out: &Path) -> Result<Value> {
     if ask.k == 0 {
         return Err(Error::new("--k 0 asks for no neighbours").hint("--k 10 draws ten in a row"));
     }
@@ -171,7 +171,7 @@ pub fn draw(ask: &Ask, kinds: Kinds, faults: &Faults, out: &Path) -> Result<Valu
         Error::new(format!("cannot make the folder {}: {e}", out.display())).hint("--out names another")
     })?;
     let queries = ask.queries.unwrap_or(ask.bank);
-    // (query, what it was asked with, neighbours), all by their places in the sets.
+    // (query, what it was asked with, neighbors), all by their places in the sets.
     let mut lines: Vec<(usize, usize, Near)> = Vec::new();
     let mut names = Vec::new();
     for (kind, (name, mut extract)) in kinds.into_iter().enumerate() {
@@ -193,7 +193,7 @@ pub fn draw(ask: &Ask, kinds: Kinds, faults: &Faults, out: &Path) -> Result<Valu
         let place = |near: Near| near.into_iter().map(|(i, s)| (bank.images[i], s)).collect();
         lines.extend(found.into_iter().map(|(q, near)| (q, kind, place(near))));
     }
-    faults.say();
+    unreadable.print();
     if lines.is_empty() {
         return Err(Error::new("none of the queries could be read").hint("--image names other pictures"));
     }
@@ -207,7 +207,7 @@ pub fn draw(ask: &Ask, kinds: Kinds, faults: &Faults, out: &Path) -> Result<Valu
             let images: Result<Vec<_>> = near.iter().map(|&(i, _)| Ok((ask.bank.image(i)?, same(*query, i)))).collect();
             strips.push(strip(&queries.image(*query)?, &images?));
         }
-        Picture::sheet(&strips, 1).write(&out.join(format!("sheet-{page:03}.png")))?;
+        Canvas::grid(&strips, 1).write(&out.join(format!("sheet-{page:03}.png")))?;
     }
     let rows: Vec<Value> = lines
         .iter()
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!((found[1].0, places(&found[1])), (1, vec![1, 2, 0]));
         let want = [1.0, 0.5f32.sqrt(), 0.0];
         assert!(found[0].1.iter().zip(want).all(|(n, w)| (n.1 - w).abs() < 1e-6), "{found:?}");
-        // Leave one out: nobody is his own neighbour.
+        // Leave one out: nobody is his own neighbor.
         let found = rows_within(bank.clone(), &[0, 3], 2).unwrap();
         assert_eq!((found[0].0, places(&found[0])), (0, vec![2, 1]));
         assert_eq!((found[1].0, places(&found[1])), (3, vec![1, 2]));

@@ -1,19 +1,19 @@
-//! Principal components of patch tokens as colours: patches of one colour are alike to the network.
+//! Principal components of patch tokens as colors: patches of one color are alike to the network.
 //!
 //! Tokens x (C numbers each) of all patches of all images; m their mean, S = 1 / (n - 1) sum (x - m)(x - m)ᵀ = V L Vᵀ. A patch's
 //! coordinates are Vᵀ(x - m); the first three become red, green and blue. Signs: the entry of a component that is largest in magnitude
-//! is positive (scikit-learn's convention), so the same tokens give the same colours everywhere. A colour runs from 0 at a
-//! coordinate's 1st percentile to 1 at its 99th over all patches, so that single patches do not make the rest grey.
+//! is positive (scikit-learn's convention), so the same tokens give the same colors everywhere. A color runs from 0 at a
+//! coordinate's 1st percentile to 1 at its 99th over all patches, so that single patches do not make the rest gray.
 //!
 //! With the foreground asked for, patches are first parted in two by their first coordinate, where the variance between the parts is
 //! greatest (Otsu 1979); the part that holds the smaller share of the patches at the images' borders is the foreground, and the
 //! components are then those of its patches alone (after Oquab et al. 2023, DINOv2, section 7.5, who choose the side by eye).
 
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image::enlarge::enlarge;
-use crate::inference::dense::Look;
+use crate::inference::dense::DenseExtractor;
 use crate::io::atomic::write_atomically;
 use crate::io::json::number;
 use crate::io::npy;
@@ -21,15 +21,15 @@ use crate::io::progress::Progress;
 use crate::io::spool::{Spool, Spooled};
 use crate::linalg::eigen;
 use crate::viz::attention::{folder, unused};
-use crate::viz::canvas::Picture;
+use crate::viz::canvas::Canvas;
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::Write;
 use std::path::Path;
 
-/// Components that become colours.
-pub const COLOURS: usize = 3;
+/// Components that become colors.
+pub const COLORS: usize = 3;
 /// Part of the patches below the darkest and above the lightest shade.
 const TAIL: f64 = 0.01;
 /// Eigenvalues that the report holds at most.
@@ -60,19 +60,19 @@ impl Scatter {
         let rows = rows.mapv(f64::from);
         let Some(mean) = rows.mean_axis(Axis(0)) else { return };
         let (a, b) = (self.rows as f64, rows.nrows() as f64);
-        let centred = rows - &mean;
+        let centered = rows - &mean;
         let apart = &mean - &self.mean;
-        self.square += &centred.t().dot(&centred);
+        self.square += &centered.t().dot(&centered);
         let column = apart.view().insert_axis(Axis(1));
         self.square.scaled_add(a * b / (a + b), &column.dot(&column.t()));
         self.mean.scaled_add(b / (a + b), &apart);
-        self.rows += centred.nrows();
+        self.rows += centered.nrows();
     }
 
     /// The components. Of fewer than two rows there is no variance: every value is 0.
     pub fn components(&self) -> Pca {
         let (values, vectors) = eigen::symmetric(&self.square / (self.rows.max(2) - 1) as f64);
-        let wide = COLOURS.min(values.len());
+        let wide = COLORS.min(values.len());
         // Rounding leaves tiny negative numbers where there is no variance.
         Pca {
             mean: self.mean.clone(),
@@ -96,7 +96,7 @@ impl Pca {
     /// Coordinates (n, 3) of rows (n, C); of components that do not exist they are 0.
     pub fn coordinates(&self, rows: ArrayView2<f32>) -> Array2<f32> {
         let found = (rows.mapv(f64::from) - &self.mean).dot(&self.axes);
-        let mut all = Array2::zeros((rows.nrows(), COLOURS));
+        let mut all = Array2::zeros((rows.nrows(), COLORS));
         all.slice_mut(s![.., ..found.ncols()]).assign(&found.mapv(|x| x as f32));
         all
     }
@@ -115,7 +115,7 @@ pub fn quantile(sorted: &[f32], at: f64) -> f64 {
     low + (high - low) * place.fract()
 }
 
-/// The threshold that parts values in two with the greatest variance between the parts (Otsu 1979), halfway between two neighbours;
+/// The threshold that parts values in two with the greatest variance between the parts (Otsu 1979), halfway between two neighbors;
 /// the value itself where all are equal.
 pub fn otsu(values: &[f32]) -> f32 {
     let mut sorted = values.to_vec();
@@ -144,8 +144,8 @@ pub fn scales(coordinates: ArrayView2<f32>) -> Vec<[f64; 2]> {
     coordinates.columns().into_iter().map(scale).collect()
 }
 
-/// A patch's colour, 0 to 1, from its three coordinates. A scale without width gives the middle.
-pub fn colour(coordinates: [f32; 3], scales: &[[f64; 2]]) -> [f64; 3] {
+/// A patch's color, 0 to 1, from its three coordinates. A scale without width gives the middle.
+pub fn color(coordinates: [f32; 3], scales: &[[f64; 2]]) -> [f64; 3] {
     std::array::from_fn(|c| {
         let [low, high] = scales[c];
         if high > low { ((coordinates[c] as f64 - low) / (high - low)).clamp(0.0, 1.0) } else { 0.5 }
@@ -160,31 +160,31 @@ struct Member {
 
 /// Draws every image of `set` by the components of all their patches together: of one image `out/pca.png`, `pca.npy` (rows, columns,
 /// 3 coordinates) and, with the foreground, `foreground.png`; of several, a folder each with the same, and `out/sheet-000.png` and so
-/// on, image and colours beside each other. `out/pca.json` says what the components are. Returns that.
+/// on, image and colors beside each other. `out/pca.json` says what the components are. Returns that.
 pub fn draw<D: Device>(
-    look: &mut Look<D>,
+    extractor: &mut DenseExtractor<D>,
     set: &dyn Dataset,
-    faults: &Faults,
+    unreadable: &Unreadable,
     foreground: bool,
     out: &Path,
 ) -> Result<Value> {
     folder(out)?;
-    let (width, patch) = (look.config.embed_dim, look.config.patch_size);
+    let (width, patch) = (extractor.config.embed_dim, extractor.config.patch_size);
     let mut scatter = Scatter::new(width);
     let mut spool = Spool::new(out)?;
     let mut members = Vec::new();
     let mut progress = Progress::new(set.len(), "images");
     for i in 0..set.len() {
         progress.tick();
-        let image = if set.len() == 1 { Some(set.image(0)?) } else { faults.image(set, i)? };
+        let image = if set.len() == 1 { Some(set.image(0)?) } else { unreadable.image(set, i)? };
         let Some(image) = image else { continue };
         let named = |e: Error| Error { message: format!("{}: {}", set.name(i), e.message), ..e };
-        let seen = look.tokens(&image).map_err(named)?;
-        scatter.add(rows(&seen.numbers, width));
-        spool.push(&seen.numbers)?;
-        members.push(Member { index: i, grid: seen.grid });
+        let output = extractor.tokens(&image).map_err(named)?;
+        scatter.add(rows(&output.numbers, width));
+        spool.push(&output.numbers)?;
+        members.push(Member { index: i, grid: output.grid });
     }
-    faults.say();
+    unreadable.print();
     if members.is_empty() {
         return Err(Error::new("none of the pictures could be read").hint("--strict says why the first one could not"));
     }
@@ -228,43 +228,43 @@ pub fn draw<D: Device>(
         folder(&out)?;
         let here = coordinates.slice(s![mine.clone(), ..]);
         let numbers: Vec<f32> = here.iter().copied().collect();
-        npy::write(&out.join("pca.npy"), &[height, wide, COLOURS], &numbers)?;
+        npy::write(&out.join("pca.npy"), &[height, wide, COLORS], &numbers)?;
         let shades = |i: usize| {
-            let [r, g, b] = [0, 1, 2].map(|c| numbers[COLOURS * i + c]);
-            if part[mine.start + i] { colour([r, g, b], &scales).map(|x| (255.0 * x).round() as u8) } else { [0; 3] }
+            let [r, g, b] = [0, 1, 2].map(|c| numbers[COLORS * i + c]);
+            if part[mine.start + i] { color([r, g, b], &scales).map(|x| (255.0 * x).round() as u8) } else { [0; 3] }
         };
         let cell = patch * WIDTH.div_ceil(wide * patch);
         let large = |cells: &[[u8; 3]]| {
             let size = [height * cell, wide * cell];
-            Picture { width: size[1], height: size[0], rgb: enlarge(cells, member.grid, cell, size, [0; 3]) }
+            Canvas { width: size[1], height: size[0], rgb: enlarge(cells, member.grid, cell, size, [0; 3]) }
         };
-        let picture = large(&(0..numbers.len() / COLOURS).map(shades).collect::<Vec<_>>());
-        picture.write(&out.join("pca.png"))?;
+        let figure = large(&(0..numbers.len() / COLORS).map(shades).collect::<Vec<_>>());
+        figure.write(&out.join("pca.png"))?;
         if foreground {
             large(&part[mine.clone()].iter().map(|&p| [255 * p as u8; 3]).collect::<Vec<_>>())
                 .write(&out.join("foreground.png"))?;
         }
         // It could be read a moment ago.
-        let image = look.seen(&set.image(member.index)?)?;
-        let shown = Picture::of(&image, cell / patch);
+        let image = extractor.input(&set.image(member.index)?)?;
+        let shown = Canvas::of(&image, cell / patch);
         let place = (pages, page.len());
         images.push(json!({
             "image": name, "folder": below, "rows": height, "cols": wide, "sheet": place.0, "place": place.1,
             "foreground": foreground.then(|| part[mine.clone()].iter().filter(|p| **p).count()),
         }));
         if set.len() == 1 {
-            Picture::sheet(&[shown, picture], 2).write(&out.join("sheet-000.png"))?;
+            Canvas::grid(&[shown, figure], 2).write(&out.join("sheet-000.png"))?;
         } else {
-            let both = [shown, picture].map(|p| Picture::thumbnail(&p.image(), CELL));
-            page.push(Picture::sheet(&both, 2));
+            let both = [shown, figure].map(|p| Canvas::thumbnail(&p.image(), CELL));
+            page.push(Canvas::grid(&both, 2));
         }
         if page.len() == PAGE {
-            Picture::contact(&page).write(&top.join(format!("sheet-{pages:03}.png")))?;
+            Canvas::contact_sheet(&page).write(&top.join(format!("sheet-{pages:03}.png")))?;
             (page, pages) = (Vec::new(), pages + 1);
         }
     }
     if !page.is_empty() {
-        Picture::contact(&page).write(&out.join(format!("sheet-{pages:03}.png")))?;
+        Canvas::contact_sheet(&page).write(&out.join(format!("sheet-{pages:03}.png")))?;
     }
     let few = |values: &Array1<f64>| values.iter().take(NAMED).map(|&v| number(v)).collect::<Vec<_>>();
     let found = json!({
@@ -284,7 +284,7 @@ fn rows(numbers: &[f32], width: usize) -> ArrayView2<'_, f32> {
 /// Coordinates of all patches of all images, from the start of what was spooled.
 fn project(pca: &Pca, members: &[Member], tokens: &mut Spooled, width: usize) -> Result<Array2<f32>> {
     tokens.rewind()?;
-    let mut all = Array2::zeros((0, COLOURS));
+    let mut all = Array2::zeros((0, COLORS));
     for member in members {
         let numbers = tokens.next(member.grid[0] * member.grid[1] * width)?;
         all.append(Axis(0), pca.coordinates(rows(&numbers, width)).view()).expect("three columns");
@@ -355,7 +355,7 @@ mod tests {
             let found = pca.coordinates(rows.view());
             assert_eq!(found, Array2::<f32>::zeros((n, 3)), "C = 2 has no third component");
             let scales = scales(found.view());
-            assert_eq!(colour([0.0; 3], &scales), [0.5; 3]);
+            assert_eq!(color([0.0; 3], &scales), [0.5; 3]);
         }
     }
 
@@ -367,7 +367,7 @@ mod tests {
         let three = Array2::from_shape_fn((201, 3), |(i, c)| values[i] * (c + 1) as f32);
         let scales = scales(three.view());
         assert_eq!(scales, [[2.0, 198.0], [4.0, 396.0], [6.0, 594.0]]);
-        assert_eq!(colour([0.0, 200.0, 900.0], &scales), [0.0, 0.5, 1.0]);
+        assert_eq!(color([0.0, 200.0, 900.0], &scales), [0.0, 0.5, 1.0]);
     }
 
     #[test]
@@ -395,7 +395,7 @@ mod tests {
         value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
     }
 
-    /// Everything from tokens to colours as NumPy has it (`tests/golden/make_pictures.py`), over two images together.
+    /// Everything from tokens to colors as NumPy has it (`tests/golden/make_pictures.py`), over two images together.
     #[test]
     fn colours_are_those_of_numpy() {
         let golden: Value = serde_json::from_str(include_str!("../../../tests/golden/pictures.json")).unwrap();
@@ -425,14 +425,14 @@ mod tests {
             }
             floats(&want["axes"]).iter().zip(&pca.axes).for_each(|(w, f)| near(*f, *w, "axes"));
             let found: Vec<f32> = tokens.iter().flat_map(|t| pca.coordinates(rows(t, width))).collect();
-            let found = Array2::from_shape_vec((part.len(), COLOURS), found).unwrap();
+            let found = Array2::from_shape_vec((part.len(), COLORS), found).unwrap();
             floats(&want["coordinates"]).iter().zip(&found).for_each(|(w, f)| near(*f as f64, *w, "coordinates"));
             let kept: Vec<usize> = (0..part.len()).filter(|&i| part[i]).collect();
             let scales = scales(found.select(Axis(0), &kept).view());
-            let colours = floats(&want["colours"]);
-            assert_eq!(colours.len(), 3 * part.len());
-            for (row, want) in found.rows().into_iter().zip(colours.chunks(3)) {
-                let found = colour([row[0], row[1], row[2]], &scales);
+            let colors = floats(&want["colours"]);
+            assert_eq!(colors.len(), 3 * part.len());
+            for (row, want) in found.rows().into_iter().zip(colors.chunks(3)) {
+                let found = color([row[0], row[1], row[2]], &scales);
                 (0..3).for_each(|c| near(found[c], want[c], "colours"));
             }
             if case == "all" {

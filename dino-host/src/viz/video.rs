@@ -3,27 +3,28 @@
 //! Two passes: the network looks at every frame once and its attention goes to a file; then the frames are drawn one by one, when the
 //! least and the greatest attention of the whole film are known. Memory holds one frame, however long the film is.
 //!
-//! The published script scales the colours frame by frame, which makes a film flicker and hides where attention grows: here that is
-//! [`Range::Frame`], and [`Range::Film`] is the default.
+//! The published script scales the colors frame by frame, which makes a film flicker and hides where attention grows: here that is
+//! [`Range::Frame`], and [`Range::Video`] is the default.
 
-use crate::data::{Dataset, Faults};
+use crate::data::{Dataset, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::attention::check_keep;
-use crate::inference::dense::{Look, Seen};
+use crate::inference::dense::{DenseExtractor, DenseOutput};
 use crate::io::progress::Progress;
 use crate::io::spool::Spool;
-use crate::viz::animation::{Film, Format};
+use crate::viz::animation::{Format, Video};
 use crate::viz::attention::{Attention, folder, range};
-use crate::viz::canvas::Picture;
+use crate::viz::canvas::Canvas;
 use clap::ValueEnum;
 use std::path::Path;
 
-/// Over what the colours run from the least to the greatest attention.
+/// Over what the colors run from the least to the greatest attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Range {
-    /// The whole film: a colour means the same in every frame
-    Film,
+    /// The whole film: a color means the same in every frame
+    #[value(name = "film")]
+    Video,
     /// Every frame for itself, as published
     Frame,
 }
@@ -54,19 +55,19 @@ pub struct Style {
 }
 
 /// Draws the frames of `set`, in its order, as `out/attention.png` (.gif, .mp4), and the frames' names to `out/frames.txt`. Frames of
-/// other sizes than the first one's are scaled and cut around the centre to its size. Returns what to tell the user. Errors: no frame
+/// other sizes than the first one's are scaled and cut around the center to its size. Returns what to tell the user. Errors: no frame
 /// that can be read, a format that cannot be written here.
 pub fn draw<D: Device>(
-    look: &mut Look<D>,
+    extractor: &mut DenseExtractor<D>,
     set: &dyn Dataset,
-    faults: &Faults,
+    unreadable: &Unreadable,
     style: Style,
     out: &Path,
 ) -> Result<String> {
     style.format.check(style.fps)?;
     check_keep(style.keep)?;
     folder(out)?;
-    let patch = look.config.patch_size;
+    let patch = extractor.config.patch_size;
     let mut first: Option<([usize; 2], [usize; 2])> = None;
     let mut others = 0;
     let mut spool = Spool::new(out)?;
@@ -75,21 +76,21 @@ pub fn draw<D: Device>(
     let mut progress = Progress::new(set.len(), "frames");
     for i in 0..set.len() {
         progress.tick();
-        let Some(image) = faults.image(set, i)? else { continue };
+        let Some(image) = unreadable.image(set, i)? else { continue };
         let original = [image.height, image.width];
-        let (size, like) = *first.get_or_insert((look.size(&image)?, original));
+        let (size, like) = *first.get_or_insert((extractor.size(&image)?, original));
         others += (original != like) as usize;
         let named = |e: Error| Error { message: format!("{}: {}", set.name(i), e.message), ..e };
-        let attention = Attention::new(look.attention_at(&image, size).map_err(named)?, patch);
+        let attention = Attention::new(extractor.attention_at(&image, size).map_err(named)?, patch);
         let found = attention.ranges();
         let wider = |[a, b]: [f32; 2], [c, d]: [f32; 2]| [a.min(c), b.max(d)];
         ranges =
             if ranges.is_empty() { found } else { ranges.into_iter().zip(found).map(|(a, b)| wider(a, b)).collect() };
-        numbers = attention.seen.numbers.len();
-        spool.push(&attention.seen.numbers)?;
+        numbers = attention.output.numbers.len();
+        spool.push(&attention.output.numbers)?;
         frames.push(i);
     }
-    faults.say();
+    unreadable.print();
     let Some((size, _)) = first else {
         return Err(Error::new("none of the frames could be read").hint("--strict says why the first one could not"));
     };
@@ -108,26 +109,26 @@ pub fn draw<D: Device>(
         spool.save(&out.join("attention.npy"), &[frames.len(), heads, grid[0], grid[1]])?;
     }
     let path = out.join(format!("attention.{}", style.format.ending()));
-    let mut film: Option<Film> = None;
+    let mut video: Option<Video> = None;
     let mut progress = Progress::new(frames.len(), "frames drawn");
     let mut names = String::new();
     for &i in &frames {
         // It could be read a moment ago.
-        let image = look.covering(&set.image(i)?, size)?;
-        let attention = Attention::new(Seen { image, grid, numbers: spool.next(numbers)? }, patch);
-        let picture = frame(&attention, style, &ranges);
-        let film = match &mut film {
-            Some(film) => film,
+        let image = extractor.covering(&set.image(i)?, size)?;
+        let attention = Attention::new(DenseOutput { image, grid, numbers: spool.next(numbers)? }, patch);
+        let figure = frame(&attention, style, &ranges);
+        let video = match &mut video {
+            Some(video) => video,
             none => {
-                let size = [picture.width, picture.height];
-                none.insert(Film::create(style.format, &path, size, style.fps, frames.len())?)
+                let size = [figure.width, figure.height];
+                none.insert(Video::create(style.format, &path, size, style.fps, frames.len())?)
             }
         };
-        film.frame(&picture)?;
+        video.frame(&figure)?;
         names += &format!("{}\n", set.name(i));
         progress.tick();
     }
-    film.map_or(Ok(()), Film::finish)?;
+    video.map_or(Ok(()), Video::finish)?;
     crate::io::atomic::write_atomically(&out.join("frames.txt"), |f| std::io::Write::write_all(f, names.as_bytes()))?;
     Ok(format!(
         "{} frames of {} x {} pixels, {} x {} patches, {} a second: {}",
@@ -142,13 +143,13 @@ pub fn draw<D: Device>(
 }
 
 /// `ranges`: of every head and of the mean, over the whole film.
-fn frame(attention: &Attention, style: Style, ranges: &[[f32; 2]]) -> Picture {
+fn frame(attention: &Attention, style: Style, ranges: &[[f32; 2]]) -> Canvas {
     let mean = attention.mean();
     match (style.show, style.range) {
-        (Show::Mean, Range::Film) => attention.heat(&mean, ranges[ranges.len() - 1]),
+        (Show::Mean, Range::Video) => attention.heat(&mean, ranges[ranges.len() - 1]),
         (Show::Mean, Range::Frame) => attention.heat(&mean, range(&mean)),
-        (Show::Heads, Range::Film) => attention.sheet(ranges),
-        (Show::Heads, Range::Frame) => attention.sheet(&attention.ranges()),
+        (Show::Heads, Range::Video) => attention.contact_sheet(ranges),
+        (Show::Heads, Range::Frame) => attention.contact_sheet(&attention.ranges()),
         (Show::Mask, _) => attention.mask(&mean, style.keep),
     }
 }

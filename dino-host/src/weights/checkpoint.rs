@@ -20,7 +20,7 @@ use std::path::Path;
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// Optimisation steps done.
+    /// Optimization steps done.
     pub step: u64,
     /// Sum of the losses of the current epoch's steps so far. After its last step it is what it was until the epoch has been judged.
     pub epoch_loss: f64,

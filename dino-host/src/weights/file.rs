@@ -2,7 +2,7 @@
 
 use super::pickle::Dtype;
 use super::pth::{self, MOST_TENSORS};
-use super::tensors::Place;
+use super::tensors::Location;
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use safetensors::SafeTensors;
@@ -33,7 +33,7 @@ impl Format {
 pub struct File {
     pub name: String,
     pub format: Format,
-    pub tensors: BTreeMap<String, Place>,
+    pub tensors: BTreeMap<String, Location>,
     /// Of a safetensors file.
     pub metadata: BTreeMap<String, String>,
     /// Names under which something lies that is no tensor that can be read, and what made it.
@@ -168,7 +168,7 @@ impl File {
 }
 
 /// Numbers of `N` bytes; `read` takes them with the least significant byte first.
-fn pick<const N: usize>(storage: &[u8], place: &Place, at: &[usize], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+fn pick<const N: usize>(storage: &[u8], place: &Location, at: &[usize], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
     let elements = storage.as_chunks::<N>().0;
     let number = |mut bytes: [u8; N]| {
         if place.big_endian {
@@ -179,7 +179,7 @@ fn pick<const N: usize>(storage: &[u8], place: &Place, at: &[usize], read: impl 
     at.iter().map(|&i| number(elements[i])).collect()
 }
 
-type Found = (BTreeMap<String, Place>, BTreeMap<String, String>);
+type Found = (BTreeMap<String, Location>, BTreeMap<String, String>);
 
 fn safetensors(bytes: &[u8]) -> Result<Found> {
     let failed = |e| Error::new(format!("{e}, {} bytes", bytes.len()));
@@ -204,7 +204,7 @@ fn safetensors(bytes: &[u8]) -> Result<Found> {
         }
         let storage = first + info.data_offsets.0..first + info.data_offsets.1;
         let shape = info.shape.clone();
-        let place = Place { dtype, shape, strides, part: 0, storage, offset: 0, crc: None, big_endian: false };
+        let place = Location { dtype, shape, strides, part: 0, storage, offset: 0, crc: None, big_endian: false };
         tensors.insert(name, place);
     }
     Ok((tensors, all.metadata().clone().unwrap_or_default().into_iter().collect()))

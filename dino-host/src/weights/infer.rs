@@ -1,6 +1,6 @@
 //! The architecture of a foreign file, read off the shapes of its tensors and off what lies beside it.
 
-use super::naming::{Dialect, Piece};
+use super::naming::{Naming, TensorPart};
 use super::{File, Keys, Options, Report, Side};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ pub(super) fn config(
     report: &mut Report,
 ) -> Result<(Config, bool)> {
     let shape = |name: &str| {
-        let key = keys.get(&Piece { name: name.into(), third: None })?;
+        let key = keys.get(&TensorPart { name: name.into(), third: None })?;
         Some(file.tensors[key].shape.as_slice())
     };
     let refuse = |what: String| {
@@ -37,7 +37,7 @@ pub(super) fn config(
     let (Some(class), Some(patch), Some(positions)) = (class, patch, positions) else {
         let seen: Vec<&str> = file.tensors.keys().take(super::SHOWN).map(String::as_str).collect();
         let none = "none of a class token, patches and positions under names of ";
-        return Err(refuse(format!("{none}{}; it begins with {}", report.dialect.name(), seen.join(", "))));
+        return Err(refuse(format!("{none}{}; it begins with {}", report.naming.name(), seen.join(", "))));
     };
     let (&[1, 1, dim], &[_, channels, side_p, other], &[1, tokens, _]) = (class, patch, positions) else {
         return Err(refuse(format!("class token {class:?}, patches {patch:?}, positions {positions:?}")));
@@ -101,7 +101,7 @@ pub(super) fn config(
         },
         // As large beside the global crops as the published ones, in whole patches.
         local_size: (global_size / 7 * 3 / side_p).max(1) * side_p,
-        position_resize: report.dialect.position_resize().into(),
+        position_resize: report.naming.position_resize().into(),
         ..published
     };
     head(&mut config, &shape, options.head).map_err(refuse)?;
@@ -123,11 +123,11 @@ pub(super) fn config(
     if let Some(rule) = settings["position-resize"].as_str() {
         config.position_resize = rule.into();
     }
-    match (report.dialect, config.position_resize.as_str()) {
-        (Dialect::Hf, "size") => report.notes.push(
+    match (report.naming, config.position_resize.as_str()) {
+        (Naming::Hf, "size") => report.notes.push(
             "positions are resized as Hugging Face does (position-resize size); the published program adds 0.1".into(),
         ),
-        (Dialect::Timm, _) => report.notes.push(
+        (Naming::Timm, _) => report.notes.push(
             "positions are resized as the published program does (position-resize published); timm smooths them".into(),
         ),
         _ => (),
@@ -159,7 +159,7 @@ fn head<'a>(config: &mut Config, shape: &impl Fn(&str) -> Option<&'a [usize]>, w
 
 /// A config.json beside the file must say what the shapes do; where its program computes otherwise, that is a note.
 fn beside(config: &mut Config, side: &Side, mlp: usize, report: &mut Report) -> Result<()> {
-    if report.dialect != Dialect::Hf {
+    if report.naming != Naming::Hf {
         return Ok(());
     }
     if side.config.is_null() {

@@ -88,7 +88,7 @@ pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, 
     let head = head(&mut weights, &given, config, wanted)?;
     said.push(head.clone());
     let record = json!({
-        "file": file.display().to_string(), "dialect": given.report.dialect.name(), "container": given.report.container, "head": head,
+        "file": file.display().to_string(), "dialect": given.report.naming.name(), "container": given.report.container, "head": head,
     });
     Ok(Start { weights, record, said })
 }
@@ -131,7 +131,7 @@ fn positions(to: &mut [f32], from: &[f32], a: &Vit, b: &Vit) {
     position::forward(&mut to[a.dim..], grid, &matrix, &matrix, sizes);
 }
 
-/// Patch weights (C, channels, p, p) for another number of channels. To one, their sum: a grey picture gives what its coloured copy gave.
+/// Patch weights (C, channels, p, p) for another number of channels. To one, their sum: a gray picture gives what its colored copy gave.
 /// To more, the old ones in turn, each divided by how often it is used, so that equal channels give the same again; to fewer, the first
 /// ones times old / new.
 fn patches(to: &mut [f32], from: &[f32], a: &Vit, b: &Vit) {
@@ -217,8 +217,8 @@ mod tests {
             patches(&mut new, &old, &vit(3), &vit(n));
             assert_eq!(new[..n], first[..], "{n} channels");
         }
-        let mut grey = vec![0.0; 3 * 2];
-        patches(&mut grey, &[3.0, 6.0], &vit(1), &vit(3));
-        assert_eq!(grey, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
+        let mut gray = vec![0.0; 3 * 2];
+        patches(&mut gray, &[3.0, 6.0], &vit(1), &vit(3));
+        assert_eq!(gray, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
     }
 }

@@ -18,13 +18,13 @@ mod tensors;
 pub mod write;
 
 pub use file::{File, Format};
-pub use naming::Dialect;
+pub use naming::Naming;
 pub use networks::plain;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::weights::checkpoint::Checkpoint;
-use naming::{Piece, foreign, from_hf, harmless};
+use naming::{TensorPart, foreign, from_hf, harmless};
 use networks::Network;
 use pickle::Dtype;
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ const SHOWN: usize = 3;
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Names and rules; `None` looks at the file.
-    pub dialect: Option<Dialect>,
+    pub naming: Option<Naming>,
     /// "teacher" (as without one) or "student", where a file has both.
     pub network: Option<&'static str>,
     /// Or the network that lies under these words of its names.
@@ -56,7 +56,7 @@ pub struct Options {
 pub struct Report {
     pub file: String,
     pub format: Format,
-    pub dialect: Dialect,
+    pub naming: Naming,
     /// What stands in the file before the network's names: `teacher.backbone.`, or "".
     pub container: String,
     pub missing: Vec<String>,
@@ -72,7 +72,7 @@ pub struct Report {
 impl Report {
     pub fn json(&self) -> Value {
         json!({
-            "file": self.file, "format": self.format.name(), "dialect": self.dialect.name(), "container": self.container,
+            "file": self.file, "format": self.format.name(), "dialect": self.naming.name(), "container": self.container,
             "missing": self.missing, "extra": self.extra, "misshapen": self.misshapen, "left_out": self.left_out,
             "notes": self.notes,
         })
@@ -190,7 +190,7 @@ const WHOLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 fn whole(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
     let names = || WHOLE.iter().flat_map(|name| [name.to_string(), format!("{name}.index.json")]);
     if !path.is_dir() {
-        // Only files under Hugging Face's own names: another's neighbours say nothing about it.
+        // Only files under Hugging Face's own names: another's neighbors say nothing about it.
         let named = path.file_name().and_then(|n| n.to_str());
         let known = named.is_some_and(|named| names().any(|name| name == named));
         return Ok((path.to_owned(), path.parent().filter(|_| known).map(Path::to_owned)));
@@ -250,7 +250,7 @@ pub fn parse(name: String, bytes: Vec<u8>, side: &Side, options: &Options) -> Re
             _ => return own(name, bytes, options),
         }
     };
-    if options.dialect == Some(Dialect::Own) {
+    if options.naming == Some(Naming::Own) {
         return Err(Error::new(format!("{} was not written by this program: its header has no config", file.name))
             .hint("without --dialect its kind is looked for"));
     }
@@ -260,7 +260,7 @@ pub fn parse(name: String, bytes: Vec<u8>, side: &Side, options: &Options) -> Re
 /// A checkpoint of this program.
 fn own(name: String, bytes: Vec<u8>, options: &Options) -> Result<Opened> {
     let checkpoint = Checkpoint::parse(name.clone(), bytes)?;
-    if let Some(other) = options.dialect.filter(|d| *d != Dialect::Own) {
+    if let Some(other) = options.naming.filter(|d| *d != Naming::Own) {
         return Err(Error::new(format!("{name} is a checkpoint of this program, not {}", other.name()))
             .hint("leave --dialect out"));
     }
@@ -282,7 +282,7 @@ fn own(name: String, bytes: Vec<u8>, options: &Options) -> Result<Opened> {
     let report = Report {
         file: name,
         format: Format::Safetensors,
-        dialect: Dialect::Own,
+        naming: Naming::Own,
         container: if bare { String::new() } else { format!("{network}.") },
         missing: vec![],
         extra: vec![],
@@ -295,14 +295,14 @@ fn own(name: String, bytes: Vec<u8>, options: &Options) -> Result<Opened> {
 }
 
 /// Names of ours and the keys they have in the file.
-type Keys = BTreeMap<Piece, String>;
+type Keys = BTreeMap<TensorPart, String>;
 
 /// Brings a foreign file to our table.
 fn fit(file: &File, side: &Side, options: &Options) -> Opened {
     let mut report = Report {
         file: file.name.clone(),
         format: file.format,
-        dialect: Dialect::Official,
+        naming: Naming::Official,
         container: String::new(),
         missing: vec![],
         extra: vec![],
@@ -366,40 +366,41 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
         .hint("it reads plain vision transformers with a class token and learned positions, as DINO's are"));
     }
     let hf = bare.iter().any(|(_, name)| name.starts_with("embeddings.") || name.starts_with("encoder.layer."));
-    report.dialect = options.dialect.unwrap_or(if hf {
-        Dialect::Hf
+    report.naming = options.naming.unwrap_or(if hf {
+        Naming::Hf
     } else if side.config.get("pretrained_cfg").is_some() {
-        Dialect::Timm
+        Naming::Timm
     } else {
-        Dialect::Official
+        Naming::Official
     });
     let mut keys = Keys::new();
     let mut others = vec![];
     for (key, name) in bare {
-        let piece = match report.dialect {
-            Dialect::Hf => from_hf(&name),
-            _ => Some(Piece { name: name.clone(), third: None }),
+        let tensor_part = match report.naming {
+            Naming::Hf => from_hf(&name),
+            _ => Some(TensorPart { name: name.clone(), third: None }),
         };
-        match piece.filter(|p| !keys.contains_key(p) && harmless(&name).is_none()) {
-            Some(piece) => drop(keys.insert(piece, key.to_owned())),
+        match tensor_part.filter(|p| !keys.contains_key(p) && harmless(&name).is_none()) {
+            Some(tensor_part) => drop(keys.insert(tensor_part, key.to_owned())),
             None => others.push((key.to_owned(), name)),
         }
     }
     // What a wanted tensor is made of must be known, all else may be anything.
     for (key, name) in inside(file.opaque.keys(), &network).bare {
-        let piece = if report.dialect == Dialect::Hf { from_hf(&name) } else { Some(Piece { name, third: None }) };
-        if piece.is_some_and(|p| is_ours(&p.name) && !keys.contains_key(&p)) {
+        let tensor_part =
+            if report.naming == Naming::Hf { from_hf(&name) } else { Some(TensorPart { name, third: None }) };
+        if tensor_part.is_some_and(|p| is_ours(&p.name) && !keys.contains_key(&p)) {
             let made = &file.opaque[key];
             return Err(Error::new(format!("{}: {key} is no plain tensor: {made} makes it", file.name))
                 .hint(pth::plain_tensors(made)));
         }
     }
     let (config, heads_stated) = infer::config(file, &keys, side, options, report)?;
-    let part = |word: &'static str| move |piece: &Piece| piece.name.starts_with(word);
+    let part = |word: &'static str| move |tensor_part: &TensorPart| tensor_part.name.starts_with(word);
     let has_head = keys.keys().any(part("head.last_layer."));
     let with_head = options.head && has_head;
     if !with_head && keys.keys().any(part("head.")) {
-        keys.retain(|piece, _| !part("head.")(piece));
+        keys.retain(|tensor_part, _| !part("head.")(tensor_part));
         report.left_out.push(if has_head { "the projection head" } else { "a head of another kind" }.into());
     }
 
@@ -411,17 +412,17 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
             return;
         }
         let (name, mut shape) = (spec.name.to_string(), spec.shape().to_vec());
-        let split = report.dialect == Dialect::Hf && name.contains("attn.qkv");
+        let split = report.naming == Naming::Hf && name.contains("attn.qkv");
         let mut at = spec.at.0.at;
         let thirds = if split { vec![Some(0), Some(1), Some(2)] } else { vec![None] };
         shape[0] /= thirds.len();
         let len: usize = shape.iter().product();
         for third in thirds {
-            let piece = Piece { name: name.clone(), third };
-            match keys.get(&piece) {
+            let tensor_part = TensorPart { name: name.clone(), third };
+            match keys.get(&tensor_part) {
                 None => {
                     let spelled = naming::to_hf(&name);
-                    let shown = if report.dialect == Dialect::Hf { spelled.get(third.unwrap_or(0)) } else { None };
+                    let shown = if report.naming == Naming::Hf { spelled.get(third.unwrap_or(0)) } else { None };
                     report.missing.push(format!("{}{}", report.container, shown.unwrap_or(&name)));
                 }
                 Some(key) => {
@@ -433,11 +434,13 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
                     }
                 }
             }
-            wanted.insert(piece);
+            wanted.insert(tensor_part);
             at += len;
         }
     });
-    report.extra.extend(keys.iter().filter(|(piece, _)| !wanted.contains(piece)).map(|(_, key)| key.clone()));
+    report
+        .extra
+        .extend(keys.iter().filter(|(tensor_part, _)| !wanted.contains(tensor_part)).map(|(_, key)| key.clone()));
     for (key, name) in others {
         match harmless(&name) {
             Some(what) if options.allow_extra => {

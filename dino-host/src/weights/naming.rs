@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 /// A way of naming tensors, and what else its program does differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Dialect {
+pub enum Naming {
     /// The published checkpoints: a backbone, or a run with `student` and `teacher`
     Official,
     /// timm's VisionTransformer: the published names
@@ -15,26 +15,26 @@ pub enum Dialect {
     Own,
 }
 
-impl Dialect {
+impl Naming {
     pub fn name(self) -> &'static str {
         match self {
-            Dialect::Official => "official",
-            Dialect::Timm => "timm",
-            Dialect::Hf => "Hugging Face",
-            Dialect::Own => "own",
+            Naming::Official => "official",
+            Naming::Timm => "timm",
+            Naming::Hf => "Hugging Face",
+            Naming::Own => "own",
         }
     }
 
     /// How its program resizes positions, as the key `position-resize` has it. (timm's own way, smoothed and with a = -0.5, is not
     /// offered: it was never what such weights were trained with.)
     pub fn position_resize(self) -> &'static str {
-        if self == Dialect::Hf { "size" } else { "published" }
+        if self == Naming::Hf { "size" } else { "published" }
     }
 }
 
 /// A tensor of ours, or the query's, key's or value's third (0, 1, 2) of one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Piece {
+pub struct TensorPart {
     /// The published name.
     pub name: String,
     pub third: Option<usize>,
@@ -70,16 +70,16 @@ fn ending(name: &str) -> (&str, &str) {
 }
 
 /// Which tensor of ours Hugging Face calls `name`.
-pub fn from_hf(name: &str) -> Option<Piece> {
+pub fn from_hf(name: &str) -> Option<TensorPart> {
     let (stem, end) = ending(name);
     if let Some((_, ours)) = OUTSIDE.iter().find(|(hf, _)| *hf == stem) {
-        return Some(Piece { name: format!("{ours}{end}"), third: None });
+        return Some(TensorPart { name: format!("{ours}{end}"), third: None });
     }
     let in_files = stem.strip_prefix("encoder.layer.");
     let (index, leaf) = in_files.or(stem.strip_prefix("layers."))?.split_once('.')?;
     let index: usize = index.parse().ok()?;
     let row = INSIDE.iter().find(|row| leaf == if in_files.is_some() { row.0 } else { row.1 })?;
-    Some(Piece { name: format!("blocks.{index}.{}{end}", row.2), third: row.3 })
+    Some(TensorPart { name: format!("blocks.{index}.{}{end}", row.2), third: row.3 })
 }
 
 /// What Hugging Face's files call a tensor of ours: three names for one that holds query, key and value.
@@ -145,7 +145,7 @@ mod tests {
         let mut seen = 0;
         table.visit(|spec| {
             let name = spec.name.to_string();
-            let back: Vec<Piece> = to_hf(&name).iter().map(|hf| from_hf(hf).unwrap()).collect();
+            let back: Vec<TensorPart> = to_hf(&name).iter().map(|hf| from_hf(hf).unwrap()).collect();
             let thirds: Vec<Option<usize>> = if !spec.name.part.is_empty() {
                 vec![]
             } else if name.contains("qkv") {
@@ -153,13 +153,16 @@ mod tests {
             } else {
                 vec![None]
             };
-            assert_eq!(back, thirds.into_iter().map(|third| Piece { name: name.clone(), third }).collect::<Vec<_>>());
+            assert_eq!(
+                back,
+                thirds.into_iter().map(|third| TensorPart { name: name.clone(), third }).collect::<Vec<_>>()
+            );
             seen += back.len();
         });
         assert_eq!(seen, 4 + 4 * 16 + 2);
         assert_eq!(
             from_hf("layers.2.attention.k_proj.bias"),
-            Some(Piece { name: "blocks.2.attn.qkv.bias".into(), third: Some(1) })
+            Some(TensorPart { name: "blocks.2.attn.qkv.bias".into(), third: Some(1) })
         );
         assert_eq!(from_hf("layers.2.attention.attention.key.bias"), None);
         assert_eq!(from_hf("encoder.layer.x.layernorm_before.bias"), None);

@@ -1,6 +1,6 @@
 //! A backbone as an ONNX model.
 //!
-//! Input `pixels` (batch, channels, height, width), normalised as the metadata say (`mean`, `std`, of values in 0 to 1). Outputs
+//! Input `pixels` (batch, channels, height, width), normalized as the metadata say (`mean`, `std`, of values in 0 to 1). Outputs
 //! `features` (batch, C), the class token, and `tokens` (batch, 1 + patches, C), both after the final norm. The number of images is free;
 //! height and width are fixed or free too ([`Size`]). Weights have their published names and shapes.
 //!
@@ -21,7 +21,7 @@ use std::path::Path;
 /// The images that a model takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// These alone; the position table is resized for them now. A runtime optimises such a graph best.
+    /// These alone; the position table is resized for them now. A runtime optimizes such a graph best.
     Fixed { height: usize, width: usize },
     /// Any of at least a patch: the graph resizes the position table itself, by the rule of `--position-resize`.
     Free,

@@ -6,7 +6,7 @@
 //! values, the storages' keys) and then every storage: its number of elements in eight bytes, its elements.
 
 use super::pickle::{Object, Pickle, Storage, Value};
-use super::tensors::Place;
+use super::tensors::Location;
 use crate::error::{Error, Result};
 use flate2::read::DeflateDecoder;
 use std::collections::{BTreeMap, HashMap};
@@ -33,7 +33,7 @@ const LONGEST: usize = 500;
 /// What a file of `torch.save` holds.
 #[derive(Debug, Default)]
 pub struct Found {
-    pub tensors: BTreeMap<String, Place>,
+    pub tensors: BTreeMap<String, Location>,
     /// Names under which something lies that might be meant for a tensor and is none, and what made it.
     pub opaque: BTreeMap<String, String>,
     /// What to know of the file, a line each.
@@ -269,7 +269,7 @@ fn dictionaries<'a>(p: &'a Pickle, value: &'a Value) -> Vec<&'a [(usize, usize)]
 }
 
 /// Every tensor below the root, `outer.inner` from names that are texts. Of a pickled module the names are those of its state
-/// dictionary. What else there is (epochs, arguments, an optimiser's lists) is none of our business.
+/// dictionary. What else there is (epochs, arguments, an optimizer's lists) is none of our business.
 fn tensors(p: &Pickle, storages: &Storages, found: &mut Found) -> Result<()> {
     if matches!(p.root(), Value::Tensor(_)) {
         return Err(Error::new("it is one tensor, not a dictionary of them").hint("save model.state_dict()"));
@@ -354,7 +354,7 @@ pub fn plain_tensors(made: &str) -> String {
     format!("plain tensors are read: in Python, torch.save({{k: {value} for k, v in state.items()}}, OUT)")
 }
 
-fn place(t: super::pickle::Tensor, storages: &Storages) -> Result<Place> {
+fn place(t: super::pickle::Tensor, storages: &Storages) -> Result<Location> {
     let Storage { dtype, key, at, len } = t.storage;
     let shown: String = key.chars().take(40).flat_map(char::escape_default).collect();
     let (range, crc) = storages.places.get(&key).ok_or_else(|| broken(format!("its storage {shown} is missing")))?;
@@ -368,5 +368,5 @@ fn place(t: super::pickle::Tensor, storages: &Storages) -> Result<Place> {
     })?;
     let crc = crc.map(|crc| (range.clone(), crc));
     let big_endian = storages.big_endian;
-    Ok(Place { dtype, shape: t.shape, strides: t.strides, part: 0, storage, offset: t.offset, crc, big_endian })
+    Ok(Location { dtype, shape: t.shape, strides: t.strides, part: 0, storage, offset: t.offset, crc, big_endian })
 }

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 /// Where a tensor lies.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Location {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// Elements between neighbours along every axis.
+    /// Elements between neighbors along every axis.
     pub strides: Vec<usize>,
     /// Which of a file's parts, and bytes of the storage in it.
     pub part: usize,
@@ -21,7 +21,7 @@ pub struct Place {
     pub big_endian: bool,
 }
 
-impl Place {
+impl Location {
     /// The place of every element in a storage of `elements`; `None` where one lies outside, or where they are more than the storage
     /// has, which no tensor that was ever trained does.
     pub(super) fn indices(&self, elements: usize) -> Option<Vec<usize>> {

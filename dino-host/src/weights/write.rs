@@ -2,7 +2,7 @@
 
 use super::infer::SETTINGS;
 use super::naming::to_hf;
-use super::{Dialect, Weights};
+use super::{Naming, Weights};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
@@ -48,20 +48,20 @@ pub fn head<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
 }
 
 /// Writes safetensors in a dialect: a file, for Hugging Face a folder. Equal weights give equal bytes. Returns what to tell the user.
-pub fn safetensors(dialect: Dialect, weights: &Weights, out: &Path) -> Result<Vec<String>> {
+pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<String>> {
     let config = &weights.config;
     let mut tensors: Vec<(String, Out)> = vec![];
-    let prefix = match (&weights.head, dialect) {
+    let prefix = match (&weights.head, naming) {
         (None, _) => "",
-        (Some(_), Dialect::Official) => "backbone.",
-        (Some(_), Dialect::Own) => "teacher.backbone.",
+        (Some(_), Naming::Official) => "backbone.",
+        (Some(_), Naming::Own) => "teacher.backbone.",
         (Some(_), _) => {
-            return Err(Error::new(format!("{}'s model has no place for a projection head", dialect.name()))
+            return Err(Error::new(format!("{}'s model has no place for a projection head", naming.name()))
                 .hint("leave --head out, or use --to official"));
         }
     };
     for t in backbone(config, &weights.backbone) {
-        if dialect == Dialect::Hf {
+        if naming == Naming::Hf {
             // Query, key and value lie one below the other.
             let names = to_hf(&t.name);
             let mut shape = t.shape;
@@ -74,7 +74,7 @@ pub fn safetensors(dialect: Dialect, weights: &Weights, out: &Path) -> Result<Ve
         }
     }
     for t in weights.head.iter().flat_map(|h| head(config, h)) {
-        let name = if dialect == Dialect::Own { format!("teacher.{}", t.name) } else { t.name };
+        let name = if naming == Naming::Own { format!("teacher.{}", t.name) } else { t.name };
         tensors.push((name, Out { shape: t.shape, values: t.values.to_vec() }));
     }
     // What the names and shapes do not say, for when it is read again here; other programs do not look at it.
@@ -84,16 +84,16 @@ pub fn safetensors(dialect: Dialect, weights: &Weights, out: &Path) -> Result<Ve
         "norm-eps": config.norm_eps,
     });
     let foreign = || BTreeMap::from([("format", "pt".to_string()), (SETTINGS, settings.to_string())]);
-    match dialect {
-        Dialect::Own => {
+    match naming {
+        Naming::Own => {
             checkpoint::write(out, tensors, checkpoint::metadata(config, Progress::default()))?;
             Ok(vec![format!("written: {}", out.display())])
         }
-        Dialect::Official | Dialect::Timm => {
+        Naming::Official | Naming::Timm => {
             checkpoint::write(out, tensors, foreign())?;
             Ok(vec![format!("written: {}", out.display())])
         }
-        Dialect::Hf => {
+        Naming::Hf => {
             folder(out)?;
             checkpoint::write(&out.join("model.safetensors"), tensors, foreign())?;
             let (model, pixels) = hugging_face(config);

@@ -120,7 +120,7 @@ pub fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
     dir
 }
 
-/// A picture of a coloured gradient, encoded.
+/// A picture of a colored gradient, encoded.
 pub fn picture(format: image::ImageFormat, seed: u32) -> Vec<u8> {
     let image = image::RgbImage::from_fn(40 + seed % 7, 36, |x, y| {
         image::Rgb([(5 * x + 31 * seed) as u8, (7 * y) as u8, (x * y + seed) as u8])

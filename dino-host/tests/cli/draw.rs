@@ -1,4 +1,4 @@
-//! The commands that draw: attention, films, principal components, neighbours.
+//! The commands that draw: attention, films, principal components, neighbors.
 
 use crate::common::*;
 use image::ImageFormat::{Jpeg, Png};
@@ -33,7 +33,7 @@ fn rgb(path: &Path) -> image::RgbImage {
     image::open(path).unwrap().into_rgb8()
 }
 
-/// A picture of one colour.
+/// A picture of one color.
 fn constant(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::RgbImage::from_pixel(width, height, image::Rgb([90, 120, 30])).write_to(&mut bytes, Png).unwrap();
@@ -339,14 +339,14 @@ fn principal_components_mean_the_same_in_all_images_of_a_call() {
     let line = "pca --checkpoint {} --image {} --out {} --size 40 --foreground --block 1 --threads";
     succeeds(&format!("{line} 1"), &[&file, &b, front.path()]);
     let found = json(&front.path().join("pca.json"));
-    let [white, colours] = ["foreground.png", "pca.png"].map(|name| rgb(&front.path().join(name)));
+    let [white, colors] = ["foreground.png", "pca.png"].map(|name| rgb(&front.path().join(name)));
     let count = white.pixels().filter(|p| p.0 == [255; 3]).count();
     let (rows, cols) = (found["images"][0]["rows"].as_u64().unwrap(), found["images"][0]["cols"].as_u64().unwrap());
     let cell = (white.width() as u64 / cols).pow(2);
     let patches = found["foreground_patches"].as_u64().unwrap();
     assert_eq!((count as u64, white.pixels().len() as u64), (patches * cell, rows * cols * cell));
     assert!(patches > 0 && patches < rows * cols, "{found}");
-    assert!(white.pixels().zip(colours.pixels()).all(|(w, c)| w.0 == [255; 3] || c.0 == [0; 3]));
+    assert!(white.pixels().zip(colors.pixels()).all(|(w, c)| w.0 == [255; 3] || c.0 == [0; 3]));
     let again = tempfile::tempdir().unwrap();
     succeeds(&format!("{line} 2"), &[&file, &b, again.path()]);
     for name in names(front.path()) {
@@ -362,7 +362,7 @@ fn components_of_hostile_images() {
     let line = "pca --checkpoint {} --image {} --out {}";
     let done = dino(line, &[&file, data.path(), out.path()]);
     assert_eq!((done.code, done.err.matches("WARNING").count()), (0, 1), "{}", done.err);
-    // One patch: no variance, every colour in the middle.
+    // One patch: no variance, every color in the middle.
     let one = data.path().join("dot.png");
     succeeds(&format!("{line} --size 8 --foreground"), &[&file, &one, out.path()]);
     assert!(rgb(&out.path().join("pca.png")).pixels().all(|p| p.0 == [128; 3]));
@@ -397,7 +397,7 @@ fn neighbours_of_labelled_images() {
         assert!(near.iter().all(|n| n["same"] == (n["class"] == row["class"])), "{row}");
     }
     assert_eq!(classes.len(), 10);
-    // Frames: as many green ones as neighbours of the query's class.
+    // Frames: as many green ones as neighbors of the query's class.
     let same =
         rows[..12].iter().flat_map(|r| r["neighbours"].as_array().unwrap()).filter(|n| n["same"] == true).count();
     let green = rgb(&out.path().join("sheet-000.png")).pixels().filter(|p| p.0 == [70, 200, 90]).count();
@@ -418,7 +418,7 @@ fn neighbours_of_unlabelled_images_leave_the_query_out() {
     for i in 0..12 {
         fs::write(data.path().join(format!("{i:02}.png")), picture(Png, i)).unwrap();
     }
-    // A copy: its own nearest neighbour.
+    // A copy: its own nearest neighbor.
     fs::write(data.path().join("copy.png"), picture(Png, 5)).unwrap();
     let (file, out) = (checkpoint(), tempfile::tempdir().unwrap());
     let line = "neighbours --checkpoint {} --data {} --out {} --queries 99 --k 99 --json";

@@ -18,16 +18,16 @@ fn number(x: &Value) -> f64 {
     x.as_f64().unwrap_or_else(|| panic!("{x} is no number"))
 }
 
-/// `counts` images of as many classes, class folders a, b, ... of one colour each.
+/// `counts` images of as many classes, class folders a, b, ... of one color each.
 fn folders(counts: &[usize]) -> TempDir {
     let mut files = Vec::new();
     for (class, &count) in counts.iter().enumerate() {
         for i in 0..count {
             let name = format!("{}/{i}.png", (b'a' + class as u8) as char);
             let picture = image::RgbImage::from_fn(32, 32, |x, y| {
-                let mut colour = [20, 20, 20];
-                colour[class % 3] = 200 - (x + y + 3 * i as u32) as u8;
-                image::Rgb(colour)
+                let mut color = [20, 20, 20];
+                color[class % 3] = 200 - (x + y + 3 * i as u32) as u8;
+                image::Rgb(color)
             });
             let mut bytes = std::io::Cursor::new(Vec::new());
             picture.write_to(&mut bytes, Png).unwrap();

@@ -23,18 +23,18 @@ fn rows(run: &Path, kind: &str) -> Vec<Value> {
     log(run).into_iter().filter(|row| row["kind"] == kind).collect()
 }
 
-/// A case of the field's: 400 grey pictures.
+/// A case of the field's: 400 gray pictures.
 fn idx() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/training/idx")
 }
 
-const GREY: &str = "train --small --channels 1 --batch 8 --knn-every 0 --threads 1 --data {} --out {}";
+const GRAY: &str = "train --small --channels 1 --batch 8 --knn-every 0 --threads 1 --data {} --out {}";
 
 #[test]
 fn what_the_error_of_a_run_away_advises_can_be_done() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    let text = refuses(&format!("{GREY} --epochs 2 --lr 1e6"), &[&idx(), &run]);
+    let text = refuses(&format!("{GRAY} --epochs 2 --lr 1e6"), &[&idx(), &run]);
     assert!(text.contains("a number stopped being finite in step 3"), "{text}");
     assert!(text.contains("the run is saved as it was after step 0"), "{text}");
     let advice = text
@@ -58,7 +58,7 @@ fn what_the_error_of_a_run_away_advises_can_be_done() {
     assert_eq!((&manifest(&run)["changes"], &manifest(&run)["config"]["lr"]), (&change, &json!(1e-3)));
     // As if it had been so from the start.
     let straight = dir.path().join("straight");
-    succeeds(&format!("{GREY} --epochs 2 --lr 0.001"), &[&idx(), &straight]);
+    succeeds(&format!("{GRAY} --epochs 2 --lr 0.001"), &[&idx(), &straight]);
     assert!(weights(&run) == weights(&straight));
 }
 
@@ -144,7 +144,7 @@ fn a_run_in_many_short_times_is_the_same_run() {
 fn an_end_that_lies_behind_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    succeeds(&format!("{GREY} --epochs 2"), &[&idx(), &run]);
+    succeeds(&format!("{GRAY} --epochs 2"), &[&idx(), &run]);
     let before = content(&run);
     refuses_saying("train --resume --epochs 1 --out {}", &[&run], &["2 epochs", "--epochs 2 or more"]);
     let done = dino("train --resume --epochs 2 --out {}", &[&run]);

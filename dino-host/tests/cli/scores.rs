@@ -1,4 +1,4 @@
-//! What evaluations count, on cases where it is known: few neighbours, extreme temperatures, pictures of several sizes, hostile sets.
+//! What evaluations count, on cases where it is known: few neighbors, extreme temperatures, pictures of several sizes, hostile sets.
 
 use crate::common::*;
 use image::ImageFormat::Png;
@@ -29,7 +29,7 @@ fn tops(line: &str, paths: &[&Path]) -> Vec<[f64; 2]> {
 fn only_classes_with_a_vote_count_in_top_5() {
     let found = tops(&format!("{PIXELS} --k 1,2,3,20"), &[&case("idx")]);
     assert_eq!(found, [[32.0, 32.0], [32.0, 46.0], [35.0, 56.0], [38.0, 82.0]]);
-    // Every image asked among all others of both parts, its own class having several: top-5 of one neighbour is its top-1.
+    // Every image asked among all others of both parts, its own class having several: top-5 of one neighbor is its top-1.
     let alone = tops(&format!("{PIXELS} --leave-one-out --k 1,2"), &[&case("idx")]);
     assert_eq!(alone[0][0], alone[0][1]);
     assert!(alone[1][1] > alone[1][0]);
@@ -43,7 +43,7 @@ fn votes_hold_at_any_temperature() {
     let low = at("1e-6");
     assert_eq!(low[1][0], low[0][0]);
     assert_eq!((at("1e-12"), at("1e-300")), (low.clone(), low.clone()));
-    // Of 20 neighbours the same classes have a vote, whatever it weighs: more than five seldom do, and the first five differ little.
+    // Of 20 neighbors the same classes have a vote, whatever it weighs: more than five seldom do, and the first five differ little.
     let high = at("1e6");
     assert_eq!(high, at("1e4"));
     assert!(high[1][1] >= 80.0 && low[1][1] >= 60.0, "{high:?} {low:?}");
@@ -56,7 +56,7 @@ fn votes_hold_at_any_temperature() {
     }
 }
 
-/// A coloured gradient of some size.
+/// A colored gradient of some size.
 fn gradient(width: u32, height: u32, seed: u32) -> Vec<u8> {
     let image = image::RgbImage::from_fn(width, height, |x, y| {
         image::Rgb([(200 * x / width + seed) as u8, (200 * y / height) as u8, (97 * seed + x * y) as u8])

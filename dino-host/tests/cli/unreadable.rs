@@ -249,8 +249,8 @@ fn any_number_of_channels_is_trained_on_and_shown() {
         succeeds("attend --checkpoint {} --image {} --out {}", &[&teacher, &data.path().join("train/01.png"), &maps]);
         done.err
     };
-    let grey = run(1);
-    assert!(grey.contains("not changed by --saturation, --hue, --gray\n") && !grey.contains("WARNING"), "{grey}");
+    let gray = run(1);
+    assert!(gray.contains("not changed by --saturation, --hue, --gray\n") && !gray.contains("WARNING"), "{gray}");
     let four = run(4);
     assert!(four.contains("--brightness, --contrast, --saturation, --hue, --gray"), "{four}");
     assert_eq!(four.matches("has 3 channels, 4 are asked for").count(), 8, "{four}");

@@ -120,8 +120,8 @@ fn a_length_that_fits_both_is_cifar_10_unless_something_says_otherwise() {
 fn cifar_in_grey() {
     let dir = folder(&[("train.bin", records(3))]);
     let how = |channels| Decode { channels, ..Decode::default() };
-    let grey = data::open(dir.path(), how(1)).unwrap().train.image(0).unwrap();
-    assert_eq!((grey.channels, grey.pixels), (1, vec![2; 1024]));
+    let gray = data::open(dir.path(), how(1)).unwrap().train.image(0).unwrap();
+    assert_eq!((gray.channels, gray.pixels), (1, vec![2; 1024]));
     let text = data::open(dir.path(), how(4)).unwrap().train.image(0).unwrap_err().to_string();
     assert!(text.contains("3 channels") && text.contains("--channels 4"), "{text}");
 }

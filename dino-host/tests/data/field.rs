@@ -7,7 +7,7 @@ fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/data").join(name)
 }
 
-/// A folder with a picture of its own for every name.
+/// A folder with an image of its own for every name.
 fn pictures(names: &[&str]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     names.iter().enumerate().for_each(|(i, name)| put(dir.path(), name, &png(i as u8)));
@@ -117,7 +117,7 @@ fn parts_by_any_name() {
         let splits = open(dir.path()).unwrap();
         assert_eq!((splits.train.len(), splits.test.len(), splits.train.classes().len()), (2, 1, 0), "{test}");
     }
-    // The part that is called alike, and a picture that belongs nowhere.
+    // The part that is called alike, and an image that belongs nowhere.
     let dir = pictures(&["train2017/1.png", "val2014/2.png", "val2017/3.png", "stray.png"]);
     let splits = open(dir.path()).unwrap();
     assert_eq!(names(&*splits.test), ["3.png"]);
@@ -218,7 +218,7 @@ fn images_in_both_parts_are_counted() {
     says(&splits, &["copies of training images"]);
 }
 
-/// However many pictures have one length, few are read.
+/// However many images have one length, few are read.
 #[test]
 fn looking_for_copies_ends_soon() {
     let dir = tempfile::tempdir().unwrap();
@@ -264,7 +264,7 @@ fn one_class_is_said() {
     let dir = pictures(&["0.png", "1.png"]);
     put(dir.path(), "set.csv", b"0.png,4\n1.png,4\n");
     assert_eq!(data::only_class(&open(&dir.path().join("set.csv")).unwrap()), Some("4"));
-    // Outlines beside pictures are no class, and a loop has an end.
+    // Outlines beside images are no class, and a loop has an end.
     let dir = pictures(&["images/0.png"]);
     put(dir.path(), "labels/0.txt", b"0 1 1 1 1");
     let splits = open(dir.path()).unwrap();

@@ -1,4 +1,4 @@
-//! Folders of pictures, and the held-out tenth.
+//! Folders of images, and the held-out tenth.
 
 use crate::*;
 use std::collections::HashSet;
@@ -111,7 +111,7 @@ fn links_are_followed_but_not_in_circles() {
     all.sort();
     assert_eq!(all, ["a/1.png", "b/2.png", "c/3.png", "c/link.png", "d/4.png", "d/deep/5.png"]);
 
-    // One bad picture does not stop a run: it is a member, and says what is wrong when it is asked for.
+    // One bad image does not stop a run: it is a member, and says what is wrong when it is asked for.
     symlink(at("gone.png"), at("b/gone.png")).unwrap();
     symlink("ring.png", at("b/ring.png")).unwrap();
     put(dir.path(), "b/empty.png", b"");
@@ -195,7 +195,7 @@ fn names_and_endings() {
         folder(&[("a.PNG", png(1)), ("b.tiff", png(2)), ("c.Tif", png(3)), ("d.WebP", png(4)), ("e.bmp", png(5))]);
     put(dir.path(), "f.jpx", b"");
     assert_eq!(everything(dir.path()).len(), 5);
-    // A file that is no picture may be called what it likes; a picture's name goes into records as text.
+    // A file that is no image may be called what it likes; an image's name goes into records as text.
     let name = |bytes: &[u8]| dir.path().join(std::ffi::OsStr::from_bytes(bytes));
     fs::write(name(b"\xff.txt"), b"").unwrap();
     assert_eq!(everything(dir.path()).len(), 5);

@@ -66,14 +66,14 @@ fn channels_lone_pairs_and_relatives() {
     assert_eq!(splits.train.image(0).unwrap().channels, 5);
     let text = everything(dir.path()).image(0).unwrap_err().to_string();
     assert!(text.contains("5 channels") && text.contains("--channels 3"), "{text}");
-    let grey = folder(&[("images-idx3-ubyte", idx(&[3, 2, 2]))]);
-    let image = data::open(grey.path(), how(1)).unwrap().train.image(0).unwrap();
+    let gray = folder(&[("images-idx3-ubyte", idx(&[3, 2, 2]))]);
+    let image = data::open(gray.path(), how(1)).unwrap().train.image(0).unwrap();
     assert_eq!((image.channels, image.pixels), (1, vec![0, 1, 2, 3]));
     // Three channels to one is the luma.
-    let colour = folder(&[("images-idx4-ubyte", [&header(&[2, 1, 1, 3])[..], &[255, 0, 0, 0, 255, 0]].concat())]);
-    let splits = data::open(colour.path(), how(1)).unwrap();
-    let grey = [splits.train.image(0).unwrap().pixels, splits.test.image(0).unwrap().pixels].concat();
-    assert!(grey == [76, 150] || grey == [150, 76], "{grey:?}");
+    let color = folder(&[("images-idx4-ubyte", [&header(&[2, 1, 1, 3])[..], &[255, 0, 0, 0, 255, 0]].concat())]);
+    let splits = data::open(color.path(), how(1)).unwrap();
+    let gray = [splits.train.image(0).unwrap().pixels, splits.test.image(0).unwrap().pixels].concat();
+    assert!(gray == [76, 150] || gray == [150, 76], "{gray:?}");
 
     let set = |name: &str| {
         [("train", 4), ("test", 2)]

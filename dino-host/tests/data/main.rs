@@ -40,15 +40,15 @@ fn put(root: &Path, name: &str, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-/// An image of one colour, encoded.
-fn encoded(format: image::ImageFormat, width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
+/// An image of one color, encoded.
+fn encoded(format: image::ImageFormat, width: u32, height: u32, color: [u8; 3]) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    image::RgbImage::from_pixel(width, height, image::Rgb(colour)).write_to(&mut bytes, format).unwrap();
+    image::RgbImage::from_pixel(width, height, image::Rgb(color)).write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
-fn png(colour: u8) -> Vec<u8> {
-    encoded(image::ImageFormat::Png, 4, 3, [colour, 0, 0])
+fn png(color: u8) -> Vec<u8> {
+    encoded(image::ImageFormat::Png, 4, 3, [color, 0, 0])
 }
 
 fn jpeg() -> Vec<u8> {

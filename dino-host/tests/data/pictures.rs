@@ -1,4 +1,4 @@
-//! Picture files: what decodes, to which pixels, and what is said of those that do not.
+//! Image files: what decodes, to which pixels, and what is said of those that do not.
 
 use crate::*;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden").join(name)
 }
 
-/// All pictures in that folder but the expected ones.
+/// All images in that folder but the expected ones.
 fn goldens() -> Vec<String> {
     let names = fs::read_dir(golden("")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.filter(|n| n != "make.py" && n.matches('.').count() == 1).collect();
@@ -66,7 +66,7 @@ fn rare_jpegs_are_right_or_refused() {
         let expected = decode(&path.with_extension("png")).unwrap();
         let (largest, mean) = difference(&decode(&path).unwrap(), &expected);
         assert!(largest <= 6 && mean < 0.6, "{}: {largest}, {mean}", path.display());
-        // Decoded small, it is the same picture.
+        // Decoded small, it is the same image.
         let small = dino_host::image::decode(&path, Decode { fast: Some(9), ..Decode::default() }).unwrap();
         let average = |image: &Image, c: usize| {
             let values = image.pixels.iter().skip(c).step_by(3).map(|x| f64::from(*x));
@@ -103,14 +103,14 @@ fn pictures_from_the_field() {
     }
 }
 
-/// What is said of a file that is read through a data set, and its picture.
+/// What is said of a file that is read through a data set, and its image.
 fn with_remark(name: &str, bytes: &[u8]) -> (Option<Image>, Option<String>) {
     let dir = folder(&[(name, bytes.to_vec())]);
     let files = data::files::Files::open(&[dir.path().join(name)], Decode::default()).unwrap();
-    let faults = data::Faults::default();
-    let image = faults.image(&files, 0).unwrap();
-    let said = faults.endless();
-    assert_eq!(faults.endless(), None, "it is said once");
+    let unreadable = data::Unreadable::default();
+    let image = unreadable.image(&files, 0).unwrap();
+    let said = unreadable.endless();
+    assert_eq!(unreadable.endless(), None, "it is said once");
     (image, said)
 }
 
@@ -237,18 +237,18 @@ fn orientation_is_followed_or_not() {
 fn channels_are_what_is_asked_for() {
     let as_channels =
         |name: &str, channels| dino_host::image::decode(&golden(name), Decode { channels, ..Decode::default() });
-    let grey = as_channels("rgb.png", 1).unwrap();
-    assert_eq!((grey.channels, &grey), (1, &as_channels("rgb.png.grey.png", 1).unwrap()), "Pillow's luma, to the bit");
-    assert_eq!(as_channels("la.png", 1).unwrap(), grey);
-    assert_eq!(as_channels("rgba.png", 1).unwrap(), grey);
+    let gray = as_channels("rgb.png", 1).unwrap();
+    assert_eq!((gray.channels, &gray), (1, &as_channels("rgb.png.grey.png", 1).unwrap()), "Pillow's luma, to the bit");
+    assert_eq!(as_channels("la.png", 1).unwrap(), gray);
+    assert_eq!(as_channels("rgba.png", 1).unwrap(), gray);
     assert_eq!(as_channels("rgba.png", 3).unwrap(), as_channels("rgb.png", 3).unwrap());
     for name in ["rgba.png", "rgba.tif", "alpha.webp"] {
         let four = as_channels(name, 4).unwrap();
         assert_eq!((four.channels, four.pixels.len()), (4, 4 * 40 * 24), "{name}");
-        assert_eq!(four.pixels[3], grey.pixels[0], "{name}: the transparency is the grey picture");
+        assert_eq!(four.pixels[3], gray.pixels[0], "{name}: the transparency is the grey picture");
     }
     let two = as_channels("la.png", 2).unwrap();
-    assert_eq!((&two.pixels[..2], two.pixels.len()), (&[grey.pixels[0]; 2][..], 2 * 40 * 24));
+    assert_eq!((&two.pixels[..2], two.pixels.len()), (&[gray.pixels[0]; 2][..], 2 * 40 * 24));
     for (name, has, asked) in [("rgb.png", 3, 4), ("grey.jpg", 1, 2), ("rgba.png", 4, 2), ("rgb.png", 3, 13)] {
         let text = as_channels(name, asked).unwrap_err().to_string();
         let says =
@@ -257,7 +257,7 @@ fn channels_are_what_is_asked_for() {
     }
 }
 
-/// A TIFF without compression: `bands` of 8 or 16 bits, called grey (1) or RGB (2), pixel by pixel or plane after plane.
+/// A TIFF without compression: `bands` of 8 or 16 bits, called gray (1) or RGB (2), pixel by pixel or plane after plane.
 fn tiff(width: u32, height: u32, bands: u16, bits: u16, photometric: u16, planes: bool, data: &[u8]) -> Vec<u8> {
     let strips = if planes { u32::from(bands) } else { 1 };
     let strip = data.len() as u32 / strips;
@@ -266,8 +266,8 @@ fn tiff(width: u32, height: u32, bands: u16, bits: u16, photometric: u16, planes
     let offsets = depths + 2 * u32::from(bands);
     let counts = offsets + 4 * strips;
     let extras = counts + 4 * strips;
-    let colours = if photometric == 2 { 3 } else { 1 };
-    let extra = u32::from(bands - colours);
+    let colors = if photometric == 2 { 3 } else { 1 };
+    let extra = u32::from(bands - colors);
     let start = extras + 2 * extra;
     let place = |n: u32, value: u32, at: u32| if n == 1 { value } else { at };
     let entries = [
@@ -424,7 +424,7 @@ fn a_fast_decode_is_a_smaller_one() {
         off /= (400 / scale * (300 / scale) * 2) as f64;
         assert!(off < 1.5, "1/{scale}: {off}");
     }
-    // Turned, grey, CMYK, progressive, cut short.
+    // Turned, gray, CMYK, progressive, cut short.
     let fast = |name: &str| dino_host::image::decode(&golden(name), Decode { fast: Some(6), ..Decode::default() });
     for name in ["turned6.jpg", "grey.jpg", "progressive.jpg"] {
         let image = fast(name).unwrap();
@@ -528,10 +528,10 @@ fn grey_alpha_palette_depth_and_wrong_endings() {
         image.save_with_format(&path, format).unwrap();
         decode(&path).unwrap().pixels
     };
-    let grey = ImageBuffer::from_pixel(2, 2, Luma([90u8]));
-    assert_eq!(save("l.png", grey.clone().into(), ImageFormat::Png), [90; 12]);
-    assert_eq!(save("l.jpg", grey.clone().into(), ImageFormat::Jpeg), [90; 12]);
-    assert_eq!(save("really-a-png.jpg", grey.into(), ImageFormat::Png), [90; 12]);
+    let gray = ImageBuffer::from_pixel(2, 2, Luma([90u8]));
+    assert_eq!(save("l.png", gray.clone().into(), ImageFormat::Png), [90; 12]);
+    assert_eq!(save("l.jpg", gray.clone().into(), ImageFormat::Jpeg), [90; 12]);
+    assert_eq!(save("really-a-png.jpg", gray.into(), ImageFormat::Png), [90; 12]);
     let alpha = ImageBuffer::from_pixel(2, 2, Rgba([1u8, 2, 3, 0]));
     assert_eq!(save("rgba.png", alpha.into(), ImageFormat::Png), [1, 2, 3].repeat(4));
     let both = ImageBuffer::from_pixel(2, 2, LumaA([8u8, 100]));

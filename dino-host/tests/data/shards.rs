@@ -107,7 +107,7 @@ fn folders_of_shards_and_their_test_parts() {
     check(&*splits.train, 9);
     check(&*splits.test, 3);
     assert!(open(&below.path().join("train")).unwrap().held_out);
-    // Pictures go before shards: the archive that they came in may lie beside them.
+    // Images go before shards: the archive that they came in may lie beside them.
     put(below.path(), "train/ant/1.png", &png(1));
     put(below.path(), "test/ant/2.png", &png(1));
     assert_eq!(open(below.path()).unwrap().train.len(), 1);

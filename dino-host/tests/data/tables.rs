@@ -7,7 +7,7 @@ fn table(name: &str) -> PathBuf {
     case("../tables").join(name)
 }
 
-/// Pixels of picture `i` of an array: they count up from `i`.
+/// Pixels of image `i` of an array: they count up from `i`.
 fn counted(i: usize, size: usize) -> Vec<u8> {
     (i..i + size).map(|x| x as u8).collect()
 }
@@ -40,7 +40,7 @@ fn archives_of_arrays() {
     assert_eq!((image.width, image.height, set.label(at)), (5, 6, Some(0)));
     let stored = counted(3, 90);
     assert_eq!(image.pixels, (0..30).flat_map(|p| [stored[p], stored[30 + p], stored[60 + p]]).collect::<Vec<_>>());
-    // Fourteen labels a picture are none.
+    // Fourteen labels an image are none.
     let splits = open(&table("many-labels.npz")).unwrap();
     assert!(splits.train.label(0).is_none());
     noted(&splits, &["no labels", "train_labels", "[4, 14]"]);
@@ -119,7 +119,7 @@ fn arrays_that_are_no_pictures() {
     assert!(refusal(folder(&[("a.npy", claim)]).path(), "a.npy").contains("GiB"));
 }
 
-/// Every picture of the table is the one that its row says.
+/// Every image of the table is the one that its row says.
 #[track_caller]
 fn check(set: &dyn Dataset, first: usize) {
     for i in 0..set.len() {

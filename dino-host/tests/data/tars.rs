@@ -1,4 +1,4 @@
-//! Tar archives as programs write them: names, headers, members that are no pictures.
+//! Tar archives as programs write them: names, headers, members that are no images.
 
 use crate::*;
 use tar::{Builder, EntryType, Header};
@@ -27,7 +27,7 @@ fn shard(bytes: Vec<u8>) -> (Vec<String>, Splits) {
     (found, open(&path).unwrap())
 }
 
-/// `(name, colour)` of members, all pictures.
+/// `(name, color)` of members, all images.
 fn pictures(names: &[&str]) -> Vec<u8> {
     tarred(&names.iter().enumerate().map(|(i, n)| (*n, png(i as u8))).collect::<Vec<_>>())
 }

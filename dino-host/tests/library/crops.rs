@@ -4,7 +4,7 @@ use dino_host::image::Image;
 use dino_host::image::augment::Augment;
 use dino_kernel::rng::{Kind, Rng};
 
-/// Waves with noise on top: smooth parts, edges and all colours.
+/// Waves with noise on top: smooth parts, edges and all colors.
 fn drawn(height: usize, width: usize) -> Image {
     let mut rng = Rng::new(1, 0, 0, 0, Kind::Test, 0);
     let mut pixels = Vec::new();

@@ -1,8 +1,8 @@
 //! The dense evaluations against PyTorch, numpy, SciPy and Pillow: `tests/golden/dense.json`, made by the script beside it.
 
 use dino_host::eval::any_size::bilinear;
-use dino_host::eval::copies::{Whitening, generalised_mean};
-use dino_host::eval::knn::normalise;
+use dino_host::eval::copies::{Whitening, generalized_mean};
+use dino_host::eval::knn::normalize;
 use dino_host::eval::propagate::{Params, Propagation, segment};
 use dino_host::eval::ranking::Truth;
 use dino_host::eval::{measures, retrieval};
@@ -123,11 +123,11 @@ fn average_precision_is_revisitops() {
 #[test]
 fn generalised_means_and_whitening_are_the_published() {
     let c = &fixture()["copies"];
-    close(&generalised_mean(&numbers(&c["patches"]), 6, 4.0), &numbers(&c["gem"]), "the generalised mean");
+    close(&generalized_mean(&numbers(&c["patches"]), 6, 4.0), &numbers(&c["gem"]), "the generalised mean");
     let columns = whole(&c["columns"]);
     for (uncentred, name) in [(false, "centred"), (true, "uncentred")] {
         let whitening = Whitening::learn(&rows(&c["learn"], columns), uncentred).unwrap();
-        let white = normalise(whitening.apply(&rows(&c["rows"], columns)));
+        let white = normalize(whitening.apply(&rows(&c["rows"], columns)));
         let cosines = white.dot(&white.t());
         close(cosines.as_standard_layout().as_slice().unwrap(), &numbers(&c["cosines"][name]), name);
     }

@@ -1,4 +1,4 @@
-//! Resizing, colours, blur and the evaluation view against what Pillow makes of the same pixels, bit for bit.
+//! Resizing, colors, blur and the evaluation view against what Pillow makes of the same pixels, bit for bit.
 //!
 //! The cases are those of `image.safetensors` in `$DINO_FIXTURES`, or in `tests/golden` without it. Names, sizes and
 //! settings are read from the file, so that any set of the same layout can be put in its place.

@@ -1,4 +1,4 @@
-//! The box filter and grey images against Pillow, rectangles against torchvision's, and any number of channels against one.
+//! The box filter and gray images against Pillow, rectangles against torchvision's, and any number of channels against one.
 //!
 //! `image_more.json` and `random_resized_crop.json` are read from `$DINO_FIXTURES` where they lie there, else from
 //! `tests/golden`, beside the scripts that make them.
@@ -178,7 +178,7 @@ fn operations_without_a_meaning_are_named_and_left_out() {
     assert!(Augment { jitter_prob: 0.0, gray_prob: 0.0, ..recipe(5) }.left_out().is_empty());
     for channels in [1, 2, 4] {
         let image = noise(30, 40, channels);
-        // The second global crop is left out: what is drawn for the jitter moves what is drawn for its solarisation.
+        // The second global crop is left out: what is drawn for the jitter moves what is drawn for its solarization.
         for view in [0, 2] {
             let side = recipe(channels).crops_of()[view].0;
             let always = Augment { jitter_prob: 1.0, gray_prob: 1.0, blur_probs: [0.0; 3], ..recipe(channels) };

@@ -55,7 +55,7 @@ fn steps_are_those_of_torch() {
     for (epoch, order) in orders.chunks(labels.len()).enumerate() {
         heads.steps(x.view(), &labels, order, recipe.batch, recipe.factor(epoch));
     }
-    let scores = heads.judge(x.view(), &labels);
+    let scores = heads.evaluate(x.view(), &labels);
     for h in 0..rates.len() {
         let (head, weight) = (heads.head(h), f32s(&format!("linear.weight{h}")));
         let w = furthest(head.weight.iter().map(|&w| w as f64), weight.iter().map(|&w| w as f64));
@@ -79,7 +79,7 @@ fn a_head_of_a_grid_is_what_it_would_be_alone() {
         let alone = linear::train(x.view(), &labels, 4, &Recipe { rates: vec![rate], ..all.clone() }, || ());
         assert_eq!(together.head(i), alone.head(0), "rate {rate}");
     }
-    let scores = together.judge(x.view(), &labels);
+    let scores = together.evaluate(x.view(), &labels);
     assert!(!scores[2].loss.is_finite() && linear::best(&scores) < 2, "{scores:?}");
 }
 

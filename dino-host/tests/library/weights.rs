@@ -4,7 +4,7 @@ use crate::common::*;
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::inference::dense::Dense;
-use dino_host::weights::{self, Dialect, File, Options, Side, Weights, write};
+use dino_host::weights::{self, File, Naming, Options, Side, Weights, write};
 use dino_kernel::crops::Group;
 use serde_json::{Value, json};
 use std::fs;
@@ -59,26 +59,26 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Every file with all digits, and its dialect.
-const EXACT: [(&str, Dialect); 8] = [
-    ("official.pth", Dialect::Official),
-    ("legacy.pth", Dialect::Official),
-    ("views.pth", Dialect::Official),
-    ("views-legacy.pth", Dialect::Official),
-    ("full.pth", Dialect::Official),
-    ("timm.safetensors", Dialect::Official),
-    ("hf", Dialect::Hf),
-    ("hf-pooler.pth", Dialect::Hf),
+const EXACT: [(&str, Naming); 8] = [
+    ("official.pth", Naming::Official),
+    ("legacy.pth", Naming::Official),
+    ("views.pth", Naming::Official),
+    ("views-legacy.pth", Naming::Official),
+    ("full.pth", Naming::Official),
+    ("timm.safetensors", Naming::Official),
+    ("hf", Naming::Hf),
+    ("hf-pooler.pth", Naming::Hf),
 ];
 
 /// Class and patch tokens are those that the programs computed, at the native size and at another one by each one's rule.
 #[test]
 fn every_file_computes_what_its_program_did() {
     let options = Options { heads: heads(), ..Options::default() };
-    for (name, dialect) in EXACT {
+    for (name, naming) in EXACT {
         let w = load(&measured(name), &Options { allow_extra: true, ..options.clone() });
-        assert_eq!(w.report.dialect, dialect, "{name}");
-        let (image, wide) = match dialect {
-            Dialect::Hf => ("hf.image.1e-12", "hf.wide.1e-12"),
+        assert_eq!(w.report.naming, naming, "{name}");
+        let (image, wide) = match naming {
+            Naming::Hf => ("hf.image.1e-12", "hf.wide.1e-12"),
             _ if name.starts_with("timm") => ("timm.image", "official.wide"),
             _ => ("official.image", "official.wide"),
         };
@@ -86,13 +86,13 @@ fn every_file_computes_what_its_program_did() {
         assert!(distance(&found, &recorded(image)) < 1e-5, "{name}: {}", distance(&found, &recorded(image)));
         assert!(distance(&other, &recorded(wide)) < 1e-5, "{name}: {}", distance(&other, &recorded(wide)));
         // The other rule and the other epsilon are other numbers: what is said aloud matters.
-        let foreign = if dialect == Dialect::Hf { "official.wide" } else { "hf.wide.1e-06" };
+        let foreign = if naming == Naming::Hf { "official.wide" } else { "hf.wide.1e-06" };
         assert!(distance(&other, &recorded(foreign)) > 1e-4, "{name}");
-        let epsilon = if dialect == Dialect::Hf { "hf.image.1e-06" } else { "hf.image.1e-12" };
+        let epsilon = if naming == Naming::Hf { "hf.image.1e-06" } else { "hf.image.1e-12" };
         assert!(distance(&found, &recorded(epsilon)) > 1e-4, "{name}");
         // The epsilon is a key like others.
         let mut w = w;
-        w.config.norm_eps = if dialect == Dialect::Hf { 1e-6 } else { 1e-12 };
+        w.config.norm_eps = if naming == Naming::Hf { 1e-6 } else { 1e-12 };
         assert!(distance(&tokens(&w, "image"), &recorded(epsilon)) < 1e-5, "{name}");
     }
     // Eleven and eight bits of mantissa.
@@ -141,26 +141,22 @@ fn a_full_checkpoint_has_two_networks_with_heads() {
 #[test]
 fn conversions_keep_every_bit() {
     let dir = tempfile::tempdir().unwrap();
-    let kinds = [
-        ("official", Dialect::Official),
-        ("timm", Dialect::Timm),
-        ("hf", Dialect::Hf),
-        ("safetensors-own", Dialect::Own),
-    ];
+    let kinds =
+        [("official", Naming::Official), ("timm", Naming::Timm), ("hf", Naming::Hf), ("safetensors-own", Naming::Own)];
     let first = load(&golden("official.pth"), &options());
     let file = |path: &Path| if path.is_dir() { path.join("model.safetensors") } else { path.to_owned() };
     for (a, _) in kinds {
         let one = dir.path().join(a);
         succeeds(&format!("convert {{}} --heads 2 --to {a} {{}}"), &[&golden("official.pth"), &one]);
-        for (b, dialect) in kinds {
+        for (b, naming) in kinds {
             let two = dir.path().join(format!("{a}-{b}"));
             // No --heads: the file says it.
             succeeds(&format!("convert {{}} --to {b} {{}}"), &[&one, &two]);
             let w = load(&two, &Options::default());
             assert!(w.heads_stated && w.config.heads == 2, "{a} to {b}");
             assert_eq!(w.backbone, first.backbone, "{a} to {b}");
-            let read = if dialect == Dialect::Timm { Dialect::Official } else { dialect };
-            assert_eq!(w.report.dialect, read, "{a} to {b}");
+            let read = if naming == Naming::Timm { Naming::Official } else { naming };
+            assert_eq!(w.report.naming, read, "{a} to {b}");
             let three = dir.path().join("again");
             succeeds(&format!("convert {{}} --to {b} {{}}"), &[&one, &three]);
             assert_eq!(fs::read(file(&two)).unwrap(), fs::read(file(&three)).unwrap(), "{a} to {b}");
@@ -299,7 +295,7 @@ fn differences_are_said_aloud() {
         succeeds("convert {} --json --allow-extra --heads 2 --to official {}", &[&golden("hf-pooler.pth"), &out]);
     let report: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&report["left_out"], &report["architecture"]["heads"]), (&json!(["the pooler"]), &json!(2)));
-    // The neighbouring config.json must belong to the weights.
+    // The neighboring config.json must belong to the weights.
     let hf = dir.path().join("hf");
     for (change, word) in [
         (("patch_size", json!(8)), "patch_size 8"),
@@ -443,8 +439,8 @@ fn other_grids_channels_and_heads_on_request() {
     };
     let (said, _) = run("--channels 1");
     assert!(said.contains("3 channels, the run 1") && said.contains("--init-channels"), "{said}");
-    let (said, grey) = run("--channels 1 --init-channels");
-    let (old, new) = (named(&full, "patch_embed.proj.weight"), named(&grey.unwrap(), "patch_embed.proj.weight"));
+    let (said, gray) = run("--channels 1 --init-channels");
+    let (old, new) = (named(&full, "patch_embed.proj.weight"), named(&gray.unwrap(), "patch_embed.proj.weight"));
     for (i, x) in new.iter().enumerate() {
         let (row, at) = (i / 16, i % 16);
         let sum: f64 = (0..3).map(|c| f64::from(old[(row * 3 + c) * 16 + at])).sum();

@@ -8,7 +8,7 @@ use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data::builtin::{Builtin, Part};
 use dino_host::data::loader::{self, Recipe};
 use dino_host::data::order::order;
-use dino_host::data::{Faults, Splits};
+use dino_host::data::{Splits, Unreadable};
 use dino_host::train::{self, Outcome, Run};
 use serde_json::Value;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn splits() -> Splits {
     Splits { train: part(IMAGES, Part::Train), test: part(12, Part::Test), held_out: false, notes: Vec::new() }
 }
 
-/// Small, but every word is said, and every loop has more than one block of work.
+/// Small, but every op is issued, and every loop has more than one block of work.
 fn config() -> Config {
     let config = Config {
         embed_dim: 48,
@@ -53,7 +53,7 @@ fn train(config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
         device: &NoOptions {},
         config: config.clone(),
         splits: &splits,
-        faults: &Faults::default(),
+        unreadable: &Unreadable::default(),
         out: out.into(),
         resume,
         accept_changed_data: false,
@@ -143,7 +143,7 @@ fn any_number_of_threads_makes_the_same_crops() {
     let recipe = Recipe { augment: config.augment(), seed, batch, micro_batch, per_epoch };
     let step = per_epoch + 2;
     let order = order(set.len(), seed, step / per_epoch);
-    let load = |threads| with_threads(threads, || recipe.load(&*set, &Faults::new(true), &order, step).unwrap());
+    let load = |threads| with_threads(threads, || recipe.load(&*set, &Unreadable::new(true), &order, step).unwrap());
     let (one, bits) = (load(1), |pixels: &[f32]| pixels.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
     assert!(one.pixels.iter().any(|x| *x != one.pixels[0]));
     for threads in [2, 3, 7] {

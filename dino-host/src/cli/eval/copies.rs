@@ -39,7 +39,7 @@ pub struct Copies<O: Args> {
     /// Side of the square that images are squashed to, pixels
     #[arg(long, default_value_t = 320)]
     size: usize,
-    /// Exponent of the patch tokens' generalised mean
+    /// Exponent of the patch tokens' generalized mean
     #[arg(long, default_value_t = 4.0)]
     gem: f64,
     /// An original counts when it is among the first so many
@@ -77,7 +77,7 @@ pub fn run<D: Device>(args: Copies<D::Options>) -> Result<u8> {
             Attack::ALL.map(|attack| (attack.name(), Attacked { set: &set, attack, of: of.clone() })).into();
         let rows: Vec<Vec<u32>> = of.iter().map(|&i| vec![i as u32]).collect();
         let blocks = attacked.iter().map(|(name, set)| (name.clone(), set as &dyn Dataset, rows.clone())).collect();
-        return judge::<D>(&args, &config, &networks, &Task { originals: &set, blocks, distractors, whiten });
+        return evaluate::<D>(&args, &config, &networks, &Task { originals: &set, blocks, distractors, whiten });
     }
     if args.source.data == crate::data::BUILTIN {
         return Err(Error::new("--data names no folder of originals and copies")
@@ -85,7 +85,7 @@ pub fn run<D: Device>(args: Copies<D::Options>) -> Result<u8> {
     }
     let (originals, blocks) = copies::layout(std::path::Path::new(&args.source.data), config.decode())?;
     let blocks = blocks.iter().map(|b| (b.name.clone(), &*b.set, b.originals.clone())).collect();
-    judge::<D>(&args, &config, &networks, &Task { originals: &originals, blocks, distractors, whiten })
+    evaluate::<D>(&args, &config, &networks, &Task { originals: &originals, blocks, distractors, whiten })
 }
 
 /// Both parts of a data set, one after the other.
@@ -122,8 +122,8 @@ impl Dataset for Whole {
     }
 }
 
-fn judge<D: Device>(args: &Copies<D::Options>, config: &Config, networks: &[Named], task: &Task) -> Result<u8> {
-    let faults = args.source.tolerance.faults();
+fn evaluate<D: Device>(args: &Copies<D::Options>, config: &Config, networks: &[Named], task: &Task) -> Result<u8> {
+    let unreadable = args.source.tolerance.unreadable();
     let sets = std::iter::once(task.originals).chain(task.blocks.iter().map(|b| b.1));
     let rest = task.distractors.iter().chain(&task.whiten).map(|s| s.len());
     let images: usize = sets.map(|s| s.len()).chain(rest).sum();
@@ -132,7 +132,7 @@ fn judge<D: Device>(args: &Copies<D::Options>, config: &Config, networks: &[Name
     for (_, weights) in networks {
         let mut describe = |set: &dyn Dataset| -> Result<Features> {
             let options = &args.source.shared.device;
-            copies::describe::<D>(options, config, weights, set, &faults, args.size, args.gem, || progress.tick())
+            copies::describe::<D>(options, config, weights, set, &unreadable, args.size, args.gem, || progress.tick())
         };
         let mut several = |sets: &[Box<dyn Dataset>]| -> Result<Vec<Array2<f32>>> {
             sets.iter().filter(|s| !s.is_empty()).map(|s| Ok(describe(&**s)?.rows)).collect()
@@ -159,7 +159,7 @@ fn judge<D: Device>(args: &Copies<D::Options>, config: &Config, networks: &[Name
         }
         tables.push((database.nrows(), table));
     }
-    faults.say();
+    unreadable.print();
     let database = tables[0].0;
     if args.source.json {
         let mut per_network = Vec::new();

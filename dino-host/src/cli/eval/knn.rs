@@ -6,7 +6,7 @@ use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::knn::{self, Score};
-use crate::eval::scores::{self, Baseline, Judged, Labels};
+use crate::eval::scores::{self, Baseline, ClassScores, Labels};
 use clap::{Args, ValueEnum};
 use ndarray::{Array2, Axis, concatenate};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 pub struct Knn<O: Args> {
     #[command(flatten)]
     source: Source<O>,
-    /// Neighbours, a list
+    /// Neighbors, a list
     #[arg(long, value_delimiter = ',', default_value = "10,20,100,200")]
     k: Vec<usize>,
     #[arg(long, default_value_t = knn::TEMPERATURE)]
@@ -52,7 +52,7 @@ struct Vote {
     seen: String,
     scores: Vec<Score>,
     /// At [`SHOWN`], or the first k asked for.
-    judged: Judged,
+    class_scores: ClassScores,
 }
 
 pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
@@ -83,7 +83,7 @@ pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     Ok(0)
 }
 
-/// Lets the neighbours of every image vote.
+/// Lets the neighbors of every image vote.
 fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject) -> Result<Vote> {
     let (train, test) = (&*subject.splits.train, &*subject.splits.test);
     let mut extractor = subject.extractor::<D>(&args.source.shared.device, 1, false)?;
@@ -108,7 +108,7 @@ fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject) -> Result<Vote> {
             scores::check(queries.view(), "test")?;
             let labels = Labels::new(train.classes(), &bank_labels, &query_labels);
             let width = bank.ncols();
-            (knn::neighbours(knn::normalise(bank).view(), knn::normalise(queries).view(), most), labels, width)
+            (knn::neighbors(knn::normalize(bank).view(), knn::normalize(queries).view(), most), labels, width)
         }
         Some(part) => {
             let (rows, all) = match part {
@@ -126,7 +126,7 @@ fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject) -> Result<Vote> {
             }
             scores::check(rows.view(), "the")?;
             let (labels, width) = (Labels::new(train.classes(), &all, &all), rows.ncols());
-            (knn::leave_one_out(knn::normalise(rows).view(), most), labels, width)
+            (knn::leave_one_out(knn::normalize(rows).view(), most), labels, width)
         }
     };
     let classes = labels.classes.len();
@@ -135,9 +135,9 @@ fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject) -> Result<Vote> {
     }
     let scores = knn::scores(&found, &labels.train, &labels.test, &args.k, args.temperature);
     let predicted = knn::predict(&found, &labels.train, shown(args), args.temperature);
-    let judged = Judged::new(&predicted, &labels.test, &labels.classes);
+    let class_scores = ClassScores::new(&predicted, &labels.test, &labels.classes);
     let (name, view, seen) = (subject.name(), subject.view.name(), subject.seen());
-    Ok(Vote { name, width, labels, view, seen, scores, judged })
+    Ok(Vote { name, width, labels, view, seen, scores, class_scores })
 }
 
 /// The k of predictions that are shown class by class.
@@ -146,13 +146,13 @@ fn shown<O: Args>(args: &Knn<O>) -> usize {
 }
 
 fn json<O: Args>(args: &Knn<O>, vote: &Vote) -> Value {
-    let Vote { name, width, labels, view, scores, judged, .. } = vote;
+    let Vote { name, width, labels, view, scores, class_scores, .. } = vote;
     let mut json = json!({
         "which": name, "bank": labels.train.len(), "queries": labels.test.len(), "width": width,
         "eval_view": view, "temperature": args.temperature, "scores": scores,
         "leave_one_out": args.leave_one_out.is_some(), "shown_k": shown(args),
     });
-    let detail = detail_json(judged, &labels.classes, &Baseline::new(labels));
+    let detail = detail_json(class_scores, &labels.classes, &Baseline::new(labels));
     json.as_object_mut().into_iter().for_each(|o| o.extend(detail.as_object().cloned().unwrap_or_default()));
     json
 }
@@ -190,8 +190,8 @@ fn print<O: Args>(args: &Knn<O>, votes: &[Vote]) {
         outln!("{single} classes have one image, which no other can name");
     }
     print_baseline(&Baseline::new(labels), labels.count(&labels.train).iter().filter(|n| **n > 0).count());
-    for Vote { name, labels, judged, .. } in votes {
+    for Vote { name, labels, class_scores, .. } in votes {
         let name = if votes.len() > 1 { format!("{name}, ") } else { String::new() };
-        print_detail(&args.detail, judged, &labels.classes, &format!("{name}k = {}", shown(args)));
+        print_detail(&args.detail, class_scores, &labels.classes, &format!("{name}k = {}", shown(args)));
     }
 }

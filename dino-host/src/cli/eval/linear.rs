@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::eval::augmented::Augmented;
 use crate::eval::head_file::{self, About, Order};
 use crate::eval::linear::{self, Head, Heads, Recipe, Score};
-use crate::eval::scores::{self, Baseline, Judged, Labels, best as class_of, rank};
+use crate::eval::scores::{self, Baseline, ClassScores, Labels, best as class_of, rank};
 use crate::image::augment::EvalView;
 use crate::inference::features::{Extractor, Features};
 use crate::io::progress::Progress;
@@ -118,12 +118,12 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
         }
     };
     let (heads, labels, held_rows) = fit(&held, recipe)?;
-    let scores = heads.judge(queries.rows.view(), &labels.test);
+    let scores = heads.evaluate(queries.rows.view(), &labels.test);
     let chosen_by = match args.choose_on {
         ChooseOn::Test => None,
         ChooseOn::TrainSplit => {
             scores::check(held_rows.0.view(), "left-out training")?;
-            Some(heads.judge(held_rows.0.view(), &held_rows.1))
+            Some(heads.evaluate(held_rows.0.view(), &held_rows.1))
         }
     };
     let best = linear::best(chosen_by.as_deref().unwrap_or(&scores));
@@ -140,7 +140,7 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
         Some(_) => {
             let one = Recipe { rates: vec![recipe.rates[best]], ..recipe.clone() };
             let (heads, ..) = fit(&HashSet::new(), &one)?;
-            let score = heads.judge(queries.rows.view(), &labels.test).remove(0);
+            let score = heads.evaluate(queries.rows.view(), &labels.test).remove(0);
             if !score.loss.is_finite() {
                 return Err(diverged());
             }
@@ -200,8 +200,8 @@ fn augmented<D: Device>(
         for images in order.chunks(recipe.batch.saturating_mul(4096usize.div_ceil(recipe.batch))) {
             let (seed, side) = (recipe.seed, subject.config.global_size);
             let crops = Augmented { set: train, images, side, seed, epoch: Some(epoch as u32) };
-            let found = extractor.run(&crops, &subject.faults, |_| progress.tick())?;
-            subject.faults.say();
+            let found = extractor.run(&crops, &subject.unreadable, |_| progress.tick())?;
+            subject.unreadable.print();
             scores::check(found.rows.view(), "training")?;
             let here: Vec<u32> = found.images.iter().map(|&i| labels.train[images[i] as usize]).collect();
             let in_order: Vec<u32> = (0..here.len() as u32).collect();
@@ -213,7 +213,7 @@ fn augmented<D: Device>(
     let mut left = (Array2::zeros((0, extractor.width())), Vec::new());
     if !out.is_empty() {
         let part = Augmented { set: train, images: &out, side: 0, seed: 0, epoch: None };
-        let found = extractor.run(&part, &subject.faults, |_| ())?;
+        let found = extractor.run(&part, &subject.unreadable, |_| ())?;
         left.1 = found.images.iter().map(|&i| labels.train[out[i] as usize]).collect();
         left.0 = found.rows;
     }
@@ -307,14 +307,14 @@ fn print<O: Args>(
     let predicted: Vec<u32> = rows.iter().map(|row| class_of(row)).collect();
     let within_five = rows.iter().zip(&labels.test).filter(|&(row, &l)| rank(row, l as usize) < 5).count();
     let top5 = 100.0 * within_five as f64 / labels.test.len().max(1) as f64;
-    let judged = Judged::new(&predicted, &labels.test, &labels.classes);
+    let class_scores = ClassScores::new(&predicted, &labels.test, &labels.classes);
     let baseline = Baseline::new(labels);
     let (name, width, chosen_on) =
         (subject.name(), queries.rows.ncols(), if args.choose_on == ChooseOn::Test { "test" } else { "train-split" });
     if args.source.json {
         let mut json = json!({
             "which": name, "width": width, "eval_view": subject.view.name(), "blocks": blocks, "mean_patch": mean_patch, "augmented": args.augmented,
-            "train": labels.train.len(), "test": labels.test.len(), "top1": judged.top1, "top5": top5,
+            "train": labels.train.len(), "test": labels.test.len(), "top1": class_scores.top1, "top5": top5,
         });
         if let Some(grid) = grid {
             json["recipe"] = json!(grid.recipe);
@@ -325,7 +325,7 @@ fn print<O: Args>(
             json["trained_again"] = json!(grid.again);
             json["lr"] = json!(grid.recipe.rates[grid.best]);
         }
-        let detail = detail_json(&judged, &labels.classes, &baseline);
+        let detail = detail_json(&class_scores, &labels.classes, &baseline);
         json.as_object_mut().into_iter().for_each(|o| o.extend(detail.as_object().cloned().unwrap_or_default()));
         outln!("{json}");
         return Ok(0);
@@ -338,7 +338,7 @@ fn print<O: Args>(
     outln!("linear probe, {name}, {width} numbers an image{tokens}, judged on {}", labels.test.len());
     outln!("{}", subject.seen());
     match grid {
-        None => outln!("top-1 {:.2} %, top-5 {top5:.2} %", judged.top1),
+        None => outln!("top-1 {:.2} %, top-5 {top5:.2} %", class_scores.top1),
         Some(grid) => {
             let views = if args.augmented { "random crops, others every epoch" } else { "cached features" };
             let Recipe { epochs, batch, .. } = grid.recipe;
@@ -374,6 +374,6 @@ fn print<O: Args>(
         }
     }
     print_baseline(&baseline, labels.count(&labels.train).iter().filter(|n| **n > 0).count());
-    print_detail(&args.detail, &judged, &labels.classes, "the best head");
+    print_detail(&args.detail, &class_scores, &labels.classes, "the best head");
     Ok(0)
 }

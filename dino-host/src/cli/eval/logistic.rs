@@ -5,7 +5,7 @@ use crate::cli::shared::{Source, Which, start};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::logistic::{self, Few, Outcome, Recipe, Scale, mean_std};
-use crate::eval::scores::{self, Baseline, Judged, Labels};
+use crate::eval::scores::{self, Baseline, ClassScores, Labels};
 use crate::io::progress::Progress;
 use clap::Args;
 use rayon::prelude::*;
@@ -89,7 +89,7 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
     // Class by class, all draws of the last protocol together.
     let (last, outcomes) = rows.last().ok_or_else(nothing)?;
     let predicted: Vec<u32> = outcomes.iter().flat_map(|o| o.predicted.iter().copied()).collect();
-    let judged = Judged::new(&predicted, &labels.test.repeat(outcomes.len()), &labels.classes);
+    let class_scores = ClassScores::new(&predicted, &labels.test.repeat(outcomes.len()), &labels.classes);
     let baseline = Baseline::new(&labels);
     if args.source.json {
         let protocol = |(few, outcomes): &(Few, Vec<Outcome>)| {
@@ -104,7 +104,7 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
             "which": subject.name(), "width": width, "eval_view": subject.view.name(), "train": labels.train.len(), "test": labels.test.len(),
             "recipe": recipe, "results": rows.iter().map(protocol).collect::<Vec<_>>(), "shown": last,
         });
-        let detail = detail_json(&judged, &labels.classes, &baseline);
+        let detail = detail_json(&class_scores, &labels.classes, &baseline);
         json.as_object_mut().into_iter().for_each(|o| o.extend(detail.as_object().cloned().unwrap_or_default()));
         outln!("{json}");
         return Ok(0);
@@ -148,7 +148,7 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
         outln!("one image a class leaves nothing to choose a penalty by: {:e} is taken there", logistic::FALLBACK);
     }
     print_baseline(&baseline, labels.count(&labels.train).iter().filter(|n| **n > 0).count());
-    print_detail(&args.detail, &judged, &labels.classes, &format!("labelled {last}, all draws together"));
+    print_detail(&args.detail, &class_scores, &labels.classes, &format!("labelled {last}, all draws together"));
     Ok(0)
 }
 

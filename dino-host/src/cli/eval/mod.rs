@@ -15,7 +15,7 @@ use clap::{Args, Subcommand};
 
 #[derive(Subcommand)]
 pub enum Eval<O: Args> {
-    /// Weighted k-nearest-neighbours vote
+    /// Weighted k-nearest-neighbors vote
     Knn(knn::Knn<O>),
     /// Linear probe: one layer on frozen features, by SGD, for a grid of learning rates at once
     Linear(linear::Linear<O>),

@@ -2,10 +2,10 @@
 
 use crate::cli::shared::{Source, Which, network, open, settle_view};
 use crate::config::Config;
-use crate::data::{self, Dataset, Faults, Splits};
+use crate::data::{self, Dataset, Splits, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::scores::{Baseline, Judged};
+use crate::eval::scores::{Baseline, ClassScores};
 use crate::image::augment::EvalView;
 use crate::inference::features::{self, Extractor, Features, first_readable};
 use crate::io::progress::Progress;
@@ -37,7 +37,7 @@ pub struct Subject {
     /// None for pixels.
     pub weights: Option<Vec<f32>>,
     pub splits: Splits,
-    pub faults: Faults,
+    pub unreadable: Unreadable,
 }
 
 impl Subject {
@@ -64,13 +64,13 @@ impl Subject {
         if let Some(class) = data::only_class(&splits).filter(|_| several) {
             return Err(one_class(&source.data, class));
         }
-        Subject::of(source, which, config, weights, splits, source.tolerance.faults())
+        Subject::of(source, which, config, weights, splits, source.tolerance.unreadable())
     }
 
     /// The features of another network, or pixels, of the same images.
     pub fn switch_to<D: Device>(self, source: &Source<D::Options>, which: Which) -> Result<Subject> {
         let (config, weights) = network::<D>(source, which)?;
-        Subject::of(source, which, config, weights, self.splits, self.faults)
+        Subject::of(source, which, config, weights, self.splits, self.unreadable)
     }
 
     fn of<O: Args>(
@@ -79,7 +79,7 @@ impl Subject {
         mut config: Config,
         weights: Option<Vec<f32>>,
         splits: Splits,
-        faults: Faults,
+        unreadable: Unreadable,
     ) -> Result<Subject> {
         let trained = source.checkpoint.is_some();
         // The preset may enlarge small images for its patches; pixels by themselves are taken as they are, unless a size was asked for.
@@ -92,7 +92,7 @@ impl Subject {
             }
         }
         let view = settle_view(&mut config, &*splits.train, trained);
-        Ok(Subject { which, config, view, weights, splits, faults })
+        Ok(Subject { which, config, view, weights, splits, unreadable })
     }
 
     pub fn name(&self) -> String {
@@ -136,13 +136,13 @@ impl Subject {
     /// Features of evaluation views.
     pub fn features<D: Device>(&self, extractor: &mut Option<Extractor<D>>, set: &dyn Dataset) -> Result<Features> {
         let found = match extractor {
-            None => features::pixels(set, &self.faults, &self.config),
+            None => features::pixels(set, &self.unreadable, &self.config),
             Some(extractor) => {
                 let mut progress = Progress::new(set.len(), "images");
-                extractor.run(set, &self.faults, |_| progress.tick())
+                extractor.run(set, &self.unreadable, |_| progress.tick())
             }
         };
-        self.faults.say();
+        self.unreadable.print();
         found
     }
 }
@@ -178,10 +178,10 @@ pub fn labels(of: &Features, set: &dyn Dataset, data: &str) -> Result<Vec<u32>> 
 }
 
 /// What `--json` says of predictions, beside the command's own.
-pub fn detail_json(judged: &Judged, classes: &[String], baseline: &Baseline) -> Value {
+pub fn detail_json(class_scores: &ClassScores, classes: &[String], baseline: &Baseline) -> Value {
     json!({
-        "classes": classes, "baseline": baseline, "mean_class": judged.mean_class,
-        "per_class": judged.per_class, "confusion": judged.confusion,
+        "classes": classes, "baseline": baseline, "mean_class": class_scores.mean_class,
+        "per_class": class_scores.per_class, "confusion": class_scores.confusion,
     })
 }
 
@@ -192,17 +192,17 @@ pub fn print_baseline(baseline: &Baseline, classes: usize) {
 }
 
 /// What was asked for of the classes; `of`: whose predictions these are.
-pub fn print_detail(detail: &Detail, judged: &Judged, classes: &[String], of: &str) {
+pub fn print_detail(detail: &Detail, class_scores: &ClassScores, classes: &[String], of: &str) {
     let width = classes.iter().map(|c| c.chars().count()).max().unwrap_or(0).clamp(5, 30);
     if detail.per_class {
-        outln!("\nper class, {of}, mean {:.2} %", judged.mean_class);
+        outln!("\nper class, {of}, mean {:.2} %", class_scores.mean_class);
         outln!("{:width$} {:>8} {:>8} {:>8}", "class", "images", "right", "top-1 %");
-        for c in &judged.per_class {
+        for c in &class_scores.per_class {
             let top1 = c.top1.map_or("-".into(), |t| format!("{t:.2}"));
             outln!("{:width$} {:>8} {:>8} {top1:>8}", c.class, c.images, c.right);
         }
     }
-    let Some(counts) = judged.confusion.as_ref().filter(|_| detail.confusion) else { return };
+    let Some(counts) = class_scores.confusion.as_ref().filter(|_| detail.confusion) else { return };
     if classes.len() <= WIDE {
         outln!("\nconfusion, {of}: rows are the classes, columns what they were taken for");
         let most = counts.iter().flatten().max().map_or(1, |n| n.to_string().len()).max(2);
@@ -221,7 +221,7 @@ pub fn print_detail(detail: &Detail, judged: &Judged, classes: &[String], of: &s
     pairs.sort_by_key(|&(n, c, p)| (std::cmp::Reverse(n), c, p));
     outln!("\nmost frequent confusions, {of}, {} of {}", pairs.len().min(LISTED), pairs.len());
     for (n, c, p) in pairs.into_iter().take(LISTED) {
-        let images = judged.per_class[c].images;
+        let images = class_scores.per_class[c].images;
         outln!("{:width$} taken for {:width$} {n:>6} of {images:>6}", classes[c], classes[p]);
     }
 }

@@ -3,7 +3,7 @@
 use super::probe::{one_class, seen};
 use crate::cli::shared::{Source, Which, networks, open, settle_view, start};
 use crate::config::Config;
-use crate::data::{self, Dataset, Faults};
+use crate::data::{self, Dataset, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::any_size::AnySize;
@@ -74,9 +74,9 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
             let queries = Files { paths: paths(&truth.qimlist)?, boxes, how };
             let all: Vec<_> = truth.gnd.iter().map(|g| g.truth.clone()).collect();
             // A row stands for an image by its place, so none may be left out.
-            let faults = Faults::new(true);
+            let unreadable = Unreadable::new(true);
             for (name, weights) in &networks {
-                let take = |set: &dyn Dataset| tokens::<D>(&args, &config, weights, set, &faults, Some(size));
+                let take = |set: &dyn Dataset| tokens::<D>(&args, &config, weights, set, &unreadable, Some(size));
                 let scores = retrieval::by_truth(take(&bank)?.rows, take(&queries)?.rows, &all, &args.k)?;
                 for (protocol, scores) in Protocol::ALL.iter().zip(scores) {
                     tables.push((name.clone(), format!("{protocol:?}").to_lowercase(), scores));
@@ -89,7 +89,7 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
             if args.size.is_none() {
                 view = Some(settle_view(&mut config, &*splits.train, args.source.checkpoint.is_some()));
             }
-            let (queries, faults) = (&*splits.test, args.source.tolerance.faults());
+            let (queries, unreadable) = (&*splits.test, args.source.tolerance.unreadable());
             let bank = if args.leave_one_out { queries } else { &*splits.train };
             let unlabelled = || {
                 Error::new(format!("{} has no labels", args.source.data))
@@ -102,7 +102,7 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
                 return Err(one_class(&args.source.data, class));
             }
             for (name, weights) in &networks {
-                let take = |set: &dyn Dataset| tokens::<D>(&args, &config, weights, set, &faults, args.size);
+                let take = |set: &dyn Dataset| tokens::<D>(&args, &config, weights, set, &unreadable, args.size);
                 let found = take(queries)?;
                 let of_bank = if args.leave_one_out {
                     Features { rows: found.rows.clone(), images: found.images.clone() }
@@ -114,7 +114,7 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
                     retrieval::by_class(of_bank.rows, &bank_labels, found.rows, &labels, args.leave_one_out, &args.k)?;
                 tables.push((name.clone(), "class".into(), scores));
             }
-            faults.say();
+            unreadable.print();
             (bank.len(), queries.len())
         }
     };
@@ -128,16 +128,16 @@ fn tokens<D: Device>(
     config: &Config,
     weights: &[f32],
     set: &dyn Dataset,
-    faults: &Faults,
+    unreadable: &Unreadable,
     size: Option<usize>,
 ) -> Result<Features> {
     let options = &args.source.shared.device;
     let mut progress = Progress::new(set.len(), "images");
     match size {
-        None => Extractor::<D>::new(options, config, weights)?.run(set, faults, |_| progress.tick()),
+        None => Extractor::<D>::new(options, config, weights)?.run(set, unreadable, |_| progress.tick()),
         Some(size) => {
             let mut network = AnySize::<D>::new(options, config, weights);
-            retrieval::tokens(&mut network, config, set, faults, size, args.multi_scale, || progress.tick())
+            retrieval::tokens(&mut network, config, set, unreadable, size, args.multi_scale, || progress.tick())
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::eval::any_size::AnySize;
 use crate::eval::knn::check_temperature;
 use crate::eval::propagate::Params;
-use crate::eval::video::{self, Judge, Recipe, Score};
+use crate::eval::video::{self, Recipe, Score, Scorer};
 use crate::io::progress::Progress;
 use clap::Args;
 use serde_json::{Value, json};
@@ -81,12 +81,12 @@ pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
     if !left_out.is_empty() {
         errln!("note: without a mask of the first frame, left out: {}", left_out.join(", "));
     }
-    let judges = sequences.iter().map(Judge::new).collect::<Result<Vec<_>>>()?;
+    let scorers = sequences.iter().map(Scorer::new).collect::<Result<Vec<_>>>()?;
     // Named before minutes of work.
-    for (sequence, judge) in sequences.iter().zip(&judges) {
-        if judge.objects.is_empty() {
+    for (sequence, scorer) in sequences.iter().zip(&scorers) {
+        if scorer.objects.is_empty() {
             errln!("note: the first mask of {} has no object: it is not judged", sequence.name);
-        } else if judge.frames() == 0 {
+        } else if scorer.frames() == 0 {
             errln!("note: {} has no mask between its first and last frame: it is not judged", sequence.name);
         }
     }
@@ -96,23 +96,23 @@ pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
     for (name, weights) in &networks {
         let mut network = AnySize::<D>::new(&source.shared.device, &config, weights);
         let mut rows = Vec::new();
-        for (sequence, judge) in sequences.iter().zip(&judges) {
-            let found = video::follow(&mut network, &config, sequence, judge, &recipe, || progress.tick())?;
-            rows.push(judge.scores(&found));
+        for (sequence, scorer) in sequences.iter().zip(&scorers) {
+            let found = video::follow(&mut network, &config, sequence, scorer, &recipe, || progress.tick())?;
+            rows.push(scorer.scores(&found));
             if let Some(out) = &args.out {
                 let out = if networks.len() > 1 { out.join(name) } else { out.clone() };
-                video::write(&out, sequence, judge, &found, &config)?;
+                video::write(&out, sequence, scorer, &found, &config)?;
             }
         }
         tables.push((name.clone(), rows));
     }
-    let kept = sequences.iter().zip(&judges).map(|(s, j)| j.scores(&j.kept(s.frames.len()))).collect();
+    let kept = sequences.iter().zip(&scorers).map(|(s, j)| j.scores(&j.kept(s.frames.len()))).collect();
     tables.push(("first mask kept".into(), kept));
     if args.json {
         let tables: Vec<Value> = tables.iter().map(|(name, rows)| as_json(name, &sequences, rows)).collect();
         let json = json!({
             "size": args.size, "previous": args.previous, "radius": args.radius, "top": args.top,
-            "temperature": args.temperature, "judged_frames": judges.iter().map(Judge::frames).collect::<Vec<_>>(),
+            "temperature": args.temperature, "judged_frames": scorers.iter().map(Scorer::frames).collect::<Vec<_>>(),
             "networks": tables,
         });
         outln!("{json}");

@@ -1,7 +1,7 @@
 //! NumPy's arrays: an `.npz` archive (MedMNIST's `train_images`, `train_labels`, ..., Keras's `x_train`, `y_train`, ...), or `.npy`
 //! files called alike.
 //!
-//! A word of an array's name says its part. In every part there is one array of pictures: unsigned bytes, (n, height, width),
+//! A word of an array's name says its part. In every part there is one array of images: unsigned bytes, (n, height, width),
 //! (n, height, width, channels) or (n, channels, height, width), where the axis of 1, 3, 4 or `--channels` values is that of the
 //! channels; and perhaps one of labels, whole numbers, (n) or (n, 1). Arrays are read into memory as a whole.
 
@@ -22,7 +22,7 @@ use crate::io::read_error;
 
 /// Largest header: it is a short text.
 const MAX_HEADER: u64 = 1 << 16;
-/// Words of the names of arrays of pictures and of labels.
+/// Words of the names of arrays of images and of labels.
 const IMAGES: [&str; 8] = ["images", "image", "imgs", "img", "x", "data", "pixels", "arr"];
 const LABELS: [&str; 7] = ["labels", "label", "y", "targets", "target", "lbls", "classes"];
 
@@ -55,7 +55,7 @@ impl Kind {
     }
 }
 
-/// `None` when the folder has no array of pictures.
+/// `None` when the folder has no array of images.
 pub(crate) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     let mut arrays = Vec::new();
     let files = files(folder)?;
@@ -66,7 +66,7 @@ pub(crate) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
             false => vec![single(path)?],
         });
     }
-    if !arrays.iter().any(Array::has_pictures) {
+    if !arrays.iter().any(Array::has_images) {
         return Ok(None);
     }
     of_arrays(folder, folder, arrays, None, how).map(Some)
@@ -90,7 +90,7 @@ pub(crate) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
     for other in files(folder)?.iter().filter(|other| other.file_name() != path.file_name()) {
         // What cannot be read is another set's.
         let other = lone(other).ok().flatten().filter(|other| set(other) == set(&named));
-        arrays.extend(other.filter(|other| !(other.has_pictures() && other.part == named.part)));
+        arrays.extend(other.filter(|other| !(other.has_images() && other.part == named.part)));
     }
     if named.part != Some(Part::Train) {
         arrays.retain(|other| other.part == named.part);
@@ -217,8 +217,8 @@ impl Array {
         self.words.iter().any(|word| names.contains(&word.as_str()))
     }
 
-    /// Its shape and type may be those of pictures.
-    fn has_pictures(&self) -> bool {
+    /// Its shape and type may be those of images.
+    fn has_images(&self) -> bool {
         self.shape.len() >= 3 && !self.called(&LABELS) && self.kind.letter().is_some_and(|k| k.0 != 'U' && k.0 != 'S')
     }
 
@@ -301,7 +301,7 @@ impl Array {
         Ok(dims)
     }
 
-    /// One label a picture.
+    /// One label an image.
     fn labels(&self, images: usize) -> Result<Vec<u32>> {
         let (letter, width) = self.kind.letter().unwrap_or(('?', 0));
         let whole = matches!((letter, width), ('u' | 'i', 1 | 2 | 4 | 8) | ('f', 4 | 8) | ('b', 1));
@@ -340,17 +340,17 @@ impl Array {
 
 /// The parts among some arrays. `what`: the file or folder, for errors. `own`: the part to train on where there is no train part.
 fn of_arrays(what: &Path, folder: &Path, arrays: Vec<Array>, own: Option<Part>, how: Decode) -> Result<Splits> {
-    let named = arrays.iter().any(|a| a.part == Some(Part::Train) && a.has_pictures());
+    let named = arrays.iter().any(|a| a.part == Some(Part::Train) && a.has_images());
     let of_part = |part: Option<Part>| arrays.iter().filter(move |a| a.part == part).collect::<Vec<_>>();
     let train = if named { Some(Part::Train) } else { own };
     let mut tests: Vec<Part> = arrays
         .iter()
-        .filter(|a| a.has_pictures() && a.part != train)
+        .filter(|a| a.has_images() && a.part != train)
         .filter_map(|a| a.part)
         .filter(|part| matches!(part, Part::Test { .. }))
         .collect();
     tests.sort();
-    if let (Some(test), false, None) = (tests.first(), of_part(None).iter().any(|a| a.has_pictures()), train) {
+    if let (Some(test), false, None) = (tests.first(), of_part(None).iter().any(|a| a.has_images()), train) {
         let test = of_part(Some(*test)).first().map_or(String::new(), |a| a.shown());
         return Err(Error::new(format!("{test} has no training part beside it")).hint(
             "arrays are called train_images, train_labels, test_images, test_labels, or x_train, y_train and so on",
@@ -379,7 +379,7 @@ fn of_arrays(what: &Path, folder: &Path, arrays: Vec<Array>, own: Option<Part>, 
     splits(folder, sets, notes)
 }
 
-/// The pictures of a part, and their labels.
+/// The images of a part, and their labels.
 fn of_one_part(
     what: &Path,
     arrays: Vec<&Array>,
@@ -387,7 +387,7 @@ fn of_one_part(
     notes: &mut Vec<String>,
     used: &mut Vec<String>,
 ) -> Result<Arrays> {
-    let pictures: Vec<&Array> = arrays.iter().copied().filter(|a| a.has_pictures()).collect();
+    let pictures: Vec<&Array> = arrays.iter().copied().filter(|a| a.has_images()).collect();
     let called: Vec<&Array> = pictures.iter().copied().filter(|a| a.called(&IMAGES)).collect();
     let pictures = if called.is_empty() { pictures } else { called };
     let images = match pictures[..] {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::cache::{Kept, Size, UNPACKED};
+use super::cache::{Cache, Size, UNPACKED};
 use super::fingerprint::Fnv;
 use super::labels::renumbered;
 use super::shards::shard::{Packing, Passed, Sample, Scan, Shard, packing};
@@ -36,7 +36,7 @@ pub struct ShardSet {
     together: usize,
     /// The size of every shard unpacked, and the unpacked ones in use.
     unpacked: Vec<u64>,
-    kept: Kept<Vec<u8>>,
+    kept: Cache<Vec<u8>>,
     passed: Passed,
 }
 
@@ -139,7 +139,7 @@ impl ShardSet {
                 together = together.min((UNPACKED / bytes.max(1)).clamp(1, TOGETHER as u64) as usize);
             }
         }
-        let (classes, kept) = (Vec::new(), Kept::new(together));
+        let (classes, kept) = (Vec::new(), Cache::new(together));
         let set = ShardSet { shards, samples, starts, classes, how, together, unpacked, kept, passed };
         let labelled = |i: &usize| set.samples[*i].label.is_some();
         if let (Some(with), Some(without)) = ((0..set.len()).find(labelled), (0..set.len()).find(|i| !labelled(i))) {
@@ -217,11 +217,11 @@ impl Dataset for ShardSet {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::data::Faults;
+    use crate::data::Unreadable;
     use crate::data::loader::Recipe;
     use std::sync::atomic::Ordering;
 
-    /// `shards` gzipped shards of `images` pictures each.
+    /// `shards` gzipped shards of `images` images each.
     fn packed(shards: usize, images: usize) -> (tempfile::TempDir, ShardSet) {
         let dir = tempfile::tempdir().unwrap();
         let mut png = std::io::Cursor::new(Vec::new());
@@ -249,13 +249,13 @@ mod tests {
             Recipe { augment: Config::tiny().augment(), seed: 1, batch: 1024, micro_batch: 1024, per_epoch: 9 };
         recipe.augment.local_crops_number = 0;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(16).build().unwrap();
-        let faults = Faults::new(true);
+        let unreadable = Unreadable::new(true);
         let mut before = 0;
         for epoch in 0..2 {
             let order = set.order(1, epoch);
             pool.install(|| {
                 for step in 0..recipe.per_epoch {
-                    recipe.load(&set, &faults, &order, epoch * recipe.per_epoch + step).unwrap();
+                    recipe.load(&set, &unreadable, &order, epoch * recipe.per_epoch + step).unwrap();
                 }
             });
             let made = set.kept.made.load(Ordering::Relaxed);

@@ -16,7 +16,7 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use super::tar;
 use crate::data::labels::MAX_CLASSES;
 use crate::error::{Error, Result};
-use crate::image::is_picture;
+use crate::image::is_image_file;
 
 /// Largest unpacked size of a packed shard.
 const MAX_UNPACKED: u64 = 2 << 30;
@@ -84,22 +84,22 @@ impl Count {
 /// What was passed over in a shard, or decided.
 #[derive(Default)]
 pub(crate) struct Passed {
-    /// Members that belong to no picture.
-    pub no_picture: Count,
+    /// Members that belong to no image.
+    pub no_image: Count,
     /// Links, devices, sparse files.
     pub no_file: Count,
-    /// Samples with several pictures, none or several of which are called by one ending alone.
+    /// Samples with several images, none or several of which are called by one ending alone.
     pub choices: Count,
-    /// Pictures beside the one that is called by its ending alone.
+    /// Images beside the one that is called by its ending alone.
     pub beside: Count,
-    /// Pictures whose names have dots.
+    /// Images whose names have dots.
     pub dots: Count,
 }
 
 impl Passed {
     pub fn join(&mut self, other: Passed) {
-        let ours = [&mut self.no_picture, &mut self.no_file, &mut self.choices, &mut self.beside, &mut self.dots];
-        let theirs = [other.no_picture, other.no_file, other.choices, other.beside, other.dots];
+        let ours = [&mut self.no_image, &mut self.no_file, &mut self.choices, &mut self.beside, &mut self.dots];
+        let theirs = [other.no_image, other.no_file, other.choices, other.beside, other.dots];
         for (ours, theirs) in ours.into_iter().zip(theirs) {
             ours.add(theirs.number, || theirs.first);
         }
@@ -114,7 +114,7 @@ impl Passed {
         };
         [
             line(
-                &self.no_picture,
+                &self.no_image,
                 "member of a shard belongs to no picture and is passed over",
                 "members of shards belong to no picture and are passed over",
                 "",
@@ -219,7 +219,7 @@ impl Shard {
         for member in &members {
             let (mut key, mut ending) = cut(&member.name, str::find);
             if !whole.contains(key) {
-                if is_picture(Path::new(&member.name)) {
+                if is_image_file(Path::new(&member.name)) {
                     dotted.entry(key).or_default().push(&member.name);
                 }
                 (key, ending) = cut(&member.name, str::rfind);
@@ -238,7 +238,7 @@ impl Shard {
                     Error::new(format!("{shard}: {} is not the number of a class", member.name))
                         .hint(format!("it is a whole number below {MAX_CLASSES} as text"))
                 })?);
-            } else if is_picture(Path::new(&member.name)) {
+            } else if is_image_file(Path::new(&member.name)) {
                 group.pictures.push((member, !ending.contains('.')));
             }
         }
@@ -247,7 +247,7 @@ impl Shard {
         dotted.sort();
         dotted.iter().for_each(|names| passed.dots.add(names.len(), || names[0].to_string()));
         if samples.is_empty() {
-            let first = match passed.no_picture.first.as_str() {
+            let first = match passed.no_image.first.as_str() {
                 "" => String::new(),
                 first => format!(": {first} has no image beside it"),
             };
@@ -290,7 +290,7 @@ impl Group<'_> {
             if self.label.is_some() {
                 return Err(Error::new(format!("{shard}: the sample {key} has no image")).hint(SAMPLE));
             }
-            passed.no_picture.add(self.members, || key.to_string());
+            passed.no_image.add(self.members, || key.to_string());
             return Ok(None);
         };
         let others = || self.pictures.iter().map(|p| p.0).filter(|other| !std::ptr::eq(*other, first.0));

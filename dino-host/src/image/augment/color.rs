@@ -1,14 +1,14 @@
-//! Colour operations on planes of 8-bit pixels, `(channels, n)`, with Pillow's rounding: every step ends in 8 bits.
+//! Color operations on planes of 8-bit pixels, `(channels, n)`, with Pillow's rounding: every step ends in 8 bits.
 //!
 //! Blends: y = trunc(clamp(base + f (x − base))) in f32, with base 0 (brightness), the mean luma (contrast) or the
 //! pixel's luma (saturation). Hue: the 8-bit hue of HSV is shifted, modulo 256.
 //!
-//! Three channels are R G B. One is grey and its own luma: saturation, hue and greying leave it as it is. Any other number
-//! are bands that have no colour: every operation but [`solarize`] leaves them as they are, see [`Op::applies_to`].
+//! Three channels are R G B. One is gray and its own luma: saturation, hue and graying leave it as it is. Any other number
+//! are bands that have no color: every operation but [`solarize`] leaves them as they are, see [`Op::applies_to`].
 
 use multiversion::multiversion;
 
-/// The four operations of the colour jitter.
+/// The four operations of the color jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// [`brightness`]
@@ -91,7 +91,7 @@ fn sum_of_luma(planes: &mut [u8]) -> u64 {
     r.zip(g).zip(b).map(part).sum()
 }
 
-/// Towards each pixel's grey (factor 0), or away from it. Three channels.
+/// Towards each pixel's gray (factor 0), or away from it. Three channels.
 pub fn saturation(planes: &mut [u8], factor: f64) {
     blend_with_luma(planes, factor as f32);
 }
@@ -100,8 +100,8 @@ pub fn saturation(planes: &mut [u8], factor: f64) {
 fn blend_with_luma(planes: &mut [u8], factor: f32) {
     let [r, g, b] = rgb(planes);
     for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
-        let grey = luma([*r, *g, *b]);
-        [*r, *g, *b] = [*r, *g, *b].map(|x| blend(grey, x, factor));
+        let gray = luma([*r, *g, *b]);
+        [*r, *g, *b] = [*r, *g, *b].map(|x| blend(gray, x, factor));
     }
 }
 
@@ -125,7 +125,7 @@ pub fn solarize(planes: &mut [u8], threshold: u8) {
     }
 }
 
-/// Turns the colour circle by `shift` of a full turn, in −0.5 ..= 0.5: the 8-bit hue moves by trunc(255 shift). A shift
+/// Turns the color circle by `shift` of a full turn, in −0.5 ..= 0.5: the 8-bit hue moves by trunc(255 shift). A shift
 /// of zero still rounds through HSV. Three channels.
 pub fn hue(planes: &mut [u8], shift: f64) {
     turn(planes, (shift * 255.0) as i32); // modulo 256, so that negative shifts wrap around
@@ -140,12 +140,12 @@ fn turn(planes: &mut [u8], shift: i32) {
     }
 }
 
-/// Pillow's conversion. Its roundings, some in f32 and some in f64, come to the same for every colour as these, which are
-/// vectorised (see the tests). All values are 0 ..= 255.
+/// Pillow's conversion. Its roundings, some in f32 and some in f64, come to the same for every color as these, which are
+/// vectorized (see the tests). All values are 0 ..= 255.
 #[inline(always)]
 fn rgb_to_hsv([r, g, b]: [i32; 3]) -> [i32; 3] {
     let (max, min) = (r.max(g).max(b), r.min(g).min(b));
-    // At least one, so that grey and black divide by something; both get no saturation below.
+    // At least one, so that gray and black divide by something; both get no saturation below.
     let range = (max - min).max(1) as f32;
     let s = range / max.max(1) as f32;
     let m = (max + min + max - r - g - b) as f32 / range; // from the greatest of the three down to the middle one
@@ -157,8 +157,8 @@ fn rgb_to_hsv([r, g, b]: [i32; 3]) -> [i32; 3] {
         if r == min { 3.0 + m } else { 5.0 - m }
     } / 6.0;
     let turn = if h < 0.0 { h + 1.0 } else { h };
-    let coloured = (max != min) as i32;
-    [truncate(turn * 255.0) * coloured, truncate(s * 255.0) * coloured, max]
+    let colored = (max != min) as i32;
+    [truncate(turn * 255.0) * colored, truncate(s * 255.0) * colored, max]
 }
 
 /// A channel of hue h is v (1 − s w), where w grows from nought to one over a sixth of a turn, stays for two and falls again.
@@ -181,7 +181,7 @@ fn hsv_to_rgb([h, s, v]: [i32; 3]) -> [i32; 3] {
     })
 }
 
-/// x as i32 for 0 <= x < 2^22: a plain cast minds values out of range, and is not vectorised.
+/// x as i32 for 0 <= x < 2^22: a plain cast minds values out of range, and is not vectorized.
 #[inline(always)]
 fn truncate(x: f32) -> i32 {
     const ULP_ONE: f32 = (1 << 23) as f32;
@@ -233,9 +233,9 @@ mod tests {
     #[test]
     fn every_colour_is_converted_as_pillow_does() {
         for n in 0..1 << 24 {
-            let colour = [n & 255, n >> 8 & 255, n >> 16];
-            assert_eq!(rgb_to_hsv(colour), pillow_hsv(colour), "{colour:?} to HSV");
-            assert_eq!(hsv_to_rgb(colour), pillow_rgb(colour), "{colour:?} to RGB");
+            let color = [n & 255, n >> 8 & 255, n >> 16];
+            assert_eq!(rgb_to_hsv(color), pillow_hsv(color), "{color:?} to HSV");
+            assert_eq!(hsv_to_rgb(color), pillow_rgb(color), "{color:?} to RGB");
         }
     }
 }

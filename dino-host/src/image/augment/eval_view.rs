@@ -4,13 +4,13 @@ use crate::image::Image;
 use crate::image::planes::{self, normalize};
 use crate::image::resize::{Filter, Region, Resizer};
 
-/// How a picture becomes the square that is evaluated. It belongs to the configuration: all pictures of a set go the same way, whatever
+/// How an image becomes the square that is evaluated. It belongs to the configuration: all images of a set go the same way, whatever
 /// their sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvalView {
     /// Shorter side to 8/7 of the square's (published: 256 for 224), bicubic, and the central square of that.
     ResizeCrop,
-    /// Shorter side to the square's, bicubic, so that of a square picture nothing is cut; one that has the size is taken as it is.
+    /// Shorter side to the square's, bicubic, so that of a square image nothing is cut; one that has the size is taken as it is.
     Whole,
 }
 
@@ -23,7 +23,7 @@ impl EvalView {
         }
     }
 
-    /// Pixels of a picture's shorter side, of which the square of side `size` is cut.
+    /// Pixels of an image's shorter side, of which the square of side `size` is cut.
     pub fn short(self, size: usize) -> usize {
         match self {
             EvalView::ResizeCrop => (size * 8 + 3) / 7, // to the nearest
@@ -32,7 +32,7 @@ impl EvalView {
     }
 }
 
-/// The square of side `size` that is evaluated of an image, normalised to `out` `(channels, size, size)`.
+/// The square of side `size` that is evaluated of an image, normalized to `out` `(channels, size, size)`.
 ///
 /// `out` is `channels * size * size` long, `mean` and `std` have a number a channel of the image, `size` is at least 1 and the image is not empty.
 pub fn eval_view(image: &Image, size: usize, view: EvalView, mean: &[f64], std: &[f64], out: &mut [f32]) {
@@ -41,18 +41,18 @@ pub fn eval_view(image: &Image, size: usize, view: EvalView, mean: &[f64], std: 
     if view == EvalView::Whole && (image.height, image.width) == (size, size) {
         return normalize(out, &planes::planes(image), mean, std);
     }
-    normalize(out, &centre(image, view.short(size), size), mean, std);
+    normalize(out, &center(image, view.short(size), size), mean, std);
 }
 
 /// torchvision's `Resize(short)` and `CenterCrop(size)`: the shorter side becomes `short`, the longer one is cut to a
 /// whole number, and the central square of side `size <= short` is kept (only its pixels are computed).
 pub fn resize_and_center(image: &Image, short: usize, size: usize) -> Image {
-    let pixels = planes::interleaved(&centre(image, short, size), image.channels);
+    let pixels = planes::interleaved(&center(image, short, size), image.channels);
     Image { width: size, height: size, channels: image.channels, pixels }
 }
 
 /// The planes of [`resize_and_center`].
-fn centre(image: &Image, short: usize, size: usize) -> Vec<u8> {
+fn center(image: &Image, short: usize, size: usize) -> Vec<u8> {
     let (h, w) = (image.height, image.width);
     let (height, width) = if h <= w { (short, short * w / h) } else { (short * h / w, short) };
     // Python's round: a half goes to the even number.

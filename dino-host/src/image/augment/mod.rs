@@ -1,7 +1,7 @@
 //! The multi-crop augmentation of the published recipe, on 8-bit pixels as Pillow and torchvision do it, and the view
 //! for evaluation.
 //!
-//! crop, resize (bicubic) → flip → colour jitter → grey → blur → solarise (second global crop only) → normalise
+//! crop, resize (bicubic) → flip → color jitter → gray → blur → solarize (second global crop only) → normalize
 //!
 //! All randomness comes from the caller's generator, so that a crop depends on nothing but the image, the view and that
 //! generator's key: any thread may make it, in any order, again after a resume.
@@ -30,7 +30,7 @@ pub struct Scratch {
 }
 
 impl Augment {
-    /// Writes the crop number `view` of the image to `out`, normalised, `(channels, size, size)`.
+    /// Writes the crop number `view` of the image to `out`, normalized, `(channels, size, size)`.
     ///
     /// `out` is `channels * size * size` long, size as [`Augment::crops_of`] says; the image has these channels and is not
     /// empty. The random numbers are the same for any number of channels.
@@ -72,7 +72,7 @@ impl Augment {
         normalize(out, pixels, &self.mean, &self.std);
     }
 
-    /// The four colour operations in random order. One of strength zero is left out, as torchvision does.
+    /// The four color operations in random order. One of strength zero is left out, as torchvision does.
     fn jitter(&self, pixels: &mut [u8], rng: &mut Rng) {
         let mut ops = color::Op::ALL;
         for last in (1..ops.len()).rev() {
@@ -116,14 +116,14 @@ mod tests {
         Rng::new(5, 0, image, crop, Kind::Augment, 0)
     }
 
-    /// Every pixel different from its neighbours, no symmetry.
+    /// Every pixel different from its neighbors, no symmetry.
     fn picture(height: usize, width: usize) -> Image {
         let mut r = Rng::new(1, 0, 0, 0, Kind::Test, 0);
         let pixels = (0..height * width * 3).map(|i| (i as u32 / 3 % 97 * 2 + r.below(60)) as u8).collect();
         Image { width, height, channels: 3, pixels }
     }
 
-    /// Small crops, no normalisation, and nothing random but the cut-out.
+    /// Small crops, no normalization, and nothing random but the cut-out.
     fn plain() -> Augment {
         Augment {
             global_size: 32,
@@ -251,7 +251,7 @@ mod tests {
             expect_frequency(blurred, n, changed(&blur, view));
             expect_frequency(if view == 1 { 0.2 } else { 0.0 }, n, changed(&solarize, view));
         }
-        // All steps at once: grey is seen in equal channels.
+        // All steps at once: gray is seen in equal channels.
         let all = Augment { mean: vec![0.0; 3], std: vec![1.0; 3], global_size: 8, local_size: 8, ..published };
         expect_frequency(0.2, n, |n| {
             let out = crop(&all, &image, 0, n);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Augment {
-    /// Values a pixel: 3 are R G B, 1 is grey; other numbers have no colour operations, see [`Augment::left_out`].
+    /// Values a pixel: 3 are R G B, 1 is gray; other numbers have no color operations, see [`Augment::left_out`].
     pub channels: usize,
     /// Side of a global crop, pixels.
     pub global_size: usize,
@@ -24,7 +24,7 @@ pub struct Augment {
     pub ratio: [f64; 2],
     /// Probability of a mirror image.
     pub flip: f64,
-    /// Probability that colours are changed at all.
+    /// Probability that colors are changed at all.
     pub jitter_prob: f64,
     /// Brightness factor within 1 ± this.
     pub brightness: f64,
@@ -34,13 +34,13 @@ pub struct Augment {
     pub saturation: f64,
     /// Hue shift within ± this part of a full turn; at most 0.5.
     pub hue: f64,
-    /// Probability of a grey image.
+    /// Probability of a gray image.
     pub gray_prob: f64,
     /// Probability of a blur: first global, second global, local crops.
     pub blur_probs: [f64; 3],
     /// Least and greatest standard deviation of the blur, pixels.
     pub blur_radius: [f64; 2],
-    /// Probability that the second global crop is solarised.
+    /// Probability that the second global crop is solarized.
     pub solarize_prob: f64,
     /// Values from here on are inverted by it.
     pub solarize_threshold: u8,
@@ -77,7 +77,7 @@ impl Default for Augment {
     }
 }
 
-/// The three kinds of crops, which differ in size, scale, blur and solarisation.
+/// The three kinds of crops, which differ in size, scale, blur and solarization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     /// View 0.

@@ -1,7 +1,7 @@
 //! JPEG: which of the two decoders is right for a file, told by its markers; and whether its end is there.
 //!
 //! The `image` crate's decoder (zune-jpeg 0.5) is fast and right for what nearly every file is: one scan or progressive scans, brightness
-//! at full resolution, markers of colour that do not contradict one another. Several baseline scans, or a first component that is not
+//! at full resolution, markers of color that do not contradict one another. Several baseline scans, or a first component that is not
 //! the largest, become garbage in it without an error. Those go to jpeg-decoder, which is right where every component is either at full
 //! resolution or at that of one sample a unit. What neither reads right is an error.
 
@@ -25,7 +25,7 @@ struct Segment<'a> {
 const END: u8 = 0xd9;
 const SCAN: u8 = 0xda;
 
-/// The segments from the start of the picture to its end mark, or to the end of what is there. Garbage between them and the coded
+/// The segments from the start of the image to its end mark, or to the end of what is there. Garbage between them and the coded
 /// data after a scan's head are passed over, as every decoder does it.
 fn segments(bytes: &[u8]) -> impl Iterator<Item = Segment<'_>> {
     let (mut at, mut ended) = (2, false);
@@ -118,8 +118,8 @@ impl Scan {
 
 /// What the components are.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Colour {
-    Grey,
+enum Color {
+    Gray,
     Rgb,
     YCbCr,
     Cmyk,
@@ -134,7 +134,7 @@ pub(crate) struct Layout<'a> {
     pub exif: Option<&'a [u8]>,
     scans: Vec<Scan>,
     jfif: bool,
-    /// The colour transform of Adobe's marker.
+    /// The color transform of Adobe's marker.
     adobe: Option<u8>,
     /// The end mark is there.
     pub ended: bool,
@@ -167,16 +167,16 @@ impl<'a> Layout<'a> {
     }
 
     /// As libjpeg decides it, `jdapimin.c`.
-    fn colour(&self) -> Option<Colour> {
+    fn color(&self) -> Option<Color> {
         Some(match (self.frame.components.len(), self.adobe) {
-            (1, _) => Colour::Grey,
-            (3, _) if self.jfif => Colour::YCbCr,
-            (3, Some(0)) => Colour::Rgb,
-            (3, Some(_)) => Colour::YCbCr,
-            (3, None) if self.called_rgb() => Colour::Rgb,
-            (3, None) => Colour::YCbCr,
-            (4, None | Some(0)) => Colour::Cmyk,
-            (4, Some(_)) => Colour::Ycck,
+            (1, _) => Color::Gray,
+            (3, _) if self.jfif => Color::YCbCr,
+            (3, Some(0)) => Color::Rgb,
+            (3, Some(_)) => Color::YCbCr,
+            (3, None) if self.called_rgb() => Color::Rgb,
+            (3, None) => Color::YCbCr,
+            (4, None | Some(0)) => Color::Cmyk,
+            (4, Some(_)) => Color::Ycck,
             _ => return None,
         })
     }
@@ -186,14 +186,14 @@ impl<'a> Layout<'a> {
     }
 
     /// As zune-jpeg decides it.
-    fn colour_in_zune(&self) -> Option<Colour> {
+    fn color_in_zune(&self) -> Option<Color> {
         Some(match (self.frame.components.len(), self.adobe) {
-            (1, _) => Colour::Grey,
-            (3, _) if self.called_rgb() => Colour::Rgb,
-            (3, Some(0)) => Colour::Rgb,
-            (3, None | Some(1)) => Colour::YCbCr,
-            (4, None | Some(0)) => Colour::Cmyk,
-            (4, Some(2)) => Colour::Ycck,
+            (1, _) => Color::Gray,
+            (3, _) if self.called_rgb() => Color::Rgb,
+            (3, Some(0)) => Color::Rgb,
+            (3, None | Some(1)) => Color::YCbCr,
+            (4, None | Some(0)) => Color::Cmyk,
+            (4, Some(2)) => Color::Ycck,
             _ => return None,
         })
     }
@@ -204,8 +204,8 @@ impl<'a> Layout<'a> {
         let largest_first = components.first().is_some_and(|c| (c.across, c.down) == most) && most.0 != 3;
         let scans =
             self.frame.code == 0xc2 || self.scans.len() == 1 && self.scans[0].components.len() == components.len();
-        self.colour().is_some()
-            && self.colour() == self.colour_in_zune()
+        self.color().is_some()
+            && self.color() == self.color_in_zune()
             && (components.len() == 1 || largest_first && scans)
     }
 
@@ -213,8 +213,7 @@ impl<'a> Layout<'a> {
     fn rare(&self) -> bool {
         let (across, down) = self.frame.most();
         let plain = |c: &Component| [1, across].contains(&c.across) && [1, down].contains(&c.down);
-        matches!(self.colour(), Some(Colour::Grey | Colour::Rgb | Colour::YCbCr))
-            && self.frame.components.iter().all(plain)
+        matches!(self.color(), Some(Color::Gray | Color::Rgb | Color::YCbCr)) && self.frame.components.iter().all(plain)
     }
 
     /// Errors: what no decoder of ours reads, or reads right.
@@ -257,11 +256,11 @@ impl<'a> Layout<'a> {
     fn decoder<'b>(&self, bytes: &'b [u8]) -> Option<Decoder<&'b [u8]>> {
         let mut decoder = Decoder::new(bytes);
         decoder.set_max_decoding_buffer_size(MAX_BYTES as usize);
-        match self.colour()? {
-            Colour::Rgb => decoder.set_color_transform(ColorTransform::RGB),
-            Colour::YCbCr => decoder.set_color_transform(ColorTransform::YCbCr),
-            Colour::Grey => {}
-            Colour::Cmyk | Colour::Ycck => return None,
+        match self.color()? {
+            Color::Rgb => decoder.set_color_transform(ColorTransform::RGB),
+            Color::YCbCr => decoder.set_color_transform(ColorTransform::YCbCr),
+            Color::Gray => {}
+            Color::Cmyk | Color::Ycck => return None,
         }
         Some(decoder)
     }

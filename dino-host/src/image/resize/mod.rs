@@ -130,9 +130,9 @@ impl Strip {
         for (at, out) in out[..count * stride].chunks_mut(passes::STRIP * stride).enumerate() {
             let first = at * passes::STRIP;
             let rows: [&[u8]; passes::STRIP] = std::array::from_fn(|y| row((first + y).min(count - 1)));
-            passes::turn(&mut self.before, &rows);
+            passes::transpose_rows(&mut self.before, &rows);
             passes::horizontal(&mut self.after, &self.before, taps, channels);
-            passes::turn_back(out, stride, &self.after);
+            passes::transpose_back(out, stride, &self.after);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The two passes of a resize, both without a gather: whatever the axis, the sums of neighbouring values share their weights.
+//! The two passes of a resize, both without a gather: whatever the axis, the sums of neighboring values share their weights.
 //!
-//! A vertical pass has such neighbours in memory. A horizontal one gets them by turning strips of sixteen rows on their side.
+//! A vertical pass has such neighbors in memory. A horizontal one gets them by turning strips of sixteen rows on their side.
 
 use super::taps::{FRACTION, Taps};
 use multiversion::multiversion;
@@ -30,12 +30,12 @@ fn transpose(mut block: [u8; STRIP * STRIP]) -> [u8; STRIP * STRIP] {
     block
 }
 
-/// `turned` `(columns, 16)` from up to 16 rows of as many columns each. Rows that are not there stay as they were.
+/// `transposed` `(columns, 16)` from up to 16 rows of as many columns each. Rows that are not there stay as they were.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn turn(turned: &mut [u8], rows: &[&[u8]]) {
+pub fn transpose_rows(transposed: &mut [u8], rows: &[&[u8]]) {
     let mut block = [0; STRIP * STRIP];
-    for (at, turned) in turned.chunks_mut(STRIP * STRIP).enumerate() {
-        let wide = turned.len() / STRIP;
+    for (at, transposed) in transposed.chunks_mut(STRIP * STRIP).enumerate() {
+        let wide = transposed.len() / STRIP;
         for (line, row) in block.as_chunks_mut::<STRIP>().0.iter_mut().zip(rows) {
             let row = &row[at * STRIP..at * STRIP + wide];
             match row.try_into() {
@@ -43,17 +43,17 @@ pub fn turn(turned: &mut [u8], rows: &[&[u8]]) {
                 Err(_) => line[..wide].copy_from_slice(row),
             }
         }
-        turned.copy_from_slice(&transpose(block)[..turned.len()]);
+        transposed.copy_from_slice(&transpose(block)[..transposed.len()]);
     }
 }
 
 /// The way back: `(columns, 16)` to the first rows of `out`, which lie `stride` apart.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn turn_back(out: &mut [u8], stride: usize, turned: &[u8]) {
+pub fn transpose_back(out: &mut [u8], stride: usize, transposed: &[u8]) {
     let mut block = [0; STRIP * STRIP];
-    for (at, turned) in turned.chunks(STRIP * STRIP).enumerate() {
-        let wide = turned.len() / STRIP;
-        block[..turned.len()].copy_from_slice(turned);
+    for (at, transposed) in transposed.chunks(STRIP * STRIP).enumerate() {
+        let wide = transposed.len() / STRIP;
+        block[..transposed.len()].copy_from_slice(transposed);
         let lines = transpose(block);
         for (line, row) in lines.as_chunks::<STRIP>().0.iter().zip(out.chunks_mut(stride)) {
             row[at * STRIP..at * STRIP + wide].copy_from_slice(&line[..wide]);

@@ -22,11 +22,11 @@ impl Taps {
         let stretch = scale.max(1.0);
         let (reach, shrink) = (filter.radius() * stretch, 1.0 / stretch);
         for o in from..from + count {
-            let centre = (o as f64 + 0.5) * scale;
-            let low = (centre - reach + 0.5).max(0.0) as usize;
-            let high = ((centre + reach + 0.5) as usize).min(n_in);
+            let center = (o as f64 + 0.5) * scale;
+            let low = (center - reach + 0.5).max(0.0) as usize;
+            let high = ((center + reach + 0.5) as usize).min(n_in);
             self.exact.clear();
-            self.exact.extend((low..high).map(|i| filter.at((i as f64 - centre + 0.5) * shrink)));
+            self.exact.extend((low..high).map(|i| filter.at((i as f64 - center + 0.5) * shrink)));
             // At the border the kernel is cut off: what is left is scaled back to one.
             let sum: f64 = self.exact.iter().sum();
             self.spans.push((low, self.weights.len(), high - low));

@@ -29,14 +29,14 @@ pub(crate) struct Chunks<'a> {
     bits: usize,
     photometric: u16,
     compression: u64,
-    /// Samples are differences to their left neighbour.
+    /// Samples are differences to their left neighbor.
     differences: bool,
     /// The bits of every byte are in the other order.
     turned: bool,
     big_endian: bool,
     /// Planes one after the other, each in chunks of its own.
     planes: bool,
-    /// Width and height of a chunk, that of a strip the picture's width.
+    /// Width and height of a chunk, that of a strip the image's width.
     chunk: (usize, usize),
     /// Where the chunks begin in the file, and their lengths.
     places: Vec<(u64, u64)>,
@@ -178,7 +178,7 @@ impl<'a> Chunks<'a> {
             }
             FAX4 => match decoder.read_chunk(index as u32).map_err(|e| failed(path, e))? {
                 DecodingResult::U8(bits) => {
-                    // The crate leaves out what lies beyond the picture.
+                    // The crate leaves out what lies beyond the image.
                     let found = bits.len() / rows;
                     return Ok((bits, found.max(1)));
                 }
@@ -234,9 +234,9 @@ impl<'a> Chunks<'a> {
     fn jpeg(&self, stored: &[u8]) -> Vec<u8> {
         let tables = self.tables.strip_prefix(&[0xff, 0xd8]).map(|t| t.strip_suffix(&[0xff, 0xd9]).unwrap_or(t));
         let adobe = [b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0".as_slice(), &[u8::from(self.photometric != RGB)]].concat();
-        let colours = if matches!(self.photometric, RGB | YCBCR) { adobe } else { Vec::new() };
+        let colors = if matches!(self.photometric, RGB | YCBCR) { adobe } else { Vec::new() };
         let rest = stored.strip_prefix(&[0xff, 0xd8]).unwrap_or(stored);
-        [&[0xff, 0xd8], tables.unwrap_or_default(), &colours, rest].concat()
+        [&[0xff, 0xd8], tables.unwrap_or_default(), &colors, rest].concat()
     }
 }
 

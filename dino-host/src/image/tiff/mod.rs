@@ -1,4 +1,4 @@
-//! TIFF and BigTIFF, with any number of bands: the first picture of the file.
+//! TIFF and BigTIFF, with any number of bands: the first image of the file.
 //!
 //! The crate reads the tags. Strips and tiles are unpacked and placed here: the crate's own way (0.11) panics on planes in tiles, wants
 //! an end code of LZW, does not look at FillOrder, and reads no palette.
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 
 /// Values of PhotometricInterpretation.
 const WHITE_IS_ZERO: u16 = 0;
-const GREY: u16 = 1;
+const GRAY: u16 = 1;
 const RGB: u16 = 2;
 const PALETTE: u16 = 3;
 const CMYK: u16 = 5;
@@ -70,21 +70,21 @@ pub(crate) fn read(path: &Path, bytes: &[u8], white: u16) -> Result<Found> {
     }
     let orientation = one(tag(Tag::Orientation)?, 1);
     let (extras, map) = (tag(Tag::ExtraSamples)?, tag(Tag::ColorMap)?);
-    let colours = match photometric {
-        WHITE_IS_ZERO | GREY | PALETTE => 1,
+    let colors = match photometric {
+        WHITE_IS_ZERO | GRAY | PALETTE => 1,
         RGB | YCBCR => 3,
         CMYK => 4,
         other => return Err(unsupported(path, &format!("a TIFF of photometric interpretation {other}"))),
     };
-    let spare = samples.checked_sub(colours).ok_or_else(|| damaged(path, &format!("{samples} bands")))?;
+    let spare = samples.checked_sub(colors).ok_or_else(|| damaged(path, &format!("{samples} bands")))?;
     if photometric == PALETTE && (spare > 0 || bits > 8) {
         return Err(unsupported(path, &format!("a palette for {samples} bands of {bits} bits")));
     }
-    if spare > usize::from(photometric == RGB) && !matches!(photometric, WHITE_IS_ZERO | GREY) {
-        let colour = decoder.colortype().unwrap_or(ColorType::Gray(bits as u8));
-        return Err(unsupported(path, &format!("{samples} bands called {colour:?}: save them as grey (MINISBLACK)")));
+    if spare > usize::from(photometric == RGB) && !matches!(photometric, WHITE_IS_ZERO | GRAY) {
+        let color = decoder.colortype().unwrap_or(ColorType::Gray(bits as u8));
+        return Err(unsupported(path, &format!("{samples} bands called {color:?}: save them as grey (MINISBLACK)")));
     }
-    // 1: the colours are multiplied with it; 2: they are not.
+    // 1: the colors are multiplied with it; 2: they are not.
     let kind = if spare == 1 { extras.first().copied().unwrap_or(0) } else { 0 };
     let alpha = matches!(kind, 1 | 2) || photometric == RGB && spare == 1;
 
@@ -107,8 +107,8 @@ pub(crate) fn read(path: &Path, bytes: &[u8], white: u16) -> Result<Found> {
     let mut channels = samples;
     match photometric {
         PALETTE => {
-            let colours = palette(&map, 1 << bits).ok_or_else(|| damaged(path, &"a palette without its colours"))?;
-            (channels, pixels) = (3, pixels.iter().flat_map(|&i| colours[usize::from(i)]).collect());
+            let colors = palette(&map, 1 << bits).ok_or_else(|| damaged(path, &"a palette without its colours"))?;
+            (channels, pixels) = (3, pixels.iter().flat_map(|&i| colors[usize::from(i)]).collect());
         }
         CMYK => (channels, pixels) = (3, pixels.as_chunks().0.iter().flat_map(cmyk_to_rgb).collect()),
         YCBCR if !already_rgb => pixels.as_chunks_mut().0.iter_mut().for_each(|p| *p = ycbcr_to_rgb(*p)),
@@ -121,7 +121,7 @@ pub(crate) fn read(path: &Path, bytes: &[u8], white: u16) -> Result<Found> {
     Ok(Found { image, alpha, orientation: orientation.min(255) as u8 })
 }
 
-/// Ink to light: the colour values of the `samples` of a pixel, of which `spare` are no colours.
+/// Ink to light: the color values of the `samples` of a pixel, of which `spare` are no colors.
 fn invert(placed: &mut [u8], bits: usize, samples: usize, spare: usize, white: u16) {
     if bits == 16 {
         for pixel in placed.chunks_exact_mut(2 * samples) {
@@ -137,23 +137,23 @@ fn invert(placed: &mut [u8], bits: usize, samples: usize, spare: usize, white: u
     }
 }
 
-/// The colours of a palette: all reds, all greens, all blues, of 16 bits; of 8 where none is higher, as some programs wrote them.
+/// The colors of a palette: all reds, all greens, all blues, of 16 bits; of 8 where none is higher, as some programs wrote them.
 fn palette(map: &[u64], entries: usize) -> Option<Vec<[u8; 3]>> {
     let shift = if map.iter().any(|x| *x > 255) { 8 } else { 0 };
     let of = |i: usize, plane: usize| Some((map.get(plane * entries + i)? >> shift) as u8);
     (0..entries).map(|i| Some([of(i, 0)?, of(i, 1)?, of(i, 2)?])).collect()
 }
 
-/// Colours that were multiplied with their transparency, the last value: divided by it, as Pillow does it.
+/// Colors that were multiplied with their transparency, the last value: divided by it, as Pillow does it.
 fn divide(pixel: &mut [u8]) {
-    if let Some((&mut alpha, colours)) = pixel.split_last_mut()
+    if let Some((&mut alpha, colors)) = pixel.split_last_mut()
         && alpha > 0
     {
-        colours.iter_mut().for_each(|x| *x = (u16::from(*x) * 255 / u16::from(alpha)).min(255) as u8);
+        colors.iter_mut().for_each(|x| *x = (u16::from(*x) * 255 / u16::from(alpha)).min(255) as u8);
     }
 }
 
-/// JPEG's (JFIF's) colours.
+/// JPEG's (JFIF's) colors.
 fn ycbcr_to_rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let [y, cb, cr] = [f32::from(y), f32::from(cb) - 128.0, f32::from(cr) - 128.0];
     [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|x| x.round() as u8)

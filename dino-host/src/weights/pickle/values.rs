@@ -157,7 +157,7 @@ pub struct Tensor {
     /// First element.
     pub offset: usize,
     pub shape: Vec<usize>,
-    /// Elements between neighbours along every axis.
+    /// Elements between neighbors along every axis.
     pub strides: Vec<usize>,
 }
 
