@@ -30,7 +30,7 @@ mod every_backend {
 }
 
 fn agrees_with_the_reference_word_by_word<F: Factory>(who: &str) {
-    proptest!(ProptestConfig::with_cases(64), |(config in configs(), seed in 0..1u64 << 32, temp in 0.02f64..1.0)| {
+    proptest!(tests::plans::cases(64), |(config in configs(), seed in 0..1u64 << 32, temp in 0.02f64..1.0)| {
         agree::<F>(who, config, seed, temp);
     });
 }
@@ -75,7 +75,7 @@ fn long_crops_agree_on_any_number_of_threads() {
 fn the_cpu_makes_no_number_of_what_is_none() {
     let poisons = prop::sample::select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY]);
     let spread = std::cell::Cell::new(0);
-    proptest!(ProptestConfig::with_cases(64), |(config in configs(), seed in 0..1u64 << 32, poison in poisons,
+    proptest!(tests::plans::cases(64), |(config in configs(), seed in 0..1u64 << 32, poison in poisons,
         view in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), in_weights in any::<bool>())| {
         let plan = Plan::new(config).expect("a sound plan");
         let mut views = random_views(&plan, seed);

@@ -16,7 +16,7 @@ fn ops<F: Factory>(who: &str, cases: u32, temps: Range<f64>, bound: fn(Op, Pool,
     }
     let worst = std::cell::RefCell::new(BTreeMap::new());
     let temps = &temps;
-    proptest!(ProptestConfig::with_cases(cases), |(config in configs(), seed in 0..1u64 << 32, temp in temps.clone())| {
+    proptest!(tests::plans::cases(cases), |(config in configs(), seed in 0..1u64 << 32, temp in temps.clone())| {
         for (op, part) in step_beside_cpu::<F>(config, seed, [temp, temp.max(0.1).min(10.0 * temp)], bound).1 {
             let mut worst = worst.borrow_mut();
             let known = worst.entry(op.name()).or_insert(part);

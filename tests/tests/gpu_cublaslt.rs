@@ -75,7 +75,7 @@ fn words_agree() {
         return;
     }
     let worst = std::cell::Cell::new(0.0f64);
-    proptest!(ProptestConfig::with_cases(12), |(config in plans(), seed in 0..1u64 << 32, temp in 0.02f64..1.0)| {
+    proptest!(tests::plans::cases(12), |(config in plans(), seed in 0..1u64 << 32, temp in 0.02f64..1.0)| {
         let (run, parts) = step_beside_cpu::<WithLibrary>(config, seed, [temp, 0.1], bf16_bound);
         parts.iter().for_each(|(_, part)| worst.set(worst.get().max(*part)));
         let whole = [config.backbone.dim, config.backbone.mlp, config.head.hidden, config.head.bottleneck, config.head.prototypes];

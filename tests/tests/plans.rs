@@ -19,20 +19,12 @@ use dino_kernel::real::Real;
 use dino_kernel::scalars::{BLOCK, NUMBERS, WITHHELD, hyper, monitor};
 use dino_kernel::step::{self, Hyper};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 use std::cell::Cell;
 use std::ops::Range;
 use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
 use tests::for_backends;
-use tests::plans::ordinary;
+use tests::plans::{cases, ordinary};
 use tests::training::{Net, Run, hyper_numbers, normals, random_views};
-
-/// The same cases every time, unless the environment says otherwise.
-fn cases(n: u32) -> ProptestConfig {
-    let fixed = std::env::var_os("PROPTEST_RNG_SEED").is_none();
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(n) };
-    if fixed { ProptestConfig { rng_seed: RngSeed::Fixed(1), ..config } } else { config }
-}
 
 /// Something sensible, now and then something that must be refused.
 fn mostly(good: Range<usize>, bad: usize) -> impl Strategy<Value = usize> {
