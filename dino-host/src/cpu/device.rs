@@ -84,7 +84,7 @@ impl Device for Cpu {
 
     fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
         self.sync()?;
-        self.run(|cpu| device::say(cpu, plan, step, Self::upload));
+        self.run(|cpu| device::issue_step(cpu, plan, step, Self::upload));
         Ok(())
     }
 
