@@ -305,29 +305,35 @@ impl Table {
         }
         if let Some(label) = label {
             table.labels = if number(label) { Labels::Numbers(Vec::new()) } else { Labels::Texts(Vec::new()) };
-            for (g, size) in table.groups.iter().enumerate() {
-                let group = reader.get_row_group(g).map_err(|e| failed(path, &e))?;
-                let column = group.get_column_reader(label).map_err(|e| failed(path, &e))?;
-                let read = match (&mut table.labels, column) {
-                    (Labels::Numbers(labels), ColumnReader::Int32ColumnReader(mut column)) => {
-                        values(&mut column, size.images)
-                            .map(|new| labels.extend(new.into_iter().map(|x| x.map(i64::from))))
-                    }
-                    (Labels::Numbers(labels), ColumnReader::Int64ColumnReader(mut column)) => {
-                        values(&mut column, size.images).map(|new| labels.extend(new))
-                    }
-                    (Labels::Texts(labels), ColumnReader::ByteArrayColumnReader(mut column)) => {
-                        values(&mut column, size.images).map(|new| {
-                            let text = |x: ByteArray| String::from_utf8_lossy(x.data()).into_owned();
-                            labels.extend(new.into_iter().map(|x| x.map(text)))
-                        })
-                    }
-                    _ => Err(ParquetError::General("a column changes its type".into())),
-                };
-                read.map_err(|e| failed(path, &e))?;
-            }
+            table.read_labels(&reader, label)?;
         }
         Ok(table)
+    }
+
+    /// Reads the column `label` of all groups.
+    fn read_labels(&mut self, reader: &SerializedFileReader<File>, label: usize) -> Result<()> {
+        let path = &self.path;
+        for (g, size) in self.groups.iter().enumerate() {
+            let group = reader.get_row_group(g).map_err(|e| failed(path, &e))?;
+            let column = group.get_column_reader(label).map_err(|e| failed(path, &e))?;
+            let read = match (&mut self.labels, column) {
+                (Labels::Numbers(labels), ColumnReader::Int32ColumnReader(mut column)) => {
+                    values(&mut column, size.images).map(|new| labels.extend(new.into_iter().map(|x| x.map(i64::from))))
+                }
+                (Labels::Numbers(labels), ColumnReader::Int64ColumnReader(mut column)) => {
+                    values(&mut column, size.images).map(|new| labels.extend(new))
+                }
+                (Labels::Texts(labels), ColumnReader::ByteArrayColumnReader(mut column)) => {
+                    values(&mut column, size.images).map(|new| {
+                        let text = |x: ByteArray| String::from_utf8_lossy(x.data()).into_owned();
+                        labels.extend(new.into_iter().map(|x| x.map(text)))
+                    })
+                }
+                _ => Err(ParquetError::General("a column changes its type".into())),
+            };
+            read.map_err(|e| failed(path, &e))?;
+        }
+        Ok(())
     }
 
     /// Its numbers of classes; those below 0 stand for none.

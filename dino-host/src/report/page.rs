@@ -116,7 +116,7 @@ impl Page<'_> {
             @if let (Some(data), Some(device), Some(train)) = (text("data"), text("device"), of("train")) {
                 p.soft { (train) " training and " (of("test").unwrap_or(0)) " test images of " (data) ", on " (device) }
             }
-            div.health.bad[bad] {
+            div.verdict.bad[bad] {
                 b { (word) } " " (visible(&why))
                 @if let Some(total) = total.filter(|t| done < *t) {
                     p {

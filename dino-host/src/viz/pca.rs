@@ -200,17 +200,7 @@ pub fn draw<D: Device>(
         let at = otsu(&first);
         part = front(&first.iter().map(|x| *x > at).collect::<Vec<_>>(), &members);
         threshold = Some(at);
-        let mut scatter = Scatter::new(width);
-        tokens.rewind()?;
-        let mut from = 0;
-        for member in &members {
-            let n = member.grid[0] * member.grid[1];
-            let kept: Vec<usize> = (0..n).filter(|i| part[from + i]).collect();
-            let numbers = tokens.next(n * width)?;
-            scatter.add(rows(&numbers, width).select(Axis(0), &kept).view());
-            from += n;
-        }
-        pca = scatter.components();
+        pca = components_of(&part, &members, &mut tokens, width)?;
         coordinates = project(&pca, &members, &mut tokens, width)?;
     }
     let kept: Vec<usize> = (0..all).filter(|&i| part[i]).collect();
@@ -279,6 +269,21 @@ pub fn draw<D: Device>(
 
 fn rows(numbers: &[f32], width: usize) -> ArrayView2<'_, f32> {
     ArrayView2::from_shape((numbers.len() / width, width), numbers).expect("a row a patch")
+}
+
+/// The components of some of the patches alone.
+fn components_of(part: &[bool], members: &[Member], tokens: &mut Spooled, width: usize) -> Result<Pca> {
+    let mut scatter = Scatter::new(width);
+    tokens.rewind()?;
+    let mut from = 0;
+    for member in members {
+        let n = member.grid[0] * member.grid[1];
+        let kept: Vec<usize> = (0..n).filter(|i| part[from + i]).collect();
+        let numbers = tokens.next(n * width)?;
+        scatter.add(rows(&numbers, width).select(Axis(0), &kept).view());
+        from += n;
+    }
+    Ok(scatter.components())
 }
 
 /// Coordinates of all patches of all images, from the start of what was spooled.

@@ -56,10 +56,6 @@ pub(super) fn config(
         return Err(refuse(format!("its {} tensors are not those of {depth} blocks", keys.len())));
     }
     let mlp = shape("blocks.0.mlp.fc1.weight").and_then(|s| s.first().copied()).unwrap_or(4 * dim);
-    let mut mlp_ratio = mlp as f64 / dim as f64;
-    if (dim as f64 * mlp_ratio) as usize != mlp {
-        mlp_ratio = mlp_ratio.next_up();
-    }
     let settings: Value = match file.metadata.get(SETTINGS) {
         Some(text) => serde_json::from_str(text).map_err(|e| refuse(format!("its header's {SETTINGS}: {e}")))?,
         None => Value::Null,
@@ -91,7 +87,7 @@ pub(super) fn config(
         embed_dim: dim,
         depth,
         heads,
-        mlp_ratio,
+        mlp_ratio: mlp_ratio(mlp, dim),
         channels,
         global_size,
         // Published weights are evaluated as they were published; files of this program say it themselves since there is the key.
@@ -106,6 +102,41 @@ pub(super) fn config(
     };
     head(&mut config, &shape, options.head).map_err(refuse)?;
     beside(&mut config, side, mlp, report)?;
+    normalization(&mut config, &settings, side, report);
+    if let Some(eps) = settings["norm-eps"].as_f64() {
+        config.norm_eps = eps;
+    }
+    if let Some(rule) = settings["position-resize"].as_str() {
+        config.position_resize = rule.into();
+    }
+    note_positions(report, &config.position_resize);
+    let name = &file.name;
+    let config =
+        config.resolve().map_err(|e| Error::new(format!("{name}: {}", e.message)).hint(e.hint.unwrap_or_default()))?;
+    Ok((config, stated.is_some()))
+}
+
+/// The ratio that makes `mlp` of `dim`, though it is cut to a whole number.
+fn mlp_ratio(mlp: usize, dim: usize) -> f64 {
+    let ratio = mlp as f64 / dim as f64;
+    if (dim as f64 * ratio) as usize == mlp { ratio } else { ratio.next_up() }
+}
+
+/// How positions will be resized, where the program that the weights come from does it in another way.
+fn note_positions(report: &mut Report, rule: &str) {
+    match (report.naming, rule) {
+        (Naming::Hf, "size") => report.notes.push(
+            "positions are resized as Hugging Face does (position-resize size); the published program adds 0.1".into(),
+        ),
+        (Naming::Timm, _) => report.notes.push(
+            "positions are resized as the published program does (position-resize published); timm smooths them".into(),
+        ),
+        _ => (),
+    }
+}
+
+/// Means and deviations of the channels, as the file or those beside it name them.
+fn normalization(config: &mut Config, settings: &Value, side: &Side, report: &mut Report) {
     let numbers = |v: &Value| -> Option<Vec<f64>> { v.as_array()?.iter().map(Value::as_f64).collect() };
     let sources = [
         (numbers(&settings["mean"]), numbers(&settings["std"])),
@@ -117,25 +148,6 @@ pub(super) fn config(
     } else {
         report.notes.push("pixels are normalised with the published means and deviations: the file names none".into());
     }
-    if let Some(eps) = settings["norm-eps"].as_f64() {
-        config.norm_eps = eps;
-    }
-    if let Some(rule) = settings["position-resize"].as_str() {
-        config.position_resize = rule.into();
-    }
-    match (report.naming, config.position_resize.as_str()) {
-        (Naming::Hf, "size") => report.notes.push(
-            "positions are resized as Hugging Face does (position-resize size); the published program adds 0.1".into(),
-        ),
-        (Naming::Timm, _) => report.notes.push(
-            "positions are resized as the published program does (position-resize published); timm smooths them".into(),
-        ),
-        _ => (),
-    }
-    let name = &file.name;
-    let config =
-        config.resolve().map_err(|e| Error::new(format!("{name}: {}", e.message)).hint(e.hint.unwrap_or_default()))?;
-    Ok((config, stated.is_some()))
 }
 
 /// The projection head's sizes, where there is one.

@@ -348,6 +348,51 @@ fn inside<'a>(names: impl Iterator<Item = &'a String>, network: &Network) -> Ins
     all
 }
 
+/// The tensors by the published names, and the keys and names that have none. An error where one is wanted that is no plain tensor.
+fn published_names(
+    file: &File,
+    network: &Network,
+    bare: Vec<(&str, String)>,
+    naming: Naming,
+) -> Result<(Keys, Vec<(String, String)>)> {
+    let (mut keys, mut others) = (Keys::new(), vec![]);
+    let published = |name: String| match naming {
+        Naming::Hf => from_hf(&name),
+        _ => Some(TensorPart { name, third: None }),
+    };
+    for (key, name) in bare {
+        match published(name.clone()).filter(|p| !keys.contains_key(p) && harmless(&name).is_none()) {
+            Some(part) => drop(keys.insert(part, key.to_owned())),
+            None => others.push((key.to_owned(), name)),
+        }
+    }
+    // What a wanted tensor is made of must be known, all else may be anything.
+    for (key, name) in inside(file.opaque.keys(), network).bare {
+        if published(name).is_some_and(|p| is_ours(&p.name) && !keys.contains_key(&p)) {
+            let made = &file.opaque[key];
+            return Err(Error::new(format!("{}: {key} is no plain tensor: {made} makes it", file.name))
+                .hint(pth::plain_tensors(made)));
+        }
+    }
+    Ok((keys, others))
+}
+
+/// `len` numbers: of every part (key, offset, length) the tensor's. Shapes fit what the file holds, so these are no more than are in it.
+fn values(file: &File, parts: Vec<(&String, usize, usize)>, len: usize, report: &mut Report) -> Result<Vec<f32>> {
+    let mut all = vec![0.0; len];
+    let mut types: BTreeMap<&str, usize> = BTreeMap::new();
+    for (key, at, len) in parts {
+        all[at..at + len].copy_from_slice(&file.values(key)?);
+        let dtype = file.tensors[key].dtype;
+        if dtype != Dtype::F32 {
+            *types.entry(dtype.name()).or_default() += 1;
+        }
+    }
+    let converted = types.into_iter().map(|(name, n)| format!("{n} tensors of {name} are converted to float32"));
+    report.notes.extend(converted);
+    Ok(all)
+}
+
 fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Result<Weights> {
     let (network, said) = networks::choose(file, options.network, options.called.as_deref())?;
     report.container = network.raw.clone();
@@ -373,28 +418,7 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
     } else {
         Naming::Official
     });
-    let mut keys = Keys::new();
-    let mut others = vec![];
-    for (key, name) in bare {
-        let tensor_part = match report.naming {
-            Naming::Hf => from_hf(&name),
-            _ => Some(TensorPart { name: name.clone(), third: None }),
-        };
-        match tensor_part.filter(|p| !keys.contains_key(p) && harmless(&name).is_none()) {
-            Some(tensor_part) => drop(keys.insert(tensor_part, key.to_owned())),
-            None => others.push((key.to_owned(), name)),
-        }
-    }
-    // What a wanted tensor is made of must be known, all else may be anything.
-    for (key, name) in inside(file.opaque.keys(), &network).bare {
-        let tensor_part =
-            if report.naming == Naming::Hf { from_hf(&name) } else { Some(TensorPart { name, third: None }) };
-        if tensor_part.is_some_and(|p| is_ours(&p.name) && !keys.contains_key(&p)) {
-            let made = &file.opaque[key];
-            return Err(Error::new(format!("{}: {key} is no plain tensor: {made} makes it", file.name))
-                .hint(pth::plain_tensors(made)));
-        }
-    }
+    let (mut keys, others) = published_names(file, &network, bare, report.naming)?;
     let (config, heads_stated) = infer::config(file, &keys, side, options, report)?;
     let part = |word: &'static str| move |tensor_part: &TensorPart| tensor_part.name.starts_with(word);
     let has_head = keys.keys().any(part("head.last_layer."));
@@ -453,18 +477,7 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
     }
     report.check()?;
 
-    // Shapes fit what the file holds, so the room needed is of the file's own size.
-    let mut all = vec![0.0; if with_head { table.len() } else { table.backbone_len() }];
-    let mut types: BTreeMap<&str, usize> = BTreeMap::new();
-    for (key, at, len) in parts {
-        all[at..at + len].copy_from_slice(&file.values(key)?);
-        let dtype = file.tensors[key].dtype;
-        if dtype != Dtype::F32 {
-            *types.entry(dtype.name()).or_default() += 1;
-        }
-    }
-    let converted = types.into_iter().map(|(name, n)| format!("{n} tensors of {name} are converted to float32"));
-    report.notes.extend(converted);
+    let mut all = values(file, parts, if with_head { table.len() } else { table.backbone_len() }, report)?;
     if options.head && !has_head {
         report.notes.push("there is no projection head in it".into());
     }

@@ -113,6 +113,14 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
     let (of, on) = (labels.train.len(), labels.test.len());
     outln!("logistic regression, {name}, {width} numbers an image (scale {scale}), drawn from {of}, judged on {on}");
     outln!("{}", subject.seen());
+    print_rows(&rows, &recipe);
+    print_baseline(&baseline, labels.count(&labels.train).iter().filter(|n| **n > 0).count());
+    print_detail(&args.detail, &class_scores, &labels.classes, &format!("labelled {last}, all draws together"));
+    Ok(0)
+}
+
+/// A line a protocol, and what is to know of their draws.
+fn print_rows(rows: &[(Few, Vec<Outcome>)], recipe: &Recipe) {
     outln!(
         "{:>10} {:>8} {:>6} {:>16} {:>16}  penalty l2, {}",
         "labelled",
@@ -122,7 +130,7 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
         "top-5 %",
         if recipe.l2.len() > 1 { "by cross-validation" } else { "as given" }
     );
-    for (few, outcomes) in &rows {
+    for (few, outcomes) in rows {
         let of = |f: fn(&Outcome) -> f64| mean_std(&outcomes.iter().map(f).collect::<Vec<_>>());
         let ([top1, top1_std], [top5, top5_std]) = (of(|o| o.top1), of(|o| o.top5));
         let mut l2: Vec<f64> = outcomes.iter().map(|o| o.l2).collect();
@@ -147,9 +155,6 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
     if rows.iter().flat_map(|(_, o)| o).any(|o| !o.chosen) && recipe.l2.len() > 1 {
         outln!("one image a class leaves nothing to choose a penalty by: {:e} is taken there", logistic::FALLBACK);
     }
-    print_baseline(&baseline, labels.count(&labels.train).iter().filter(|n| **n > 0).count());
-    print_detail(&args.detail, &class_scores, &labels.classes, &format!("labelled {last}, all draws together"));
-    Ok(0)
 }
 
 fn protocols<O: Args>(args: &Logistic<O>) -> Result<Vec<Few>> {
