@@ -303,7 +303,7 @@ pub fn random_views(plan: &Plan, seed: u64) -> Vec<View> {
     let config = &plan.config;
     let groups = config.views.groups().iter().flat_map(|g| std::iter::repeat_n(g, g.count));
     let view = |(i, g): (usize, &Group)| {
-        let len = config.batch * config.backbone.channels * g.height * g.width;
+        let len = config.batch * config.backbone.channels() * g.height * g.width;
         View { height: g.height, width: g.width, pixels: normals(seed + i as u64, len) }
     };
     groups.enumerate().map(view).collect()
