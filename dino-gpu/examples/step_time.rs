@@ -19,6 +19,7 @@ use dino_kernel::backend::Op;
 use dino_kernel::backend::wrap::Timed;
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
+use dino_kernel::model::Backbone;
 use dino_kernel::plan::Plan;
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::scalars::monitor;
@@ -162,7 +163,7 @@ impl Work {
 
     /// Floating-point operations of a step: the products of the forward pass, and twice that backward, the teacher forward alone.
     fn operations(&self) -> f64 {
-        let (vit, head) = (self.plan.table.backbone, self.plan.table.head);
+        let (Backbone::Vit(vit), head) = (self.plan.table.backbone, self.plan.table.head);
         let crop = |side: usize| {
             let (n, c) = ((side / vit.patch).pow(2) + 1, vit.dim);
             let block = n * c * (4 * c + 2 * vit.mlp) + 2 * n * n * c;

@@ -142,6 +142,9 @@ pub struct Ragged {
 }
 
 impl Ragged {
+    /// No rows: what has no crops.
+    pub const EMPTY: Ragged = Ragged { groups: [[0; 2]; MAX_GROUPS], len: 0 };
+
     /// `count` crops of one row each: class tokens alone.
     pub const fn single(count: usize) -> Ragged {
         let mut groups = [[0; 2]; MAX_GROUPS];

@@ -7,7 +7,7 @@
 //! | 0 | `DINOFLAT` |
 //! | 8 | u32: version, 1, or 2 of networks with another epsilon than the published one |
 //! | 12 | u32: CRC-32 (IEEE) of everything from offset 16 on |
-//! | 16 | u32 each: image, patch, channels, dim, depth, heads, mlp, rule for positions (0 published, 1 size), as in [`Vit`] |
+//! | 16 | u32 each: image, patch, channels, dim, depth, heads, mlp, rule for positions (0 published, 1 size), as in [`crate::model::Vit`] |
 //! | 48 | u32: number of weights |
 //! | 52 | of version 2: f64, what LayerNorms add to the variance; in version 1 it is 1e-6 and the rest is 8 bytes earlier |
 //! | 60 | channels f32: mean of every channel, of values in 0 to 1; then as many: their standard deviation |
@@ -16,28 +16,27 @@
 //! Inference, the arenas being the caller's (their sizes are in `plan.pools`):
 //!
 //! ```
-//! use dino_kernel::{backend::reference::Infer, crops::{Crops, Group}, flat::Flat, model::vit::Output, plan::FeaturePlan};
+//! use dino_kernel::{backend::reference::Infer, crops::{Crops, Group}, flat::Flat, model::Output, plan::FeaturePlan};
 //!
 //! fn features(out: &mut [f32], blob: &[u8], pixels: &[f32], arenas: [&mut [f32]; 3]) -> Result<(), &'static str> {
 //!     let flat = Flat::parse(blob).map_err(|_| "the blob")?;
-//!     let group = Group { count: 1, height: flat.vit.image, width: flat.vit.image };
-//!     let plan = FeaturePlan::new(flat.vit, Crops::one(group), Output::Class, 0).map_err(|_| "the plan")?;
+//!     let side = flat.backbone.image();
+//!     let group = Group { count: 1, height: side, width: side };
+//!     let plan = FeaturePlan::new(flat.backbone, Crops::one(group), Output::Class, 0).map_err(|_| "the plan")?;
 //!     let [acts, stats, state] = arenas;
 //!     plan.initial_state(state);
 //!     acts[plan.pixels.range()].copy_from_slice(pixels);
 //!     let weights = flat.weights().ok_or("the blob is not aligned to 4 bytes")?;
 //!     let mut o = Infer { weights, grads: &mut [], slots: &mut [], acts, stats, state };
 //!     plan.forward(&mut o);
-//!     out.copy_from_slice(&o.acts[plan.acts.y().range()]);
+//!     out.copy_from_slice(&o.acts[plan.pass.y().range()]);
 //!     Ok(())
 //! }
 //! ```
 
 use crate::crops::{Crops, Group};
-use crate::mem::Cursor;
-use crate::model::vit::{Output, Vit};
+use crate::model::{Backbone, FlatShape, Output};
 use crate::ops::layernorm::EPS;
-use crate::ops::position::Interpolation;
 use crate::plan::{FeaturePlan, PlanError};
 use core::fmt;
 
@@ -91,7 +90,7 @@ impl core::error::Error for FlatError {}
 /// A valid blob.
 #[derive(Clone, Copy, Debug)]
 pub struct Flat<'a> {
-    pub vit: Vit,
+    pub backbone: Backbone,
     statistics: &'a [u8],
     weights: &'a [u8],
 }
@@ -99,13 +98,6 @@ pub struct Flat<'a> {
 /// The f32 at the start of four bytes.
 fn float(bytes: &[u8]) -> f32 {
     f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-}
-
-/// Number of weights of a backbone, padding included.
-const fn len(vit: &Vit) -> usize {
-    let mut c = Cursor::new();
-    vit.weights(&mut c);
-    c.next
 }
 
 /// Where the channel means begin.
@@ -139,12 +131,6 @@ impl<'a> Flat<'a> {
         if field(12) != crc32(&blob[16..]) {
             return Err(FlatError::Checksum);
         }
-        let size = |i: usize| field(16 + 4 * i) as usize;
-        let positions = match field(44) {
-            0 => Interpolation::Published,
-            1 => Interpolation::Size,
-            n => return Err(FlatError::Positions(n)),
-        };
         let eps = match version {
             1 => EPS,
             _ => f64::from_bits(u64::from(field(FIELDS)) | u64::from(field(FIELDS + 4)) << 32),
@@ -152,30 +138,22 @@ impl<'a> Flat<'a> {
         if !(eps > 0.0 && eps < 1.0) {
             return Err(FlatError::Epsilon);
         }
-        let vit = Vit {
-            image: size(0),
-            patch: size(1),
-            channels: size(2),
-            dim: size(3),
-            depth: size(4),
-            heads: size(5),
-            mlp: size(6),
-            positions,
-            eps,
-        };
+        let sizes = core::array::from_fn(|i| field(16 + 4 * i) as usize);
+        let shape = FlatShape { sizes, eps };
+        let backbone = Backbone::from_flat(shape).map_err(|rule| FlatError::Positions(rule as u32))?;
         // A plan for the native image bounds every product of sizes.
-        let group = Group { count: 1, height: vit.image, width: vit.image };
-        FeaturePlan::new(vit, Crops::one(group), Output::Class, 0).map_err(FlatError::Shape)?;
-        let (found, needed) = (field(48) as usize, len(&vit));
+        let group = Group { count: 1, height: backbone.image(), width: backbone.image() };
+        FeaturePlan::new(backbone, Crops::one(group), Output::Class, 0).map_err(FlatError::Shape)?;
+        let (found, needed) = (field(48) as usize, backbone.len());
         if found != needed {
             return Err(FlatError::Weights { found, needed });
         }
-        let first = head(version, vit.channels);
+        let (channels, first) = (backbone.channels(), head(version, backbone.channels()));
         let needed = first + 4 * found;
         if blob.len() != needed {
             return Err(short(needed));
         }
-        Ok(Flat { vit, statistics: &blob[means(version)..][..8 * vit.channels], weights: &blob[first..] })
+        Ok(Flat { backbone, statistics: &blob[means(version)..][..8 * channels], weights: &blob[first..] })
     }
 
     /// Number of weights.
@@ -187,7 +165,7 @@ impl<'a> Flat<'a> {
     /// Mean and standard deviation of a channel's values, 0 to 1, that the pixels are normalized with.
     pub fn statistics(&self, channel: usize) -> [f32; 2] {
         let at = |i: usize| float(&self.statistics[4 * i..]);
-        [at(channel), at(self.vit.channels + channel)]
+        [at(channel), at(self.backbone.channels() + channel)]
     }
 
     /// The weights in place: `None` on a big-endian machine, or where the blob is not aligned to 4 bytes.
@@ -205,18 +183,17 @@ impl<'a> Flat<'a> {
 
 /// Writes what comes before the weights to the first bytes of `out`; returns how many these are. `mean` and `std`: a number a channel;
 /// `weights`: the backbone in the table's layout. `out` must have at least 124 bytes and 8 a channel.
-pub fn header(out: &mut [u8], vit: &Vit, mean: &[f32], std: &[f32], weights: &[f32]) -> usize {
-    let version = VERSIONS[(vit.eps != EPS) as usize];
-    let (first, end) = (means(version), head(version, vit.channels));
+pub fn header(out: &mut [u8], backbone: &Backbone, mean: &[f32], std: &[f32], weights: &[f32]) -> usize {
+    let FlatShape { sizes, eps } = backbone.flat();
+    let version = VERSIONS[(eps != EPS) as usize];
+    let (first, end) = (means(version), head(version, backbone.channels()));
     out[..end].fill(0);
-    let sizes = [vit.image, vit.patch, vit.channels, vit.dim, vit.depth, vit.heads, vit.mlp];
-    let positions = matches!(vit.positions, Interpolation::Size) as usize;
-    let fields = sizes.into_iter().chain([positions, weights.len()]).map(|n| (n as u32).to_le_bytes());
+    let fields = sizes.into_iter().chain([weights.len()]).map(|n| (n as u32).to_le_bytes());
     for (to, from) in out[16..FIELDS].chunks_exact_mut(4).zip(fields) {
         to.copy_from_slice(&from);
     }
     if version != VERSIONS[0] {
-        out[FIELDS..first].copy_from_slice(&vit.eps.to_le_bytes());
+        out[FIELDS..first].copy_from_slice(&eps.to_le_bytes());
     }
     let statistics = mean.iter().chain(std).map(|x| x.to_le_bytes());
     for (to, from) in out[first..end].chunks_exact_mut(4).zip(statistics) {

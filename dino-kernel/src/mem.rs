@@ -102,17 +102,32 @@ impl Cursor {
         self.next = (at + len).next_multiple_of(Self::ALIGN);
         Span { at, len }
     }
+}
+
+/// What a plan has laid out of every pool so far: one cursor for each kind of memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Layout {
+    pub weights: Cursor,
+    pub acts: Cursor,
+    pub stats: Cursor,
+    pub state: Cursor,
+}
+
+impl Layout {
+    pub const fn new() -> Layout {
+        Layout { weights: Cursor::new(), acts: Cursor::new(), stats: Cursor::new(), state: Cursor::new() }
+    }
 
     pub const fn act(&mut self, len: usize) -> Act {
-        Act(self.take(len))
+        Act(self.acts.take(len))
     }
 
     pub const fn stat(&mut self, len: usize) -> Stat {
-        Stat(self.take(len))
+        Stat(self.stats.take(len))
     }
 
     pub const fn state(&mut self, len: usize) -> State {
-        State(self.take(len))
+        State(self.state.take(len))
     }
 }
 

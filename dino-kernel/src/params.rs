@@ -40,6 +40,13 @@ pub enum Init {
     FanIn(usize),
 }
 
+/// What of a network a parameter belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Backbone,
+    Head,
+}
+
 /// Which block of the optimizer's numbers a parameter reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParamGroup {
@@ -77,6 +84,7 @@ pub struct Spec {
     pub dims: [usize; 4],
     pub rank: usize,
     pub init: Init,
+    pub part: Part,
     pub group: ParamGroup,
     /// Not trained (the gain of the last layer, by default). The teacher still averages it.
     pub frozen: bool,
@@ -89,6 +97,11 @@ impl Spec {
     pub fn shape(&self) -> &[usize] {
         &self.dims[..self.rank]
     }
+
+    /// The same parameter as one of another part.
+    pub(crate) const fn of(self, part: Part) -> Spec {
+        Spec { part, ..self }
+    }
 }
 
 /// What an optimizer sees of a network: its tensors, in the order in which they are stored.
@@ -100,7 +113,7 @@ pub trait ParamTable {
     fn len(&self) -> usize;
 }
 
-/// Declares a parameter and takes its span.
+/// Declares a parameter of the backbone and takes its span.
 pub(crate) const fn spec<const R: usize>(
     name: Name,
     shape: [usize; R],
@@ -114,5 +127,5 @@ pub(crate) const fn spec<const R: usize>(
         len *= shape[i];
         i += 1;
     }
-    Spec { name, dims, rank: R, init, group, frozen: false, at: Weight(c.take(len)) }
+    Spec { name, dims, rank: R, init, part: Part::Backbone, group, frozen: false, at: Weight(c.take(len)) }
 }

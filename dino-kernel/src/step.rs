@@ -5,11 +5,10 @@
 //! same gradients, teacher sum and center. In a process alone with one shard, `end_part` and `reduce` do nothing. Nothing in a step reads the device or depends on anything but the pools.
 
 use crate::backend::{LossSpans, StudentRows, Update};
-use crate::model::vit::VitActs;
 use crate::objective::Objective;
 use crate::optim::{At, Optimizer};
 use crate::params::ParamGroup;
-use crate::plan::{Pass, Plan};
+use crate::plan::{Plan, StudentPass};
 use crate::scalars::{BLOCK, NUMBERS, WITHHELD, hyper, monitor};
 
 /// What the schedules give for a step, and the constants of the recipe.
@@ -67,53 +66,53 @@ impl Hyper {
 
 /// Once per step: what the weights alone determine.
 pub fn begin<O: Update>(o: &mut O, p: &Plan) {
-    let (vit, n) = (&p.table.backbone, p.prototype_rows());
+    let n = p.prototype_rows();
     o.zero_grads();
     o.zero(p.monitor.part(0, monitor::HALTED));
     p.config.objective.begin(o, &p.targets);
-    vit.resize_positions(o, &p.student.weights, &p.student.positions);
-    vit.resize_positions(o, &p.teacher.weights, &p.teacher.positions);
+    p.student.backbone.begin(o);
+    p.teacher.backbone.begin(o);
     o.prototype_scale(p.student.scale, p.student.head_weights.v, p.student.head_weights.g, n);
     o.prototype_scale(p.teacher.scale, p.teacher.head_weights.v, p.teacher.head_weights.g, n);
 }
 
 /// Forward and backward of the micro-batch whose pixels are at `p.pixels`; gradients and the teacher's sum accumulate.
 pub fn micro_batch<O: Update>(o: &mut O, p: &Plan) {
-    micro_batch_each(o, p, |_, _, _| ());
+    micro_batch_each(o, p, |_, _| ());
 }
 
-/// The same; after the teacher's pass and after every one of the student's, `each` gets where it wrote and the first view it saw.
-pub fn micro_batch_each<O: Update>(o: &mut O, p: &Plan, mut each: impl FnMut(&mut O, &VitActs, usize)) {
+/// The same; `each` is called after the teacher's pass with none, and after every one of the student's with its number.
+pub fn micro_batch_each<O: Update>(o: &mut O, p: &Plan, mut each: impl FnMut(&mut O, Option<usize>)) {
     teacher(o, p);
-    each(o, &p.teacher_acts, 0);
-    for pass in p.passes() {
+    each(o, None);
+    for (i, pass) in p.passes().enumerate() {
         student(o, p, &pass);
-        each(o, &pass.acts, pass.dims.first_view);
+        each(o, Some(i));
     }
     o.sum_stat(p.monitor.part(monitor::LOSS, 1), p.loss);
 }
 
 /// The teacher's pass over the global crops, which come first. It saves nothing but its l2-normalized bottleneck rows.
 fn teacher<O: Update>(o: &mut O, p: &Plan) {
-    let (vit, head, t, n) = (&p.table.backbone, &p.table.head, &p.teacher, p.loss_dims());
-    let (acts, head_acts) = (&p.teacher_acts, &p.teacher_head);
-    o.patchify(p.patches, p.pixels, vit.patches(p.crops()));
-    vit.forward(o, &t.weights, acts, p.teacher_patches());
-    head.forward(o, &t.head_weights, head_acts, acts.y());
+    let (head, t, n) = (&p.table.head, &p.teacher, p.loss_dims());
+    let (backbone, head_acts) = (&p.teacher_pass, &p.teacher_head);
+    p.student.backbone.prepare(o, p.pixels);
+    backbone.forward(o);
+    head.forward(o, &t.head_weights, head_acts, backbone.y());
     p.config.objective.targets(o, &p.targets, p.monitor, p.hyper, n);
 }
 
 /// The student's forward and backward pass over some views or all.
-fn student<O: Update>(o: &mut O, p: &Plan, pass: &Pass) {
-    let (vit, head, s) = (&p.table.backbone, &p.table.head, &p.student);
-    let (acts, head_acts, grads, head_grads) = (&pass.acts, &pass.head, &pass.grads, &pass.head_grads);
-    vit.forward(o, &s.weights, acts, pass.patches);
-    head.forward(o, &s.head_weights, head_acts, acts.y());
+fn student<O: Update>(o: &mut O, p: &Plan, pass: &StudentPass) {
+    let (head, s) = (&p.table.head, &p.student);
+    let (backbone, head_acts, head_grads) = (&pass.backbone, &pass.head, &pass.head_grads);
+    backbone.forward(o);
+    head.forward(o, &s.head_weights, head_acts, backbone.y());
     let rows = StudentRows { z: head_acts.z, prototypes: head.prototypes(&s.head_weights, s.scale) };
     let out = LossSpans { loss: pass.loss, lse: pass.lse, dz: head_grads.dz };
     p.config.objective.loss(o, out, rows, &p.targets, p.hyper, pass.dims);
-    head.backward(o, &s.head_weights, head_acts, head_grads, grads.dy, acts.y());
-    vit.backward(o, &s.weights, acts, grads, pass.patches);
+    head.backward(o, &s.head_weights, head_acts, head_grads, backbone.dy(), backbone.y());
+    backbone.backward(o);
 }
 
 /// After micro-batch `part` (from 0) of this process. If it ends a shard, the shard's sums are added to those of the shards before it, by

@@ -9,7 +9,7 @@ use dino_kernel::backend::wrap::Checked;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::objective::Objective;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
@@ -40,7 +40,7 @@ impl<'a> Arbitrary<'a> for Sizes {
         let side = |u: &mut Unstructured| -> arbitrary::Result<usize> {
             Ok(patch.wrapping_mul(size(u)?).wrapping_add(size(u)?))
         };
-        let backbone = Vit {
+        let backbone = Backbone::Vit(Vit {
             image: side(u)?,
             patch,
             channels: size(u)?,
@@ -50,7 +50,7 @@ impl<'a> Arbitrary<'a> for Sizes {
             mlp: size(u)?,
             positions,
             eps: EPS,
-        };
+        });
         let mut views = Crops::EMPTY;
         for _ in 0..u.int_in_range(0..=2)? {
             views = views.with(Group { count: size(u)?, height: side(u)?, width: side(u)? });
@@ -90,7 +90,8 @@ const HYPER: Hyper = Hyper {
 
 fuzz_target!(|sizes: Sizes| {
     let Ok(p) = Plan::new(sizes.0) else { return };
-    let work = p.pools.total() as u128 * p.parts() as u128 * p.config.backbone.dim.max(p.config.backbone.mlp) as u128;
+    let Backbone::Vit(vit) = p.config.backbone;
+    let work = p.pools.total() as u128 * p.parts() as u128 * vit.dim.max(vit.mlp) as u128;
     if p.pools.total() > 200_000 || p.parts() > 3 || work > 2_000_000 {
         return;
     }

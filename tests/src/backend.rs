@@ -8,7 +8,7 @@ use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::device::Device;
 use dino_kernel::backend::reference::Train;
 use dino_kernel::backend::{LossDims, Memory, Update};
-use dino_kernel::mem::{Act, Cursor, Pool, Span, Stat, State, Weight};
+use dino_kernel::mem::{Act, Layout, Pool, Span, Stat, State, Weight};
 use dino_kernel::plan::Pools;
 use dino_kernel::real::Real;
 use std::marker::PhantomData;
@@ -138,10 +138,7 @@ pub fn make_poisoned<F: Factory>(pools: Pools) -> F::Backend {
 /// Lays out operands of a few ops by hand, then makes a backend that holds them.
 #[derive(Default)]
 pub struct Arena {
-    acts: Cursor,
-    weights: Cursor,
-    stats: Cursor,
-    state: Cursor,
+    layout: Layout,
     writes: Vec<(Pool, Span, Vec<f64>)>,
 }
 
@@ -152,51 +149,52 @@ impl Arena {
 
     /// Room for activations.
     pub fn act(&mut self, len: usize) -> Act {
-        self.acts.act(len)
+        self.layout.act(len)
     }
 
     /// Activations with content.
     pub fn input(&mut self, x: &[f64]) -> Act {
-        let at = self.acts.act(x.len());
+        let at = self.layout.act(x.len());
         self.writes.push((Pool::Acts, at.0, x.to_vec()));
         at
     }
 
     /// Room for stats.
     pub fn stat(&mut self, len: usize) -> Stat {
-        self.stats.stat(len)
+        self.layout.stat(len)
     }
 
     /// Stats with content.
     pub fn stats(&mut self, x: &[f64]) -> Stat {
-        let at = self.stats.stat(x.len());
+        let at = self.layout.stat(x.len());
         self.writes.push((Pool::Stats, at.0, x.to_vec()));
         at
     }
 
     /// State with content.
     pub fn state(&mut self, x: &[f64]) -> State {
-        let at = self.state.state(x.len());
+        let at = self.layout.state(x.len());
         self.writes.push((Pool::State, at.0, x.to_vec()));
         at
     }
 
     /// A parameter with content; its gradient starts at zero.
     pub fn weight(&mut self, x: &[f64]) -> Weight {
-        let at = Weight(self.weights.take(x.len()));
+        let at = Weight(self.layout.weights.take(x.len()));
         self.writes.push((Pool::Weights, at.0, x.to_vec()));
         at
     }
 
     /// Everything written so far in a backend of exactly this size.
     pub fn build<F: Factory>(self) -> F::Backend {
+        let l = self.layout;
         let pools = Pools {
-            weights: self.weights.next,
-            grads: self.weights.next,
+            weights: l.weights.next,
+            grads: l.weights.next,
             slots: 0,
-            acts: self.acts.next,
-            stats: self.stats.next,
-            state: self.state.next,
+            acts: l.acts.next,
+            stats: l.stats.next,
+            state: l.state.next,
             input: 0,
             loss: LossDims::NONE,
             longest: 0,

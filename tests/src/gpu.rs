@@ -161,7 +161,7 @@ pub fn step_beside_cpu<F: Factory>(
     }
     run.step(&Hyper { teacher_temp, student_temp, ..hyper_numbers() }, &random_views(&plan, seed));
     assert_eq!(run.monitor(monitor::FINITE), 1.0);
-    let k = plan.crops().tokens(plan.config.backbone.patch).rows().max(config.head.prototypes) as f64;
+    let k = plan.config.backbone.cost(&plan.crops()).max(config.head.prototypes) as f64;
     let part = |m: &Mismatch| {
         let bound =
             sharpened(bound(m.op, m.access.pool, k), m.op, teacher_temp.min(student_temp), config.head.bottleneck);

@@ -2,7 +2,7 @@
 
 use crate::training::{OBJECTIVE, OPTIMIZER, TEACHER};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::Config;
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 /// Micro-batches with all crops at once, no stochastic depth, norms and GELU computed again: what a test does not care about.
-pub fn ordinary(backbone: Vit, head: Head, views: Crops, [batch, micro_batch]: [usize; 2]) -> Config {
+pub fn ordinary(backbone: Backbone, head: Head, views: Crops, [batch, micro_batch]: [usize; 2]) -> Config {
     let (drop_path, recompute, stream_crops) = (false, true, false);
     let (objective, optimizer, teacher) = (OBJECTIVE, OPTIMIZER, TEACHER);
     Config {
@@ -41,15 +41,15 @@ prop_compose! {
         (images, parts, drop_path, train_gain) in (1usize..4, 1usize..3, any::<bool>(), any::<bool>()),
         (recompute, stream_crops) in any::<(bool, bool)>(),
     ) -> Config {
-        let backbone = Vit {
+        let backbone = Backbone::Vit(Vit {
             image: grid * patch, patch, channels: 3, dim: heads * head_dim, depth, heads, mlp, positions: Interpolation::Published, eps: EPS,
-        };
+        });
         let group = |count, rows: usize, cols: usize| Group { count, height: rows * patch, width: cols * patch + patch / 2 };
         let mut views = Crops::one(group(2, globals.0, globals.1));
         if let Some((count, rows, cols)) = locals {
             views = views.with(group(count, rows, cols));
         }
-        let head = Head { inp: backbone.dim, layers, hidden, bottleneck, prototypes, train_gain };
+        let head = Head { inp: backbone.dim(), layers, hidden, bottleneck, prototypes, train_gain };
         Config { drop_path, recompute, stream_crops, ..ordinary(backbone, head, views, [images * parts, images]) }
     }
 }

@@ -6,7 +6,7 @@ use dino_kernel::backend::wrap::Lockstep;
 use dino_kernel::backend::{Memory, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Pool, Span};
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan};
@@ -41,7 +41,7 @@ fn agree<F: Factory>(who: &str, config: Config, seed: u64, teacher_temp: f64) {
     let mut run = Run::random(plan, both, seed);
     run.step(&Hyper { teacher_temp, student_temp: 0.1, ..hyper_numbers() }, &random_views(&plan, seed));
     // The longest sum: the tokens of a weight gradient, or the prototypes.
-    let bound = f32_bound(plan.crops().tokens(plan.config.backbone.patch).rows().max(config.head.prototypes) as f64);
+    let bound = f32_bound(plan.config.backbone.cost(&plan.crops()).max(config.head.prototypes) as f64);
     let worst = run.o.worst().expect("ops were called");
     assert!(worst.error <= bound, "{who}: {worst:?} exceeds {bound:e} under {config:?}");
     assert_eq!(run.monitor(monitor::FINITE), 1.0, "{who}");
@@ -50,7 +50,7 @@ fn agree<F: Factory>(who: &str, config: Config, seed: u64, teacher_temp: f64) {
 /// Crops of more tokens than the CPU keeps scores of at once, and fewer crops than threads, which then share out a crop's queries.
 #[test]
 fn long_crops_agree_on_any_number_of_threads() {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 68,
         patch: 4,
         channels: 1,
@@ -60,7 +60,7 @@ fn long_crops_agree_on_any_number_of_threads() {
         mlp: 20,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 68, width: 69 });
     let config = ordinary(backbone, head, views, [1, 1]);
@@ -127,7 +127,7 @@ fn kept<O: Update + Memory>(run: &mut Run<O>) -> Vec<f64> {
 
 /// A host that reads reports late has queued further steps by then: they change nothing, until the host says so.
 fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 8,
         patch: 4,
         channels: 3,
@@ -137,7 +137,7 @@ fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
         mlp: 24,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
     let views = Crops::one(Group { count: 2, height: 8, width: 8 });
     let plan = Plan::new(Config { drop_path: true, ..ordinary(backbone, head, views, [4, 2]) }).expect("a sound plan");

@@ -4,7 +4,7 @@ use dino_host::cpu::Cpu;
 use dino_kernel::backend::{LossDims, Memory, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Pool;
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::params::{ParamGroup, Spec};
@@ -80,7 +80,7 @@ fn loss<F: Factory>(who: &str) {
 /// A network whose tensors take any of the file's parameters, which are then the first elements of theirs.
 fn roomy<F: Factory>(longest: usize) -> Run<F::Backend> {
     let side = longest.max(2);
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 1,
         patch: 1,
         channels: side,
@@ -90,7 +90,7 @@ fn roomy<F: Factory>(longest: usize) -> Run<F::Backend> {
         mlp: side,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: side, layers: 1, hidden: 1, bottleneck: side, prototypes: side, train_gain: true };
     let views = Crops::one(Group { count: 2, height: 1, width: 1 });
     let config = ordinary(backbone, head, views, [1, 1]);

@@ -4,9 +4,8 @@
 use dino_host::cpu::Cpu;
 use dino_kernel::backend::{Forward, LossDims, Mat, Memory, Prototypes};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::mem::{Cursor, Pool, State};
-use dino_kernel::model::vit::{Output, Save};
-use dino_kernel::model::{Head, Table, Vit};
+use dino_kernel::mem::{Layout, Pool, State};
+use dino_kernel::model::{Backbone, Extents, Head, Network, Output, Pass, Save, Table, Vit};
 use dino_kernel::objective::{Objective, Targets};
 use dino_kernel::ops::layernorm;
 use dino_kernel::ops::position::Interpolation;
@@ -65,7 +64,7 @@ fn table(f: &Fixture, train_gain: bool) -> Table {
     };
     let channels = f.get("init.student.patch_embed.proj.weight").shape[1];
     let layers = f.between("init.student.head.mlp.", ".weight").len();
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image,
         patch,
         channels,
@@ -75,7 +74,7 @@ fn table(f: &Fixture, train_gain: bool) -> Table {
         mlp: ratio * dim,
         positions: Interpolation::Published,
         eps: layernorm::EPS,
-    };
+    });
     Table { backbone, head: Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain } }
 }
 
@@ -163,28 +162,28 @@ fn start<F: Factory>(f: &Fixture, train_gain: bool, gain: Option<&Tensor>, split
 // ------------------------------------------------------------------------------------------------------------ forward
 
 /// A dense pass that keeps every block's stream, with room for all attention rows.
-fn dense_plan(backbone: Vit, crops: Crops) -> FeaturePlan {
-    let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
-    let weights = backbone.weights(&mut w);
-    let pixels = a.act(crops.pixels() * backbone.channels);
-    let patches = a.act(crops.patches(backbone.patch) * backbone.patch_len());
-    let positions = backbone.positions(crops, &mut a, &mut t);
-    let acts = backbone.acts(crops, positions, Output::Dense, Save::All, State::EMPTY, &mut a, &mut s);
-    let attention = a.act(crops.tokens(backbone.patch).squares() * backbone.heads);
+fn dense_plan(backbone: Backbone, crops: Crops) -> FeaturePlan {
+    let Backbone::Vit(vit) = backbone;
+    let mut l = Layout::new();
+    let network = backbone.network(crops, &mut l);
+    let pixels = network.pixels(&mut l);
+    let pass = network.pass([0, crops.count()], Output::Dense, Save::All, State::EMPTY, &mut l);
+    let attention = l.act(crops.tokens(vit.patch).squares() * vit.heads);
+    let Extents { longest, head_dim, widest } = backbone.extents(&crops);
     let pools = Pools {
-        weights: w.next,
+        weights: l.weights.next,
         grads: 0,
         slots: 0,
-        acts: a.next,
-        stats: s.next,
-        state: t.next,
+        acts: l.acts.next,
+        stats: l.stats.next,
+        state: l.state.next,
         input: 0,
         loss: LossDims::NONE,
-        longest: crops.tokens(backbone.patch).longest(),
-        head_dim: backbone.dim / backbone.heads,
-        widest: backbone.mlp,
+        longest,
+        head_dim,
+        widest,
     };
-    FeaturePlan { backbone, weights, pixels, patches, positions, acts, attention, pools }
+    FeaturePlan { backbone, network, pixels, pass, attention, pools }
 }
 
 /// Runs a feature plan over `pixels` with the named network's initial weights.
@@ -193,7 +192,7 @@ fn features<F: Factory>(f: &Fixture, net: Net, p: &FeaturePlan, pixels: &[f64]) 
     let mut state = vec![0.0f64; p.pools.state];
     p.initial_state(&mut state);
     o.write(Pool::State, 0, &state);
-    p.backbone.visit(&mut Cursor::new(), &mut |spec: Spec| {
+    p.backbone.params(&mut Layout::new(), &mut |spec: Spec| {
         write(&mut o, spec.at, &initial(f, net, &spec.name.to_string(), None).data);
     });
     write(&mut o, p.pixels, pixels);
@@ -208,7 +207,8 @@ fn class_rows(normed: &[f64], crops: usize, cols: usize) -> Vec<f64> {
 
 fn forward_taps<F: Factory>(who: &str) {
     let f = Fixture::open("vit_train");
-    let Table { backbone: vit, .. } = table(&f, false);
+    let Table { backbone, .. } = table(&f, false);
+    let Backbone::Vit(vit) = backbone;
     let (views, globals) = (views(&f, 0), f.get("cfg.crops").sizes()[1]);
     for (net, name, which) in [
         (Net::Student, "out.student.global", &views[..globals]),
@@ -219,47 +219,50 @@ fn forward_taps<F: Factory>(who: &str) {
         let (height, width) = (which[0].height, which[0].width);
         let crops = Crops::one(Group { count: which.len() * images, height, width });
         let pixels: Vec<f64> = which.iter().flat_map(|v| v.pixels.clone()).collect();
-        let p = dense_plan(vit, crops);
+        let p = dense_plan(backbone, crops);
         let mut o = features::<F>(&f, net, &p, &pixels);
-        vit.last_attention(&mut o, p.attention, &p.acts, p.acts.tokens().longest());
-        let normed = read(&mut o, p.acts.y());
+        p.pass.attention(&mut o, p.attention, p.pools.longest);
+        let normed = read(&mut o, p.pass.y());
         f.assert_golden(&format!("{name}.attn"), &read(&mut o, p.attention));
         f.assert_golden(&format!("{name}.normed"), &normed);
         f.assert_golden(&format!("{name}.cls"), &class_rows(&normed, crops.count(), vit.dim));
         if net == Net::Student {
-            f.assert_golden(&format!("{name}.tokens"), &read(&mut o, p.acts.stream(0)));
+            let Pass::Vit(pass) = p.pass;
+            f.assert_golden(&format!("{name}.tokens"), &read(&mut o, pass.acts.stream(0)));
             for i in 0..vit.depth {
-                f.assert_golden(&format!("{name}.block{i}"), &read(&mut o, p.acts.stream(i + 1)));
+                f.assert_golden(&format!("{name}.block{i}"), &read(&mut o, pass.acts.stream(i + 1)));
             }
         }
         // The form that training uses: class rows alone.
-        let p = FeaturePlan::new(vit, crops, Output::Class, 0).expect("a sound plan");
+        let p = FeaturePlan::new(backbone, crops, Output::Class, 0).expect("a sound plan");
         let mut o = features::<F>(&f, net, &p, &pixels);
-        f.assert_golden(&format!("{name}.cls"), &read(&mut o, p.acts.y()));
+        f.assert_golden(&format!("{name}.cls"), &read(&mut o, p.pass.y()));
     }
     f.finish(who, TAPS, &[]);
 }
 
 fn odd_images<F: Factory>(who: &str) {
     let f = Fixture::open("vit_train");
-    let Table { backbone: vit, .. } = table(&f, false);
+    let Table { backbone, .. } = table(&f, false);
+    let Backbone::Vit(vit) = backbone;
     for odd in f.between("in.odd", "") {
         let x = f.get(&format!("in.odd{odd}"));
         let crops = Crops::one(Group { count: x.shape[0], height: x.shape[2], width: x.shape[3] });
-        let p = FeaturePlan::new(vit, crops, Output::Dense, usize::MAX).expect("a sound plan");
+        let p = FeaturePlan::new(backbone, crops, Output::Dense, usize::MAX).expect("a sound plan");
         let mut o = features::<F>(&f, Net::Student, &p, &x.data);
-        vit.last_attention(&mut o, p.attention, &p.acts, p.acts.tokens().longest());
+        p.pass.attention(&mut o, p.attention, p.pools.longest);
         f.assert_golden(&format!("out.odd{odd}.attn"), &read(&mut o, p.attention));
-        let cls = class_rows(&read(&mut o, p.acts.y()), crops.count(), vit.dim);
+        let cls = class_rows(&read(&mut o, p.pass.y()), crops.count(), vit.dim);
         f.assert_golden(&format!("out.odd{odd}.cls"), &cls);
         // The class token's own position is never resized.
         let mut positions = f.get("init.student.pos_embed").data[..vit.dim].to_vec();
-        positions.extend(read(&mut o, p.positions.group(0).0));
+        let Network::Vit(network) = p.network;
+        positions.extend(read(&mut o, network.positions.group(0).0));
         f.assert_golden(&format!("out.odd{odd}.pos"), &positions);
 
-        let p = FeaturePlan::new(vit, crops, Output::Class, 0).expect("a sound plan");
+        let p = FeaturePlan::new(backbone, crops, Output::Class, 0).expect("a sound plan");
         let mut o = features::<F>(&f, Net::Student, &p, &x.data);
-        f.assert_golden(&format!("out.odd{odd}.cls"), &read(&mut o, p.acts.y()));
+        f.assert_golden(&format!("out.odd{odd}.cls"), &read(&mut o, p.pass.y()));
     }
     f.finish(who, ODD, &[]);
 }
@@ -267,7 +270,8 @@ fn odd_images<F: Factory>(who: &str) {
 /// The class rows of the last blocks, against the recorded streams and the norm's formula in f64.
 fn last_blocks<F: Factory>(_who: &str) {
     let f = Fixture::open("vit_train");
-    let Table { backbone: vit, .. } = table(&f, false);
+    let Table { backbone, .. } = table(&f, false);
+    let Backbone::Vit(vit) = backbone;
     let (views, images) = (&views(&f, 0)[..1], f.get("cfg.crops").sizes()[0]);
     let globals = f.get("cfg.crops").sizes()[1];
     let [w, b] = ["weight", "bias"].map(|x| &f.get(&format!("init.student.norm.{x}")).data);
@@ -286,18 +290,18 @@ fn last_blocks<F: Factory>(_who: &str) {
     };
     let group = Group { count: images, height: views[0].height, width: views[0].width };
     for output in [Output::Class, Output::Dense] {
-        let p = BlocksPlan::new(vit, Crops::one(group), output, vit.depth).expect("a sound plan");
+        let p = BlocksPlan::new(backbone, Crops::one(group), output, vit.depth).expect("a sound plan");
         let plan = FeaturePlan { pools: p.pools, ..p.plan };
         let mut o = features::<F>(&f, Net::Student, &plan, &views[0].pixels);
         write(&mut o, plan.pixels, &views[0].pixels); // the first pass has written over them
         p.forward(&mut o);
         let expected: Vec<f64> = (0..vit.depth - 1).flat_map(norm).collect();
-        assert_close("class rows of earlier blocks", &read(&mut o, p.classes), &expected, 2e-5);
-        let last = read(&mut o, p.plan.acts.y());
+        assert_close("class rows of earlier blocks", &read(&mut o, p.earlier.classes), &expected, 2e-5);
+        let last = read(&mut o, p.plan.pass.y());
         assert_close("class rows of the last block", &class_rows(&last, images, vit.dim), &norm(vit.depth - 1), 2e-5);
     }
     for blocks in [0, vit.depth + 1] {
-        let refused = BlocksPlan::new(vit, Crops::one(group), Output::Class, blocks).unwrap_err();
+        let refused = BlocksPlan::new(backbone, Crops::one(group), Output::Class, blocks).unwrap_err();
         assert_eq!(refused, PlanError::Blocks { blocks, depth: vit.depth });
     }
 }
@@ -305,24 +309,26 @@ fn last_blocks<F: Factory>(_who: &str) {
 /// All groups of different sizes in one ragged batch, both forms, against each group alone.
 fn class_form_equals_dense_form<F: Factory>(_who: &str) {
     let f = Fixture::open("vit_train");
-    let Table { backbone: vit, .. } = table(&f, false);
+    let Table { backbone, .. } = table(&f, false);
+    let Backbone::Vit(vit) = backbone;
     let (mut crops, mut pixels, mut alone) = (Crops::EMPTY, Vec::new(), Vec::new());
     for odd in f.between("in.odd", "") {
         let x = f.get(&format!("in.odd{odd}"));
         let group = Group { count: x.shape[0], height: x.shape[2], width: x.shape[3] };
-        let p = FeaturePlan::new(vit, Crops::one(group), Output::Class, 0).expect("a sound plan");
+        let p = FeaturePlan::new(backbone, Crops::one(group), Output::Class, 0).expect("a sound plan");
         let mut o = features::<F>(&f, Net::Student, &p, &x.data);
-        alone.extend(read(&mut o, p.acts.y()));
+        alone.extend(read(&mut o, p.pass.y()));
         crops = crops.with(group);
         pixels.extend(&x.data);
     }
-    let p = FeaturePlan::new(vit, crops, Output::Class, 0).expect("a sound plan");
+    let p = FeaturePlan::new(backbone, crops, Output::Class, 0).expect("a sound plan");
     let mut o = features::<F>(&f, Net::Student, &p, &pixels);
-    let class = read(&mut o, p.acts.y());
-    let p = FeaturePlan::new(vit, crops, Output::Dense, 0).expect("a sound plan");
+    let class = read(&mut o, p.pass.y());
+    let p = FeaturePlan::new(backbone, crops, Output::Dense, 0).expect("a sound plan");
     let mut o = features::<F>(&f, Net::Student, &p, &pixels);
-    let dense = read(&mut o, p.acts.y());
-    let rows = p.acts.tokens();
+    let dense = read(&mut o, p.pass.y());
+    let Pass::Vit(pass) = p.pass;
+    let rows = pass.acts.tokens();
     let dense: Vec<f64> = rows.each().flat_map(|(first, _)| dense[first * vit.dim..][..vit.dim].to_vec()).collect();
     assert_close("class form against dense form", &class, &dense, 2e-6);
     assert_close("ragged batch against one group at a time", &class, &alone, 2e-6);

@@ -5,6 +5,7 @@ use dino_gpu::cuda::cublaslt;
 use dino_gpu::{Gemm, Gpu, Launch, Options, Precision};
 use dino_host::device::{Device, Part, Step};
 use dino_kernel::mem::Pool;
+use dino_kernel::model::Backbone;
 use dino_kernel::plan::{Config, Plan, Pools};
 use dino_kernel::scalars::monitor;
 use proptest::prelude::*;
@@ -60,8 +61,9 @@ fn plans() -> impl Strategy<Value = Config> {
     (configs(), any::<bool>()).prop_map(|(mut c, whole)| {
         if whole {
             let up = |x: usize| x.next_multiple_of(8);
-            c.backbone.dim = c.backbone.heads * up(c.backbone.dim / c.backbone.heads);
-            (c.backbone.mlp, c.head.inp) = (up(c.backbone.mlp), c.backbone.dim);
+            let Backbone::Vit(vit) = &mut c.backbone;
+            vit.dim = vit.heads * up(vit.dim / vit.heads);
+            (vit.mlp, c.head.inp) = (up(vit.mlp), vit.dim);
             (c.head.hidden, c.head.bottleneck) = (up(c.head.hidden), up(c.head.bottleneck));
             c.head.prototypes = up(c.head.prototypes);
         }
@@ -78,10 +80,11 @@ fn words_agree() {
     proptest!(tests::plans::cases(12), |(config in plans(), seed in 0..1u64 << 32, temp in 0.02f64..1.0)| {
         let (run, parts) = step_beside_cpu::<WithLibrary>(config, seed, [temp, 0.1], bf16_bound);
         parts.iter().for_each(|(_, part)| worst.set(worst.get().max(*part)));
-        let whole = [config.backbone.dim, config.backbone.mlp, config.head.hidden, config.head.bottleneck, config.head.prototypes];
+        let Backbone::Vit(vit) = config.backbone;
+        let whole = [vit.dim, vit.mlp, config.head.hidden, config.head.bottleneck, config.head.prototypes];
         if whole.iter().all(|x| x.is_multiple_of(8)) {
             // Of every block the forward passes of both networks (four products each) and the backward pass (eight).
-            let least = 16 * config.backbone.depth;
+            let least = 16 * vit.depth;
             let taken = run.o.b.library_matmuls();
             // A card's library may refuse the bias, of forward products only.
             let least = if ground() == &Ground::Emulation { least } else { least / 2 };
@@ -97,7 +100,7 @@ fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::
     use dino_kernel::model::{Head, Vit};
     use dino_kernel::ops::layernorm::EPS;
     use dino_kernel::ops::position::Interpolation;
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 16,
         patch: 8,
         channels: 3,
@@ -107,7 +110,7 @@ fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::
         mlp: 32,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
     let plan = Plan::new(Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [4, 2]) })

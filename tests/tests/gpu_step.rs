@@ -5,7 +5,7 @@ use dino_gpu::{Gpu, Launch, Options, Precision};
 use dino_host::device::{Device, Part, QUEUE, Step};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Pool;
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan};
@@ -15,7 +15,7 @@ use tests::plans::ordinary;
 use tests::training::{Run, hyper_numbers, normals};
 
 fn plan(parts: usize, stream_crops: bool) -> Plan {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 16,
         patch: 8,
         channels: 3,
@@ -25,7 +25,7 @@ fn plan(parts: usize, stream_crops: bool) -> Plan {
         mlp: 32,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
     Plan::new(Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [2 * parts, 2]) })

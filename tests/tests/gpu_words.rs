@@ -7,7 +7,7 @@ use dino_kernel::backend::wrap::Lockstep;
 use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group, Ragged};
 use dino_kernel::mem::{Act, Pool, Span, Weight};
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::optim::{AdamW, Optimizer};
@@ -437,7 +437,7 @@ fn sums<F: Both>(_: &str) {
 /// gradient that is not finite, and the step after it. More tensors than a block has threads, and a tensor of two chunks.
 fn optimizer<F: Both>(_: &str) {
     for train_gain in [false, true] {
-        let backbone = Vit {
+        let backbone = Backbone::Vit(Vit {
             image: 4,
             patch: 2,
             channels: 3,
@@ -447,7 +447,7 @@ fn optimizer<F: Both>(_: &str) {
             mlp: 9,
             positions: Interpolation::Published,
             eps: EPS,
-        };
+        });
         let head = Head { inp: 8, layers: 2, hidden: 700, bottleneck: 37, prototypes: 301, train_gain };
         let views = Crops::one(Group { count: 2, height: 4, width: 4 });
         let optimizer = Optimizer::AdamW(AdamW { eps: 1e-3, ..AdamW::PUBLISHED });
@@ -505,7 +505,7 @@ fn teacher_rates<F: Both>(_: &str) {
 
 /// After an update the factors of products are what they are when the same weights are written anew. (In lockstep they always are written.)
 fn products_see_the_new_weights<F: Both>(_: &str) {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 4,
         patch: 2,
         channels: 3,
@@ -515,7 +515,7 @@ fn products_see_the_new_weights<F: Both>(_: &str) {
         mlp: 9,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 4, width: 4 });
     let plan = Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a sound plan");

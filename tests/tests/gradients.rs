@@ -5,7 +5,7 @@ use dino_kernel::backend::reference::Train;
 use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group, Ragged};
 use dino_kernel::mem::{Act, Pool, Span, Weight};
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::{self, Interpolation};
 use dino_kernel::plan::{Config, Plan};
@@ -418,7 +418,7 @@ fn loss_by_groups_of_views() {
 /// two micro-batches.
 #[test]
 fn whole_model() {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 6,
         patch: 2,
         channels: 2,
@@ -428,7 +428,7 @@ fn whole_model() {
         mlp: 9,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 6, layers: 3, hidden: 7, bottleneck: 5, prototypes: 11, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 6, 6)).with(group(1, 4, 7)).with(group(1, 2, 5));

@@ -3,7 +3,7 @@
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::device::{Device, Part, Step};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan};
@@ -51,7 +51,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// A small network on large images, so that a step takes a tenth of a gigabyte and little time.
 fn plan(prototypes: usize, batch: usize, micro_batch: usize, stream_crops: bool) -> Plan {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 96,
         patch: 8,
         channels: 3,
@@ -61,7 +61,7 @@ fn plan(prototypes: usize, batch: usize, micro_batch: usize, stream_crops: bool)
         mlp: 384,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 96, layers: 3, hidden: 128, bottleneck: 32, prototypes, train_gain: false };
     let group = |count, side| Group { count, height: side, width: side };
     let views = Crops::one(group(2, 96)).with(group(2, 48));

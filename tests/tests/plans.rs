@@ -7,8 +7,7 @@ use dino_kernel::backend::wrap::{Checked, Violation};
 use dino_kernel::backend::{Memory, Op};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Cursor, Pool, Span};
-use dino_kernel::model::vit::Output;
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Output, Pass, Vit};
 use dino_kernel::objective::Targets;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
@@ -54,7 +53,8 @@ fn small() -> impl Strategy<Value = Config> {
             let side = |over: usize| patch.wrapping_add(over);
             let (image, batch) = (side(image), (parts * micro_batch + over).max(1));
             let dim = heads * each + odd;
-            let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions, eps: EPS };
+            let vit = Vit { image, patch, channels, dim, depth, heads, mlp, positions, eps: EPS };
+            let backbone = Backbone::Vit(vit);
             let head = Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain };
             let group = |(count, height, width)| Group { count, height: side(height), width: side(width) };
             let views = groups.into_iter().map(group).fold(Crops::EMPTY, Crops::with);
@@ -64,7 +64,7 @@ fn small() -> impl Strategy<Value = Config> {
 }
 
 /// What a plan's door lets through, said once more. (Sizes are small here.)
-fn sound_backbone(v: &Vit, crops: &Crops) -> bool {
+fn sound_backbone(Backbone::Vit(v): &Backbone, crops: &Crops) -> bool {
     v.channels > 0
         && v.dim > 0
         && v.mlp > 0
@@ -149,12 +149,13 @@ fn a_plan_is_refused_or_sound() {
 fn a_feature_plan_is_refused_or_sound() {
     let accepted = Cell::new(0);
     proptest!(cases(400), |(config in small(), queries in 0usize..5, seed in 0u64..1000)| {
-            let (vit, crops) = (config.backbone, config.views);
-            let good = sound_backbone(&vit, &crops) && !crops.is_empty();
+            let (backbone, crops) = (config.backbone, config.views);
+            let good = sound_backbone(&backbone, &crops) && !crops.is_empty();
+            let Backbone::Vit(vit) = backbone;
             let mut class = Vec::new();
             for output in [Output::Class, Output::Dense] {
                 let queries = if output == Output::Dense { queries } else { 0 };
-                let plan = FeaturePlan::new(vit, crops, output, queries);
+                let plan = FeaturePlan::new(backbone, crops, output, queries);
                 prop_assert_eq!(plan.is_ok(), good, "{:?}", plan.err());
                 let Ok(plan) = plan else { continue };
                 accepted.set(accepted.get() + 1);
@@ -166,7 +167,7 @@ fn a_feature_plan_is_refused_or_sound() {
                 o.write(Pool::Acts, plan.pixels.0.at, &normals(seed + 1, plan.pixels.len()));
                 plan.forward(&mut o);
                 if plan.attention.len() > 0 {
-                    vit.last_attention(&mut o, plan.attention, &plan.acts, queries);
+                    plan.pass.attention(&mut o, plan.attention, queries);
                     let rows: Vec<usize> = crops.tokens(vit.patch).each().map(|(_, n)| n).collect();
                     let attention = read(&mut o, plan.attention);
                     let mut at = 0;
@@ -183,11 +184,12 @@ fn a_feature_plan_is_refused_or_sound() {
                 let used = read_span(&mut o, Pool::Acts, Span { at: 0, len: plan.pools.acts });
                 let used = used.iter().rposition(|x| !x.is_nan()).map_or(0, |i| i + 1);
                 prop_assert_eq!(used.next_multiple_of(Cursor::ALIGN), plan.pools.acts, "acts are as many as needed");
-                let y = read(&mut o, plan.acts.y());
+                let y = read(&mut o, plan.pass.y());
                 match output {
                     Output::Class => class = y,
                     Output::Dense => {
-                        let rows = plan.acts.tokens();
+                        let Pass::Vit(pass) = plan.pass;
+                        let rows = pass.acts.tokens();
                         let dense: Vec<f64> =
                             rows.each().flat_map(|(first, _)| y[first * vit.dim..][..vit.dim].to_vec()).collect();
                         for (a, b) in class.iter().zip(&dense) {
@@ -224,7 +226,8 @@ fn hostile_sizes_are_answered() {
                 groups.into_iter().take(8).map(group).fold(Crops::EMPTY, Crops::with)
             };
             let [image, patch, channels, dim, depth, heads, mlp, inp, layers, hidden, bottleneck, prototypes, batch, micro_batch, ..] = n;
-            let backbone = Vit { image, patch, channels, dim, depth, heads, mlp, positions: Interpolation::Published, eps: EPS };
+            let positions = Interpolation::Published;
+            let backbone = Backbone::Vit(Vit { image, patch, channels, dim, depth, heads, mlp, positions, eps: EPS });
             let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: true };
             let ordinary = ordinary(backbone, head, views, [batch, micro_batch]);
             let config = Config { drop_path: true, recompute, stream_crops, ..ordinary };
@@ -251,16 +254,18 @@ fn hostile_sizes_are_answered() {
 /// Products that only overflow when two large sizes meet, each of them harmless alone.
 #[test]
 fn products_that_overflow_are_refused() {
-    let vit = |image, depth| Vit {
-        image,
-        patch: 1,
-        channels: 1,
-        dim: 1,
-        depth,
-        heads: 1,
-        mlp: 1,
-        positions: Interpolation::Published,
-        eps: EPS,
+    let vit = |image, depth| {
+        Backbone::Vit(Vit {
+            image,
+            patch: 1,
+            channels: 1,
+            dim: 1,
+            depth,
+            heads: 1,
+            mlp: 1,
+            positions: Interpolation::Published,
+            eps: EPS,
+        })
     };
     let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
     let plan = |backbone, height| {
@@ -285,7 +290,7 @@ fn products_that_overflow_are_refused() {
 #[test]
 fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
     let plan = |views: usize, depth, drop_path| {
-        let backbone = Vit {
+        let backbone = Backbone::Vit(Vit {
             image: 1,
             patch: 1,
             channels: 1,
@@ -295,7 +300,7 @@ fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
             mlp: 1,
             positions: Interpolation::Published,
             eps: EPS,
-        };
+        });
         let head = Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false };
         let group = |count| Group { count, height: 1, width: 1 };
         let views = Crops::one(group(2)).with(group(views - 2));
@@ -316,7 +321,7 @@ fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
 #[test]
 fn a_batch_is_dealt_to_ranks_in_equal_shares_or_refused() {
     let group = |count| Group { count, height: 4, width: 4 };
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 4,
         patch: 4,
         channels: 1,
@@ -326,7 +331,7 @@ fn a_batch_is_dealt_to_ranks_in_equal_shares_or_refused() {
         mlp: 4,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 4, layers: 1, hidden: 4, bottleneck: 4, prototypes: 8, train_gain: false };
     let mut accepted = 0;
     for micro_batches in [1, 2, 6, 12, 16] {
@@ -387,7 +392,7 @@ impl Tolerance for Cpu {
 /// The gradients, the teacher's sum and the center do not depend on how a batch and its crops were split, with stochastic depth drawn by
 /// image and view.
 fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 12,
         patch: 4,
         channels: 3,
@@ -397,7 +402,7 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
         mlp: 48,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8)).with(group(2, 4, 8)).with(group(1, 8, 13));
@@ -444,7 +449,7 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
 
 /// A step that keeps little and computes it again, and one that keeps all.
 fn computing_again_changes_no_bit<F: Factory>(who: &str) {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 12,
         patch: 4,
         channels: 3,
@@ -454,7 +459,7 @@ fn computing_again_changes_no_bit<F: Factory>(who: &str) {
         mlp: 44,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8));
@@ -490,7 +495,7 @@ fn split<F: Factory>(config: Config, shards: usize) -> Vec<(String, Vec<f64>)> {
 /// One crop's stochastic-depth scale is not a number: the first op that meets it is in that crop's pass, and its row is that crop's.
 #[test]
 fn a_fault_is_traced_to_its_crop() {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 8,
         patch: 4,
         channels: 3,
@@ -500,7 +505,7 @@ fn a_fault_is_traced_to_its_crop() {
         mlp: 20,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 8, 8)).with(group(3, 4, 4)).with(group(2, 8, 4));
@@ -513,7 +518,7 @@ fn a_fault_is_traced_to_its_crop() {
         for rows in plan.passes().map(|pass| pass.dims.rows()) {
             for row in 0..rows {
                 // Of the first block's first branch.
-                let at = plan.drop.0.at + 2 * backbone.depth * before + row;
+                let at = plan.drop.0.at + backbone.branches() * before + row;
                 let found = first_violation(plan, Pool::State, at);
                 let (view, image) = ((before + row) / micro_batch, (before + row) % micro_batch);
                 assert_eq!(found, (Op::add_scaled, Some((view, image))), "in turns: {stream_crops}");
@@ -544,13 +549,13 @@ fn first_violation(plan: Plan, pool: Pool, at: usize) -> (Op, Option<(usize, usi
     run.o.write(pool, at, &[f64::NAN]);
     step::begin(&mut run.o, &plan);
     let (mut during, before) = (None, run.o.violation.is_some());
-    step::micro_batch_each(&mut run.o, &plan, |o, acts, first_view| {
+    step::micro_batch_each(&mut run.o, &plan, |o, pass| {
         if o.violation.is_some() && during.is_none() {
-            during = Some((*acts, first_view));
+            during = Some(pass);
         }
     });
     let Some((Violation::NonFinite(access, index), op, _)) = run.o.violation else { panic!("{:?}", run.o.violation) };
-    let crop = during.filter(|_| !before).and_then(|(acts, view)| plan.locate(&acts, view, access.span, index));
+    let crop = during.filter(|_| !before).and_then(|pass| plan.locate(pass, access.span, index));
     (op, crop)
 }
 

@@ -11,8 +11,8 @@ use dino_kernel::backend::wrap::{Tally, Timed};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
-use dino_kernel::model::Vit;
-use dino_kernel::model::vit::Output;
+use dino_kernel::model::Output;
+use dino_kernel::model::{Backbone, Vit};
 use dino_kernel::plan::{FeaturePlan, Plan};
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::scalars::monitor;
@@ -227,7 +227,7 @@ pub fn measure(case: Case, steps: usize, split: Split) -> Result<Measured, Strin
 /// ViT-S/16 features: times, operations, parameters.
 fn features(batch: usize, calls: usize) -> Result<(Vec<f64>, u64, usize), String> {
     let crops = Crops::one(Group { count: batch, height: 224, width: 224 });
-    let plan = FeaturePlan::new(Vit::SMALL_16, crops, Output::Class, 0).map_err(|e| e.to_string())?;
+    let plan = FeaturePlan::new(Backbone::Vit(Vit::SMALL_16), crops, Output::Class, 0).map_err(|e| e.to_string())?;
     let mut cpu = Cpu::new(&NoOptions {}, plan.pools).map_err(|e| e.to_string())?;
     let mut state = vec![0.0; plan.pools.state];
     plan.initial_state(&mut state);

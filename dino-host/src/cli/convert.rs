@@ -132,7 +132,7 @@ fn print(report: &Report, weights: &Weights, said: &[String], as_json: bool) {
         all["architecture"] = json!({
             "embed_dim": c.embed_dim, "depth": c.depth, "heads": c.heads, "heads_stated": weights.heads_stated,
             "patch_size": c.patch_size, "global_size": c.global_size, "channels": c.channels,
-            "mlp": c.table().backbone.mlp,
+            "mlp": c.mlp(),
         });
         all["tensors"] = json!(tensors);
         all["said"] = json!(said);

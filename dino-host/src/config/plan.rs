@@ -3,25 +3,30 @@
 use super::Config;
 use crate::error::{Error, Result};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::model::{Head, Table, Vit};
+use dino_kernel::model::{Backbone, Head, Table, Vit};
 use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{self, Plan, PlanError};
 
 impl Config {
+    /// Hidden width of the MLPs.
+    pub fn mlp(&self) -> usize {
+        (self.embed_dim as f64 * self.mlp_ratio) as usize
+    }
+
     /// The networks' parameters.
     pub fn table(&self) -> Table {
-        let backbone = Vit {
+        let backbone = Backbone::Vit(Vit {
             image: self.global_size,
             patch: self.patch_size,
             channels: self.channels,
             dim: self.embed_dim,
             depth: self.depth,
             heads: self.heads,
-            mlp: (self.embed_dim as f64 * self.mlp_ratio) as usize,
+            mlp: self.mlp(),
             positions: if self.position_resize == "size" { Interpolation::Size } else { Interpolation::Published },
             eps: self.norm_eps,
-        };
+        });
         let head = Head {
             inp: self.embed_dim,
             layers: self.head_layers,

@@ -1,12 +1,13 @@
 use super::*;
-use dino_kernel::model::Vit;
+use dino_kernel::model::{Backbone, Vit};
+use dino_kernel::params::Part;
 
 #[test]
 fn published_values_resolve_to_the_published_model() {
     let c = Config::published().resolve().unwrap();
-    assert_eq!(c.table().backbone, Vit::SMALL_16);
+    assert_eq!(c.table().backbone, Backbone::Vit(Vit::SMALL_16));
     let mut parameters = 0;
-    c.table().visit(|s| parameters += if s.name.part.is_empty() { s.at.len() } else { 0 });
+    c.table().visit(|s| parameters += if s.part == Part::Backbone { s.at.len() } else { 0 });
     assert_eq!(parameters, 21_665_664); // the published 21.67 M
 }
 

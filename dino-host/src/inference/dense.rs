@@ -7,11 +7,10 @@ use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::image::planes::{self, normalize};
 use crate::image::resize::{Filter, Region, Resizer};
-
+use crate::inference::require;
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::mem::Act;
-use dino_kernel::mem::Pool;
-use dino_kernel::model::vit::Output;
+use dino_kernel::mem::{Act, Pool};
+use dino_kernel::model::{Gives, Output};
 use dino_kernel::plan::{FeaturePlan, Pools};
 use std::borrow::Cow;
 
@@ -29,10 +28,12 @@ impl<D: Device> Dense<D> {
     /// For batches of `group`; `weights`: a backbone in the table's layout.
     pub fn new(options: &D::Options, config: &Config, weights: &[f32], group: Group) -> Result<Dense<D>> {
         let backbone = config.table().backbone;
-        let plan = FeaturePlan::new(backbone, Crops::one(group), Output::Dense, 1)
+        require(&backbone, Gives { tokens: true, attention: false })?;
+        let queries = backbone.gives().attention as usize;
+        let plan = FeaturePlan::new(backbone, Crops::one(group), Output::Dense, queries)
             .map_err(|e| Error::new(format!("images of {} x {} pixels: {e}", group.width, group.height)))?;
         let device = start::<D>(options, &plan, weights)?;
-        Ok(Dense { device, plan, grid: group.grid(backbone.patch) })
+        Ok(Dense { device, plan, grid: backbone.grid(group) })
     }
 
     /// Patches in a column and in a row.
@@ -45,16 +46,17 @@ impl<D: Device> Dense<D> {
     pub fn tokens(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         self.device.upload(Pool::Acts, self.plan.pixels.0.at, pixels);
         self.device.run(|o| self.plan.forward(o));
-        self.download(self.plan.acts.y(), "features of an image are")
+        self.download(self.plan.pass.y(), "features of an image are")
     }
 
     /// Attention of the last block's class token on the patches, (images, heads, patches), from normalized pixels (images, channels,
     /// height, width). A row sums to 1 less what the class token keeps for itself.
     pub fn attention(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
+        require(&self.plan.backbone, Gives { tokens: true, attention: true })?;
         let (plan, o) = (&self.plan, &mut self.device);
         o.upload(Pool::Acts, plan.pixels.0.at, pixels);
         o.run(|o| plan.forward(o));
-        plan.backbone.last_attention(o, plan.attention, &plan.acts, 1);
+        plan.pass.attention(o, plan.attention, 1);
         let rows = self.download(self.plan.attention, "attention of an image is")?;
         let tokens = 1 + self.grid[0] * self.grid[1];
         Ok(rows.chunks(tokens).flat_map(|row| &row[1..]).copied().collect())

@@ -6,10 +6,12 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::image::augment::{EvalView, eval_view};
+use crate::inference::require;
 use clap::ValueEnum;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Pool;
-use dino_kernel::model::vit::Output;
+use dino_kernel::model::{Gives, Output};
+use dino_kernel::params::Part;
 use dino_kernel::plan::{BlocksPlan, FeaturePlan, Pools};
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
@@ -17,8 +19,8 @@ use std::collections::HashMap;
 
 /// Images that go through the backbone at once: at most this many, fewer where they are large.
 pub(crate) fn batch(config: &Config) -> usize {
-    let tokens = (config.global_size / config.patch_size).pow(2) + 1;
-    (4096 / tokens).clamp(1, 64)
+    let group = Group { count: 1, height: config.global_size, width: config.global_size };
+    (4096 / config.table().backbone.cost(&Crops::one(group))).clamp(1, 64)
 }
 
 /// Which rows of the last layer norm.
@@ -59,7 +61,7 @@ pub fn truncate(config: &Config, weights: &[f32], blocks: usize) -> Result<(Conf
     });
     let mut kept = vec![0.0; short.table().backbone_len()];
     short.table().visit(|spec| {
-        if spec.name.part.is_empty() {
+        if spec.part == Part::Backbone {
             kept[spec.at.0.range()].copy_from_slice(&weights[all[&spec.name.to_string()].range()]);
         }
     });
@@ -142,8 +144,10 @@ impl<D: Device> Extractor<D> {
         let group = Group { count: batch(config), height: config.global_size, width: config.global_size };
         let dense = tokens == Tokens::Patches || mean_patch;
         let output = if dense { Output::Dense } else { Output::Class };
-        let plan = BlocksPlan::new(config.table().backbone, Crops::one(group), output, blocks)
-            .map_err(|e| Error::new(e.to_string()))?;
+        let backbone = config.table().backbone;
+        require(&backbone, Gives { tokens: dense, attention: false })?;
+        let plan =
+            BlocksPlan::new(backbone, Crops::one(group), output, blocks).map_err(|e| Error::new(e.to_string()))?;
         let device = start::<D>(options, &FeaturePlan { pools: plan.pools, ..plan.plan }, weights)?;
         Ok(Extractor { device, plan, config: config.clone(), view: config.eval_view(), tokens, mean_patch })
     }
@@ -151,8 +155,12 @@ impl<D: Device> Extractor<D> {
     /// Numbers an image: C a block, and C for the mean patch; or, with patches, C a patch.
     pub fn width(&self) -> usize {
         match self.tokens {
-            Tokens::Class => self.config.embed_dim * (self.plan.earlier + 1 + self.mean_patch as usize),
-            Tokens::Patches => self.config.embed_dim * (self.config.global_size / self.config.patch_size).pow(2),
+            Tokens::Class => self.config.embed_dim * (self.plan.earlier.blocks + 1 + self.mean_patch as usize),
+            Tokens::Patches => {
+                let side = self.config.global_size;
+                let [rows, cols] = self.plan.plan.backbone.grid(Group { count: 1, height: side, width: side });
+                self.config.embed_dim * rows * cols
+            }
         }
     }
 
@@ -171,10 +179,11 @@ impl<D: Device> Extractor<D> {
     ) -> Result<()> {
         let (side, c) = (self.config.global_size, self.config.embed_dim);
         let view = *self.view.get_or_insert_with(|| view_of(&self.config, set));
-        let FeaturePlan { pixels: input, acts, .. } = self.plan.plan;
-        let (count, wide) = (acts.crops().count(), self.config.channels * side * side);
+        let FeaturePlan { pixels: input, pass, .. } = self.plan.plan;
+        let wide = self.config.channels * side * side;
+        let (count, classes) = (input.len() / wide, self.plan.earlier.classes);
         let mut pixels = vec![0.0; count * wide];
-        let (mut rows, mut earlier) = (vec![0.0; acts.y().len()], vec![0.0; self.plan.classes.len()]);
+        let (mut rows, mut earlier) = (vec![0.0; pass.y().len()], vec![0.0; classes.len()]);
         let stride = rows.len() / count;
         let mut row = Vec::with_capacity(self.width());
         for first in (0..set.len()).step_by(count) {
@@ -182,8 +191,8 @@ impl<D: Device> Extractor<D> {
             let images = views(&mut pixels[..here * wide], set, unreadable, first, &self.config, view)?;
             self.device.upload(Pool::Acts, input.0.at, &pixels);
             self.device.run(|o| self.plan.forward(o));
-            self.device.download(Pool::Acts, acts.y().0.at, &mut rows);
-            self.device.download(Pool::Acts, self.plan.classes.0.at, &mut earlier);
+            self.device.download(Pool::Acts, pass.y().0.at, &mut rows);
+            self.device.download(Pool::Acts, classes.0.at, &mut earlier);
             self.device.sync()?;
             for i in images {
                 let tokens = &rows[(i - first) * stride..][..stride];

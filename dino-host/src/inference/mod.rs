@@ -3,3 +3,17 @@
 pub mod dense;
 pub mod export;
 pub mod features;
+
+use crate::error::{Error, Result};
+use dino_kernel::model::{Backbone, Gives};
+
+/// Refuses what a backbone does not give. Whatever reads more of it than one row an image asks here.
+pub(crate) fn require(backbone: &Backbone, needed: Gives) -> Result<()> {
+    let gives = backbone.gives();
+    let missing = match (needed.tokens && !gives.tokens, needed.attention && !gives.attention) {
+        (false, false) => return Ok(()),
+        (true, _) => "has one row of features an image and none for its patches",
+        (false, true) => "has no attention of a class token",
+    };
+    Err(Error::new(format!("this backbone {missing}")).hint("a vision transformer has both"))
+}

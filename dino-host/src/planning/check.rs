@@ -10,7 +10,7 @@ use dino_kernel::backend::{Memory, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::objective::Objective;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
@@ -32,7 +32,7 @@ const STEP: f64 = 1e-3;
 /// A training step that takes every path, small enough for thousands of evaluations: stochastic depth, crops of three shapes (none
 /// square, one with surplus pixels), two micro-batches, a trained gain. In turns they are 13 tokens, 13, 5 + 5, 5 + 4.
 fn tiny(stream_crops: bool) -> plan::Config {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 12,
         patch: 3,
         channels: 3,
@@ -42,7 +42,7 @@ fn tiny(stream_crops: bool) -> plan::Config {
         mlp: 40,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let group = |count, height, width| Group { count, height, width };
     plan::Config {
         backbone,
@@ -209,7 +209,7 @@ fn words(case: &Case) -> (String, f64, f64) {
     step::commit(&mut both, plan);
     // Both are f32 programs, each within 8 eps sqrt(k) of the truth for a sum of k numbers; the longest here are the tokens of a
     // weight's gradient and the prototypes.
-    let k = plan.crops().tokens(plan.config.backbone.patch).rows().max(plan.table.head.prototypes) as f64;
+    let k = plan.config.backbone.cost(&plan.crops()).max(plan.table.head.prototypes) as f64;
     let allowed = 16.0 * f32::EPSILON as f64 * k.sqrt();
     match both.worst() {
         Some(worst) => (worst.op.name().to_string(), worst.error, allowed),

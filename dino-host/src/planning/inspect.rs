@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::planning::memory;
 use dino_kernel::mem::Pool;
-use dino_kernel::params::Spec;
+use dino_kernel::params::{Part, Spec};
 use dino_kernel::plan::Plan;
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -59,7 +59,7 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
     let (table, pools) = (&plan.table, &plan.pools);
     let (mut tensors, mut spans, mut backbone) = (Vec::new(), Vec::new(), 0);
     table.visit(|s| {
-        let in_backbone = s.name.part.is_empty();
+        let in_backbone = s.part == Part::Backbone;
         backbone += if in_backbone { s.at.len() } else { 0 };
         tensors.push(Row {
             name: format!("{}{}", if in_backbone { "backbone." } else { "" }, s.name),

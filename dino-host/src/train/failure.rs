@@ -105,15 +105,15 @@ impl<D: Device> Trainer<'_, D> {
         self.device.upload(Pool::State, plan.hyper.0.at, &data.hyper);
         let mut checked = Checked::new(&mut self.device);
         step::begin(&mut checked, plan);
-        // The micro-batch, where the pass wrote and its first view, when the violation came; none if no crop had been seen.
+        // The micro-batch and the pass that the violation came in; none if no crop had been seen.
         let mut during = None;
         let mut innocent = checked.violation.is_none();
         for (number, part) in data.parts.iter().enumerate() {
             checked.inner.upload(Pool::State, plan.drop.0.at, &part.drop);
             checked.inner.upload(Pool::Acts, plan.pixels.0.at, part.pixels);
-            step::micro_batch_each(&mut checked, plan, |o, acts, first_view| {
+            step::micro_batch_each(&mut checked, plan, |o, pass| {
                 if innocent && o.violation.is_some() {
-                    (during, innocent) = (Some((number, *acts, first_view)), false);
+                    (during, innocent) = (Some((number, pass)), false);
                 }
             });
         }
@@ -121,8 +121,8 @@ impl<D: Device> Trainer<'_, D> {
         let place = match checked.violation {
             Some((Violation::NonFinite(access, index), op, said)) => {
                 let during = during.filter(|_| access.pool == Pool::Acts && op != Op::patchify);
-                let image = during.and_then(|(part, acts, first_view)| {
-                    let (view, i) = plan.locate(&acts, first_view, access.span, index)?;
+                let image = during.and_then(|(part, pass)| {
+                    let (view, i) = plan.locate(pass, access.span, index)?;
                     let id = step.batch.images[part * plan.config.micro_batch + i];
                     Some(format!(", crop {view} of image {}", self.run.splits.train.name(id as usize)))
                 });

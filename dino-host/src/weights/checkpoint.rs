@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
 use dino_kernel::mem::{Pool, Weight};
-use dino_kernel::params::Spec;
+use dino_kernel::params::{Part, Spec};
 use dino_kernel::plan::Plan;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use std::borrow::Cow;
@@ -106,7 +106,7 @@ impl View for Out {
 
 /// The published key of a parameter: `backbone.X` or `head.X`.
 pub(crate) fn key(spec: &Spec) -> String {
-    if spec.name.part.is_empty() { format!("backbone.{}", spec.name) } else { spec.name.to_string() }
+    if spec.part == Part::Backbone { format!("backbone.{}", spec.name) } else { spec.name.to_string() }
 }
 
 /// The contiguous ranges of a checkpoint that have the table's layout: prefix, pool, offset.
@@ -188,7 +188,7 @@ pub fn save_teacher<D: Device>(
 ) -> Result<(), Unsaved> {
     let mut tensors = Vec::new();
     p.table.visit(|spec| {
-        if spec.name.part.is_empty() {
+        if spec.part == Part::Backbone {
             let mut values = vec![0.0; spec.at.len()];
             o.download(Pool::Weights, p.table.len() + spec.at.0.at, &mut values);
             tensors.push((spec.name.to_string(), Out { shape: spec.shape().to_vec(), values }));
@@ -321,7 +321,7 @@ impl Checkpoint {
         // The file may claim any size: room is made when every tensor has been found.
         let (mut found, mut error) = (Vec::new(), None);
         table.visit(|spec| {
-            if spec.name.part.is_empty() == head {
+            if (spec.part == Part::Backbone) == head {
                 return;
             }
             let key = if bare { spec.name.to_string() } else { format!("{network}.{}", key(&spec)) };

@@ -9,14 +9,14 @@ use std::path::Path;
 
 /// `weights`: a backbone in the table's layout.
 pub fn write(path: &Path, config: &Config, weights: &[f32]) -> Result<()> {
-    let vit = config.table().backbone;
+    let backbone = config.table().backbone;
     if weights.len() > (u32::MAX / 4) as usize {
         return Err(Error::new(format!("{} weights are more than a blob of 4 GB holds", weights.len()))
             .hint("--to official takes any number"));
     }
     let [mean, std] = [&config.mean, &config.std].map(|v| v.iter().map(|&x| x as f32).collect::<Vec<f32>>());
-    let mut head = vec![0; 124 + 8 * vit.channels];
-    let len = flat::header(&mut head, &vit, &mean, &std, weights);
+    let mut head = vec![0; 124 + 8 * backbone.channels()];
+    let len = flat::header(&mut head, &backbone, &mean, &std, weights);
     write_atomically(path, |file| {
         let mut file = BufWriter::new(file);
         file.write_all(&head[..len])?;
@@ -34,7 +34,7 @@ mod tests {
     use dino_kernel::crops::{Crops, Group};
     use dino_kernel::flat::{Flat, FlatError};
     use dino_kernel::init;
-    use dino_kernel::model::vit::Output;
+    use dino_kernel::model::{Backbone, Output};
     use dino_kernel::plan::{FeaturePlan, PlanError};
 
     fn blob() -> (Config, Vec<f32>, Vec<u8>) {
@@ -59,7 +59,7 @@ mod tests {
         bytemuck::cast_slice_mut(&mut aligned).copy_from_slice(&bytes);
         let flat = Flat::parse(bytemuck::cast_slice(&aligned)).unwrap();
         assert_eq!(
-            (flat.vit, flat.statistics(0), flat.statistics(2)),
+            (flat.backbone, flat.statistics(0), flat.statistics(2)),
             (config.table().backbone, [0.5, 0.25], [0.125, 0.25])
         );
         let in_place = flat.weights().unwrap();
@@ -71,7 +71,7 @@ mod tests {
         let side = config.global_size;
         let pixels: Vec<f32> = (0..3 * side * side).map(|i| (i as f32 * 0.37).sin()).collect();
         let group = Group { count: 1, height: side, width: side };
-        let plan = FeaturePlan::new(flat.vit, Crops::one(group), Output::Class, 0).unwrap();
+        let plan = FeaturePlan::new(flat.backbone, Crops::one(group), Output::Class, 0).unwrap();
         let pools = plan.pools;
         let (mut acts, mut stats, mut state) = (vec![0.0; pools.acts], vec![0.0; pools.stats], vec![0.0; pools.state]);
         plan.initial_state(&mut state);
@@ -85,7 +85,7 @@ mod tests {
             state: &mut state,
         };
         plan.forward(&mut o);
-        let found = &o.acts[plan.acts.y().range()];
+        let found = &o.acts[plan.pass.y().range()];
         let all = Dense::<Cpu>::new(&NoOptions {}, &config, &weights, group).unwrap().tokens(&pixels).unwrap();
         let error = found.iter().zip(&all).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(found.len() == config.embed_dim && error < 1e-5, "{error}");
@@ -103,7 +103,8 @@ mod tests {
         assert_eq!((published[8], bytes[8], published.len()), (1, 2, bytes.len()));
         for (blob, eps) in [(&published, 1e-6), (&bytes, 1e-12)] {
             let flat = Flat::parse(blob).unwrap();
-            assert_eq!((flat.vit.eps, flat.len(), flat.statistics(2)), (eps, weights.len(), [0.125, 0.25]));
+            let Backbone::Vit(vit) = flat.backbone;
+            assert_eq!((vit.eps, flat.len(), flat.statistics(2)), (eps, weights.len(), [0.125, 0.25]));
             let mut copy = vec![0.0; weights.len()];
             flat.copy(&mut copy);
             assert_eq!(copy, weights);
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn a_blob_that_was_changed_is_refused() {
         let (_, _, bytes) = blob();
-        let found = |bytes: &[u8]| Flat::parse(bytes).map(|flat| flat.vit).unwrap_err();
+        let found = |bytes: &[u8]| Flat::parse(bytes).map(|flat| flat.backbone).unwrap_err();
         assert_eq!((found(b""), found(&bytes[1..])), (FlatError::Magic, FlatError::Magic));
         assert_eq!(found(&bytes[..40]), FlatError::Length { found: 40, needed: 52 });
         for at in [16, 50, 60, bytes.len() - 1] {

@@ -6,8 +6,9 @@ use crate::error::{Error, Result};
 use clap::ValueEnum;
 use dino_kernel::backend::Grid;
 use dino_kernel::init;
-use dino_kernel::model::vit::Vit;
+use dino_kernel::model::{Backbone, Vit};
 use dino_kernel::ops::position;
+use dino_kernel::params::Part;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -45,9 +46,10 @@ pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, 
         said.push(format!("the file does not say how many attention heads it has: {} as the run", config.heads));
     }
     let (from, to) = (given.config.table(), config.table());
-    same_shape(file, &from.backbone, &to.backbone)?;
-    if from.backbone.channels != to.backbone.channels && !channels {
-        let (has, wants) = (from.backbone.channels, to.backbone.channels);
+    let (Backbone::Vit(a), Backbone::Vit(b)) = (from.backbone, to.backbone);
+    same_shape(file, &a, &b)?;
+    if a.channels != b.channels && !channels {
+        let (has, wants) = (a.channels, b.channels);
         return Err(Error::new(format!("{} has {has} channels, the run {wants}", file.display()))
             .hint("--init-channels adds or repeats their weights"));
     }
@@ -59,20 +61,21 @@ pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, 
         assert_eq!(t.name, *name, "networks of one depth have one order of tensors");
         let target = &mut weights[range.clone()];
         match name.as_str() {
-            "pos_embed" => positions(target, t.values, &from.backbone, &to.backbone),
-            "patch_embed.proj.weight" => patches(target, t.values, &from.backbone, &to.backbone),
+            "pos_embed" => positions(target, t.values, &a, &b),
+            "patch_embed.proj.weight" => patches(target, t.values, &a, &b),
             _ => target.copy_from_slice(t.values),
         }
     }
-    if from.backbone.side() != to.backbone.side() {
-        let [a, b] = [from.backbone.side(), to.backbone.side()];
+    if a.side() != b.side() {
         said.push(format!(
-            "positions are resized from {a} x {a} to {b} x {b} (position-resize {})",
+            "positions are resized from {0} x {0} to {1} x {1} (position-resize {2})",
+            a.side(),
+            b.side(),
             config.position_resize
         ));
     }
-    if from.backbone.channels != to.backbone.channels {
-        said.push(format!("patch weights of {} channels serve {}", from.backbone.channels, to.backbone.channels));
+    if a.channels != b.channels {
+        said.push(format!("patch weights of {} channels serve {}", a.channels, b.channels));
     }
     if given.config.mean != config.mean || given.config.std != config.std {
         said.push(
@@ -184,7 +187,7 @@ fn head(weights: &mut [f32], given: &Weights, config: &Config, wanted: Head) -> 
         .hint(hint));
     }
     let mut targets = vec![];
-    to.visit(|spec| targets.extend((!spec.name.part.is_empty()).then(|| spec.at.range())));
+    to.visit(|spec| targets.extend((spec.part != Part::Backbone).then(|| spec.at.range())));
     for (t, range) in super::write::head(&given.config, values).iter().zip(targets) {
         // Rows are prototypes, the first axis; of the linear layers there are as many.
         let n = t.values.len().min(range.len());

@@ -24,6 +24,7 @@ pub use networks::plain;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::weights::checkpoint::Checkpoint;
+use dino_kernel::params::Part;
 use naming::{TensorPart, foreign, from_hf, harmless};
 use networks::Network;
 use pickle::Dtype;
@@ -432,7 +433,7 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
     let table = config.table();
     let (mut wanted, mut parts) = (BTreeSet::new(), vec![]);
     table.visit(|spec| {
-        if !(spec.name.part.is_empty() || with_head) {
+        if !(spec.part == Part::Backbone || with_head) {
             return;
         }
         let (name, mut shape) = (spec.name.to_string(), spec.shape().to_vec());

@@ -138,6 +138,7 @@ pub fn harmless(name: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use dino_kernel::params::Part;
 
     #[test]
     fn every_tensor_has_hugging_face_names_that_lead_back() {
@@ -146,7 +147,7 @@ mod tests {
         table.visit(|spec| {
             let name = spec.name.to_string();
             let back: Vec<TensorPart> = to_hf(&name).iter().map(|hf| from_hf(hf).unwrap()).collect();
-            let thirds: Vec<Option<usize>> = if !spec.name.part.is_empty() {
+            let thirds: Vec<Option<usize>> = if spec.part != Part::Backbone {
                 vec![]
             } else if name.contains("qkv") {
                 vec![Some(0), Some(1), Some(2)]

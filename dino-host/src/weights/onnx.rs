@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
 use dino_kernel::backend::Grid;
 use dino_kernel::crops::Group;
+use dino_kernel::model::{Backbone, Vit};
 use dino_kernel::ops::position::{self, Interpolation};
+use dino_kernel::params::Part;
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -240,11 +242,11 @@ fn value(name: &str, axes: &[std::result::Result<usize, &str>]) -> Message {
 /// The whole network, as `dino_kernel::model::vit` has it.
 fn network<'a>(g: &mut Graph<'a>, config: &Config, weights: &'a [f32], size: Size) {
     let table = config.table();
-    let (vit, c) = (table.backbone, config.embed_dim as i64);
+    let (Backbone::Vit(vit), c) = (table.backbone, config.embed_dim as i64);
     table.visit(|spec| {
         let name = spec.name.to_string();
         // Resized ones are written below.
-        if spec.name.part.is_empty() && (name != "pos_embed" || size == Size::Free) {
+        if spec.part == Part::Backbone && (name != "pos_embed" || size == Size::Free) {
             g.tensor(&name, FLOAT, spec.shape(), Raw::Weights(&weights[spec.at.range()]));
         }
     });
@@ -341,7 +343,7 @@ fn fixed_positions<'a>(config: &Config, weights: &'a [f32], group: Group) -> Raw
             all = &weights[spec.at.range()];
         }
     });
-    let (vit, c) = (table.backbone, config.embed_dim);
+    let (Backbone::Vit(vit), c) = (table.backbone, config.embed_dim);
     let (side, to) = (vit.image / vit.patch, group.grid(vit.patch));
     if position::is_native(group, vit.patch, side) {
         return Raw::Weights(all);
@@ -358,7 +360,7 @@ fn fixed_positions<'a>(config: &Config, weights: &'a [f32], group: Group) -> Raw
 
 /// The same for any size, by the graph: the two small matrices of `dino_kernel::ops::position`, in doubles as there, and their
 /// products with the table.
-fn free_positions(g: &mut Graph, vit: &dino_kernel::model::Vit, grid: &str) -> String {
+fn free_positions(g: &mut Graph, vit: &Vit, grid: &str) -> String {
     let (side, c) = (vit.image / vit.patch, vit.dim as i64);
     let shape = g.op("Shape", &[grid], &[]);
     let [rows, cols] = [2, 3].map(|axis| g.pick(&shape, axis, 0));

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
 use crate::io::npy;
 use crate::weights::checkpoint::{self, Out, Progress};
+use dino_kernel::params::Part;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -27,7 +28,7 @@ pub struct Named<'a> {
 pub fn backbone<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
     let mut all = vec![];
     config.table().visit(|spec| {
-        if spec.name.part.is_empty() {
+        if spec.part == Part::Backbone {
             let values = &weights[spec.at.range()];
             all.push(Named { name: spec.name.to_string(), shape: spec.shape().to_vec(), values });
         }
@@ -39,7 +40,7 @@ pub fn backbone<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
 pub fn head<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
     let (table, mut all) = (config.table(), vec![]);
     table.visit(|spec| {
-        if !spec.name.part.is_empty() {
+        if spec.part != Part::Backbone {
             let values = &weights[spec.at.0.at - table.backbone_len()..][..spec.at.len()];
             all.push(Named { name: spec.name.to_string(), shape: spec.shape().to_vec(), values });
         }
@@ -127,7 +128,7 @@ fn hugging_face(config: &Config) -> (serde_json::Value, serde_json::Value) {
         "hidden_size": config.embed_dim,
         "image_size": config.global_size,
         "initializer_range": config.init_std,
-        "intermediate_size": config.table().backbone.mlp,
+        "intermediate_size": config.mlp(),
         "layer_norm_eps": config.norm_eps,
         "model_type": "vit",
         "num_attention_heads": config.heads,

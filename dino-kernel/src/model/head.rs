@@ -2,9 +2,11 @@
 //! prototypes without bias. The logits are computed inside the loss ops, which stream over the prototypes.
 
 use crate::backend::{Affine, Backward, Forward, Mat, Prototypes, Rows};
-use crate::mem::{Act, Cursor, Pool, Span, Stat, Weight};
+use crate::crops::Ragged;
+use crate::mem::{Act, Cursor, Layout, Pool, Span, Stat, Weight, max};
+use crate::model::check::{Bounds, mul};
 use crate::model::spans::pass_on;
-use crate::params::{Init, Name, ParamGroup, Spec, spec};
+use crate::params::{Init, Name, ParamGroup, Part, Spec, spec};
 
 /// Most layers a head may have.
 pub const MAX_LAYERS: usize = 8;
@@ -64,38 +66,40 @@ impl HeadActs {
         self.bottleneck
     }
 
-    /// Calls `f` for every span of the pass, its name beginning with `part`.
-    pub fn visit(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span)) {
+    /// Calls `f` for every span of the pass, with its rows, its name beginning with `part`.
+    pub fn visit(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span, Ragged)) {
+        let rows = Ragged::single(self.rows);
         for i in 0..MAX_LAYERS {
             // Where nothing is saved, later layers write where earlier ones did.
             let new = |all: &[Act; MAX_LAYERS]| if all[..i].contains(&all[i]) { Span::EMPTY } else { all[i].0 };
             let spans = [("linear", Pool::Acts, new(&self.linear)), ("gelu", Pool::Acts, new(&self.gelu))];
-            pass_on(f, part, "head.layer.", i, spans);
+            pass_on(f, part, "head.layer.", i, rows, spans);
         }
         let spans = [
             ("head.bottleneck", Pool::Acts, self.bottleneck.0),
             ("head.z", Pool::Acts, self.z.0),
             ("head.norm", Pool::Stats, self.norm.0),
         ];
-        pass_on(f, part, "", 0, spans);
+        pass_on(f, part, "", 0, Ragged::single(self.rows), spans);
     }
 }
 
 impl HeadGrads {
-    /// Calls `f` for every span of the scratch, its name beginning with `part`.
-    pub fn visit(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span)) {
+    /// Calls `f` for every span of the scratch, with its rows, its name beginning with `part`.
+    pub fn visit(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span, Ragged)) {
         let spans = [
             ("head.dz", Pool::Acts, self.dz.0),
             ("head.d_bottleneck", Pool::Acts, self.d_bottleneck.0),
             ("head.d_gelu", Pool::Acts, self.d_gelu.0),
         ];
-        pass_on(f, part, "", 0, spans);
+        pass_on(f, part, "", 0, Ragged::single(self.rows), spans);
     }
 }
 
 /// Scratch of a backward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadGrads {
+    rows: usize,
     /// The gradient of the l2-normalized rows, set by the loss.
     pub dz: Act,
     d_bottleneck: Act,
@@ -103,6 +107,14 @@ pub struct HeadGrads {
 }
 
 impl Head {
+    /// How much memory a training step over `rows` rows needs at most.
+    pub(crate) const fn bounds(&self, rows: u128) -> Bounds {
+        let wide = max(self.bottleneck, max(self.hidden, self.inp));
+        let layers = mul(mul(mul(1, wide), wide), self.layers);
+        let prototypes = mul(mul(2, self.prototypes), self.bottleneck.saturating_add(1));
+        Bounds { weights: layers.saturating_add(prototypes), acts: mul(mul(rows, wide), 8 * MAX_LAYERS), state: 0 }
+    }
+
     const fn widths(&self, layer: usize) -> [usize; 2] {
         let inp = if layer == 0 { self.inp } else { self.hidden };
         let out = if layer + 1 == self.layers { self.bottleneck } else { self.hidden };
@@ -116,8 +128,8 @@ impl Head {
             Name { part: "head.", list: "mlp.", index: 2 * i, leaf }
         }
         [
-            spec(name(i, "weight"), [out, inp], Init::Linear, ParamGroup::Decay, c),
-            spec(name(i, "bias"), [out], Init::Zeros, ParamGroup::Plain, c),
+            spec(name(i, "weight"), [out, inp], Init::Linear, ParamGroup::Decay, c).of(Part::Head),
+            spec(name(i, "bias"), [out], Init::Zeros, ParamGroup::Plain, c).of(Part::Head),
         ]
     }
 
@@ -129,7 +141,7 @@ impl Head {
         let g = spec(name("last_layer.weight_g"), [k, 1], Init::Ones, ParamGroup::LastDecay, c);
         // Created after the head's own initializer has run, so it keeps the linear layer's default.
         let v = spec(name("last_layer.weight_v"), [k, b], Init::FanIn(b), ParamGroup::LastDecay, c);
-        [Spec { frozen: !self.train_gain, ..g }, v]
+        [Spec { frozen: !self.train_gain, ..g }.of(Part::Head), v.of(Part::Head)]
     }
 
     pub(super) fn visit(&self, c: &mut Cursor, f: &mut impl FnMut(Spec)) {
@@ -152,22 +164,22 @@ impl Head {
     }
 
     /// Where a pass over `rows` rows writes; without `save` the outputs of the layers alternate between two spans.
-    pub const fn acts(&self, rows: usize, save: bool, a: &mut Cursor, s: &mut Cursor) -> HeadActs {
+    pub const fn acts(&self, rows: usize, save: bool, l: &mut Layout) -> HeadActs {
         let (mut linear, mut gelu, mut i) = ([Act::EMPTY; MAX_LAYERS], [Act::EMPTY; MAX_LAYERS], 0);
         while i + 1 < self.layers {
             let reuse = !save && i >= 2;
-            linear[i] = if !save && i > 0 { linear[0] } else { a.act(rows * self.hidden) };
-            gelu[i] = if reuse { gelu[i - 2] } else { a.act(rows * self.hidden) };
+            linear[i] = if !save && i > 0 { linear[0] } else { l.act(rows * self.hidden) };
+            gelu[i] = if reuse { gelu[i - 2] } else { l.act(rows * self.hidden) };
             i += 1;
         }
         let width = rows * self.bottleneck;
-        HeadActs { rows, linear, gelu, bottleneck: a.act(width), z: a.act(width), norm: s.stat(rows) }
+        HeadActs { rows, linear, gelu, bottleneck: l.act(width), z: l.act(width), norm: l.stat(rows) }
     }
 
     /// Scratch of a backward pass over `rows` rows.
-    pub const fn grads(&self, rows: usize, a: &mut Cursor) -> HeadGrads {
+    pub const fn grads(&self, rows: usize, l: &mut Layout) -> HeadGrads {
         let (width, hidden) = (rows * self.bottleneck, if self.layers > 1 { rows * self.hidden } else { 0 });
-        HeadGrads { dz: a.act(width), d_bottleneck: a.act(width), d_gelu: a.act(hidden) }
+        HeadGrads { rows, dz: l.act(width), d_bottleneck: l.act(width), d_gelu: l.act(hidden) }
     }
 
     /// The prototypes as the loss ops take them.

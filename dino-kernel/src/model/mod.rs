@@ -1,35 +1,434 @@
 //! The model, written once: parameter tables, activation layouts, forward and backward, over the ops of [`crate::backend`].
+//!
+//! This is the only file of the core that names every backbone: [`Backbone`] (a shape) makes a [`Network`] (its weights, and what outlives
+//! a pass), and that makes a [`Pass`] (the network over some crops: everything it reads and writes). Each is a closed enum, and each
+//! method is one match with one arm for each family. A pass holds its network, so the weights of one family never meet the activations
+//! of another. They are enums and not traits because a plan is `const`, and methods of traits cannot be.
+//!
+//! # Adding a backbone
+//!
+//! 1. `model/x/`: the shape, its `Network` and its `Pass`, with the methods that this file calls. Parameters carry their published names,
+//!    shapes, initializers and roles ([`crate::params`]); what a forward pass writes beside activations (running statistics) belongs to
+//!    the network and is stored in the state pool, because weights are only read during a pass.
+//! 2. An arm in every match of this file: the compiler lists them.
+//! 3. What its rows can be used for: [`Backbone::gives`]. Whoever needs more than one row a crop asks there.
+//! 4. Where its statistics are taken over a batch (batch norm), a split of the batch or of its crops is another computation: such a
+//!    backbone says so here, and `plan/check.rs` refuses micro-batches and `stream_crops` for it.
+//! 5. In dino-host, a file for the family in each place of `weights` that knows names, and its presets in the configuration.
 
+pub(crate) mod check;
 pub mod head;
 pub(crate) mod spans;
 pub mod vit;
 
+pub use check::{Bounds, PlanError};
 pub use head::Head;
 pub use vit::Vit;
+pub use vit::drop_path::DropPath;
 
-use crate::mem::{Cursor, Weight};
-use crate::params::{ParamTable, Spec};
+use crate::backend::{Backward, Forward, NormStats};
+use crate::crops::{Crops, Group, Ragged};
+use crate::mem::{Act, Cursor, Layout, Pool, Span, State, Weight};
+use crate::params::{Name, ParamTable, Spec};
+use crate::real::Real;
+use core::ops::Range;
+use spans::Lookup;
+
+/// The shape of a backbone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Backbone {
+    Vit(Vit),
+}
+
+/// A shape with weights, and what outlives a pass, over the crops of a micro-batch.
+#[derive(Clone, Copy, Debug)]
+pub enum Network {
+    Vit(vit::Network),
+}
+
+/// A network's forward pass over some of its crops and, if it has gradients, its backward pass: everything that they read and write.
+#[derive(Clone, Copy, Debug)]
+pub enum Pass {
+    Vit(vit::Pass),
+}
+
+/// What a backbone gives beside one row a crop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gives {
+    /// A row for each patch ([`Output::Dense`]).
+    pub tokens: bool,
+    /// The attention that its last layer pays to each patch ([`Pass::attention`]).
+    pub attention: bool,
+}
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// One normalized row of every crop (crops, C).
+    Class,
+    /// All normalized rows (rows, C), and the last layer's attention on request.
+    Dense,
+}
+
+/// What a pass leaves for a backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Save {
+    /// Nothing: all blocks write to the same spans.
+    Nothing,
+    /// All that backward reads.
+    All,
+    /// All but what is cheap to compute again (in a ViT the outputs of norms and GELUs: 10 widths a token instead of 16). The backward
+    /// pass computes that again, with the same ops from the same numbers, into spans that all blocks share.
+    Least,
+}
+
+/// What a backend's own scratch depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extents {
+    /// Tokens of the longest crop, and numbers a head: for attention.
+    pub longest: usize,
+    pub head_dim: usize,
+    /// Columns of the widest operand of a linear layer: for matmuls.
+    pub widest: usize,
+}
+
+/// A network with a single pass, which saves nothing: for features and maps of an image.
+#[derive(Clone, Copy, Debug)]
+pub struct Inference {
+    pub network: Network,
+    /// The crops, every group (count, channels, height, width). The pass writes over them.
+    pub pixels: Act,
+    pub pass: Pass,
+    /// Memory for as many rows of attention as were asked for.
+    pub attention: Act,
+}
+
+/// The class rows of blocks before the last one, after the final norm (official `get_intermediate_layers`).
+#[derive(Clone, Copy, Debug)]
+pub struct Earlier {
+    /// How many blocks before the last.
+    pub blocks: usize,
+    /// (blocks, crops, C), the earliest block first.
+    pub classes: Act,
+    /// Scratch: one block's class rows (crops, C), and the statistics of their norm.
+    pub class: Act,
+    pub stats: NormStats,
+}
+
+impl Earlier {
+    pub(crate) const fn take(blocks: usize, crops: usize, dim: usize, l: &mut Layout) -> Earlier {
+        let (classes, class) = (l.act(blocks * crops * dim), l.act(crops * dim));
+        Earlier { blocks, classes, class, stats: NormStats { mean: l.stat(crops), rstd: l.stat(crops) } }
+    }
+}
+
+/// The numbers of a shape that stand in the header of a flat blob ([`crate::flat`]).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct FlatShape {
+    pub(crate) sizes: [usize; 8],
+    pub(crate) eps: f64,
+}
+
+impl Backbone {
+    /// Refuses shapes and crops that make no sense.
+    pub const fn check(&self, crops: &Crops) -> Result<(), PlanError> {
+        match self {
+            Backbone::Vit(v) => v.check(crops),
+        }
+    }
+
+    /// How much memory a pass over the crops of `images` images needs at most, with `queries` rows of attention. Shape and crops have
+    /// passed [`Backbone::check`].
+    pub const fn bounds(&self, crops: &Crops, images: usize, queries: usize) -> Bounds {
+        match self {
+            Backbone::Vit(v) => v.bounds(crops, images, queries),
+        }
+    }
+
+    pub const fn gives(&self) -> Gives {
+        match self {
+            Backbone::Vit(_) => Gives { tokens: true, attention: true },
+        }
+    }
+
+    /// Side in pixels of the square image that it is made for.
+    pub const fn image(&self) -> usize {
+        match self {
+            Backbone::Vit(v) => v.image,
+        }
+    }
+
+    /// Color channels of the image.
+    pub const fn channels(&self) -> usize {
+        match self {
+            Backbone::Vit(v) => v.channels,
+        }
+    }
+
+    /// C, the width of its output rows.
+    pub const fn dim(&self) -> usize {
+        match self {
+            Backbone::Vit(v) => v.dim,
+        }
+    }
+
+    /// Blocks whose class rows can be asked for, the last one included ([`Earlier`]).
+    pub const fn blocks(&self) -> usize {
+        match self {
+            Backbone::Vit(v) => v.depth,
+        }
+    }
+
+    /// Rows and columns of the patch tokens of an image of such a group ([`Gives::tokens`]).
+    pub const fn grid(&self, image: Group) -> [usize; 2] {
+        match self {
+            Backbone::Vit(v) => image.grid(v.patch),
+        }
+    }
+
+    /// Residual branches that stochastic depth may drop: so many scales a crop.
+    pub const fn branches(&self) -> usize {
+        match self {
+            Backbone::Vit(v) => 2 * v.depth,
+        }
+    }
+
+    /// What a pass over these crops costs, in units of its own (tokens): passes are split by it.
+    pub const fn cost(&self, crops: &Crops) -> usize {
+        match self {
+            Backbone::Vit(v) => crops.tokens(v.patch).rows(),
+        }
+    }
+
+    pub const fn extents(&self, crops: &Crops) -> Extents {
+        match self {
+            Backbone::Vit(v) => {
+                Extents { longest: crops.tokens(v.patch).longest(), head_dim: v.dim / v.heads, widest: v.widest() }
+            }
+        }
+    }
+
+    /// Calls `f` for every parameter, in the published order.
+    pub fn params(&self, l: &mut Layout, f: &mut impl FnMut(Spec)) {
+        match self {
+            Backbone::Vit(v) => v.visit(&mut l.weights, f),
+        }
+    }
+
+    /// Elements of its parameters, alignment included.
+    #[allow(clippy::len_without_is_empty)]
+    pub const fn len(&self) -> usize {
+        let mut l = Layout::new();
+        match self {
+            Backbone::Vit(v) => v.weights(&mut l.weights),
+        };
+        l.weights.next
+    }
+
+    /// The network over the crops of a micro-batch: the student's.
+    pub const fn network(&self, crops: Crops, l: &mut Layout) -> Network {
+        match self {
+            Backbone::Vit(v) => Network::Vit(v.network(crops, l)),
+        }
+    }
+
+    /// A network with one pass over all `crops`, which saves nothing, and memory for `queries` rows of attention a crop.
+    pub const fn inference(&self, crops: Crops, output: Output, queries: usize, l: &mut Layout) -> Inference {
+        match self {
+            Backbone::Vit(v) => {
+                let (network, pixels, pass, attention) = v.inference(crops, output, queries, l);
+                Inference { network: Network::Vit(network), pixels, pass: Pass::Vit(pass), attention }
+            }
+        }
+    }
+
+    pub(crate) const fn flat(&self) -> FlatShape {
+        match self {
+            Backbone::Vit(v) => v.flat(),
+        }
+    }
+
+    /// The shape with these numbers; an unknown rule for positions is handed back.
+    pub(crate) const fn from_flat(shape: FlatShape) -> Result<Backbone, usize> {
+        match Vit::from_flat(shape) {
+            Ok(v) => Ok(Backbone::Vit(v)),
+            Err(unknown) => Err(unknown),
+        }
+    }
+}
+
+impl Network {
+    /// The teacher beside this student: its weights are `by` elements further on, its crops are the first of these, and it reads the same
+    /// input.
+    pub const fn teacher(&self, by: usize, crops: Crops, l: &mut Layout) -> Network {
+        match self {
+            Network::Vit(n) => Network::Vit(n.teacher(by, crops, l)),
+        }
+    }
+
+    /// Where the pixels of a micro-batch are written, every group (count, channels, height, width). `passes` is where the passes begin:
+    /// pixels that nothing reads after [`Network::prepare`] are stored there, and overwritten.
+    pub const fn pixels(&self, passes: &mut Layout) -> Act {
+        match self {
+            Network::Vit(n) => n.pixels(passes),
+        }
+    }
+
+    /// What [`Network::prepare`] writes for the passes to read.
+    pub const fn input(&self) -> Act {
+        match self {
+            Network::Vit(n) => n.patches,
+        }
+    }
+
+    /// A forward pass over `count` of its crops from crop `first` on. `drop`: the stochastic-depth scales (branches, crops), or empty.
+    pub const fn pass(
+        &self,
+        [first, count]: [usize; 2],
+        output: Output,
+        save: Save,
+        drop: State,
+        l: &mut Layout,
+    ) -> Pass {
+        match self {
+            Network::Vit(n) => Pass::Vit(n.pass([first, count], output, save, drop, l)),
+        }
+    }
+
+    /// Writes what the state pool holds of it before the first step.
+    pub fn initial_state<T: Real>(&self, state: &mut [T]) {
+        match self {
+            Network::Vit(n) => n.initial_state(state),
+        }
+    }
+
+    /// Once a step: what the weights alone determine.
+    pub fn begin<O: Forward>(&self, o: &mut O) {
+        match self {
+            Network::Vit(n) => n.begin(o),
+        }
+    }
+
+    /// Once a micro-batch: what passes read, the teacher's too, made from the pixels.
+    pub fn prepare<O: Forward>(&self, o: &mut O, pixels: Act) {
+        match self {
+            Network::Vit(n) => n.prepare(o, pixels),
+        }
+    }
+
+    /// Calls `f` for every span that outlives a pass, the input aside, its name beginning with `part`.
+    pub fn spans(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span, Ragged)) {
+        match self {
+            Network::Vit(n) => n.positions.visit(part, f),
+        }
+    }
+}
+
+impl Pass {
+    /// The same with scratch for a backward pass. It must save what that reads.
+    pub const fn with_gradients(self, l: &mut Layout) -> Pass {
+        match self {
+            Pass::Vit(p) => Pass::Vit(p.with_gradients(l)),
+        }
+    }
+
+    /// From the input to the output at [`Pass::y`].
+    pub fn forward<O: Forward>(&self, o: &mut O) {
+        match self {
+            Pass::Vit(p) => p.forward(o),
+        }
+    }
+
+    /// The same; beside the output it leaves the class rows of earlier blocks.
+    pub fn forward_keeping<O: Forward>(&self, o: &mut O, kept: &Earlier) {
+        match self {
+            Pass::Vit(p) => p.forward_keeping(o, kept),
+        }
+    }
+
+    /// From the gradient at [`Pass::dy`] to every parameter's.
+    pub fn backward<O: Backward>(&self, o: &mut O) {
+        match self {
+            Pass::Vit(p) => p.backward(o),
+        }
+    }
+
+    /// The output: (crops, C), or all rows of a dense pass.
+    pub const fn y(&self) -> Act {
+        match self {
+            Pass::Vit(p) => p.acts.y(),
+        }
+    }
+
+    /// The gradient of the output (crops, C), which the head sets.
+    pub const fn dy(&self) -> Act {
+        match self {
+            Pass::Vit(p) => p.grads.dy,
+        }
+    }
+
+    /// After a dense pass: the last layer's attention of the first `queries` rows of every crop.
+    pub fn attention<O: Forward>(&self, o: &mut O, y: Act, queries: usize) {
+        match self {
+            Pass::Vit(p) => p.attention(o, y, queries),
+        }
+    }
+
+    /// Draws the stochastic-depth scales (branches, crops) of a pass over `views` of `images`, which are ids; crops are view-major.
+    pub fn draw<T: Real>(&self, scales: &mut [T], key: DropPath, views: Range<usize>, images: &[u32]) {
+        match self {
+            Pass::Vit(p) => p.draw(scales, key, views, images),
+        }
+    }
+
+    /// Calls `f` for every span that the forward pass writes, with the rows of a crop that it has, its name beginning with `part`.
+    pub fn spans(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span, Ragged)) {
+        match self {
+            Pass::Vit(p) => p.spans(part, f),
+        }
+    }
+
+    /// The same of the backward pass.
+    pub fn gradient_spans(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span, Ragged)) {
+        match self {
+            Pass::Vit(p) => p.gradient_spans(part, f),
+        }
+    }
+
+    /// Offers every matrix of the pass, parts of spans that some ops use with other rows included.
+    pub(crate) fn find(&self, lookup: &mut Lookup) {
+        let mut offer = |_, pool, span, rows| {
+            if pool == Pool::Acts {
+                lookup.offer(span, rows);
+            }
+        };
+        self.spans("", &mut offer);
+        self.gradient_spans("", &mut offer);
+        match self {
+            Pass::Vit(p) => p.reused(&mut |span, rows| lookup.offer(span, rows)),
+        }
+    }
+}
 
 /// Every parameter of one network, backbone first: the single source of offsets, initializers, roles and checkpoint keys.
 /// The teacher has the same table, [`Table::len`] elements further on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Table {
-    pub backbone: Vit,
+    pub backbone: Backbone,
     pub head: Head,
 }
 
 impl Table {
     /// Calls `f` for every parameter, in the published order.
     pub fn visit(&self, mut f: impl FnMut(Spec)) {
-        let mut c = Cursor::new();
-        self.backbone.visit(&mut c, &mut f);
-        self.head.visit(&mut c, &mut f);
+        let mut l = Layout::new();
+        self.backbone.params(&mut l, &mut f);
+        self.head.visit(&mut l.weights, &mut f);
     }
 
     /// Elements of one network, alignment included.
     pub const fn len(&self) -> usize {
-        let mut c = Cursor::new();
-        self.backbone.weights(&mut c);
+        let mut c = Cursor { next: self.backbone.len() };
         self.head.weights(&mut c);
         c.next
     }
@@ -41,9 +440,7 @@ impl Table {
 
     /// Elements of the backbone alone: a prefix of the network, so that inference needs no more.
     pub const fn backbone_len(&self) -> usize {
-        let mut c = Cursor::new();
-        self.backbone.weights(&mut c);
-        c.next
+        self.backbone.len()
     }
 
     /// Number of tensors.

@@ -13,7 +13,7 @@ mod center;
 
 use crate::backend::{LossSpans, Prototypes, StudentRows, TargetRows, Update};
 use crate::dims::{LossDims, Rows};
-use crate::mem::{Act, Cursor, Stat, State};
+use crate::mem::{Act, Layout, Stat, State};
 use crate::scalars::monitor;
 
 /// How the teacher's rows become targets.
@@ -49,16 +49,9 @@ pub struct TargetSpans {
 
 impl TargetSpans {
     /// Lays out what is formed of `rows` teacher rows `z`; `n` is (K, bottleneck).
-    pub const fn new(
-        z: Act,
-        rows: usize,
-        prototypes: Prototypes,
-        n: Rows,
-        s: &mut Cursor,
-        t: &mut Cursor,
-    ) -> TargetSpans {
-        let (lse, entropy) = (s.stat(2 * rows), s.stat(rows));
-        let (offset, sum) = (t.state(n.rows), t.state(n.cols));
+    pub const fn new(z: Act, rows: usize, prototypes: Prototypes, n: Rows, l: &mut Layout) -> TargetSpans {
+        let (lse, entropy) = (l.stat(2 * rows), l.stat(rows));
+        let (offset, sum) = (l.state(n.rows), l.state(n.cols));
         TargetSpans { rows: TargetRows { z, lse, prototypes, offset }, entropy, sum }
     }
 }

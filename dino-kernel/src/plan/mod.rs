@@ -8,16 +8,16 @@ mod spans;
 
 use crate::crops::{Crops, Group};
 use crate::dims::{LossDims, Rows};
-use crate::mem::{Act, Cursor, Span, Stat, State, max};
+use crate::mem::{Act, Layout, Pool, Span, Stat, State, max};
+pub use crate::model::PlanError;
 use crate::model::head::{HeadActs, HeadGrads, HeadWeights};
-use crate::model::vit::drop_path::DropPath;
-use crate::model::vit::{Output, PositionActs, Save, VitActs, VitGrads, VitWeights};
-use crate::model::{Head, Table, Vit};
+use crate::model::spans::Lookup;
+use crate::model::{Backbone, DropPath, Extents, Head, Network, Output, Pass, Save, Table};
 use crate::objective::{Objective, TargetSpans};
 use crate::optim::{Optimizer, TeacherRule};
+use crate::params::Name;
 use crate::real::Real;
 use crate::scalars::{hyper, monitor};
-pub use check::PlanError;
 use check::check;
 pub use features::{BlocksPlan, FeaturePlan};
 pub use shards::Sharding;
@@ -25,7 +25,7 @@ pub use shards::Sharding;
 /// What a training plan is made for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Config {
-    pub backbone: Vit,
+    pub backbone: Backbone,
     pub head: Head,
     pub objective: Objective,
     pub optimizer: Optimizer,
@@ -76,27 +76,23 @@ impl Pools {
     }
 }
 
-/// One network's parameters, and what a step makes of them alone.
+/// The student or the teacher: a backbone, a head, and what a step makes of their parameters alone.
 #[derive(Clone, Copy, Debug)]
-pub struct Network {
-    pub weights: VitWeights,
+pub struct Net {
+    pub backbone: Network,
     pub head_weights: HeadWeights,
-    pub positions: PositionActs,
     /// g / |v| of every prototype.
     pub scale: Stat,
 }
 
 /// The student's forward and backward pass over some views of a micro-batch. Passes run one after another in the same scratch; of
-/// `patches`, `loss`, `lse` and the stochastic-depth scales each has its own part.
+/// `loss`, `lse` and the stochastic-depth scales each has its own part.
 #[derive(Clone, Copy, Debug)]
-pub struct Pass {
+pub struct StudentPass {
     /// Which views, and what the loss makes of them: images * views rows.
     pub dims: LossDims,
-    /// The crops' patches (patches, patch_len).
-    pub patches: Act,
-    pub acts: VitActs,
+    pub backbone: Pass,
     pub head: HeadActs,
-    pub grads: VitGrads,
     pub head_grads: HeadGrads,
     /// Cross-entropy of every row with its targets (rows).
     pub loss: Stat,
@@ -113,20 +109,18 @@ pub struct Plan {
     pub pools: Pools,
     /// The micro-batch's crops, every group (count, channels, height, width), view-major within a group. Later ops write over them.
     pub pixels: Act,
-    /// Their patches (im2col), a row each.
-    pub patches: Act,
     /// Stochastic-depth scales of a micro-batch, pass by pass (depth, branches, crops); empty without.
     pub drop: State,
-    pub student: Network,
-    pub teacher: Network,
+    pub student: Net,
+    pub teacher: Net,
     /// The teacher's pass over the global crops.
-    pub teacher_acts: VitActs,
+    pub teacher_pass: Pass,
     pub teacher_head: HeadActs,
-    /// Where the scratch that the student's passes share begins.
-    scratch: (Cursor, Cursor),
+    /// Where the memory that all passes share begins.
+    passes: Layout,
     /// One a row of the student, all passes.
     pub loss: Stat,
-    /// As [`Pass::lse`], all passes.
+    /// As [`StudentPass::lse`], all passes.
     pub lse: Stat,
     /// The teacher's rows, and what the objective makes of them.
     pub targets: TargetSpans,
@@ -161,53 +155,51 @@ impl Plan {
         if let Err(e) = sharding.check(config.batch / config.micro_batch) {
             return Err(e);
         }
-        let Config { backbone: vit, head, views, micro_batch, drop_path, .. } = config;
-        let table = Table { backbone: vit, head };
+        let Config { backbone, head, views, micro_batch, drop_path, .. } = config;
+        let table = Table { backbone, head };
         let crops = times(views, micro_batch);
         let globals = Crops::one(crops.group(0));
         let (rows, rows_teacher) = (crops.count(), globals.count());
-        let (mut w, mut a, mut s, mut t) = (Cursor::new(), Cursor::new(), Cursor::new(), Cursor::new());
-        let (weights, head_weights) = (vit.weights(&mut w), head.weights(&mut w));
+        let mut l = Layout::new();
 
-        // What outlives a pass comes first. The pixels, which are not read again once they are patches, the teacher's pass and the
-        // student's passes share the rest, for they come one after another.
-        let patches = a.act(crops.patches(vit.patch) * vit.patch_len());
-        let positions = vit.positions(crops, &mut a, &mut t);
-        let positions_teacher = vit.positions(globals, &mut a, &mut t);
-        let teacher_head = head.acts(rows_teacher, false, &mut a, &mut s);
-        let student = Network { weights, head_weights, positions, scale: s.stat(head.prototypes) };
-        let teacher = Network {
-            weights: weights.shift(table.len()),
+        // What outlives a pass comes first. The teacher's pass and the student's passes share the rest, for they come one after another;
+        // so do pixels that are not read again once the passes' input is made of them.
+        let network = backbone.network(crops, &mut l);
+        let head_weights = head.weights(&mut l.weights);
+        let network_teacher = network.teacher(table.len(), globals, &mut l);
+        let teacher_head = head.acts(rows_teacher, false, &mut l);
+        let student = Net { backbone: network, head_weights, scale: l.stat(head.prototypes) };
+        let teacher = Net {
+            backbone: network_teacher,
             head_weights: head_weights.shift(table.len()),
-            positions: positions_teacher,
-            scale: s.stat(head.prototypes),
+            scale: l.stat(head.prototypes),
         };
-        let (loss, lse) = (s.stat(rows), s.stat(2 * rows));
-        let drop = t.state(if drop_path { vit.depth * 2 * rows } else { 0 });
+        let (loss, lse) = (l.stat(rows), l.stat(2 * rows));
+        let drop = l.state(if drop_path { backbone.branches() * rows } else { 0 });
         let prototypes = head.prototypes(&teacher.head_weights, teacher.scale);
         let n = Rows { rows: head.prototypes, cols: head.bottleneck };
-        let targets = TargetSpans::new(teacher_head.z, rows_teacher, prototypes, n, &mut s, &mut t);
-        let scratch = (a, s);
-        let mut input = a;
-        let pixels = input.act(crops.pixels() * vit.channels);
-        let teacher_acts =
-            vit.acts(globals, positions_teacher, Output::Class, Save::Nothing, State::EMPTY, &mut a, &mut s);
-
+        let targets = TargetSpans::new(teacher_head.z, rows_teacher, prototypes, n, &mut l);
         let Some(kept) = sharding.kept_len(&table) else { return Err(PlanError::TooLarge) };
-        let shard_sums = t.state(kept);
-        let (hyper, monitor) = (t.state(hyper::LEN), t.state(monitor::LEN));
+        let shard_sums = l.state(kept);
+        let (hyper, monitor) = (l.state(hyper::LEN), l.state(monitor::LEN));
+
+        let passes = l;
+        let mut early = passes;
+        let pixels = network.pixels(&mut early);
+        let teacher_pass = network_teacher.pass([0, rows_teacher], Output::Class, Save::Nothing, State::EMPTY, &mut l);
+        let Extents { longest, head_dim, widest } = backbone.extents(&crops);
         let pools = Pools {
             weights: 2 * table.len(),
             grads: table.len(),
             slots: config.optimizer.slots().len() * table.len(),
-            acts: max(a.next, input.next),
-            stats: s.next,
-            state: t.next,
+            acts: max(l.acts.next, early.acts.next),
+            stats: l.stats.next,
+            state: l.state.next,
             input: pixels.len() + drop.len(),
             loss: LossDims::NONE,
-            longest: crops.tokens(vit.patch).longest(),
-            head_dim: vit.dim / vit.heads,
-            widest: max(vit.widest(), max(head.inp, max(head.hidden, head.bottleneck))),
+            longest,
+            head_dim,
+            widest: max(widest, max(head.inp, max(head.hidden, head.bottleneck))),
         };
         let mut plan = Plan {
             config,
@@ -215,13 +207,12 @@ impl Plan {
             table,
             pools,
             pixels,
-            patches,
             drop,
             student,
             teacher,
-            teacher_acts,
+            teacher_pass,
             teacher_head,
-            scratch,
+            passes,
             loss,
             lse,
             targets,
@@ -232,8 +223,8 @@ impl Plan {
         let mut view = 0;
         while view < plan.views() {
             let (pass, end) = plan.pass(view);
-            plan.pools.acts = max(plan.pools.acts, end.0.next);
-            plan.pools.stats = max(plan.pools.stats, end.1.next);
+            plan.pools.acts = max(plan.pools.acts, end.acts.next);
+            plan.pools.stats = max(plan.pools.stats, end.stats.next);
             if pass.dims.rows() > plan.pools.loss.rows() {
                 plan.pools.loss = pass.dims;
             }
@@ -243,7 +234,7 @@ impl Plan {
     }
 
     /// The passes of the student over a micro-batch, together over all views in their order.
-    pub fn passes(&self) -> impl Iterator<Item = Pass> + '_ {
+    pub fn passes(&self) -> impl Iterator<Item = StudentPass> + '_ {
         let mut view = 0;
         core::iter::from_fn(move || {
             let pass = (view < self.views()).then(|| self.pass(view).0)?;
@@ -254,44 +245,42 @@ impl Plan {
 
     /// How many views from `first` on go through the student together.
     const fn views_at_once(&self, first: usize) -> usize {
-        let (views, patch) = (&self.config.views, self.table.backbone.patch);
+        let (views, backbone) = (&self.config.views, &self.table.backbone);
         if !self.config.stream_crops {
             return self.views() - first;
         }
-        let most = views.tokens(patch).longest();
+        let (mut most, mut i) = (0, 0);
+        while i < views.len() {
+            most = max(most, backbone.cost(&Crops::one(Group { count: 1, ..views.group(i) })));
+            i += 1;
+        }
         let mut n = 1;
-        while first + n < self.views() && views.part(first, n + 1).tokens(patch).rows() <= most {
+        while first + n < self.views() && backbone.cost(&views.part(first, n + 1)) <= most {
             n += 1;
         }
         n
     }
 
     /// The pass that begins with view `first`, and where what it takes of activations and statistics ends.
-    const fn pass(&self, first: usize) -> (Pass, (Cursor, Cursor)) {
-        let Config { views, micro_batch, recompute, .. } = self.config;
-        let (vit, head, (mut a, mut s)) = (&self.table.backbone, &self.table.head, self.scratch);
+    const fn pass(&self, first: usize) -> (StudentPass, Layout) {
+        let Config { micro_batch, recompute, .. } = self.config;
+        let (head, mut l) = (&self.table.head, self.passes);
         let n = self.views_at_once(first);
-        let (before, crops) = (times(views.part(0, first), micro_batch), times(views.part(first, n), micro_batch));
-        let (row, rows) = (before.count(), crops.count());
-        let positions = self.student.positions.part(views.group_of(first), crops);
-        let scales = if self.drop.len() == 0 { 0 } else { 2 * vit.depth };
+        let (row, rows) = (first * micro_batch, n * micro_batch);
+        let scales = if self.drop.len() == 0 { 0 } else { self.table.backbone.branches() };
         let drop = self.drop.part(scales * row, scales * rows);
         let save = if recompute { Save::Least } else { Save::All };
-        let acts = vit.acts(crops, positions, Output::Class, save, drop, &mut a, &mut s);
-        let head_acts = head.acts(rows, true, &mut a, &mut s);
-        let pass = Pass {
+        let backbone = self.student.backbone.pass([row, rows], Output::Class, save, drop, &mut l);
+        let head_acts = head.acts(rows, true, &mut l);
+        let pass = StudentPass {
             dims: LossDims { first_view: first, views: n, ..self.loss_dims() },
-            patches: self
-                .patches
-                .part(before.patches(vit.patch) * vit.patch_len(), crops.patches(vit.patch) * vit.patch_len()),
-            acts,
+            backbone: backbone.with_gradients(&mut l),
             head: head_acts,
-            grads: vit.grads(&acts, &mut a),
-            head_grads: head.grads(rows, &mut a),
+            head_grads: head.grads(rows, &mut l),
             loss: self.loss.part(row, rows),
             lse: self.lse.part(2 * row, 2 * rows),
         };
-        (pass, (a, s))
+        (pass, l)
     }
 
     /// Crops of one image.
@@ -331,17 +320,11 @@ impl Plan {
         }
     }
 
-    /// The patches of the global crops.
-    pub const fn teacher_patches(&self) -> Act {
-        let patches = self.teacher_acts.crops().patches(self.table.backbone.patch);
-        self.patches.part(0, patches * self.table.backbone.patch_len())
-    }
-
-    /// What the state pool holds before the first step: the position matrices; all else is zero.
+    /// What the state pool holds before the first step: what the networks keep there; all else is zero.
     pub fn initial_state<T: Real>(&self, state: &mut [T]) {
         state.fill(T::ZERO);
-        self.table.backbone.position_matrices(&self.student.positions, state);
-        self.table.backbone.position_matrices(&self.teacher.positions, state);
+        self.student.backbone.initial_state(state);
+        self.teacher.backbone.initial_state(state);
     }
 
     /// The stochastic-depth scales of a micro-batch, in the layout of `self.drop`. `images` are the ids of the micro-batch's images.
@@ -349,21 +332,39 @@ impl Plan {
         if scales.is_empty() {
             return;
         }
-        let (vit, mut rest) = (&self.table.backbone, scales);
+        let (branches, mut rest) = (self.table.backbone.branches(), scales);
         for pass in self.passes() {
             let views = pass.dims.first_view..pass.dims.first_view + pass.dims.views;
             let part;
-            (part, rest) = rest.split_at_mut(pass.acts.drop().len());
-            vit.draw_drop_path(part, DropPath { seed, epoch, rate }, views, images);
+            (part, rest) = rest.split_at_mut(branches * pass.dims.rows());
+            pass.backbone.draw(part, DropPath { seed, epoch, rate }, views, images);
         }
     }
 
-    /// Which crop of the micro-batch element `index` of an activation span belongs to, that a pass over views from `first_view` on has
-    /// written: (view, image of the micro-batch). Known are patches, rows of the token matrix, and rows of one a crop.
-    pub fn locate(&self, acts: &VitActs, first_view: usize, span: Span, index: usize) -> Option<(usize, usize)> {
-        let (vit, head) = (&self.table.backbone, &self.table.head);
-        let widest = max(max(3 * vit.dim, vit.mlp), max(head.hidden, head.bottleneck));
-        let crop = acts.crop_of(span, index, vit.dim, widest)?;
+    /// Which crop of the micro-batch element `index` of a span of activations belongs to, that a pass has written: (view, image of the
+    /// micro-batch). `pass` is the number of one of the student's passes, or none for the teacher's.
+    pub fn locate(&self, pass: Option<usize>, span: Span, index: usize) -> Option<(usize, usize)> {
+        let mut lookup = Lookup::of(span);
+        let mut offer = |_: Name, pool, span, rows| {
+            if pool == Pool::Acts {
+                lookup.offer(span, rows);
+            }
+        };
+        let first_view = match pass {
+            None => {
+                self.teacher_head.visit("", &mut offer);
+                self.teacher_pass.find(&mut lookup);
+                0
+            }
+            Some(i) => {
+                let pass = self.passes().nth(i)?;
+                pass.head.visit("", &mut offer);
+                pass.head_grads.visit("", &mut offer);
+                pass.backbone.find(&mut lookup);
+                pass.dims.first_view
+            }
+        };
+        let crop = lookup.crop(index)?;
         Some((first_view + crop / self.config.micro_batch, crop % self.config.micro_batch))
     }
 }

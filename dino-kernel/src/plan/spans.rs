@@ -1,6 +1,7 @@
 //! The names of everything a plan lays out, for printed plans.
 
 use super::Plan;
+use crate::crops::Ragged;
 use crate::mem::{Pool, Span};
 use crate::model::spans::pass_on;
 use crate::params::Name;
@@ -11,15 +12,15 @@ impl Plan {
     /// pass, for spans of one. The student's passes run one after another in the same scratch, the teacher's before them; the pixels are
     /// there too, until they are patches.
     pub fn visit_spans(&self, mut f: impl FnMut(Option<usize>, Name, Pool, Span)) {
-        let depth = self.table.backbone.depth;
-        let mut step = |name, pool, span| f(None, name, pool, span);
-        let spans = [("pixels", Pool::Acts, self.pixels.0), ("patches", Pool::Acts, self.patches.0)];
-        pass_on(&mut step, "step.", "", 0, spans);
+        let mut step = |name, pool, span, _| f(None, name, pool, span);
+        let none = Ragged::EMPTY;
+        let spans = [("pixels", Pool::Acts, self.pixels.0), ("patches", Pool::Acts, self.student.backbone.input().0)];
+        pass_on(&mut step, "step.", "", 0, none, spans);
         for (part, n) in [("teacher.", &self.teacher), ("student.", &self.student)] {
-            n.positions.visit(part, &mut step);
-            pass_on(&mut step, part, "", 0, [("head.scale", Pool::Stats, n.scale.0)]);
+            n.backbone.spans(part, &mut step);
+            pass_on(&mut step, part, "", 0, none, [("head.scale", Pool::Stats, n.scale.0)]);
         }
-        self.teacher_acts.visit(depth, "teacher.", &mut step);
+        self.teacher_pass.spans("teacher.", &mut step);
         self.teacher_head.visit("teacher.", &mut step);
         let spans = [
             ("drop_path", Pool::State, self.drop.0),
@@ -33,13 +34,13 @@ impl Plan {
             ("hyper", Pool::State, self.hyper.0),
             ("monitor", Pool::State, self.monitor.0),
         ];
-        pass_on(&mut step, "step.", "", 0, spans);
+        pass_on(&mut step, "step.", "", 0, none, spans);
         for (i, pass) in self.passes().enumerate() {
-            let mut student = |name, pool, span| f(Some(i), name, pool, span);
-            pass.acts.visit(depth, "student.", &mut student);
+            let mut student = |name, pool, span, _| f(Some(i), name, pool, span);
+            pass.backbone.spans("student.", &mut student);
             pass.head.visit("student.", &mut student);
             pass.head_grads.visit("gradient.", &mut student);
-            pass.grads.visit("gradient.", &mut student);
+            pass.backbone.gradient_spans("gradient.", &mut student);
         }
     }
 }

@@ -44,7 +44,13 @@ impl DropPath {
 
 impl Vit {
     /// The scales (depth, branches, crops) of a pass over `views` of `images`, which are ids; crops are view-major.
-    pub fn draw_drop_path<T: Real>(&self, scales: &mut [T], draw: DropPath, views: Range<usize>, images: &[u32]) {
+    pub(super) fn draw_drop_path<T: Real>(
+        &self,
+        scales: &mut [T],
+        draw: DropPath,
+        views: Range<usize>,
+        images: &[u32],
+    ) {
         let mut scales = scales.iter_mut();
         for (block, branch) in (0..self.depth).flat_map(|block| Branch::ALL.map(|branch| (block, branch))) {
             for view in views.clone() {

@@ -3,7 +3,7 @@
 use super::{Output, Save, Vit};
 use crate::backend::{Attention, ClassQkv, NormStats};
 use crate::crops::{Crops, MAX_GROUPS, Ragged};
-use crate::mem::{Act, Cursor, Span, State};
+use crate::mem::{Act, Cursor, Layout, State};
 use crate::ops::position;
 use crate::real::Real;
 
@@ -15,13 +15,13 @@ pub(super) struct Norm {
 }
 
 impl Norm {
-    const fn take(rows: usize, cols: usize, a: &mut Cursor, s: &mut Cursor) -> Norm {
-        Norm::at(a.act(rows * cols), rows, s)
+    const fn take(rows: usize, cols: usize, l: &mut Layout) -> Norm {
+        Norm::at(l.act(rows * cols), rows, l)
     }
 
     /// With an output span of the caller's.
-    const fn at(y: Act, rows: usize, s: &mut Cursor) -> Norm {
-        Norm { y, stats: NormStats { mean: s.stat(rows), rstd: s.stat(rows) } }
+    const fn at(y: Act, rows: usize, l: &mut Layout) -> Norm {
+        Norm { y, stats: NormStats { mean: l.stat(rows), rstd: l.stat(rows) } }
     }
 
     const fn shift(&self, acts: usize, stats: usize) -> Norm {
@@ -40,8 +40,8 @@ pub(super) struct MlpActs {
 }
 
 impl MlpActs {
-    const fn take(rows: usize, v: &Vit, a: &mut Cursor, s: &mut Cursor) -> MlpActs {
-        MlpActs { rows, norm: Norm::take(rows, v.dim, a, s), fc1: a.act(rows * v.mlp), gelu: a.act(rows * v.mlp) }
+    const fn take(rows: usize, v: &Vit, l: &mut Layout) -> MlpActs {
+        MlpActs { rows, norm: Norm::take(rows, v.dim, l), fc1: l.act(rows * v.mlp), gelu: l.act(rows * v.mlp) }
     }
 
     const fn shift(&self, acts: usize, stats: usize) -> MlpActs {
@@ -65,26 +65,20 @@ pub(super) struct BlockActs {
 }
 
 impl BlockActs {
-    const fn take(rows: usize, v: &Vit, a: &mut Cursor, s: &mut Cursor) -> BlockActs {
-        let (norm, mlp_norm) = (a.act(rows * v.dim), a.act(rows * v.dim));
-        let gelu = a.act(rows * v.mlp);
-        BlockActs::around([norm, mlp_norm, gelu], rows, v, a, s)
+    const fn take(rows: usize, v: &Vit, l: &mut Layout) -> BlockActs {
+        let (norm, mlp_norm) = (l.act(rows * v.dim), l.act(rows * v.dim));
+        let gelu = l.act(rows * v.mlp);
+        BlockActs::around([norm, mlp_norm, gelu], rows, v, l)
     }
 
     /// With spans of the caller's for both norms' outputs and the GELU's.
-    const fn around(
-        [norm, mlp_norm, gelu]: [Act; 3],
-        rows: usize,
-        v: &Vit,
-        a: &mut Cursor,
-        s: &mut Cursor,
-    ) -> BlockActs {
+    const fn around([norm, mlp_norm, gelu]: [Act; 3], rows: usize, v: &Vit, l: &mut Layout) -> BlockActs {
         BlockActs {
-            norm: Norm::at(norm, rows, s),
-            qkv: a.act(rows * 3 * v.dim),
-            attn: Attention { y: a.act(rows * v.dim), lse: s.stat(rows * v.heads) },
-            residual: a.act(rows * v.dim),
-            mlp: MlpActs { rows, norm: Norm::at(mlp_norm, rows, s), fc1: a.act(rows * v.mlp), gelu },
+            norm: Norm::at(norm, rows, l),
+            qkv: l.act(rows * 3 * v.dim),
+            attn: Attention { y: l.act(rows * v.dim), lse: l.stat(rows * v.heads) },
+            residual: l.act(rows * v.dim),
+            mlp: MlpActs { rows, norm: Norm::at(mlp_norm, rows, l), fc1: l.act(rows * v.mlp), gelu },
         }
     }
 
@@ -120,19 +114,19 @@ pub(super) struct ClassActs {
 }
 
 impl ClassActs {
-    const fn take(rows: usize, crops: usize, v: &Vit, a: &mut Cursor, s: &mut Cursor) -> ClassActs {
+    const fn take(rows: usize, crops: usize, v: &Vit, l: &mut Layout) -> ClassActs {
         let wide = crops * v.dim;
-        let norm = Norm::take(rows, v.dim, a, s);
-        let (kv, norm_class) = (a.act(rows * 2 * v.dim), a.act(wide));
+        let norm = Norm::take(rows, v.dim, l);
+        let (kv, norm_class) = (l.act(rows * 2 * v.dim), l.act(wide));
         ClassActs {
             norm,
             norm_class,
-            qkv: ClassQkv { q: a.act(wide), kv },
-            attn: Attention { y: a.act(wide), lse: s.stat(crops * v.heads) },
-            x: a.act(wide),
-            residual: a.act(wide),
-            mlp: MlpActs::take(crops, v, a, s),
-            out: a.act(wide),
+            qkv: ClassQkv { q: l.act(wide), kv },
+            attn: Attention { y: l.act(wide), lse: l.stat(crops * v.heads) },
+            x: l.act(wide),
+            residual: l.act(wide),
+            mlp: MlpActs::take(crops, v, l),
+            out: l.act(wide),
         }
     }
 }
@@ -160,7 +154,7 @@ impl PositionActs {
     }
 
     /// Those of `crops` alone, whose groups have the sizes of these from group `first` on.
-    pub const fn part(&self, first: usize, crops: Crops) -> PositionActs {
+    pub(super) const fn part(&self, first: usize, crops: Crops) -> PositionActs {
         let (mut groups, mut i) = (self.groups, 0);
         while i < crops.len() {
             groups[i] = self.groups[first + i];
@@ -206,6 +200,22 @@ pub struct VitGrads {
     pub(super) d_norm_class: Act,
 }
 
+impl VitGrads {
+    /// Of a pass that is not followed by a backward pass.
+    pub(super) const EMPTY: VitGrads = VitGrads {
+        dy: Act::EMPTY,
+        dx: Act::EMPTY,
+        d_norm: Act::EMPTY,
+        d_branch: Act::EMPTY,
+        d_attn: Act::EMPTY,
+        d_qkv: Act::EMPTY,
+        d_gelu: Act::EMPTY,
+        d_class: Act::EMPTY,
+        d_q: Act::EMPTY,
+        d_norm_class: Act::EMPTY,
+    };
+}
+
 impl VitActs {
     /// The output: (crops, C) or (rows, C), normalized.
     pub const fn y(&self) -> Act {
@@ -217,7 +227,7 @@ impl VitActs {
     }
 
     /// The end of the embedded patches, which are the first span that a pass writes.
-    pub(crate) const fn end_of_embedded(&self) -> usize {
+    pub(super) const fn end_of_embedded(&self) -> usize {
         self.embedded.0.at + self.embedded.len()
     }
 
@@ -237,25 +247,6 @@ impl VitActs {
         self.x.shift(step * len)
     }
 
-    /// The crop that element `index` of `span` is of: of the embedded patches or the first stream, of a matrix of a row a token, or of a
-    /// row a crop, no wider than `widest`. C is `dim`.
-    pub(crate) fn crop_of(&self, span: Span, index: usize, dim: usize, widest: usize) -> Option<usize> {
-        let inside = |of: Act| {
-            let inside = of.0.at <= span.at && span.at + span.len <= of.0.at + of.len();
-            inside.then(|| (span.at + index - of.0.at) / dim)
-        };
-        if let Some(row) = inside(self.embedded) {
-            return self.tokens.patches().crop_of(row);
-        }
-        if let Some(row) = inside(self.stream(0)) {
-            return self.tokens.crop_of(row);
-        }
-        let rows = [self.tokens, Ragged::single(self.crops.count())];
-        let fits = |r: &&Ragged| span.len.is_multiple_of(r.rows()) && (1..=widest).contains(&(span.len / r.rows()));
-        let rows = rows.iter().find(fits)?;
-        rows.crop_of(index / (span.len / rows.rows()))
-    }
-
     pub(super) const fn full(&self, i: usize) -> BlockActs {
         let own = self.block.shift(i * self.stride[0], i * self.stride[1]);
         match self.save {
@@ -268,27 +259,26 @@ impl VitActs {
 
 impl Vit {
     /// Handles of the resized position tables of `crops`. They outlive a pass; counts do not matter, only sizes.
-    pub const fn positions(&self, crops: Crops, a: &mut Cursor, t: &mut Cursor) -> PositionActs {
+    pub(super) const fn positions(&self, crops: Crops, l: &mut Layout) -> PositionActs {
         let mut groups = [Positions { y: Act::EMPTY, rows: State::EMPTY, cols: State::EMPTY }; MAX_GROUPS];
         let (mut i, side) = (0, self.side());
         while i < crops.len() {
             let [r, c] = crops.group(i).grid(self.patch);
-            groups[i] = Positions { y: a.act(r * c * self.dim), rows: t.state(r * side), cols: t.state(c * side) };
+            groups[i] = Positions { y: l.act(r * c * self.dim), rows: l.state(r * side), cols: l.state(c * side) };
             i += 1;
         }
         PositionActs { crops, groups }
     }
 
     /// Where a pass writes. `drop`: its stochastic-depth scales (depth, 2 branches, crops), or empty.
-    pub const fn acts(
+    pub(super) const fn acts(
         &self,
         crops: Crops,
         positions: PositionActs,
         output: Output,
         save: Save,
         drop: State,
-        a: &mut Cursor,
-        s: &mut Cursor,
+        l: &mut Layout,
     ) -> VitActs {
         let tokens = crops.tokens(self.patch);
         let (rows, count) = (tokens.rows(), crops.count());
@@ -297,28 +287,28 @@ impl Vit {
             Output::Dense => self.depth,
         };
         let blocks = if matches!(save, Save::Nothing) && full > 0 { 1 } else { full };
-        let embedded = a.act(crops.patches(self.patch) * self.dim);
-        let x = a.act(rows * self.dim);
-        a.next += blocks * (a.next - x.0.at);
+        let embedded = l.act(crops.patches(self.patch) * self.dim);
+        let x = l.act(rows * self.dim);
+        l.acts.next += blocks * (l.acts.next - x.0.at);
         let shared = match save {
             Save::Least if full > 0 => {
-                let norm = a.act(rows * self.dim);
-                Some([norm, norm, a.act(rows * self.mlp)])
+                let norm = l.act(rows * self.dim);
+                Some([norm, norm, l.act(rows * self.mlp)])
             }
             _ => None,
         };
-        let (a0, s0) = (a.next, s.next);
+        let (a0, s0) = (l.acts.next, l.stats.next);
         let block = match shared {
-            Some(shared) => BlockActs::around(shared, rows, self, a, s),
-            None => BlockActs::take(rows, self, a, s),
+            Some(shared) => BlockActs::around(shared, rows, self, l),
+            None => BlockActs::take(rows, self, l),
         };
-        let stride = [a.next - a0, s.next - s0];
-        a.next = a0 + blocks * stride[0];
-        s.next = s0 + blocks * stride[1];
-        let branch = a.act(rows * self.dim);
+        let stride = [l.acts.next - a0, l.stats.next - s0];
+        l.acts.next = a0 + blocks * stride[0];
+        l.stats.next = s0 + blocks * stride[1];
+        let branch = l.act(rows * self.dim);
         let (last, norm_rows) = match output {
-            Output::Class => (ClassActs::take(rows, count, self, a, s), count),
-            Output::Dense => (ClassActs::take(0, 0, self, a, s), rows),
+            Output::Class => (ClassActs::take(rows, count, self, l), count),
+            Output::Dense => (ClassActs::take(0, 0, self, l), rows),
         };
         VitActs {
             crops,
@@ -332,31 +322,31 @@ impl Vit {
             stride,
             branch,
             last,
-            norm: Norm::take(norm_rows, self.dim, a, s),
+            norm: Norm::take(norm_rows, self.dim, l),
             drop,
         }
     }
 
     /// Scratch of a backward pass over `v`'s crops.
-    pub const fn grads(&self, v: &VitActs, a: &mut Cursor) -> VitGrads {
+    pub(super) const fn grads(&self, v: &VitActs, l: &mut Layout) -> VitGrads {
         let (rows, crops) = (v.tokens.rows(), v.crops.count());
         let (wide, class) = (rows * self.dim, crops * self.dim);
         VitGrads {
-            dy: a.act(class),
-            dx: a.act(wide),
-            d_norm: a.act(wide),
-            d_branch: a.act(if v.drop.len() > 0 { wide } else { 0 }),
-            d_attn: a.act(wide),
-            d_qkv: a.act(3 * wide),
-            d_gelu: a.act(rows * self.mlp),
-            d_class: a.act(class),
-            d_q: a.act(class),
-            d_norm_class: a.act(class),
+            dy: l.act(class),
+            dx: l.act(wide),
+            d_norm: l.act(wide),
+            d_branch: l.act(if v.drop.len() > 0 { wide } else { 0 }),
+            d_attn: l.act(wide),
+            d_qkv: l.act(3 * wide),
+            d_gelu: l.act(rows * self.mlp),
+            d_class: l.act(class),
+            d_q: l.act(class),
+            d_norm_class: l.act(class),
         }
     }
 
     /// Fills the small matrices of `p` in a copy of the state pool.
-    pub fn position_matrices<T: Real>(&self, p: &PositionActs, state: &mut [T]) {
+    pub(super) fn position_matrices<T: Real>(&self, p: &PositionActs, state: &mut [T]) {
         for (m, &group) in p.groups.iter().zip(p.crops.groups()) {
             let [r, c] = group.grid(self.patch);
             let interpolation = (!position::is_native(group, self.patch, self.side())).then_some(self.positions);

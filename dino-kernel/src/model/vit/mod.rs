@@ -1,5 +1,7 @@
 //! The vision transformer (paper, section 3.2; official `vision_transformer.py`): patches, class token, learned positions, pre-norm
-//! blocks, final norm. The shape is here; parameters are in `vit/weights.rs`, spans in `vit/layout.rs`, the passes in `vit/pass.rs`.
+//! blocks, final norm. The shape is here; a network and its passes, as [`crate::model`] hands them out, are in `vit/network.rs`, parameters
+//! in `vit/weights.rs`, spans in `vit/layout.rs` and their names in `vit/names.rs`, forward and backward in `vit/pass.rs`, what is refused
+//! in `vit/check.rs`, the header of a flat blob in `vit/flat.rs`.
 //!
 //! x += proj(attention(norm1 x));  x += fc2(gelu(fc1(norm2 x))), each branch scaled per crop under stochastic depth.
 //!
@@ -8,15 +10,20 @@
 //! ([`Output::Dense`]). Block i's handles are base + i * stride: depth is a number, not a type. A pass that saves nothing has
 //! the spans of one block, and two that the residual stream alternates between ([`Save`]).
 
+mod check;
 pub mod drop_path;
+mod flat;
 mod layout;
 mod names;
+mod network;
 mod pass;
 mod weights;
 
 pub use layout::{PositionActs, VitActs, VitGrads};
+pub use network::{Network, Pass};
 pub use weights::VitWeights;
 
+use super::{Output, Save};
 use crate::mem::max;
 use crate::ops::layernorm::EPS;
 use crate::ops::position::Interpolation;
@@ -54,27 +61,6 @@ impl Vit {
     pub const BASE_8: Vit = Vit::preset(768, 12, 8);
 }
 
-/// What a pass leaves for a backward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Save {
-    /// Nothing: all blocks write to the same spans.
-    Nothing,
-    /// All that backward reads.
-    All,
-    /// All but the outputs of norms and GELUs: 10 widths a token instead of 16. The backward pass computes those again, with the
-    /// same ops from the same numbers, into spans that all blocks share.
-    Least,
-}
-
-/// What a pass is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// The normalized class row of every crop (crops, C).
-    Class,
-    /// All normalized rows (rows, C), and the last block's attention on request.
-    Dense,
-}
-
 impl Vit {
     /// Cells of a row or a column of the position table.
     pub const fn side(&self) -> usize {
@@ -87,7 +73,7 @@ impl Vit {
     }
 
     /// Columns of the widest factor of a linear layer.
-    pub(crate) const fn widest(&self) -> usize {
+    pub(in crate::model) const fn widest(&self) -> usize {
         max(self.patch_len(), max(3 * self.dim, self.mlp))
     }
 }

@@ -27,12 +27,12 @@ impl Vit {
     }
 
     /// Dimensions of these crops' patches.
-    pub const fn patches(&self, crops: Crops) -> Patches {
+    pub(super) const fn patches(&self, crops: Crops) -> Patches {
         Patches { crops, patch: self.patch, channels: self.channels }
     }
 
     /// The position table resized for every group: once a step, since the weights change once a step.
-    pub fn resize_positions<O: Forward>(&self, o: &mut O, w: &VitWeights, p: &PositionActs) {
+    pub(super) fn resize_positions<O: Forward>(&self, o: &mut O, w: &VitWeights, p: &PositionActs) {
         for (m, &group) in p.groups.iter().zip(p.crops.groups()) {
             o.resize_positions(m.y, w.positions.part(self.dim, self.table_len()), m.rows, m.cols, self.grid(group));
         }
@@ -44,12 +44,12 @@ impl Vit {
     }
 
     /// `patches`: those of the crops as rows (patches, patch_len). Leaves the output at [`VitActs::y`].
-    pub fn forward<O: Forward>(&self, o: &mut O, w: &VitWeights, v: &VitActs, patches: Act) {
+    pub(super) fn forward<O: Forward>(&self, o: &mut O, w: &VitWeights, v: &VitActs, patches: Act) {
         self.forward_each(o, w, v, patches, |_, _, _| ());
     }
 
     /// The same; `each` gets the index and the output (rows, C) of every block that goes over all rows, before the next one.
-    pub fn forward_each<O: Forward>(
+    pub(super) fn forward_each<O: Forward>(
         &self,
         o: &mut O,
         w: &VitWeights,
@@ -173,7 +173,7 @@ impl Vit {
 
     /// y (crops, C): the final norm of the class rows of a block's output `x` (rows, C), as `get_intermediate_layers` gives them.
     /// `class` (crops, C) and `stats` are scratch.
-    pub fn norm_class<O: Forward>(
+    pub(super) fn norm_class<O: Forward>(
         &self,
         o: &mut O,
         w: &VitWeights,
@@ -189,13 +189,13 @@ impl Vit {
     }
 
     /// After a dense pass: the last block's attention probabilities of the first `queries` rows of every crop.
-    pub fn last_attention<O: Forward>(&self, o: &mut O, y: Act, v: &VitActs, queries: usize) {
+    pub(super) fn last_attention<O: Forward>(&self, o: &mut O, y: Act, v: &VitActs, queries: usize) {
         let b = v.full(self.depth - 1);
         o.attention_rows(y, b.attn.lse, b.qkv, queries, self.heads(v.tokens));
     }
 
     /// From `g.dy` (crops, C), the gradient of the class rows, to every parameter. Needs a saving class pass.
-    pub fn backward<O: Backward>(&self, o: &mut O, w: &VitWeights, v: &VitActs, g: &VitGrads, patches: Act) {
+    pub(super) fn backward<O: Backward>(&self, o: &mut O, w: &VitWeights, v: &VitActs, g: &VitGrads, patches: Act) {
         let (c, last) = (self.dim, self.depth - 1);
         let crops = Rows { rows: v.crops.count(), cols: c };
         // First the gradient of the class rows of the stream, then that of all rows.

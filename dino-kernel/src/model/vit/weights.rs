@@ -41,7 +41,7 @@ pub struct VitWeights {
 
 impl VitWeights {
     /// The same parameters, `by` elements further on: the teacher's.
-    pub const fn shift(&self, by: usize) -> VitWeights {
+    pub(super) const fn shift(&self, by: usize) -> VitWeights {
         VitWeights {
             class: self.class.shift(by),
             positions: self.positions.shift(by),
@@ -104,7 +104,7 @@ impl Vit {
     }
 
     /// Calls `f` for every parameter, in the published order.
-    pub fn visit(&self, c: &mut Cursor, f: &mut impl FnMut(Spec)) {
+    pub(in crate::model) fn visit(&self, c: &mut Cursor, f: &mut impl FnMut(Spec)) {
         self.embed_table(c).into_iter().for_each(&mut *f);
         for i in 0..self.depth {
             self.block_table(i, c).into_iter().for_each(&mut *f);
@@ -113,7 +113,7 @@ impl Vit {
     }
 
     /// Handles of the parameters.
-    pub const fn weights(&self, c: &mut Cursor) -> VitWeights {
+    pub(in crate::model) const fn weights(&self, c: &mut Cursor) -> VitWeights {
         let [class, positions, patch_w, patch_b] = self.embed_table(c);
         let first = c.next;
         let [n1w, n1b, qkv_w, qkv_b, proj_w, proj_b, n2w, n2b, fc1_w, fc1_b, fc2_w, fc2_b] = self.block_table(0, c);

@@ -1,0 +1,105 @@
+//! Why a shape or a plan is refused, and the bounds that keep sums and products of sizes from overflowing.
+
+use super::head::MAX_LAYERS;
+use crate::scalars::MAX_TEACHERS;
+use core::fmt;
+
+/// Views, and branches that stochastic depth drops, are 12 bits each of the generator's counter ([`crate::rng::Rng::new`]).
+pub(crate) const MAX_VIEWS: usize = 4096;
+pub(crate) const MAX_BRANCHES: usize = 4096;
+
+/// Why a plan was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanError {
+    /// The named size is zero.
+    Zero(&'static str),
+    /// C is not a multiple of the number of heads.
+    Heads { dim: usize, heads: usize },
+    /// A head is wider than the attention ops take.
+    HeadDim { dim: usize, heads: usize, most: usize },
+    /// The head's input is not the backbone's width.
+    HeadInput { dim: usize, inp: usize },
+    /// The number of head layers is not in 1..=8.
+    HeadLayers { layers: usize },
+    /// An image or crop is smaller than a patch.
+    SmallCrop { side: usize, patch: usize },
+    /// There must be a teacher view and at least two views in all.
+    Views { teachers: usize, views: usize },
+    /// More views, or with stochastic depth more blocks, than the generator's counter tells apart.
+    Streams { views: usize, depth: usize },
+    /// The batch is not a multiple of the micro-batch.
+    MicroBatch { batch: usize, micro_batch: usize },
+    /// The micro-batches of a step cannot be dealt to so many shards.
+    Shards { micro_batches: usize, shards: usize },
+    /// The shards cannot be dealt to so many processes.
+    Ranks { shards: usize, ranks: usize },
+    /// So many last blocks do not exist.
+    Blocks { blocks: usize, depth: usize },
+    /// The plan needs more elements than memory can have.
+    TooLarge,
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            PlanError::Zero(what) => write!(f, "{what} must be at least 1"),
+            PlanError::Heads { dim, heads } => write!(f, "width {dim} is not a multiple of {heads} heads"),
+            PlanError::HeadDim { dim, heads, most } => {
+                write!(f, "width {dim} over {heads} heads is {} a head, more than {most}", dim / heads)
+            }
+            PlanError::HeadInput { dim, inp } => write!(f, "the head takes {inp} channels, the backbone gives {dim}"),
+            PlanError::HeadLayers { layers } => write!(f, "the head has {layers} layers, not 1 to {MAX_LAYERS}"),
+            PlanError::SmallCrop { side, patch } => write!(f, "a side of {side} pixels holds no patch of {patch}"),
+            PlanError::Views { teachers, views } => {
+                write!(f, "{teachers} teacher views of {views} in all: needs 1 to {MAX_TEACHERS} of at least 2")
+            }
+            PlanError::Streams { views, depth } => {
+                let blocks = MAX_BRANCHES / 2;
+                write!(f, "{views} views and {depth} blocks: less than {MAX_VIEWS} and {blocks} can be drawn for")
+            }
+            PlanError::MicroBatch { batch, micro_batch } => {
+                write!(f, "a batch of {batch} is not a multiple of the micro-batch {micro_batch}")
+            }
+            PlanError::Shards { micro_batches, shards } => {
+                write!(f, "{micro_batches} micro-batches cannot be dealt to {shards} shards")
+            }
+            PlanError::Ranks { shards, ranks } => {
+                write!(f, "{shards} shards cannot be dealt to {ranks} processes, the same power of two to each")
+            }
+            PlanError::Blocks { blocks, depth } => write!(f, "the last {blocks} blocks of {depth}: needs 1 to {depth}"),
+            PlanError::TooLarge => f.write_str("the plan needs more memory than this machine can address"),
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+/// Upper bounds of the elements of some pools. Sums and products saturate: sizes may still be anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub weights: u128,
+    pub acts: u128,
+    pub state: u128,
+}
+
+impl Bounds {
+    /// Those of both together.
+    pub(crate) const fn plus(self, other: Bounds) -> Bounds {
+        Bounds {
+            weights: self.weights.saturating_add(other.weights),
+            acts: self.acts.saturating_add(other.acts),
+            state: self.state.saturating_add(other.state),
+        }
+    }
+
+    /// Whether such pools can be addressed, a backend's scratch beside them included.
+    pub(crate) const fn fit(self) -> bool {
+        const MOST: u128 = isize::MAX as u128 / 64;
+        self.weights <= MOST && self.acts <= MOST && self.state <= MOST
+    }
+}
+
+/// A product that saturates.
+pub(crate) const fn mul(a: u128, b: usize) -> u128 {
+    a.saturating_mul(b as u128)
+}
