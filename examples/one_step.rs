@@ -15,7 +15,7 @@
 use dino_kernel::backend::reference::Train;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::objective::Objective;
 use dino_kernel::ops::{layernorm::EPS, position::Interpolation};
 use dino_kernel::optim::{AdamW, Optimizer, TeacherRule};
@@ -44,7 +44,7 @@ const IMAGES: usize = 4;
 const PLAN: Plan = {
     let (batch, micro_batch) = (IMAGES, IMAGES);
     let config = Config {
-        backbone: VIT,
+        backbone: Backbone::Vit(VIT),
         head: HEAD,
         objective: Objective::PUBLISHED,
         optimizer: Optimizer::AdamW(AdamW::PUBLISHED),

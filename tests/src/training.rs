@@ -5,7 +5,7 @@ use crate::plans::ordinary;
 use dino_kernel::backend::{LossDims, LossSpans, Memory, Prototypes, Rows, StudentRows, TargetRows, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Pool, Span, Weight};
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::objective::Objective;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
@@ -259,7 +259,7 @@ pub fn hyper_numbers() -> Hyper {
 
 /// A rate of 1 copies the student and a rate of 0 keeps the teacher, to the bit, where the formula of the average does neither.
 pub fn teacher_copies_and_keeps<F: Factory>() {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 4,
         patch: 2,
         channels: 3,
@@ -269,7 +269,7 @@ pub fn teacher_copies_and_keeps<F: Factory>() {
         mlp: 9,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 4, width: 4 });
     let plan = Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a sound plan");

@@ -321,7 +321,7 @@ fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
 #[test]
 fn a_batch_is_dealt_to_ranks_in_equal_shares_or_refused() {
     let group = |count| Group { count, height: 4, width: 4 };
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 4,
         patch: 4,
         channels: 1,
@@ -331,7 +331,7 @@ fn a_batch_is_dealt_to_ranks_in_equal_shares_or_refused() {
         mlp: 4,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 4, layers: 1, hidden: 4, bottleneck: 4, prototypes: 8, train_gain: false };
     let mut accepted = 0;
     for micro_batches in [1, 2, 6, 12, 16] {

@@ -8,7 +8,7 @@ use dino_kernel::backend::wrap::Checked;
 use dino_kernel::crops::Crops;
 use dino_kernel::group::{ProcessGroup, add_by_halves};
 use dino_kernel::mem::{Pool, Span};
-use dino_kernel::model::{Head, Vit};
+use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan, Sharding};
@@ -25,7 +25,7 @@ const BAD: usize = 1;
 
 /// Crops of three shapes, stochastic depth, a trained gain; micro-batches of two images.
 fn config(micro_batches: usize, stream_crops: bool) -> Config {
-    let backbone = Vit {
+    let backbone = Backbone::Vit(Vit {
         image: 16,
         patch: 4,
         channels: 3,
@@ -35,7 +35,7 @@ fn config(micro_batches: usize, stream_crops: bool) -> Config {
         mlp: 40,
         positions: Interpolation::Published,
         eps: EPS,
-    };
+    });
     let head = Head { inp: 24, layers: 3, hidden: 32, bottleneck: 12, prototypes: 300, train_gain: true };
     let views: Crops = groups([(16, 16), (16, 16), (8, 8), (8, 8), (4, 13)].into_iter());
     Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [2 * micro_batches, 2]) }
