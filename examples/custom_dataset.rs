@@ -2,13 +2,12 @@
 //!
 //!     cargo run --release -p dino-host --example custom_dataset -- OUT
 //!
-//! `OUT` is the folder of the run, which `dino-host report OUT` and all other commands take. Expected output:
+//! `OUT` is the folder of the run, which all other commands take. Expected output, # standing for numbers:
 //!
 //!     200 images to train on, 40 to evaluate with
-//!     on CPU, AVX-512, 2 threads
-//!     epoch 0: loss ... k-NN ...
+//!     epoch 0: loss # (ln K #), k-NN # % (student # %), feature rank #
 //!     ...
-//!     k-NN of the teacher: 100.00 %
+//!     epoch 3: loss # (ln K #), k-NN # % (student # %), feature rank #
 
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};

@@ -2,8 +2,8 @@
 //!
 //!     cargo run --release -p dino-kernel --example one_step
 //!
-//! The plan is a constant, so the size of every pool is one, and the memory can be a `static`. The core is `no_std` without `alloc`:
-//! it cannot allocate. Expected output, on any machine:
+//! The plan is a constant, so the size of every pool is one, and the memory can be a `static`. The core is `no_std` without
+//! `alloc`: it cannot allocate. Expected output, on any machine:
 //!
 //!     7712 parameters a network, 493 KiB in all, known when this was compiled
 //!     step  1: loss 1.566, teacher entropy 1.101

@@ -4,12 +4,12 @@
     dino-host attend --checkpoint runs/1/checkpoint.safetensors --image IMAGE --write npy --out OUT
     python3 examples/read_attention.py OUT/attention.npy
 
-Needs numpy. Expected output, of `train --small` and a square image (the numbers differ):
+Needs numpy. Expected output, of `train --small` and a square image, # standing for numbers:
 
-    4 heads, 8 x 8 patches; a head's attention on the patches sums to 0.93 to 0.99
-    head 0 looks most at row 3, column 4: 0.061
+    4 heads, 8 x 8 patches; a head's attention on the patches sums to # to #
+    head 0 looks most at row #, column #: #
     ...
-    the mean keeps 60 % of its mass in 21 of 64 patches
+    the mean keeps 60 % of its mass in # of 64 patches
 """
 import sys
 
@@ -18,7 +18,8 @@ import numpy as np
 attention = np.load(sys.argv[1])  # (heads, rows, columns), f32; what is missing to 1 the class token keeps for itself
 heads, rows, columns = attention.shape
 sums = attention.sum(axis=(1, 2))
-print(f"{heads} heads, {columns} x {rows} patches; a head's attention on the patches sums to {sums.min():.2f} to {sums.max():.2f}")
+print(f"{heads} heads, {columns} x {rows} patches;", end=" ")
+print(f"a head's attention on the patches sums to {sums.min():.2f} to {sums.max():.2f}")
 for h, head in enumerate(attention):
     row, column = np.unravel_index(head.argmax(), head.shape)
     print(f"head {h} looks most at row {row}, column {column}: {head.max():.3f}")
