@@ -1,4 +1,4 @@
-//! The seam between the trainer and the hardware: what a backend offers beyond the vocabulary.
+//! The seam between the trainer and the hardware: what a backend offers beyond the ops.
 
 use crate::dist::Group;
 use crate::error::{Error, Result};
@@ -8,7 +8,7 @@ use dino_kernel::plan::{Plan, Pools};
 use dino_kernel::scalars::{hyper, monitor};
 use dino_kernel::step;
 
-/// Rows of the token matrix that a micro-batch chosen for the user makes at most, on a CPU: enough for the products to run at full
+/// Rows of the token matrix that a micro-batch chosen for the user makes at most, on a CPU: enough for the matmuls to run at full
 /// speed, few enough for the activations of the published model to stay below two gigabytes.
 pub const MICRO_BATCH_TOKENS: usize = 8192;
 
@@ -40,14 +40,17 @@ pub trait Device: Update + Memory + Sized {
     type Options: clap::Args + Clone + Default + std::fmt::Debug + Send + Sync + 'static;
     /// What `plan --device` and errors call it: "cpu", "cuda".
     const KIND: &'static str;
-    /// Tokens that a micro-batch makes at most where the user leaves its size to us.
+    /// Tokens that a micro-batch makes at most where the user leaves its size to the program.
     const MICRO_BATCH_TOKENS: usize = MICRO_BATCH_TOKENS;
 
     /// Whether a training step keeps little and computes it again: three eighths less memory for activations, for two more passes over
     /// them a block. Off where memory is plenty, or where an op made again from rounded numbers would not give the same bits.
     const RECOMPUTE: bool = false;
 
-    /// Whether the device is there. Asked first of all: nothing has been opened or written yet.
+    /// Whether the device is there. Called first of all: nothing has been opened or written yet.
+    ///
+    /// # Errors
+    /// The device is missing, or cannot be used with these options.
     fn ready(_options: &Self::Options) -> Result<()> {
         Ok(())
     }
@@ -66,11 +69,16 @@ pub trait Device: Update + Memory + Sized {
         0
     }
 
-    /// Allocates the pools, zeroed. The error says how much was wanted.
+    /// Allocates the pools, zeroed.
+    ///
+    /// # Errors
+    /// The memory is not available; the error states how much was requested.
     fn new(options: &Self::Options, pools: Pools) -> Result<Self>;
 
-    /// Joins the processes that share every batch, and with it its plan's shards: from then on a step ends with the sum over them. An
-    /// error where the device only trains alone.
+    /// Joins the processes that share every batch, and with it its plan's shards: from then on a step ends with the sum over them.
+    ///
+    /// # Errors
+    /// The device only trains alone, or the group cannot be joined.
     fn join(&mut self, group: Group) -> Result<()> {
         match group {
             Group::Solo(_) => Ok(()),
@@ -81,11 +89,14 @@ pub trait Device: Update + Memory + Sized {
     /// Host to device. Queued: the source may be reused at once, later ops see the new values.
     fn upload(&mut self, pool: Pool, at: usize, values: &[f32]);
 
-    /// Device to host; waits for the ops before it. What it gives after a device error means nothing: [`Device::sync`] tells.
+    /// Device to host; waits for the ops before it. What it gives after a device error means nothing: [`Device::sync`] reports it.
     fn download(&mut self, pool: Pool, at: usize, values: &mut [f32]);
 
     /// Waits for everything queued, and reports a device error that happened on the way. After one the device is lost: every later
     /// call of this, of [`Device::step`] and of [`Device::report`] is an error too.
+    ///
+    /// # Errors
+    /// A queued op failed, now or before.
     fn sync(&mut self) -> Result<()>;
 
     /// For logs: what this is.
@@ -102,7 +113,10 @@ pub trait Device: Update + Memory + Sized {
         work(self);
     }
 
-    /// Queues one whole optimization step; `step` may be reused at once.
+    /// Queues one full optimization step; `step` may be reused at once.
+    ///
+    /// # Errors
+    /// The device is lost, or the step cannot be queued.
     fn step(&mut self, plan: &Plan, step: &Step) -> Result<()> {
         self.run(|device| issue_step(device, plan, step, Self::upload));
         Ok(())
@@ -112,6 +126,9 @@ pub trait Device: Update + Memory + Sized {
     /// step, or while it may still be running, unless `wait`.
     ///
     /// This default is for a device that works at once: it always has it.
+    ///
+    /// # Errors
+    /// The device reports an error.
     fn report(&mut self, plan: &Plan, queued: usize, _wait: bool) -> Result<Option<[f32; monitor::LEN]>> {
         if queued == 0 {
             return Ok(None);
@@ -123,7 +140,7 @@ pub trait Device: Update + Memory + Sized {
     }
 }
 
-/// Issues the ops of one whole step to a backend; `put` uploads.
+/// Issues the ops of one full step to a backend; `put` uploads.
 pub fn issue_step<O: Update>(o: &mut O, plan: &Plan, step: &Step, mut put: impl FnMut(&mut O, Pool, usize, &[f32])) {
     put(o, Pool::State, plan.hyper.0.at, &step.hyper);
     step::begin(o, plan);

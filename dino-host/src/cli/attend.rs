@@ -1,4 +1,4 @@
-//! `attend`.
+//! The command `attend`.
 
 use super::shared::{Shared, Tolerance, backbone, start};
 use crate::data::files::Files;
@@ -61,6 +61,10 @@ pub struct Attend<O: Args> {
     tolerance: Tolerance,
 }
 
+/// Runs the command `attend`; returns the exit code.
+///
+/// # Errors
+/// The device is not there, the weights or images cannot be read or do not fit the options, or the output cannot be written.
 pub fn run<D: Device>(args: Attend<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let (config, weights) = backbone(&args.checkpoint, &args.which, args.network.as_deref())?;

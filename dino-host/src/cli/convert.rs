@@ -1,4 +1,4 @@
-//! `convert`.
+//! The command `convert`.
 
 use crate::error::{Error, Result};
 use crate::weights::onnx::{self, Size};
@@ -66,6 +66,11 @@ pub struct Convert {
     json: bool,
 }
 
+/// Runs the command `convert`; returns the exit code.
+///
+/// # Errors
+/// The weights cannot be read, a tensor is unknown, missing or of another shape, an option does not fit the target, or the output
+/// cannot be written.
 pub fn run(args: Convert) -> Result<u8> {
     let network = Some(if args.which == "student" { "student" } else { "teacher" });
     let (naming, called, allow_extra) = (args.naming, args.network.clone(), args.allow_extra);
@@ -98,7 +103,7 @@ pub fn run(args: Convert) -> Result<u8> {
     Ok(0)
 }
 
-/// Writes weights; returns what to tell the user.
+/// Writes weights; returns the lines to print.
 fn write_to(target: Target, weights: &Weights, size: Size, out: &Path) -> Result<Vec<String>> {
     match target {
         Target::Official => write::safetensors(Naming::Official, weights, out),

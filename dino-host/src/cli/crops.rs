@@ -1,4 +1,4 @@
-//! `crops`.
+//! The command `crops`.
 
 use super::shared::{Model, Tolerance, backbone, open, print_left_out, recorded};
 use crate::device::Device;
@@ -30,6 +30,10 @@ pub struct Crops {
     tolerance: Tolerance,
 }
 
+/// Runs the command `crops`; returns the exit code.
+///
+/// # Errors
+/// The configuration is not valid, the data set cannot be opened, or the contact sheets cannot be written.
 pub fn run<D: Device>(args: Crops) -> Result<u8> {
     let config = match &args.checkpoint {
         Some(file) => recorded(&backbone(file, "teacher", None)?.0, &args.model)?,

@@ -1,4 +1,4 @@
-//! `features`.
+//! The command `features`.
 
 use super::shared::{Shared, Tolerance, backbone, open, settle_view, start};
 use crate::config::Config;
@@ -39,6 +39,10 @@ pub struct Features<O: Args> {
     tolerance: Tolerance,
 }
 
+/// Runs the command `features`; returns the exit code.
+///
+/// # Errors
+/// The device, the weights or the data set are not usable, or the output cannot be written.
 pub fn run<D: Device>(args: Features<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let (mut config, weights) = backbone(&args.checkpoint, &args.which, args.network.as_deref())?;

@@ -94,7 +94,7 @@ pub fn main<D: Device>(program: &str) -> ExitCode {
     }
 }
 
-/// What the parser says over several lines as one, and a hint.
+/// The parser's message of several lines as one, and a hint.
 fn brief(text: &str) -> Error {
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
     let (mut message, mut hint) = (Vec::new(), "--help lists the commands and flags".to_string());

@@ -1,4 +1,4 @@
-//! `neighbours`.
+//! The command `neighbours`.
 
 use super::shared::{Source, Which, network, open, settle_view, start};
 use crate::data::files::Files;
@@ -39,6 +39,10 @@ pub struct Neighbours<O: Args> {
     pixels: bool,
 }
 
+/// Runs the command `neighbours`; returns the exit code.
+///
+/// # Errors
+/// The device, the weights or the images are not usable, or the contact sheets cannot be written.
 pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
     let trained = args.source.checkpoint.is_some();

@@ -1,4 +1,4 @@
-//! `pca`.
+//! The command `pca`.
 
 use super::shared::{Shared, Tolerance, backbone, start};
 use crate::data::files::Files;
@@ -44,6 +44,10 @@ pub struct Pca<O: Args> {
     tolerance: Tolerance,
 }
 
+/// Runs the command `pca`; returns the exit code.
+///
+/// # Errors
+/// The device, the weights or the images are not usable, or the figures cannot be written.
 pub fn run<D: Device>(args: Pca<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let (config, weights) = backbone(&args.checkpoint, &args.which, args.network.as_deref())?;

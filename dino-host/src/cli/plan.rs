@@ -1,4 +1,4 @@
-//! `plan`.
+//! The command `plan`.
 
 use super::shared::{Limit, Model, Shared, sized, threads};
 use crate::device::Device;
@@ -22,6 +22,10 @@ pub struct Plan<O: Args> {
     device: Option<String>,
 }
 
+/// Runs the command `plan`; returns the exit code.
+///
+/// # Errors
+/// `--device` names another device, the configuration is not valid, or no micro-batch fits `--mem-limit`.
 pub fn run<D: Device>(args: Plan<D::Options>) -> Result<u8> {
     args.device.as_deref().map_or(Ok(()), inspect::check_kind::<D>)?;
     threads(args.shared.threads)?;

@@ -1,4 +1,4 @@
-//! `report`.
+//! The command `report`.
 
 use super::shared::{Shared, open, start};
 use crate::device::Device;
@@ -29,6 +29,10 @@ pub struct Report<O: Args> {
     shared: Shared<O>,
 }
 
+/// Runs the command `report`; returns the exit code.
+///
+/// # Errors
+/// The device is not there, the run or its images cannot be read, or the page cannot be written.
 pub fn run<D: Device>(args: Report<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let out = args.out.unwrap_or_else(|| args.dir.join("report.html"));

@@ -37,11 +37,18 @@ pub struct Model {
 
 impl Model {
     /// What the user named, flags over file.
+    ///
+    /// # Errors
+    /// The configuration file cannot be read.
     pub fn named(&self) -> Result<Flags> {
         let file = self.config.as_deref().map(Config::file).transpose()?.unwrap_or_default();
         Ok(self.flags.clone().over(file))
     }
 
+    /// The configuration of a new run: preset, file and flags, with `--white auto` resolved on `data`.
+    ///
+    /// # Errors
+    /// The configuration file cannot be read, a value is not valid, or the data for `--white auto` cannot be used.
     pub fn resolve<D: Device>(&self, data: Option<&str>) -> Result<Config> {
         let named = self.named()?;
         let mut config = if self.small { small(data, named.channels) } else { Config::published() };
@@ -55,7 +62,7 @@ impl Model {
 }
 
 /// The small preset that suits the data: the built-in set's, or, where images have the size of CIFAR's, theirs. Data that cannot be
-/// opened is reported when it is used. `channels`: as `--channels` says.
+/// opened is reported when it is used. `channels`: as `--channels` gives it.
 pub fn small(data: Option<&str>, channels: Option<usize>) -> Config {
     let folder = data.filter(|data| *data != data::BUILTIN);
     let how = Decode { channels: channels.unwrap_or(Config::small().channels), ..Decode::default() };
@@ -66,7 +73,7 @@ pub fn small(data: Option<&str>, channels: Option<usize>) -> Config {
     }
 }
 
-/// What `--white auto` means for this data: the highest value in its training images, as far as they are looked at.
+/// What `--white auto` means for this data: the highest value in its training images, as far as they are examined.
 fn found_white(data: &str, config: &Config) -> Result<White> {
     const IMAGES: usize = 1024;
     let range = match data {
@@ -86,7 +93,7 @@ fn found_white(data: &str, config: &Config) -> Result<White> {
     })
 }
 
-/// Says it where little is left of 16-bit pictures that use a part of the range.
+/// Prints a note where little is left of 16-bit images that use a part of the range.
 pub fn print_few_levels(set: &dyn Dataset, config: &Config) {
     const IMAGES: usize = 64;
     let note = data::Range::of(set, IMAGES).and_then(|range| range.note(config.white.value()));
@@ -147,13 +154,19 @@ pub struct Source<O: Args> {
     pub tolerance: Tolerance,
 }
 
-/// The device is there, and as many threads as asked for.
+/// Checks that the device is there, and starts as many threads as requested.
+///
+/// # Errors
+/// The device is not there, or the threads cannot be started.
 pub fn start<D: Device>(shared: &Shared<D::Options>) -> Result<()> {
     D::ready(&shared.device)?;
     threads(shared.threads)
 }
 
 /// Starts the worker threads: `count`, or one a core for 0.
+///
+/// # Errors
+/// The threads cannot be started, or were started before.
 pub fn threads(count: usize) -> Result<()> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(count)
@@ -161,7 +174,10 @@ pub fn threads(count: usize) -> Result<()> {
         .map_err(|e| Error::new(format!("cannot start {count} threads: {e}")).hint("--threads 0 takes one a core"))
 }
 
-/// Opens the data and says what was passed over in it.
+/// Opens the data and prints what was passed over in it.
+///
+/// # Errors
+/// There is no usable data set at `data`.
 pub fn open(data: &str, config: &Config) -> Result<Splits> {
     let splits = if data == data::BUILTIN {
         data::builtin(config.global_size, config.channels)
@@ -172,8 +188,8 @@ pub fn open(data: &str, config: &Config) -> Result<Splits> {
     Ok(splits)
 }
 
-/// How pictures become evaluation views, decided once and for all sets: the training images say it where the configuration does not.
-/// `trained`: the configuration is that of weights, which is where it should stand.
+/// How images become evaluation views, decided once and for all sets: the training images decide it where the configuration does not.
+/// `trained`: the configuration is that of weights, which is where it should be stored.
 pub fn settle_view(config: &mut Config, train: &dyn Dataset, trained: bool) -> EvalView {
     let view = view_of(config, train);
     if trained && config.eval_view().is_none() {
@@ -188,6 +204,9 @@ pub fn settle_view(config: &mut Config, train: &dyn Dataset, trained: bool) -> E
 }
 
 /// A new run's configuration, its micro-batch and passes chosen by `--mem-limit` if that is given.
+///
+/// # Errors
+/// The configuration is not valid, no micro-batch fits `--mem-limit`, or both `--mem-limit` and `--micro-batch` are given.
 pub fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data: Option<&str>) -> Result<Config> {
     let config = model.resolve::<D>(data)?;
     let named = model.named()?;
@@ -204,7 +223,7 @@ pub fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data
     }
 }
 
-/// Color operations are asked for by default, and some mean nothing without colors.
+/// Color operations are on by default, and some mean nothing without colors.
 pub fn print_left_out(config: &Config) {
     let left_out = config.augment().left_out();
     if !left_out.is_empty() {
@@ -214,16 +233,19 @@ pub fn print_left_out(config: &Config) {
 
 /// The configuration and the backbone's weights of a network (teacher or student, or `called` by words of its names) in a file of any
 /// known kind.
+///
+/// # Errors
+/// The file cannot be read, or does not hold that network.
 pub fn backbone(file: &Path, network: &str, called: Option<&str>) -> Result<(Config, Vec<f32>)> {
     read(file, network, called, None)
 }
 
-/// The same, with the attention heads of a file that does not say how many.
+/// The same, with the attention heads of a file that does not state how many.
 fn read(file: &Path, network: &str, called: Option<&str>, heads: Option<usize>) -> Result<(Config, Vec<f32>)> {
     let network = if network == "student" { "student" } else { "teacher" };
     let found = weights::read(file, network, called, heads)?;
     let report = &found.report;
-    // What differs from the program that wrote them is never silent; there is nothing to say of this program's own files.
+    // What differs from the program that wrote them is never silent; this program's own files need no note.
     if report.naming != weights::Naming::Own {
         report.left_out.iter().for_each(|part| errln!("note: {part} is left out"));
         report.notes.iter().for_each(|note| errln!("note: {note}"));
@@ -231,8 +253,11 @@ fn read(file: &Path, network: &str, called: Option<&str>, heads: Option<usize>) 
     Ok((found.config, found.backbone))
 }
 
-/// A checkpoint's configuration. How files become pixels may be said anew, and the norms' epsilon (weights of other programs do not say
-/// them); other flags that say something else than it are refused, for they would be passed over in silence.
+/// A checkpoint's configuration. How files become pixels may be given anew, and the norms' epsilon (weights of other programs do not state
+/// them); other flags that contradict it are refused, for they would be passed over in silence.
+///
+/// # Errors
+/// The configuration file cannot be read, a flag contradicts the checkpoint, or a value is not valid.
 pub fn recorded(config: &Config, model: &Model) -> Result<Config> {
     let (mut config, mut named) = (config.clone(), model.named()?);
     config.mean = named.mean.take().unwrap_or(config.mean);
@@ -255,6 +280,9 @@ pub fn recorded(config: &Config, model: &Model) -> Result<Config> {
 }
 
 /// The configuration, and for networks the backbone's weights, that `which` means.
+///
+/// # Errors
+/// `which` needs a checkpoint that is not given or cannot be read, a flag contradicts it, or random weights do not fit the memory.
 pub fn network<D: Device>(source: &Source<D::Options>, which: Which) -> Result<(Config, Option<Vec<f32>>)> {
     let of = if which == Which::Student { "student" } else { "teacher" };
     // Of a run that is not wanted but for its configuration, the teacher is there in every kind of file.
@@ -267,7 +295,7 @@ pub fn network<D: Device>(source: &Source<D::Options>, which: Which) -> Result<(
     let checkpoint = file.map(|file| read(file, of, called, source.model.flags.heads)).transpose()?;
     let config = match &checkpoint {
         Some((config, _)) => recorded(config, &source.model)?,
-        // Without a checkpoint the small preset says what the crops look like.
+        // Without a checkpoint the small preset decides how the crops are made.
         None => {
             let (config, flags) = (source.model.config.clone(), source.model.flags.clone());
             Model { small: true, config, flags }.resolve::<D>(Some(&source.data))?
@@ -300,6 +328,9 @@ pub type Named = (String, Vec<f32>);
 
 /// The networks to compare in one table: their names, one configuration, their weights. None named: the teacher of the checkpoint, or
 /// random weights without one.
+///
+/// # Errors
+/// As [`network`]; or pixels are among `which`.
 pub fn networks<D: Device>(source: &Source<D::Options>, which: &[Which]) -> Result<(Config, Vec<Named>)> {
     let trained = source.checkpoint.is_some();
     let default = [if trained { Which::Teacher } else { Which::Random }];

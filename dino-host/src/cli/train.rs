@@ -1,4 +1,4 @@
-//! `train`.
+//! The command `train`.
 
 use super::shared::{
     Limit, Model, Shared, Tolerance, open, print_few_levels, print_left_out, settle_view, sized, start,
@@ -74,7 +74,7 @@ struct GoingOn {
     data: String,
 }
 
-/// What `--resume` goes on with; `None` if there is nothing left to do, which is said.
+/// What `--resume` goes on with; `None` if there is nothing left to do, which is reported.
 fn go_on<D: Device>(args: &Train<D::Options>, out: &Path) -> Result<Option<GoingOn>> {
     let mut named = args.model.named()?;
     named.white.take_if(|white| matches!(white, White::Found(_))); // the run has what was found
@@ -89,7 +89,7 @@ fn go_on<D: Device>(args: &Train<D::Options>, out: &Path) -> Result<Option<Going
         return Ok(None);
     }
     let owner = Owner::of(out)?;
-    let recorded = Recorded::read(out)?; // nobody changes it from here on
+    let recorded = Recorded::read(out)?; // it does not change from here on
     let (config, changes) = recorded.change(&named)?;
     if let Some(limit) = args.limit.mem_limit {
         memory::check::<D>(&args.shared.device, &config, limit)?;
@@ -103,7 +103,7 @@ fn go_on<D: Device>(args: &Train<D::Options>, out: &Path) -> Result<Option<Going
 /// Refuses to begin a run where there is one.
 fn check_new(out: &Path) -> Result<()> {
     if out.join(train::CHECKPOINT).exists() {
-        drop(Owner::of(out)?); // rather than that there is a run, whoever is at work on it is named
+        drop(Owner::of(out)?); // the error names the process that works on the run, rather than that there is a run
         return Err(holds_a_run(out));
     }
     Ok(())
@@ -114,6 +114,10 @@ fn holds_a_run(out: &Path) -> Error {
         .hint("--resume goes on with it, another --out starts a new one")
 }
 
+/// Runs the command `train`; returns the exit code.
+///
+/// # Errors
+/// The device, the configuration, the data set, the initial weights or the run's folder are not usable, or training fails.
 pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     let started = Instant::now();
     start::<D>(&args.shared)?;
@@ -145,7 +149,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     let start = from
         .map(|file| init::start(file, args.network.as_deref(), &config, args.init_head, args.init_channels))
         .transpose()?;
-    // A new run takes its folder when everything that may be wrong has been looked at.
+    // A new run takes its folder when everything that may be wrong has been checked.
     let owner = match (owner, &args.out) {
         (Some(owner), _) => owner,
         (None, Some(out)) => Owner::of(out)?,
@@ -153,7 +157,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     };
     let out = owner.folder().to_owned();
     if !args.resume && out.join(train::CHECKPOINT).exists() {
-        return Err(holds_a_run(&out)); // begun and ended while the images were looked at
+        return Err(holds_a_run(&out)); // begun and ended while the images were examined
     }
     errln!(
         "{} training and {} test images ({data}); crops of {} pixels, {} images a step in parts of {}{}; {} into {}",

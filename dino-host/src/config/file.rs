@@ -6,7 +6,10 @@ use crate::io::text;
 use std::path::Path;
 
 impl Config {
-    /// Reads keys from a TOML file; unknown keys are refused by name.
+    /// Reads keys from a TOML file.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no text; otherwise as [`Config::parse`].
     pub fn file(path: &Path) -> Result<Flags> {
         let failed = |e: &dyn std::fmt::Display| {
             Error::new(format!("cannot read the configuration {}: {e}", path.display()))
@@ -18,6 +21,9 @@ impl Config {
     }
 
     /// The same for a file's text; `name` is for the errors.
+    ///
+    /// # Errors
+    /// The text is no TOML, a key is unknown, or a value is of another type; the error names the line.
     pub fn parse(name: &str, text: &str) -> Result<Flags> {
         toml::from_str(text).map_err(|e: toml::de::Error| {
             let before = e.span().map_or(0, |s| s.start.min(text.len()));

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
-/// Sets of up to so many images, both parts together, are scored whole: those of CIFAR's and MNIST's size, which takes seconds.
+/// Sets of up to so many images, both parts together, are scored in full: those of CIFAR's and MNIST's size, which takes seconds.
 const SMALL: usize = 70_000;
 
 /// Of larger ones an epoch's scoring takes at most this part of the images that it trains on. An image that is scored is read, cut once
@@ -11,7 +11,7 @@ const SMALL: usize = 70_000;
 /// student, and back through the student: never less work in any of these, whichever it is that the epoch waits for.
 const PART: usize = 10;
 
-/// How many training images vote at most, and how many test images are asked: the key `knn-images`.
+/// How many training images vote at most, and how many test images are queries: the key `knn-images`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Written", try_from = "Written")]
 pub enum KnnImages {
@@ -21,7 +21,7 @@ pub enum KnnImages {
     Most(usize),
 }
 
-/// As it stands in files: a number or `auto`.
+/// As it is written in files: a number or `auto`.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Written {
@@ -59,7 +59,7 @@ impl FromStr for KnnImages {
 }
 
 impl KnnImages {
-    /// How many of so many training images vote, and of so many test images are asked.
+    /// How many of so many training images vote, and how many of so many test images are queries.
     pub fn of(self, train: usize, test: usize) -> [usize; 2] {
         let most = match self {
             KnnImages::Most(0) => return [train, test],
@@ -84,7 +84,7 @@ mod tests {
         for (train, test) in [(4000, 1000), (50_000, 10_000), (60_000, 10_000), (1, 0), (35_000, 35_000)] {
             assert_eq!(auto(train, test), [train, test]);
         }
-        // ImageNet: the test part whole, and the rest of a tenth.
+        // ImageNet: the full test part, and the rest of a tenth.
         assert_eq!(auto(1_281_167, 50_000), [78_116, 50_000]);
         for train in [70_001, 100_000, 1_281_167, 14_000_000] {
             for test in [0, 10, 10_000, 50_000, 700_000, train] {

@@ -46,7 +46,7 @@ impl Config {
         }
     }
 
-    /// How images become evaluation views; none: the set says it.
+    /// How images become evaluation views; none: the set decides it.
     pub fn eval_view(&self) -> Option<EvalView> {
         [EvalView::ResizeCrop, EvalView::Whole].into_iter().find(|view| view.name() == self.eval_view)
     }
@@ -57,7 +57,7 @@ impl Config {
         Decode { channels: self.channels, orient: !self.ignore_exif, fast, white: self.white.value() }
     }
 
-    /// The same configuration for images that are looked at in another size than the evaluation's: what fast decoding leaves of them
+    /// The same configuration for images that are used in another size than the evaluation's: what fast decoding leaves of them
     /// is too small, and is not what boxes, masks and frames of their own size belong to.
     pub fn decoding_whole(self) -> Config {
         Config { fast_decode: false, ..self }

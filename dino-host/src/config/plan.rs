@@ -1,4 +1,4 @@
-//! What a configuration asks of the core: the parameter table and the memory plan.
+//! What a configuration requests from the core: the parameter table and the memory plan.
 
 use super::Config;
 use crate::error::{Error, Result};
@@ -46,6 +46,9 @@ impl Config {
 
     /// The memory plan of a training step, on a device that computes some things again in the backward pass
     /// (`Device::RECOMPUTE`) or does not.
+    ///
+    /// # Errors
+    /// The sizes do not fit one another, or are too large; the hint names the flag.
     pub fn plan(&self, recompute: bool) -> Result<Plan> {
         let Table { backbone, head } = self.table();
         let square = |count, side| Group { count, height: side, width: side };

@@ -5,13 +5,13 @@ use super::Config;
 use dino_kernel::init::LINEAR_STD;
 
 impl Config {
-    /// What a checkpoint that does not say so was made with: the published values, and images as they are stored, for orientation was
-    /// not looked at before there was a key for it.
+    /// What a checkpoint that does not state it was made with: the published values, and images as they are stored, for orientation was
+    /// ignored before there was a key for it.
     pub(super) fn before_keys() -> Config {
         Config { ignore_exif: true, ..Config::published() }
     }
 
-    /// What `--small` stands for: a ViT that learns something in minutes on two cores, made for the built-in set.
+    /// What `--small` means: a ViT that learns something in minutes on two cores, made for the built-in set.
     pub fn small() -> Config {
         Config {
             arch: "vit_tiny".into(),
@@ -48,7 +48,7 @@ impl Config {
         }
     }
 
-    /// What `--small` stands for on images of 32 x 32 pixels (CIFAR), which the crops enlarge a little: of the settings tried, those that
+    /// What `--small` means on images of 32 x 32 pixels (CIFAR), which the crops enlarge a little: of the settings tried, those that
     /// learn most per minute.
     pub fn small_32() -> Config {
         Config { depth: 2, weight_decay: 0.04, weight_decay_end: 0.4, epochs: 40, ..Config::small() }

@@ -9,13 +9,19 @@ use dino_kernel::model::Vit;
 const MOST_CHANNELS: usize = 1024;
 
 impl Config {
-    /// Fills in what depends on other keys and checks every value; the errors name the flag.
+    /// Fills in what depends on other keys and checks every value.
+    ///
+    /// # Errors
+    /// A value is outside its range, or values do not fit one another; the error names the flag.
     pub fn resolve(self) -> Result<Config> {
         self.resolve_for(MICRO_BATCH_TOKENS)
     }
 
     /// The same where a micro-batch left to us may make up to `most` tokens: what suits a device is a number of its own, never what
     /// happens to be free.
+    ///
+    /// # Errors
+    /// As [`Config::resolve`].
     pub fn resolve_for(mut self, most: usize) -> Result<Config> {
         let shape = match self.arch.strip_prefix("vit_").or(self.arch.strip_prefix("deit_")) {
             Some("tiny") => Vit::TINY_16,

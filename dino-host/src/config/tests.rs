@@ -39,7 +39,7 @@ fn numbers_survive_the_checkpoint_header_to_the_bit() {
 #[test]
 fn a_checkpoint_older_than_a_key_reads_as_it_was_made() {
     let read: Config = serde_json::from_str(r#"{"batch": 8}"#).unwrap();
-    // Images are turned by default, and were not before there was a key for it.
+    // Images are rotated by default, and were not before there was a key for it.
     assert!(read.ignore_exif && !Config::published().ignore_exif);
     assert_eq!(read, Config { batch: 8, ignore_exif: true, ..Config::published() });
     assert!(serde_json::from_str::<Config>(r#"{"bacth": 8}"#).is_err());

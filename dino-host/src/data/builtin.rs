@@ -4,7 +4,7 @@
 //! is free: position, size, proportions, tilt, the two paints (and which of them is the bright one), the pattern's
 //! spacing and phase, the background's colors and texture, the fall of the light, the noise. Color and light vary
 //! within an image far more than from image to image: two crops of one image then share little but the pattern, and a
-//! model that looks for what they share cannot stop at the average color.
+//! model that searches for what they share cannot stop at the average color.
 //!
 //! Image `i` is a pure function of (seed, part, `i`, side): nothing is stored, and every platform draws the same bytes
 //! (basic arithmetic and `libm` only).
@@ -37,7 +37,7 @@ const LATTICE: usize = 8;
 pub enum Part {
     /// The images to learn from, and the bank of the nearest-neighbor search.
     Train,
-    /// The images to be judged by.
+    /// The images to evaluate on.
     Test,
 }
 
@@ -159,7 +159,7 @@ impl Scene {
         let cells = [3 + rng.below(5) as usize, 3 + rng.below(5) as usize];
         let mut lattice = [[[0.0; 3]; LATTICE]; LATTICE];
         for pair in lattice.as_flattened_mut().chunks_exact_mut(2) {
-            // A color and its complement, so that no image is bright or red as a whole.
+            // A color and its complement, so that no image is bright or red overall.
             pair[0] = color(rng.range(0.28, 0.72), 0.15, rng);
             pair[1] = pair[0].map(|value| 1.0 - value);
         }
@@ -181,7 +181,7 @@ impl Scene {
         }
     }
 
-    /// From the image to the object, whose silhouette lies within -1 ..= 1.
+    /// From the image to the object, whose silhouette is within -1 ..= 1.
     fn to_object(&self, x: f64, y: f64) -> [f64; 2] {
         let (dx, dy) = (x - self.center[0], y - self.center[1]);
         let [c, s] = self.turn;
@@ -309,7 +309,7 @@ fn wave(t: f64) -> bool {
     fract(t) < 0.5
 }
 
-/// The cell a coordinate lies in, and the smoothed position within it.
+/// The cell that contains a coordinate, and the smoothed position within it.
 fn cell(t: f64) -> (usize, f64) {
     let i = (t as usize).min(LATTICE - 2);
     let f = (t - i as f64).min(1.0);

@@ -1,4 +1,4 @@
-//! What is read as a whole and used image by image: unpacked shards, row groups. The latest ones are kept.
+//! Units that are read in full and used image by image: unpacked shards, row groups. The latest ones are kept.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::Ordering;
 
-    /// How often units are made when `order` is asked for.
+    /// How often units are made when `order` is requested.
     fn made(together: usize, size: Size, order: impl Iterator<Item = usize>) -> usize {
         let kept = Cache::new(together);
         for number in order {

@@ -20,8 +20,10 @@ pub struct Files {
 impl Files {
     /// Each of `named` is a file, a folder (the images in it, not below it) or a pattern with `*`, `?` or `[...]`. The images of a
     /// folder or pattern are sorted by name, numbers by their value, so that `frame10` comes after `frame9`; names that begin with
-    /// a dot are left out. A file that is named itself is taken whatever it is called. Errors: nothing there, a folder or pattern
-    /// without an image.
+    /// a dot are left out. A file that is named itself is taken whatever its name is.
+    ///
+    /// # Errors
+    /// Nothing is there, a pattern is malformed, or a folder or pattern has no image.
     pub fn open(named: &[PathBuf], how: Decode) -> Result<Files> {
         let mut paths = Vec::new();
         for name in named {
@@ -43,7 +45,7 @@ impl Files {
         Ok(Files { paths, how })
     }
 
-    /// Where image `i` lies.
+    /// Where image `i` is stored.
     pub fn path(&self, i: usize) -> &Path {
         &self.paths[i]
     }

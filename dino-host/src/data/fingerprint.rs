@@ -1,4 +1,4 @@
-//! The hash that tells data sets apart.
+//! The hash that distinguishes data sets.
 
 /// FNV-1a, 64 bits: enough to notice another data set, and the same on every machine. Not against intent.
 pub(crate) struct Fnv(pub(super) u64);

@@ -108,7 +108,7 @@ fn labelled(
     Ok((train.set(&places, &classes.names, how), test))
 }
 
-/// The folders of both parts, and what lies beside them.
+/// The folders of both parts, and what is stored beside them.
 struct Parts {
     train: PathBuf,
     test: Option<PathBuf>,
@@ -220,7 +220,7 @@ pub fn several_below(path: &Path) -> Option<PathBuf> {
 /// Folders below one another, where each holds nothing but the next, that are gone through at most: links make circles.
 const DEEPEST: usize = 16;
 
-/// What is said of files that look like images in a folder where no image was found.
+/// The note on files that look like images in a folder where no image was found.
 pub(super) fn unsupported(path: &Path) -> Option<String> {
     let mut unsupported = Unsupported::default();
     Listing::of(&parts(path).ok()?.train, &mut unsupported).ok()?;
@@ -230,7 +230,7 @@ pub(super) fn unsupported(path: &Path) -> Option<String> {
 /// Folders of outlines and the like beside one of images, as detectors are trained on: no classes.
 const ANNOTATIONS: [&str; 6] = ["labels", "annotations", "annots", "xml", "json", "bboxes"];
 
-/// What lies below a folder.
+/// What is stored below a folder.
 struct Listing {
     root: PathBuf,
     /// Images beside the class folders.
@@ -249,8 +249,8 @@ struct Class {
 
 impl Listing {
     /// Lists the images of `root` (nothing is decoded); `None` where there is none. Class folders may hold folders; links are
-    /// followed, and within a class no folder is entered twice. Names that begin with a dot are left out, and what systems leave beside images. An image that cannot be
-    /// read (a link to nothing, an empty file) is a member like any other. Errors: a folder that cannot be listed.
+    /// followed, and within a class no folder is entered twice. Names that begin with a dot are left out, and what systems leave beside
+    /// images. An image that cannot be read (a dangling link, an empty file) is a member like any other. Errors: a folder cannot be listed.
     fn of(root: &Path, unsupported: &mut Unsupported) -> Result<Option<Listing>> {
         let entries = list(root, unsupported)?;
         let real = fs::canonicalize(root).map_err(|e| read_error(root, &e))?;
@@ -349,9 +349,11 @@ impl Listing {
 }
 
 impl ImageFolder {
-    /// The images of `root`, its sub-folders being the classes; `None` where there is none. `image` says what is wrong with an image
-    /// that cannot be read. Errors: a folder that cannot be listed, a class folder without images, images both beside and inside class
-    /// folders.
+    /// The images of `root`, its sub-folders being the classes; `None` where there is none. `image` reports what is wrong with an image
+    /// that cannot be read.
+    ///
+    /// # Errors
+    /// A folder cannot be listed, a class folder has no images, or images are both beside and inside class folders.
     pub fn read(root: &Path, how: Decode) -> Result<Option<ImageFolder>> {
         let Some(listing) = Listing::of(root, &mut Unsupported::default())? else { return Ok(None) };
         listing.check(true)?;
@@ -402,7 +404,7 @@ fn list(folder: &Path, unsupported: &mut Unsupported) -> Result<Vec<Entry>> {
 struct Below {
     /// Sorted.
     files: Vec<File>,
-    /// The folders that were entered, links resolved, the class folder first, with the images that lie directly in each.
+    /// The folders that were entered, links resolved, the class folder first, with the images that are directly in each.
     folders: Vec<(PathBuf, usize)>,
 }
 

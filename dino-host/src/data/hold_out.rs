@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Takes a tenth of the images out of training, to judge by.
+/// Takes a tenth of the images out of training, to evaluate on.
 ///
 /// Which ones depends on each image's name alone: not on its place in the list, on the other images or on where the set
-/// lies, so that the parts are the same on every machine and an image never changes sides as a set grows. The tenth is
+/// is stored, so that the parts are the same on every machine and an image never changes sides as a set grows. The tenth is
 /// therefore approximate. Where no name falls into it, one image is taken; a set of a single image is only trained on. Classes that
 /// it misses, as it may in a small set, are named in a note: images taken for their sake would change sides as the set grows.
 pub fn hold_out(set: Box<dyn Dataset>) -> Splits {
@@ -33,7 +33,7 @@ pub fn hold_out(set: Box<dyn Dataset>) -> Splits {
     Splits { train: subset(part(false)), test: subset(part(true)), held_out: true, notes }
 }
 
-/// What is said of classes of which all images or none are held out.
+/// The note on classes of which all images or none are held out.
 fn missed(set: &dyn Dataset, held: &HashSet<usize>) -> Vec<String> {
     // (images, held out) of every class that occurs.
     let mut counts = BTreeMap::new();
@@ -65,10 +65,10 @@ fn missed(set: &dyn Dataset, held: &HashSet<usize>) -> Vec<String> {
     notes
 }
 
-/// Some images of a set, in the set's order. Labels and classes stay the whole set's.
+/// Some images of a set, in the set's order. Labels and classes stay the full set's.
 pub struct Subset {
     whole: Arc<dyn Dataset>,
-    /// Image `i` here is image `indices[i]` of the whole; ascending.
+    /// Image `i` here is image `indices[i]` of the full set; ascending.
     indices: Vec<usize>,
 }
 

@@ -113,8 +113,11 @@ impl Classes {
         Classes { names: names.to_vec(), places }
     }
 
-    /// Of the labels of both parts: names are numbered in sorted order, those of the training part alone; where all are whole
-    /// numbers, they are the classes' numbers, see [`numbered`]. `folder` may hold `classnames.txt`.
+    /// Of the labels of both parts: names are numbered in sorted order, those of the training part alone; where all are
+    /// integers, they are the classes' numbers, see [`numbered`]. `folder` may hold `classnames.txt`.
+    ///
+    /// # Errors
+    /// A class file cannot be read, or a number is beyond its names or too high.
     pub fn of<'a>(
         folder: &Path,
         train: impl Iterator<Item = &'a str> + Clone,
@@ -155,16 +158,16 @@ impl Classes {
     }
 }
 
-/// The labels of a test part as numbers of the training part's `classes`, and what is said of them.
+/// The labels of a test part as numbers of the training part's `classes`, and the notes on them.
 pub(super) struct Fitted {
     /// Of every image; `None`: the image is left out of the part. Empty: the part has no labels.
     pub places: Vec<Option<u32>>,
     pub notes: Vec<String>,
 }
 
-/// `labels`: of every image, none at all where the part has none; `part`: where it lies, for the notes.
+/// `labels`: of every image, none at all where the part has none; `part`: where it is stored, for the notes.
 ///
-/// Labels that the training part does not have cannot be judged: their images are left out, and where no label fits, the part has
+/// Labels that the training part does not have cannot be scored: their images are left out, and where no label fits, the part has
 /// no labels.
 pub(super) fn fit(part: &Path, classes: &Classes, labels: &[&str]) -> Fitted {
     let part = part.display();

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 /// What some of a set's images use of their 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Images of 16 bits among those that were looked at.
+    /// Images of 16 bits among those that were examined.
     pub images: usize,
     /// The highest value in them.
     pub highest: u16,
@@ -16,10 +16,10 @@ pub struct Range {
 }
 
 impl Range {
-    /// Levels below which too little of an image is left to go unsaid.
+    /// Below this many levels too little of an image is left to go unreported.
     const FEW: usize = 32;
 
-    /// Looks at up to `most` images: spread over the set or, where it lies in shards, the first ones. `None` where the first
+    /// Examines up to `most` images: spread over the set or, where it is stored in shards, the first ones. `None` where the first
     /// [`Range::FIRST`] of them have 8 bits, or none can be read.
     pub fn of(set: &dyn Dataset, most: usize) -> Option<Range> {
         let most = most.min(set.len());
@@ -41,10 +41,10 @@ impl Range {
         Some(Range { images: found.len(), highest: found.iter().map(|f| f.0).max()?, levels })
     }
 
-    /// Images that tell whether a set has 16 bits.
+    /// Images that decide whether a set has 16 bits.
     pub const FIRST: usize = 16;
 
-    /// What is to be said where few levels are left; `white`: what became 255.
+    /// The note where few levels are left; `white`: what became 255.
     pub fn note(&self, white: u16) -> Option<String> {
         let Range { images, highest, levels } = *self;
         if levels >= Range::FEW {

@@ -2,9 +2,9 @@
 //! names; JSON lines). Paths are relative to the list's folder. Empty lines and lines that begin with `#` are
 //! skipped.
 //!
-//! Labels are class names, numbered in sorted order; where all of them are whole numbers, they are the classes' numbers.
-//! A list called `train` has its test part beside it: `val`, `test` or another of a part's names; or a column says of every line
-//! which part it is of.
+//! Labels are class names, numbered in sorted order; where all of them are integers, they are the classes' numbers.
+//! A list called `train` has its test part beside it: `val`, `test` or another of a part's names; or a column gives for every line
+//! the part it is of.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -39,7 +39,7 @@ pub struct FileList {
 struct File {
     /// As the list has it.
     name: String,
-    /// Where it lies, relative to the list's folder, if not there.
+    /// Where it is stored, relative to the list's folder, if not there.
     path: Option<String>,
     label: Option<u32>,
 }
@@ -128,7 +128,7 @@ fn beside(path: &Path) -> Result<(Option<PathBuf>, Vec<String>)> {
     Ok((test, notes))
 }
 
-/// Takes the lines of the test part out, where a column says which they are.
+/// Takes the lines of the test part out, where a column names the parts.
 fn by_column(path: &Path, lines: &mut Vec<Line>, notes: &mut Vec<String>) -> Result<Option<Vec<Line>>> {
     let mut counts: BTreeMap<Part, usize> = BTreeMap::new();
     lines.iter().filter_map(|line| line.part).for_each(|part| *counts.entry(part).or_default() += 1);
@@ -302,14 +302,14 @@ fn tabled(path: &Path, table: &Table) -> Result<Vec<Line>> {
     checked.done()
 }
 
-/// Where the files of a list lie.
+/// Where the files of a list are stored.
 struct Base {
     folder: PathBuf,
     /// Below it, each with a slash at its end or empty; the first that fits is taken.
     folders: Vec<String>,
 }
 
-/// Folders in which the images of a list may lie: its own, that of its part, one called `images`.
+/// Folders in which the images of a list may be stored: its own, that of its part, one called `images`.
 fn folders(list: &Path) -> Vec<String> {
     let stem = list.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
     let folder = list.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -331,7 +331,7 @@ fn folders(list: &Path) -> Vec<String> {
 }
 
 impl Base {
-    /// The one folder where the first few files lie; the list's own if they are nowhere.
+    /// The one folder where the first few files are; the list's own if they are nowhere.
     fn of<'a>(list: &Path, files: impl Iterator<Item = &'a str>) -> Base {
         let folder = list.parent().map(Path::to_path_buf).unwrap_or_default();
         let first: Vec<&str> = files.take(10).collect();
@@ -344,11 +344,11 @@ impl Base {
         fits.unwrap_or(own)
     }
 
-    /// The path of a file of the list relative to its folder, where it is not what the list says.
+    /// The path of a file of the list relative to its folder, where it differs from the list's.
     fn path(&self, file: &str) -> Option<String> {
         let as_it_is = self.folders[0].is_empty() && file.is_ascii() && !file.contains('\\');
         if as_it_is && is_image_file(Path::new(file)) {
-            return None; // not even looked for: a list may have millions of lines
+            return None; // not even searched for: a list may have millions of lines
         }
         let below = || (!self.folders[0].is_empty()).then(|| format!("{}{file}", self.folders[0]));
         self.find(file).or_else(below).filter(|path| path != file)

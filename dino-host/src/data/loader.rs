@@ -47,15 +47,23 @@ fn slots<'p>(pixels: &'p mut [f32], views: &[usize], batch: usize, micro_batch: 
 /// What the loader needs to know.
 #[derive(Clone)]
 pub struct Recipe {
+    /// How crops are made.
     pub augment: Augment,
+    /// Seed of the order of images and of the crops.
     pub seed: u64,
+    /// Images of a step.
     pub batch: usize,
+    /// Images of a micro-batch; it divides `batch`.
     pub micro_batch: usize,
+    /// Steps of an epoch.
     pub per_epoch: u64,
 }
 
 impl Recipe {
     /// Makes the crops of the `step`-th step; `order` is the step's epoch's.
+    ///
+    /// # Errors
+    /// Under `strict` an image cannot be read; otherwise `SUBSTITUTES` images and the one drawn after them cannot.
     pub fn load(&self, set: &dyn Dataset, unreadable: &Unreadable, order: &[u32], step: u64) -> Result<Batch> {
         let (epoch, at) = (step / self.per_epoch, (step % self.per_epoch) as usize * self.batch);
         let views: Vec<usize> =
@@ -90,7 +98,7 @@ impl Recipe {
             }
             taken = rng.below(set.len() as u32);
         }
-        // The last one's own error says best what is wrong with them all.
+        // The last one's own error best explains what is wrong with them all.
         let image = set.image(taken as usize).map_err(|e| {
             let message = format!("{SUBSTITUTES} images drawn one after the other cannot be read: {}", e.message);
             Error { message, hint: e.hint }
@@ -99,6 +107,9 @@ impl Recipe {
     }
 
     /// A thread that makes the batches of `steps` in order, at most two ahead. It ends when the receiver is dropped.
+    ///
+    /// # Errors
+    /// The receiver gets the error of [`Recipe::load`] as the last item.
     pub fn start<'scope>(
         self,
         scope: &'scope Scope<'scope, '_>,
@@ -127,6 +138,9 @@ impl Recipe {
 }
 
 /// Refuses sets that cannot fill a batch.
+///
+/// # Errors
+/// The set has fewer images than a batch.
 pub fn check_size(set: &dyn Dataset, batch: usize) -> Result<u64> {
     match set.len() / batch {
         0 => Err(Error::new(format!("{} training images are fewer than a batch of {batch}", set.len()))

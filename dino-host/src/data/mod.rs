@@ -43,15 +43,18 @@ pub trait Dataset: Send + Sync {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Decodes (or draws) image `i`. The error names the file.
+    /// Decodes (or draws) image `i`.
+    ///
+    /// # Errors
+    /// The file is missing, unreadable or damaged, or has other channels; the error names it.
     fn image(&self, i: usize) -> Result<Image>;
     /// The class of image `i`, in `0 .. classes().len()`; `None` when the set has no labels.
     fn label(&self, i: usize) -> Option<u32>;
     /// Class names; empty without labels.
     fn classes(&self) -> &[String];
-    /// A name for image `i` that is unique in the set and does not depend on where the set lies on disk.
+    /// A name for image `i` that is unique in the set and does not depend on where the set is stored on disk.
     fn name(&self, i: usize) -> String;
-    /// Tells the sets of a run apart: where in memory that of image `i` lies, which is this one's place but for a selection from
+    /// Distinguishes the sets of a run: the address in memory of image `i`'s set, which is this one's own but for a selection from
     /// others.
     fn identity(&self, _i: usize) -> usize {
         std::ptr::from_ref(self).cast::<()>().addr()
@@ -64,7 +67,7 @@ pub trait Dataset: Send + Sync {
     fn mask(&self, _i: usize) -> Option<Vec<bool>> {
         None
     }
-    /// Where a set is read much faster in order than at random: how it lies on disk.
+    /// For a set that is read much faster in order than at random: its layout on disk.
     fn shards(&self) -> Option<Shards> {
         None
     }
@@ -82,11 +85,11 @@ pub trait Dataset: Send + Sync {
     fn fingerprint(&self) -> String;
 }
 
-/// What one training run reads: images to learn from, and images to judge by.
+/// What one training run reads: images to learn from, and images to evaluate on.
 pub struct Splits {
     /// What is learned from.
     pub train: Box<dyn Dataset>,
-    /// Never holds an image of `train`. Empty only where the whole set is one image.
+    /// Never holds an image of `train`. Empty only where the entire set is one image.
     pub test: Box<dyn Dataset>,
     /// The set came without a test part, and a tenth of its images was taken out of training.
     pub held_out: bool,
@@ -95,7 +98,7 @@ pub struct Splits {
 }
 
 impl Splits {
-    /// The two parts and what is to be said of them; without a test part a tenth is held out, see [`hold_out`].
+    /// The two parts and the notes on them; without a test part a tenth is held out, see [`hold_out`].
     fn of<D: Dataset + 'static>(train: D, test: Option<D>, mut notes: Vec<String>) -> Splits {
         let train = Box::new(train);
         match test {
@@ -118,7 +121,7 @@ impl std::fmt::Debug for Splits {
 /// A format of folders: `None` when the folder is not of this format, an error when it is but cannot be used.
 type Open = fn(&Path, Decode) -> Result<Option<Splits>>;
 
-/// Tried in this order. A folder with images is a folder of images, even where the archive that they came in lies beside
+/// Tried in this order. A folder with images is a folder of images, even where the archive that they came in is stored beside
 /// them: so archives come last, and after them what is only called as CIFAR's files.
 const FORMATS: [Open; 8] =
     [cifar::open, stl10::open, idx::open, folder::open, shards::open, parquet::open, npz::open, cifar::open_odd];
@@ -127,10 +130,13 @@ const FORMATS: [Open; 8] =
 const FILES: [Open; 6] =
     [list::open_file, idx::open_file, shards::open_file, parquet::open_file, npz::open_file, stl10::open_file];
 
-/// Opens the data set at `path`, telling the formats apart by what lies there (see the hint of the error): a folder, a list
+/// Opens the data set at `path`, detecting the format by what is stored there (see the hint of the error): a folder, a list
 /// of files, a file in IDX format or a shard; with or without a test part beside the train part.
 ///
-/// Where there is no test part, [`hold_out`] makes one. Errors name the file or folder and say what would fit.
+/// Where there is no test part, [`hold_out`] makes one.
+///
+/// # Errors
+/// Nothing at `path` is a known format, or its files, labels or parts cannot be used; the error names the file or folder.
 pub fn open(path: &Path, how: Decode) -> Result<Splits> {
     let mut splits = open_any(path, how)?;
     overlap::check(&mut splits)?;
@@ -144,7 +150,7 @@ pub fn open(path: &Path, how: Decode) -> Result<Splits> {
     Ok(splits)
 }
 
-/// The class that all labelled images of both parts are of, where there is just one: nothing can be told apart then.
+/// The class of all labeled images of both parts, where there is just one: nothing can be classified then.
 pub fn only_class(splits: &Splits) -> Option<&str> {
     let mut labels =
         [&splits.train, &splits.test].into_iter().flat_map(|set| (0..set.len()).filter_map(|i| set.label(i)));

@@ -12,7 +12,7 @@ pub fn order(images: usize, seed: u64, epoch: u64) -> Vec<u32> {
     order
 }
 
-/// Runs of images that lie together on disk.
+/// Runs of images that are stored together on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shards {
     /// The first image of every shard, ascending, and at the end the number of images.

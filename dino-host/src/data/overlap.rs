@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 /// Files that are read at most to find copies, and their bytes: opening a set may not take longer than reading a few batches. Only
 /// files of the same length in both parts are read, the rarest lengths first; in a set of ImageNet's size nearly every length occurs
-/// in both parts, and a sample of a few thousand files is looked at.
+/// in both parts, and a sample of a few thousand files is examined.
 const READ_FILES: usize = 4096;
 const READ_BYTES: u64 = 256 << 20;
 
@@ -25,7 +25,7 @@ struct Located {
     bytes: u64,
 }
 
-/// Says how many test images are training images as well. Error: both parts are the same files.
+/// Notes how many test images are training images as well. Error: both parts are the same files.
 pub(super) fn check(splits: &mut Splits) -> Result<()> {
     let (train, test) = (located(&*splits.train), located(&*splits.test));
     if train.is_empty() || test.is_empty() {
@@ -61,7 +61,7 @@ pub(super) fn check(splits: &mut Splits) -> Result<()> {
     Ok(())
 }
 
-/// The files of a part that are there. Links are resolved folder by folder: asking the system for every file's whole path would take
+/// The files of a part that are there. Links are resolved folder by folder: requesting every file's full path from the system would take
 /// many times longer.
 fn located(set: &dyn Dataset) -> Vec<Located> {
     let locate = |folders: &mut HashMap<OsString, Option<PathBuf>>, image: usize| {
@@ -83,7 +83,7 @@ fn located(set: &dyn Dataset) -> Vec<Located> {
 }
 
 /// Test images whose bytes are those of a training image that is another file, with that image, in order; and whether all files were
-/// looked at that could be copies.
+/// examined that could be copies.
 fn copies(
     sets: [&dyn Dataset; 2],
     train: &[Located],
@@ -102,7 +102,7 @@ fn copies(
     let mut groups: Vec<_> = lengths.into_iter().filter(|(_, (train, _))| !train.is_empty()).collect();
     groups.sort_by_key(|(bytes, (train, test))| (train.len() + test.len(), *bytes));
     let (mut files, mut bytes, mut all) = (0, 0, true);
-    // Of a length that all images have (bitmaps), some of both parts are looked at.
+    // Of a length that all images have (bitmaps), some of both parts are examined.
     groups.retain_mut(|(length, (train, test))| {
         let room = (READ_FILES - files).min((READ_BYTES.saturating_sub(bytes) / *length) as usize);
         if train.len() + test.len() > room {

@@ -1,7 +1,7 @@
 //! Parquet tables with a column of images, as Hugging Face keeps them: a struct of `bytes` (a PNG or JPEG file) and `path`, or the
 //! bytes alone; and perhaps a column of labels, whose names are in the table's metadata.
 //!
-//! Rows lie together in groups, which are read as a whole, a few at a time. Plain and Snappy-compressed columns are read.
+//! Rows are stored in groups, which are read in full, a few at a time. Plain and Snappy-compressed columns are read.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -93,7 +93,7 @@ pub(super) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     Ok(None)
 }
 
-/// `None` when the name ends otherwise. The test part is what lies beside it under the name of one.
+/// `None` when the name ends otherwise. The test part is what is stored beside it under the name of one.
 pub(super) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
     if !is_table(path) {
         return Ok(None);
@@ -202,7 +202,7 @@ fn is_text(column: &ColumnDescriptor) -> bool {
 impl Table {
     /// Reads the footer and the labels; no image.
     ///
-    /// Errors: no such file or cut short; no column of images, or several; compressed in a way that is not read.
+    /// Errors: no such file or a truncated one; no column of images, or several; an unsupported compression.
     fn read(path: &Path) -> Result<Table> {
         guarded(path, || Table::read_unguarded(path))
     }
@@ -336,7 +336,7 @@ impl Table {
         Ok(())
     }
 
-    /// Its numbers of classes; those below 0 stand for none.
+    /// Its numbers of classes; those below 0 mean none.
     fn numbers(&self) -> impl Iterator<Item = Option<i64>> {
         let numbers = if let Labels::Numbers(numbers) = &self.labels { &numbers[..] } else { &[] };
         numbers.iter().map(|n| n.filter(|n| *n >= 0))

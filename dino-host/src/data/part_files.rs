@@ -18,7 +18,7 @@ pub(super) struct Files {
 }
 
 /// Which files of one kind are of which part: by their own names (`imagenet-train-0001.tar`, `val.tar`), or, where the folder itself has
-/// none, by the names of the folders that they are in. Files whose names say nothing are of the train part. Of several test parts
+/// none, by the names of the folders that they are in. Files whose names mean no part are of the train part. Of several test parts
 /// the one of the lowest rank is taken.
 ///
 /// `list` gives the sorted files of a folder, `stem` the name of one without its ending, `kind` is what they are called in messages.

@@ -7,7 +7,7 @@
 pub(super) enum Part {
     /// To learn from.
     Train,
-    /// To judge by. Of several the one of the lowest rank is taken: validation parts come before test parts, whose labels are
+    /// To evaluate on. Of several the one of the lowest rank is taken: validation parts come before test parts, whose labels are
     /// often kept back.
     Test {
         /// Place in the list of names.
@@ -34,7 +34,7 @@ const TEST: [&str; 14] = [
 ];
 /// Where in that list other words begin to mean something else: validation, development, evaluation, test, held out, queries.
 const SYNONYMS: [usize; 6] = [0, 3, 6, 8, 11, 13];
-/// Words that say nothing beside a part's name, as in `train_images`, `TestSet`, `val-data`; so does a year, as in `train2017`.
+/// Words that mean nothing beside a part's name, as in `train_images`, `TestSet`, `val-data`; so does a year, as in `train2017`.
 const PLAIN: [&str; 12] =
     ["set", "dataset", "images", "image", "imgs", "img", "pictures", "photos", "data", "split", "part", "folder"];
 /// The same in names of lists, as in `train_labels.csv`, `testlist`, `LOC_val_solution.csv`. (A folder `train_labels` holds no
@@ -62,7 +62,7 @@ const PLAIN_OF_LISTS: [&str; 20] = [
     "imagenet",
 ];
 
-/// What the name of a folder, or that of a file without its ending, says, in any case; `None` where it is no part's name.
+/// The part that the name of a folder, or that of a file without its ending, means, in any case; `None` where it is no part's name.
 pub(super) fn of(name: &str) -> Option<Part> {
     read(name, &PLAIN).map(|(part, _)| part)
 }
@@ -129,7 +129,7 @@ fn words(name: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The part that a word of a file's name says, and the other words; words are cut at `-`, `_`, `.` and spaces, so that
+/// The part that a word of a file's name means, and the other words; words are cut at `-`, `_`, `.` and spaces, so that
 /// `imagenet-train-0001` is of the train part, and `imagenet` and `0001` are left.
 pub(super) fn in_name(name: &str) -> (Option<Part>, Vec<&str>) {
     let mut words: Vec<&str> = name.split(['-', '_', '.', ' ']).filter(|word| !word.is_empty()).collect();

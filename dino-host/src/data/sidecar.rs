@@ -1,4 +1,4 @@
-//! Labels of images by a list that lies with them: `metadata.csv`, `labels.csv`, Tiny-ImageNet's `val_annotations.txt`, the lists of
+//! Labels of images by a list stored with them: `metadata.csv`, `labels.csv`, Tiny-ImageNet's `val_annotations.txt`, the lists of
 //! ImageNet's validation images.
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use super::table::{self, Table};
 use crate::image::is_image_file;
 use crate::io::text::composed;
 
-/// Lists that are looked at, and folders above the images' in which ImageNet's list may lie, at most.
+/// Lists that are examined, and folders above the images' in which ImageNet's list may be stored, at most.
 const LISTS: usize = 64;
 const ABOVE: usize = 4;
 
@@ -63,7 +63,7 @@ fn lists(folder: &Path, full: &Path, part: Option<Part>) -> Vec<PathBuf> {
     let mut found = files(folder);
     found.retain(|path| path.file_name().is_none_or(|name| name != CLASS_NAMES));
     if let Some(part) = part {
-        // As the user named it, where its name says what lies above it.
+        // As the user named it, where its name shows what is above it.
         let above = match folder.file_name().and(folder.parent()) {
             Some(above) if above.as_os_str().is_empty() => Path::new("."),
             Some(above) => above,
@@ -86,7 +86,7 @@ fn stem(path: &Path) -> String {
     path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_lowercase()
 }
 
-/// The labels by one list and what is to be said of them; `None` where it names none of the images. The error says why it cannot be
+/// The labels by one list and the notes on them; `None` where it names none of the images. The error states why it cannot be
 /// used.
 fn one(list: &Path, images: &Images, known: Option<&Classes>) -> Result<Option<(Vec<String>, String)>, String> {
     let text = read(list).map_err(|e| e.message)?;
@@ -132,7 +132,7 @@ fn one(list: &Path, images: &Images, known: Option<&Classes>) -> Result<Option<(
     }
 }
 
-/// Which column is the label: the only one whose cells are all known classes, or what its name says.
+/// Which column is the label: the only one whose cells are all known classes, or the one whose name means it.
 fn label_column(
     table: &Table,
     path: usize,

@@ -25,7 +25,7 @@ pub(super) struct Row {
 pub(super) struct Columns {
     pub path: usize,
     pub label: Option<usize>,
-    /// Says of every row which part it is of.
+    /// Gives the part of every row.
     pub part: Option<usize>,
 }
 
@@ -92,7 +92,7 @@ fn picture(cell: &str) -> bool {
     is_image_file(Path::new(cell))
 }
 
-/// The cells of a list. `there`: whether a file of that name lies beside the list (lines that begin with `#` are comments but for
+/// The cells of a list. `there`: whether a file of that name is stored beside the list (lines that begin with `#` are comments but for
 /// such ones). Errors name the line.
 pub(super) fn parse(path: &Path, text: &str, there: &dyn Fn(&str) -> bool) -> Result<Table> {
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl")) {
@@ -225,7 +225,10 @@ impl Table {
         self.rows.iter().map(move |row| row.cells.get(column).map_or("", String::as_str))
     }
 
-    /// Which column is what. `found`: whether a cell leads to an image that is there. The error says what is not clear.
+    /// Which column is what. `found`: whether a cell leads to an image that is there.
+    ///
+    /// # Errors
+    /// No column, or more than one, may be the path or the label.
     pub fn columns(&self, found: &dyn Fn(&str) -> bool) -> std::result::Result<Columns, String> {
         let width = self.rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
         let names: Vec<String> = (0..width).map(|c| self.header.get(c).map_or(String::new(), |n| plain(n))).collect();
@@ -306,7 +309,7 @@ impl Table {
         }
     }
 
-    /// Whether two columns tell the same rows apart.
+    /// Whether two columns distinguish the same rows.
     fn agree(&self, a: usize, b: usize) -> bool {
         let (mut to, mut from) = (HashMap::new(), HashMap::new());
         self.column(a)

@@ -14,7 +14,7 @@ pub struct Unreadable {
     seen: Mutex<Seen>,
 }
 
-/// An image of a set: where the set lies in memory, and the image's name, which is unique in its set alone.
+/// An image of a set: the set's address in memory, and the image's name, which is unique in its set alone.
 type Key = (usize, String);
 
 #[derive(Default)]
@@ -30,7 +30,7 @@ struct Seen {
     /// Their messages.
     causes: HashSet<String>,
     /// Names of images whose file lacks its end mark and was decoded all the same, and how many of them [`Unreadable::endless`] has
-    /// told of.
+    /// reported.
     endless: BTreeSet<String>,
     told: usize,
 }
@@ -46,7 +46,7 @@ pub struct UnreadableImage {
     pub error: Error,
     /// How many images there are, this one counted.
     pub count: usize,
-    /// No image before had the same message: that of a shard that is gone stands for many.
+    /// No image before had the same message: that of a missing shard covers many.
     pub first_of_cause: bool,
 }
 
@@ -57,6 +57,9 @@ impl Unreadable {
     }
 
     /// Image `i` of the set; `None` where it cannot be read, which is noted.
+    ///
+    /// # Errors
+    /// The image cannot be read and the run is strict.
     pub fn image(&self, set: &dyn Dataset, i: usize) -> Result<Option<Image>> {
         let (found, remark) = remarked(|| set.image(i));
         if remark.endless && found.is_ok() {
@@ -100,7 +103,7 @@ impl Unreadable {
         fresh.into_iter().map(&mut entry).collect()
     }
 
-    /// What is to be said of the images whose file lacks its end mark, if there are more than were told of.
+    /// The note on the images whose file lacks its end mark, if there are more than were reported.
     pub fn endless(&self) -> Option<String> {
         let mut seen = self.seen();
         let (n, told) = (seen.endless.len(), seen.told);
@@ -126,7 +129,7 @@ impl Unreadable {
     }
 }
 
-/// What is said of images that were found together: a line a cause that has not been said yet.
+/// The lines on images that were found together: one for each cause that has not been reported yet.
 pub fn lines(unreadable: &[UnreadableImage]) -> Vec<String> {
     let first = unreadable.iter().filter(|entry| entry.first_of_cause);
     let line = |entry: &UnreadableImage| {

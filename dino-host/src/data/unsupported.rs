@@ -1,4 +1,4 @@
-//! Files that look like images and are not read: counted, and said once by ending.
+//! Files that look like images and are not read: counted, and reported once by ending.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,10 +21,10 @@ pub(super) struct Unsupported {
 impl Unsupported {
     /// Files whose first bytes are read at most; a folder may hold millions that are no images.
     const OPENED: usize = 100;
-    /// Endings of files that are no images: not looked into.
+    /// Endings of files that are no images: not opened.
     const OTHERS: [&str; 12] = ["txt", "csv", "tsv", "json", "jsonl", "xml", "md", "html", "py", "tar", "zip", "gz"];
 
-    /// For a folder that has been gone through once: nothing is looked into again.
+    /// For a folder that has been listed once: no file is opened again.
     pub fn again() -> Unsupported {
         Unsupported { opened: Unsupported::OPENED, ..Unsupported::default() }
     }
@@ -71,7 +71,7 @@ impl Unsupported {
     }
 }
 
-/// The first by name stands for all, for a folder is listed in any order.
+/// The first by name represents all, for a folder is listed in any order.
 fn count((n, first): &mut (usize, PathBuf), more: usize, path: &Path) {
     if more > 0 && (*n == 0 || path < first.as_path()) {
         *first = path.to_path_buf();

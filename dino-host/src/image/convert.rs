@@ -1,4 +1,4 @@
-//! Decoded samples to what is asked for: 8 bits, other channels, turned as EXIF says.
+//! Decoded samples to the requested form: 8 bits, other channels, rotated by EXIF.
 
 use super::remark::set_highest;
 use super::white::narrowed;
@@ -13,7 +13,7 @@ pub(crate) fn eight_bits(samples: &[u16], white: u16, channels: usize, alpha: bo
     narrowed(samples, white, channels, alpha)
 }
 
-/// The image with the number of channels that is asked for: gray repeated, colors as their luma (ITU-R 601, in Pillow's
+/// The image with the requested number of channels: gray repeated, colors as their luma (ITU-R 601, in Pillow's
 /// integers), transparency dropped on the way to either. `path` is for the error.
 pub(crate) fn converted(path: &Path, mut image: Image, alpha: bool, channels: usize) -> Result<Image> {
     let found = image.channels;

@@ -1,4 +1,4 @@
-//! Image files to pixels: PNG, JPEG, WebP, GIF, BMP, TIFF and PNM, told apart by content.
+//! Image files to pixels: PNG, JPEG, WebP, GIF, BMP, TIFF and PNM, detected by content.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -20,16 +20,17 @@ use super::{Decode, Image, end_marks, gif, tiff};
 use crate::error::{Error, Result};
 use crate::io::read_error;
 
-/// Decodes an image file to 8 bits a channel: PNG, JPEG, WebP, GIF, BMP, TIFF or PNM, told apart by content. Of several
+/// Decodes an image file to 8 bits a channel: PNG, JPEG, WebP, GIF, BMP, TIFF or PNM, detected by content. Of several
 /// images in one file (animations, TIFF pages) it is the first.
 ///
-/// 16 bits become 8 by rounding to the nearest, `how.white` and above are 255; with the whole range it is `(x + 128) / 257`,
+/// 16 bits become 8 by rounding to the nearest, `how.white` and above are 255; with the full range it is `(x + 128) / 257`,
 /// where Pillow drops the low byte, which is at most 1 less or more. Palettes become their colors, CMYK becomes RGB as Pillow's
-/// `convert("RGB")` makes it, transparency is dropped where 1 or 3 channels are asked for. A file whose end mark alone is
+/// `convert("RGB")` makes it, transparency is dropped where 1 or 3 channels are requested. A file whose end mark alone is
 /// missing is decoded; [`super::Unreadable`] counts such files.
 ///
-/// Errors name the file: unreadable, empty, no such format, damaged, cut short, too large (32,768 pixels a side, 512 MiB
-/// decoded), or a number of channels that does not become `how.channels`.
+/// # Errors
+/// The file is unreadable, empty, of an unknown format, damaged, truncated, too large (32,768 pixels a side, 512 MiB decoded), or has
+/// channels that do not become `how.channels`; the error names it.
 pub fn decode(path: &Path, how: Decode) -> Result<Image> {
     let kind = fs::metadata(path).map_err(|e| read_error(path, &e))?;
     if !kind.is_file() {
@@ -46,6 +47,9 @@ pub fn decode(path: &Path, how: Decode) -> Result<Image> {
 }
 
 /// The same for the bytes of a file; `path` is for the errors.
+///
+/// # Errors
+/// As [`decode`].
 pub fn decode_bytes(path: &Path, bytes: &[u8], how: Decode) -> Result<Image> {
     // The fuzzer is there to see panics.
     if cfg!(fuzzing) { decoded(path, bytes, how) } else { guarded(path, || decoded(path, bytes, how)) }
@@ -59,7 +63,7 @@ thread_local! {
 /// A panic of `decode` as the error of a damaged file. Decoders meet files that anyone may have made, and a panic in one of them must
 /// cost a warning, not a run of days. Decoding changes nothing but what it returns, so nothing is left half done.
 pub(crate) fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
-    // The panic's own words would be printed over the progress bar, once an epoch.
+    // The panic's own message would be printed over the progress bar, once an epoch.
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         let before = take_hook();
@@ -185,7 +189,7 @@ fn jpeg(path: &Path, bytes: &[u8], how: Decode) -> Result<(Found, bool)> {
     check_size(path, (width, height), u64::from(width) * u64::from(height) * 4)?;
     let mut bytes = Cow::Borrowed(bytes);
     if !layout.ended {
-        // A decoder fills what is missing with gray and says nothing; a training set full of gray halves should not go unnoticed.
+        // A decoder fills what is missing with gray and reports nothing; a training set full of gray halves should not go unnoticed.
         if !layout.complete(&bytes) {
             return Err(cut_short(path, "JPEG"));
         }

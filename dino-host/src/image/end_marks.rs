@@ -1,4 +1,4 @@
-//! Files whose end mark alone is missing: all pixels are there, so the image is used, and it is said.
+//! Files whose end mark alone is missing: all pixels are there, so the image is used, and a note is printed.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ pub(crate) fn png(bytes: &[u8]) -> Option<(Cow<'_, [u8]>, bool)> {
     END.starts_with(rest).then(|| (Cow::Owned([&bytes[..at], END].concat()), false))
 }
 
-/// What is to be decoded of a WebP file, and whether its length is what its head says; `None` where a chunk is cut short, or the
+/// What is to be decoded of a WebP file, and whether its length is what its head states; `None` where a chunk is cut short, or the
 /// orientation is missing, which comes last.
 ///
 /// Some writers count a filling byte that is not there, or the head itself: then the length is set right.
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_png_gets_its_last_chunk_and_nothing_else() {
         let chunk = |kind: &[u8; 4], body: &[u8]| {
-            [&(body.len() as u32).to_be_bytes(), &kind[..], body, &[7; 4]].concat() // no one looks at the checksum here
+            [&(body.len() as u32).to_be_bytes(), &kind[..], body, &[7; 4]].concat() // the checksum is not checked here
         };
         let body = [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &[1; 13]), chunk(b"IDAT", &[2; 9])].concat();
         let whole = [&body, &b"\0\0\0\0IEND\xae\x42\x60\x82"[..]].concat();
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(webp(&riff(24, &[one.clone(), vec![0]])), Some((Cow::Owned(right), false)));
         assert_eq!(webp(&riff(16, &[one[..10].to_vec()])), None);
         assert_eq!(webp(&riff(16, &[])), None);
-        // An orientation that is told of and missing.
+        // An orientation that the head announces and that is missing.
         let head = |flags| chunk(b"VP8X", &[flags, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(webp(&riff(99, &[head(8), one.clone()])), None);
         assert!(webp(&riff(99, &[head(0), one.clone()])).is_some());

@@ -10,7 +10,7 @@ pub(crate) const MAX_SIDE: u32 = 1 << 15;
 /// Largest file that is read and largest decoded image, bytes: a small file can claim any size.
 pub(crate) const MAX_BYTES: u64 = 512 << 20;
 
-/// A decoded file as it is, before `Decode` has its say.
+/// A decoded file as it is, before `Decode` is applied.
 pub(crate) struct Found {
     pub image: Image,
     /// The last channel is transparency.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{BufReader, Write};
 use std::path::Path;
 
-/// The number that means "one object in white" or, beside other numbers, "not judged".
+/// The number that means "one object in white" or, beside other numbers, "not scored".
 pub const VOID: u8 = 255;
 
 /// Largest side that is read: a small file can claim any size.
@@ -26,12 +26,12 @@ pub struct Mask {
     pub ids: Vec<u8>,
 }
 
-/// What 255 stands for in a mask, or in all masks of a video: their first one says.
+/// What 255 means in a mask, or in all masks of a video: their first one decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum White {
     /// The one object (DAVIS-2016): no other number occurs.
     Object,
-    /// Pixels that are not judged (the borders of Pascal VOC and DAVIS-2017).
+    /// Pixels that are not scored (the borders of Pascal VOC and DAVIS-2017).
     Void,
 }
 
@@ -48,7 +48,10 @@ pub fn palette() -> [[u8; 3]; 256] {
 
 impl Mask {
     /// Reads a PNG file: gray or palette of 1 to 8 bits (the numbers as they are), or colors, which must be those of [`palette`],
-    /// or black and white. Errors name the file: unreadable, no PNG, damaged, too large, 16 bits, an unknown color.
+    /// or black and white.
+    ///
+    /// # Errors
+    /// The file is unreadable, no PNG, damaged, too large, of 16 bits, or has a color outside the palette; the error names it.
     pub fn read(path: &Path) -> Result<Mask> {
         let failed = |e: &dyn std::fmt::Display| {
             Error::new(format!("cannot read the mask {}: {e}", path.display()))
@@ -95,7 +98,7 @@ impl Mask {
         if self.ids.iter().all(|&id| id == 0 || id == VOID) { White::Object } else { White::Void }
     }
 
-    /// 255 as object 1 where it is one, as 0 where it is not judged; the second gives the pixels that are judged.
+    /// 255 as object 1 where it is one, as 0 where it is not scored; the second gives the pixels that are scored.
     pub fn numbered(&self, white: White) -> (Mask, Vec<bool>) {
         let id = |&id: &u8| match (id, white) {
             (VOID, White::Object) => 1,
@@ -107,7 +110,7 @@ impl Mask {
     }
 
     /// At another size, each pixel from the nearest (Pillow's `NEAREST`): output o reads input floor((o + 1/2) n_in / n_out), the places
-    /// summed up step by step in f64 as there, which decides where they are whole.
+    /// summed up step by step in f64 as there, which decides where they are integers.
     pub fn resized(&self, width: usize, height: usize) -> Mask {
         let places = |n: usize, all: usize| {
             let step = all as f64 / n as f64;
@@ -129,6 +132,9 @@ impl Mask {
     }
 
     /// Writes it as a PNG with the colors of [`palette`], as DAVIS' own tools read it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut bytes = Vec::new();
         let mut encoded = || -> std::result::Result<(), png::EncodingError> {
@@ -171,7 +177,7 @@ mod tests {
         let path = dir.path().join("a.png");
         mask.write(&path).unwrap();
         assert_eq!(Mask::read(&path).unwrap(), mask);
-        // The same in the palette's colors; white for what is not judged.
+        // The same in the palette's colors; white for what is not scored.
         let colors: Vec<u8> =
             mask.ids.iter().flat_map(|&id| if id == 255 { [255; 3] } else { palette()[id as usize] }).collect();
         image::RgbImage::from_raw(3, 2, colors).unwrap().save(&path).unwrap();

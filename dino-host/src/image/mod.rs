@@ -42,14 +42,14 @@ pub struct Decode {
     /// Values a pixel of every image: 3 and 1 convert what is found (gray is repeated, colors become their luma, as Pillow's
     /// `convert` does); any other number must be what the file has.
     pub channels: usize,
-    /// Turn the image as its EXIF orientation says. The published recipe does not.
+    /// Rotate the image by its EXIF orientation. The published recipe does not.
     pub orient: bool,
     /// JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, the smallest at which the shorter side keeps this many
     /// pixels: a smaller image to crop from, and other pixels than the published recipe sees. The decoding itself gains
     /// little: at 1/4 and 1/8 about 15 % of 2000 x 1500 pixels' 12 to 27 ms, at 1/2 nothing, for most of it is reading
     /// the bit stream.
     pub fast: Option<usize>,
-    /// Of channels of 16 bits, this value and all above it become 255; 65535 is the whole range.
+    /// Of channels of 16 bits, this value and all above it become 255; 65535 is the full range.
     pub white: u16,
 }
 

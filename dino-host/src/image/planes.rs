@@ -1,4 +1,4 @@
-//! Images lie pixel by pixel, crops plane by plane, as the network reads them; every operation on a crop works on planes.
+//! Images are stored pixel by pixel, crops plane by plane, as the network reads them; every operation on a crop works on planes.
 
 use crate::image::Image;
 

@@ -8,6 +8,9 @@ use std::io::Write;
 use std::path::Path;
 
 /// Writes an RGB image, `width * height * 3` bytes, as PNG.
+///
+/// # Errors
+/// The image cannot be encoded, or the file cannot be written.
 pub fn write_png(path: &Path, size: [usize; 2], rgb: &[u8]) -> Result<()> {
     let png = encode_png(size, rgb, ExtendedColorType::Rgb8)
         .map_err(|e| Error::new(format!("cannot write {}: {}", path.display(), e.message)))?;
@@ -15,6 +18,9 @@ pub fn write_png(path: &Path, size: [usize; 2], rgb: &[u8]) -> Result<()> {
 }
 
 /// The bytes of a PNG file.
+///
+/// # Errors
+/// The image cannot be encoded.
 pub fn encode_png([width, height]: [usize; 2], pixels: &[u8], color: ExtendedColorType) -> Result<Vec<u8>> {
     let mut png = Vec::new();
     PngEncoder::new(&mut png)

@@ -1,8 +1,8 @@
-//! What a decoder has to say of an image beside its pixels.
+//! What a decoder reports about an image beside its pixels.
 
 use std::cell::Cell;
 
-/// What there is to say of an image beside its pixels.
+/// What a decoder reports about an image beside its pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Remark {
     /// The file's end mark is missing, though all its pixels are there.

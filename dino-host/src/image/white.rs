@@ -16,7 +16,7 @@ pub enum White {
     Found(Auto),
 }
 
-/// The word for [`White::Found`].
+/// The value that means [`White::Found`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Auto {
@@ -25,12 +25,12 @@ pub enum Auto {
 }
 
 impl White {
-    /// The whole range.
+    /// The full range.
     pub const FULL: White = White::Value(NonZeroU16::MAX);
     /// To be found.
     pub const AUTO: White = White::Found(Auto::Auto);
 
-    /// The number, once it is known: until then the whole range's.
+    /// The number, once it is known: until then the full range's.
     pub fn value(self) -> u16 {
         match self {
             White::Value(value) => value.get(),
@@ -66,7 +66,7 @@ impl FromStr for White {
 }
 
 /// 16 bits to 8, rounded to the nearest; `white` and all above it are 255. With `alpha`, the last of every `channels` values is
-/// transparency, which has the whole range.
+/// transparency, which has the full range.
 pub(crate) fn narrowed(samples: &[u16], white: u16, channels: usize, alpha: bool) -> Vec<u8> {
     let white = u32::from(white.max(1));
     let level = |x: u16| ((u32::from(x) * 255 + white / 2) / white).min(255) as u8;

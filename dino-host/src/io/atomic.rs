@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use std::path::Path;
 
 /// Writes a file aside (same folder, `.part`), flushes it to the disk and renames it: a reader sees the old or the new one.
+///
+/// # Errors
+/// The file cannot be written or renamed; the part that was written is removed.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
     let aside = path.with_extension("part");
     let done = File::create(&aside).and_then(|mut f| {

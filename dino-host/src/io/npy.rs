@@ -9,7 +9,7 @@ use crate::io::atomic::write_atomically;
 use std::io::Write;
 use std::path::Path;
 
-/// What stands before the numbers of an `.npy` file, version 1: magic, length of the rest, a Python dictionary, padding, a line feed;
+/// What is written before the numbers of an `.npy` file, version 1: magic, length of the rest, a Python dictionary, padding, a line feed;
 /// 128 bytes in all, whatever the shape, so that it can be written again when the shape is known.
 pub fn header(shape: &[usize]) -> Vec<u8> {
     let dims: String = shape.iter().map(|n| format!("{n}, ")).collect();
@@ -18,6 +18,9 @@ pub fn header(shape: &[usize]) -> Vec<u8> {
 }
 
 /// Writes an array of this shape, the last index fastest.
+///
+/// # Errors
+/// The file cannot be written.
 pub fn write(path: &Path, shape: &[usize], numbers: &[f32]) -> Result<()> {
     assert_eq!(shape.iter().product::<usize>(), numbers.len(), "{shape:?}");
     write_atomically(path, |f| {

@@ -1,7 +1,7 @@
 //! The one place that writes to stdout and stderr.
 //!
 //! Messages (`errln!`, on stderr) may have no reader: a terminal that was closed, `2>&1 | head`, a full disk. The work goes on,
-//! and [`messages_lost`] tells why they were lost. Results (`outln!`, on stdout) are what a command is run for: [`finish`] gives
+//! and [`messages_lost`] reports why they were lost. Results (`outln!`, on stdout) are what a command is run for: [`finish`] gives
 //! an error where one could not be written, but for a reader that went away, which has what it wanted.
 
 use std::fmt::Arguments;
@@ -18,7 +18,7 @@ static MESSAGES: Stream = Stream(Mutex::new(None));
 static RESULTS: Stream = Stream(Mutex::new(None));
 
 impl Stream {
-    /// Writes unless an earlier write failed: half a table after a gap would look like a whole one.
+    /// Writes unless an earlier write failed: half a table after a gap would look like a full one.
     fn write(&self, to: &mut dyn Write, text: &str) {
         let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if failed.is_none()

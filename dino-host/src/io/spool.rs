@@ -22,15 +22,26 @@ fn failed(e: std::io::Error) -> Error {
 }
 
 impl Spool {
-    /// On the disk of the folder `beside`.
+    /// A file on the disk of the folder `beside`.
+    ///
+    /// # Errors
+    /// The folder takes no temporary file.
     pub fn new(beside: &Path) -> Result<Spool> {
         Ok(Spool { file: BufWriter::new(tempfile::tempfile_in(beside).map_err(failed)?) })
     }
 
+    /// Appends numbers.
+    ///
+    /// # Errors
+    /// The disk is full, or the file cannot be written.
     pub fn push(&mut self, numbers: &[f32]) -> Result<()> {
         self.file.write_all(&bytes(numbers)).map_err(failed)
     }
 
+    /// Ends writing; reading begins at the first number.
+    ///
+    /// # Errors
+    /// The last numbers cannot be written.
     pub fn rewind(self) -> Result<Spooled> {
         let mut file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
@@ -40,6 +51,9 @@ impl Spool {
 
 impl Spooled {
     /// The next `count` numbers.
+    ///
+    /// # Errors
+    /// Fewer numbers are left, or the file cannot be read.
     pub fn next(&mut self, count: usize) -> Result<Vec<f32>> {
         let mut bytes = vec![0; 4 * count];
         self.file.read_exact(&mut bytes).map_err(failed)?;
@@ -47,11 +61,17 @@ impl Spooled {
     }
 
     /// Reading starts over.
+    ///
+    /// # Errors
+    /// The file cannot be read.
     pub fn rewind(&mut self) -> Result<()> {
         self.file.seek(SeekFrom::Start(0)).map(drop).map_err(failed)
     }
 
     /// Writes all of it as an array of this shape; reading starts over.
+    ///
+    /// # Errors
+    /// The numbers cannot be read, or the array cannot be written.
     pub fn save(&mut self, path: &Path, shape: &[usize]) -> Result<()> {
         self.rewind()?;
         write_atomically(path, |f| {

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-/// The text of a file without its byte order mark: UTF-8, or UTF-16 where a mark, or a zero within the first letter, says so.
-/// The error is the first line, counted from 1, that is neither.
+/// The text of a file without its byte order mark: UTF-8, or UTF-16 where a mark, or a zero within the first letter, shows it.
+///
+/// # Errors
+/// The first line, counted from 1, that is neither.
 pub fn decoded(bytes: Vec<u8>) -> Result<String, usize> {
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = bytes.chunks(2).map(|pair| pair.try_into().map_or(0xd800, unit)).collect();

@@ -1,6 +1,6 @@
 //! Tables of tabs and lines.
 
-/// A name as a field of a table of tabs and lines: `\t`, `\n`, `\r` and `\\` stand for what would break it, and for themselves.
+/// A name as a field of a table of tabs and lines: `\t`, `\n`, `\r` and `\\` replace what would break it, and themselves.
 pub fn tsv(name: &str) -> String {
     name.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n").replace('\r', "\\r")
 }

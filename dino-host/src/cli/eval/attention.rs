@@ -1,4 +1,4 @@
-//! `eval attention`.
+//! The command `eval attention`.
 
 use crate::cli::shared::{Source, Which, networks, open, start};
 use crate::device::Device;
@@ -40,6 +40,10 @@ pub struct Attention<O: Args> {
     every: usize,
 }
 
+/// Runs the command `eval attention`; returns the exit code.
+///
+/// # Errors
+/// The device, the weights or the images and masks are not usable, or an option is outside its range.
 pub fn run<D: Device>(args: Attention<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
     attention::check_keep(args.keep)?;

@@ -1,4 +1,4 @@
-//! `eval copies`.
+//! The command `eval copies`.
 
 use crate::cli::shared::{Named, Source, Which, networks, open, start};
 use crate::config::Config;
@@ -56,6 +56,10 @@ struct Task<'a> {
     whiten: Vec<Box<dyn Dataset>>,
 }
 
+/// Runs the command `eval copies`; returns the exit code.
+///
+/// # Errors
+/// The device, the weights or the data sets are not usable, `--data` has no originals and copies, or an option is outside its range.
 pub fn run<D: Device>(args: Copies<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
     if args.top == 0 || args.queries == 0 || !(args.gem > 0.0 && args.gem.is_finite()) {

@@ -1,4 +1,4 @@
-//! `eval knn`.
+//! The command `eval knn`.
 
 use super::probe::{Detail, Subject, detail_json, labels, print_baseline, print_detail, unlabelled};
 use crate::cli::shared::{Source, Which, start};
@@ -38,7 +38,7 @@ enum Part {
     All,
 }
 
-/// The k whose predictions are shown class by class, where it is among those asked for: the published best.
+/// The k whose predictions are shown class by class, where it is among those requested: the published best.
 const SHOWN: usize = 20;
 
 /// What the vote gave for one network, or for pixels.
@@ -51,10 +51,14 @@ struct Vote {
     view: &'static str,
     seen: String,
     scores: Vec<Score>,
-    /// At [`SHOWN`], or the first k asked for.
+    /// At [`SHOWN`], or the first k requested.
     class_scores: ClassScores,
 }
 
+/// Runs the command `eval knn`; returns the exit code.
+///
+/// # Errors
+/// The device, the weights or the labeled data set are not usable, or an option is outside its range.
 pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
     if args.k.contains(&0) || args.k.is_empty() {

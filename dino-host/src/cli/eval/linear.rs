@@ -1,4 +1,4 @@
-//! `eval linear`.
+//! The command `eval linear`.
 
 use super::probe::{Detail, Subject, detail_json, labels, print_baseline, print_detail};
 use crate::cli::shared::{Source, Which, start};
@@ -59,6 +59,11 @@ enum ChooseOn {
     TrainSplit,
 }
 
+/// Runs the command `eval linear`; returns the exit code.
+///
+/// # Errors
+/// The device, the weights, the labeled data set or the head file are not usable, an option is outside its range, or every learning
+/// rate diverged.
 pub fn run<D: Device>(mut args: Linear<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
     // Keys of a run that are the probe's here; a backbone has no use for them, but for the seed if it is drawn by it.
@@ -196,7 +201,7 @@ fn augmented<D: Device>(
     for epoch in 0..recipe.epochs {
         let order: Vec<u32> =
             order(stay.len(), recipe.seed, epoch as u64).into_iter().map(|i| stay[i as usize]).collect();
-        // As many whole batches at a time as keep the features of a set of any size in memory.
+        // As many full batches at a time as keep the features of a set of any size in memory.
         for images in order.chunks(recipe.batch.saturating_mul(4096usize.div_ceil(recipe.batch))) {
             let (seed, side) = (recipe.seed, subject.config.global_size);
             let crops = Augmented { set: train, images, side, seed, epoch: Some(epoch as u32) };
@@ -208,7 +213,7 @@ fn augmented<D: Device>(
             heads.steps(found.rows.view(), &here, &in_order, recipe.batch, recipe.factor(epoch));
         }
     }
-    // Those left out are judged as the test images are.
+    // Those left out are evaluated as the test images are.
     extractor.set_view(subject.view);
     let mut left = (Array2::zeros((0, extractor.width())), Vec::new());
     if !out.is_empty() {
@@ -220,7 +225,7 @@ fn augmented<D: Device>(
     Ok((heads, labels, left))
 }
 
-/// Judges a head that was trained before, here or elsewhere.
+/// Evaluates a head that was trained before, here or elsewhere.
 fn evaluate<D: Device>(args: &Linear<D::Options>, file: &Path) -> Result<u8> {
     let (mut head, about) = head_file::load(file)?;
     let subject = Subject::open::<D>(&args.source, args.which)?;
@@ -245,7 +250,7 @@ fn evaluate<D: Device>(args: &Linear<D::Options>, file: &Path) -> Result<u8> {
             subject.config.embed_dim
         )));
     }
-    // Of a file that does not say its order, that of the published heads, which are of one block.
+    // Of a file that does not state its order, that of the published heads, which are of one block.
     let order = match &about {
         Some(about) => about.order,
         None if mean_patch && blocks == 1 => {

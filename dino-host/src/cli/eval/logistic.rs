@@ -1,4 +1,4 @@
-//! `eval logistic`.
+//! The command `eval logistic`.
 
 use super::probe::{Detail, Subject, detail_json, labels, print_baseline, print_detail};
 use crate::cli::shared::{Source, Which, start};
@@ -44,6 +44,11 @@ pub struct Logistic<O: Args> {
     detail: Detail,
 }
 
+/// Runs the command `eval logistic`; returns the exit code.
+///
+/// # Errors
+/// The device, the weights or the labeled data set are not usable, an option is outside its range, or a class has too few images for a
+/// draw.
 pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
     // The probe's here; of use to a backbone only where it is drawn by it.
@@ -67,12 +72,12 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
     let data = &args.source.data;
     let labels = Labels::new(train.classes(), &labels(&bank, train, data)?, &labels(&queries, test, data)?);
     let (classes, width) = (labels.classes.len(), bank.rows.ncols());
-    // Whatever is wrong with a draw is said before the first is solved.
+    // Whatever is wrong with a draw is reported before the first is solved.
     let mut all = Vec::new();
     for few in few {
         let draw = |n| logistic::draw(&labels.train, &labels.classes, few, recipe.seed, n);
         let mut draws = (0..args.draws).map(draw).collect::<Result<Vec<_>>>()?;
-        draws.dedup(); // of the whole set there is one
+        draws.dedup(); // of the full set there is one
         all.push((few, draws));
     }
     let progress = Mutex::new(Progress::new(all.iter().map(|(_, draws)| draws.len()).sum(), "draws"));

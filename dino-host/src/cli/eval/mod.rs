@@ -31,6 +31,10 @@ pub enum Eval<O: Args> {
     Video(video::Video<O>),
 }
 
+/// Runs the command that `what` names; returns the exit code.
+///
+/// # Errors
+/// As of the command.
 pub fn run<D: Device>(what: Eval<D::Options>) -> Result<u8> {
     match what {
         Eval::Knn(args) => knn::run::<D>(args),

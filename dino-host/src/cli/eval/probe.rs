@@ -28,11 +28,11 @@ pub struct Detail {
     pub confusion: bool,
 }
 
-/// Whose features of what.
+/// A network or pixels, and the set that its features are of.
 pub struct Subject {
     pub which: Which,
     pub config: Config,
-    /// How pictures of both parts become evaluation views.
+    /// How images of both parts become evaluation views.
     pub view: EvalView,
     /// None for pixels.
     pub weights: Option<Vec<f32>>,
@@ -42,6 +42,9 @@ pub struct Subject {
 
 impl Subject {
     /// Opens the weights and the set, both parts of which must have labels, of two classes at least.
+    ///
+    /// # Errors
+    /// The weights or the set cannot be opened, a part has no labels, or all labels are of one class.
     pub fn open<D: Device>(source: &Source<D::Options>, which: Option<Which>) -> Result<Subject> {
         let subject = Subject::of_training_part::<D>(source, which)?;
         if subject.splits.test.classes().is_empty() {
@@ -52,6 +55,9 @@ impl Subject {
     }
 
     /// The same where the test part may be without labels.
+    ///
+    /// # Errors
+    /// The weights or the set cannot be opened, the training part has no labels, or all labels are of one class.
     pub fn of_training_part<D: Device>(source: &Source<D::Options>, which: Option<Which>) -> Result<Subject> {
         let which = which.unwrap_or(if source.checkpoint.is_some() { Which::Teacher } else { Which::Pixels });
         let (config, weights) = network::<D>(source, which)?;
@@ -59,7 +65,7 @@ impl Subject {
         if splits.train.classes().is_empty() {
             return Err(unlabelled(&source.data));
         }
-        // Of a single image there is something else to say.
+        // A single image has an error of its own.
         let several = splits.train.len() + splits.test.len() > 1;
         if let Some(class) = data::only_class(&splits).filter(|_| several) {
             return Err(one_class(&source.data, class));
@@ -68,6 +74,9 @@ impl Subject {
     }
 
     /// The features of another network, or pixels, of the same images.
+    ///
+    /// # Errors
+    /// The weights cannot be opened, or the configuration contradicts the flags.
     pub fn switch_to<D: Device>(self, source: &Source<D::Options>, which: Which) -> Result<Subject> {
         let (config, weights) = network::<D>(source, which)?;
         Subject::of(source, which, config, weights, self.splits, self.unreadable)
@@ -82,7 +91,7 @@ impl Subject {
         unreadable: Unreadable,
     ) -> Result<Subject> {
         let trained = source.checkpoint.is_some();
-        // The preset may enlarge small images for its patches; pixels by themselves are taken as they are, unless a size was asked for.
+        // The preset may enlarge small images for its patches; pixels by themselves are taken as they are, unless a size was requested.
         if which == Which::Pixels && !trained && source.model.named()?.global_size.is_none() {
             match first_readable(&*splits.train) {
                 Some(first) if first.width == first.height => {
@@ -99,12 +108,15 @@ impl Subject {
         format!("{:?}", self.which).to_lowercase()
     }
 
-    /// What a table says of the images' size.
+    /// What a table states of the images' size.
     pub fn seen(&self) -> String {
         seen(&self.config, self.view)
     }
 
     /// How many last blocks: so many, or by default the published four, of a shallower network all.
+    ///
+    /// # Errors
+    /// More blocks than the network has, none, or an option of networks given for pixels.
     pub fn blocks(&self, asked: Option<usize>, mean_patch: bool) -> Result<usize> {
         match asked {
             Some(_) if self.weights.is_none() => {
@@ -123,6 +135,9 @@ impl Subject {
     }
 
     /// A network to run; none for pixels.
+    ///
+    /// # Errors
+    /// The options do not fit the network, or the device cannot hold it.
     pub fn extractor<D: Device>(
         &self,
         options: &D::Options,
@@ -134,6 +149,9 @@ impl Subject {
     }
 
     /// Features of evaluation views.
+    ///
+    /// # Errors
+    /// An image cannot be read under `--strict`, features are not finite, or the device reports an error.
     pub fn features<D: Device>(&self, extractor: &mut Option<Extractor<D>>, set: &dyn Dataset) -> Result<Features> {
         let found = match extractor {
             None => features::pixels(set, &self.unreadable, &self.config),
@@ -147,7 +165,7 @@ impl Subject {
     }
 }
 
-/// What a table says of the images' size.
+/// What a table states of the images' size.
 pub fn seen(config: &Config, view: EvalView) -> String {
     let size = config.global_size;
     match view {
@@ -173,11 +191,14 @@ pub fn unlabelled(data: &str) -> Error {
 }
 
 /// The labels of the images that could be read.
+///
+/// # Errors
+/// The set has no labels.
 pub fn labels(of: &Features, set: &dyn Dataset, data: &str) -> Result<Vec<u32>> {
     of.labels(set).ok_or_else(|| unlabelled(data))
 }
 
-/// What `--json` says of predictions, beside the command's own.
+/// What `--json` prints of predictions, beside the command's own.
 pub fn detail_json(class_scores: &ClassScores, classes: &[String], baseline: &Baseline) -> Value {
     json!({
         "classes": classes, "baseline": baseline, "mean_class": class_scores.mean_class,
@@ -185,13 +206,13 @@ pub fn detail_json(class_scores: &ClassScores, classes: &[String], baseline: &Ba
     })
 }
 
-/// Rows for the table: what can be had without looking.
+/// Rows for the table: the accuracy without any features.
 pub fn print_baseline(baseline: &Baseline, classes: usize) {
     let Baseline { majority, majority_class, chance } = baseline;
     outln!("always {majority_class}: {majority:.2} %; guessing among {classes} classes: {chance:.2} %");
 }
 
-/// What was asked for of the classes; `of`: whose predictions these are.
+/// The requested details of the classes; `of`: whose predictions these are.
 pub fn print_detail(detail: &Detail, class_scores: &ClassScores, classes: &[String], of: &str) {
     let width = classes.iter().map(|c| c.chars().count()).max().unwrap_or(0).clamp(5, 30);
     if detail.per_class {

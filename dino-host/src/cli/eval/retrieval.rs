@@ -1,4 +1,4 @@
-//! `eval retrieval`.
+//! The command `eval retrieval`.
 
 use super::probe::{one_class, seen};
 use crate::cli::shared::{Source, Which, networks, open, settle_view, start};
@@ -45,6 +45,10 @@ pub struct Retrieval<O: Args> {
     whole_queries: bool,
 }
 
+/// Runs the command `eval retrieval`; returns the exit code.
+///
+/// # Errors
+/// The device, the weights, the data set or the ground truth are not usable, or an option is outside its range.
 pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
     start::<D>(&args.source.shared)?;
     if args.k.contains(&0) || args.k.is_empty() {
@@ -60,7 +64,7 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
         config = config.decoding_whole();
     }
     let mut tables = Vec::new();
-    // None where images are taken whole at a size of their own.
+    // None where entire images are taken at a size of their own.
     let mut view = None;
     let (bank, queries) = match &truth {
         Some(truth) => {
@@ -73,7 +77,7 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
             let boxes = truth.gnd.iter().map(|g| g.bbx.filter(|_| !args.whole_queries)).collect();
             let queries = Files { paths: paths(&truth.qimlist)?, boxes, how };
             let all: Vec<_> = truth.gnd.iter().map(|g| g.truth.clone()).collect();
-            // A row stands for an image by its place, so none may be left out.
+            // A row is matched to an image by its place, so none may be left out.
             let unreadable = Unreadable::new(true);
             for (name, weights) in &networks {
                 let take = |set: &dyn Dataset| tokens::<D>(&args, &config, weights, set, &unreadable, Some(size));
@@ -122,7 +126,7 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
     Ok(0)
 }
 
-/// Class tokens: of the square evaluation view, or of whole images.
+/// Class tokens: of the square evaluation view, or of entire images.
 fn tokens<D: Device>(
     args: &Retrieval<D::Options>,
     config: &Config,

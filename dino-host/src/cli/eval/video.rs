@@ -1,4 +1,4 @@
-//! `eval video`.
+//! The command `eval video`.
 
 use crate::cli::shared::{Shared, Source, Tolerance, Which, networks, start};
 use crate::device::Device;
@@ -63,6 +63,10 @@ pub struct Video<O: Args> {
     json: bool,
 }
 
+/// Runs the command `eval video`; returns the exit code.
+///
+/// # Errors
+/// The device, the weights or the sequences are not usable, an option is outside its range, or the masks cannot be written.
 pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     if args.top == 0 {

@@ -1,6 +1,7 @@
-//! CIFAR-10 and CIFAR-100 in their binary and Python versions. The binary one has records of one label byte (CIFAR-100: the coarse, then the fine label)
-//! and 3 x 32 x 32 bytes, the planes R, G, B, rows top to bottom (Krizhevsky, "Learning multiple layers of features from
-//! tiny images", 2009). The Python version has the same images and labels in the same order, and is read as the same records.
+//! CIFAR-10 and CIFAR-100 in their binary and Python versions. The binary one has records of one label byte (CIFAR-100: the coarse,
+//! then the fine label) and 3 x 32 x 32 bytes, the planes R, G, B, rows top to bottom (Krizhevsky, "Learning multiple layers of
+//! features from tiny images", 2009). The Python version has the same images and labels in the same order, and is read as the same
+//! records.
 
 use std::fs;
 use std::io::Read;
@@ -83,7 +84,7 @@ pub(crate) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     if here == folder && odd(folder).is_some() { Ok(None) } else { opened(&here, how) }
 }
 
-/// The same where the folder is of no other format: what is wrong with the files is said.
+/// The same where the folder is of no other format: the error states what is wrong with the files.
 pub(crate) fn open_odd(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     opened(&unpacked(folder)?, how)
 }
@@ -149,7 +150,7 @@ fn opened(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     Ok(Some(Splits::of(set, test, Vec::new())))
 }
 
-/// Which set a `train.bin` is of: what its length says, unless the file of class names or the folder's name says more.
+/// Which set a `train.bin` is of: its length decides, unless the file of class names or the folder's name does.
 fn version_of(folder: &Path) -> Result<Version> {
     let path = folder.join("train.bin");
     let length = fs::metadata(&path).map_err(|e| Error::new(format!("cannot read {}: {e}", path.display())))?.len();
@@ -165,8 +166,8 @@ impl Cifar {
     /// where there is one (`batches.meta.txt` or `fine_label_names.txt`, a class name a line, `batches.meta` or `meta`; without
     /// it the ten published names, or the numbers 0 to 99).
     ///
-    /// Errors: a file that cannot be read, whose length is not a whole number of records, or that has a label without
-    /// a class.
+    /// # Errors
+    /// A file cannot be read, its length is not a multiple of the record's, or it has a label without a class.
     pub fn read(folder: &Path, version: Version, names: &[&str], how: Decode) -> Result<Cifar> {
         let named = folder.join(version.names_file());
         let meta = folder.join(version.meta_file());

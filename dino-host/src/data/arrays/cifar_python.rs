@@ -109,7 +109,7 @@ impl Read {
         ids.iter().map(|&id| u8::try_from(self.int(id)?).ok()).collect()
     }
 
-    /// The bytes of a NumPy array of rows of 3,072 bytes. Its state is (version, shape, type, whether columns lie together, bytes).
+    /// The bytes of a NumPy array of rows of 3,072 bytes. Its state is (version, shape, type, whether it is column-major, bytes).
     fn matrix(&self, id: Id) -> Option<&[u8]> {
         let Value::Object(array) = &self.pickle.values[id] else { return None };
         let Value::Sequence(state) = &self.pickle.values[array.state?] else { return None };

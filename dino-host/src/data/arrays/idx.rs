@@ -3,8 +3,8 @@
 //!
 //! Images are `*images-idx3-ubyte` (n, height, width) or `*images-idx4-ubyte` (n, height, width, channels), labels
 //! `*labels-idx1-ubyte` with the same beginning, or QMNIST's `*labels-idx2-int`, whose column 0 is the label;
-//! `images.idx3-ubyte`, as some programs unpack it, is the same. A word of the beginning says the part, as in
-//! `emnist-letters-train-`; `t10k` is MNIST's test part. EMNIST stores its images transposed: they are turned.
+//! `images.idx3-ubyte`, as some programs unpack it, is the same. A word of the beginning means the part, as in
+//! `emnist-letters-train-`; `t10k` is MNIST's test part. EMNIST stores its images transposed: they are transposed back.
 
 use std::fs;
 use std::io::Read;
@@ -199,7 +199,7 @@ struct Numbers {
     bytes: Vec<u8>,
 }
 
-/// Reads a file of as many dimensions as one of `ranks` says and of one of the types `kinds`.
+/// Reads a file with a number of dimensions among `ranks` and of one of the types `kinds`.
 fn read(path: &Path, ranks: &[u8], kinds: &[(u8, usize)]) -> Result<Numbers> {
     let failed = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::UnexpectedEof => {
@@ -240,7 +240,7 @@ fn read(path: &Path, ranks: &[u8], kinds: &[(u8, usize)]) -> Result<Numbers> {
     };
     let mut bytes = Vec::new();
     let header = 4 + 4 * u64::from(rank);
-    // A plain file has what its length says; a packed one is believed as it comes.
+    // The length of a plain file bounds what is reserved; a packed one is read as it comes.
     let surely = if packed { 0 } else { expected.min(length.saturating_sub(header)) };
     bytes.try_reserve_exact(surely as usize + 1).map_err(|e| read_error(path, &e.into()))?;
     reader.take(expected + 1).read_to_end(&mut bytes).map_err(failed)?;

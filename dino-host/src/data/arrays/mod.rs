@@ -18,7 +18,7 @@ use crate::image::{Decode, Image, converted};
 /// Largest array, unpacked: EMNIST's largest has 0.6 GB.
 pub(crate) const MAX_ARRAY: u64 = 8 << 30;
 
-/// How an image's numbers lie, the last index fastest.
+/// The layout of an image's numbers, the last index fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
     /// (height, width, channels)
@@ -107,7 +107,7 @@ impl Dataset for Arrays {
     fn name(&self, i: usize) -> String {
         format!("{}/{i:05}", self.name)
     }
-    /// Everything. Where images are turned, another one than that of the same bytes as they lie: a run that saw them lying is not
+    /// Everything. Transposed images differ from the same bytes as they are stored: a run that saw the stored layout is not
     /// resumed with others.
     fn fingerprint(&self) -> String {
         let mut hash = Fnv::new();

@@ -1,9 +1,9 @@
 //! NumPy's arrays: an `.npz` archive (MedMNIST's `train_images`, `train_labels`, ..., Keras's `x_train`, `y_train`, ...), or `.npy`
 //! files called alike.
 //!
-//! A word of an array's name says its part. In every part there is one array of images: unsigned bytes, (n, height, width),
+//! A word of an array's name means its part. In every part there is one array of images: unsigned bytes, (n, height, width),
 //! (n, height, width, channels) or (n, channels, height, width), where the axis of 1, 3, 4 or `--channels` values is that of the
-//! channels; and perhaps one of labels, whole numbers, (n) or (n, 1). Arrays are read into memory as a whole.
+//! channels; and perhaps one of labels, integers, (n) or (n, 1). Arrays are read into memory in full.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
@@ -81,7 +81,7 @@ pub(crate) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
     let Some(named) = lone(path)? else {
         return of_arrays(path, folder, archive(path, false)?, None, how).map(Some);
     };
-    // The labels and the test part lie beside it, under names that differ in these words alone.
+    // The labels and the test part are stored beside it, under names that differ in these words alone.
     let set = |array: &Array| {
         let plain = |w: &&String| !IMAGES.contains(&w.as_str()) && !LABELS.contains(&w.as_str());
         array.words.iter().filter(plain).cloned().collect::<Vec<_>>()
@@ -267,7 +267,7 @@ impl Array {
         }
     }
 
-    /// n, height, width, channels, and how they lie.
+    /// n, height, width, channels, and their layout.
     fn dims(&self, how: Decode) -> Result<([usize; 4], Layout)> {
         let unclear = |what: &str, hint: &str| {
             Err(Error::new(format!("{} has the shape {:?}: {what}", self.shown(), self.shape)).hint(hint))

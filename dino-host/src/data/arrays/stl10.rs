@@ -1,7 +1,7 @@
 //! STL-10 in its binary version: `train_X.bin`, `test_X.bin`, `unlabeled_X.bin` are images of 3 x 96 x 96 bytes, the planes R, G, B,
 //! every one column by column; `train_y.bin`, `test_y.bin` a byte an image, 1 to 10 (cs.stanford.edu/~acoates/stl10).
 //!
-//! The 5,000 labelled images are the training part, the 8,000 of the test part are judged by. The 100,000 images without labels
+//! The 5,000 labeled images are the training part, the 8,000 of the test part are for evaluation. The 100,000 images without labels
 //! are trained on where `unlabeled_X.bin` itself is named. Images are read from the file one by one: they are 2.8 GB.
 
 use std::fs;

@@ -1,6 +1,6 @@
 //! Folders of tar shards: their parts, and the images in them.
 //!
-//! `.tar` is read by offset, member by member. `.tar.gz` (`.tgz`) and `.tar.zst` are unpacked whole, a few shards at a time.
+//! `.tar` is read by offset, member by member. `.tar.gz` (`.tgz`) and `.tar.zst` are unpacked in full, a few shards at a time.
 
 pub(crate) mod shard;
 mod tar;
@@ -50,7 +50,7 @@ pub(crate) fn open(folder: &Path, how: Decode) -> Result<Option<Splits>> {
     splits(&[folder, &below], parts.train, parts.test, parts.notes, how).map(Some)
 }
 
-/// `None` when the file's name does not end as a shard's. Its test part is what lies beside it under the name of one.
+/// `None` when the file's name does not end as a shard's. Its test part is what is stored beside it under the name of one.
 pub(crate) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
     if packing(path).is_none() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! One tar shard, plain or packed: which members are samples, and where they lie.
+//! One tar shard, plain or packed: which members are samples, and where they are stored.
 //!
 //! Members whose names agree up to the first dot of the last part are one sample, as WebDataset has it: `0001.jpg`, `0001.cls`,
 //! `0001.depth.png`. Where nothing is called by such a beginning and one ending alone, the dots are part of the names
@@ -28,7 +28,7 @@ pub(crate) enum Packing {
     Zstd,
 }
 
-/// What the ending of a file's name says, and the name without it.
+/// The packing that the ending of a file's name means, and the name without it.
 pub(crate) fn packing(path: &Path) -> Option<(Packing, &str)> {
     let name = path.file_name()?.to_str()?;
     let endings =
@@ -171,6 +171,10 @@ impl Shard {
             .hint("unpack it to a plain .tar, which is read without a copy in memory, or make smaller shards")
     }
 
+    /// The unpacked bytes of the shard.
+    ///
+    /// # Errors
+    /// The file cannot be read, is damaged, or is too large unpacked.
     pub fn unpack(&self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.reader()?.read_to_end(&mut bytes).map_err(|e| self.failed(&e))?;
@@ -179,8 +183,9 @@ impl Shard {
 
     /// Finds the samples; of a packed shard everything is read. No image is decoded.
     ///
-    /// Errors name the shard and, where there is one, the member: unreadable, no tar, cut short, a label without an image or that is
-    /// no number, members of one sample that do not follow one another, no sample at all.
+    /// # Errors
+    /// The file is unreadable, no tar or truncated; a label has no image or is no number; the members of a sample do not follow one
+    /// another; there is no sample. The error names the shard and, where there is one, the member.
     pub fn scan(&self) -> Result<Scan> {
         let (listing, bytes) = if self.packing == Packing::Plain {
             let file = fs::File::open(&self.path).map_err(|e| self.failed(&e))?;

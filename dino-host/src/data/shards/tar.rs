@@ -1,4 +1,4 @@
-//! The headers of a tar archive: where its files lie. (v7, ustar, GNU and PAX; the crate's own walk reads a long name of any size
+//! The headers of a tar archive: where its files are stored. (v7, ustar, GNU and PAX; the crate's own walk reads a long name of any size
 //! into memory.)
 
 use std::fs::File;
@@ -54,7 +54,7 @@ const MAX_TEXT: u64 = 64;
 
 /// What can be read, and passed over faster than read.
 pub(crate) trait Input: Read {
-    /// Errors where fewer bytes are left and that can be told.
+    /// Errors where fewer bytes are left and that can be known.
     fn pass(&mut self, bytes: u64) -> io::Result<()>;
 }
 
@@ -64,7 +64,7 @@ impl Input for BufReader<File> {
     }
 }
 
-/// What the headers before a member's own say of it.
+/// What the headers before a member's own state about it.
 #[derive(Default)]
 struct Before {
     name: Option<Vec<u8>>,
@@ -116,7 +116,7 @@ pub(crate) fn list<I: Input>(input: &mut I, length: u64) -> Result<Listing, Wron
         let padded = stop - at;
         let mut skip = padded;
         if kind == EntryType::GNUSparse {
-            // Where the pieces lie goes on in further blocks.
+            // The list of the chunks goes on in further blocks.
             let mut more = header.as_gnu().is_some_and(|gnu| gnu.is_extended());
             while more {
                 let mut block = [0; 512];

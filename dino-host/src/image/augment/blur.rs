@@ -46,7 +46,7 @@ impl BoxFilter {
 
     #[inline(always)]
     fn few<const TAPS: usize>(&self, y: &mut [u8], x: &[u8], starts: &[usize]) {
-        // Crops are whole numbers of blocks wide. Without them the compiler takes 64 at a time, and one by one what is left.
+        // Crops are full blocks wide. Without blocks the compiler takes 64 at a time, and one by one what is left.
         let (blocks, rest) = y.as_chunks_mut::<BLOCK>();
         let mut at = 0;
         for y in blocks {

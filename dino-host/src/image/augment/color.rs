@@ -125,7 +125,7 @@ pub fn solarize(planes: &mut [u8], threshold: u8) {
     }
 }
 
-/// Turns the color circle by `shift` of a full turn, in −0.5 ..= 0.5: the 8-bit hue moves by trunc(255 shift). A shift
+/// Rotates the color circle by `shift` of a full rotation, in −0.5 ..= 0.5: the 8-bit hue moves by trunc(255 shift). A shift
 /// of zero still rounds through HSV. Three channels.
 pub fn hue(planes: &mut [u8], shift: f64) {
     turn(planes, (shift * 255.0) as i32); // modulo 256, so that negative shifts wrap around
@@ -161,8 +161,8 @@ fn rgb_to_hsv([r, g, b]: [i32; 3]) -> [i32; 3] {
     [truncate(turn * 255.0) * colored, truncate(s * 255.0) * colored, max]
 }
 
-/// A channel of hue h is v (1 − s w), where w grows from nought to one over a sixth of a turn, stays for two and falls again.
-/// In whole numbers, 255 to a one, and v (1 − s w) is never half-way between two of them.
+/// A channel of hue h is v (1 − s w), where w grows from zero to one over a sixth of the circle, stays for two and falls again.
+/// In integers, 255 to a one, and v (1 − s w) is never half-way between two of them.
 #[inline(always)]
 fn hsv_to_rgb([h, s, v]: [i32; 3]) -> [i32; 3] {
     const ONE: i32 = 255;
@@ -185,7 +185,7 @@ fn hsv_to_rgb([h, s, v]: [i32; 3]) -> [i32; 3] {
 #[inline(always)]
 fn truncate(x: f32) -> i32 {
     const ULP_ONE: f32 = (1 << 23) as f32;
-    let near = x + ULP_ONE; // rounded to a whole number, which is in the low bits
+    let near = x + ULP_ONE; // rounded to an integer, which is in the low bits
     (near.to_bits() & 0x7f_ffff) as i32 - (near - ULP_ONE > x) as i32
 }
 

@@ -15,7 +15,7 @@ pub enum EvalView {
 }
 
 impl EvalView {
-    /// The word of the key `eval-view`.
+    /// The value of the key `eval-view`.
     pub fn name(self) -> &'static str {
         match self {
             EvalView::ResizeCrop => "resize-crop",
@@ -34,7 +34,8 @@ impl EvalView {
 
 /// The square of side `size` that is evaluated of an image, normalized to `out` `(channels, size, size)`.
 ///
-/// `out` is `channels * size * size` long, `mean` and `std` have a number a channel of the image, `size` is at least 1 and the image is not empty.
+/// `out` is `channels * size * size` long, `mean` and `std` have a number a channel of the image, `size` is at least 1 and the image
+/// is not empty.
 pub fn eval_view(image: &Image, size: usize, view: EvalView, mean: &[f64], std: &[f64], out: &mut [f32]) {
     assert_eq!(mean.len(), image.channels, "a mean a channel");
     assert_eq!(out.len(), mean.len() * size * size, "a view of side {size} has channels * side * side values");
@@ -44,8 +45,8 @@ pub fn eval_view(image: &Image, size: usize, view: EvalView, mean: &[f64], std: 
     normalize(out, &center(image, view.short(size), size), mean, std);
 }
 
-/// torchvision's `Resize(short)` and `CenterCrop(size)`: the shorter side becomes `short`, the longer one is cut to a
-/// whole number, and the central square of side `size <= short` is kept (only its pixels are computed).
+/// torchvision's `Resize(short)` and `CenterCrop(size)`: the shorter side becomes `short`, the longer one is cut to an
+/// integer, and the central square of side `size <= short` is kept (only its pixels are computed).
 pub fn resize_and_center(image: &Image, short: usize, size: usize) -> Image {
     let pixels = planes::interleaved(&center(image, short, size), image.channels);
     Image { width: size, height: size, channels: image.channels, pixels }

@@ -32,7 +32,7 @@ pub struct Scratch {
 impl Augment {
     /// Writes the crop number `view` of the image to `out`, normalized, `(channels, size, size)`.
     ///
-    /// `out` is `channels * size * size` long, size as [`Augment::crops_of`] says; the image has these channels and is not
+    /// `out` is `channels * size * size` long, size as [`Augment::crops_of`] gives it; the image has these channels and is not
     /// empty. The random numbers are the same for any number of channels.
     pub fn crop(&self, image: &Image, view: usize, rng: &mut Rng, out: &mut [f32]) {
         self.crop_with(&mut Scratch::default(), image, view, rng, out);
@@ -189,7 +189,7 @@ mod tests {
                 let r = region::random_region(1000, 1000, scale, recipe.ratio, &mut rng(n, 0));
                 let (h, w) = (r.height as f64, r.width as f64);
                 assert!(r.top + r.height <= 1000 && r.left + r.width <= 1000);
-                // Sides are rounded to whole pixels.
+                // Sides are rounded to full pixels.
                 assert!((scale[0] * 0.99..=scale[1] * 1.01).contains(&(h * w / 1e6)));
                 assert!((recipe.ratio[0] * 0.99..=recipe.ratio[1] * 1.01).contains(&(w / h)));
                 area += h * w / 1e6 / draws as f64;
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn frequencies_are_those_of_the_recipe() {
         let published = Augment::default();
-        // The whole image, so that only the step in question can change it.
+        // The entire image, so that only the step in question can change it.
         let whole = Augment {
             global_size: 8,
             local_size: 8,

@@ -32,7 +32,7 @@ pub struct Augment {
     pub contrast: f64,
     /// Saturation factor within 1 ± this.
     pub saturation: f64,
-    /// Hue shift within ± this part of a full turn; at most 0.5.
+    /// Hue shift within ± this part of a full rotation; at most 0.5.
     pub hue: f64,
     /// Probability of a gray image.
     pub gray_prob: f64,
@@ -110,6 +110,9 @@ impl Augment {
     }
 
     /// Refuses values outside their meaning; the error names the key.
+    ///
+    /// # Errors
+    /// A value is outside its range; the error names the key.
     pub fn check(&self) -> Result<()> {
         let fail = |key: &str, value: &dyn std::fmt::Debug, hint: &str| {
             Err(Error::new(format!("--{key} {value:?} makes no sense")).hint(hint.to_string()))
@@ -171,7 +174,7 @@ impl Augment {
         Ok(())
     }
 
-    /// The operations of this recipe that cannot change an image of these channels, by their flags, to be said aloud.
+    /// The operations of this recipe that cannot change an image of these channels, by their flags, to be printed.
     pub fn left_out(&self) -> Vec<&'static str> {
         let strengths = [self.brightness, self.contrast, self.saturation, self.hue];
         let flags = ["--brightness", "--contrast", "--saturation", "--hue"];

@@ -1,4 +1,4 @@
-//! A walk over the coded data of a JPEG, which says whether all of it is there: no coefficient is kept, only which are not zero, for
+//! A walk over the coded data of a JPEG, which finds whether all of it is there: no coefficient is kept, only which are not zero, for
 //! later scans of a progressive file are read by that. ITU-T T.81, annexes F and G.
 
 use super::{Frame, SCAN, Scan, Segment, segments};

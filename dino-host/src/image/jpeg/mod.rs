@@ -1,4 +1,4 @@
-//! JPEG: which of the two decoders is right for a file, told by its markers; and whether its end is there.
+//! JPEG: which of the two decoders is right for a file, decided by its markers; and whether its end is there.
 //!
 //! The `image` crate's decoder (zune-jpeg 0.5) is fast and right for what nearly every file is: one scan or progressive scans, brightness
 //! at full resolution, markers of color that do not contradict one another. Several baseline scans, or a first component that is not
@@ -61,10 +61,10 @@ struct Component {
     down: u8,
 }
 
-/// What the first frame's head says.
+/// What the first frame's head states.
 #[derive(Default)]
 struct Frame {
-    /// The marker's code: 0xc0 baseline, 0xc1 extended, 0xc2 progressive, others are read by nobody.
+    /// The marker's code: 0xc0 baseline, 0xc1 extended, 0xc2 progressive; no decoder here reads others.
     code: u8,
     precision: u8,
     width: u16,
@@ -126,7 +126,7 @@ enum Color {
     Ycck,
 }
 
-/// All that the markers say.
+/// All that the markers state.
 #[derive(Default)]
 pub(crate) struct Layout<'a> {
     frame: Frame,
@@ -216,7 +216,10 @@ impl<'a> Layout<'a> {
         matches!(self.color(), Some(Color::Gray | Color::Rgb | Color::YCbCr)) && self.frame.components.iter().all(plain)
     }
 
-    /// Errors: what no decoder of ours reads, or reads right.
+    /// Whether a decoder here reads the file, and reads it right.
+    ///
+    /// # Errors
+    /// The coding, precision or sampling is not supported, or a frame or scan is missing.
     pub fn check(&self, path: &Path) -> Result<()> {
         let frame = &self.frame;
         let coding = match frame.code {
@@ -266,6 +269,9 @@ impl<'a> Layout<'a> {
     }
 
     /// A file that is not ordinary. [`Layout::check`] has passed it.
+    ///
+    /// # Errors
+    /// The data is damaged.
     pub fn decode(&self, path: &Path, bytes: &[u8]) -> Result<Image> {
         let failed = |e: jpeg_decoder::Error| damaged(path, &e);
         let mut decoder = self.decoder(bytes).ok_or_else(|| damaged(path, &"no decoder reads it"))?;

@@ -107,7 +107,7 @@ pub struct Resizer {
     other: Vec<u8>,
 }
 
-/// A strip of rows on its side, before and after the horizontal pass.
+/// A transposed strip of rows, before and after the horizontal pass.
 #[derive(Default)]
 struct Strip {
     before: Vec<u8>,
@@ -138,10 +138,10 @@ impl Strip {
 }
 
 impl Resizer {
-    /// Cuts `source` out of the image, resizes the cut (no pixel outside it has a say) to `size` = (height, width), and
+    /// Cuts `source` out of the image, resizes the cut (no pixel outside it has an effect) to `size` = (height, width), and
     /// writes the `window` of the result to `out`, which becomes planes: `(channels, window.height, window.width)` bytes.
     ///
-    /// `source` lies in the image, `window` in `size`, and neither is empty.
+    /// `source` is within the image, `window` within `size`, and neither is empty.
     pub fn run(
         &mut self,
         out: &mut Vec<u8>,
@@ -203,12 +203,12 @@ fn place(out: &mut [u8], window: Region, y: usize, line: &[u8]) {
     }
 }
 
-/// The whole image at another size.
+/// The entire image at another size.
 pub fn resize(image: &Image, height: usize, width: usize, filter: Filter) -> Image {
     resized_crop(image, Region::whole(image.height, image.width), height, width, filter, Order::default())
 }
 
-/// The part `source` of the image at another size. `source` lies in the image and is not empty.
+/// The part `source` of the image at another size. `source` is within the image and is not empty.
 pub fn resized_crop(image: &Image, source: Region, height: usize, width: usize, filter: Filter, order: Order) -> Image {
     let mut planes = Vec::new();
     let mut resizer = Resizer { order, ..Resizer::default() };

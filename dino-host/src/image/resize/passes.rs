@@ -1,6 +1,6 @@
 //! The two passes of a resize, both without a gather: whatever the axis, the sums of neighboring values share their weights.
 //!
-//! A vertical pass has such neighbors in memory. A horizontal one gets them by turning strips of sixteen rows on their side.
+//! A vertical pass has such neighbors in memory. A horizontal one gets them by transposing strips of sixteen rows.
 
 use super::taps::{FRACTION, Taps};
 use multiversion::multiversion;
@@ -15,7 +15,7 @@ fn round(sum: i32) -> u8 {
     (sum >> FRACTION).clamp(0, 255) as u8
 }
 
-/// Transposes 16 x 16 bytes. Dealing out the two halves in turns moves every bit of an index one place up; four times swaps
+/// Transposes 16 x 16 bytes. Interleaving the two halves moves every bit of an index one place up; four times swaps
 /// row and column.
 #[inline(always)]
 fn transpose(mut block: [u8; STRIP * STRIP]) -> [u8; STRIP * STRIP] {
@@ -47,7 +47,7 @@ pub fn transpose_rows(transposed: &mut [u8], rows: &[&[u8]]) {
     }
 }
 
-/// The way back: `(columns, 16)` to the first rows of `out`, which lie `stride` apart.
+/// The way back: `(columns, 16)` to the first rows of `out`, which are `stride` apart.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn transpose_back(out: &mut [u8], stride: usize, transposed: &[u8]) {
     let mut block = [0; STRIP * STRIP];
@@ -61,7 +61,7 @@ pub fn transpose_back(out: &mut [u8], stride: usize, transposed: &[u8]) {
     }
 }
 
-/// The horizontal pass over a strip on its side: `out` `(channels, outputs, 16)` from `x` `(inputs, channels, 16)`.
+/// The horizontal pass over a transposed strip: `out` `(channels, outputs, 16)` from `x` `(inputs, channels, 16)`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn horizontal(out: &mut [u8], x: &[u8], taps: &Taps, channels: usize) {
     let (x, _) = x.as_chunks::<STRIP>();

@@ -44,6 +44,10 @@ pub(crate) struct Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
+    /// Reads the tags that describe the strips or tiles.
+    ///
+    /// # Errors
+    /// A tag cannot be read, the chunks have no size, or the compression, predictor or layout is not supported.
     pub fn read(
         path: &Path,
         bytes: &'a [u8],
@@ -113,6 +117,9 @@ impl<'a> Chunks<'a> {
     }
 
     /// All samples, pixel by pixel: a byte each, of fewer bits without being spread; 16 bits are two bytes in this machine's order.
+    ///
+    /// # Errors
+    /// Strips or tiles are missing, damaged or too large.
     pub fn placed(&self, path: &Path, decoder: &mut Decoder<Cursor<&'a [u8]>>) -> Result<Vec<u8>> {
         let wide = self.bits.div_ceil(8);
         let (across, down) = (self.width.div_ceil(self.chunk.0), self.height.div_ceil(self.chunk.1));
@@ -178,7 +185,7 @@ impl<'a> Chunks<'a> {
             }
             FAX4 => match decoder.read_chunk(index as u32).map_err(|e| failed(path, e))? {
                 DecodingResult::U8(bits) => {
-                    // The crate leaves out what lies beyond the image.
+                    // The crate leaves out what is beyond the image.
                     let found = bits.len() / rows;
                     return Ok((bits, found.max(1)));
                 }
@@ -230,7 +237,7 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    /// A strip or tile as a JPEG file: with the tables that all share, and a marker that says what the components are.
+    /// A strip or tile as a JPEG file: with the tables that all share, and a marker that states what the components are.
     fn jpeg(&self, stored: &[u8]) -> Vec<u8> {
         let tables = self.tables.strip_prefix(&[0xff, 0xd8]).map(|t| t.strip_suffix(&[0xff, 0xd9]).unwrap_or(t));
         let adobe = [b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0".as_slice(), &[u8::from(self.photometric != RGB)]].concat();

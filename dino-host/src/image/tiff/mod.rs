@@ -1,7 +1,7 @@
 //! TIFF and BigTIFF, with any number of bands: the first image of the file.
 //!
 //! The crate reads the tags. Strips and tiles are unpacked and placed here: the crate's own way (0.11) panics on planes in tiles, wants
-//! an end code of LZW, does not look at FillOrder, and reads no palette.
+//! an end code of LZW, ignores FillOrder, and reads no palette.
 
 mod chunks;
 
