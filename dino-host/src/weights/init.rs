@@ -39,7 +39,7 @@ pub struct Start {
 /// channels is asked for. `network`: the words under which the weights are stored, if the file does not have them alone.
 ///
 /// # Errors
-/// The file cannot be read or does not fit, its shape is not the run's, its channels differ without `channels`, or `wanted` is not there.
+/// The file cannot be read or does not fit, its shape is not the run's, its channels differ without `channels`, or its head does not fit.
 pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, channels: bool) -> Result<Start> {
     let (heads, called) = (Some(config.heads), network.map(str::to_owned));
     let options = Options { head: wanted != Head::Fresh, called, heads, allow_extra: true, ..Options::default() };

@@ -158,7 +158,7 @@ impl Opened {
     /// The weights, if every key fits.
     ///
     /// # Errors
-    /// A key does not fit, see [`Report::check`], or a tensor cannot be read.
+    /// A key does not fit, there is no such network, or a tensor cannot be read.
     pub fn strict(self) -> Result<Weights> {
         self.weights
     }
@@ -168,7 +168,7 @@ impl Opened {
 /// `config.json`).
 ///
 /// # Errors
-/// A file cannot be read or is none of the formats, or has no such network. Keys that do not fit are no error here.
+/// As [`parse`], or a file cannot be read. What does not fit is the error of [`Opened::strict`].
 pub fn open(path: &Path, options: &Options) -> Result<Opened> {
     let (path, folder) = whole(path)?;
     let mut side = Side::default();
@@ -263,7 +263,7 @@ pub struct Side {
 /// The same for the bytes of a file.
 ///
 /// # Errors
-/// As [`open`], but for files that cannot be read.
+/// The bytes are none of the formats or a damaged checkpoint, or `options` asks for another naming or network than a checkpoint has.
 pub fn parse(name: String, bytes: Vec<u8>, side: &Side, options: &Options) -> Result<Opened> {
     let file = if !file::is_safetensors(&bytes) {
         File::parse(name, bytes)?

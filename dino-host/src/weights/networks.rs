@@ -94,7 +94,7 @@ fn listed(networks: &[Network]) -> String {
 /// average and the network that it is of, they are the teacher and the student, whatever their names. And what to print about the choice.
 ///
 /// # Errors
-/// The file has no vision transformer, not the network that is asked for, or several of the same rank.
+/// The file has no network or several of the path `called`, not the one that is `wanted`, or several that it may be.
 pub fn choose(file: &File, wanted: Option<&str>, called: Option<&str>) -> Result<(Network, Vec<String>)> {
     let networks = all(file);
     let only = |some: Vec<&Network>| if let [one] = some[..] { Some(one.clone()) } else { None };
