@@ -12,7 +12,7 @@ use dino_kernel::scalars::monitor;
 impl Device for Gpu {
     type Options = Options;
     const KIND: &'static str = "cuda";
-    /// Enough rows to fill a large card: ViT-S/16 with the published crops takes a batch of 64 whole.
+    /// Enough rows to fill a large card: ViT-S/16 with the published crops takes a batch of 64 at once.
     const MICRO_BATCH_TOKENS: usize = 65536;
 
     fn ready(_options: &Options) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Matrix products: cuBLASLt where it is in use and takes them, else own kernels: which, which tile, how many splits. The latter are
+//! Matmuls: cuBLASLt where it is in use and takes them, else own kernels: which, which tile, how many splits. The latter are
 //! chosen from the shape alone, so that their bits do not depend on the card.
 
 use crate::args;
@@ -7,7 +7,7 @@ use crate::kernels::{Kernel, Shape};
 use crate::matmul::{Kind, Matmul, Size};
 use crate::options::Precision;
 
-/// Where a product goes.
+/// Where a matmul goes.
 #[derive(Clone, Copy)]
 pub enum Out {
     /// Activations.
@@ -152,7 +152,7 @@ impl Gpu {
         }
     }
 
-    /// dw (m, n; f32) += dy^T x, dy (k, m), x (k, n). The long sum over rows is split where there are few tiles; the splits lie in the
+    /// dw (m, n; f32) += dy^T x, dy (k, m), x (k, n). The long sum over rows is split where there are few tiles; the splits are in the
     /// first `room` bytes of the workspace and are added in order.
     pub(crate) fn matmul_tn(&mut self, dw: u64, dy: u64, x: u64, [m, n, k]: Size, room: usize) {
         let matmul = Matmul { kind: Kind::Tn, size: [m, n, k], f32_out: true, accumulate: true, bias: false };
@@ -170,7 +170,7 @@ impl Gpu {
             }
             Precision::Bf16 => {
                 let (kernel, shape) = self.tile([&kernels.gemm_tn_bf16, &kernels.gemm_tn_bf16_128], [m, n, k], splits);
-                // Whole steps of 32, so that only the last split has a tail.
+                // Full steps of 32, so that only the last split has a tail.
                 let depth = k.div_ceil(splits).next_multiple_of(32);
                 self.launch(
                     kernel,
@@ -197,7 +197,7 @@ impl Gpu {
         }
     }
 
-    /// y (n) += `parts` pieces of n, `stride` apart, in order.
+    /// y (n) += the `count` parts of n at `parts`, `stride` apart, in order.
     pub(crate) fn sum_parts(&mut self, y: u64, parts: u64, n: usize, count: usize, stride: usize) {
         self.launch(
             &self.kernels.split_sum,

@@ -8,7 +8,7 @@ use std::ffi::c_void;
 /// One kernel.
 pub struct Kernel {
     function: Function<'static>,
-    /// Bytes of its parameters, where the driver can say.
+    /// Bytes of its parameters, where the driver can tell.
     sizes: Option<Vec<usize>>,
     name: String,
     /// Bytes of dynamic shared memory it is launched with.
@@ -38,11 +38,14 @@ argument!(u64, i64, i32, f32);
 /// The shape of a launch: blocks, threads of a block.
 #[derive(Clone, Copy)]
 pub struct Shape {
+    /// Blocks.
     pub grid: [u32; 3],
+    /// Threads of a block.
     pub block: [u32; 2],
 }
 
 impl Shape {
+    /// Panics where a number of blocks does not fit u32.
     pub fn new(grid: [usize; 3], block: [u32; 2]) -> Shape {
         Shape { grid: grid.map(|g| u32::try_from(g).expect("a grid fits the plan's sizes")), block }
     }
@@ -79,6 +82,9 @@ impl Kernel {
     }
 
     /// Queues it. A launch of nothing is nothing.
+    ///
+    /// # Errors
+    /// The shape is more than the device takes, or the device fails.
     pub fn launch(&self, stream: &Stream, shape: Shape, arguments: &[Argument]) -> Result<()> {
         if shape.grid.contains(&0) {
             return Ok(());
@@ -102,13 +108,25 @@ macro_rules! kernels {
     (common: $($common:ident),*; typed: $($typed:ident),*; tensor: $($tensor:ident = $shared:expr),*;) => {
         /// All of them, for one activation type.
         pub struct Kernels {
-            $(pub $common: Kernel,)*
-            $(pub $typed: Kernel,)*
-            $(pub $tensor: Kernel,)*
+            $(
+                /// Of no activation type.
+                pub $common: Kernel,
+            )*
+            $(
+                /// Of this activation type.
+                pub $typed: Kernel,
+            )*
+            $(
+                /// On the tensor cores, bf16.
+                pub $tensor: Kernel,
+            )*
         }
 
         impl Kernels {
             /// `suffix`: "_f32" or "_bf16".
+            ///
+            /// # Errors
+            /// The device's code lacks one of them.
             pub fn new(card: &'static Card, suffix: &str) -> Result<Kernels> {
                 Ok(Kernels {
                     $($common: Kernel::new(card, stringify!($common).into(), 0)?,)*

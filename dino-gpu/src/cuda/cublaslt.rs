@@ -1,9 +1,9 @@
-//! Products through NVIDIA's cuBLASLt, opened at run time where it is there. Nothing links against it.
+//! Matmuls through NVIDIA's cuBLASLt, opened at run time where it is there. Nothing links against it.
 //!
 //! The library is asked once a shape for an algorithm, at the shape's first use, and the answer is kept as long as the [`CublasLt`]
 //! live: every step of a run, launched or replayed, sums in the same order. The choice follows from library version, card and shape,
-//! which `run.json` names (NVIDIA restores an algorithm within one version only): a run that resumes where one of them is another says
-//! so. With `--gemm own` no bit depends on the library.
+//! which `run.json` names (NVIDIA restores an algorithm within one version only): a run that resumes where one of them is another
+//! prints so. With `--gemm own` no bit depends on the library.
 
 use crate::cuda::{Stream, driver};
 use crate::matmul::{Kind, Matmul};
@@ -42,7 +42,7 @@ fn candidates() -> Vec<PathBuf> {
     folders.iter().flat_map(|f| ["libcublasLt.so.13", "libcublasLt.so.12"].map(|name| f.join(name))).collect()
 }
 
-/// The first candidate that loads; else what the loader said of the first.
+/// The first candidate that loads; else what the loader reported of the first.
 fn open() -> std::result::Result<Library, String> {
     let mut why = None;
     for path in candidates() {
@@ -196,7 +196,7 @@ impl Matmul {
     }
 }
 
-/// How a product is run.
+/// How a matmul is run.
 struct Chosen {
     desc: Object,
     /// B, A, C.
@@ -218,6 +218,9 @@ pub struct CublasLt {
 
 impl CublasLt {
     /// What `gemm` asks for; None is own kernels. Half of the workspace (address, bytes) at most, its end, becomes the library's.
+    ///
+    /// # Errors
+    /// The library is asked for by name, and cannot be opened or the precision is f32.
     pub fn open(gemm: Gemm, precision: Precision, workspace: (u64, usize)) -> Result<Option<CublasLt>> {
         if gemm == Gemm::Own || (gemm == Gemm::Auto && precision == Precision::F32) {
             return Ok(None);
@@ -248,7 +251,7 @@ impl CublasLt {
         let handle = Object::new(functions.destroy, |at| unsafe { (functions.create)(at) })?;
         // SAFETY: writes the new object.
         let preference = Object::new(functions.preference_destroy, |at| unsafe { (functions.preference_create)(at) })?;
-        // Whole pieces of 256 bytes, so that it begins on as many.
+        // Full chunks of 256 bytes, so that it begins on as many.
         let scratch = SCRATCH.min(bytes / 2) / 256 * 256;
         preference.set(functions.preference_set, PREF_WORKSPACE, scratch as u64)?;
         preference.set(functions.preference_set, PREF_REDUCTIONS, REDUCTION_COMPUTE_TYPE)?;
@@ -264,7 +267,7 @@ impl CublasLt {
         self.scratch.1
     }
 
-    /// Products given to the library so far; one that is captured counts once.
+    /// Matmuls given to the library so far; one that is captured counts once.
     pub fn launched(&self) -> usize {
         self.launched
     }
@@ -298,7 +301,7 @@ impl CublasLt {
         let layouts = [layout(R_16BF, b.0, b.1)?, layout(R_16BF, a.0, a.1)?, layout(c, n, m)?];
         let (mut found, mut count) = (Heuristic::default(), 0);
         let [b, a, c] = layouts.each_ref().map(|l| l.0);
-        // SAFETY: live objects; there is room for the one result asked for.
+        // SAFETY: live objects; there is memory for the one result asked for.
         let status =
             unsafe { (f.heuristic)(self.handle.0, desc.0, b, a, c, c, self.preference.0, 1, &mut found, &mut count) };
         tried(status)?;
@@ -311,6 +314,9 @@ impl CublasLt {
 
     /// Queues C = A B, all row by row; addresses of C, A, B and the bias (bf16). False: not queued, for the library does not take it, or it
     /// would have to be asked first and `ask` forbids that.
+    ///
+    /// # Errors
+    /// The library fails to queue a matmul that it has an algorithm for.
     pub fn multiply(&mut self, stream: &Stream, p: Matmul, [c, a, b, bias]: [u64; 4], ask: bool) -> Result<bool> {
         if p.size.contains(&0) || !p.aligned() || [c, a, b, bias].iter().any(|at| at % ALIGNMENT as u64 != 0) {
             return Ok(false);

@@ -1,7 +1,7 @@
 //! The CUDA driver, found at run time.
 //!
-//! `cust` calls the driver as plain `extern "C"` symbols. This file defines those symbols; each looks its function up in
-//! libcuda.so.1 on first use. Nothing links against the driver, so one binary starts on a machine that has none and says so. A
+//! `cust` calls the driver as plain `extern "C"` symbols. This file defines those symbols; each finds its function in
+//! libcuda.so.1 on first use. Nothing links against the driver, so one binary starts on a machine that has none and reports that. A
 //! symbol that is forgotten here is a link error, never a surprise at run time.
 
 use cust::sys::*;

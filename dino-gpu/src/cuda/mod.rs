@@ -1,6 +1,6 @@
 //! The card, and what `cust` 0.3.2 lacks over it, thinly: non-blocking streams, events between streams, pinned memory, capture and graphs.
 //!
-//! `cust` opens devices, contexts and modules. Its streams cannot be non-blocking and its graphs are private, so those stand here, over
+//! `cust` opens devices, contexts and modules. Its streams cannot be non-blocking and its graphs are private, so those are here, over
 //! `cust::sys`. Every driver call that can fail returns what it was for.
 
 pub mod cublaslt;
@@ -20,7 +20,10 @@ use std::sync::OnceLock;
 /// The kernels for compute capability 8.0, 9.0a and 12.0 and, as PTX, for what comes later. Built by `kernels/build.sh`.
 static FATBIN: &[u8] = include_bytes!("../../kernels/kernels.fatbin");
 
-/// What a driver call came to. Out of memory and a lost device get messages of their own, for they are not the program's fault.
+/// What a driver call came to. Out of memory and a lost device get messages of their own, for they are not errors of the program.
+///
+/// # Errors
+/// The code is not success; `what` begins the message.
 pub fn check(code: CUresult, what: &str) -> Result<()> {
     use CUresult::*;
     let hint = match code {
@@ -45,7 +48,7 @@ pub fn check(code: CUresult, what: &str) -> Result<()> {
     Err(Error::new(format!("{what}: {name}")).hint(hint))
 }
 
-/// The same for what `cust` says.
+/// The same for what `cust` reports.
 fn said(e: CudaError, what: &str) -> Error {
     Error::new(format!("{what}: {e}")).hint("dino-host trains on the CPU with the same commands")
 }
@@ -54,6 +57,7 @@ fn said(e: CudaError, what: &str) -> Error {
 pub struct Card {
     context: Context,
     module: Module,
+    /// As the driver names it.
     pub name: String,
     /// Multiprocessors.
     pub processors: u32,
@@ -71,7 +75,10 @@ unsafe impl Send for Card {}
 unsafe impl Sync for Card {}
 
 impl Card {
-    /// The first GPU (CUDA_VISIBLE_DEVICES chooses), made current for this thread. The error says what is missing.
+    /// The first GPU (CUDA_VISIBLE_DEVICES chooses), made current for this thread.
+    ///
+    /// # Errors
+    /// There is no driver or GPU, or the GPU is too old or does not load the kernels; the error names what is missing.
     pub fn get() -> Result<&'static Card> {
         static CARD: OnceLock<Result<Card>> = OnceLock::new();
         let card = CARD.get_or_init(Card::open).as_ref().map_err(Error::clone)?;
@@ -119,11 +126,17 @@ impl Card {
     }
 
     /// A kernel by name.
+    ///
+    /// # Errors
+    /// The kernels have none of that name.
     pub fn function(&'static self, name: &str) -> Result<Function<'static>> {
         self.module.get_function(name).map_err(|e| Error::new(format!("the kernels lack {name}: {e}")))
     }
 
     /// Free and total bytes.
+    ///
+    /// # Errors
+    /// The device fails.
     pub fn free(&self) -> Result<(u64, u64)> {
         let (mut free, mut total) = (0, 0);
         // SAFETY: writes two numbers.
@@ -134,12 +147,17 @@ impl Card {
 
 /// Device memory, freed when dropped.
 pub struct Buffer {
+    /// The address; 0 of an empty one.
     pub at: u64,
+    /// Its size.
     pub bytes: usize,
 }
 
 impl Buffer {
     /// Not initialized. An empty one takes nothing.
+    ///
+    /// # Errors
+    /// The device has no such memory free.
     pub fn new(bytes: usize) -> Result<Buffer> {
         let mut at = 0;
         if bytes > 0 {
@@ -167,6 +185,9 @@ pub struct Pinned {
 
 impl Pinned {
     /// `len` zeros.
+    ///
+    /// # Errors
+    /// The host's memory cannot be pinned.
     pub fn new(len: usize) -> Result<Pinned> {
         let mut at = null_mut();
         let bytes = len.max(1) * size_of::<f32>();
@@ -177,6 +198,7 @@ impl Pinned {
         Ok(Pinned { at: at.cast(), len })
     }
 
+    /// Of the first float.
     pub fn address(&self) -> *mut c_void {
         self.at.cast()
     }
@@ -208,6 +230,10 @@ impl Event {
     /// Without a time, and the host sleeps while it waits: the loader's threads want its core.
     const FLAGS: u32 = 2 | 1;
 
+    /// An event that is not recorded yet.
+    ///
+    /// # Errors
+    /// The device fails.
     pub fn new() -> Result<Event> {
         let mut event = null_mut();
         // SAFETY: writes the new handle.
@@ -216,6 +242,9 @@ impl Event {
     }
 
     /// The host waits. An event that was never recorded is not waited for.
+    ///
+    /// # Errors
+    /// The device fails, now or in work queued earlier.
     pub fn wait(&self) -> Result<()> {
         // SAFETY: a live event.
         check(unsafe { sys::cuEventSynchronize(self.0) }, "the GPU failed")
@@ -235,6 +264,10 @@ pub struct Stream(sys::CUstream);
 impl Stream {
     const NON_BLOCKING: u32 = 1;
 
+    /// A stream with nothing queued.
+    ///
+    /// # Errors
+    /// The device fails.
     pub fn new() -> Result<Stream> {
         let mut stream = null_mut();
         // SAFETY: writes the new handle.
@@ -242,22 +275,33 @@ impl Stream {
         Ok(Stream(stream))
     }
 
+    /// The driver's handle.
     pub fn raw(&self) -> sys::CUstream {
         self.0
     }
 
     /// The host waits for everything queued.
+    ///
+    /// # Errors
+    /// The device fails, now or in work queued earlier.
     pub fn wait(&self) -> Result<()> {
         // SAFETY: a live stream.
         check(unsafe { sys::cuStreamSynchronize(self.0) }, "the GPU failed")
     }
 
+    /// Records the event behind what is queued.
+    ///
+    /// # Errors
+    /// The device fails.
     pub fn record(&self, event: &Event) -> Result<()> {
         // SAFETY: live handles.
         check(unsafe { sys::cuEventRecord(event.0, self.0) }, "cannot record an event")
     }
 
     /// What is queued from here on waits for the event.
+    ///
+    /// # Errors
+    /// The device fails.
     pub fn wait_for(&self, event: &Event) -> Result<()> {
         // SAFETY: live handles.
         check(unsafe { sys::cuStreamWaitEvent(self.0, event.0, 0) }, "cannot wait for an event")
@@ -267,6 +311,9 @@ impl Stream {
     ///
     /// # Safety
     /// `from` has that many bytes, and keeps them until the copy has run.
+    ///
+    /// # Errors
+    /// The device fails, now or in work queued earlier.
     pub unsafe fn upload(&self, to: u64, from: *const c_void, bytes: usize) -> Result<()> {
         // SAFETY: the caller's; the driver checks the device's side.
         check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, self.0) }, "cannot copy to the GPU")
@@ -275,19 +322,28 @@ impl Stream {
     /// Device to host.
     ///
     /// # Safety
-    /// `to` has room for that many bytes until the copy has run.
+    /// `to` has memory for that many bytes until the copy has run.
+    ///
+    /// # Errors
+    /// The device fails, now or in work queued earlier.
     pub unsafe fn download(&self, to: *mut c_void, from: u64, bytes: usize) -> Result<()> {
         // SAFETY: the caller's; the driver checks the device's side.
         check(unsafe { sys::cuMemcpyDtoHAsync_v2(to, from, bytes, self.0) }, "cannot copy from the GPU")
     }
 
     /// Device to device.
+    ///
+    /// # Errors
+    /// The device fails, now or in work queued earlier.
     pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
         // SAFETY: the driver checks both sides.
         check(unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.0) }, "cannot copy on the GPU")
     }
 
     /// Zeros.
+    ///
+    /// # Errors
+    /// The device fails, now or in work queued earlier.
     pub fn clear(&self, at: u64, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
@@ -299,7 +355,10 @@ impl Stream {
     /// Runs a kernel.
     ///
     /// # Safety
-    /// `arguments` point at values of the kernel's parameter types, and what they address is the kernel's to touch.
+    /// `arguments` point at values of the kernel's parameter types, and what they address is the kernel's to access.
+    ///
+    /// # Errors
+    /// The shape is more than the device takes, or the device fails.
     pub unsafe fn launch(
         &self,
         kernel: &Function,
@@ -329,6 +388,9 @@ impl Stream {
     }
 
     /// From here on, what is queued is recorded instead of run, until [`Stream::captured`].
+    ///
+    /// # Errors
+    /// A capture is under way already.
     pub fn capture(&self) -> Result<()> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: a live stream.
@@ -336,6 +398,9 @@ impl Stream {
     }
 
     /// What was recorded, ready to run.
+    ///
+    /// # Errors
+    /// Something queued cannot be captured, or the graph cannot be made.
     pub fn captured(&self) -> Result<Graph> {
         let (mut graph, mut ready) = (null_mut(), null_mut());
         // SAFETY: writes the new handle.
@@ -349,6 +414,9 @@ impl Stream {
     }
 
     /// Replays what was captured.
+    ///
+    /// # Errors
+    /// The device fails.
     pub fn replay(&self, graph: &Graph) -> Result<()> {
         // SAFETY: live handles; the addresses in the graph are those of pools that live as long as it does.
         check(unsafe { sys::cuGraphLaunch(graph.0, self.0) }, "cannot replay a step")
@@ -373,6 +441,9 @@ impl Drop for Graph {
 }
 
 /// Lets a kernel take this much dynamic shared memory, bytes; above 48 KiB it must be asked for.
+///
+/// # Errors
+/// The device has less.
 pub fn allow_shared(kernel: &Function, bytes: u32) -> Result<()> {
     let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
     // SAFETY: a live function.
@@ -380,7 +451,7 @@ pub fn allow_shared(kernel: &Function, bytes: u32) -> Result<()> {
     check(code, &format!("a kernel cannot have {bytes} bytes of shared memory"))
 }
 
-/// Bytes of a kernel's parameters, in order, where the driver can say (CUDA 12.4 and later).
+/// Bytes of a kernel's parameters, in order, where the driver can tell (CUDA 12.4 and later).
 pub fn parameters(kernel: &Function) -> Option<Vec<usize>> {
     let address = driver::symbol(c"cuFuncGetParamInfo")?;
     // SAFETY: the driver's function of that name has this signature.
@@ -389,7 +460,7 @@ pub fn parameters(kernel: &Function) -> Option<Vec<usize>> {
     let mut sizes = Vec::new();
     loop {
         let (mut offset, mut size) = (0, 0);
-        // SAFETY: writes two numbers; beyond the last parameter it only says so.
+        // SAFETY: writes two numbers; beyond the last parameter it only reports that.
         if unsafe { info(kernel.to_raw(), sizes.len(), &mut offset, &mut size) } != 0 {
             return Some(sizes);
         }

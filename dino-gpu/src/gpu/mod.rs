@@ -67,6 +67,9 @@ fn kernels(card: &'static Card, precision: Precision) -> Result<&'static Kernels
 
 impl Gpu {
     /// Allocates the pools, zeroed.
+    ///
+    /// # Errors
+    /// There is no GPU, the pools do not fit its free memory, or cuBLASLt is asked for and is not there.
     pub fn create(options: &Options, pools: Pools) -> Result<Gpu> {
         let card = Card::get()?;
         let wanted: u64 = memory(options, pools).iter().map(|(_, bytes)| bytes).sum();
@@ -114,7 +117,7 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// For logs: card, driver, precision, and what runs the products.
+    /// For logs: card, driver, precision, and what runs the matmuls.
     pub(crate) fn describe(&self) -> String {
         let (c, precision) = (self.card, if self.precision == Precision::Bf16 { "bf16" } else { "f32" });
         let (major, minor) = c.capability;
@@ -126,7 +129,7 @@ impl Gpu {
         )
     }
 
-    /// Products that went to cuBLASLt so far; one that is captured counts once.
+    /// Matmuls that went to cuBLASLt so far; one that is captured counts once.
     pub fn library_matmuls(&self) -> usize {
         self.cublaslt.as_ref().map_or(0, CublasLt::launched)
     }
@@ -162,7 +165,7 @@ impl Gpu {
         self.weights.at + 4 * w.0.at as u64
     }
 
-    /// A parameter as a factor of a product: in the type of the activations.
+    /// A parameter as a factor of a matmul: in the type of the activations.
     pub(crate) fn factor(&self, w: Weight) -> u64 {
         match self.precision {
             Precision::F32 => self.weight(w),
@@ -223,7 +226,7 @@ impl Gpu {
         self.note(r);
     }
 
-    /// Gives a product to cuBLASLt; false where that is not used or does not take it. Nothing may be made during a capture, so a shape
+    /// Gives a matmul to cuBLASLt; false where that is not used or does not take it. Nothing may be made during a capture, so a shape
     /// that is met there for the first time is not taken.
     pub(crate) fn by_library(&mut self, matmul: Matmul, [c, a, b, bias]: [u64; 4]) -> bool {
         let Some(cublaslt) = &mut self.cublaslt else { return false };
@@ -246,7 +249,10 @@ impl Gpu {
 
     // Host and device.
 
-    /// Waits for everything queued; the first thing that ever went wrong.
+    /// Waits for everything queued.
+    ///
+    /// # Errors
+    /// The device fails, or failed before: the first error ever.
     pub fn wait(&mut self) -> Result<()> {
         let r = self.stream.wait();
         self.note(r);

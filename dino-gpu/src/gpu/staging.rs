@@ -22,10 +22,10 @@ pub(super) struct Staging {
     hyper: [Pinned; 2],
     report: [Pinned; 2],
     reported: [Event; 2],
-    /// Micro-batches fed so far, and how many of them belong to steps whose report was read: those are done.
+    /// Micro-batches staged so far, and how many of them belong to steps whose report was read: those are done.
     parts: usize,
     done: usize,
-    /// Micro-batches fed when the last two steps were queued.
+    /// Micro-batches staged when the last two steps were queued.
     ends: [usize; 2],
 }
 
@@ -56,6 +56,9 @@ impl Staging {
 
 impl Gpu {
     /// Queues one step; `hyper` this step's numbers, `parts` the micro-batches' (stochastic-depth scales, pixels).
+    ///
+    /// # Errors
+    /// The device fails, or failed before, or has no memory for the staging buffers.
     pub fn run_step<'a>(
         &mut self,
         plan: &Plan,
@@ -135,6 +138,9 @@ impl Gpu {
     }
 
     /// The monitor of the oldest of the last `queued` steps (one or two), once it has run.
+    ///
+    /// # Errors
+    /// The device fails, or failed before, or no step was queued.
     pub fn take_report(&mut self, queued: usize) -> Result<[f32; monitor::LEN]> {
         self.check()?;
         let Some(staging) = self.staging.as_mut() else { return Err(Error::new("no step was queued")) };

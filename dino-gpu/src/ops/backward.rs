@@ -10,7 +10,7 @@ use dino_kernel::crops::Ragged;
 use dino_kernel::mem::{Act, Stat, State, Weight};
 
 impl Gpu {
-    /// dw and db += column sums over rows, in strips that lie in the workspace: of dy x^ and dy, or of dy alone.
+    /// dw and db += column sums over rows, in strips that are stored in the workspace: of dy x^ and dy, or of dy alone.
     fn column_sums(&mut self, dw: Option<(u64, [u64; 3])>, db: u64, dy: u64, n: Rows) {
         let kinds = if dw.is_some() { 2 } else { 1 };
         let room = self.workspace_bytes() / (4 * kinds * n.cols);

@@ -1,4 +1,4 @@
-//! The loss, streamed over tiles of prototypes that lie in the workspace.
+//! The loss, streamed over tiles of prototypes that are stored in the workspace.
 
 use crate::args;
 use crate::gemm::Out;
@@ -32,7 +32,7 @@ impl Gpu {
         let lse = self.stat(out.lse);
         self.sweep([lse, 0], student, 0, slope, rows, n);
 
-        // The workspace: dz's sums, then a tile's student products, targets, gradients and scaled gradients.
+        // The workspace: dz's sums, then a tile's student logits, targets, gradients and scaled gradients.
         let element = self.act_bytes();
         let fixed = 4 * rows * c;
         let each = rows * (4 + 2 * element) + rows_teacher * 4;
@@ -84,7 +84,7 @@ impl Gpu {
         self.launch(&self.kernels.from_f32, Shape::flat(rows * c), args![dz, sums, (rows * c) as i64]);
     }
 
-    /// Prototypes of a tile, such that `fixed` bytes and `each` bytes a prototype fit the workspace: whole blocks of 64 where they do.
+    /// Prototypes of a tile, such that `fixed` bytes and `each` bytes a prototype fit the workspace: full blocks of 64 where they do.
     /// None, and an error, where not one fits.
     fn loss_tile(&mut self, fixed: usize, each: usize, prototypes: usize) -> Option<usize> {
         let room = self.workspace_bytes().saturating_sub(fixed + 5 * 256) / each.max(1);

@@ -1,4 +1,4 @@
-//! The ops, as launches. Nothing here waits, allocates or looks at the device; where a launch fails, the first error is kept for `sync`.
+//! The ops, as launches. Nothing here waits, allocates or reads the device; where a launch fails, the first error is kept for `sync`.
 //!
 //! An op over a ragged batch is a launch a group.
 

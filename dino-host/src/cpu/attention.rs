@@ -1,6 +1,6 @@
-//! Attention on the CPU: a task is a crop, or some of its queries, and takes the heads in turn; scores stay in a thread's own scratch.
+//! Attention on the CPU: a task is a crop, or some of its queries, and takes head by head; scores stay in a thread's own scratch.
 //!
-//! The products read the packed projection where it lies, but for keys (and values, backward), which are turned.
+//! The matmuls read the packed projection where it is stored, but for keys (and values, backward), which are transposed.
 
 use super::{crops, crops_of};
 use crate::linalg::gemm::{View, row_of};
@@ -35,7 +35,7 @@ pub fn forward(y: &mut [f32], lse: &mut [f32], qkv: &[f32], n: Heads) {
     });
 }
 
-/// Keys of a crop to whole registers, and how far apart rows of so many lie.
+/// Keys of a crop to full registers, and how far apart rows of so many are.
 fn padded(t: usize) -> [usize; 2] {
     [t.next_multiple_of(16), row_of(t)]
 }
@@ -76,7 +76,7 @@ pub fn backward(dqkv: &mut [f32], dy: &[f32], y: &[f32], lse: &[f32], qkv: &[f32
     });
 }
 
-/// One crop. What lies beside the keys in `p` and `ds` is of no meaning and not read.
+/// One crop. What is beside the keys in `p` and `ds` is of no meaning and not read.
 fn attend_backward(dqkv: &mut [f32], dy: &[f32], y: &[f32], lse: &[f32], qkv: &[f32], n: Heads) {
     let (c, d) = (n.cols(), n.head_dim);
     let t = qkv.len() / (3 * c);

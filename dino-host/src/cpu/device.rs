@@ -34,11 +34,11 @@ impl Device for Cpu {
     }
 
     fn new(_: &NoOptions, pools: Pools) -> Result<Cpu> {
-        // Zero pages of the system take room only once they are touched. (Asking for huge ones made no difference to a step.)
+        // Zero pages of the system take memory only once they are accessed. (Asking for huge ones made no difference to a step.)
         let room = |len: usize| {
             let mut room = Vec::<f32>::new();
             let found = room.try_reserve_exact(len).is_ok();
-            std::hint::black_box(room.as_ptr()); // a reservation that nobody looks at may be left out
+            std::hint::black_box(room.as_ptr()); // a reservation that nobody reads may be left out
             found
         };
         let zeros = |len: usize| {

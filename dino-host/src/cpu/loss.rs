@@ -1,8 +1,8 @@
-//! The prototype loss on the CPU: products over tiles of prototypes that stay in the cache, so that no (rows, K) matrix exists.
+//! The prototype loss on the CPU: matmuls over tiles of prototypes that stay in the cache, so that no (rows, K) matrix exists.
 //!
 //! The tiles are dealt to at most eight strips, each a task with its own partial sums; strips are added in order. The logits
-//! are computed twice (once for the log-sum-exp, once for the gradient): a fifth more products, no memory. With few rows a tile
-//! costs more to bring from memory and to turn than to multiply, so larger micro-batches are what makes this quick.
+//! are computed twice (once for the log-sum-exp, once for the gradient): a fifth more matmuls, no memory. With few rows a tile
+//! costs more to bring from memory and to transpose than to multiply, so larger micro-batches are what makes this quick.
 
 use crate::linalg::gemm::{View, row_of};
 use crate::linalg::rows::{self, Running};
@@ -16,12 +16,12 @@ use rayon::prelude::*;
 
 /// Prototypes per tile.
 const TILE: usize = 256;
-/// How far apart rows of a turned tile lie.
+/// How far apart rows of a transposed tile are.
 const LD: usize = row_of(TILE);
 /// Most strips.
 const STRIPS: usize = 8;
 
-/// One network's unit rows, its prototypes (K, bottleneck) and their scales (K).
+/// One network's l2-normalized rows, its prototypes (K, bottleneck) and their scales (K).
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     pub z: &'a [f32],
@@ -53,12 +53,12 @@ pub fn transposed_len(n: LossDims) -> usize {
     LD * n.bottleneck
 }
 
-/// Prototypes per strip: whole tiles.
+/// Prototypes per strip: full tiles.
 fn strip_len(prototypes: usize) -> usize {
     prototypes.div_ceil(TILE).div_ceil(STRIPS) * TILE
 }
 
-/// Elements of a strip's own memory: student products, teacher probabilities, summed targets of a row, what the rows met, dz.
+/// Elements of a strip's own memory: student logits, teacher probabilities, summed targets of a row, what the rows met, dz.
 fn share(n: LossDims) -> usize {
     (n.rows() + n.teachers * n.images + 1) * TILE + n.rows() * (1 + n.bottleneck)
 }

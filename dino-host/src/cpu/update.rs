@@ -1,4 +1,4 @@
-//! The loss, and what turns gradients into new weights, on the CPU.
+//! The loss, and what makes new weights of gradients, on the CPU.
 
 use super::{CHUNK, Cpu, loss, split};
 use crate::linalg::rows;

@@ -8,7 +8,9 @@ use dino_kernel::group::{GroupError, ProcessGroup, Solo};
 /// A process's membership in a group, by any engine.
 #[derive(Debug)]
 pub enum Group {
+    /// One process, alone.
     Solo(Solo),
+    /// A thread of this process, one of several.
     Threads(threads::Member),
 }
 

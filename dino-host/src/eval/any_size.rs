@@ -11,7 +11,10 @@ use dino_kernel::crops::Group;
 /// Most patches of an image: attention takes their square in time.
 pub const PATCHES: usize = 1 << 16;
 
-/// Refuses an image of (height, width) pixels that holds no patch, or too many. `what` names it.
+/// Checks the number of patches of an image of (height, width) pixels. `what` names it.
+///
+/// # Errors
+/// The image holds no patch, or more than the limit.
 pub fn check_patches(what: &str, [height, width]: [usize; 2], patch: usize) -> Result<()> {
     match (height / patch).saturating_mul(width / patch) {
         0 => Err(Error::new(format!("{what}: {width} x {height} pixels hold no patch of {patch} pixels"))
@@ -22,7 +25,7 @@ pub fn check_patches(what: &str, [height, width]: [usize; 2], patch: usize) -> R
     }
 }
 
-/// Planes (n, height, width) at another size, each pixel from the four around its place: output o lies at (o + 1/2) `step` - 1/2,
+/// Planes (n, height, width) at another size, each pixel from the four around its place: output o is at (o + 1/2) `step` - 1/2,
 /// held to the image (torch's `interpolate(mode="bilinear", align_corners=False)`, OpenCV's `resize`; nothing is widened when
 /// shrinking). `from`, `to`, `step`: (vertical, horizontal).
 pub fn bilinear(x: &[f32], from: [usize; 2], to: [usize; 2], step: [f64; 2]) -> Vec<f32> {
@@ -88,6 +91,9 @@ impl<'a, D: Device> AnySize<'a, D> {
     }
 
     /// Ready for images of (height, width).
+    ///
+    /// # Errors
+    /// The device has no memory for this size, or the network gives no tokens.
     pub fn of(&mut self, size: [usize; 2]) -> Result<&mut Dense<D>> {
         if self.ready.as_ref().is_none_or(|(of, _)| *of != size) {
             // The old one goes first: two may not fit.

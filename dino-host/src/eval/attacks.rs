@@ -1,4 +1,4 @@
-//! Copies of an image as they come about: compressed, cropped, turned, blurred, recolored, and all at once. The kinds are those of
+//! Copies of an image as they come about: compressed, cropped, rotated, blurred, recolored, and all at once. The kinds are those of
 //! Copydays (Douze et al., "Evaluation of GIST descriptors for web-scale image search", 2009), made here so that any images will do;
 //! the numbers are not comparable with that set's, whose strong attacks were made by hand.
 
@@ -19,14 +19,15 @@ pub enum Attack {
     Quality(u8),
     /// So many percent of the area cut away, the rest of the same shape, somewhere in the image.
     Crop(u8),
+    /// Mirrored left to right.
     Flip,
     /// A Gaussian of a 40th of the shorter side.
     Blur,
-    /// Turned by 10 to 30 degrees to either side, the corners filled with the border's pixels.
+    /// Rotated by 10 to 30 degrees to either side, the corners filled with the border's pixels.
     Turn,
     /// Brightness, contrast, saturation and hue, each far from what it was.
     Color,
-    /// Crop of a half, turn, flip, color, blur and JPEG of quality 30, one after the other.
+    /// Crop of a half, rotation, flip, color, blur and JPEG of quality 30, one after the other.
     Strong,
 }
 
@@ -58,6 +59,9 @@ impl Attack {
     }
 
     /// A copy of image number `i`: a function of the image, `i` and the attack alone. Images have 1 or 3 channels.
+    ///
+    /// # Errors
+    /// The JPEG of a copy cannot be encoded or decoded.
     pub fn make(self, image: &Image, i: usize) -> Result<Image> {
         let block = Attack::ALL.iter().position(|a| *a == self).unwrap_or(Attack::ALL.len()) as u32;
         self.with(image, &mut Rng::new(0, 0, i as u32, 0, Kind::Augment, block))
@@ -130,7 +134,7 @@ fn compressed(image: &Image, quality: u8) -> Result<Image> {
     decode_bytes(Path::new("a compressed copy"), &bytes, Decode { channels: image.channels, ..Decode::default() })
 }
 
-/// The image turned about its center, bilinear; what lies outside repeats the border.
+/// The image rotated about its center, bilinear; what is outside repeats the border.
 fn rotated(image: &Image, angle: f64) -> Image {
     let (h, w, n) = (image.height, image.width, image.channels);
     let (sin, cos) = (libm::sin(angle), libm::cos(angle));
@@ -192,7 +196,7 @@ mod tests {
         let center = (40 * 101 + 50) * 3;
         let around = rotated(&image, std::f64::consts::FRAC_PI_2);
         assert_eq!(around.pixels[center..center + 3], image.pixels[center..center + 3]);
-        // A quarter turn: the pixel to the right of the center comes from below or above it.
+        // A rotation by 90 degrees: the pixel to the right of the center comes from below or above it.
         let above = center - 303;
         let below = center + 303;
         let right = &around.pixels[center + 3..center + 6];

@@ -24,12 +24,16 @@ pub struct Jaccard {
     /// Of every image's best head: as in the paper, which head covers the object may differ from image to image, and the exact
     /// mask chooses it. An upper bound of what a fixed head does.
     pub best: f64,
-    /// The one head that is best over the whole set, and its index: what can be had without knowing the masks one by one.
+    /// The one head that is best over the full set, and its index: what can be had without knowing the masks one by one.
     pub best_head: usize,
+    /// That head's Jaccard index, mean over the images.
     pub mean_best_head: f64,
 }
 
-/// `--keep` must be a part of the whole.
+/// Checks `--keep`, a fraction of the attention.
+///
+/// # Errors
+/// It is not above 0 and up to 1.
 pub fn check_keep(keep: f64) -> Result<()> {
     if keep > 0.0 && keep <= 1.0 {
         return Ok(());
@@ -63,7 +67,10 @@ pub fn jaccard(a: &[bool], b: &[bool]) -> f64 {
     if any == 0 { 1.0 } else { both as f64 / any as f64 }
 }
 
-/// Judges the attention of a backbone on a set that knows its objects' masks and whose images have the run's global size.
+/// Evaluates the attention of a backbone on a set that knows its objects' masks and whose images have the run's global size.
+///
+/// # Errors
+/// `keep` is no fraction, the set has no images or an image has no mask, or the device fails.
 pub fn evaluate<D: Device>(
     options: &D::Options,
     config: &Config,

@@ -11,7 +11,7 @@ const VIEW: u32 = 4095;
 
 /// Some images of a set, each a random crop of the size that evaluation views have, so that those take it as it is.
 pub struct Augmented<'s> {
-    /// The whole set.
+    /// The full set.
     pub set: &'s dyn Dataset,
     /// Image `i` here is image `images[i]` of the set.
     pub images: &'s [u32],

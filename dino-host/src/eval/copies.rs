@@ -40,6 +40,9 @@ pub fn generalized_mean(patches: &[f32], c: usize, p: f64) -> Vec<f32> {
 }
 
 /// Descriptors (images, 2C) of a set: class token, then the generalized mean with exponent `p`; images are squashed to `size` x `size`.
+///
+/// # Errors
+/// `size` holds no patch, the device fails, or, with `--strict`, an image is unreadable.
 pub fn describe<D: Device>(
     options: &D::Options,
     config: &Config,
@@ -91,8 +94,11 @@ pub struct Whitening {
 }
 
 impl Whitening {
-    /// `uncentred`: the published covariance, of descriptors from which no mean was taken, though it is taken from those that are
-    /// whitened. Errors: fewer than two descriptors, or all the same.
+    /// `uncentred`: the published covariance, of descriptors from which no mean was subtracted, though it is from those that are
+    /// whitened.
+    ///
+    /// # Errors
+    /// There are fewer than two descriptors, or all are the same.
     pub fn learn(from: &Array2<f32>, uncentred: bool) -> Result<Whitening> {
         let n = from.nrows();
         let few = || {
@@ -122,13 +128,18 @@ impl Whitening {
 
 /// Copies of one kind.
 pub struct Block {
+    /// Its kind, as the folder is called.
     pub name: String,
+    /// The copies themselves.
     pub set: Box<dyn Dataset>,
     /// For every image of the set the originals it may have been made from, as rows of the originals.
     pub originals: Vec<Vec<u32>>,
 }
 
 /// What a folder holds: the originals, and the blocks of copies, by name.
+///
+/// # Errors
+/// A folder cannot be listed, there are no originals or no copies, or a copy's name matches no original.
 pub fn layout(root: &Path, how: Decode) -> Result<(Files, Vec<Block>)> {
     const LAYOUT: &str = "originals in original/, copies in folders beside it such as jpegqual/20/ or strong/, with the original's \
                           name, or with its first four characters; --attack makes copies of any pictures";
@@ -199,7 +210,9 @@ fn matches(copy: &Path, originals: &[PathBuf]) -> Result<Vec<u32>> {
 
 /// Copies of some images of a set, made when they are read.
 pub struct Attacked<'a> {
+    /// The originals.
     pub set: &'a dyn Dataset,
+    /// How copies are made.
     pub attack: Attack,
     /// Which images.
     pub of: Vec<usize>,
@@ -227,8 +240,10 @@ impl Dataset for Attacked<'_> {
 }
 
 /// The mean average precision of copies among the rows of a database, of which only the first `top` found count. `originals`: the
-/// rows that a copy was made from; those with none (which could not be read) do not count. `ranking`: as
-/// [`rankings`] gives it.
+/// rows that a copy was made from; those with none (which could not be read) do not count.
+///
+/// # Errors
+/// A feature is not finite, or no copy has an original.
 pub fn mean_precision(database: &Array2<f32>, copies: &Array2<f32>, originals: &[Vec<u32>], top: usize) -> Result<f64> {
     let (mut sum, mut count) = (0.0, 0usize);
     rankings(database.clone(), copies.clone(), |q, ranking| {

@@ -1,6 +1,6 @@
 //! A linear classifier in a file: `linear.weight` (classes, width) and `linear.bias` (classes) as the published heads call them. Ours are
-//! safetensors files whose header says how the features were made and what the classes are called; those of others, of `torch.save`
-//! too, say neither.
+//! safetensors files whose header records how the features were made and what the classes are called; those of others, of `torch.save`
+//! too, record neither.
 
 use super::linear::Head;
 use crate::error::{Error, Result};
@@ -17,27 +17,28 @@ use std::path::Path;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
-    /// After those of the class tokens: c0, c1, ..., m0, m1, ... Ours, also where the file does not say it.
+    /// After those of the class tokens: c0, c1, ..., m0, m1, ... Ours, also where the file does not record it.
     #[default]
     Concatenated,
     /// Between those of the one class token: c0, m0, c1, m1, ... The published code stacks the two tokens on a new last axis.
     Alternating,
 }
 
-/// What the header says about a head.
+/// What the header records about a head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// Last blocks whose class tokens are concatenated.
     pub blocks: usize,
     /// Whether the mean patch token of the last block is there too.
     pub mean_patch: bool,
+    /// Where the numbers of the mean patch token are.
     #[serde(default)]
     pub order: Order,
     /// Names of the classes, in the order of the rows.
     pub classes: Vec<String>,
 }
 
-/// Under which names weights are looked for, behind whatever words: ours and the published ones first, then what others' classifiers
+/// Under which names weights are searched for, behind whatever words: ours and the published ones first, then what others' classifiers
 /// are called.
 const NAMES: [&str; 4] = ["linear", "fc", "head", "classifier"];
 /// Dictionaries around a layer that has no name of its own.
@@ -46,6 +47,9 @@ const AROUND: [&str; 3] = ["state_dict.", "model_state_dict.", "model."];
 const ABOUT: &str = "linear_probe";
 
 /// Writes a head.
+///
+/// # Errors
+/// The file cannot be written.
 pub fn save(path: &Path, head: &Head, about: &About) -> Result<()> {
     let failed = |e: &dyn std::fmt::Display| Error::new(format!("cannot write {}: {e}", path.display()));
     let bytes = |x: &mut dyn Iterator<Item = &f32>| x.flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
@@ -61,7 +65,10 @@ pub fn save(path: &Path, head: &Head, about: &About) -> Result<()> {
     write_atomically(path, |f| f.write_all(&file))
 }
 
-/// Reads a head and, where the file says it, how its features are made. Files of others need not say.
+/// Reads a head and, where the file records it, how its features are made. Files of others need not.
+///
+/// # Errors
+/// The file cannot be read, has no weight of two axes, or its biases, header or class names do not fit it.
 pub fn load(path: &Path) -> Result<(Head, Option<About>)> {
     let name = path.display();
     let bytes = std::fs::read(path).map_err(|e| bad(path, e.to_string()))?;
@@ -136,6 +143,9 @@ pub fn from_alternating(head: &Head) -> Head {
 }
 
 /// For every class of a set the row of a head: by name where the file names them, otherwise one to one.
+///
+/// # Errors
+/// The numbers of classes differ, or the head does not know one of `names`.
 pub fn rows(path: &Path, head: &Head, about: Option<&About>, names: &[String]) -> Result<Vec<u32>> {
     let rows = head.bias.len();
     let Some(about) = about else {

@@ -17,6 +17,7 @@ pub const TEMPERATURE: f64 = 0.07;
 /// The vote's outcome for one k.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Score {
+    /// Neighbors that vote.
     pub k: usize,
     /// Percent of queries whose class has the most votes.
     pub top1: f64,
@@ -48,7 +49,7 @@ pub fn normalize(mut x: Array2<f32>) -> Array2<f32> {
 
 /// Queries a task takes at most: the bank is packed once for all of them.
 const BLOCK: usize = 512;
-/// Bank rows a product takes at once: the similarities of a block stay in the cache.
+/// Bank rows a matmul takes at once: the similarities of a block stay in the cache.
 const TILE: usize = 512;
 /// How many candidates a query gathers before it drops all but the best `k`: so many times `k`, and no fewer than 64.
 const GATHER: usize = 4;
@@ -172,7 +173,10 @@ pub fn confusion(predicted: &[u32], labels: &[u32], classes: usize) -> Array2<u6
     counts
 }
 
-/// Refuses a temperature that no vote can be weighted by.
+/// Checks the temperature of the vote.
+///
+/// # Errors
+/// No vote can be weighted by it; the hint names the `published` one.
 pub fn check_temperature(temperature: f64, published: f64) -> Result<()> {
     match temperature > 0.0 && temperature.is_finite() {
         true => Ok(()),
@@ -182,6 +186,9 @@ pub fn check_temperature(temperature: f64, published: f64) -> Result<()> {
 }
 
 /// Top-1 and top-5 of the vote, in percent, for every k. Among classes with equal votes the first counts.
+///
+/// # Errors
+/// The temperature is refused, the bank or the queries are empty, or features are not finite.
 pub fn evaluate(
     bank: Array2<f32>,
     bank_labels: &[u32],
@@ -249,7 +256,7 @@ mod tests {
         assert_eq!(predict(&twins, &[3, 2], 2, 0.07), [2]);
     }
 
-    /// Sums of exp(similarity / T), as the formula says.
+    /// Sums of exp(similarity / T), as in the formula.
     fn plain_votes(found: &Neighbors, labels: &[u32], q: usize, temperature: f64) -> Vec<(u32, f64)> {
         let mut votes = std::collections::BTreeMap::new();
         for j in q * found.k..(q + 1) * found.k {

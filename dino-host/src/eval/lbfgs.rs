@@ -1,6 +1,6 @@
 //! L-BFGS (Nocedal and Wright, Numerical Optimization, algorithms 7.4 and 7.5) for smooth convex functions of many variables.
 //!
-//! The values and gradients may carry the rounding of f32 products: a step is accepted by Wolfe's conditions up to `NOISE`.
+//! The values and gradients may carry the rounding of f32 matmuls: a step is accepted by Wolfe's conditions up to `NOISE`.
 
 /// Pairs of steps and gradient changes that are kept.
 const MEMORY: usize = 10;

@@ -1,7 +1,7 @@
-//! The linear probe (official `eval_linear.py`): one linear layer on frozen features, trained by SGD with momentum, for a whole
+//! The linear probe (official `eval_linear.py`): one linear layer on frozen features, trained by SGD with momentum, for an entire
 //! grid of learning rates at once.
 //!
-//! The heads of the grid lie side by side as one layer of (rates x classes) outputs, so that a step is one product forward and one
+//! The heads of the grid are side by side as one layer of (rates x classes) outputs, so that a step is one matmul forward and one
 //! backward whatever the number of rates, and the features are read (or the backbone run) once for all of them. They start alike
 //! and see the same batches, and none knows of the others: each is what it would be alone.
 
@@ -20,7 +20,7 @@ pub const RATES: [f64; 13] = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e
 const MOMENTUM: f32 = 0.9;
 /// Standard deviation of the first weights; published.
 const STD: f64 = 0.01;
-/// Rows that are judged at once.
+/// Rows that are scored at once.
 const BLOCK: usize = 1024;
 /// The `block` of the generator for first weights: none of a network's tensors has it.
 const ORDINAL: u32 = 4095;
@@ -39,7 +39,10 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Refuses what cannot be trained.
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// A number of them makes no training possible: no images a step, no rate or one that is not above 0.
     pub fn check(&self) -> Result<()> {
         let fail = |what: String, hint: &str| Err(Error::new(what).hint(hint));
         if self.epochs == 0 || self.batch == 0 {
@@ -222,7 +225,7 @@ pub(super) fn cross_entropy(y: &[f32], label: usize) -> f64 {
     top + libm::log(sum) - y[label] as f64
 }
 
-/// Trains the heads of a recipe on cached features, (images, width) and a label below `classes` each. `tick` hears every epoch.
+/// Trains the heads of a recipe on cached features, (images, width) and a label below `classes` each. `tick` is called once an epoch.
 pub fn train(x: ArrayView2<f32>, labels: &[u32], classes: usize, recipe: &Recipe, mut tick: impl FnMut()) -> Heads {
     let mut heads = Heads::new(&recipe.rates, classes, x.ncols(), recipe.seed);
     for epoch in 0..recipe.epochs {

@@ -4,7 +4,7 @@
 //!
 //!   f(W, b) = 1/n sum_i -log softmax(W x_i + b)\[y_i\]  +  l2/2 |W|^2
 //!
-//! that is scikit-learn's `LogisticRegression` with C = 1 / (l2 n). Biases are not penalised. The search ends when no element of the
+//! that is scikit-learn's `LogisticRegression` with C = 1 / (l2 n). Biases are not penalized. The search ends when no element of the
 //! gradient is above `stop` in size; f is l2-strongly convex in W, so that |W - optimum| <= |gradient| / l2.
 
 use super::lbfgs::minimize;
@@ -24,7 +24,7 @@ pub const GRID: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 pub const FALLBACK: f64 = 1e-3;
 /// Parts of a cross-validation.
 const FOLDS: usize = 5;
-/// Multiplications of a product from which it is worth more than one thread.
+/// Multiplications of a matmul from which it is worth more than one thread.
 const LARGE: usize = 1 << 23;
 /// The `block`s of the generator: which images are drawn, and in which part of the cross-validation they are.
 const DRAW: u32 = 16;
@@ -77,7 +77,10 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Refuses what cannot be solved.
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// There is no strength of the penalty or one that makes no sense, or the search would never end.
     pub fn check(&self) -> Result<()> {
         let positive = |x: f64| x.is_finite() && x > 0.0;
         if self.l2.is_empty() || !self.l2.iter().all(|&x| positive(x)) {
@@ -172,6 +175,9 @@ impl Fit {
 }
 
 /// The images of a draw, ascending: `few` of every class that occurs. Draws differ in `draw`.
+///
+/// # Errors
+/// A class has fewer images than are drawn of each.
 pub fn draw(labels: &[u32], names: &[String], few: Few, seed: u64, draw: u32) -> Result<Vec<usize>> {
     let mut drawn = Vec::new();
     for (class, mut images) in by_class(labels, names.len()).into_iter().enumerate().filter(|(_, i)| !i.is_empty()) {
@@ -216,9 +222,9 @@ pub struct Outcome {
     pub l2: f64,
     /// Chosen among several by cross-validation.
     pub chosen: bool,
-    /// Percent of the judged images.
+    /// Percent of the evaluated images.
     pub top1: f64,
-    /// Percent of the judged images.
+    /// Percent of the evaluated images.
     pub top5: f64,
     /// Steps to the optimum.
     pub iterations: usize,
@@ -226,13 +232,13 @@ pub struct Outcome {
     pub gradient: f64,
     /// Whether that is below the stop.
     pub converged: bool,
-    /// What every judged image was taken for.
+    /// What every evaluated image was taken for.
     #[serde(skip)]
     pub predicted: Vec<u32>,
 }
 
-/// One draw: `drawn` of the training images are learned from, all of `test` judged. Labels are below `classes`; a class of which
-/// nothing was drawn cannot be recognised.
+/// One draw: `drawn` of the training images are learned from, all of `test` evaluated. Labels are below `classes`; a class of which
+/// nothing was drawn cannot be recognized.
 pub fn outcome(
     train: ArrayView2<f32>,
     labels: &[u32],
@@ -316,7 +322,7 @@ fn choose(x: ArrayView2<f32>, labels: &[u32], classes: usize, recipe: &Recipe) -
     (at > 0).then(|| grid[best])
 }
 
-/// Both sides by what the drawn images say.
+/// Both sides by the drawn images alone.
 fn scaled(how: Scale, mut x: Array2<f32>, mut test: Array2<f32>) -> (Array2<f32>, Array2<f32>) {
     match how {
         Scale::None => (x, test),
@@ -326,7 +332,7 @@ fn scaled(how: Scale, mut x: Array2<f32>, mut test: Array2<f32>) -> (Array2<f32>
             for (mut a, mut b) in x.columns_mut().into_iter().zip(test.columns_mut()) {
                 let mean = a.iter().map(|&v| v as f64).sum::<f64>() / n;
                 let var = a.iter().map(|&v| (v as f64 - mean).powi(2)).sum::<f64>() / n;
-                // A column that does not vary says nothing: it becomes zero.
+                // A column that does not vary carries nothing: it becomes zero.
                 let by = if var > 0.0 { 1.0 / var.sqrt() } else { 0.0 };
                 let to = |v: f32| ((v as f64 - mean) * by) as f32;
                 a.mapv_inplace(to);

@@ -1,13 +1,13 @@
 //! How well a mask fits, as DAVIS measures it (Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object
 //! Segmentation", CVPR 2016, section 4; `davis2017-evaluation/davis2017/metrics.py` and `utils.py`).
 //!
-//! J: region similarity, the Jaccard index. F: boundary measure, 2 P R / (P + R), P the part of the found boundary that lies within a
+//! J: region similarity, the Jaccard index. F: boundary measure, 2 P R / (P + R), P the part of the found boundary that is within a
 //! tolerance of the true one, R the part of the true one within it of the found.
 
 /// The published tolerance of F as a part of the image's diagonal.
 pub const BOUNDARY: f64 = 0.008;
 
-/// Jaccard index over the judged pixels: |A and B| / |A or B|; 1 for two empty masks.
+/// Jaccard index over the scored pixels: |A and B| / |A or B|; 1 for two empty masks.
 pub fn region(found: &[bool], exact: &[bool], scored: &[bool]) -> f64 {
     let (mut both, mut any) = (0usize, 0usize);
     for ((&a, &b), _) in found.iter().zip(exact).zip(scored).filter(|(_, scored)| **scored) {
@@ -17,8 +17,8 @@ pub fn region(found: &[bool], exact: &[bool], scored: &[bool]) -> f64 {
     if any == 0 { 1.0 } else { both as f64 / any as f64 }
 }
 
-/// F of two masks (rows of `width`) over the judged pixels; others count as background. 1 for two masks without a boundary, 0 where one
-/// has none. `part`: the tolerance, a part of the diagonal, rounded up to whole pixels.
+/// F of two masks (rows of `width`) over the scored pixels; others count as background. 1 for two masks without a boundary, 0 where one
+/// has none. `part`: the tolerance, a part of the diagonal, rounded up to full pixels.
 pub fn boundary(found: &[bool], exact: &[bool], scored: &[bool], width: usize, part: f64) -> f64 {
     let height = found.len() / width.max(1);
     let radius = libm::ceil(part * libm::sqrt((width * width + height * height) as f64)) as usize;
@@ -71,7 +71,7 @@ fn dilated(mask: &[bool], width: usize, radius: usize) -> Vec<bool> {
     wide
 }
 
-/// Mean, recall (the part of the frames above 0.5) and decay of one object's values over the judged frames, of which there is one at
+/// Mean, recall (the part of the frames above 0.5) and decay of one object's values over the scored frames, of which there is one at
 /// least. Decay: mean of the first quarter less that of the last, the quarters sharing their border frames (`db_statistics`).
 pub fn statistics(values: &[f64]) -> [f64; 3] {
     let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
@@ -98,7 +98,7 @@ mod tests {
         let all = [true; 96];
         assert_eq!(region(&block(1, 1, 4, 4), &block(1, 3, 4, 4), &all), 8.0 / 24.0);
         assert_eq!(region(&block(0, 0, 0, 0), &block(0, 0, 0, 0), &all), 1.0);
-        // The columns from 5 on are not judged: 8 of 16 pixels are common.
+        // The columns from 5 on are not scored: 8 of 16 pixels are common.
         let left: Vec<bool> = (0..96).map(|i| i % 12 < 5).collect();
         assert_eq!(region(&block(1, 1, 4, 4), &block(1, 3, 4, 4), &left), 0.5);
     }

@@ -1,8 +1,8 @@
 //! Attention against the masks of a folder (the paper's figure 4 on Pascal VOC): as [`attention`](super::attention), for images of any
 //! size.
 //!
-//! The shorter side of an image is resized to a given size, bicubic, and both are cut to whole patches around the center; its mask goes
-//! the same way, by nearest pixels. Everything but 0 is the object; 255 beside other numbers is not judged.
+//! The shorter side of an image is resized to a given size, bicubic, and both are cut to full patches around the center; its mask goes
+//! the same way, by nearest pixels. Everything but 0 is the object; 255 beside other numbers is not scored.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,9 @@ use crate::image::{Image, decode, is_image_file};
 pub type Pair = (PathBuf, PathBuf);
 
 /// The PNG files below `masks` and the images below `images` of the same path but for the ending. Images without a mask are left out.
-/// Errors: a folder that cannot be listed, no mask, a mask without an image, two images for it.
+///
+/// # Errors
+/// A folder cannot be listed, there is no mask, a mask has no image, or two images have one name.
 pub fn pairs(images: &Path, masks: &Path) -> Result<Vec<Pair>> {
     let mut by_stem: HashMap<PathBuf, PathBuf> = HashMap::new();
     for path in files(images, &is_image_file)? {
@@ -71,7 +73,10 @@ fn files(root: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Judges a backbone on pairs. Returns the means and how many pairs they are of: masks without an object are left out.
+/// Evaluates a backbone on pairs. Returns the means and how many pairs they are of: masks without an object are left out.
+///
+/// # Errors
+/// `keep` is no fraction, an image or mask cannot be read or their sizes differ, no mask has an object, or the device fails.
 pub fn evaluate<D: Device>(
     network: &mut AnySize<D>,
     config: &Config,
@@ -120,7 +125,7 @@ pub fn evaluate<D: Device>(
     }
 }
 
-/// The size of the resized image and the part of it that is whole patches.
+/// The size of the resized image and the part of it that is full patches.
 fn fit(what: &str, [h, w]: [usize; 2], short: usize, patch: usize) -> Result<((usize, usize), Region)> {
     let (least, most) = (h.min(w).max(1) as u128, h.max(w) as u128);
     let long = usize::try_from((short as u128 * most + least / 2) / least).unwrap_or(usize::MAX);

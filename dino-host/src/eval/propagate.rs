@@ -24,6 +24,7 @@ pub struct Params {
     pub radius: usize,
     /// Sources of a patch.
     pub top: usize,
+    /// Of the softmax over the sources.
     pub temperature: f64,
 }
 
@@ -48,7 +49,7 @@ pub struct Propagation {
     last: VecDeque<Frame>,
 }
 
-/// Rows and columns of patches that share one product with all sources that any of them may have. Products of fewer rows would spend
+/// Rows and columns of patches that share one matmul with all sources that any of them may have. Matmuls of fewer rows would spend
 /// more time packing their factors than multiplying.
 const ROWS: usize = 4;
 const COLUMNS: usize = 32;
@@ -162,7 +163,7 @@ impl Best {
         self.found.push((likeness, frame as u32, patch as u32));
     }
 
-    /// Drops what lies below the `top`-th; those equal to it stay.
+    /// Drops what is below the `top`-th; those equal to it stay.
     fn cut(&mut self) {
         if self.found.len() > self.top {
             self.least = self.found.select_nth_unstable_by(self.top - 1, |a, b| b.0.total_cmp(&a.0)).1.0;
@@ -202,7 +203,7 @@ fn unit_rows(mut tokens: Vec<f32>, grid: [usize; 2]) -> Vec<f32> {
 }
 
 /// The object at every pixel of the frame, `to` = (height, width), from `classes` (patches, n): each class enlarged by the patch
-/// (bilinear) and stretched to 0 ..= 1, the largest taken (of equals the first), and the nearest pixel of that.
+/// (bilinear) and scaled to 0 ..= 1, the largest taken (of equals the first), and the nearest pixel of that.
 ///
 /// A class that is the same everywhere is left as it is; the published code divides it by zero.
 pub fn segment(classes: &[f32], n: usize, grid: [usize; 2], patch: usize, to: [usize; 2]) -> Mask {

@@ -32,7 +32,9 @@ pub fn ranks(ranking: &[u32], positive: impl Fn(u32) -> bool, junk: impl Fn(u32)
 /// Means over the queries that have something to find.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Scores {
+    /// Queries that have a positive.
     pub queries: usize,
+    /// Mean average precision, 0 to 1.
     pub map: f64,
     /// For every k asked for.
     pub precision: Vec<f64>,
@@ -57,20 +59,27 @@ impl Scores {
 /// What belongs to a query of the revisited benchmark, as rows of the database.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
 pub struct Truth {
+    /// Positives that are easy to see.
     pub easy: HashSet<u32>,
+    /// Positives that are hard to see.
     pub hard: HashSet<u32>,
+    /// Images that count neither way.
     pub junk: HashSet<u32>,
 }
 
 /// Which of them are to be found; the rest of the three counts as junk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
+    /// Easy positives alone.
     Easy,
+    /// Easy and hard positives.
     Medium,
+    /// Hard positives alone.
     Hard,
 }
 
 impl Protocol {
+    /// All three, in the published order.
     pub const ALL: [Protocol; 3] = [Protocol::Easy, Protocol::Medium, Protocol::Hard];
 
     /// Ranks of the positives, and how many there are.

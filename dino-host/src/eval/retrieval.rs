@@ -1,7 +1,7 @@
 //! Image retrieval by class tokens (the paper's table 3, official `eval_image_retrieval.py`): the images of a bank by falling cosine.
 //!
 //! Images are made no longer than a given side (Pillow's `thumbnail`, Lanczos; its shortcut of decoding JPEG files at a fraction of
-//! their size is not taken) and go through the network whole, or in three scales whose tokens are added and normalized.
+//! their size is not taken) and go through the network in full, or in three scales whose tokens are added and normalized.
 
 use super::any_size::{AnySize, bilinear, check_patches, normalized};
 use super::knn::{neighbors, normalize};
@@ -23,7 +23,7 @@ pub const SCALES: [f64; 3] = [1.0, std::f64::consts::FRAC_1_SQRT_2, 0.5];
 const BLOCK: usize = 64;
 
 /// The image with its longer side at most `most`, as Pillow's `thumbnail` has it: never enlarged, the shorter side rounded to the
-/// whole number that changes the shape least.
+/// integer that changes the shape least.
 pub fn thumbnail(image: &Image, most: usize) -> Image {
     let (w, h) = (image.width, image.height);
     if w.max(h) <= most {
@@ -45,6 +45,9 @@ pub fn thumbnail(image: &Image, most: usize) -> Image {
 
 /// The class token (C) of an image of any size; `multi`: the sum over [`SCALES`], of unit length, else as the network gives it.
 /// `what` names the image.
+///
+/// # Errors
+/// The image holds no patch at one of the scales, or the device fails.
 pub fn token<D: Device>(
     network: &mut AnySize<D>,
     config: &Config,
@@ -74,6 +77,9 @@ pub fn token<D: Device>(
 }
 
 /// Class tokens of a set whose images are made at most `most` pixels long.
+///
+/// # Errors
+/// An image holds no patch, the device fails, or, with `--strict`, an image is unreadable.
 pub fn tokens<D: Device>(
     network: &mut AnySize<D>,
     config: &Config,
@@ -96,6 +102,9 @@ pub fn tokens<D: Device>(
 }
 
 /// Every query's ranking of the bank, most alike first, `take`n in order. Rows need not be normalized.
+///
+/// # Errors
+/// There are no queries or no bank, or features are not finite.
 pub fn rankings(bank: Array2<f32>, queries: Array2<f32>, mut take: impl FnMut(usize, &[u32])) -> Result<()> {
     if bank.nrows() == 0 || queries.nrows() == 0 {
         return Err(Error::new(format!("{} queries and a bank of {} images", queries.nrows(), bank.nrows()))
@@ -114,6 +123,9 @@ pub fn rankings(bank: Array2<f32>, queries: Array2<f32>, mut take: impl FnMut(us
 }
 
 /// Every image of a class belongs to every query of it. `leave_one_out`: the queries are the bank, and none finds itself.
+///
+/// # Errors
+/// As [`rankings`], or no query shares its class with an image of the bank.
 pub fn by_class(
     bank: Array2<f32>,
     bank_labels: &[u32],
@@ -137,6 +149,9 @@ pub fn by_class(
 }
 
 /// The three protocols of the revisited benchmark, as far as queries have something to find in them.
+///
+/// # Errors
+/// As [`rankings`].
 pub fn by_truth(bank: Array2<f32>, queries: Array2<f32>, truth: &[Truth], ks: &[usize]) -> Result<[Scores; 3]> {
     let mut found = [Vec::new(), Vec::new(), Vec::new()];
     rankings(bank, queries, |q, ranking| {
@@ -151,21 +166,29 @@ pub fn by_truth(bank: Array2<f32>, queries: Array2<f32>, truth: &[Truth], ks: &[
 /// `bbx` (left, top, right, bottom in pixels), the part of the image that is asked for, where there is one.
 #[derive(Debug, Deserialize)]
 pub struct GroundTruth {
+    /// Names of the bank's images.
     pub imlist: Vec<String>,
+    /// Names of the queries' images.
     pub qimlist: Vec<String>,
+    /// One entry a query.
     pub gnd: Vec<Entry>,
 }
 
 /// One query's.
 #[derive(Debug, Deserialize)]
 pub struct Entry {
+    /// The rows that belong to it.
     #[serde(flatten)]
     pub truth: Truth,
+    /// Left, top, right, bottom in pixels: the region that is asked for.
     pub bbx: Option<[f64; 4]>,
 }
 
 impl GroundTruth {
-    /// Reads and checks it. Errors name the file: unreadable, no such JSON, a row that is not there, lists of other lengths.
+    /// Reads and checks it.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no such JSON, names a row that is not there, or its lists differ in length.
     pub fn read(path: &Path) -> Result<GroundTruth> {
         const SCHEMA: &str = r#"{"imlist": [names], "qimlist": [names], "gnd": [{"easy": [rows], "hard": [rows], "junk": [rows], "bbx": [left, top, right, bottom]}, …]}; pickles are not read"#;
         let bad =
@@ -188,6 +211,9 @@ impl GroundTruth {
 }
 
 /// The file of an image of the benchmark: with or without its ending, in the folder or in its `jpg`.
+///
+/// # Errors
+/// There is no such file.
 pub fn file(root: &Path, name: &str) -> Result<PathBuf> {
     let ends = ["", ".jpg", ".jpeg", ".png"];
     let places = [root.join("jpg"), root.to_owned()];
@@ -198,7 +224,10 @@ pub fn file(root: &Path, name: &str) -> Result<PathBuf> {
     })
 }
 
-/// The part of an image that is asked for, rounded to whole pixels and cut to the image.
+/// The part of an image that is asked for, rounded to full pixels and cut to the image.
+///
+/// # Errors
+/// The box is empty.
 pub fn cut(image: &Image, bbx: [f64; 4], what: &str) -> Result<Image> {
     let (w, h) = (image.width, image.height);
     let inside = |x: f64, n: usize| x.round_ties_even().clamp(0.0, n as f64) as usize;
@@ -213,9 +242,11 @@ pub fn cut(image: &Image, bbx: [f64; 4], what: &str) -> Result<Image> {
 
 /// Files by their paths, for evaluations that name them.
 pub struct Files {
+    /// The files, in order.
     pub paths: Vec<PathBuf>,
-    /// The part of each that is asked for; where there is none (or the list is shorter) the whole image.
+    /// The part of each that is asked for; where there is none (or the list is shorter) the full image.
     pub boxes: Vec<Option<[f64; 4]>>,
+    /// How they are decoded.
     pub how: crate::image::Decode,
 }
 

@@ -16,7 +16,7 @@ pub struct Labels {
     pub classes: Vec<String>,
     /// Of what is learned from.
     pub train: Vec<u32>,
-    /// Of what is judged.
+    /// Of what is evaluated.
     pub test: Vec<u32>,
 }
 
@@ -44,7 +44,7 @@ impl Labels {
 pub struct PerClass {
     /// Its name.
     pub class: String,
-    /// Judged images of it.
+    /// Evaluated images of it.
     pub images: u64,
     /// Those taken for what they are.
     pub right: u64,
@@ -132,6 +132,9 @@ pub fn best(scores: &[f32]) -> u32 {
 }
 
 /// Features that a classifier can work on: finite, and at least one row.
+///
+/// # Errors
+/// There are no rows, or one is not finite; `what` names the set.
 pub fn check(rows: ArrayView2<f32>, what: &str) -> Result<()> {
     if rows.nrows() == 0 {
         return Err(Error::new(format!("there are no {what} images"))

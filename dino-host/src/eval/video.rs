@@ -1,8 +1,8 @@
 //! Video object segmentation without training (the paper's table 5): the first frame's masks are carried on by the likeness of patches
-//! ([`super::propagate`]) and judged as DAVIS does ([`super::measures`]).
+//! ([`super::propagate`]) and scored as DAVIS does ([`super::measures`]).
 //!
 //! Published: shorter side 480, the other one cut to a multiple of 64 whatever that does to the image's shape (a quirk, `multiple`),
-//! patch tokens of the last block. Every frame but the first and the last is judged.
+//! patch tokens of the last block. Every frame but the first and the last is scored.
 
 use rayon::prelude::*;
 use std::fs;
@@ -21,6 +21,7 @@ use crate::image::{Decode, Image, decode, is_image_file};
 /// Frames and masks of one video.
 #[derive(Clone, Debug)]
 pub struct Sequence {
+    /// The folder's name.
     pub name: String,
     /// In the order of their names.
     pub frames: Vec<PathBuf>,
@@ -33,8 +34,9 @@ pub struct Sequence {
 pub struct Recipe {
     /// Shorter side, pixels.
     pub size: usize,
-    /// The longer side is cut down to a multiple of this; where patches do not divide it, to whole patches.
+    /// The longer side is cut down to a multiple of this; where patches do not divide it, to full patches.
     pub multiple: usize,
+    /// How masks are propagated.
     pub params: Params,
 }
 
@@ -47,7 +49,9 @@ impl Default for Recipe {
 /// J and F of one object or the mean of several: mean, recall, decay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Score {
+    /// Region similarity.
     pub j: [f64; 3],
+    /// Boundary measure.
     pub f: [f64; 3],
 }
 
@@ -75,8 +79,10 @@ impl Score {
 /// The sequences of a folder in DAVIS' layout: `JPEGImages/RESOLUTION/NAME/00000.jpg …` and `Annotations/RESOLUTION/NAME/00000.png …`, the
 /// same without a folder for the resolution. `only`: those with these names, all where there is none.
 ///
-/// Sequences without a mask of the first frame are left out and given as the second. Errors: the folders are not there, no sequence,
-/// an unknown name.
+/// Sequences without a mask of the first frame are left out and given as the second.
+///
+/// # Errors
+/// The folders are not there, they hold no sequence with a first mask, or a name of `only` is unknown.
 pub fn sequences(root: &Path, resolution: &str, only: &[String]) -> Result<(Vec<Sequence>, Vec<String>)> {
     let layout = "JPEGImages/480p/NAME/00000.jpg and Annotations/480p/NAME/00000.png";
     let images = root.join("JPEGImages");
@@ -142,7 +148,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     list(folder).unwrap_or_default().into_iter().filter(|p| p.is_file() && is_image_file(p)).collect()
 }
 
-/// (height, width) of a frame as the network sees it: the shorter side `size`, the longer one cut to a multiple, both whole patches.
+/// (height, width) of a frame as the network sees it: the shorter side `size`, the longer one cut to a multiple, both full patches.
 pub fn frame_size([height, width]: [usize; 2], recipe: &Recipe, patch: usize) -> [usize; 2] {
     let short = recipe.size / patch * patch;
     let step = if recipe.multiple.is_multiple_of(patch) && recipe.multiple > 0 { recipe.multiple } else { patch };
@@ -160,13 +166,15 @@ pub struct Scorer {
     white: White,
     /// The objects of the first mask, ascending.
     pub objects: Vec<u8>,
-    /// Per frame that is judged: its index, the exact mask and the judged pixels.
+    /// Per frame that is scored: its index, the exact mask and the scored pixels.
     exact: Vec<(usize, Mask, Vec<bool>)>,
 }
 
 impl Scorer {
     /// Reads the masks: the first, and of the frames between it and the last those that have one (of two frames the second).
-    /// Errors: masks of different sizes.
+    ///
+    /// # Errors
+    /// The first frame has no mask, a mask cannot be read, or masks differ in size.
     pub fn new(sequence: &Sequence) -> Result<Scorer> {
         let read = |path: &Path| Mask::read(path);
         let path = sequence.masks[0].as_deref().ok_or_else(|| {
@@ -201,12 +209,12 @@ impl Scorer {
         Ok(Scorer { first, white, objects, exact })
     }
 
-    /// Frames that are judged.
+    /// Frames that are scored.
     pub fn frames(&self) -> usize {
         self.exact.len()
     }
 
-    /// Of every object of `found`, a mask a frame; empty where no frame can be judged.
+    /// Of every object of `found`, a mask a frame; empty where no frame can be scored.
     pub fn scores(&self, found: &[Mask]) -> Vec<Score> {
         let of_object = |&id: &u8| {
             let of = |ids: &[u8]| ids.iter().map(|i| *i == id).collect::<Vec<bool>>();
@@ -238,7 +246,10 @@ impl Scorer {
     }
 }
 
-/// The masks of every frame of a sequence, the first as it was given. `tick` hears of every frame.
+/// The masks of every frame of a sequence, the first as it was given. `tick` is called once a frame.
+///
+/// # Errors
+/// A frame cannot be read, has another size than the first mask or holds no patch, or the device fails.
 pub fn follow<D: Device>(
     network: &mut AnySize<D>,
     config: &Config,
@@ -289,6 +300,9 @@ fn frame(path: &Path, config: &Config, [height, width]: [usize; 2]) -> Result<Im
 
 /// Writes the masks to `out/NAME/STEM.png`, as DAVIS' own tools read results, and to `out/overlays/NAME/STEM.png` the frames with the
 /// objects in their colors.
+///
+/// # Errors
+/// A folder or file cannot be written, or a frame cannot be read.
 pub fn write(out: &Path, sequence: &Sequence, scorer: &Scorer, found: &[Mask], config: &Config) -> Result<()> {
     let make = |folder: PathBuf| {
         fs::create_dir_all(&folder).map(|_| folder.clone()).map_err(|e| {
@@ -324,7 +338,7 @@ mod tests {
         assert_eq!(frame_size([480, 854], &recipe, 16), [480, 832]);
         assert_eq!(frame_size([854, 480], &recipe, 8), [832, 480]);
         assert_eq!(frame_size([480, 910], &recipe, 8), [480, 896]);
-        // Patches that do not divide 64: whole patches.
+        // Patches that do not divide 64: full patches.
         assert_eq!(frame_size([480, 854], &Recipe { size: 240, ..recipe.clone() }, 5), [240, 425]);
         assert_eq!(frame_size([480, 854], &Recipe { size: 243, ..recipe.clone() }, 14), [238, 420]);
         assert_eq!(frame_size([480, 854], &Recipe { multiple: 0, ..recipe.clone() }, 16), [480, 848]);

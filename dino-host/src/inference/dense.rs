@@ -1,4 +1,4 @@
-//! A backbone that looks at images one by one, each at a size of its own: whole patches, square or not.
+//! Dense inference: a backbone over images one by one, each at a size of its own: full patches, square or not.
 
 use super::features::{start, truncate};
 use crate::config::Config;
@@ -26,6 +26,9 @@ pub struct Dense<D> {
 
 impl<D: Device> Dense<D> {
     /// For batches of `group`; `weights`: a backbone in the table's layout.
+    ///
+    /// # Errors
+    /// The network gives no tokens, its plan does not fit the group, or the device has no memory for it.
     pub fn new(options: &D::Options, config: &Config, weights: &[f32], group: Group) -> Result<Dense<D>> {
         let backbone = config.table().backbone;
         require(&backbone, Gives { tokens: true, attention: false })?;
@@ -43,6 +46,9 @@ impl<D: Device> Dense<D> {
 
     /// Every row of the last layer norm (images, 1 + patches, C), the class token first, then the patches row by row, from normalized
     /// pixels (images, channels, height, width).
+    ///
+    /// # Errors
+    /// The device fails, or a value is not finite.
     pub fn tokens(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         self.device.upload(Pool::Acts, self.plan.pixels.0.at, pixels);
         self.device.run(|o| self.plan.forward(o));
@@ -51,6 +57,9 @@ impl<D: Device> Dense<D> {
 
     /// Attention of the last block's class token on the patches, (images, heads, patches), from normalized pixels (images, channels,
     /// height, width). A row sums to 1 less what the class token keeps for itself.
+    ///
+    /// # Errors
+    /// The network gives no attention, the device fails, or a value is not finite.
     pub fn attention(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         require(&self.plan.backbone, Gives { tokens: true, attention: true })?;
         let (plan, o) = (&self.plan, &mut self.device);
@@ -82,7 +91,7 @@ pub(crate) fn drawing_pools(config: &Config) -> Option<Pools> {
 /// A backbone ready for images of any size.
 pub struct DenseExtractor<'a, D: Device> {
     options: &'a D::Options,
-    /// Of the network that looks: as deep as the block that was asked for.
+    /// Of the network that runs: as deep as the block that was asked for.
     pub config: Config,
     weights: Cow<'a, [f32]>,
     /// Shorter side, pixels.
@@ -93,7 +102,7 @@ pub struct DenseExtractor<'a, D: Device> {
 
 /// What the network saw, and its numbers for every patch.
 pub struct DenseOutput {
-    /// Whole patches: `grid` times the patch's side.
+    /// Full patches: `grid` times the patch's side.
     pub image: Image,
     /// Patches in a column and in a row.
     pub grid: [usize; 2],
@@ -104,6 +113,9 @@ pub struct DenseOutput {
 impl<'a, D: Device> DenseExtractor<'a, D> {
     /// `weights`: a backbone in the table's layout. `block`: the one that attends or gives the tokens, the first is 1; `None` is the
     /// last. `size`: the shorter side that images are resized to; 0 is the run's global crop.
+    ///
+    /// # Errors
+    /// There is no such block.
     pub fn new(
         options: &'a D::Options,
         config: &Config,
@@ -124,25 +136,37 @@ impl<'a, D: Device> DenseExtractor<'a, D> {
 
     /// What the block's class token attends to, for every head a number a patch. A head's numbers sum to 1 less what the class token
     /// keeps for itself.
+    ///
+    /// # Errors
+    /// The input has no or too many patches, the network gives no attention, the device fails, or a value is not finite.
     pub fn attention(&mut self, image: &Image) -> Result<DenseOutput> {
         let image = self.input(image)?;
         self.infer(image, |network, pixels| network.attention(pixels))
     }
 
     /// The patches' tokens after the final layer norm.
+    ///
+    /// # Errors
+    /// The input has no or too many patches, the device fails, or a value is not finite.
     pub fn tokens(&mut self, image: &Image) -> Result<DenseOutput> {
         let (image, width) = (self.input(image)?, self.config.embed_dim);
         // The class token comes first.
         self.infer(image, |network, pixels| Ok(network.tokens(pixels)?.split_off(width)))
     }
 
-    /// [`DenseExtractor::attention`] of an image scaled and cut around the center to exactly `size` = (height, width), whole patches.
+    /// [`DenseExtractor::attention`] of an image scaled and cut around the center to exactly `size` = (height, width), full patches.
+    ///
+    /// # Errors
+    /// As [`DenseExtractor::covering`] and [`DenseExtractor::attention`].
     pub fn attention_at(&mut self, image: &Image, size: [usize; 2]) -> Result<DenseOutput> {
         let image = self.covering(image, size)?;
         self.infer(image, |network, pixels| network.attention(pixels))
     }
 
-    /// What [`DenseExtractor::attention_at`] looks at. Where the size is the image's own, it is what [`DenseExtractor::attention`] looks at.
+    /// The input of [`DenseExtractor::attention_at`]. Where the size is the image's own, it is the input of [`DenseExtractor::attention`].
+    ///
+    /// # Errors
+    /// The image has no pixels, or is too long and narrow for `size`.
     pub fn covering(&self, image: &Image, size: [usize; 2]) -> Result<Image> {
         match self.size(image) {
             Ok(own) if own == size => self.input(image),
@@ -151,11 +175,17 @@ impl<'a, D: Device> DenseExtractor<'a, D> {
     }
 
     /// The input that is made of an image.
+    ///
+    /// # Errors
+    /// The image has no pixels, or its input no or too many patches.
     pub fn input(&self, image: &Image) -> Result<Image> {
         fit(image, self.short, self.config.patch_size)
     }
 
     /// Height and width of the input that is made of an image.
+    ///
+    /// # Errors
+    /// As [`DenseExtractor::input`].
     pub fn size(&self, image: &Image) -> Result<[usize; 2]> {
         fitted(image, self.short, self.config.patch_size).map(|(_, cropped)| cropped)
     }
@@ -183,7 +213,7 @@ impl<'a, D: Device> DenseExtractor<'a, D> {
     }
 }
 
-/// The size of an image with its shorter side at `short`, and of its whole patches, (height, width) both.
+/// The size of an image with its shorter side at `short`, and of its full patches, (height, width) both.
 fn fitted(image: &Image, short: usize, patch: usize) -> Result<([usize; 2], [usize; 2])> {
     if short < patch {
         return Err(Error::new(format!("--size {short} holds no patch of {patch} pixels"))
@@ -205,7 +235,10 @@ fn fitted(image: &Image, short: usize, patch: usize) -> Result<([usize; 2], [usi
     Ok((full, full.map(|n| n / patch * patch)))
 }
 
-/// The image with its shorter side at `short`, bicubic, cut around the center to whole patches.
+/// The image with its shorter side at `short`, bicubic, cut around the center to full patches.
+///
+/// # Errors
+/// The image has no pixels, or its input no or too many patches.
 pub fn fit(image: &Image, short: usize, patch: usize) -> Result<Image> {
     let (full, cropped) = fitted(image, short, patch)?;
     Ok(cut(image, full, cropped))

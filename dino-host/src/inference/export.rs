@@ -24,7 +24,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// What stands before the numbers, of the same length for any number of rows: it is written again when that is known.
+    /// What is written before the numbers, of the same length for any number of rows: it is written again when that is known.
     pub(crate) fn header(self, shape: &[usize]) -> Vec<u8> {
         match self {
             Format::Npy => npy::header(shape),
@@ -47,6 +47,9 @@ impl Format {
 
 /// Writes the features of both parts of a set to the folder `out`: `features.npy`, shape (images, C) or (images, rows, columns, C) of
 /// the patches, and `images.tsv`, a line an image: part, label, name (as [`tsv`] writes them). Returns what to tell the user.
+///
+/// # Errors
+/// A file cannot be written, none of the images can be read, features are not finite, or the device fails.
 pub fn write<D: Device>(
     extractor: &mut Extractor<D>,
     config: &Config,
@@ -83,7 +86,7 @@ pub fn write<D: Device>(
                 progress.tick();
                 Ok(())
             });
-            // It says more than an error of the file.
+            // It tells more than an error of the file.
             if let Err(e) = done {
                 failed = Some(e);
                 return Err(std::io::ErrorKind::Other.into());
@@ -97,7 +100,7 @@ pub fn write<D: Device>(
             failed = Some(Error::new("none of the images could be read").hint("--strict says why the first could not"));
             return Err(std::io::ErrorKind::Other.into());
         }
-        // Both are whole on the disk before either has its name, and an old array goes first: killed in between, no array lies
+        // Both are complete on the disk before either has its name, and an old array goes first: killed in between, no array is
         // beside the list of another.
         file.sync_all()?;
         let listed = write_atomically(&list_path, |f| {

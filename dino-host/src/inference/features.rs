@@ -49,6 +49,9 @@ pub(super) fn start<D: Device>(options: &D::Options, plan: &FeaturePlan, weights
 }
 
 /// The first `blocks` blocks of a backbone, with its final norm: what an earlier block gives, or attends to.
+///
+/// # Errors
+/// There is no such block.
 pub fn truncate(config: &Config, weights: &[f32], blocks: usize) -> Result<(Config, Vec<f32>)> {
     if blocks == 0 || blocks > config.depth {
         return Err(Error::new(format!("there is no block {blocks}"))
@@ -83,7 +86,7 @@ impl Features {
     }
 }
 
-/// How the images of a set become evaluation views: as the configuration says, or, where it leaves that to the set (`auto`), whole if
+/// How the images of a set become evaluation views: as the configuration sets it, or, where it leaves that to the set (`auto`), whole if
 /// the set's first image has the crops' size already (then so do the others of a set made for such crops), else resized and cut.
 pub fn view_of(config: &Config, set: &dyn Dataset) -> EvalView {
     config.eval_view().unwrap_or_else(|| match first_readable(set) {
@@ -92,13 +95,13 @@ pub fn view_of(config: &Config, set: &dyn Dataset) -> EvalView {
     })
 }
 
-/// The image whose size stands for a set's: the first of a hundred that can be read, so that a damaged one changes nothing. What is
+/// The image whose size is taken for a set's: the first of a hundred that can be read, so that a damaged one changes nothing. What is
 /// wrong with the others is reported when they are used.
 pub fn first_readable(set: &dyn Dataset) -> Option<Image> {
     (0..set.len().min(100)).find_map(|i| set.image(i).ok())
 }
 
-/// A backbone ready to turn evaluation views into features.
+/// A backbone ready to make features of evaluation views.
 pub struct Extractor<D> {
     device: D,
     plan: BlocksPlan,
@@ -112,17 +115,26 @@ pub struct Extractor<D> {
 
 impl<D: Device> Extractor<D> {
     /// Of the class token. `weights`: a backbone in the table's layout.
+    ///
+    /// # Errors
+    /// The plan does not fit `config`, or the device has no memory for it.
     pub fn new(options: &D::Options, config: &Config, weights: &[f32]) -> Result<Extractor<D>> {
         Extractor::build(Tokens::Class, 1, false, options, config, weights)
     }
 
     /// Of other tokens.
+    ///
+    /// # Errors
+    /// As [`Extractor::new`], or the network has no patch tokens.
     pub fn of(tokens: Tokens, options: &D::Options, config: &Config, weights: &[f32]) -> Result<Extractor<D>> {
         Extractor::build(tokens, 1, false, options, config, weights)
     }
 
     /// Of the class tokens of the last `blocks`, each after the final norm, the earliest first (official `get_intermediate_layers`),
     /// and behind them, on request, the mean of the last block's patch tokens.
+    ///
+    /// # Errors
+    /// As [`Extractor::new`], or the network has fewer blocks or no patch tokens.
     pub fn last_blocks(
         blocks: usize,
         mean_patch: bool,
@@ -169,8 +181,10 @@ impl<D: Device> Extractor<D> {
         self.view = Some(view);
     }
 
-    /// Features of a set, image by image in its order: `take` gets the index of an image that could be read and its numbers. Errors: an
-    /// image whose features are not finite.
+    /// Features of a set, image by image in its order: `take` gets the index of an image that could be read and its numbers.
+    ///
+    /// # Errors
+    /// The device fails, features are not finite, `take` fails, or, with `--strict`, an image is unreadable.
     pub fn each(
         &mut self,
         set: &dyn Dataset,
@@ -219,7 +233,10 @@ impl<D: Device> Extractor<D> {
         Ok(())
     }
 
-    /// Features of a whole set, in its order. `tick` hears how many images are done.
+    /// Features of a full set, in its order. `tick` gets the number of images done.
+    ///
+    /// # Errors
+    /// As [`Extractor::each`].
     pub fn run(&mut self, set: &dyn Dataset, unreadable: &Unreadable, mut tick: impl FnMut(usize)) -> Result<Features> {
         let width = self.width();
         let (mut rows, mut images) = (Vec::with_capacity(set.len() * width), Vec::with_capacity(set.len()));
@@ -255,6 +272,9 @@ fn views(
 }
 
 /// Per-channel normalized pixels of the evaluation views (images, channels side^2): the baseline features must beat.
+///
+/// # Errors
+/// With `--strict`, an image is unreadable.
 pub fn pixels(set: &dyn Dataset, unreadable: &Unreadable, config: &Config) -> Result<Features> {
     let wide = config.channels * config.global_size * config.global_size;
     let mut all = Array2::zeros((set.len(), wide));

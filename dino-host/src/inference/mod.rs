@@ -7,7 +7,7 @@ pub mod features;
 use crate::error::{Error, Result};
 use dino_kernel::model::{Backbone, Gives};
 
-/// Refuses what a backbone does not give. Whatever reads more of it than one row an image asks here.
+/// Checks that a backbone has what is needed. Whatever reads more of it than one row an image calls this.
 pub(crate) fn require(backbone: &Backbone, needed: Gives) -> Result<()> {
     let gives = backbone.gives();
     let missing = match (needed.tokens && !gives.tokens, needed.attention && !gives.attention) {

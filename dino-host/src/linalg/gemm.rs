@@ -1,12 +1,12 @@
-//! Matrix products: the one place that calls `sgemm`, and the parallel products a linear layer needs.
+//! Matmuls: the one place that calls `sgemm`, and the parallel matmuls a linear layer needs.
 //!
-//! `matrixmultiply` runs single-threaded inside; rayon cuts the result into tiles outside it. An element of a product is summed in
-//! the same order in whatever tile it lies (over k alone, in blocks of a fixed length), so tiles may be cut by the number of
+//! `matrixmultiply` runs single-threaded inside; rayon cuts the result into tiles outside it. An element of a matmul is summed in
+//! the same order in whatever tile it is (over k alone, in blocks of a fixed length), so tiles may be cut by the number of
 //! threads and the bits still do not depend on it; the tests below hold `sgemm` to that.
 //!
-//! What a product costs beyond its multiplications is packing. `matrixmultiply` packs a factor quickly only if neighbors lie along
+//! What a matmul costs beyond its multiplications is packing. `matrixmultiply` packs a factor quickly only if neighbors are along
 //! the side it packs (columns of a, rows of b). The other way it takes element by element: hardly slower where the factor is in
-//! the cache, a quarter of a whole training step where it is not. So such a factor is turned first, block by block. Also measured
+//! the cache, a quarter of an entire training step where it is not. So such a factor is transposed first, block by block. Also measured
 //! (AVX-512, 146 GFLOP/s at best): 64 rows a tile 109, 176 rows 125, 350 rows 137; starting from a result that holds the bias
 //! (beta = 1) 107 against 131 for adding it afterwards, while the rows are in the cache.
 
@@ -19,8 +19,11 @@ use std::ops::Range;
 /// A strided matrix inside a slice: element (i, j) is `data[i * row + j * col]`.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
+    /// The slice.
     pub data: &'a [f32],
+    /// Elements from a row to the next.
     pub row: usize,
+    /// Elements from a column to the next.
     pub col: usize,
 }
 
@@ -30,7 +33,7 @@ impl<'a> View<'a> {
         View { data, row, col: 1 }
     }
 
-    /// The transpose of rows that lie `row` elements apart.
+    /// The transpose of rows that are `row` elements apart.
     pub fn transposed(data: &'a [f32], row: usize) -> View<'a> {
         View { data, row: 1, col: row }
     }
@@ -45,12 +48,12 @@ impl<'a> View<'a> {
         View { row: self.col, col: self.row, ..self }
     }
 
-    /// Whether `sgemm` packs it quickly as a left factor: its neighbors lie along columns (or nowhere, where turning would not help).
+    /// Whether `sgemm` packs it quickly as a left factor: its neighbors are along columns (or nowhere, where transposing would not help).
     fn lies_well(&self) -> bool {
         self.row == 1 || self.col != 1
     }
 
-    /// The same (m, k) so that it lies well: itself, or a turned copy.
+    /// The same (m, k) in the order that packs quickly: itself, or a transposed copy.
     fn along<'b>(self, copy: &'b mut [f32], m: usize, k: usize) -> View<'b>
     where
         'a: 'b,
@@ -77,21 +80,21 @@ pub fn sgemm(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 
     unsafe { Whole::new(c, stride, m, n).tile(0..m, 0..n) }.set(a, b, k, beta);
 }
 
-/// What of a product is turned and multiplied at once, so that it stays in the second cache: 384 x 768 in equal parts are 1 to 3 %
-/// faster than 256 x 512 (`sgemm` packs its right factor anew for every part of the left one, and the left one is turned anew for
-/// every part of the right one). A left factor that lies well is not cut; leaving the right one whole gained nothing. Sums over k are
+/// What of a matmul is transposed and multiplied at once, so that it stays in the second cache: 384 x 768 in equal parts are 1 to 3 %
+/// faster than 256 x 512 (`sgemm` packs its right factor anew for every part of the left one, and the left one is transposed anew for
+/// every part of the right one). A left factor that packs quickly is not cut; leaving the right one uncut gained nothing. Sums over k are
 /// cut where `sgemm` cuts them anyway, so that the bits are those of one call.
 const DEPTH: usize = 256;
 const WIDTH: usize = 768;
 const HEIGHT: usize = 384;
 
-/// How far apart rows of `len` elements lie in a turned copy: an odd number of cache lines, so that a column's neighbors share no
+/// How far apart rows of `len` elements are in a transposed copy: an odd number of cache lines, so that a column's neighbors share no
 /// set of the cache.
 pub(crate) const fn row_of(len: usize) -> usize {
     (len.div_ceil(16) | 1) * 16
 }
 
-/// Elements of a thread's scratch that a product of factors of up to `widest` columns takes at most: both of them turned.
+/// Elements of a thread's scratch that a matmul of factors of up to `widest` columns takes at most: both of them transposed.
 pub fn scratch_len(widest: usize) -> usize {
     DEPTH * (row_of(HEIGHT.min(widest)) + row_of(WIDTH.min(widest)))
 }
@@ -140,7 +143,7 @@ impl<'c> Whole<'c> {
 }
 
 impl Tile<'_> {
-    /// The tile's part of a (m, k) b (k, n) + beta c, for the whole factors.
+    /// The tile's part of a (m, k) b (k, n) + beta c, for the full factors.
     fn set(&mut self, a: View, b: View, k: usize, beta: f32) {
         let (m, n) = (self.rows.len(), self.cols.len());
         if m == 0 || n == 0 || k == 0 {
@@ -175,7 +178,7 @@ impl Tile<'_> {
     /// The block of the tile from element (i, j) on, [m, n] of it: a (m, k) b (k, n) + beta c.
     ///
     /// # Safety
-    /// The block lies within the tile.
+    /// The block is within the tile.
     unsafe fn block(&mut self, [i, j]: [usize; 2], [m, k, n]: [usize; 3], a: View, b: View, beta: f32) {
         debug_assert!(a.holds(m, k) && b.holds(k, n), "a is {m} x {k}, b is {k} x {n}");
         let (ra, ca, rb, cb) = (a.row as isize, a.col as isize, b.row as isize, b.col as isize);
@@ -190,7 +193,7 @@ impl Tile<'_> {
     }
 }
 
-/// The instructions `sgemm` uses on this machine: what the bits of a product depend on, besides its shape.
+/// The instructions `sgemm` uses on this machine: what the bits of a matmul depend on, besides its shape.
 pub fn instructions() -> &'static str {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     {
@@ -216,7 +219,7 @@ fn tasks(worthwhile: usize) -> usize {
     threads * (worthwhile / threads).clamp(1, 2)
 }
 
-/// Length of a part where `len` is cut into at most `parts` parts of whole kernel tiles (16).
+/// Length of a part where `len` is cut into at most `parts` parts of full kernel tiles (16).
 fn part(len: usize, parts: usize) -> usize {
     len.div_ceil(parts).next_multiple_of(16).max(16)
 }
@@ -248,7 +251,7 @@ pub fn row_block(rows: usize) -> usize {
     rows.div_ceil(16).next_multiple_of(32).clamp(64, 512)
 }
 
-/// Least rows of a block that goes through a layer on its own. Fewer than that for every thread, and the product is cut as its shape
+/// Least rows of a block that goes through a layer on its own. Fewer than that for every thread, and the matmul is cut as its shape
 /// suggests (by columns, mostly: each weight is then packed once), the bias added in a pass of its own.
 const FEW: usize = 256;
 
@@ -298,7 +301,7 @@ pub fn input_gradient(dx: &mut [f32], dy: &[f32], w: &[f32], inp: usize, out: us
     matmul(dx, inp, View::rows(dy, out), View::rows(w, inp), [rows, out, inp], 0.0);
 }
 
-/// Rows that a weight gradient takes at once: the column sums bring into the cache what the product then packs.
+/// Rows that a weight gradient takes at once: the column sums bring into the cache what the matmul then packs.
 const ROWS: usize = 256;
 
 /// dw (out, inp) += dy (rows, out)^T x (rows, inp); db (out) += column sums of dy.
@@ -335,7 +338,7 @@ pub(crate) mod tests {
         (0..len).map(|_| rng.normal() as f32).collect()
     }
 
-    /// What lets tiles be cut by the number of threads, and factors be turned block by block.
+    /// What lets tiles be cut by the number of threads, and factors be transposed block by block.
     #[test]
     fn an_element_of_a_product_does_not_depend_on_its_tile_or_block() {
         for [m, k, n] in [[70, 33, 50], [130, 600, 67], [33, 1100, 1030], [17, 256, 16], [530, 257, 40], [3, 300, 2060]]

@@ -1,4 +1,4 @@
-//! Linear algebra that the CPU backend and the evaluations share: matrix products, kernels over rows, transposes, eigenvectors.
+//! Linear algebra that the CPU backend and the evaluations share: matmuls, kernels over rows, transposes, eigenvectors.
 
 pub mod eigen;
 pub mod fast;

@@ -1,5 +1,5 @@
 //! Row kernels: loops that vectorize, compiled for AVX-512, AVX2 and the baseline and chosen at run time. All lanes are added in
-//! the fixed order of `dino_kernel::ops`, and multiply-adds are fused where they say so, so every choice gives the same bits.
+//! the fixed order of `dino_kernel::ops`, and multiply-adds are fused where the ops do so, so every choice gives the same bits.
 
 use super::fast;
 use dino_kernel::backend::{LayerNorm, Rows};
@@ -176,7 +176,7 @@ fn maximum(x: &[f32]) -> f32 {
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn at_least(x: &[f32], least: f32, found: &mut dyn FnMut(usize, f32)) {
     for (i, part) in x.chunks(64).enumerate() {
-        // Nearly every part has none: one look for all of it.
+        // Nearly every part has none: one test for all of it.
         if maximum(part) >= least {
             part.iter().enumerate().filter(|(_, s)| **s >= least).for_each(|(j, &s)| found(64 * i + j, s));
         }
@@ -187,8 +187,11 @@ pub fn at_least(x: &[f32], least: f32, found: &mut dyn FnMut(usize, f32)) {
 /// `spread` the sum of exp(slope (x - top)) slope (top - x). Kept apart from the 1, and with no negative term, a nearly one-hot row keeps its digits.
 #[derive(Clone, Copy, Debug)]
 pub struct Running {
+    /// The largest x.
     pub top: f32,
+    /// The sum of exp(slope (x - top)) but for the top's 1.
     pub rest: f32,
+    /// The sum of exp(slope (x - top)) slope (top - x).
     pub spread: f32,
 }
 
@@ -224,7 +227,7 @@ impl Running {
     }
 }
 
-/// The running softmax of one row of raw products: `x[k] = s[k] scale[k] - offset[k]`; without an offset, the student's. Overwrites s.
+/// The running softmax of one row of raw logits: `x[k] = s[k] scale[k] - offset[k]`; without an offset, the student's. Overwrites s.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn running(s: &mut [f32], scale: &[f32], offset: Option<&[f32]>, slope: f32) -> Running {
     logits(s, scale, offset);
@@ -268,7 +271,7 @@ fn logits(s: &mut [f32], scale: &[f32], offset: Option<&[f32]>) {
     }
 }
 
-/// Raw teacher products of one row become probabilities exp(slope x - lse), `x[k] = t[k] scale[k] - offset[k]`, lse in two parts.
+/// Raw teacher logits of one row become probabilities exp(slope x - lse), `x[k] = t[k] scale[k] - offset[k]`, lse in two parts.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn targets(t: &mut [f32], scale: &[f32], offset: &[f32], slope: f32, lse: [f32; 2]) {
     logits(t, scale, Some(offset));
@@ -277,7 +280,7 @@ pub fn targets(t: &mut [f32], scale: &[f32], offset: &[f32], slope: f32, lse: [f
     }
 }
 
-/// One student row over some prototypes: raw products `s` become dL/ds = (pairs p - q) gradient_scale with q the summed targets;
+/// One student row over some prototypes: raw logits `s` become dL/ds = (pairs p - q) gradient_scale with q the summed targets;
 /// returns the sum of q (lse - slope x), x the logits: the row's cross-entropy with its targets.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn student_row(

@@ -1,12 +1,12 @@
-//! Small products, of factors that are in the cache: attention's and the prototype loss's.
+//! Small matmuls, of factors that are in the cache: attention's and the prototype loss's.
 //!
-//! Nothing is packed and nothing is padded to whole tiles, which is most of what `sgemm` does where a side has 17, 37 or 65 elements.
+//! Nothing is packed and nothing is padded to full tiles, which is most of what `sgemm` does where a side has 17, 37 or 65 elements.
 //! Six rows of 64 columns stay in registers (16 columns where registers have 256 bits) while k goes by; the compiler makes of these
 //! loops the 24 multiply-adds, 6 broadcasts and 4 loads that they are. What matters for that: rows of b are copied into a value
 //! (read six times from memory otherwise, at half the speed), and lengths are known before the loop. 260 GFLOP/s a thread where
 //! `sgemm` has 220 on its best shapes (`BENCHMARKS.md`, "The product itself").
 //!
-//! An element is summed over k one after the other, whatever lies beside it: the same bits wherever multiply-adds are fused.
+//! An element is summed over k one after the other, whatever is beside it: the same bits wherever multiply-adds are fused.
 
 use super::gemm::View;
 use multiversion::multiversion;
@@ -16,7 +16,7 @@ use multiversion::target::target_cfg_f;
 const LANES: usize = 16;
 
 /// Each element of c (m, n; rows `ldc` apart) = a (m, k) b (k, n; rows `ldb` apart), added to what is there if `add`.
-/// One of a's strides is 1, k is not 0. Panics where a slice is shorter than its sizes say.
+/// One of a's strides is 1, k is not 0. Panics where a slice is shorter than its sizes.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn matmul(c: &mut [f32], ldc: usize, a: View, b: &[f32], ldb: usize, [m, k, n]: [usize; 3], add: bool) {
     assert!(k > 0 && (a.row == 1 || a.col == 1), "rows or columns of the left factor lie together");
@@ -32,7 +32,7 @@ pub fn matmul(c: &mut [f32], ldc: usize, a: View, b: &[f32], ldb: usize, [m, k, 
     }
 }
 
-/// V groups of columns at a time, then two, one, then what is left of one. `TRANSPOSED`: a's columns lie together, `lda` apart.
+/// V groups of columns at a time, then two, one, then what is left of one. `TRANSPOSED`: a's columns are contiguous, `lda` apart.
 #[inline(always)]
 fn columns<const V: usize, const FUSED: bool, const TRANSPOSED: bool>(
     c: &mut [f32],

@@ -1,10 +1,10 @@
-//! Matrices turned on their side: y (cols, rows) = x (rows, cols)^T, a copy that touches every cache line once.
+//! Transposed matrices: y (cols, rows) = x (rows, cols)^T, a copy that accesses every cache line once.
 //!
-//! It stands in front of `sgemm` (see [`super::gemm`]), whose own packing of a matrix that lies the wrong way takes its elements one by
+//! It runs before `sgemm` (see [`super::gemm`]), whose own packing of a matrix in the wrong order takes its elements one by
 //! one: 0.4 ns an element here, and far more where they are not in the cache. Eight rows at a time by shuffles take 0.07 ns, by
 //! plain code 0.18; AVX-512, sixteen rows at a time, was no quicker than AVX2.
 
-/// y (cols; `ld` apart, `rows` each) = the transpose of x (rows; `stride` apart, `cols` each). What lies between y's rows stays.
+/// y (cols; `ld` apart, `rows` each) = the transpose of x (rows; `stride` apart, `cols` each). What is between y's rows stays.
 pub fn transpose(y: &mut [f32], ld: usize, x: &[f32], stride: usize, [rows, cols]: [usize; 2]) {
     if rows == 0 || cols == 0 {
         return;
@@ -69,7 +69,7 @@ mod avx2 {
     /// Eight rows of eight columns: four columns at a time, rows r and r + 4 in the halves of a register.
     ///
     /// # Safety
-    /// Eight rows of eight elements lie at x, `stride` apart, and at y, `ld` apart.
+    /// Eight rows of eight elements are at x, `stride` apart, and at y, `ld` apart.
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn block(y: *mut f32, ld: usize, x: *const f32, stride: usize) {

@@ -30,7 +30,7 @@ const GRADIENT: f64 = 1e-7;
 const STEP: f64 = 1e-3;
 
 /// A training step that takes every path, small enough for thousands of evaluations: stochastic depth, crops of three shapes (none
-/// square, one with surplus pixels), two micro-batches, a trained gain. In turns they are 13 tokens, 13, 5 + 5, 5 + 4.
+/// square, one with surplus pixels), two micro-batches, a trained gain. One after another they are 13 tokens, 13, 5 + 5, 5 + 4.
 fn tiny(stream_crops: bool) -> plan::Config {
     let backbone = Backbone::Vit(Vit {
         image: 12,
@@ -66,7 +66,7 @@ struct Case {
     state: Vec<f64>,
     /// Pixels and stochastic-depth scales of every micro-batch.
     parts: Vec<[Vec<f64>; 2]>,
-    /// What turns the monitor's sum into the loss.
+    /// What makes the loss of the monitor's sum.
     loss_scale: f64,
 }
 
@@ -195,7 +195,7 @@ fn gradient(case: &Case, grads: &[f64], i: u32, spec: &Spec) -> Found {
     Found { key: spec.name.to_string(), elements: spec.at.len(), slope, error }
 }
 
-/// Largest error of any op of the CPU backend over a whole step, which op, and what is allowed.
+/// Largest error of any op of the CPU backend over a full step, which op, and what is allowed.
 fn words(case: &Case) -> (String, f64, f64) {
     let plan = &case.plan;
     let cpu = match Cpu::new(&NoOptions {}, plan.pools) {
@@ -267,7 +267,7 @@ fn word(good: bool) -> &'static str {
     if good { "good" } else { "FAILED" }
 }
 
-/// The part of it that depends on how the student sees its crops: all at once, or in turns.
+/// The part of it that depends on how the student sees its crops: all at once, or one after another.
 fn sound(stream_crops: bool) -> bool {
     let case = match Plan::new(tiny(stream_crops)) {
         Ok(plan) => Case::new(plan),

@@ -10,7 +10,7 @@ use dino_kernel::plan::Plan;
 use serde_json::{Value, json};
 use std::io::{self, Write};
 
-/// A stretch of a pool.
+/// A range of a pool.
 struct Row {
     name: String,
     /// Which pool, in words.
@@ -129,7 +129,10 @@ impl Report {
     }
 }
 
-/// Refuses `plan --device` with the name of a device that this program does not run on, and says which one does.
+/// Checks the name of `plan --device`.
+///
+/// # Errors
+/// This program does not run on the device; the hint names the one that does.
 pub fn check_kind<D: Device>(name: &str) -> Result<()> {
     if name == D::KIND {
         return Ok(());
@@ -143,6 +146,9 @@ pub fn check_kind<D: Device>(name: &str) -> Result<()> {
 }
 
 /// Prints every pool, parameter and span of a training step, as a table or as JSON.
+///
+/// # Errors
+/// The configuration has no plan, or the table cannot be written.
 pub fn print<D: Device>(options: &D::Options, config: &Config, json: bool) -> Result<()> {
     let plan = config.plan(D::RECOMPUTE)?;
     let report = report::<D>(options, config, &plan);
@@ -184,7 +190,7 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / (1 << 20) as f64
 }
 
-/// The long lists first: what counts then stands last on the screen.
+/// The long lists first: what counts is then last on the screen.
 fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
     let widest = |rows: &[Row]| rows.iter().map(|x| x.name.len()).max().unwrap_or(0);
     let w = widest(&r.tensors);
@@ -282,8 +288,8 @@ mod tests {
         }
     }
 
-    /// What is the student's or the gradients' outlives the pass, so nothing of it lies on anything else of it. Pixels are dead once
-    /// they are patch rows: they may lie on what a pass writes, not on the patch rows or what was made before they came.
+    /// What is the student's or the gradients' outlives the pass, so nothing of it overlaps anything else of it. Pixels are dead once
+    /// they are im2col patches: they may overlap what a pass writes, not the patches or what was made before them.
     #[test]
     fn what_training_keeps_does_not_overlap() {
         for config in configs() {
@@ -300,7 +306,7 @@ mod tests {
             let teachers_pass = |x: &Row| x.name.starts_with("teacher.") && !x.name.contains("head");
             rows.retain(|x| x.pool == "state" || x.name.contains("positions") || !teachers_pass(x));
             rows.sort_by_key(|x| (x.pool, x.at));
-            // The student's passes take turns in one room; what is of none stays.
+            // The student's passes reuse one memory one after another; what is of none stays.
             assert_eq!(rows.iter().any(|x| x.name.starts_with("pass.1.")), plan.config.stream_crops);
             for pass in 0..plan.passes().count() {
                 let here = format!("pass.{pass}.");

@@ -1,4 +1,4 @@
-//! `--mem-limit`: the coarsest split of a batch, into micro-batches and passes over their crops, whose plan a device has room for.
+//! `--mem-limit`: the coarsest split of a batch, into micro-batches and passes over their crops, whose plan a device has memory for.
 
 use crate::config::Config;
 use crate::device::Device;
@@ -12,6 +12,9 @@ use indicatif::BinaryBytes;
 const MOST: usize = 1 << 20;
 
 /// Bytes of a size such as 2GiB, 512 MiB or 24GB: a number above 0 and a unit, powers of 1024 with an i, of 1000 without.
+///
+/// # Errors
+/// It is no such number, or the unit is unknown.
 pub fn parse(text: &str) -> Result<u64, String> {
     let text = text.trim_end();
     // `ByteSize` also reads a number without a unit and a unit without its B, and takes what is too large for the largest size.
@@ -66,12 +69,15 @@ fn too_much(need: &Need, config: &Config, limit: u64) -> String {
 /// The configuration with the split of its batch, and of its crops where `streams` allows that, that takes at most `limit` bytes on `D`
 /// and has the fewest of the student's passes a step, for each of them reads all weights. With as many, all crops at once: that is
 /// less memory and as fast within 5 %, measured on a CPU.
+///
+/// # Errors
+/// The finest split takes more than `limit`, or has no plan.
 pub fn fit<D: Device>(options: &D::Options, config: Config, streams: &[bool], limit: u64) -> Result<Config> {
     let sized = |micro_batch, stream_crops| Config { micro_batch, stream_crops, ..config.clone() };
     let divisors = (1..=config.batch.min(MOST)).rev().filter(|m| config.batch.is_multiple_of(*m));
     let fitting = divisors.flat_map(|m| streams.iter().map(move |&s| (m, s))).filter_map(|(m, s)| {
         let config = sized(m, s);
-        // A plan that cannot be made is one that no memory holds: the rest of the configuration is sound.
+        // A plan that cannot be made is one that no memory holds: the rest of the configuration is valid.
         let plan = config.plan(D::RECOMPUTE).ok()?;
         let need = need::<D>(options, &config, &plan);
         (need.total <= limit).then(|| (plan.parts().saturating_mul(plan.passes().count()), s, config, need.total))
@@ -88,7 +94,10 @@ pub fn fit<D: Device>(options: &D::Options, config: Config, streams: &[bool], li
         .hint("that is the finest split: a smaller --out-dim, --arch or crops, fewer --threads, --knn-every 0 (which scores nothing), or a higher limit"))
 }
 
-/// Refuses a run whose own micro-batch takes more than `limit` bytes on `D`.
+/// Checks that a run's own micro-batch takes at most `limit` bytes on `D`.
+///
+/// # Errors
+/// It takes more, or has no plan.
 pub fn check<D: Device>(options: &D::Options, config: &Config, limit: u64) -> Result<()> {
     let need = need::<D>(options, config, &config.plan(D::RECOMPUTE)?);
     if need.total <= limit {
@@ -138,7 +147,7 @@ mod tests {
         // Three passes either way.
         assert!(take(60, true) < take(30, false) && take(20, false) < take(60, true));
         assert_eq!(fit(take(30, false) - 1).unwrap(), (20, false));
-        // 60 passes of one image at once, 45 of four in turns.
+        // 60 passes of one image at once, 45 of four one after another.
         assert!(take(1, false) < take(4, true) && take(4, true) < take(2, false));
         assert_eq!(fit(take(4, true)).unwrap(), (4, true));
         // 7 would fit and does not divide.
@@ -149,7 +158,7 @@ mod tests {
             said.contains("micro-batches of 1, crops in turns, take") && said.contains("scoring between steps"),
             "{said}"
         );
-        // Or as the user says.
+        // Or as the user sets it.
         assert_eq!(fit_as(&[true], u64::MAX).unwrap(), (60, true));
         let said = fit_as(&[false], take(1, false) - 1).unwrap_err().to_string();
         assert!(said.contains("micro-batches of 1 take"), "{said}");

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 /// Most places along a line. Of more points those that fall together become one place with their mean and extremes.
 const PLACES: usize = 500;
-/// Size, and the room for what stands left, above, right and below of the lines.
+/// Size, and the margins left, above, right and below of the lines.
 const WIDTH: f64 = 400.0;
 const HEIGHT: f64 = 210.0;
 const LEFT: f64 = 46.0;
@@ -88,7 +88,7 @@ impl Chart {
             (x0, x1, y0, y1) = (x0.min(p.x), x1.max(p.x), y0.min(p.min), y1.max(p.max));
         }
         self.marks.iter().for_each(|m| (y0, y1) = (y0.min(m.1), y1.max(m.1)));
-        // From zero where that costs little room.
+        // From zero where that costs little height.
         if y0 > 0.0 && y0 < 0.5 * y1 {
             y0 = 0.0;
         }
@@ -175,7 +175,7 @@ fn curve(i: usize, places: &[Option<Place>], dots: bool, at: impl Fn(f64, f64) -
         let points: Vec<String> = points.map(|(x, y)| at(x, y)).map(|(x, y)| format!("{x} {y}")).collect();
         points.join("L")
     };
-    // Stretches without gaps.
+    // Ranges without gaps.
     let parts = places.split(Option::is_none).filter(|p| !p.is_empty());
     let parts = parts.map(|p| p.iter().flatten().copied().collect::<Vec<Place>>());
     html! {
@@ -253,7 +253,7 @@ mod tests {
             let svg = draw(points);
             assert!(svg.contains("&lt;t&gt;") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
-        // A gap makes two stretches.
+        // A gap makes two ranges.
         let gap = draw(vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 1.0), (3.0, 2.0)]);
         assert_eq!(gap.matches(r#"class="line c0""#).count(), 2);
     }

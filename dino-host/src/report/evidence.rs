@@ -21,14 +21,14 @@ const K: usize = 20;
 /// Queries whose neighbors are shown, and how many of these.
 const QUERIES: usize = 6;
 const NEAREST: usize = 7;
-/// Side of such a picture, pixels.
+/// Side of such an image, pixels.
 const SIDE: usize = 72;
 /// Rows of the gallery that are shown at most.
 const DRAWN: usize = 10;
 /// Pixels of all images as numbers take at most this many bytes.
 const PIXELS: usize = 1 << 30;
 
-/// A picture, and what stands below it.
+/// An image, and its caption.
 pub struct Shown {
     pub png: Vec<u8>,
     pub class: Option<String>,
@@ -60,7 +60,7 @@ pub struct Evidence {
     pub missing: Vec<String>,
 }
 
-/// The gallery's files as they lie there.
+/// The gallery's files as they are stored there.
 fn drawn(dir: &Path, found: &mut Evidence) -> Vec<(Option<u64>, Vec<u8>)> {
     let folder = dir.join(gallery::FOLDER);
     let png =
@@ -97,7 +97,7 @@ fn initial(config: &Config) -> Vec<f32> {
     weights
 }
 
-/// Gathers what can be shown of a run; what cannot is said in `missing`. `splits` is the data, or why there is none; `most`: images
+/// Gathers what can be shown of a run; what cannot is listed in `missing`. `splits` is the data, or why there is none; `most`: images
 /// that vote and are asked at most.
 pub fn gather<D: Device>(
     options: &D::Options,

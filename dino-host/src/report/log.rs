@@ -88,7 +88,10 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Reads a log. Lines that cannot be understood are counted.
+    /// Reads a log. Lines that cannot be parsed are counted.
+    ///
+    /// # Errors
+    /// The file cannot be read.
     pub fn read(path: &Path) -> Result<Rows, Error> {
         let bad = |e: std::io::Error| {
             Error::new(format!("cannot read {}: {e}", path.display()))
@@ -113,7 +116,7 @@ impl Rows {
             if rows.is_sorted_by(|a, b| key(a) < key(b)) {
                 return;
             }
-            // Stable: the last row of a step stays its last, and, turned around, is the one that is kept.
+            // Stable: the last row of a step stays its last, and, reversed, is the one that is kept.
             rows.sort_by_key(|row| key(row));
             rows.reverse();
             rows.dedup_by_key(|row| key(row));
@@ -156,7 +159,7 @@ impl Rows {
         self.epochs.first().map(|e| (e.step + 1) as f64 / (e.epoch + 1) as f64)
     }
 
-    /// What the watch of training says of these rows.
+    /// What the watch of training reports of these rows.
     pub fn health(&self, prototypes: usize) -> Health {
         let mut detector = CollapseDetector::new(prototypes);
         for (_, row) in &self.steps {

@@ -1,4 +1,4 @@
-//! A run on one page: HTML that holds its pictures and charts itself and asks for nothing else.
+//! A run on one page: HTML that holds its figures and charts itself and asks for nothing else.
 //!
 //! `log` reads the rows, `evidence` gathers what needs weights and images, `chart` and `page` write.
 
@@ -20,6 +20,9 @@ use std::path::Path;
 
 /// Writes the report of the run in `dir` to `out`. `open` opens the run's data, from what its manifest names; `most`: images that the
 /// evidence is made of at most. Equal folders and data give equal bytes. Returns what to tell the user.
+///
+/// # Errors
+/// The run has no log that can be read, or `out` cannot be written. Data that cannot be opened is no error.
 pub fn write<D: Device>(
     options: &D::Options,
     dir: &Path,
@@ -44,7 +47,10 @@ pub fn write<D: Device>(
     Ok(said)
 }
 
-/// For a run from before there were event files: writes one. A folder that cannot be written is no error of a report.
+/// For a run from before there were event files: writes one. A report goes on without it.
+///
+/// # Errors
+/// The folder cannot be written.
 pub fn events(dir: &Path) -> Result<()> {
     let path = dir.join(tensorboard::FILE);
     if path.exists() {

@@ -20,7 +20,7 @@ fn visible(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
-/// Bytes as a `data:` address of a PNG picture.
+/// Bytes as a `data:` address of a PNG image.
 fn data(png: &[u8]) -> String {
     format!("data:image/png;base64,{}", STANDARD.encode(png))
 }
@@ -138,7 +138,7 @@ impl Page<'_> {
         self.rows.steps.last().map_or(0, |r| r.0 + 1)
     }
 
-    /// The number of steps that stand for the end of the run: an epoch's.
+    /// The number of steps that represent the end of the run: an epoch's.
     fn last_epoch(&self) -> usize {
         self.rows.per_epoch().map_or(100, |n| n as usize).max(1)
     }
@@ -483,7 +483,7 @@ mod tests {
     #[test]
     fn text_cannot_become_markup_and_bytes_become_base64() {
         let text = visible("<script>'\"&\n");
-        // A single quote may stand in an attribute: the template puts those into double quotes.
+        // A single quote may be in an attribute: the template puts those into double quotes.
         let safe = "&lt;script&gt;'&quot;&amp;\u{fffd}";
         assert_eq!(html! { p title=(text) { (text) } }.0, format!(r#"<p title="{safe}">{safe}</p>"#));
         // RFC 4648, section 10.

@@ -1,4 +1,4 @@
-//! How a run begins or goes on: the device is filled, and `run.json` says what the run is made of.
+//! How a run begins or goes on: the device is filled, and `run.json` records what the run is made of.
 
 use super::resume::{self, Known, Recorded};
 use super::{CHECKPOINT, MANIFEST, Run};
@@ -13,8 +13,11 @@ use dino_kernel::plan::Plan;
 use serde_json::{Value, json};
 use std::io::Write;
 
-/// Fills the device: from the checkpoint, or with the initial weights, the teacher an exact copy of the student. Gives where the run
-/// stands, and what is to be said of it.
+/// Fills the device: from the checkpoint, or with the initial weights, the teacher an exact copy of the student. Returns the run's
+/// progress, and the lines to print about it.
+///
+/// # Errors
+/// The folder cannot be made, `run.json` cannot be written, or the checkpoint cannot be read or does not fit the run or its data.
 pub fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan, per_epoch: u64) -> Result<(Progress, Vec<String>)> {
     let mut state = vec![0.0f32; plan.pools.state];
     plan.initial_state(&mut state);
@@ -58,8 +61,8 @@ fn go_on<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan, per_epoch: u64) -
     Ok((progress, said))
 }
 
-/// Refuses to go on with other images than the run began with, unless that is accepted; where they lie does not matter. Gives where
-/// the run stands in the set as it is.
+/// Refuses to go on with other images than the run began with, unless that is accepted; where they are stored does not matter. Returns
+/// the run's progress in the set as it is.
 fn check_data<D: Device>(
     run: &Run<D>,
     known: &Known,
@@ -94,7 +97,7 @@ fn check_data<D: Device>(
     Ok(moved)
 }
 
-/// `run.json`: what made this run. `known` is what it was before, if the run goes on; `init_from` is null, or what it started from. Gives
+/// `run.json`: what made this run. `known` is what it was before, if the run goes on; `init_from` is null, or what it started from. Returns
 /// what has changed after `step` steps, in words.
 fn manifest<D: Device>(run: &Run<D>, device: &D, known: &Known, init_from: &Value, step: u64) -> Result<Vec<String>> {
     let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});

@@ -66,7 +66,7 @@ pub struct Clock {
     step: Duration,
     /// The longest save.
     save: Duration,
-    /// The longest judging at an epoch's end, as far as it is known.
+    /// The longest evaluation at an epoch's end, as far as it is known.
     evaluating: Duration,
 }
 
@@ -76,6 +76,7 @@ impl Clock {
         Clock { started, limit, step: Duration::ZERO, save: Duration::ZERO, evaluating: Duration::ZERO }
     }
 
+    /// The limit, if there is one.
     pub fn limit(&self) -> Option<Limit> {
         self.limit
     }
@@ -98,7 +99,7 @@ impl Clock {
         self.step
     }
 
-    /// How long judging takes, as far as it is known.
+    /// How long an evaluation takes, as far as it is known.
     pub fn evaluating(&self) -> Duration {
         self.evaluating
     }
@@ -108,7 +109,7 @@ impl Clock {
         self.short_of(self.step * (queue + 1) + self.save)
     }
 
-    /// Whether there is no time left for the end of an epoch: judging, a numbered checkpoint and a save. `guess`: how long judging
+    /// Whether there is no time left for the end of an epoch: evaluation, a numbered checkpoint and a save. `guess`: how long it
     /// takes if that is not known.
     pub fn no_time_for_evaluation(&self, guess: Duration) -> bool {
         let evaluating = if self.evaluating.is_zero() { guess } else { self.evaluating };

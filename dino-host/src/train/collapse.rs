@@ -1,13 +1,14 @@
 //! Is the run healthy? The two collapses of the paper (section 5.3) told apart.
 //!
 //! Without centering one prototype takes everything (teacher entropy -> 0); without sharpening the output becomes uniform (entropy ->
-//! ln K). In both the teacher says the same whatever it sees, so KL = cross-entropy - entropy -> 0 while the loss looks steady.
+//! ln K). In both the teacher's output is the same whatever its input, so KL = cross-entropy - entropy -> 0 while the loss looks steady.
 
 use ndarray::{Array2, Axis};
 
 /// What is wrong, if anything is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
+    /// Neither collapse is seen.
     Healthy,
     /// Every output is close to uniform.
     Uniform,
@@ -47,7 +48,7 @@ pub struct CollapseDetector {
     ln_k: f64,
     /// Exponential means of entropy and KL, once there is a first value.
     mean: Option<(f64, f64)>,
-    /// Steps in a row that looked like `suspect`.
+    /// Steps in a row that appeared as `suspect`.
     streak: u32,
     suspect: Health,
     health: Health,
@@ -63,13 +64,13 @@ impl CollapseDetector {
         CollapseDetector { ln_k, mean: None, streak: 0, suspect: Health::Healthy, health: Health::Healthy }
     }
 
-    /// Takes in a step; returns the verdict when it changes.
+    /// Takes in a step; returns the health when it changes.
     pub fn step(&mut self, entropy: f64, kl: f64) -> Option<Health> {
         let rate = 2.0 / (PATIENCE as f64 + 1.0);
         let (h, d) = self.mean.unwrap_or((entropy, kl));
         let (h, d) = (h + rate * (entropy - h), d + rate * (kl - d));
         self.mean = Some((h, d));
-        // A KL of a hundredth of ln K says nothing about the image; healthy runs stay an order above it.
+        // A KL of a hundredth of ln K carries nothing about the image; healthy runs stay an order above it.
         let flat = d < 0.01 * self.ln_k;
         let now = match () {
             _ if flat && h > 0.97 * self.ln_k => Health::Uniform,
@@ -85,6 +86,7 @@ impl CollapseDetector {
         })
     }
 
+    /// The health as of the last step.
     pub fn health(&self) -> Health {
         self.health
     }

@@ -1,4 +1,4 @@
-//! The end of an epoch: judge, draw, log, save.
+//! The end of an epoch: evaluate, draw, log, save.
 
 use super::Trainer;
 use crate::config::Config;
@@ -29,7 +29,7 @@ impl<D: Device> Trainer<'_, D> {
         Ok(weights)
     }
 
-    /// Draws what the teacher attends to. A run does not end over a picture.
+    /// Draws what the teacher attends to. A run does not end over a figure.
     pub(super) fn draw(&mut self, epoch: Option<u64>) -> Result<()> {
         let teacher = self.backbone(self.plan.table.len())?;
         let run = self.run;
@@ -39,13 +39,13 @@ impl<D: Device> Trainer<'_, D> {
         Ok(())
     }
 
-    /// Whether the epoch that ends is judged by k-NN.
+    /// Whether the epoch that ends is evaluated by k-NN.
     fn is_evaluated(&self, epoch: u64) -> bool {
         let config = &self.run.config;
         config.knn_every > 0 && (epoch + 1 == config.epochs || (epoch + 1).is_multiple_of(config.knn_every))
     }
 
-    /// How long judging may take where it is not known yet: a step has four times as much to do for an image.
+    /// How long an evaluation may take where it is not known yet: a step has four times as much to do for an image.
     pub(super) fn evaluation_guess(&self) -> Duration {
         let epoch = (self.progress.position() / self.recipe.per_epoch).saturating_sub(1);
         let passes = u32::try_from(self.recipe.per_epoch / 4).unwrap_or(u32::MAX);
@@ -85,7 +85,7 @@ impl<D: Device> Trainer<'_, D> {
         self.clock.evaluation_took(started.elapsed());
         self.row(row)?;
         let ended = Progress { epoch_loss: 0.0, ..self.progress };
-        // The numbered one before the epoch is closed: killed in between, the run comes by here again. But where there is no room for
+        // The numbered one before the epoch is closed: killed in between, the run comes by here again. But where there is no space for
         // it, the steps are saved.
         if config.save_every > 0 && epoch.is_multiple_of(config.save_every) {
             self.save()?;
@@ -98,14 +98,14 @@ impl<D: Device> Trainer<'_, D> {
         }
         self.progress = ended;
         self.save()?;
-        // Said when it is so: whoever stops the program at this line loses nothing.
+        // Printed when it is true: whoever stops the program at this line loses nothing.
         let ln_k = (config.out_dim as f64).ln();
         self.screen.print(&format!("epoch {epoch}: loss {loss:.4} (ln K {ln_k:.4}){said}"));
         self.run.unreadable.endless().iter().for_each(|line| self.screen.print(line));
         failed.map_or(Ok(()), Err)
     }
 
-    /// Judges the teacher's features, and, when it is their turn, the student's: what belongs into the epoch's row, and the same in
+    /// Evaluates the teacher's features, and, where they are due, the student's: what belongs into the epoch's row, and the same in
     /// words. (Every time, the student's would make `train --small` a sixth slower.)
     fn evaluate_both(&mut self, student: bool) -> Result<(Map<String, Value>, String)> {
         let run = self.run;
@@ -127,7 +127,10 @@ impl<D: Device> Trainer<'_, D> {
     }
 }
 
-/// Feature rank, and, with labels, the top-1 of the k-NN vote on the test part, of a backbone; of as many images as `knn_images` says.
+/// Feature rank, and, with labels, the top-1 of the k-NN vote on the test part, of a backbone; of at most `knn_images` images.
+///
+/// # Errors
+/// The device fails, features are not finite, or, with `--strict`, an image is unreadable.
 pub fn evaluate<D: Device>(
     options: &D::Options,
     config: &Config,

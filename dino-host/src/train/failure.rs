@@ -26,7 +26,7 @@ impl<D: Device> Trainer<'_, D> {
         }
     }
 
-    /// An error after which nothing is saved any more: it says what there is to go on from.
+    /// An error after which nothing is saved any more: it names what there is to go on from.
     pub fn lost(&self, error: Error) -> Error {
         let Some(step) = self.saved_step else { return error };
         let message = format!("{}; the run is saved as it was after step {step}", error.message);
@@ -68,7 +68,7 @@ impl<D: Device> Trainer<'_, D> {
 
     /// What to do when the numbers of a run have run away.
     fn advice(&self) -> String {
-        // Two digits say enough of a proposal, which is never beyond what is usual.
+        // Two digits are enough for a proposal, which is never beyond what is usual.
         let (out, lr) = (self.run.out.display(), (self.run.config.lr / 10.0).min(1e-3));
         let lr = format!("{lr:.1e}");
         let earlier = self.numbered_checkpoint();
@@ -97,7 +97,7 @@ impl<D: Device> Trainer<'_, D> {
         files.filter_map(|path| Some((number(&path)?, path))).max().map(|(_, path)| path)
     }
 
-    /// Replays a step that was not finite under a backend that looks at every number, and names the first bad one. Processes do not meet
+    /// Replays a step that was not finite under a backend that checks every number, and names the first bad one. Processes do not meet
     /// here ([`step::reduce`]): each replays its own part.
     fn explain(&mut self, step: &Pending) -> Error {
         let (data, plan) = (self.data(step), &self.plan);

@@ -24,7 +24,10 @@ pub struct Log {
 
 impl Log {
     /// Opens the log of a run that has done `steps` steps, dropping rows from beyond them (of a run that was killed after its last
-    /// checkpoint). `steps` = 0 starts an empty one. `keep` sees every other row and says whether it stays.
+    /// checkpoint). `steps` = 0 starts an empty one. `keep` gets every other row and decides whether it stays.
+    ///
+    /// # Errors
+    /// The log or the event file beside it cannot be read or written.
     pub fn open(path: &Path, steps: u64, mut keep: impl FnMut(&Value) -> bool) -> Result<Log> {
         let cannot = |e: std::io::Error| Error::new(format!("cannot write {}: {e}", path.display()));
         let (mut kept, mut events, mut before) = (Vec::new(), Vec::new(), 0.0);
@@ -42,12 +45,15 @@ impl Log {
         }
         write_atomically(path, |f| kept.iter().try_for_each(|line| writeln!(f, "{line}")))?;
         let file = OpenOptions::new().append(true).open(path).map_err(cannot)?;
-        // Not kept as it was but made again, so that it can say nothing that the log does not.
+        // Not kept as it was but made again, so that it can hold nothing that the log does not.
         let events = Events::create(&path.with_file_name(tensorboard::FILE), [events])?;
         Ok(Log { path: path.to_owned(), file, events, before, opened: Instant::now() })
     }
 
     /// Appends a row.
+    ///
+    /// # Errors
+    /// The row cannot be written to either file.
     pub fn row(&mut self, mut row: Value) -> Result<()> {
         let thousandths = |x: f64| number((1e3 * x).round() / 1e3);
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

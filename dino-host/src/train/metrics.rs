@@ -9,9 +9,13 @@ use serde_json::{Map, Value};
 /// What the device reports of a step, as means.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
+    /// Cross-entropy of a pair of views, nats.
     pub loss: f64,
+    /// Entropy of the teacher's output, nats.
     pub entropy: f64,
+    /// L2 norm of the student's gradient before clipping.
     pub grad_norm: f64,
+    /// L2 norm of the center.
     pub center_norm: f64,
 }
 
@@ -30,10 +34,13 @@ impl Report {
 
 /// What the numbers of a step's row are formed from.
 pub struct Step<'a> {
+    /// The device's numbers.
     pub report: Report,
+    /// The step's rates and coefficients.
     pub hyper: &'a Hyper,
     /// ln of the number of prototypes.
     pub ln_k: f64,
+    /// Images trained on per second.
     pub images_per_second: f64,
     /// The part of the step that was spent waiting for the loader.
     pub data_wait: f64,
@@ -55,7 +62,10 @@ macro_rules! metrics {
         #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
         enum Column { $($name,)* }
 
-        $(pub const $name: usize = Column::$name as usize;)*
+        $(
+            /// Its row in [`METRICS`].
+            pub const $name: usize = Column::$name as usize;
+        )*
 
         /// The table; every metric is at the constant of its name.
         pub const METRICS: [Metric; [$($key,)*].len()] = [$(Metric { key: $key, tag: $tag, unit: $unit, of: $of },)*];

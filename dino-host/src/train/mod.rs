@@ -1,4 +1,4 @@
-//! The training loop: load, step, log, judge, save.
+//! The training loop: load, step, log, evaluate, save.
 
 mod begin;
 mod clock;
@@ -41,16 +41,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// A run: what, where to, and whether to go on from what lies there.
+/// A run: what, where to, and whether to go on from what is stored there.
 pub struct Run<'a, D: Device> {
     /// The device's flags.
     pub device: &'a D::Options,
+    /// The configuration, resolved.
     pub config: Config,
+    /// The training and the test set.
     pub splits: &'a Splits,
     /// What cannot be read of them goes here.
     pub unreadable: &'a Unreadable,
     /// Whoever calls sees to it that nobody else writes there, see [`Owner`].
     pub out: PathBuf,
+    /// Whether the run goes on from the checkpoint in `out`.
     pub resume: bool,
     /// Go on even with other images than the run began with.
     pub accept_changed_data: bool,
@@ -69,18 +72,24 @@ pub struct Run<'a, D: Device> {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// The last epoch is done.
     Finished,
+    /// The run stopped before its last epoch, and its state is saved.
     Interrupted,
 }
 
 /// Longest time between two saves: what a crash may cost.
 const SAVE_AFTER: Duration = Duration::from_secs(600);
 
+/// The run's full state, in its folder.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
+/// The teacher's backbone alone, in the run's folder.
 pub const TEACHER: &str = "teacher.safetensors";
-/// The state in which a step was not finite, whatever the flags that may change on a resume: to look into, not to go on from.
+/// The state in which a step was not finite, whatever the flags that may change on a resume: to inspect, not to go on from.
 pub const BEFORE_FAILURE: &str = "before_failure.safetensors";
+/// The numbers of every step and epoch, a JSON object a line, in the run's folder.
 pub const LOG: &str = "log.jsonl";
+/// What made the run, in its folder.
 pub const MANIFEST: &str = "run.json";
 
 /// A step that the device has been given, its report not yet taken.
@@ -107,19 +116,22 @@ struct Trainer<'a, D: Device> {
     log: Log,
     /// The log could not be written: it ends there.
     log_ended: bool,
-    /// The log says that messages are lost.
+    /// The log has recorded that messages are lost.
     silence_noted: bool,
     screen: Screen,
     clock: Clock,
     saved: Instant,
-    /// Where the checkpoint on the disk stands, once there is one.
+    /// The progress of the checkpoint on the disk, once there is one.
     saved_step: Option<u64>,
     /// When the last report was taken, or the last save done.
     reported: Instant,
 }
 
-/// Trains until the last epoch, until `run.stop`, or until the time is nearly over. Every error leaves a good state saved: the last
-/// one, or, if a step was not finite or the device itself failed, what was last saved before (the error says of which step).
+/// Trains until the last epoch, until `run.stop`, or until the time is nearly over.
+///
+/// # Errors
+/// The set holds less than a batch, the plan or the device cannot be made, a step is not finite, the device fails, or a file cannot be
+/// written. A good state stays saved: the last one, or, after a step that is not finite or a device error, the last one saved before.
 pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let config = &run.config;
     let per_epoch = loader::check_size(&*run.splits.train, config.batch)?;
@@ -144,7 +156,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let log = Log::open(&run.out.join(LOG), progress.step, |row| {
         let seconds = row["seconds"].as_f64().unwrap_or(before);
         match row["kind"].as_str() {
-            // The epoch is judged once more.
+            // The epoch is evaluated once more.
             Some("epoch") if open && row["step"].as_u64() == Some(progress.step - 1) => return false,
             Some("epoch") => clock.evaluation_took(Duration::try_from_secs_f64(seconds - before).unwrap_or_default()),
             Some("unreadable") => run.unreadable.know(row["part"].as_str() == Some("test"), row["image"].as_str()),
@@ -225,7 +237,7 @@ impl<D: Device> Trainer<'_, D> {
                 let asked = self.run.stop.load(Ordering::Relaxed);
                 if done.is_multiple_of(per_epoch) {
                     self.take_reports(0)?;
-                    // An epoch that is not judged now is judged first of all when the run goes on.
+                    // An epoch that is not evaluated now is evaluated first of all when the run goes on.
                     if (asked && done < total) || self.clock.no_time_for_evaluation(self.evaluation_guess()) {
                         return self.interrupt(asked);
                     }
@@ -302,7 +314,7 @@ impl<D: Device> Trainer<'_, D> {
         Ok(())
     }
 
-    /// Names the images that could not be read, once each. Where many have one cause (a shard that is gone), it is said once.
+    /// Names the images that could not be read, once each. Where many have one cause (a shard that is gone), it is printed once.
     fn take_unreadable(&mut self, step: u64) -> Result<()> {
         let unreadable = self.run.unreadable.take(Some(&*self.run.splits.test));
         unreadable_lines(&unreadable).iter().for_each(|line| self.screen.print(line));
@@ -382,6 +394,9 @@ impl<D: Device> Trainer<'_, D> {
 }
 
 /// The folder's configuration, for `--resume`.
+///
+/// # Errors
+/// The folder has no checkpoint, or it cannot be read.
 pub fn recorded(out: &Path) -> Result<Config> {
     Ok(Recorded::read(out)?.config)
 }

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The locked file. It says who the owner is, and is there only while there is one (or after one was killed: then nobody holds its
+/// The locked file. It names the owner, and is there only while there is one (or after one was killed: then nobody holds its
 /// lock).
 pub const LOCK: &str = "owner.lock";
 
@@ -20,7 +20,10 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Takes the folder, which is made where there is none. The error says who has it.
+    /// Takes the folder, which is made where there is none.
+    ///
+    /// # Errors
+    /// The folder cannot be made or written, or another process holds it, which the error names.
     pub fn of(folder: &Path) -> Result<Owner> {
         let made: Vec<_> = folder.ancestors().take_while(|f| !f.exists()).map(Path::to_owned).collect();
         fs::create_dir_all(folder).map_err(|e| {
@@ -29,7 +32,10 @@ impl Owner {
         Owner::lock(folder, made)
     }
 
-    /// Makes and takes the first of `runs`/1, `runs`/2, … that does not exist, though others look for one at the same time.
+    /// Makes and takes the first of `runs`/1, `runs`/2, … that does not exist, though others search for one at the same time.
+    ///
+    /// # Errors
+    /// A folder cannot be made, or every number is taken.
     pub fn of_new_in(runs: &Path) -> Result<Owner> {
         let cannot = |folder: &Path, e: std::io::Error| {
             Error::new(format!("cannot make the folder {}: {e}", folder.display())).hint("--out names another")
@@ -86,7 +92,7 @@ impl Drop for Owner {
     }
 }
 
-/// Whether the file is still what lies at the path.
+/// Whether the file is still the one at the path.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;

@@ -7,7 +7,7 @@ use crate::weights::checkpoint::{Checkpoint, Progress};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Keys that change no number of the training: how often and how it is looked at.
+/// Keys that change no number of the training: how often and how it is evaluated.
 const FREE: [&str; 4] = ["save-every", "knn-every", "knn-images", "eval-view"];
 
 /// Keys that every step reads anew. They hold from the step on at which they change.
@@ -54,6 +54,7 @@ pub struct Recorded {
     out: PathBuf,
     /// The checkpoint's.
     pub config: Config,
+    /// The checkpoint's.
     pub progress: Progress,
     /// `run.json`, null where it cannot be read.
     manifest: Value,
@@ -88,6 +89,9 @@ fn differences(before: &Config, after: &Config) -> Vec<Change> {
 
 impl Recorded {
     /// Reads the folder of a run.
+    ///
+    /// # Errors
+    /// There is no checkpoint, or it cannot be read. A `run.json` that cannot be read is no error.
     pub fn read(out: &Path) -> Result<Recorded> {
         let path = out.join(CHECKPOINT);
         if !path.exists() {
@@ -100,6 +104,9 @@ impl Recorded {
     }
 
     /// What the run was trained on.
+    ///
+    /// # Errors
+    /// `run.json` does not name it.
     pub fn data(&self) -> Result<String> {
         self.manifest["data"].as_str().map(str::to_owned).ok_or_else(|| {
             let path = self.out.join(MANIFEST);
@@ -121,7 +128,11 @@ impl Recorded {
         })
     }
 
-    /// The configuration to go on with: the run's, with what `named` says where that may change.
+    /// The configuration to go on with: the run's, with the values of `named` where they may change.
+    ///
+    /// # Errors
+    /// A key that may not change would, the run is beyond the new number of epochs, or `freeze-last-layer` would change although the
+    /// run is beyond the old or the new one.
     pub fn change(&self, named: &Flags) -> Result<(Config, Vec<Change>)> {
         let mut config = self.config.clone();
         config.set(named);
@@ -149,7 +160,7 @@ impl Recorded {
         Ok((config, changes))
     }
 
-    /// Refuses an end that lies behind.
+    /// Refuses an end that the run has passed.
     fn check_epochs(&self, config: &Config) -> Result<()> {
         let Some(per_epoch) = self.per_epoch() else { return Ok(()) };
         let position = self.progress.position();
@@ -188,7 +199,7 @@ impl Recorded {
         })
     }
 
-    /// What `run.json` said when the run stood where it stands: changes that were recorded for later steps (it went on from an earlier
+    /// What `run.json` held when the run was at this step: changes that were recorded for later steps (it went on from an earlier
     /// checkpoint since) are taken back.
     pub fn into_known(self) -> Known {
         let Recorded { manifest, progress, config, .. } = self;
@@ -211,7 +222,7 @@ impl Recorded {
     }
 }
 
-/// What `run.json` says of a run that goes on; all null and empty for a new one.
+/// What `run.json` records of a run that goes on; all null and empty for a new one.
 #[derive(Default)]
 pub struct Known {
     pub manifest: Value,
@@ -246,7 +257,7 @@ impl Known {
     }
 }
 
-/// Where a run stands in a set that has `per_epoch` steps now and had `before`: complete epochs stay complete, and of the one under
+/// The progress of a run in a set that has `per_epoch` steps now and had `before`: complete epochs stay complete, and of the one under
 /// way the same part counts as done.
 pub fn moved(progress: Progress, before: u64, per_epoch: u64) -> Progress {
     let position = progress.position();
@@ -313,7 +324,7 @@ mod tests {
         let less = moved(more, 20, 3);
         assert_eq!((less.step, less.position()), (25, 7));
         assert_eq!(less.epoch_loss, 2.0);
-        // Between two epochs, the first of which is not judged yet.
+        // Between two epochs, the first of which is not evaluated yet.
         let between = moved(Progress { step: 20, epoch_loss: 5.0, moved: None }, 10, 7);
         assert!(between.epoch_is_open(7) && between.position() == 14);
     }

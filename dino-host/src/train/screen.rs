@@ -1,4 +1,4 @@
-//! What a run says while it goes on.
+//! What a run prints while it goes on.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;

@@ -23,7 +23,7 @@ fn answer(since_first: Option<Duration>, keyboard: bool) -> Answer {
     }
 }
 
-/// Sets `stop` and says so at the first signal; the second one ends the program with 130.
+/// Sets `stop` and prints so at the first signal; the second one ends the program with 130.
 fn receive(name: &str, keyboard: bool, first: &mut Option<Instant>, stop: &AtomicBool) {
     match answer(first.map(|first| first.elapsed()), keyboard) {
         Answer::Save => {
@@ -66,7 +66,7 @@ pub fn watch(stop: &'static AtomicBool) {
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     let mut found = std::mem::MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: without a new action the call only writes the present one, whole unless it fails, to a place made for it.
+    // SAFETY: without a new action the call only writes the present one, completely unless it fails, to a place made for it.
     unsafe {
         libc::sigaction(signal, std::ptr::null(), found.as_mut_ptr()) == 0
             && found.assume_init().sa_sigaction == libc::SIG_IGN

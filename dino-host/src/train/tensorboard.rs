@@ -13,7 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Readers look for `tfevents` in the name and usually find a time and a host behind it. Here it is always the same, so that a
+/// Readers search for `tfevents` in the name and usually find a time and a host behind it. Here it is always the same, so that a
 /// folder never holds two files of one run.
 pub const FILE: &str = "events.out.tfevents.0.dino";
 
@@ -30,7 +30,7 @@ const EPOCH: [(&str, &str); 4] = [
     ("feature_rank", "eval/feature_rank"),
 ];
 
-/// A checksum of a checksum is not one: so TensorFlow turns it and adds a constant.
+/// A checksum of a checksum is not one: so TensorFlow rotates it and adds a constant.
 fn masked(data: &[u8]) -> u32 {
     CRC.checksum(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -91,6 +91,9 @@ pub struct Events {
 
 impl Events {
     /// Writes a file anew: its head, and the `records` of the rows that are there already, which are written as they come.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn create<R: AsRef<[u8]>>(path: &Path, records: impl IntoIterator<Item = R>) -> Result<Events> {
         write_atomically(path, |f| {
             let mut f = BufWriter::new(f);
@@ -104,6 +107,9 @@ impl Events {
     }
 
     /// Appends a record.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn append(&mut self, record: &[u8]) -> Result<()> {
         let done = self.file.write_all(record);
         done.map_err(|e| Error::new(format!("cannot write {}: {e}", self.path.display())))
@@ -120,7 +126,7 @@ mod tests {
         // RFC 3720, appendix B.4, and the usual check of the nine digits.
         assert_eq!(CRC.checksum(&[0; 32]), 0x8a91_36aa);
         assert_eq!(CRC.checksum(&[0xff; 32]), 0x62a8_ab43);
-        // 0x8a9136aa turned right by 15 bits is 0x6d551522.
+        // 0x8a9136aa rotated right by 15 bits is 0x6d551522.
         assert_eq!(masked(&[0; 32]), 0x0fd7fffa);
         assert_eq!(CRC.checksum(b"123456789"), 0xe306_9283);
     }

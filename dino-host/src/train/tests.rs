@@ -108,7 +108,7 @@ fn config() -> Config {
 /// Weights files by name.
 type Files = Vec<(String, Vec<u8>)>;
 
-/// Trains on three batches an epoch; what was said in the end, and what was left: files, and the log without the clock's numbers.
+/// Trains on three batches an epoch; what was printed in the end, and what was left: files, and the log without the clock's numbers.
 fn train<D: Device>(config: Config, stop: bool) -> (Result<Outcome>, Files, Vec<Value>) {
     train_on::<D>(config, stop, Box::new(Builtin::new(32, 24, Set::Train, 0)))
 }
@@ -173,7 +173,7 @@ fn late_reports_change_nothing() {
     assert_eq!(SCRIPT.with_borrow(|s| s.most), QUEUE, "steps were queued");
 }
 
-/// The step after a bad one is queued before anybody knows: what is saved, logged and said is the same. The run stays saved as it was
+/// The step after a bad one is queued before anybody knows: what is saved, logged and printed is the same. The run stays saved as it was
 /// at the beginning, from where another rate helps; the weights that the first step made are kept aside.
 #[test]
 fn a_step_that_is_not_finite_is_found_late() {

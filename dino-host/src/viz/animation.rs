@@ -1,4 +1,4 @@
-//! Animated pictures, written frame by frame: a film of any length takes no more memory than a frame of it.
+//! Animated images, written frame by frame: a video of any length takes no more memory than a frame of it.
 
 use crate::error::{Error, Result};
 use crate::viz::canvas::Canvas;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
-/// A file format of animated pictures.
+/// A file format of animated images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Animated PNG: every color exact, opens in browsers
@@ -30,7 +30,10 @@ impl Format {
         }
     }
 
-    /// Whether films of `fps` frames a second can be made here: to be asked before the long work.
+    /// Whether videos of `fps` frames a second can be made here: to be asked before the long work.
+    ///
+    /// # Errors
+    /// `fps` is 0, or above 50 for a GIF, or there is no ffmpeg for an mp4.
     pub fn check(self, fps: u16) -> Result<()> {
         if fps == 0 {
             return Err(Error::new("--fps 0 stands still").hint("--fps 30 is the published speed"));
@@ -53,7 +56,7 @@ impl Format {
 
 const FFMPEG: &str = "ffmpeg";
 
-/// A film in the making, written aside and renamed by [`Video::finish`]; dropped before that, it leaves nothing.
+/// A video in the making, written aside and renamed by [`Video::finish`]; dropped before that, it leaves nothing.
 pub struct Video {
     path: PathBuf,
     aside: PathBuf,
@@ -71,6 +74,9 @@ enum Writer {
 
 impl Video {
     /// `frames` frames of `size` = (width, height), `fps` of them a second, over and over.
+    ///
+    /// # Errors
+    /// As [`Format::check`], the file cannot be written, a GIF would be too large, or ffmpeg does not start.
     pub fn create(format: Format, path: &Path, size: [usize; 2], fps: u16, frames: usize) -> Result<Video> {
         format.check(fps)?;
         let aside = path.with_extension(format!("part.{}", format.ending()));
@@ -122,7 +128,10 @@ impl Video {
         Ok(Video { path: path.into(), aside, size, fps, written: 0, writer: Some(writer) })
     }
 
-    /// The next frame, which must have the film's size.
+    /// The next frame, which must have the video's size.
+    ///
+    /// # Errors
+    /// The frame cannot be written, or ffmpeg has ended.
     pub fn frame(&mut self, figure: &Canvas) -> Result<()> {
         assert_eq!([figure.width, figure.height], self.size, "all frames have one size");
         let (path, rgb) = (&self.path, figure.rgb.as_flattened());
@@ -139,7 +148,7 @@ impl Video {
             Writer::Ffmpeg(child, _) => {
                 let pipe = child.stdin.as_mut().expect("it is piped");
                 if pipe.write_all(rgb).is_err() {
-                    // It has ended, and says why.
+                    // It has ended, and prints why.
                     return Err(self.ffmpeg_failed());
                 }
             }
@@ -148,7 +157,10 @@ impl Video {
         Ok(())
     }
 
-    /// Puts the film where it belongs.
+    /// Renames the finished video to its path.
+    ///
+    /// # Errors
+    /// The file cannot be completed or renamed, or ffmpeg has failed.
     pub fn finish(mut self) -> Result<()> {
         let path = self.path.clone();
         let failed = |e: &dyn std::fmt::Display| unwritable(&path, e);
@@ -190,7 +202,7 @@ impl Drop for Video {
             let _ = child.kill();
             let _ = child.wait();
         }
-        // Gone already where the film is finished.
+        // Gone already where the video is finished.
         let _ = fs::remove_file(&self.aside);
     }
 }
@@ -200,7 +212,7 @@ fn unwritable(path: &Path, why: &dyn std::fmt::Display) -> Error {
         .hint("is there room on the disk, and may you write there?")
 }
 
-/// What ffmpeg said last, in one line.
+/// What ffmpeg printed last, in one line.
 fn ffmpeg_error(path: &Path, done: std::process::ExitStatus, said: JoinHandle<String>) -> Error {
     let said = said.join().unwrap_or_default();
     let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("and said nothing");
@@ -208,7 +220,7 @@ fn ffmpeg_error(path: &Path, done: std::process::ExitStatus, said: JoinHandle<St
         .hint("does this ffmpeg have libx264? --animate apng or gif need no other program")
 }
 
-/// How long frame `i` is shown, such that the whole keeps its time: 3, 4, 3, 3, 4, ... for 30 a second.
+/// How long frame `i` is shown, such that the video keeps its time: 3, 4, 3, 3, 4, ... for 30 a second.
 fn hundredths(i: usize, fps: u16) -> u16 {
     let until = |i: usize| (200 * i + fps as usize) / (2 * fps as usize);
     (until(i + 1) - until(i)) as u16

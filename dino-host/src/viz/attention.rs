@@ -1,11 +1,11 @@
-//! Pictures of what the class token of a block attends to (official `visualize_attention.py`).
+//! Figures of what the class token of a block attends to (official `visualize_attention.py`).
 //!
 //! Written to the folder, for heads h = 0, 1, ...:
 //! `image.png` (what the network saw), `head{h}.png` (attention, white = the head's largest), `head{h}-mask.png` (the patches that
 //! hold `keep` of the head's attention, the rest darkened), `head{h}-cutout.png` (the same patches, the rest transparent),
 //! `head{h}-heat.png` (heat over the image, from the least to the greatest attention), `mean.png` and so on (of the mean over heads),
-//! `overlay.png` (the image, all heads and the mean as heat, on one sheet), `heads.png` (a color a head on the patches that it keeps),
-//! `attention.npy` and `attention.json` (the numbers). Small images are enlarged by a whole factor.
+//! `overlay.png` (the image, all heads and the mean as heat on a contact sheet), `heads.png` (a color a head on the patches that it keeps),
+//! `attention.npy` and `attention.json` (the numbers). Small images are enlarged by an integer factor.
 
 use crate::config::Config;
 use crate::data::{Dataset, Unreadable};
@@ -28,11 +28,11 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::path::Path;
 
-/// Pictures are at least this wide.
+/// Figures are at least this wide.
 const WIDTH: usize = 256;
 /// Images on a contact sheet.
 const PAGE: usize = 24;
-/// Side of a picture on a contact sheet.
+/// Side of a figure on a contact sheet.
 const CELL: usize = 224;
 
 /// What is written of an image.
@@ -58,8 +58,9 @@ pub enum Part {
 
 /// What an image's class token attends to.
 pub struct Attention {
+    /// Attention (heads, patches), its grid and the network's input.
     pub output: DenseOutput,
-    /// The image, enlarged by a whole factor where it is small.
+    /// The image, enlarged by an integer factor where it is small.
     shown: Canvas,
     /// Side of a patch of `shown`, pixels.
     cell: usize,
@@ -104,7 +105,7 @@ impl Attention {
         heat(&self.shares(row, range), &self.shown)
     }
 
-    /// The image, every head and the mean as heat, on one sheet; `ranges`: of every head and of the mean.
+    /// The image, every head and the mean as heat, on one contact sheet; `ranges`: of every head and of the mean.
     pub fn contact_sheet(&self, ranges: &[[f32; 2]]) -> Canvas {
         let mean = self.mean();
         let rows = self.heads().into_iter().chain([&mean[..]]);
@@ -142,6 +143,9 @@ impl Attention {
     }
 
     /// Writes the `parts` to the folder `out`.
+    ///
+    /// # Errors
+    /// The folder or a file cannot be written.
     pub fn write(&self, keep: f64, parts: &[Part], out: &Path) -> Result<()> {
         folder(out)?;
         let has = |part| parts.contains(&part);
@@ -149,7 +153,7 @@ impl Attention {
         let rows = heads.iter().copied().enumerate().map(|(h, row)| (format!("head{h}"), row));
         for (name, row) in rows.chain([("mean".to_string(), &mean[..])]) {
             if has(Part::Grey) {
-                // Shows how even the attention is; heat goes from the least to the greatest, as in the published pictures.
+                // Shows how even the attention is; heat goes from the least to the greatest, as in the published figures.
                 let shares = self.shares(row, [0.0, range(row)[1]]);
                 let gray = self.shown.map(|i, _| [(255.0 * shares[i]).round() as u8; 3]);
                 gray.write(&out.join(format!("{name}.png")))?;
@@ -204,13 +208,16 @@ fn hue(h: usize, n: usize) -> [f32; 3] {
     })
 }
 
-/// Makes a folder for pictures.
+/// Makes a folder for figures.
 pub(crate) fn folder(out: &Path) -> Result<()> {
     std::fs::create_dir_all(out)
         .map_err(|e| Error::new(format!("cannot make the folder {}: {e}", out.display())).hint("--out names a folder"))
 }
 
 /// The mean attention of the last block as heat over each image, for a gallery: `size` is the shorter side, 0 the run's global crop.
+///
+/// # Errors
+/// An image has no or too many patches, the network gives no attention, or the device fails.
 pub fn gallery<D: Device>(
     options: &D::Options,
     config: &Config,
@@ -230,8 +237,11 @@ pub fn gallery<D: Device>(
 }
 
 /// Draws the `parts` of every image of `set`: of one into `out` itself, of several each into a folder of its own, named after it, with
-/// `out/sheet-000.png` and so on (the mean attention of 24 images each, in their order) and `out/images.tsv`, which says what is where.
+/// `out/sheet-000.png` and so on (the mean attention of 24 images each, in their order) and `out/images.tsv`, which lists what is where.
 /// Returns what to tell the user.
+///
+/// # Errors
+/// `keep` is no fraction, no image can be read, one has no or too many patches, the device fails, or a file cannot be written.
 pub fn draw<D: Device>(
     extractor: &mut DenseExtractor<D>,
     set: &dyn Dataset,
@@ -288,7 +298,7 @@ pub fn draw<D: Device>(
     Ok(format!("{drawn} images, a folder each, and {}; images.tsv names them", out.join("sheet-*.png").display()))
 }
 
-/// A folder's name for a picture: its file's name without the ending, with a number where that is taken.
+/// A folder's name for an image: its file's name without the ending, with a number where that is taken.
 pub(crate) fn unused(name: &str, used: &mut HashSet<String>) -> String {
     let stem = Path::new(name).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
     let stem = if stem.is_empty() { "image".into() } else { stem };
@@ -335,7 +345,7 @@ mod tests {
         let numbers: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((numbers["rows"].as_u64(), numbers["cols"].as_u64()), (Some(4), Some(7)));
         assert_eq!(numbers["attention"][2].as_array().unwrap().len(), 28);
-        // The same numbers in both files, and a mask, a cutout and a picture of colors that agree.
+        // The same numbers in both files, and a mask, a cutout and a figure of colors that agree.
         let npy = std::fs::read(out.join("attention.npy")).unwrap();
         assert_eq!((npy.len(), &npy[..128]), (128 + 4 * 3 * 28, &npy::header(&[3, 4, 7])[..]));
         let at = |h: usize, i: usize| f32::from_le_bytes(*npy[128 + 4 * (28 * h + i)..].first_chunk().unwrap());
@@ -350,7 +360,7 @@ mod tests {
             assert_eq!(dark.rgb[y * shown.width + x], if kept[i] { p } else { p.map(|x| x / 4) });
             assert_eq!(cutout.get_pixel(x as u32, y as u32).0, [p[0], p[1], p[2], if kept[i] { 255 } else { 0 }]);
         }
-        // The gallery's picture is the one that is written.
+        // The gallery's figure is the one that is written.
         let found = gallery::<Cpu>(&NoOptions {}, &config, &weights, &[&image], 0).unwrap();
         assert_eq!(found, [read(&out.join("mean-heat.png"))]);
     }

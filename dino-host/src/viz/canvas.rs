@@ -1,4 +1,4 @@
-//! Pictures in memory: what the drawing commands and the report make, to be written as PNG.
+//! Figures in memory: what the drawing commands and the report make, to be written as PNG.
 
 use crate::error::Result;
 use crate::image::Image;
@@ -7,14 +7,17 @@ use crate::image::png::{encode_png, write_png};
 use crate::image::resize::{Filter, resize};
 use std::path::Path;
 
-/// Pixels between the pictures of a sheet.
+/// Pixels between the figures of a contact sheet.
 pub const GAP: usize = 6;
+/// RGB of the background.
 pub const WHITE: [u8; 3] = [255; 3];
 
-/// An RGB picture, rows top to bottom.
+/// An RGB figure, rows top to bottom.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Canvas {
+    /// Pixels.
     pub width: usize,
+    /// Pixels.
     pub height: usize,
     /// `height * width` pixels.
     pub rgb: Vec<[u8; 3]>,
@@ -64,7 +67,7 @@ impl Canvas {
         framed
     }
 
-    /// Pictures side by side, `across` in a row, in cells as large as the largest of them, on white.
+    /// Figures side by side, `across` in a row, in cells as large as the largest of them, on white.
     pub fn grid(figures: &[Canvas], across: usize) -> Canvas {
         let across = across.clamp(1, figures.len().max(1));
         let most = |f: fn(&Canvas) -> usize| figures.iter().map(f).max().unwrap_or(0);
@@ -77,7 +80,7 @@ impl Canvas {
         grid
     }
 
-    /// A sheet about as many pictures down as across.
+    /// A contact sheet about as many figures down as across.
     pub fn contact_sheet(figures: &[Canvas]) -> Canvas {
         Canvas::grid(figures, (1..).find(|n| n * n >= figures.len()).unwrap_or(1))
     }
@@ -89,11 +92,17 @@ impl Canvas {
     }
 
     /// A PNG file's bytes.
+    ///
+    /// # Errors
+    /// The encoder fails.
     pub fn png(&self) -> Result<Vec<u8>> {
         encode_png([self.width, self.height], self.rgb.as_flattened(), image::ExtendedColorType::Rgb8)
     }
 
     /// Writes a PNG file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         write_png(path, [self.width, self.height], self.rgb.as_flattened())
     }
@@ -106,7 +115,7 @@ pub(crate) fn colored(image: &Image) -> Image {
     Image { height: image.height, width: image.width, channels: 3, pixels }
 }
 
-/// Values in 0 to 1 as heat over the picture: the picture in gray below, the more opaque the hotter.
+/// Values in 0 to 1 as heat over the figure: the figure in gray below, the more opaque the hotter.
 pub fn heat(values: &[f32], under: &Canvas) -> Canvas {
     under.map(|i, [r, g, b]| {
         let (hot, share) = (inferno(values[i]), 0.2 + 0.55 * values[i]);
@@ -170,7 +179,7 @@ mod tests {
         let figure = Canvas::new(3, 2, [0; 3]).map(|i, _| [i as u8, 200, 3]);
         let read = decode_bytes(Path::new("a.png"), &figure.png().unwrap(), Decode::default()).unwrap();
         assert_eq!(Canvas::of(&read, 1), figure);
-        // Row 2 of the enlarged picture is row 1 of the picture.
+        // Row 2 of the enlarged figure is row 1 of the figure.
         assert_eq!(Canvas::of(&read, 2).rgb[6 * 2 + 2], [4, 200, 3]);
     }
 

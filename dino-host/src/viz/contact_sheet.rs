@@ -1,4 +1,4 @@
-//! Contact sheets of the crops that a run sees, made by the loader itself: for people to look at before they spend a day on them.
+//! Contact sheets of the crops that a run sees, made by the loader itself: for people to check before they spend a day on them.
 
 use crate::config::Config;
 use crate::data::loader::Recipe;
@@ -13,15 +13,18 @@ use crate::viz::canvas::{Canvas, WHITE, colored};
 use std::io::Write;
 use std::path::Path;
 
-/// Images on a sheet, one below the other.
+/// Images on a contact sheet, one below the other.
 const ROWS: usize = 8;
-/// Pixels between pictures.
+/// Pixels between images.
 const GAP: usize = 4;
 /// Global crops are drawn at least this large, each pixel a square of so many as it takes.
 const LEAST: usize = 128;
 
 /// Draws the first `images` images of an epoch, in its order, as `DIR/sheet-000.png` and so on: the image itself, the global crops,
 /// the local ones. `DIR/index.tsv` names them. Returns what to tell the user.
+///
+/// # Errors
+/// There are no images or no such epoch, an image cannot be read, or a file cannot be written.
 pub fn draw(
     config: &Config,
     set: &dyn Dataset,
@@ -76,7 +79,7 @@ fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Canvas {
     let fit = (height as f64 / image.height as f64).min(3.0 * height as f64 / image.width as f64);
     let fitted = |n: usize| ((n as f64 * fit).round() as usize).max(1);
     let whole = resize(&colored(image), fitted(image.height), fitted(image.width), Filter::Bicubic);
-    // Local crops stand above each other in as many rows as fit.
+    // Local crops are drawn above each other in as many rows as fit.
     let down = ((height + GAP) / (local * scale + GAP)).max(1);
     let columns = augment.local_crops_number.div_ceil(down);
     let place = |view: usize| match view {
@@ -100,7 +103,7 @@ fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Canvas {
     canvas
 }
 
-/// A normalized crop (channels, side, side) as a picture again.
+/// A normalized crop (channels, side, side) as an image again.
 fn pixels(augment: &Augment, crop: &[f32], side: usize) -> Image {
     let (channels, plane) = (augment.channels, side * side);
     let value = |i: usize| {

@@ -1,7 +1,7 @@
 //! What the teacher attends to as it learns: the same few images, drawn before the first step and after epochs 1, 2, 4, 8, … and the
 //! last, into `gallery/` of the run.
 //!
-//! `images.png` is the images side by side, `images.json` says which they are, `start.png` and `epochNNNN.png` (epochs counted from 0)
+//! `images.png` is the images side by side, `images.json` names them, `start.png` and `epochNNNN.png` (epochs counted from 0)
 //! are the mean attention of the last block over each, as heat.
 
 use crate::config::Config;
@@ -18,6 +18,7 @@ use serde_json::json;
 use std::io::Write;
 use std::path::Path;
 
+/// The gallery's folder within the run's.
 pub const FOLDER: &str = "gallery";
 /// Images in a row.
 pub const IMAGES: usize = 6;
@@ -37,6 +38,9 @@ pub fn images(splits: &Splits) -> (&dyn Dataset, Vec<(usize, Image)>) {
 }
 
 /// The images side by side, as the network sees them.
+///
+/// # Errors
+/// An image has no or too many patches.
 pub fn plain(config: &Config, images: &[(usize, Image)]) -> Result<Canvas> {
     let output: Result<Vec<_>> =
         images.iter().map(|(_, i)| Ok(row_of(&fit(i, config.global_size, config.patch_size)?))).collect();
@@ -44,6 +48,9 @@ pub fn plain(config: &Config, images: &[(usize, Image)]) -> Result<Canvas> {
 }
 
 /// What a backbone (`weights` in the table's layout) attends to in them.
+///
+/// # Errors
+/// An image has no or too many patches, the network gives no attention, or the device fails.
 pub fn strip<D: Device>(
     options: &D::Options,
     config: &Config,
@@ -65,12 +72,15 @@ fn side_by_side(figures: &[Canvas]) -> Canvas {
     row
 }
 
-/// Name of the picture after an epoch, or before the first.
+/// Name of the figure after an epoch, or before the first.
 pub fn file(epoch: Option<u64>) -> String {
     epoch.map_or("start.png".into(), |epoch| format!("epoch{epoch:04}.png"))
 }
 
 /// Draws into `out/gallery`.
+///
+/// # Errors
+/// None of its images can be read, the device fails, or a file cannot be written.
 pub fn draw<D: Device>(
     options: &D::Options,
     config: &Config,

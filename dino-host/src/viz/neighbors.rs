@@ -1,4 +1,4 @@
-//! Nearest neighbors, for people to look at: which images a network takes for alike.
+//! Nearest neighbors, for people to inspect: which images a network takes for alike.
 //!
 //! Similarity is the cosine of two features, as in the k-nearest-neighbors vote.
 
@@ -21,7 +21,10 @@ pub type Near = Vec<(usize, f32)>;
 pub type Row = (usize, Near);
 
 /// The `k` rows of `bank` nearest to each row of `queries`, (images, C) both, of any length; fewer if the bank has fewer. Among equals
-/// the earlier comes first. Errors: an empty bank, numbers that are not finite.
+/// the earlier comes first.
+///
+/// # Errors
+/// The bank is empty, or numbers are not finite.
 pub fn rows(bank: Array2<f32>, queries: Array2<f32>, k: usize) -> Result<Vec<Row>> {
     if bank.nrows() == 0 {
         return Err(Error::new("there are no images to be neighbours").hint("two images or more"));
@@ -39,6 +42,9 @@ pub fn rows(bank: Array2<f32>, queries: Array2<f32>, k: usize) -> Result<Vec<Row
 }
 
 /// The `k` rows nearest to each of the rows `chosen`, among all rows but itself.
+///
+/// # Errors
+/// There are fewer than two images, or numbers are not finite.
 pub fn rows_within(all: Array2<f32>, chosen: &[usize], k: usize) -> Result<Vec<Row>> {
     if all.nrows() < 2 {
         return Err(Error::new("one image has no neighbours").hint("two images or more"));
@@ -89,13 +95,14 @@ pub fn choose(set: &dyn Dataset, count: usize, seed: Option<u64>) -> Vec<usize> 
 /// Green and red, told apart by people who do not see colors as most do as well: the green is the lighter one.
 const SAME: [u8; 3] = [70, 200, 90];
 const OTHER: [u8; 3] = [190, 30, 45];
-/// Pixels of a frame, and of a picture's side within it.
+/// Pixels of a frame, and of an image's side within it.
 const FRAME: usize = 4;
+/// Side of an image, pixels.
 pub const SIDE: usize = 96;
 /// Rows of a page.
 const PAGE: usize = 12;
 
-/// One row of a sheet: the query, a gap, its neighbors, each framed green where it is of the query's class, red where it is of
+/// One row of a contact sheet: the query, a gap, its neighbors, each framed green where it is of the query's class, red where it is of
 /// another, white where that is not known.
 pub fn strip(query: &Image, found: &[(Image, Option<bool>)]) -> Canvas {
     let cell = SIDE + 2 * FRAME;
@@ -152,9 +159,13 @@ impl Dataset for Members<'_> {
 /// What to draw: `k` neighbors each, of the images `queries`, or, where that is `None`, of the images `chosen` of the bank, each among
 /// all others.
 pub struct Ask<'a> {
+    /// Neighbors of each query.
     pub k: usize,
+    /// The images that neighbors are taken from.
     pub bank: &'a dyn Dataset,
+    /// The images to find neighbors of.
     pub queries: Option<&'a dyn Dataset>,
+    /// Rows of the bank to find neighbors of.
     pub chosen: Vec<usize>,
 }
 
@@ -163,6 +174,9 @@ pub type Kinds<'a> = Vec<(&'a str, Box<dyn FnMut(&dyn Dataset) -> Result<Feature
 
 /// Draws the neighbors of every query, a row for each of the `kinds` of features, as `out/sheet-000.png` and so on, twelve rows
 /// each, and writes names and similarities to `out/neighbours.json`. Returns what the file holds.
+///
+/// # Errors
+/// `k` is 0, no query can be read, features cannot be made, or a file cannot be written.
 pub fn draw(ask: &Ask, kinds: Kinds, unreadable: &Unreadable, out: &Path) -> Result<Value> {
     if ask.k == 0 {
         return Err(Error::new("--k 0 asks for no neighbours").hint("--k 10 draws ten in a row"));

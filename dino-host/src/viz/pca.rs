@@ -34,9 +34,9 @@ pub const COLORS: usize = 3;
 const TAIL: f64 = 0.01;
 /// Eigenvalues that the report holds at most.
 const NAMED: usize = 32;
-/// Pictures are at least this wide.
+/// Figures are at least this wide.
 const WIDTH: usize = 256;
-/// Images on a contact sheet, and a picture's side on it.
+/// Images on a contact sheet, and a figure's side on it.
 const PAGE: usize = 24;
 const CELL: usize = 224;
 
@@ -101,14 +101,14 @@ impl Pca {
         all
     }
 
-    /// The part of the variance that lies along each component; 0 where there is none at all.
+    /// The part of the variance along each component; 0 where there is none at all.
     pub fn ratio(&self) -> Array1<f64> {
         let total = self.variance.sum();
         self.variance.mapv(|v| if total > 0.0 { v / total } else { 0.0 })
     }
 }
 
-/// What lies at the part `at` (0 to 1) of sorted values, between two of them on the straight line (NumPy's default).
+/// The quantile `at` (0 to 1) of sorted values, between two of them on the straight line (NumPy's default).
 pub fn quantile(sorted: &[f32], at: f64) -> f64 {
     let place = at * (sorted.len() - 1) as f64;
     let (low, high) = (sorted[place as usize] as f64, sorted[(place.ceil() as usize).min(sorted.len() - 1)] as f64);
@@ -160,7 +160,10 @@ struct Member {
 
 /// Draws every image of `set` by the components of all their patches together: of one image `out/pca.png`, `pca.npy` (rows, columns,
 /// 3 coordinates) and, with the foreground, `foreground.png`; of several, a folder each with the same, and `out/sheet-000.png` and so
-/// on, image and colors beside each other. `out/pca.json` says what the components are. Returns that.
+/// on, image and colors beside each other. `out/pca.json` describes the components. Returns that.
+///
+/// # Errors
+/// No image can be read, one has no or too many patches, the device fails, or a file cannot be written.
 pub fn draw<D: Device>(
     extractor: &mut DenseExtractor<D>,
     set: &dyn Dataset,
@@ -297,8 +300,8 @@ fn project(pca: &Pca, members: &[Member], tokens: &mut Spooled, width: usize) ->
     Ok(all)
 }
 
-/// Which of the two parts is the foreground: the one of which less lies at the borders of the images. Where one part is empty, the
-/// whole is the foreground; where the shares are equal, the part above.
+/// Which of the two parts is the foreground: the one of which less is at the borders of the images. Where one part is empty,
+/// everything is the foreground; where the shares are equal, the part above.
 fn front(above: &[bool], members: &[Member]) -> Vec<bool> {
     let (mut edge, mut all) = ([0usize; 2], [0usize; 2]);
     let mut at = above.iter();

@@ -1,9 +1,9 @@
 //! What a network attends to over the frames of a video (official `video_generation.py`).
 //!
-//! Two passes: the network looks at every frame once and its attention goes to a file; then the frames are drawn one by one, when the
-//! least and the greatest attention of the whole film are known. Memory holds one frame, however long the film is.
+//! Two passes: the network runs on every frame once and its attention goes to a file; then the frames are drawn one by one, when the
+//! least and the greatest attention of the entire video are known. Memory holds one frame, however long the video is.
 //!
-//! The published script scales the colors frame by frame, which makes a film flicker and hides where attention grows: here that is
+//! The published script scales the colors frame by frame, which makes a video flicker and hides where attention grows: here that is
 //! [`Range::Frame`], and [`Range::Video`] is the default.
 
 use crate::data::{Dataset, Unreadable};
@@ -29,7 +29,7 @@ pub enum Range {
     Frame,
 }
 
-/// What a frame of the film shows.
+/// What a frame of the video shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Show {
     /// Mean attention as heat over the frame
@@ -40,13 +40,16 @@ pub enum Show {
     Mask,
 }
 
-/// How a film is made.
+/// How a video is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
+    /// The file's format.
     pub format: Format,
     /// Frames a second.
     pub fps: u16,
+    /// What the colors are scaled over.
     pub range: Range,
+    /// What is drawn of the attention.
     pub show: Show,
     /// Part of the mean attention that a mask keeps.
     pub keep: f64,
@@ -55,8 +58,10 @@ pub struct Style {
 }
 
 /// Draws the frames of `set`, in its order, as `out/attention.png` (.gif, .mp4), and the frames' names to `out/frames.txt`. Frames of
-/// other sizes than the first one's are scaled and cut around the center to its size. Returns what to tell the user. Errors: no frame
-/// that can be read, a format that cannot be written here.
+/// other sizes than the first one's are scaled and cut around the center to its size. Returns what to tell the user.
+///
+/// # Errors
+/// No frame can be read, the format or `keep` is refused, the device fails, or a file cannot be written.
 pub fn draw<D: Device>(
     extractor: &mut DenseExtractor<D>,
     set: &dyn Dataset,
@@ -142,7 +147,7 @@ pub fn draw<D: Device>(
     ))
 }
 
-/// `ranges`: of every head and of the mean, over the whole film.
+/// `ranges`: of every head and of the mean, over the entire video.
 fn frame(attention: &Attention, style: Style, ranges: &[[f32; 2]]) -> Canvas {
     let mean = attention.mean();
     match (style.show, style.range) {

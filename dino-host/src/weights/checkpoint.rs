@@ -1,6 +1,6 @@
 //! Checkpoints: safetensors files with the published key names, written aside and renamed.
 //!
-//! `checkpoint.safetensors` holds a whole run: `student.` and `teacher.` + `backbone.X` / `head.X`, `optimizer.` + the name of an
+//! `checkpoint.safetensors` holds a full run: `student.` and `teacher.` + `backbone.X` / `head.X`, `optimizer.` + the name of an
 //! array of the optimizer's state (AdamW: `exp_avg`, `exp_avg_sq`) + the same, `center`; in its header the step, the epoch's loss so far and the configuration.
 //! `teacher.safetensors` holds the teacher's backbone under bare published names.
 
@@ -17,18 +17,18 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-/// Where a run stands.
+/// The progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Progress {
     /// Optimization steps done.
     pub step: u64,
-    /// Sum of the losses of the current epoch's steps so far. After its last step it is what it was until the epoch has been judged.
+    /// Sum of the losses of the current epoch's steps so far. After its last step it is what it was until the epoch has been evaluated.
     pub epoch_loss: f64,
-    /// Where the run stands in its schedule, if that is not the number of steps done.
+    /// The run's place in its schedule, if that is not the number of steps done.
     pub moved: Option<Moved>,
 }
 
-/// A run whose data set has changed its size: steps done no longer say how many epochs they are.
+/// A run whose data set has changed its size: steps done no longer tell how many epochs they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
     /// Place in the schedule minus steps done.
@@ -54,7 +54,7 @@ impl Progress {
         Progress { step: self.step, epoch_loss, moved: Some(Moved { ahead, per_epoch }) }
     }
 
-    /// Whether all steps of an epoch are done, and it has not been judged.
+    /// Whether all steps of an epoch are done, and it has not been evaluated.
     pub fn epoch_is_open(&self, per_epoch: u64) -> bool {
         self.epoch_loss != 0.0 && self.position() > 0 && self.position().is_multiple_of(per_epoch)
     }
@@ -64,6 +64,7 @@ impl Progress {
 pub enum Unsaved {
     /// A number is not finite: which.
     Spoilt(String),
+    /// The device or the file: why.
     Failed(Error),
 }
 
@@ -158,8 +159,10 @@ fn check_finite(tensors: &[(String, Out)]) -> Result<(), Unsaved> {
     Ok(())
 }
 
-/// Writes everything a run needs to go on. If a number is not finite, the device is lost, or the disk is full, the file that was
-/// there stays.
+/// Writes everything a run needs to go on.
+///
+/// # Errors
+/// A number is not finite, the device is lost, or the file cannot be written; the file that was there stays.
 pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<(), Unsaved> {
     let mut tensors = Vec::new();
     for (prefix, pool, offset) in ranges(p) {
@@ -178,7 +181,10 @@ pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progre
     Ok(write(path, tensors, metadata(config, progress))?)
 }
 
-/// Writes the teacher's backbone alone, on the same terms.
+/// Writes the teacher's backbone alone.
+///
+/// # Errors
+/// As [`save`].
 pub fn save_teacher<D: Device>(
     path: &Path,
     o: &mut D,
@@ -203,7 +209,9 @@ pub fn save_teacher<D: Device>(
 pub struct Checkpoint {
     path: String,
     bytes: Vec<u8>,
+    /// The run's configuration, resolved.
     pub config: Config,
+    /// The run's progress.
     pub progress: Progress,
 }
 
@@ -214,6 +222,9 @@ fn unreadable(name: &str, what: String) -> Error {
 
 impl Checkpoint {
     /// Reads and checks the header; tensors are checked when they are asked for.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no checkpoint.
     pub fn open(path: &Path) -> Result<Checkpoint> {
         let name = path.display().to_string();
         match std::fs::read(path) {
@@ -223,6 +234,9 @@ impl Checkpoint {
     }
 
     /// The same for the bytes of a file; `name` is for the errors.
+    ///
+    /// # Errors
+    /// The header is damaged, or lacks the configuration or the progress or holds one that cannot be.
     pub fn parse(name: String, bytes: Vec<u8>) -> Result<Checkpoint> {
         let bad = |what| unreadable(&name, what);
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("{e}, {} bytes", bytes.len())))?;
@@ -273,13 +287,19 @@ impl Checkpoint {
         }
     }
 
-    /// Fills a device with a whole run. Nothing is written before every tensor has been found sound.
+    /// Fills a device with a full run. Nothing is written before every tensor has been found valid.
+    ///
+    /// # Errors
+    /// A tensor is missing or misshapen, or a number is not finite.
     pub fn load<D: Device>(&self, o: &mut D, p: &Plan) -> Result<()> {
         self.whole(p)?.iter().for_each(|(pool, at, values)| o.upload(*pool, *at, values));
         Ok(())
     }
 
-    /// Every tensor of a whole run, and where it belongs. The error is that of the first one that is not sound.
+    /// Every tensor of a full run, and where it belongs.
+    ///
+    /// # Errors
+    /// A tensor is missing or misshapen, or a number is not finite; the error is that of the first one.
     pub fn whole(&self, p: &Plan) -> Result<Vec<(Pool, usize, Vec<f32>)>> {
         let (mut found, mut error) = (Vec::new(), None);
         for (prefix, pool, offset) in ranges(p) {
@@ -302,11 +322,17 @@ impl Checkpoint {
     }
 
     /// A network's backbone in the table's layout: `network` is `teacher` or `student`; a file with bare names is taken for the teacher.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`], or the file holds the teacher alone and another network is asked for.
     pub fn backbone(&self, network: &str) -> Result<Vec<f32>> {
         self.part(network, false)
     }
 
     /// A network's projection head, in the layout of the table behind the backbone.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`], or the file holds no heads.
     pub fn head(&self, network: &str) -> Result<Vec<f32>> {
         self.part(network, true)
     }
@@ -318,7 +344,7 @@ impl Checkpoint {
             return Err(Error::new(format!("{} holds the teacher's backbone alone", self.path))
                 .hint("the student is in the run's checkpoint.safetensors"));
         }
-        // The file may claim any size: room is made when every tensor has been found.
+        // The file may claim any size: memory is allocated when every tensor has been found.
         let (mut found, mut error) = (Vec::new(), None);
         table.visit(|spec| {
             if (spec.part == Part::Backbone) == head {

@@ -1,4 +1,4 @@
-//! A file of named tensors, whatever its format: where each lies, and its numbers as f32 when they are asked for.
+//! A file of named tensors, whatever its format: where each is stored, and its numbers as f32 when they are asked for.
 
 use super::pickle::Dtype;
 use super::pth::{self, MOST_TENSORS};
@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 /// A format that tensors travel in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
+    /// Published by Hugging Face: a header, then the tensors.
     Safetensors,
     /// `torch.save` since 1.6: an archive of stored entries.
     Zip,
@@ -20,6 +21,7 @@ pub enum Format {
 }
 
 impl Format {
+    /// For reports.
     pub fn name(self) -> &'static str {
         match self {
             Format::Safetensors => "safetensors",
@@ -31,17 +33,20 @@ impl Format {
 
 /// An open file, or several that make up one. Names are those in the file; of a pickle of dictionaries, `outer.inner`.
 pub struct File {
+    /// Its path, for errors.
     pub name: String,
+    /// The format it was read as.
     pub format: Format,
+    /// Where every tensor is stored, by name.
     pub tensors: BTreeMap<String, Location>,
     /// Of a safetensors file.
     pub metadata: BTreeMap<String, String>,
-    /// Names under which something lies that is no tensor that can be read, and what made it.
+    /// Names under which something is stored that is no tensor that can be read, and what made it.
     pub opaque: BTreeMap<String, String>,
     /// What to know of it, a line each.
     pub notes: Vec<String>,
     parts: Vec<Vec<u8>>,
-    /// First bytes of the stretches whose checksum was found right.
+    /// First bytes of the ranges whose checksum was found right.
     sound: RefCell<HashSet<(usize, usize)>>,
 }
 
@@ -83,6 +88,9 @@ fn other(bytes: &[u8]) -> Option<Error> {
 
 impl File {
     /// Finds the tensors in the bytes of a file; `name` is for the errors.
+    ///
+    /// # Errors
+    /// The bytes are none of the formats, are damaged, or hold too many tensors.
     pub fn parse(name: String, mut bytes: Vec<u8>) -> Result<File> {
         let unreadable = |e: Error| Error {
             message: format!("cannot read the weights {name}: {}", e.message),
@@ -110,6 +118,9 @@ impl File {
     }
 
     /// One file of several, none of whose names is in two of them.
+    ///
+    /// # Errors
+    /// There are no files, or two hold a tensor of one name.
     pub fn join(name: String, files: Vec<File>) -> Result<File> {
         let mut files = files.into_iter();
         let Some(mut all) = files.next() else { return Err(Error::new(format!("{name} names no files"))) };
@@ -131,6 +142,9 @@ impl File {
     }
 
     /// The numbers of a tensor in row-major order, finite, as f32.
+    ///
+    /// # Errors
+    /// There is no such tensor, its checksum or place is wrong, its type is not one of weights, or a number is not finite.
     pub fn values(&self, key: &str) -> Result<Vec<f32>> {
         let place = self.tensors.get(key).ok_or_else(|| Error::new(format!("{} has no tensor {key}", self.name)))?;
         let bad = |what: String| Error::new(format!("{}: {key} {what}", self.name));

@@ -8,6 +8,9 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// `weights`: a backbone in the table's layout.
+///
+/// # Errors
+/// The weights are more than a blob holds, or the file cannot be written.
 pub fn write(path: &Path, config: &Config, weights: &[f32]) -> Result<()> {
     let backbone = config.table().backbone;
     if weights.len() > (u32::MAX / 4) as usize {

@@ -1,4 +1,4 @@
-//! The architecture of a foreign file, read off the shapes of its tensors and off what lies beside it.
+//! The architecture of a foreign file, read off the shapes of its tensors and off what is stored beside it.
 
 use super::naming::{Naming, TensorPart};
 use super::{File, Keys, Options, Report, Side};
@@ -8,13 +8,13 @@ use crate::image::augment::EvalView;
 use dino_kernel::ops::layernorm::EPS;
 use serde_json::Value;
 
-/// The LayerNorm epsilon of Hugging Face's ViTConfig where a config.json does not say it.
+/// The LayerNorm epsilon of Hugging Face's ViTConfig where a config.json does not state it.
 const HF_EPS: f64 = 1e-12;
 
 /// A foreign file's own settings, in the metadata of what [`super::write`] writes.
 pub(super) const SETTINGS: &str = "dino-host";
 
-/// The configuration that a file's shapes make, and whether the file said how many attention heads there are.
+/// The configuration that a file's shapes make, and whether the file stated how many attention heads there are.
 pub(super) fn config(
     file: &File,
     keys: &Keys,
@@ -90,12 +90,12 @@ pub(super) fn config(
         mlp_ratio: mlp_ratio(mlp, dim),
         channels,
         global_size,
-        // Published weights are evaluated as they were published; files of this program say it themselves since there is the key.
+        // Published weights are evaluated as they were published; files of this program state it themselves since there is the key.
         eval_view: match &settings {
             Value::Null => EvalView::ResizeCrop.name().into(),
             settings => settings["eval-view"].as_str().map_or(published.eval_view.clone(), String::from),
         },
-        // As large beside the global crops as the published ones, in whole patches.
+        // As large beside the global crops as the published ones, in full patches.
         local_size: (global_size / 7 * 3 / side_p).max(1) * side_p,
         position_resize: report.naming.position_resize().into(),
         ..published
@@ -116,7 +116,7 @@ pub(super) fn config(
     Ok((config, stated.is_some()))
 }
 
-/// The ratio that makes `mlp` of `dim`, though it is cut to a whole number.
+/// The ratio that makes `mlp` of `dim`, though it is cut to an integer.
 fn mlp_ratio(mlp: usize, dim: usize) -> f64 {
     let ratio = mlp as f64 / dim as f64;
     if (dim as f64 * ratio) as usize == mlp { ratio } else { ratio.next_up() }
@@ -169,7 +169,7 @@ fn head<'a>(config: &mut Config, shape: &impl Fn(&str) -> Option<&'a [usize]>, w
     Ok(())
 }
 
-/// A config.json beside the file must say what the shapes do; where its program computes otherwise, that is a note.
+/// A config.json beside the file must state what the shapes do; where its program computes otherwise, that is a note.
 fn beside(config: &mut Config, side: &Side, mlp: usize, report: &mut Report) -> Result<()> {
     if report.naming != Naming::Hf {
         return Ok(());

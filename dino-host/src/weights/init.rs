@@ -36,7 +36,10 @@ pub struct Start {
 }
 
 /// The initial weights of a run of `config` from a file: its teacher, if it has two networks. `channels`: whether another number of
-/// channels is asked for. `network`: under which words of their names the weights lie, if the file does not have them alone.
+/// channels is asked for. `network`: the words under which the weights are stored, if the file does not have them alone.
+///
+/// # Errors
+/// The file cannot be read or does not fit, its shape is not the run's, its channels differ without `channels`, or its head does not fit.
 pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, channels: bool) -> Result<Start> {
     let (heads, called) = (Some(config.heads), network.map(str::to_owned));
     let options = Options { head: wanted != Head::Fresh, called, heads, allow_extra: true, ..Options::default() };
@@ -134,8 +137,8 @@ fn positions(to: &mut [f32], from: &[f32], a: &Vit, b: &Vit) {
     position::forward(&mut to[a.dim..], grid, &matrix, &matrix, sizes);
 }
 
-/// Patch weights (C, channels, p, p) for another number of channels. To one, their sum: a gray picture gives what its colored copy gave.
-/// To more, the old ones in turn, each divided by how often it is used, so that equal channels give the same again; to fewer, the first
+/// Patch weights (C, channels, p, p) for another number of channels. To one, their sum: a gray image gives what its colored copy gave.
+/// To more, the old ones again, each divided by how often it is used, so that equal channels give the same again; to fewer, the first
 /// ones times old / new.
 fn patches(to: &mut [f32], from: &[f32], a: &Vit, b: &Vit) {
     let area = a.patch * a.patch;

@@ -38,13 +38,13 @@ const SHOWN: usize = 3;
 /// How to read a file.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Names and rules; `None` looks at the file.
+    /// Names and rules; `None` reads them off the file.
     pub naming: Option<Naming>,
     /// "teacher" (as without one) or "student", where a file has both.
     pub network: Option<&'static str>,
-    /// Or the network that lies under these words of its names.
+    /// Or the network that is stored under these words of its names.
     pub called: Option<String>,
-    /// Attention heads, if the file does not say.
+    /// Attention heads, if the file does not state them.
     pub heads: Option<usize>,
     /// Read the projection head too, if there is one.
     pub head: bool,
@@ -55,12 +55,17 @@ pub struct Options {
 /// What was found in a file, key by key.
 #[derive(Clone, Debug)]
 pub struct Report {
+    /// Its name.
     pub file: String,
+    /// The format it was read as.
     pub format: Format,
+    /// The naming convention of its tensors.
     pub naming: Naming,
-    /// What stands in the file before the network's names: `teacher.backbone.`, or "".
+    /// What precedes the network's names in the file: `teacher.backbone.`, or "".
     pub container: String,
+    /// Keys of the table that the file lacks.
     pub missing: Vec<String>,
+    /// Keys of the file that the table does not know.
     pub extra: Vec<String>,
     /// The key, and what is wrong with its shape.
     pub misshapen: Vec<String>,
@@ -71,6 +76,7 @@ pub struct Report {
 }
 
 impl Report {
+    /// As `convert --json` prints it.
     pub fn json(&self) -> Value {
         json!({
             "file": self.file, "format": self.format.name(), "dialect": self.naming.name(), "container": self.container,
@@ -85,7 +91,10 @@ impl Report {
         kinds.iter().flat_map(|(kind, keys)| keys.iter().map(move |key| format!("{kind}\t{key}"))).collect()
     }
 
-    /// Whether every key fits; the error counts those that do not, and names the first.
+    /// Checks that every key fits; the error counts those that do not, and names the first.
+    ///
+    /// # Errors
+    /// A key is missing, extra or misshapen.
     pub fn check(&self) -> Result<()> {
         let kinds = [("missing", &self.missing), ("extra", &self.extra), ("misshapen", &self.misshapen)];
         let said: Vec<String> = kinds
@@ -124,8 +133,9 @@ pub struct Weights {
     pub backbone: Vec<f32>,
     /// The rest of the table, if it was asked for and is there.
     pub head: Option<Vec<f32>>,
-    /// Whether the file said how many attention heads there are; else the caller did, or they are 64 wide.
+    /// Whether the file stated how many attention heads there are; else the caller did, or they are 64 wide.
     pub heads_stated: bool,
+    /// What was found, key by key.
     pub report: Report,
 }
 
@@ -139,12 +149,16 @@ impl Weights {
 
 /// What a file holds: the report always, the rest if everything fits.
 pub struct Opened {
+    /// What was found, key by key.
     pub report: Report,
     weights: Result<Weights>,
 }
 
 impl Opened {
     /// The weights, if every key fits.
+    ///
+    /// # Errors
+    /// A key does not fit, there is no such network, or a tensor cannot be read.
     pub fn strict(self) -> Result<Weights> {
         self.weights
     }
@@ -152,6 +166,9 @@ impl Opened {
 
 /// Opens a file, or a folder of Hugging Face's or timm's (`model.safetensors` or `pytorch_model.bin`, or their parts and an index, and
 /// `config.json`).
+///
+/// # Errors
+/// As [`parse`], or a file cannot be read. What does not fit is the error of [`Opened::strict`].
 pub fn open(path: &Path, options: &Options) -> Result<Opened> {
     let (path, folder) = whole(path)?;
     let mut side = Side::default();
@@ -177,8 +194,11 @@ fn cannot(path: &Path, e: &dyn std::fmt::Display) -> Error {
         .hint("a checkpoint of a run, or a .pth or safetensors file of the published, timm's or Hugging Face's names")
 }
 
-/// The weights of a file of any kind, strictly. What changes no feature is left out, and said in the report. Which network: "teacher",
+/// The weights of a file of any kind, strictly. What changes no feature is left out, and listed in the report. Which network: "teacher",
 /// "student", or that which is `called` so.
+///
+/// # Errors
+/// As [`open`] and [`Opened::strict`].
 pub fn read(path: &Path, network: &'static str, called: Option<&str>, heads: Option<usize>) -> Result<Weights> {
     let called = called.map(str::to_owned);
     open(path, &Options { network: Some(network), called, heads, allow_extra: true, ..Options::default() })?.strict()
@@ -187,11 +207,11 @@ pub fn read(path: &Path, network: &'static str, called: Option<&str>, heads: Opt
 /// Hugging Face's names of files, each alone or as an index of parts (`NAME.index.json`).
 const WHOLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
-/// The file itself (an index is one), and the folder that its settings lie in.
+/// The file itself (an index is one), and the folder that its settings are in.
 fn whole(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
     let names = || WHOLE.iter().flat_map(|name| [name.to_string(), format!("{name}.index.json")]);
     if !path.is_dir() {
-        // Only files under Hugging Face's own names: another's neighbors say nothing about it.
+        // Only files under Hugging Face's own names: another's neighbors tell nothing about it.
         let named = path.file_name().and_then(|n| n.to_str());
         let known = named.is_some_and(|named| names().any(|name| name == named));
         return Ok((path.to_owned(), path.parent().filter(|_| known).map(Path::to_owned)));
@@ -208,7 +228,7 @@ fn whole(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
         .hint(hint))
 }
 
-/// The parts that an index names, as one file. They lie beside it.
+/// The parts that an index names, as one file. They are stored beside it.
 fn parts(path: &Path, index: &[u8]) -> Result<File> {
     let index: Value = serde_json::from_slice(index).map_err(|e| cannot(path, &e))?;
     let no_map = || cannot(path, &"it is no index of parts: it has no weight_map of names to files");
@@ -231,19 +251,24 @@ fn parts(path: &Path, index: &[u8]) -> Result<File> {
     }
 }
 
-/// What lies beside a file, or null.
+/// What is stored beside a file, or null.
 #[derive(Clone, Debug, Default)]
 pub struct Side {
+    /// `config.json`.
     pub config: Value,
+    /// `preprocessor_config.json`.
     pub preprocessor: Value,
 }
 
 /// The same for the bytes of a file.
+///
+/// # Errors
+/// The bytes are none of the formats or a damaged checkpoint, or `options` asks for another naming or network than a checkpoint has.
 pub fn parse(name: String, bytes: Vec<u8>, side: &Side, options: &Options) -> Result<Opened> {
     let file = if !file::is_safetensors(&bytes) {
         File::parse(name, bytes)?
     } else {
-        // What is no safetensors file at all is told as a broken checkpoint, and so is what says that it is one.
+        // What is no safetensors file at all is told as a broken checkpoint, and so is what claims to be one.
         match safetensors::SafeTensors::read_metadata(&bytes) {
             Ok((_, header)) if header.metadata().as_ref().is_none_or(|m| !m.contains_key("config")) => {
                 File::parse(name, bytes)?
@@ -322,7 +347,7 @@ fn fit(file: &File, side: &Side, options: &Options) -> Opened {
 
 /// What a file has of a network.
 struct Inside<'a> {
-    /// Keys, and the names without what stands before them.
+    /// Keys, and the names without what precedes them.
     bare: Vec<(&'a str, String)>,
     /// Known parts beside it, which change no feature.
     harmless: BTreeSet<&'static str>,
@@ -331,7 +356,7 @@ struct Inside<'a> {
 }
 
 fn inside<'a>(names: impl Iterator<Item = &'a String>, network: &Network) -> Inside<'a> {
-    // Heads lie beside a backbone, or within it.
+    // Heads are stored beside a backbone, or within it.
     let outer = network.path.strip_suffix("backbone.").or(network.path.strip_suffix("vit."));
     let mut all = Inside { bare: vec![], harmless: BTreeSet::new(), others: 0 };
     for key in names {
@@ -429,7 +454,7 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
         report.left_out.push(if has_head { "the projection head" } else { "a head of another kind" }.into());
     }
 
-    // What the table wants, piece by piece, and where it goes.
+    // What the table wants, chunk by chunk, and where it goes.
     let table = config.table();
     let (mut wanted, mut parts) = (BTreeSet::new(), vec![]);
     table.visit(|spec| {

@@ -16,6 +16,7 @@ pub enum Naming {
 }
 
 impl Naming {
+    /// For reports.
     pub fn name(self) -> &'static str {
         match self {
             Naming::Official => "official",
@@ -37,6 +38,7 @@ impl Naming {
 pub struct TensorPart {
     /// The published name.
     pub name: String,
+    /// Which third of its rows; `None` for all of it.
     pub third: Option<usize>,
 }
 
@@ -60,7 +62,7 @@ const INSIDE: [(&str, &str, &str, Option<usize>); 8] = [
     ("output.dense", "mlp.fc2", "mlp.fc2", None),
 ];
 
-/// `.weight` or `.bias`, and what stands before.
+/// `.weight` or `.bias`, and what precedes it.
 fn ending(name: &str) -> (&str, &str) {
     match name.rsplit_once('.') {
         Some((stem, "weight")) => (stem, ".weight"),
@@ -94,7 +96,7 @@ pub fn to_hf(name: &str) -> Vec<String> {
     rows.map(|row| format!("encoder.layer.{index}.{}{end}", row.0)).collect()
 }
 
-/// What a name says of a network that this program does not have.
+/// What a name tells of a network that this program does not have.
 pub fn foreign(name: &str) -> Option<&'static str> {
     let parts = |word: &str| name.split('.').any(|part| part == word);
     let holds = |word: &str| name.contains(word);

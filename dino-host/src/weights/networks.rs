@@ -1,4 +1,4 @@
-//! Where in a file its networks lie: checkpoints hold them under any words in any order (`state_dict.module.momentum_encoder.`).
+//! Where in a file its networks are stored: checkpoints hold them under any words in any order (`state_dict.module.momentum_encoder.`).
 
 use super::File;
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ const SHOWN: usize = 6;
 /// A network in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// What stands before its names, without words that tell nothing: `teacher.backbone.`, or "".
+    /// What precedes its names, without words that tell nothing: `teacher.backbone.`, or "".
     pub path: String,
     /// The same as the file has it.
     pub raw: String,
@@ -49,7 +49,7 @@ impl Network {
         self.segments().any(|segment| segment == "encoder_k" || segment.split('_').any(|word| words.contains(&word)))
     }
 
-    /// Whether `wanted` is the path or some whole segments of it.
+    /// Whether `wanted` is the path or some full segments of it.
     fn is_called(&self, wanted: &str) -> bool {
         let wanted = plain(wanted.trim_matches('.'));
         let has = |path: &str| format!(".{path}").contains(&format!(".{wanted}."));
@@ -63,7 +63,7 @@ pub fn plain(name: &str) -> String {
     kept.join(".")
 }
 
-/// The networks of a file, by path: where two of the three marks lie.
+/// The networks of a file, by path: where two of the three marks are.
 pub fn all(file: &File) -> Vec<Network> {
     let mut found: BTreeMap<String, (String, BTreeSet<usize>)> = BTreeMap::new();
     for key in file.tensors.keys() {
@@ -91,7 +91,10 @@ fn listed(networks: &[Network]) -> String {
 }
 
 /// The network that is asked for: by its path (`--network`), or "teacher" (as without a word) or "student". Of a file that has an
-/// average and the network that it is of, they are the teacher and the student, whatever their names. And what to say about the choice.
+/// average and the network that it is of, they are the teacher and the student, whatever their names. And what to print about the choice.
+///
+/// # Errors
+/// The file has no network or several of the path `called`, not the one that is `wanted`, or several that it may be.
 pub fn choose(file: &File, wanted: Option<&str>, called: Option<&str>) -> Result<(Network, Vec<String>)> {
     let networks = all(file);
     let only = |some: Vec<&Network>| if let [one] = some[..] { Some(one.clone()) } else { None };
@@ -127,7 +130,7 @@ pub fn choose(file: &File, wanted: Option<&str>, called: Option<&str>) -> Result
         [one] => one.clone(),
         several => {
             let split: (Vec<&Network>, Vec<&Network>) = several.iter().partition(averaged);
-            // Where nothing is an average, `state_dict` is the network and what lies beside it something else.
+            // Where nothing is an average, `state_dict` is the network and what is beside it something else.
             let candidates = if student || split.0.is_empty() { split.1 } else { split.0 };
             let first =
                 |word: &str| only(candidates.iter().copied().filter(|n| n.segments().next() == Some(word)).collect());
@@ -195,7 +198,7 @@ mod tests {
                 assert_eq!(chosen.raw, raw);
                 assert!(said[0].contains(chosen.shown()) && said[0].contains("--network"), "{said:?}");
             }
-            // By its whole path, with and without what tells nothing, and by a part.
+            // By its full path, with and without what tells nothing, and by a part.
             for raw in [teacher, student] {
                 let parts = [raw.to_owned(), raw.trim_end_matches('.').to_owned(), plain(raw)];
                 for part in parts.iter().filter(|p| !p.trim_matches('.').is_empty()) {
@@ -235,7 +238,7 @@ mod tests {
         let said = choose(&file(&["teacher."]), Some("student"), None).unwrap_err().to_string();
         assert!(said.contains("has no student"), "{said}");
         assert!(choose(&file(&["state_dict."]), Some("student"), None).is_err());
-        // No network at all: what is said of the keys comes later.
+        // No network at all: what is reported of the keys comes later.
         assert_eq!(choose(&file(&[]), None, None).unwrap().0.raw, "");
         assert!(choose(&file(&[]), None, Some("x")).is_err());
     }

@@ -1,6 +1,6 @@
 //! A backbone as an ONNX model.
 //!
-//! Input `pixels` (batch, channels, height, width), normalized as the metadata say (`mean`, `std`, of values in 0 to 1). Outputs
+//! Input `pixels` (batch, channels, height, width), normalized as the metadata state (`mean`, `std`, of values in 0 to 1). Outputs
 //! `features` (batch, C), the class token, and `tokens` (batch, 1 + patches, C), both after the final norm. The number of images is free;
 //! height and width are fixed or free too ([`Size`]). Weights have their published names and shapes.
 //!
@@ -24,7 +24,12 @@ use std::path::Path;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
     /// These alone; the position table is resized for them now. A runtime optimizes such a graph best.
-    Fixed { height: usize, width: usize },
+    Fixed {
+        /// Pixels.
+        height: usize,
+        /// Pixels.
+        width: usize,
+    },
     /// Any of at least a patch: the graph resizes the position table itself, by the rule of `--position-resize`.
     Free,
 }
@@ -39,6 +44,9 @@ const INT64: i64 = 7;
 const DOUBLE: i64 = 11;
 
 /// Writes the model of a backbone, `weights` in the table's layout.
+///
+/// # Errors
+/// A fixed size holds no patch, the model would be larger than an ONNX file can be, or the file cannot be written.
 pub fn write(path: &Path, config: &Config, weights: &[f32], size: Size) -> Result<()> {
     let patch = config.patch_size;
     if let Size::Fixed { height, width } = size
@@ -75,7 +83,7 @@ pub fn write(path: &Path, config: &Config, weights: &[f32], size: Size) -> Resul
     })
 }
 
-/// A constant of the graph, written when its turn comes: only one is ever held twice.
+/// A constant of the graph, written when it is due: only one is ever held twice.
 struct Tensor<'a> {
     head: Message,
     raw: Raw<'a>,
@@ -239,7 +247,7 @@ fn value(name: &str, axes: &[std::result::Result<usize, &str>]) -> Message {
     Message::new().bytes(1, name).bytes(2, Message::new().bytes(1, Message::new().int(1, FLOAT).bytes(2, shape)))
 }
 
-/// The whole network, as `dino_kernel::model::vit` has it.
+/// The full network, as `dino_kernel::model::vit` has it.
 fn network<'a>(g: &mut Graph<'a>, config: &Config, weights: &'a [f32], size: Size) {
     let table = config.table();
     let (Backbone::Vit(vit), c) = (table.backbone, config.embed_dim as i64);
@@ -359,7 +367,7 @@ fn fixed_positions<'a>(config: &Config, weights: &'a [f32], group: Group) -> Raw
 }
 
 /// The same for any size, by the graph: the two small matrices of `dino_kernel::ops::position`, in doubles as there, and their
-/// products with the table.
+/// matmuls with the table.
 fn free_positions(g: &mut Graph, vit: &Vit, grid: &str) -> String {
     let (side, c) = (vit.image / vit.patch, vit.dim as i64);
     let shape = g.op("Shape", &[grid], &[]);

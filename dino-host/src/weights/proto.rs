@@ -30,7 +30,7 @@ impl Message {
         self
     }
 
-    /// What stands before so many bytes that are written by themselves.
+    /// What is written before so many bytes that are written by themselves.
     pub fn length(mut self, field: u32, len: usize) -> Message {
         varint(&mut self.0, (field as u64) << 3 | 2);
         varint(&mut self.0, len as u64);

@@ -1,7 +1,7 @@
 //! Files of `torch.save`: the archive of today, and what came before 1.6.
 //!
 //! The archive holds `NAME/data.pkl`, a pickle whose tensors refer to the storages `NAME/data/KEY`, all of them stored, not compressed
-//! (other packers may have compressed them since), in the byte order that `NAME/byteorder` says. TorchScript's archives are of this kind,
+//! (other packers may have compressed them since), in the byte order that `NAME/byteorder` states. TorchScript's archives are of this kind,
 //! too, with the program beside it. The older format is five pickles in a row (a magic number, the protocol, facts about the machine, the
 //! values, the storages' keys) and then every storage: its number of elements in eight bytes, its elements.
 
@@ -19,7 +19,7 @@ use zip::{CompressionMethod, ZipArchive};
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 /// Largest pickle: names and shapes are short.
 const MOST_PICKLE: u64 = 1 << 26;
-/// Entries that were compressed may grow so many times beyond the whole file, which weights do not.
+/// Entries that were compressed may grow so many times beyond the entire file, which weights do not.
 const MOST_GROWTH: u64 = 100;
 /// Dictionaries inside dictionaries that are looked into. Of a pickled module two a layer of names.
 const DEPTH: usize = 40;
@@ -34,17 +34,17 @@ const LONGEST: usize = 500;
 #[derive(Debug, Default)]
 pub struct Found {
     pub tensors: BTreeMap<String, Location>,
-    /// Names under which something lies that might be meant for a tensor and is none, and what made it.
+    /// Names under which something is stored that might be meant for a tensor and is none, and what made it.
     pub opaque: BTreeMap<String, String>,
     /// What to know of the file, a line each.
     pub notes: Vec<String>,
-    /// Entries that were compressed; places beyond the file's bytes lie here.
+    /// Entries that were compressed; places beyond the file's bytes are here.
     pub unpacked: Vec<u8>,
 }
 
 /// Storages of a file.
 struct Storages {
-    /// Where each lies, and its checksum.
+    /// Where each is stored, and its checksum.
     places: HashMap<String, (Range<usize>, Option<u32>)>,
     big_endian: bool,
 }
@@ -54,7 +54,7 @@ fn broken(what: impl std::fmt::Display) -> Error {
 }
 
 /// Reads an archive's directory. Offsets are counted from the first byte, as those of `torch.save` are, or from where the archive begins
-/// behind other bytes (a program that unpacks itself). The library's own search for the beginning is a guess that some sound archives
+/// behind other bytes (a program that unpacks itself). The library's own search for the beginning is a guess that some valid archives
 /// mislead, so it comes last.
 fn directory(bytes: &[u8]) -> zip::result::ZipResult<ZipArchive<Cursor<&[u8]>>> {
     let read = |archive_offset| ZipArchive::with_config(Config { archive_offset }, Cursor::new(bytes));
@@ -63,7 +63,7 @@ fn directory(bytes: &[u8]) -> zip::result::ZipResult<ZipArchive<Cursor<&[u8]>>> 
     found.or_else(|_| read(ArchiveOffset::Detect))
 }
 
-/// Where an archive begins, by its end: the records there say where they lie, counted from the beginning.
+/// Where an archive begins, by its end: the records there state where they are, counted from the beginning.
 fn beginning(bytes: &[u8]) -> Option<u64> {
     let number = |at: usize, len: usize| {
         let bytes = bytes.get(at..at.checked_add(len)?)?;
@@ -75,7 +75,7 @@ fn beginning(bytes: &[u8]) -> Option<u64> {
     // 22 bytes, and a comment of up to 64 KiB.
     let end = last(b"PK\x05\x06", bytes.len().saturating_sub(22 + 0xffff)..bytes.len())?;
     match end.checked_sub(20).filter(|&at| bytes[at..].starts_with(b"PK\x06\x07")) {
-        // The record of ZIP64, of 56 bytes or somewhat more, and what the locator says of its place.
+        // The record of ZIP64, of 56 bytes or somewhat more, and what the locator states of its place.
         Some(locator) => {
             let record = last(b"PK\x06\x06", locator.saturating_sub(4096)..locator)?;
             (record as u64).checked_sub(number(locator + 8, 8)?)
@@ -99,11 +99,14 @@ struct Entry {
     packed: CompressionMethod,
     /// Unpacked.
     size: u64,
-    /// None where the writer was told not to compute it: PyTorch's then says 0.
+    /// None where the writer was told not to compute it: PyTorch's is then 0.
     crc: Option<u32>,
 }
 
 /// The tensors of an archive.
+///
+/// # Errors
+/// The archive is damaged, has not one `data.pkl` that can be read, or grows too much when it is unpacked.
 pub fn zip(bytes: &[u8]) -> Result<Found> {
     let mut archive =
         directory(bytes).map_err(|e| broken(format!("its archive has no directory that can be read: {e}")))?;
@@ -203,6 +206,9 @@ fn within(bytes: &[u8], at: u64, len: u64) -> Option<Range<usize>> {
 }
 
 /// The tensors of a file of before 1.6.
+///
+/// # Errors
+/// A pickle cannot be read, it is a bare one, or the storages do not fit the file.
 pub fn legacy(bytes: &[u8]) -> Result<Found> {
     let mut at = 0;
     let mut next = || {

@@ -3,7 +3,7 @@
 use super::pickle::Dtype;
 use std::ops::Range;
 
-/// Where a tensor lies.
+/// Where a tensor is stored.
 #[derive(Clone, Debug)]
 pub struct Location {
     pub dtype: Dtype,
@@ -22,7 +22,7 @@ pub struct Location {
 }
 
 impl Location {
-    /// The place of every element in a storage of `elements`; `None` where one lies outside, or where they are more than the storage
+    /// The place of every element in a storage of `elements`; `None` where one is outside, or where they are more than the storage
     /// has, which no tensor that was ever trained does.
     pub(super) fn indices(&self, elements: usize) -> Option<Vec<usize>> {
         let count = self.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;

@@ -19,6 +19,7 @@ use std::path::Path;
 pub struct Named<'a> {
     /// The published key, `blocks.3.attn.qkv.weight` or `head.mlp.0.weight`.
     pub name: String,
+    /// As the table has it.
     pub shape: Vec<usize>,
     /// Row-major.
     pub values: &'a [f32],
@@ -48,7 +49,10 @@ pub fn head<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
     all
 }
 
-/// Writes safetensors in a dialect: a file, for Hugging Face a folder. Equal weights give equal bytes. Returns what to tell the user.
+/// Writes safetensors with a program's names: a file, or Hugging Face's folder. Equal weights give equal bytes. Returns the lines to print.
+///
+/// # Errors
+/// These names have no place for a projection head, or a file cannot be written.
 pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<String>> {
     let config = &weights.config;
     let mut tensors: Vec<(String, Out)> = vec![];
@@ -63,7 +67,7 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
     };
     for t in backbone(config, &weights.backbone) {
         if naming == Naming::Hf {
-            // Query, key and value lie one below the other.
+            // Query, key and value are stored one below the other.
             let names = to_hf(&t.name);
             let mut shape = t.shape;
             shape[0] /= names.len();
@@ -78,7 +82,7 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
         let name = if naming == Naming::Own { format!("teacher.{}", t.name) } else { t.name };
         tensors.push((name, Out { shape: t.shape, values: t.values.to_vec() }));
     }
-    // What the names and shapes do not say, for when it is read again here; other programs do not look at it.
+    // What the names and shapes do not tell, for when it is read again here; other programs do not read it.
     let settings = json!({
         "heads": config.heads, "mean": config.mean, "std": config.std, "position-resize": config.position_resize,
         "eval-view": config.eval_view,
@@ -152,6 +156,9 @@ fn hugging_face(config: &Config) -> (serde_json::Value, serde_json::Value) {
 }
 
 /// Writes a folder with one array a tensor, `NAME.npy` of f32.
+///
+/// # Errors
+/// The folder or a file cannot be written.
 pub fn npy(weights: &Weights, out: &Path) -> Result<Vec<String>> {
     folder(out)?;
     let mut all = backbone(&weights.config, &weights.backbone);

@@ -2,7 +2,7 @@
 //!
 //! A pickle is a program for a stack machine whose `GLOBAL` and `REDUCE` call any Python function by name. Here nothing is ever called:
 //! the few names on the list below mean a tensor or a dictionary, and every other one makes an object that has its name and, where the
-//! pickle sets one, a state, and does nothing. Names that are not known are listed ([`Pickle::passed_over`]). Values lie in one arena and
+//! pickle sets one, a state, and does nothing. Names that are not known are listed ([`Pickle::passed_over`]). Values are in one arena and
 //! refer to each other by index, so that no pickle, however it refers to itself, takes more memory than a fixed multiple of its bytes,
 //! more time than a pass over them, or any depth of the stack.
 
@@ -28,18 +28,23 @@ const LONGEST: usize = 100;
 /// A pickle that has been read.
 #[derive(Clone, Debug)]
 pub struct Pickle {
+    /// All values; an [`Id`] is an index into them.
     pub values: Vec<Value>,
+    /// The index of the outermost one.
     pub root: Id,
     /// Bytes it took.
     pub used: usize,
     /// Names of functions and classes that were not called and that nothing is known of.
     pub passed_over: BTreeSet<String>,
-    /// Where the bytes of texts and of bytes lie, those of texts before they became UTF-8.
+    /// Where the bytes of texts and of bytes are stored, those of texts before they became UTF-8.
     pub raw: HashMap<Id, Range<usize>>,
 }
 
 impl Pickle {
     /// Reads the pickle at the front of `bytes`; the error is one line without the file's name.
+    ///
+    /// # Errors
+    /// The bytes end too early, or an opcode is unknown, misplaced or too large.
     pub fn read(bytes: &[u8]) -> Result<Pickle> {
         let mut m = Machine {
             bytes,
@@ -62,6 +67,7 @@ impl Pickle {
         }
     }
 
+    /// The outermost value.
     pub fn root(&self) -> &Value {
         &self.values[self.root]
     }
@@ -146,7 +152,7 @@ impl<'a> Machine<'a> {
         Ok(id)
     }
 
-    /// What lies above the last mark.
+    /// What is above the last mark.
     fn marked(&mut self) -> Result<Vec<Id>> {
         let from = self.marks.pop().ok_or_else(|| broken(format!("no mark at byte {}", self.at)))?;
         Ok(self.stack.split_off(from))
@@ -323,7 +329,7 @@ impl<'a> Machine<'a> {
         if let Some(storage) = read() {
             return self.push(Value::Storage(storage));
         }
-        // ('module', class, its file, its source), of whole modules before 1.6.
+        // ('module', class, its file, its source), of full modules before 1.6.
         if let Value::Sequence(items) = &self.values[id]
             && let [word, class, ..] = **items
             && matches!(&self.values[word], Value::Text(word) if word == "module")

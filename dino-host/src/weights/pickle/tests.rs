@@ -28,7 +28,7 @@ fn names_that_do_something_do_nothing_and_are_named() {
         (b"(ios\nsystem\n.", "os.system"),
         (b"(cos\nsystem\nX\x02\x00\x00\x00ido.", "os.system"),
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93)}\x92.", "os.system"),
-        // A function that is said to make a tensor.
+        // A function that claims to make a tensor.
         (b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nN)}tR.", "os.system"),
     ] {
         let read = Pickle::read(bytes).unwrap();
@@ -68,7 +68,7 @@ fn names_that_do_something_do_nothing_and_are_named() {
 
 #[test]
 fn no_pickle_takes_more_than_its_bytes_allow() {
-    // Texts, bytes and numbers that say they are huge.
+    // Texts, bytes and numbers that claim to be huge.
     for bytes in [
         &b"\x80\x02X\xff\xff\xff\xffabc."[..],
         b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\xffabc.",

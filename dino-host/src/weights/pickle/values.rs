@@ -29,9 +29,13 @@ pub enum Known {
 /// Types of elements. Those that are no real numbers are kept apart from the rest by their name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
+    /// f64.
     F64,
+    /// f32.
     F32,
+    /// IEEE half precision.
     F16,
+    /// bfloat16.
     BF16,
     /// Its name, and bytes of an element.
     Other(&'static str, usize),
@@ -60,7 +64,7 @@ impl Dtype {
     }
 }
 
-/// The list, and whether a name beside it is worth a word: those of numbers, dates, paths and layers are not.
+/// The list, and whether a name beside it is worth a note: those of numbers, dates, paths and layers are not.
 pub(super) fn known(module: &str, name: &str) -> (Known, bool) {
     let found = match (module, name) {
         ("collections", "OrderedDict" | "defaultdict") => Known::Dict,
@@ -139,23 +143,27 @@ fn element(name: &str) -> Option<Dtype> {
     STORAGES.iter().find(|row| row.1 == name).map(|row| row.2).or(other)
 }
 
-/// A stretch of a storage, which lies elsewhere in the file.
+/// A range of a storage, which is stored elsewhere in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
+    /// The type of its elements.
     pub dtype: Dtype,
     /// Its name in the file.
     pub key: String,
     /// First element, and how many.
     pub at: usize,
+    /// Elements.
     pub len: usize,
 }
 
 /// A tensor's place in a storage. Nothing has been checked against the storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
+    /// Where its elements are.
     pub storage: Storage,
     /// First element.
     pub offset: usize,
+    /// Elements along every axis.
     pub shape: Vec<usize>,
     /// Elements between neighbors along every axis.
     pub strides: Vec<usize>,
@@ -164,21 +172,31 @@ pub struct Tensor {
 /// What a pickle is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
+    /// Python's `None`.
     None,
+    /// A bool.
     Bool(bool),
+    /// An integer of up to 64 bits.
     Int(i64),
-    /// A whole number of more than 64 bits, in its little-endian bytes.
+    /// An integer of more than 64 bits, in its little-endian bytes.
     Long(Vec<u8>),
+    /// A float.
     Float(f64),
+    /// A str.
     Text(String),
     /// Bytes, forgotten.
     Bytes,
     /// A list, tuple or set.
     Sequence(Vec<Id>),
+    /// A dictionary: keys and values, in order.
     Dict(Vec<(Id, Id)>),
+    /// A function or class: what is known of it, and its name.
     Global(Known, Rc<str>),
+    /// A storage.
     Storage(Storage),
+    /// A tensor.
     Tensor(Tensor),
+    /// Any other object.
     Object(Object),
 }
 
