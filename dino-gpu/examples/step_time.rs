@@ -1,4 +1,4 @@
-//! The time of whole training steps on the GPU, where it goes by op, and whether the driver does what the backend relies on.
+//! The time of full training steps on the GPU, where it goes by op, and whether the driver does what the backend relies on.
 //!
 //!     step_time [--tiny] [MODEL, CROP AND DEVICE FLAGS OF dino-gpu train]       images a second, ms a step, memory
 //!     step_time --words ...                                                     the same, and a table by op
@@ -83,7 +83,7 @@ impl Args {
     }
 }
 
-/// What is run: a model, and noise to feed it.
+/// What is run: a model, and noise as its input.
 struct Work {
     config: Config,
     plan: Plan,
@@ -161,7 +161,7 @@ impl Work {
         m[monitor::LOSS] as f64 / pairs as f64
     }
 
-    /// Floating-point operations of a step: the products of the forward pass, and twice that backward, the teacher forward alone.
+    /// Floating-point operations of a step: the matmuls of the forward pass, and twice that backward, the teacher forward alone.
     fn operations(&self) -> f64 {
         let (Backbone::Vit(vit), head) = (self.plan.table.backbone, self.plan.table.head);
         let crop = |side: usize| {
@@ -371,7 +371,7 @@ fn replay(work: &Work, options: &Options) -> Result<String> {
 fn check_driver(args: &Args) -> Result<bool> {
     let card = match Card::get() {
         Ok(card) => card,
-        // A driver that is there is still asked for its functions: the error may lie in one that it lacks.
+        // A driver that is there is still asked for its functions: the error may be in one that it lacks.
         Err(e) if driver::missing().is_none() => {
             said("driver's functions", names());
             return Err(e);

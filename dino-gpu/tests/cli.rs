@@ -1,4 +1,4 @@
-//! The program as a user meets it, on the emulation: what it says where there is no GPU, too old a GPU, too little memory, a device that
+//! The program as a user meets it, on the emulation: what it prints where there is no GPU, too old a GPU, too little memory, a device that
 //! is lost, and that none of these costs a checkpoint.
 
 use serde_json::Value;

@@ -20,7 +20,9 @@ use std::sync::OnceLock;
 /// What the GPU tests of this process run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ground {
+    /// A GPU.
     Card,
+    /// The emulated driver on the CPU.
     Emulation,
     /// Neither, and why.
     None(String),
@@ -31,6 +33,9 @@ fn emulator() -> PathBuf {
 }
 
 /// Builds the stand-in driver and the stand-in cuBLASLt; nothing is done where they are newer than their sources.
+///
+/// # Errors
+/// There is no `sh`, or the emulation does not compile.
 pub fn build_emulation() -> Result<PathBuf, String> {
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/emulation");
     let built = Command::new("sh").arg(emulator()).arg(&out).output().map_err(|e| format!("cannot run sh: {e}"))?;
@@ -60,7 +65,7 @@ pub fn ground() -> &'static Ground {
     })
 }
 
-/// Whether GPU tests can run; says so where they cannot.
+/// Whether GPU tests can run; prints why where they cannot.
 pub fn ready(who: &str) -> bool {
     match ground() {
         Ground::None(why) => {
@@ -124,7 +129,7 @@ pub fn bf16_bound(op: Op, pool: Pool, k: f64) -> f64 {
     roundings * HALF_ULP + f32_bound(k)
 }
 
-/// The same where logits are sharpened. A logit enters as its difference from the largest: two cosines, each a sum of `bottleneck` products
+/// The same where logits are sharpened. A logit enters as its difference from the largest: two cosines, each a sum of `bottleneck` terms
 /// and two roundings more, on either side; divided by the lower temperature, that is how far a probability is off, as a part of itself.
 /// (What bf16 drops is the same on both sides.)
 pub fn sharpened(bound: f64, op: Op, coldest: f64, bottleneck: usize) -> f64 {
@@ -139,8 +144,9 @@ pub fn sharpened(bound: f64, op: Op, coldest: f64, bottleneck: usize) -> f64 {
 /// A run of the CPU and of another backend in lockstep.
 pub type BesideCpu<B> = Run<Lockstep<Cpu, B>>;
 
-/// One training step of the CPU and of `F` in lockstep, from random weights that bf16 holds, so that the products have the same factors.
-/// Panics where what an op writes differs by more than `bound(op, pool, longest sum)`; returns the run, and every op's error as a part of its bound.
+/// One training step of the CPU and of `F` in lockstep, from random weights that bf16 holds, so that the matmuls have the same operands.
+/// Panics where what an op writes differs by more than `bound(op, pool, longest sum)`; returns the run, and every op's error as a
+/// part of its bound.
 pub fn step_beside_cpu<F: Factory>(
     config: Config,
     seed: u64,
@@ -172,7 +178,7 @@ pub fn step_beside_cpu<F: Factory>(
     (run, parts)
 }
 
-/// `count` small PNG pictures of noise.
+/// `count` small PNG images of noise.
 pub fn pictures(folder: &Path, side: u32, count: u64) {
     use dino_kernel::rng::{Kind, Rng};
     for i in 0..count {

@@ -21,7 +21,7 @@ pub struct Done {
     pub err: String,
 }
 
-/// The words of a command line; `{}` stands for the next path.
+/// The arguments of a command line; `{}` stands for the next path.
 pub fn words(line: &str, paths: &[&Path]) -> Vec<String> {
     let mut paths = paths.iter();
     let word = |w: &str| if w == "{}" { paths.next().unwrap().to_str().unwrap().into() } else { w.to_string() };
@@ -71,7 +71,7 @@ pub fn succeeds(line: &str, paths: &[&Path]) -> String {
     done.out
 }
 
-/// Runs the program, which must refuse: exit code 2, nothing on stdout, one line that says what and one that says what to do, last
+/// Runs the program, which must refuse: exit code 2, nothing on stdout, one line that states what and one that states what to do, last
 /// on stderr. Gives the two.
 #[track_caller]
 pub fn refuses(line: &str, paths: &[&Path]) -> String {
@@ -120,7 +120,7 @@ pub fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
     dir
 }
 
-/// A picture of a colored gradient, encoded.
+/// An image of a colored gradient, encoded.
 pub fn picture(format: image::ImageFormat, seed: u32) -> Vec<u8> {
     let image = image::RgbImage::from_fn(40 + seed % 7, 36, |x, y| {
         image::Rgb([(5 * x + 31 * seed) as u8, (7 * y) as u8, (x * y + seed) as u8])
@@ -147,7 +147,7 @@ pub fn log(run: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The same without what a clock says.
+/// The same without what a clock gives.
 pub fn log_without_clock(run: &Path) -> Vec<Value> {
     let mut rows = log(run);
     for row in rows.iter_mut().filter_map(Value::as_object_mut) {

@@ -67,7 +67,7 @@ fn left(run: &Path) -> (Vec<u8>, impl Fn(&str) -> usize) {
     (fs::read(run.join("checkpoint.safetensors")).unwrap(), count)
 }
 
-/// What `convert` says of the weights, and what `check` finds.
+/// What `convert` prints of the weights, and what `check` finds.
 #[test]
 fn other_results_that_cannot_be_written_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
@@ -158,7 +158,7 @@ fn a_log_that_cannot_be_written_costs_no_step() {
     let text = fs::read_to_string(run.join("log.jsonl")).unwrap();
     let rows = text.lines().filter(|row| row.contains("\"kind\":\"step\"") && row.ends_with('}')).count();
     assert!(rows + 1 == saved || rows == saved, "{rows} rows, step {saved}");
-    // With room again it ends as a run that always had room.
+    // With memory again it ends as a run that always had it.
     succeeds("train --resume --out {}", &[&run]);
     let weights = |run: &Path| fs::read(run.join("checkpoint.safetensors")).unwrap();
     assert!(weights(&run) == weights(&whole));

@@ -32,7 +32,9 @@ pub struct Head {
 #[derive(Clone, Copy, Debug)]
 pub struct HeadWeights {
     mlp: [Affine; MAX_LAYERS],
+    /// Gain of every prototype (K, 1).
     pub g: Weight,
+    /// Directions (K, bottleneck).
     pub v: Weight,
 }
 
@@ -51,6 +53,7 @@ impl HeadWeights {
 /// What a pass over `rows` class rows writes. With `save`, everything a backward pass needs.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadActs {
+    /// Number of class rows.
     pub rows: usize,
     linear: [Act; MAX_LAYERS],
     gelu: [Act; MAX_LAYERS],
