@@ -2,7 +2,8 @@
 //!
 //! A step is: [`begin`], then per micro-batch [`micro_batch`] (forward, backward, accumulate) and [`end_part`], then [`reduce`] and
 //! [`commit`]: given the center, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the
-//! same gradients, teacher sum and center. In a process alone with one shard, `end_part` and `reduce` do nothing. Nothing in a step reads the device or depends on anything but the pools.
+//! same gradients, teacher sum and center. In a process alone with one shard, `end_part` and `reduce` do nothing. Nothing in a step
+//! reads the device or depends on anything but the pools.
 
 use crate::backend::{LossSpans, StudentRows, Update};
 use crate::objective::Objective;

@@ -1,5 +1,5 @@
-//! The GPU backend for tests: on the card where there is one, else on the emulation, which is built here; skipped aloud where
-//! there is neither a card nor a C++ compiler.
+//! The GPU backend for tests: on the card where there is one, else on the emulation, which is built here; skipped with a message
+//! where there is neither a card nor a C++ compiler.
 
 use crate::backend::{Factory, make_poisoned, read_span};
 use crate::training::{Run, hyper_numbers, random_views};
@@ -159,8 +159,8 @@ pub fn step_beside_cpu<F: Factory>(
     let mut weights = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: plan.pools.weights });
     weights.iter_mut().for_each(|w| *w = f64::from(half::bf16::from_f64(*w)));
     run.o.write(Pool::Weights, 0, &weights);
-    // Where student and teacher are one-hot on the same prototype, the gradient p - q of a row is what cancellation leaves of the two, so its
-    // error is measured by their size.
+    // Where student and teacher are one-hot on the same prototype, the gradient p - q of a row is what cancellation leaves of the two, so
+    // its error is measured by their size.
     let (images, pairs) = (plan.config.micro_batch as f64, plan.teachers() * (plan.views() - 1) * plan.config.batch);
     for pool in [Pool::Acts, Pool::Grads] {
         run.o.floor[Op::dino_loss as usize][pool as usize] = images.sqrt() / (student_temp * pairs as f64);

@@ -117,7 +117,7 @@ fn constants(f: &Fixture) -> Vec<f64> {
     f.get("hp.const").data.iter().map(|&x| decimal(x)).collect()
 }
 
-/// What step `i` is told; `frozen`: in how many first steps the last layer is withheld.
+/// The numbers of step `i`; `frozen`: in how many first steps the last layer is withheld.
 fn hyper(f: &Fixture, i: usize, clip_grad: f64, frozen: usize) -> Hyper {
     let constant = constants(f);
     let AdamW { beta1, beta2, eps } = AdamW::PUBLISHED; // those of the plan

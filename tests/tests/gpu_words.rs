@@ -71,7 +71,7 @@ for_backends!([f32: On<false, 256>, bf16: On<true, 256>] [
     products_see_the_new_weights,
 ]);
 
-/// `n` numbers that bf16 holds, so that factors are the same in either precision.
+/// `n` numbers that bf16 holds, so that operands are the same in either precision.
 fn numbers(seed: usize, n: usize, scale: f64) -> Vec<f64> {
     normals(seed as u64, n).iter().map(|x| f64::from(half::bf16::from_f64(scale * x))).collect()
 }

@@ -474,7 +474,7 @@ fn computing_again_changes_no_bit<F: Factory>(who: &str) {
     }
 }
 
-/// Everything contract 8 speaks of, named.
+/// Everything that contract 8 lists, named.
 fn split<F: Factory>(config: Config, shards: usize) -> Vec<(String, Vec<f64>)> {
     let plan = Plan::sharded(config, Sharding { shards, ranks: 1 }).expect("a sound plan");
     let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 3);

@@ -24,8 +24,11 @@ use std::time::Instant;
 /// What was found. MiB are 2^20 bytes.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Measured {
+    /// Of a step or a pass.
     pub median_ms: f64,
+    /// Images or k-NN queries of it.
     pub images: usize,
+    /// Images at once.
     pub micro_batch: usize,
     /// Matmuls that the formulas of the ops need (an op's second pass over the same logits is not counted), 10^9 operations.
     pub gflop: f64,
@@ -33,6 +36,7 @@ pub struct Measured {
     pub ceiling: f64,
     /// One f32 copy of the weights.
     pub weights_mib: f64,
+    /// The most memory that the process had.
     pub peak_mib: f64,
 }
 
@@ -44,6 +48,7 @@ impl Measured {
 }
 
 impl Case {
+    /// In the order of the table.
     pub const ALL: [Case; 7] =
         [Case::Cifar6, Case::Cifar12, Case::Tiny16, Case::Small16, Case::Feat1, Case::Feat16, Case::Knn];
 
@@ -128,6 +133,7 @@ struct Data {
 pub struct Split {
     /// 0 = the case's own.
     pub micro_batch: usize,
+    /// Whether crops go through the student one after another.
     pub stream_crops: bool,
 }
 

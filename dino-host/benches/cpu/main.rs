@@ -32,6 +32,7 @@ fn ours(args: &Timed, case: Case) -> Result<Measured, String> {
     serde_json::from_str(text.trim()).map_err(|e| format!("{e}: {text}{}", String::from_utf8_lossy(&done.stderr)))
 }
 
+/// The median.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.into_iter().collect();
     sorted.sort_by(f64::total_cmp);

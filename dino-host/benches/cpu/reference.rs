@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 impl Mode {
+    /// As the flag has it.
     pub fn name(&self) -> String {
         format!("{}{}", self.mode, if self.malloc { "+malloc" } else { "" })
     }
 
+    /// Whether PyTorch is run without tuning.
     pub fn plain(&self) -> bool {
         self.mode == "plain"
     }

@@ -47,6 +47,7 @@ pub fn ceiling() -> f64 {
     rate([1024, 512, 1024], false, false, threads).max(rate([1024, 384, 1536], false, true, threads))
 }
 
+/// Prints the rate of every shape.
 pub fn shapes(threads: usize) {
     println!("| product | m x k x n | GFLOP/s, 1 thread | {threads} threads |");
     println!("| --- | --- | --- | --- |");

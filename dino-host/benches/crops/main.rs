@@ -15,6 +15,7 @@ use dino_host::image::Decode;
 use flags::Crops;
 use std::process::ExitCode;
 
+/// The median.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.into_iter().collect();
     sorted.sort_by(f64::total_cmp);

@@ -11,13 +11,18 @@ pub const TINY: &str = "--small --embed-dim 24 --depth 2 --heads 2 --patch-size 
                         --batch 8 --warmup-epochs 1";
 /// Training images of [`cifar`], and steps of an epoch of [`TINY`].
 pub const TRAIN: usize = 72;
+/// Steps of an epoch.
 pub const STEPS: usize = TRAIN / 8;
+/// Test images of [`cifar`].
 pub const TEST: usize = 16;
 
 /// What a process did.
 pub struct Done {
+    /// The exit code.
     pub code: i32,
+    /// What it wrote to stdout.
     pub out: String,
+    /// What it wrote to stderr.
     pub err: String,
 }
 
@@ -28,6 +33,7 @@ pub fn words(line: &str, paths: &[&Path]) -> Vec<String> {
     line.split_whitespace().map(word).collect()
 }
 
+/// The program with the arguments of `line`.
 pub fn command(line: &str, paths: &[&Path]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dino-host"));
     command.args(words(line, paths)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -110,6 +116,7 @@ pub fn cifar() -> TempDir {
     folder(&[("train.bin", records(TRAIN, 1)), ("test.bin", records(TEST, 2))])
 }
 
+/// A folder with these files.
 pub fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, bytes) in files {

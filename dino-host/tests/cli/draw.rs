@@ -334,7 +334,7 @@ fn principal_components_mean_the_same_in_all_images_of_a_call() {
     assert!((ratio.iter().map(|r| r.as_f64().unwrap()).sum::<f64>() - 1.0).abs() < 1e-9);
     assert!(names(out.path()).contains(&"sheet-000.png".into()));
 
-    // The foreground: as many white patches as are printed, the others black in both figures.
+    // The foreground: as many white patches as are stated, the others black in both figures.
     let front = tempfile::tempdir().unwrap();
     let line = "pca --checkpoint {} --image {} --out {} --size 40 --foreground --block 1 --threads";
     succeeds(&format!("{line} 1"), &[&file, &b, front.path()]);

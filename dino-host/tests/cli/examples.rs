@@ -1,6 +1,6 @@
 //! The programs of `examples/`, run: each prints what its header states, but for numbers.
 //!
-//! `cargo test` builds them before the tests run; `cargo test --test cli` alone does not, and what is not there is skipped aloud.
+//! `cargo test` builds them before the tests run; `cargo test --test cli` alone does not, and what is not there is skipped with a message.
 
 use crate::common::*;
 use crate::documents::Inputs;

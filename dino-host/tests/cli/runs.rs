@@ -127,7 +127,7 @@ fn a_run_in_many_short_times_is_the_same_run() {
         code = dino("train --resume --time-limit 1ms --out {}", &[&pieces]).code;
         sittings += 1;
     }
-    // A step each, and the last epoch is evaluated in a sitting of its own.
+    // A step each, and the last epoch is evaluated in a start of its own.
     assert_eq!((code, sittings), (0, 2 * STEPS + 1));
     for file in
         ["checkpoint.safetensors", "teacher.safetensors", "checkpoint0000.safetensors", "checkpoint0001.safetensors"]

@@ -84,7 +84,7 @@ fn imagenet_as_it_unpacks() {
     fs::rename(flat().keep(), &deep).unwrap();
     assert_eq!(named(&*open(&deep).unwrap().test), right);
 
-    // What cannot be made sense of is printed.
+    // What cannot be made sense of is reported.
     let dir = flat();
     put(dir.path(), "ILSVRC2012_validation_ground_truth.txt", b"490\n361\n171\n");
     let splits = open(dir.path()).unwrap();

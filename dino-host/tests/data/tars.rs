@@ -75,7 +75,7 @@ fn dots_in_names_lose_no_picture() {
     for i in 0..2 {
         assert_eq!(set.label(i), Some(u32::from(set.image(i).unwrap().pixels[0])), "{}", set.name(i));
     }
-    // One name with dots alone is nothing to speak of.
+    // One name with dots alone is not reported.
     assert!(shard(pictures(&["a.b.png", "c.png"])).1.notes.is_empty());
 }
 

@@ -1,5 +1,5 @@
-//! The projection head (paper, section 3.1 and appendix C): Linear-GELU-…-Linear to the bottleneck, l2 normalization, then K weight-normalized
-//! prototypes without bias. The logits are computed inside the loss ops, which stream over the prototypes.
+//! The projection head (paper, section 3.1 and appendix C): Linear-GELU-…-Linear to the bottleneck, l2 normalization, then K
+//! weight-normalized prototypes without bias. The logits are computed inside the loss ops, which stream over the prototypes.
 
 use crate::backend::{Affine, Backward, Forward, Mat, Prototypes, Rows};
 use crate::crops::Ragged;
