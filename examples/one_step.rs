@@ -81,7 +81,7 @@ static ARENA: Mutex<Arena> = Mutex::new(Arena {
     state: [0.0; POOLS.state],
 });
 
-/// What the schedules would say of step `step`, from 1.
+/// What the schedules would give for step `step`, from 1.
 fn hyper(step: u64) -> Hyper {
     Hyper {
         lr: 0.003,

@@ -22,7 +22,9 @@ pub enum Case {
 /// A mode of `bench_step.py`, and whether glibc's allocator is told to keep its memory.
 #[derive(Clone, Debug)]
 pub struct Mode {
+    /// `plain`, `tuned` or `compile`.
     pub mode: String,
+    /// Whether the allocator keeps its memory.
     pub malloc: bool,
 }
 

@@ -7,11 +7,14 @@
 pub const MAX_GROUPS: usize = 8;
 
 /// `count` crops of `height` x `width` pixels. The grid is derived, because the published rule for when the position
-/// table is resized looks at the image, not at the grid.
+/// table is resized goes by the image, not by the grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
+    /// Number of crops.
     pub count: usize,
+    /// Height in pixels.
     pub height: usize,
+    /// Width in pixels.
     pub width: usize,
 }
 
@@ -35,8 +38,10 @@ pub struct Crops {
 }
 
 impl Crops {
+    /// No crops.
     pub const EMPTY: Crops = Crops { groups: [Group { count: 0, height: 0, width: 0 }; MAX_GROUPS], len: 0 };
 
+    /// A single group.
     pub const fn one(group: Group) -> Crops {
         Crops::EMPTY.with(group)
     }
@@ -48,10 +53,12 @@ impl Crops {
         self
     }
 
+    /// The groups, in the order of their rows.
     pub fn groups(&self) -> &[Group] {
         &self.groups[..self.len]
     }
 
+    /// Group `i`.
     pub const fn group(&self, i: usize) -> Group {
         self.groups[i]
     }
@@ -61,6 +68,7 @@ impl Crops {
         self.len
     }
 
+    /// Whether there is no group.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }

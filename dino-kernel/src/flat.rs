@@ -57,7 +57,12 @@ pub enum FlatError {
     /// None of [`VERSIONS`].
     Version(u32),
     /// Its length is not what its header asks for.
-    Length { found: usize, needed: usize },
+    Length {
+        /// Bytes of the blob.
+        found: usize,
+        /// Bytes that the header asks for.
+        needed: usize,
+    },
     /// It was changed after it was written.
     Checksum,
     /// No rule for positions has this number.
@@ -67,7 +72,12 @@ pub enum FlatError {
     /// The shape has no plan.
     Shape(PlanError),
     /// The shape has another number of weights.
-    Weights { found: usize, needed: usize },
+    Weights {
+        /// Weights that the header states.
+        found: usize,
+        /// Weights of the shape.
+        needed: usize,
+    },
 }
 
 impl fmt::Display for FlatError {
@@ -90,6 +100,7 @@ impl core::error::Error for FlatError {}
 /// A valid blob.
 #[derive(Clone, Copy, Debug)]
 pub struct Flat<'a> {
+    /// The shape that the header states.
     pub backbone: Backbone,
     statistics: &'a [u8],
     weights: &'a [u8],
@@ -112,6 +123,9 @@ const fn head(version: u32, channels: usize) -> usize {
 
 impl<'a> Flat<'a> {
     /// Checks everything that can be checked; afterwards nothing fails.
+    ///
+    /// # Errors
+    /// The blob is of another format or version, cut short or too long, changed since it was written, or its shape has no plan.
     pub fn parse(blob: &'a [u8]) -> Result<Flat<'a>, FlatError> {
         if !blob.starts_with(MAGIC) {
             return Err(FlatError::Magic);

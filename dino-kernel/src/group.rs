@@ -7,9 +7,19 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupError {
     /// This rank has left the group, or cannot be reached.
-    Lost { rank: usize },
+    Lost {
+        /// The rank that is missing.
+        rank: usize,
+    },
     /// This rank asks for a sum of so many numbers, and others ask for so many.
-    Disagree { rank: usize, len: usize, others: usize },
+    Disagree {
+        /// The rank that differs.
+        rank: usize,
+        /// Numbers that it asks for.
+        len: usize,
+        /// Numbers that the ranks before it ask for.
+        others: usize,
+    },
 }
 
 impl fmt::Display for GroupError {
@@ -34,6 +44,9 @@ pub trait ProcessGroup {
     /// `x` becomes the sum of every rank's `x`, formed as [`add_by_halves`] does: the same bits on every rank, whatever the engine is.
     /// All ranks ask for the same sums in the same order. An error is final: all ranks get one, now or at their next sum, and every
     /// later sum is an error too.
+    ///
+    /// # Errors
+    /// A rank has left the group or cannot be reached, or ranks ask for sums of different lengths.
     fn sum(&mut self, x: &mut [f32]) -> Result<(), GroupError>;
 }
 

@@ -30,7 +30,9 @@ impl fmt::Display for Name {
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
+    /// All zero.
     Zeros,
+    /// All one.
     Ones,
     /// Normal with this standard deviation, redrawn outside +-2 (absolute).
     TruncNormal(f64),
@@ -43,7 +45,9 @@ pub enum Init {
 /// What of a network a parameter belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// The backbone, whose keys have no prefix.
     Backbone,
+    /// The projection head, whose keys begin with `head.`.
     Head,
 }
 
@@ -79,12 +83,17 @@ impl ParamGroup {
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spec {
+    /// The published key.
     pub name: Name,
     /// The published shape; only the first `rank` entries count.
     pub dims: [usize; 4],
+    /// Number of axes.
     pub rank: usize,
+    /// How it starts.
     pub init: Init,
+    /// What of the network it belongs to.
     pub part: Part,
+    /// Which of the optimizer's numbers it reads.
     pub group: ParamGroup,
     /// Not trained (the gain of the last layer, by default). The teacher still averages it.
     pub frozen: bool,

@@ -22,20 +22,30 @@ pub trait Real:
     + MulAssign
     + 'static
 {
+    /// 0.
     const ZERO: Self;
+    /// 1.
     const ONE: Self;
+    /// The nearest number of this type.
     fn of(x: f64) -> Self;
+    /// The same number in f64, exactly.
     fn to_f64(self) -> f64;
+    /// Square root.
     fn sqrt(self) -> Self;
+    /// e to this power.
     fn exp(self) -> Self;
+    /// Natural logarithm.
     fn ln(self) -> Self;
+    /// Error function.
     fn erf(self) -> Self;
+    /// Neither infinite nor NaN.
     fn is_finite(self) -> bool;
     /// The larger of the two; NaN if either is NaN, so that a maximum never hides one.
     #[inline(always)]
     fn larger(self, other: Self) -> Self {
         if self > other || self.is_nan() { self } else { other }
     }
+    /// Whether it is NaN.
     #[inline(always)]
     #[allow(clippy::eq_op)]
     fn is_nan(self) -> bool {

@@ -10,7 +10,7 @@ pub const WITHHELD: usize = NUMBERS;
 /// Length of a group's block.
 pub const BLOCK: usize = NUMBERS + 1;
 
-/// A module of slots in the order of the list, each of one number or of as many as it says, with their names and the length of all.
+/// A module of slots in the order of the list, each of one number or of as many as it states, with their names and the length of all.
 macro_rules! slots {
     ($(#[$doc:meta])* $list:ident { $($(#[$note:meta])* $name:ident $([$len:expr])?,)* }) => {
         $(#[$doc])*
@@ -45,13 +45,13 @@ slots! {
         TEACHER_RATE,
         /// 1 - momentum of the center.
         CENTER_RATE,
-        /// 1 / teacher rows of the whole batch.
+        /// 1 / teacher rows of the full batch.
         INV_TEACHER_ROWS,
         /// 1 / student temperature.
         INV_STUDENT_TEMP,
         /// 1 / teacher temperature.
         INV_TEACHER_TEMP,
-        /// 1 / (images of the whole batch * pairs).
+        /// 1 / (images of the full batch * pairs).
         LOSS_SCALE,
         /// Per-tensor norm limit, 0 = off.
         CLIP,

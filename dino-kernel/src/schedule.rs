@@ -7,10 +7,15 @@ use core::f64::consts::PI;
 /// A run shorter than its warm-up simply stops on the line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cosine {
+    /// Value at step 0, if there is a warm-up.
     pub start: f64,
+    /// Value at which the cosine begins.
     pub base: f64,
+    /// Value that it comes near.
     pub end: f64,
+    /// Steps of the warm-up.
     pub warmup: u64,
+    /// Steps of the run, the warm-up included.
     pub steps: u64,
 }
 
@@ -36,8 +41,11 @@ impl Cosine {
 /// The teacher's temperature in an epoch: a line from `warmup` to `end` over `epochs` epochs, `end` being reached in the last of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TeacherTemp {
+    /// Temperature of epoch 0.
     pub warmup: f64,
+    /// Temperature from the last of `epochs` on.
     pub end: f64,
+    /// Epochs of the warm-up.
     pub epochs: u64,
 }
 

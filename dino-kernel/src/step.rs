@@ -2,7 +2,8 @@
 //!
 //! A step is: [`begin`], then per micro-batch [`micro_batch`] (forward, backward, accumulate) and [`end_part`], then [`reduce`] and
 //! [`commit`]: given the center, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the
-//! same gradients, teacher sum and center. In a process alone with one shard, `end_part` and `reduce` do nothing. Nothing in a step reads the device or depends on anything but the pools.
+//! same gradients, teacher sum and center. In a process alone with one shard, `end_part` and `reduce` do nothing. Nothing in a step
+//! reads the device or depends on anything but the pools.
 
 use crate::backend::{LossSpans, StudentRows, Update};
 use crate::objective::Objective;
@@ -14,11 +15,15 @@ use crate::scalars::{BLOCK, NUMBERS, WITHHELD, hyper, monitor};
 /// What the schedules give for a step, and the constants of the recipe.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hyper {
+    /// Learning rate.
     pub lr: f64,
+    /// Weight decay, of groups that decay.
     pub weight_decay: f64,
     /// Teacher momentum.
     pub momentum: f64,
+    /// Temperature of the targets.
     pub teacher_temp: f64,
+    /// Temperature of the student's distributions.
     pub student_temp: f64,
     /// 0 = off.
     pub clip_grad: f64,
@@ -26,6 +31,7 @@ pub struct Hyper {
     pub step: u64,
     /// The same, counting only steps in which the last layer was not frozen.
     pub step_last: u64,
+    /// Whether the head's last layer is withheld from the optimizer in this step.
     pub freeze_last: bool,
 }
 

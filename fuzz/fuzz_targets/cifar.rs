@@ -1,4 +1,4 @@
-//! Any bytes as a file of CIFAR records, with any class names beside it. The first byte says which set and which files, the second
+//! Any bytes as a file of CIFAR records, with any class names beside it. The first byte selects which set and which files, the second
 //! how many bytes the names take.
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any bytes as files in IDX format. The first byte says how many channels are asked for, whether the files are packed and which
+//! Any bytes as files in IDX format. The first byte selects how many channels are asked for, whether the files are packed and which
 //! ending the images have; the second how many bytes the labels take.
 #![no_main]
 

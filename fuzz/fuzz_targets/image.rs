@@ -1,4 +1,4 @@
-//! Any bytes as a picture: decoded in every way, and what decodes is cropped. The last byte says how; pictures do not mind it.
+//! Any bytes as an image: decoded in every way, and what decodes is cropped. The last byte selects how; images do not mind it.
 #![no_main]
 
 use dino_host::image::augment::Augment;

@@ -1,4 +1,4 @@
-//! Any bytes as a list of files, with a test part beside it. The first byte says which ending, the second how many bytes the test
+//! Any bytes as a list of files, with a test part beside it. The first byte selects which ending, the second how many bytes the test
 //! part takes.
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any sizes: a plan is made or refused, never a panic; a small one takes a whole step on the reference backend, every word checked
+//! Any sizes: a plan is made or refused, never a panic; a small one takes a full step on the reference backend, every op checked
 //! for spans that overlap, leave their pool, or hold numbers that are not finite.
 #![no_main]
 

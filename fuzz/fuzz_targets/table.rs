@@ -1,4 +1,4 @@
-//! Any bytes as a file of NumPy's, a parquet table, or a batch of CIFAR's Python version. The first byte says which.
+//! Any bytes as a file of NumPy's, a parquet table, or a batch of CIFAR's Python version. The first byte selects which.
 #![no_main]
 
 use dino_host::data::{self, Dataset};

@@ -1,4 +1,4 @@
-//! Any bytes as a shard. The first byte says how it is packed, and whether the checksums of its headers are put right first.
+//! Any bytes as a shard. The first byte selects how it is packed, and whether the checksums of its headers are put right first.
 #![no_main]
 
 use dino_host::data::{self, Dataset};

@@ -15,10 +15,11 @@ use std::marker::PhantomData;
 
 /// Makes backends.
 pub trait Factory {
+    /// What it makes.
     type Backend: Update + Memory;
     /// Pools of exactly these sizes.
     fn make(pools: Pools) -> Self::Backend;
-    /// Whether this machine can make it; says so where not. `who` asks.
+    /// Whether this machine can make it; prints why where not. `who` asks.
     fn ready(_who: &str) -> bool {
         true
     }
@@ -77,7 +78,9 @@ macro_rules! for_backends {
 
 /// Anything with a place in a pool.
 pub trait Place: Copy {
+    /// The pool.
     const POOL: Pool;
+    /// The place in it.
     fn span(self) -> Span;
 }
 
@@ -103,7 +106,7 @@ pub fn read_span<O: Memory>(o: &mut O, pool: Pool, span: Span) -> Vec<f64> {
     out
 }
 
-/// What lies at a handle.
+/// What is stored at a handle.
 pub fn read<O: Memory, P: Place>(o: &mut O, place: P) -> Vec<f64> {
     read_span(o, P::POOL, place.span())
 }
@@ -143,11 +146,12 @@ pub struct Arena {
 }
 
 impl Arena {
+    /// Nothing is laid out yet.
     pub fn new() -> Arena {
         Arena::default()
     }
 
-    /// Room for activations.
+    /// Memory for activations.
     pub fn act(&mut self, len: usize) -> Act {
         self.layout.act(len)
     }
@@ -159,7 +163,7 @@ impl Arena {
         at
     }
 
-    /// Room for stats.
+    /// Memory for stats.
     pub fn stat(&mut self, len: usize) -> Stat {
         self.layout.stat(len)
     }

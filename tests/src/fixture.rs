@@ -12,7 +12,9 @@ use std::path::PathBuf;
 /// A tensor of any type; every value of every stored type is exact in f64.
 #[derive(Clone, Debug)]
 pub struct Tensor {
+    /// Lengths of the axes.
     pub shape: Vec<usize>,
+    /// All elements, row-major.
     pub data: Vec<f64>,
 }
 
@@ -33,7 +35,7 @@ impl Tensor {
         *self.shape.last().expect("a tensor with an axis")
     }
 
-    /// Product of all axes but the last.
+    /// The product of all axes but the last.
     pub fn rows(&self) -> usize {
         self.data.len() / self.last()
     }
@@ -107,10 +109,12 @@ impl Fixture {
         Fixture { name: name.to_string(), tensors, info, compared: RefCell::default() }
     }
 
+    /// The tensor of this name, which the file has.
     pub fn get(&self, key: &str) -> &Tensor {
         self.tensors.get(key).unwrap_or_else(|| panic!("{}: no tensor {key:?}", self.name))
     }
 
+    /// Whether the file has a tensor of this name.
     pub fn has(&self, key: &str) -> bool {
         self.tensors.contains_key(key)
     }

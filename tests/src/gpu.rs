@@ -1,5 +1,5 @@
-//! The GPU backend for tests: on the card where there is one, else on the emulation, which is built here; skipped aloud where
-//! there is neither a card nor a C++ compiler.
+//! The GPU backend for tests: on the card where there is one, else on the emulation, which is built here; skipped with a message
+//! where there is neither a card nor a C++ compiler.
 
 use crate::backend::{Factory, make_poisoned, read_span};
 use crate::training::{Run, hyper_numbers, random_views};
@@ -20,7 +20,9 @@ use std::sync::OnceLock;
 /// What the GPU tests of this process run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ground {
+    /// A GPU.
     Card,
+    /// The emulated driver on the CPU.
     Emulation,
     /// Neither, and why.
     None(String),
@@ -31,6 +33,9 @@ fn emulator() -> PathBuf {
 }
 
 /// Builds the stand-in driver and the stand-in cuBLASLt; nothing is done where they are newer than their sources.
+///
+/// # Errors
+/// There is no `sh`, or the emulation does not compile.
 pub fn build_emulation() -> Result<PathBuf, String> {
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/emulation");
     let built = Command::new("sh").arg(emulator()).arg(&out).output().map_err(|e| format!("cannot run sh: {e}"))?;
@@ -60,7 +65,7 @@ pub fn ground() -> &'static Ground {
     })
 }
 
-/// Whether GPU tests can run; says so where they cannot.
+/// Whether GPU tests can run; prints why where they cannot.
 pub fn ready(who: &str) -> bool {
     match ground() {
         Ground::None(why) => {
@@ -124,7 +129,7 @@ pub fn bf16_bound(op: Op, pool: Pool, k: f64) -> f64 {
     roundings * HALF_ULP + f32_bound(k)
 }
 
-/// The same where logits are sharpened. A logit enters as its difference from the largest: two cosines, each a sum of `bottleneck` products
+/// The same where logits are sharpened. A logit enters as its difference from the largest: two cosines, each a sum of `bottleneck` terms
 /// and two roundings more, on either side; divided by the lower temperature, that is how far a probability is off, as a part of itself.
 /// (What bf16 drops is the same on both sides.)
 pub fn sharpened(bound: f64, op: Op, coldest: f64, bottleneck: usize) -> f64 {
@@ -139,8 +144,9 @@ pub fn sharpened(bound: f64, op: Op, coldest: f64, bottleneck: usize) -> f64 {
 /// A run of the CPU and of another backend in lockstep.
 pub type BesideCpu<B> = Run<Lockstep<Cpu, B>>;
 
-/// One training step of the CPU and of `F` in lockstep, from random weights that bf16 holds, so that the products have the same factors.
-/// Panics where what an op writes differs by more than `bound(op, pool, longest sum)`; returns the run, and every op's error as a part of its bound.
+/// One training step of the CPU and of `F` in lockstep, from random weights that bf16 holds, so that the matmuls have the same operands.
+/// Panics where what an op writes differs by more than `bound(op, pool, longest sum)`; returns the run, and every op's error as a
+/// part of its bound.
 pub fn step_beside_cpu<F: Factory>(
     config: Config,
     seed: u64,
@@ -153,8 +159,8 @@ pub fn step_beside_cpu<F: Factory>(
     let mut weights = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: plan.pools.weights });
     weights.iter_mut().for_each(|w| *w = f64::from(half::bf16::from_f64(*w)));
     run.o.write(Pool::Weights, 0, &weights);
-    // Where student and teacher are one-hot on the same prototype, the gradient p - q of a row is what cancellation leaves of the two, so its
-    // error is measured by their size.
+    // Where student and teacher are one-hot on the same prototype, the gradient p - q of a row is what cancellation leaves of the two, so
+    // its error is measured by their size.
     let (images, pairs) = (plan.config.micro_batch as f64, plan.teachers() * (plan.views() - 1) * plan.config.batch);
     for pool in [Pool::Acts, Pool::Grads] {
         run.o.floor[Op::dino_loss as usize][pool as usize] = images.sqrt() / (student_temp * pairs as f64);
@@ -172,7 +178,7 @@ pub fn step_beside_cpu<F: Factory>(
     (run, parts)
 }
 
-/// `count` small PNG pictures of noise.
+/// `count` small PNG images of noise.
 pub fn pictures(folder: &Path, side: u32, count: u64) {
     use dino_kernel::rng::{Kind, Rng};
     for i in 0..count {

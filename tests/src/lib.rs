@@ -1,5 +1,5 @@
 //! The shared harness of the integration tests: golden files and their pass rules ([`fixture`]), backends made to measure
-//! ([`backend`]), the GPU or its emulation as one of them ([`gpu`]), random plans ([`plans`]), and whole training
+//! ([`backend`]), the GPU or its emulation as one of them ([`gpu`]), random plans ([`plans`]), and full training
 //! runs over any of them ([`training`]).
 
 pub mod backend;

@@ -1,4 +1,4 @@
-//! Whole training runs over any backend that gives access to its memory.
+//! Full training runs over any backend that gives access to its memory.
 
 use crate::backend::{Arena, Factory, make_poisoned, read, read_grad, read_span, write};
 use crate::plans::ordinary;
@@ -20,24 +20,30 @@ use dino_kernel::step::{self, Hyper};
 pub const OBJECTIVE: Objective = Objective::PUBLISHED;
 /// The rules of a test's plan, where it is not about them.
 pub const OPTIMIZER: Optimizer = Optimizer::AdamW(AdamW::PUBLISHED);
+/// See [`OPTIMIZER`].
 pub const TEACHER: TeacherRule = TeacherRule::Ema { start: 0.9, end: 1.0 };
 
 /// Which network of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Net {
+    /// The one that is trained.
     Student,
+    /// The one that follows it.
     Teacher,
 }
 
 /// The crops of a batch, one entry a view: (images, channels, height, width).
 #[derive(Clone, Debug)]
 pub struct View {
+    /// Height in pixels.
     pub height: usize,
+    /// Width in pixels.
     pub width: usize,
+    /// (images, channels, height, width).
     pub pixels: Vec<f64>,
 }
 
-/// Groups of one image's views: neighbours of one size belong together.
+/// Groups of one image's views: adjacent views of one size belong together.
 pub fn groups(sizes: impl Iterator<Item = (usize, usize)>) -> Crops {
     let mut groups: Vec<Group> = Vec::new();
     for (height, width) in sizes {
@@ -51,9 +57,11 @@ pub fn groups(sizes: impl Iterator<Item = (usize, usize)>) -> Crops {
 
 /// A plan and the backend it runs on.
 pub struct Run<O> {
+    /// The plan.
     pub plan: Plan,
+    /// The backend.
     pub o: O,
-    /// Rate of stochastic depth, where the plan has room for it.
+    /// Rate of stochastic depth, where the plan reserves its scales.
     pub drop_rate: f64,
 }
 
@@ -89,7 +97,7 @@ impl<O: Update + Memory> Run<O> {
         specs
     }
 
-    /// Where a network's copy of a parameter lies.
+    /// Where a network's copy of a parameter is stored.
     pub fn place(&self, net: Net, spec: &Spec) -> Weight {
         match net {
             Net::Student => spec.at,
@@ -105,11 +113,13 @@ impl<O: Update + Memory> Run<O> {
         }
     }
 
+    /// A parameter's values in one of the networks.
     pub fn parameter(&mut self, net: Net, spec: &Spec) -> Vec<f64> {
         let at = self.place(net, spec);
         read(&mut self.o, at)
     }
 
+    /// A parameter's gradient.
     pub fn grad(&mut self, spec: &Spec) -> Vec<f64> {
         read_grad(&mut self.o, spec.at)
     }
@@ -120,10 +130,12 @@ impl<O: Update + Memory> Run<O> {
         read_span(&mut self.o, Pool::Slots, span)
     }
 
+    /// Sets the center (K).
     pub fn set_center(&mut self, center: &[f64]) {
         write(&mut self.o, self.plan.targets.rows.offset, center);
     }
 
+    /// Writes a step's derived numbers.
     pub fn set_hyper(&mut self, h: &Hyper) {
         let h = h.numbers(&self.plan);
         write(&mut self.o, self.plan.hyper, &h);
@@ -172,7 +184,7 @@ impl<O: Update + Memory> Run<O> {
         self.o.weight_norm_backward(Prototypes { v: w.v, scale: self.plan.student.scale }, w.g, train_gain, n);
     }
 
-    /// A whole step.
+    /// A full step.
     pub fn step(&mut self, h: &Hyper, views: &[View]) {
         self.accumulate(h, views);
         step::reduce(&mut self.o, &self.plan);
@@ -180,10 +192,11 @@ impl<O: Update + Memory> Run<O> {
     }
 }
 
-/// What the loss ops say about given logits.
+/// What the loss ops give for given logits.
 pub struct Losses {
     /// One a student row, not yet divided.
     pub loss: Vec<f64>,
+    /// Gradient of the student's rows (rows, bottleneck).
     pub dz: Vec<f64>,
     /// One a teacher row.
     pub entropy: Vec<f64>,
@@ -192,7 +205,7 @@ pub struct Losses {
 }
 
 /// The loss ops over given logits: the prototypes are the unit vectors (so `n.bottleneck` is `n.prototypes`) with scale 1, and
-/// a row is its own logits. The dimensions' images are the whole batch.
+/// a row is its own logits. The dimensions' images are the full batch.
 pub fn loss_over_logits<F: Factory>(
     n: LossDims,
     student: &[f64],

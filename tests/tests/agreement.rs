@@ -1,4 +1,4 @@
-//! Two backends, the same model: every op of whole training steps compared with the reference, on random plans and data. And what
+//! Two backends, the same model: every op of full training steps compared with the reference, on random plans and data. And what
 //! every backend does when a step is not finite.
 
 use dino_host::cpu::Cpu;
@@ -19,7 +19,7 @@ use tests::gpu::{OnGpu, f32_bound};
 use tests::plans::{configs, ordinary};
 use tests::training::{Run, View, hyper_numbers, random_views};
 
-// The reference agrees with itself, of course: the comparison is sound.
+// The reference agrees with itself, of course: the comparison is valid.
 for_backends!([reference: Reference<f32>, cpu: Cpu] [agrees_with_the_reference_word_by_word]);
 
 mod every_backend {
@@ -125,7 +125,7 @@ fn kept<O: Update + Memory>(run: &mut Run<O>) -> Vec<f64> {
     all
 }
 
-/// A host that reads reports late has queued further steps by then: they change nothing, until the host says so.
+/// A host that reads reports late has queued further steps by then: they change nothing, until the host clears HALTED.
 fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
     let backbone = Backbone::Vit(Vit {
         image: 8,

@@ -1,4 +1,4 @@
-//! The CPU's small products against sums in f64: odd sizes, tails, strides, extreme values.
+//! The CPU's small matmuls against sums in f64: odd sizes, tails, strides, extreme values.
 
 use dino_host::linalg::gemm::View;
 use dino_host::linalg::small::matmul;
@@ -13,7 +13,7 @@ fn factor(seed: u64, len: usize, power: i32) -> Vec<f32> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
-    /// An element is off by at most k + 1 roundings of the sum of its terms' sizes, and nothing beside c is touched.
+    /// An element is off by at most k + 1 roundings of the sum of its terms' sizes, and nothing beside c is written.
     #[test]
     fn a_small_product_is_the_product(
         (m, k, n) in (1usize..40, 1usize..90, 1usize..150),

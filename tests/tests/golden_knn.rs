@@ -1,4 +1,4 @@
-//! The k-nearest-neighbours vote against golden tensors.
+//! The k-nearest-neighbors vote against golden tensors.
 
 use dino_host::eval::knn::{self, neighbors};
 use ndarray::Array2;
@@ -25,7 +25,7 @@ fn votes() {
         seen += 1;
         let found = neighbors(bank.view(), queries.view(), k);
         f.assert_golden(&format!("k{k}.sims"), &found.similarities.iter().map(|&x| x as f64).collect::<Vec<_>>());
-        // Neighbours closer together than rounding may swap.
+        // Neighbors closer together than rounding may swap.
         let want = f.get(&format!("k{k}.indices"));
         let settled: Vec<f64> = found
             .indices

@@ -104,7 +104,7 @@ fn roomy<F: Factory>(longest: usize) -> Run<F::Backend> {
     run
 }
 
-/// Which tensors of the network stand for the file's: decayed if it has several axes, the last layer's if it is withheld.
+/// Which tensors of the network replace the file's: decayed if it has several axes, the last layer's if it is withheld.
 fn stand_ins<O: Update + Memory>(run: &Run<O>, shapes: &[&[usize]], withheld: &[bool]) -> Vec<Spec> {
     let mut free = run.specs();
     let pick = |(shape, &last): (&&[usize], &bool)| {

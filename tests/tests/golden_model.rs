@@ -1,4 +1,4 @@
-//! The whole model against golden tensors: forward taps, odd image sizes, loss, gradients, and five optimisation steps in two
+//! The full model against golden tensors: forward taps, odd image sizes, loss, gradients, and five optimization steps in two
 //! scenarios (A: plain; B: trained gain, per-tensor clip, last layer frozen at first).
 
 use dino_host::cpu::Cpu;
@@ -54,7 +54,7 @@ fn every_golden_tensor_belongs_to_a_test() {
     assert_eq!(f.outputs(&all), f.outputs(&[""]));
 }
 
-// ------------------------------------------------------------------------------------------------ what the file says
+// ------------------------------------------------------------------------------------------------ what the file states
 
 fn table(f: &Fixture, train_gain: bool) -> Table {
     let &[image, patch, dim, depth, heads, ratio, hidden, bottleneck, prototypes] =
@@ -117,7 +117,7 @@ fn constants(f: &Fixture) -> Vec<f64> {
     f.get("hp.const").data.iter().map(|&x| decimal(x)).collect()
 }
 
-/// What step `i` is told; `frozen`: in how many first steps the last layer is withheld.
+/// The numbers of step `i`; `frozen`: in how many first steps the last layer is withheld.
 fn hyper(f: &Fixture, i: usize, clip_grad: f64, frozen: usize) -> Hyper {
     let constant = constants(f);
     let AdamW { beta1, beta2, eps } = AdamW::PUBLISHED; // those of the plan
@@ -143,7 +143,7 @@ fn initial<'a>(f: &'a Fixture, net: Net, name: &str, gain: Option<&'a Tensor>) -
     }
 }
 
-/// A run that stands where the file's begin, its batch in so many parts.
+/// A run in the state in which the file's begin, its batch in so many parts.
 fn start<F: Factory>(f: &Fixture, train_gain: bool, gain: Option<&Tensor>, split: Split) -> Run<F::Backend> {
     let mut run = Run::new::<F>(plan(f, train_gain, split));
     for net in [Net::Student, Net::Teacher] {
@@ -161,7 +161,7 @@ fn start<F: Factory>(f: &Fixture, train_gain: bool, gain: Option<&Tensor>, split
 
 // ------------------------------------------------------------------------------------------------------------ forward
 
-/// A dense pass that keeps every block's stream, with room for all attention rows.
+/// A dense pass that keeps every block's stream, with memory for all attention rows.
 fn dense_plan(backbone: Backbone, crops: Crops) -> FeaturePlan {
     let Backbone::Vit(vit) = backbone;
     let mut l = Layout::new();
@@ -410,7 +410,7 @@ fn gradients<F: Factory>(who: &str) {
 
 // --------------------------------------------------------------------------------------------------------------- steps
 
-/// Compares everything the file says about the state after `done` steps.
+/// Compares everything the file states about the state after `done` steps.
 fn compare<O: dino_kernel::backend::Update + Memory>(
     f: &Fixture,
     run: &mut Run<O>,
@@ -428,7 +428,7 @@ fn compare<O: dino_kernel::backend::Update + Memory>(
     f.assert_golden(&format!("{tag}after{done}.center"), &read(&mut run.o, run.plan.targets.rows.offset));
 }
 
-/// All steps of a scenario, compared wherever the file says something.
+/// All steps of a scenario, compared wherever the file states a value.
 fn scenario<F: Factory>(
     f: &Fixture,
     tag: &str,
@@ -450,7 +450,7 @@ fn scenario<F: Factory>(
     f.assert_golden(&format!("{tag}losses"), &losses);
 }
 
-/// The parts of a batch, and whether the student sees their crops in turns.
+/// The parts of a batch, and whether the student sees their crops one after another.
 type Split = (usize, bool);
 
 const WHOLE: Split = (1, false);

@@ -1,5 +1,5 @@
-//! Single ops of the vocabulary against golden tensors: operators, loss, optimiser. Operands are laid out by hand, the op
-//! is said, and everything it wrote is compared.
+//! Single ops of the vocabulary against golden tensors: operators, loss, optimizer. Operands are laid out by hand, the op
+//! is called, and everything it wrote is compared.
 
 use dino_host::cpu::Cpu;
 use dino_kernel::backend::*;
@@ -160,7 +160,7 @@ fn l2_normalize<F: Factory>(who: &str) {
     f.finish(who, &["l2norm"], &[]);
 }
 
-/// The ops never make the normalised prototypes: logits are scaled, and the raw gradient dW = dy^T x is projected once.
+/// The ops never make the normalized prototypes: logits are scaled, and the raw gradient dW = dy^T x is projected once.
 fn weight_norm<F: Factory>(who: &str) {
     let f = Fixture::open("ops_basic");
     let get = |k: &str| f.get(&format!("weightnorm.{k}"));
@@ -237,7 +237,7 @@ fn attention<F: Factory>(who: &str) {
     };
     let (q1, dy1) = (a.input(&class(get("q"))), a.input(&class(get("do"))));
     let (y1, dq1, dkv1, lse1) = (a.act(b * c), a.act(b * c), a.act(rows * 2 * c), a.stat(b * heads));
-    // What the full form says when only class rows have a gradient.
+    // What the full form gives when only class rows have a gradient.
     let mut only = pack(&[get("do")], shape);
     only.iter_mut().enumerate().filter(|(i, _)| i % (tokens * c) >= c).for_each(|(_, x)| *x = 0.0);
     let (dy_only, dqkv_only) = (a.input(&only), a.act(rows * 3 * c));
@@ -381,7 +381,7 @@ fn positions<F: Factory>(who: &str) {
         };
         let n = Grid { from: [side; 2], to: [r, c], cols: d };
         let mut a = Arena::new();
-        // The whole table is one parameter, of which the class token's row is left out.
+        // The full table is one parameter, of which the class token's row is left out.
         let table = a.weight(&get("pos").data);
         let patches = table.part(d, side * side * d);
         let (y, dy) = (a.act(r * c * d), a.input(&get("dy").data[d..]));

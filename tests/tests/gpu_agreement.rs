@@ -1,4 +1,4 @@
-//! The GPU backend against the CPU: every op of whole training steps, on random plans. On a card where there is one, else on the emulation.
+//! The GPU backend against the CPU: every op of full training steps, on random plans. On a card where there is one, else on the emulation.
 
 use dino_kernel::backend::Op;
 use dino_kernel::mem::Pool;

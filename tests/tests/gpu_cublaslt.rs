@@ -1,4 +1,4 @@
-//! Products through cuBLASLt: every op against the CPU, and whole steps as graphs and kernel by kernel. On a card with its library where
+//! Matmuls through cuBLASLt: every op against the CPU, and full steps as graphs and kernel by kernel. On a card with its library where
 //! there is one, else on the emulation with the stand-in library.
 
 use dino_gpu::cuda::cublaslt;
@@ -15,7 +15,7 @@ use tests::gpu::{Ground, bf16_bound, build_emulation, ground, ready, step_beside
 use tests::plans::{configs, ordinary};
 use tests::training::{Run, hyper_numbers, normals};
 
-/// Whether there is a library to test; says so where not. The emulation always has one.
+/// Whether there is a library to test; prints why where not. The emulation always has one.
 fn ready_with_library(who: &str) -> bool {
     if !ready(who) {
         return false;
@@ -56,7 +56,7 @@ impl Factory for WithLibrary {
     }
 }
 
-/// Widths of whole 16 bytes, which the library takes, for every second plan; any widths for the others, where few products are.
+/// Widths of full 16 bytes, which the library takes, for every second plan; any widths for the others, where few matmuls are.
 fn plans() -> impl Strategy<Value = Config> {
     (configs(), any::<bool>()).prop_map(|(mut c, whole)| {
         if whole {
@@ -83,10 +83,10 @@ fn words_agree() {
         let Backbone::Vit(vit) = config.backbone;
         let whole = [vit.dim, vit.mlp, config.head.hidden, config.head.bottleneck, config.head.prototypes];
         if whole.iter().all(|x| x.is_multiple_of(8)) {
-            // Of every block the forward passes of both networks (four products each) and the backward pass (eight).
+            // Of every block the forward passes of both networks (four matmuls each) and the backward pass (eight).
             let least = 16 * vit.depth;
             let taken = run.o.b.library_matmuls();
-            // A card's library may refuse the bias, of forward products only.
+            // A card's library may refuse the bias, of forward matmuls only.
             let least = if ground() == &Ground::Emulation { least } else { least / 2 };
             prop_assert!(taken >= least, "{} of at least {} products went to the library", taken, least);
         }
@@ -94,7 +94,7 @@ fn words_agree() {
     println!("words_agree: the largest error is {:.2} of its bound", worst.get());
 }
 
-/// Four steps: monitors, weights, products that went to the library, and the device's name.
+/// Four steps: monitors, weights, matmuls that went to the library, and the device's name.
 fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, usize, String) {
     use dino_kernel::crops::{Crops, Group};
     use dino_kernel::model::{Head, Vit};

@@ -1,4 +1,4 @@
-//! Whole runs on the GPU backend: the losses of the CPU, the same bits however a step is launched, and checkpoints that either
+//! Full runs on the GPU backend: the losses of the CPU, the same bits however a step is launched, and checkpoints that either
 //! backend goes on from.
 
 use dino_gpu::{Gpu, Launch, Options, Precision};

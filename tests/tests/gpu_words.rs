@@ -71,12 +71,12 @@ for_backends!([f32: On<false, 256>, bf16: On<true, 256>] [
     products_see_the_new_weights,
 ]);
 
-/// `n` numbers that bf16 holds, so that factors are the same in either precision.
+/// `n` numbers that bf16 holds, so that operands are the same in either precision.
 fn numbers(seed: usize, n: usize, scale: f64) -> Vec<f64> {
     normals(seed as u64, n).iter().map(|x| f64::from(half::bf16::from_f64(scale * x))).collect()
 }
 
-/// What was said is within its bounds, and everything else is untouched. `k`: the longest sum; `more`: allowed beyond it.
+/// What the op wrote is within its bounds, and everything else is unchanged. `k`: the longest sum; `more`: allowed beyond it.
 fn check<F: Both>(o: &mut Pair, k: usize, more: f64, what: &dyn std::fmt::Debug) {
     for m in o.worst.iter().flatten().flatten() {
         let bound = if F::BF16 { bf16_bound(m.op, m.access.pool, k as f64) } else { f32_bound(k as f64) } + more;
@@ -141,7 +141,7 @@ fn large_products<F: Both>(_: &str) {
     if !F::BF16 {
         return; // no tile of 128
     }
-    // Four steps, whose copies are asynchronous. Columns: even and not on 16 bytes; on 16 bytes and no whole warp's part; odd.
+    // Four steps, whose copies are asynchronous. Columns: even and not on 16 bytes; on 16 bytes and not a full warp's part; odd.
     let (many, deep, [even, packed, odd]) = (11 * 128 + 40, 104, [1406, 1432, 1405]);
     product::<F>([many, deep, even], true, false);
     product::<F>([many, packed, deep], false, true);
@@ -299,7 +299,7 @@ fn heads<F: Both>(groups: &[[usize; 2]], heads: usize, head_dim: usize) {
     heads_with::<F>(groups, heads, head_dim, 0.0);
 }
 
-/// `push`: queries lie about there and keys on the other side.
+/// `push`: queries are about there and keys on the other side.
 fn heads_with<F: Both>(groups: &[[usize; 2]], heads: usize, head_dim: usize, push: f64) {
     let n = Heads { crops: ragged(groups), heads, head_dim };
     let (rows, c, queries) = (n.crops.rows(), n.cols(), 3);
@@ -333,7 +333,7 @@ fn wide_heads<F: Both>(_: &str) {
     heads::<F>(&[[1, 65]], 1, 128);
 }
 
-/// Heads that the tensor cores do not take, and more rows than their sums have room for.
+/// Heads that the tensor cores do not take, and more rows than their sums have memory for.
 fn odd_heads<F: Both>(_: &str) {
     heads::<F>(&[[2, 3], [1, 70]], 2, 37);
     heads::<F>(&[[1, 34]], 1, 200);
@@ -503,7 +503,7 @@ fn teacher_rates<F: Both>(_: &str) {
     }
 }
 
-/// After an update the factors of products are what they are when the same weights are written anew. (In lockstep they always are written.)
+/// After an update the operands of matmuls are what they are when the same weights are written anew. (In lockstep they always are written.)
 fn products_see_the_new_weights<F: Both>(_: &str) {
     let backbone = Backbone::Vit(Vit {
         image: 4,
@@ -520,7 +520,7 @@ fn products_see_the_new_weights<F: Both>(_: &str) {
     let views = Crops::one(Group { count: 2, height: 4, width: 4 });
     let plan = Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a sound plan");
     let all = 2 * plan.table.len();
-    // Beyond the plan's activations: a unit matrix, and its product with all weights.
+    // Beyond the plan's activations: a unit matrix, and its matmul with all weights.
     let (unit, y) = (Act(Span { at: plan.pools.acts, len: 256 }), Act(Span { at: plan.pools.acts + 256, len: all }));
     let pools = Pools { acts: plan.pools.acts + 256 + all, ..plan.pools };
     let gpu = if F::BF16 { OnGpu::<true, 256>::make(pools) } else { OnGpu::<false, 256>::make(pools) };
@@ -540,7 +540,7 @@ fn products_see_the_new_weights<F: Both>(_: &str) {
     let weights = read(&mut run.o, weights);
     run.o.write(Pool::Weights, 0, &weights);
     assert!(updated == product(&mut run.o), "products see other weights");
-    // Column `o` of the product has 16 weights from 16 o on: the student's first, then the teacher's.
+    // Column `o` of the result has 16 weights from 16 o on: the student's first, then the teacher's.
     let moved = |teacher: bool| (0..all).any(|i| (i % (all / 16) >= all / 32) == teacher && before[i] != updated[i]);
     assert!(moved(false) && moved(true), "a network does not move");
 }

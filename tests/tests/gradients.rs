@@ -1,4 +1,4 @@
-//! Every backward op, and the whole model, against finite differences in f64 (a stencil of four points: its own error falls with
+//! Every backward op, and the full model, against finite differences in f64 (a stencil of four points: its own error falls with
 //! the fourth power of the step).
 
 use dino_kernel::backend::reference::Train;
@@ -45,7 +45,7 @@ fn relative(got: &[f64], want: &[f64]) -> f64 {
     norm(&mut got.iter().zip(want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied())
 }
 
-/// What a backward op must have found: the gradient with respect to `x` lies at `dx` (set), at `acc` (added), or among the
+/// What a backward op must have found: the gradient with respect to `x` is stored at `dx` (set), at `acc` (added), or among the
 /// parameters' gradients (added).
 enum Wrt {
     Set(Act, Act),
@@ -333,7 +333,7 @@ fn l2_normalize() {
     );
 }
 
-/// The loss and its gradient come from one op; the weight norm's backward turns the raw gradient into those of v and g.
+/// The loss and its gradient come from one op; the weight norm's backward makes the raw gradient those of v and g.
 #[test]
 fn loss_and_weight_norm() {
     let n = LossDims { images: 2, first_view: 0, views: 4, teachers: 2, bottleneck: 5, prototypes: 67 };
@@ -359,7 +359,7 @@ fn loss_and_weight_norm() {
         say(o);
         read(o, loss).iter().sum::<f64>() * h[hyper::LOSS_SCALE]
     };
-    // The raw gradient of v is projected as a whole, so it starts at zero; that of the gain accumulates.
+    // The raw gradient of v is projected at once, so it starts at zero; that of the gain accumulates.
     let wrt = [Wrt::Set(z, dz), Wrt::Parameter(g)];
     let project = |o: &mut Backend| o.weight_norm_backward(Prototypes { v, scale }, g, true, Rows { rows: k, cols: c });
     check_value("loss: rows and gain", &mut o, &wrt, &mut value, |o| {

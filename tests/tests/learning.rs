@@ -1,5 +1,5 @@
-//! The small preset, half as deep to save time, learns: after four epochs on the built-in set the teacher's features are better than those of a random backbone
-//! and than pixels, by far more than chance.
+//! The small preset, half as deep to save time, learns: after four epochs on the built-in set the teacher's features are better than
+//! those of a random backbone and than pixels, by far more than chance.
 
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};

@@ -1,4 +1,4 @@
-//! What a training step on the CPU takes of the allocator, counted: as much as the plan says, however many prototypes there are.
+//! What a training step on the CPU takes of the allocator, counted: as much as the plan states, however many prototypes there are.
 
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::device::{Device, Part, Step};
@@ -70,7 +70,7 @@ fn plan(prototypes: usize, batch: usize, micro_batch: usize, stream_crops: bool)
     Plan::new(config).expect("a sound plan")
 }
 
-/// Bytes that the plan says, and the most that the allocator gave for a device and two steps; the crops are the host's.
+/// Bytes that the plan states, and the most that the allocator gave for a device and two steps; the crops are the host's.
 fn predicted_and_taken(plan: Plan) -> [f64; 2] {
     let pixels: Vec<f32> = normals(1, plan.pixels.len()).iter().map(|&x| x as f32).collect();
     let part = |_| Part { drop: vec![1.0; plan.drop.len()], pixels: &pixels };
@@ -112,7 +112,7 @@ fn a_step_takes_what_the_plan_says() {
             mib(predicted),
             mib(taken)
         );
-        // Of more threads than cores only some pack a product at any one time.
+        // Of more threads than cores only some pack a matmul at any one time.
         let least = if threads == 2 { 0.97 } else { 0.9 };
         assert!((least..=1.03).contains(&(taken / predicted)), "planned {predicted}, taken {taken}");
     }

@@ -1,4 +1,4 @@
-//! Plans: accepted exactly when they make sense, sound when accepted, never a panic; and a batch may be split into micro-batches in
+//! Plans: accepted exactly when they make sense, valid when accepted, never a panic; and a batch may be split into micro-batches in
 //! any way.
 
 use dino_host::cpu::{Cpu, NoOptions};
@@ -30,7 +30,7 @@ fn mostly(good: Range<usize>, bad: usize) -> impl Strategy<Value = usize> {
     prop_oneof![40 => good, 1 => Just(bad)]
 }
 
-/// Small configurations, most of them sound.
+/// Small configurations, most of them valid.
 fn small() -> impl Strategy<Value = Config> {
     let interpolation = prop_oneof![Just(Interpolation::Published), Just(Interpolation::Size)];
     let width = (1usize..4, 1usize..4, mostly(0..1, 1));
@@ -63,7 +63,7 @@ fn small() -> impl Strategy<Value = Config> {
     )
 }
 
-/// What a plan's door lets through, said once more. (Sizes are small here.)
+/// What a plan's door lets through, stated once more. (Sizes are small here.)
 fn sound_backbone(Backbone::Vit(v): &Backbone, crops: &Crops) -> bool {
     v.channels > 0
         && v.dim > 0
@@ -82,7 +82,7 @@ fn sound(c: &Config) -> bool {
         && c.views.count() >= 2
 }
 
-/// Accepted or refused as it should be; where accepted, a step faults nowhere, fills its pools to the last element, and its
+/// Accepted or refused as it should be; where accepted, a step meets no violation, fills its pools to the last element, and its
 /// gradient predicts the loss along a random direction, which it would not if two things that live at once shared a place.
 #[test]
 fn a_plan_is_refused_or_sound() {
@@ -317,7 +317,7 @@ fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
     assert_eq!(plan(3, 2048, true), Err(PlanError::Streams { views: 3, depth: 2048 }));
 }
 
-/// Shards and ranks that go into each other are accepted, all others are refused; ranks take the whole batch, each image once.
+/// Shards and ranks that go into each other are accepted, all others are refused; ranks take the full batch, each image once.
 #[test]
 fn a_batch_is_dealt_to_ranks_in_equal_shares_or_refused() {
     let group = |count| Group { count, height: 4, width: 4 };
@@ -474,7 +474,7 @@ fn computing_again_changes_no_bit<F: Factory>(who: &str) {
     }
 }
 
-/// Everything contract 8 speaks of, named.
+/// Everything that contract 8 lists, named.
 fn split<F: Factory>(config: Config, shards: usize) -> Vec<(String, Vec<f64>)> {
     let plan = Plan::sharded(config, Sharding { shards, ranks: 1 }).expect("a sound plan");
     let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 3);
@@ -490,7 +490,7 @@ fn split<F: Factory>(config: Config, shards: usize) -> Vec<(String, Vec<f64>)> {
     found
 }
 
-// -------------------------------------------------------------------------------------------------------- where a fault came from
+// --------------------------------------------------------------------------------------------- where a non-finite value came from
 
 /// One crop's stochastic-depth scale is not a number: the first op that meets it is in that crop's pass, and its row is that crop's.
 #[test]
@@ -541,7 +541,7 @@ fn specs_at(plan: &Plan, name: &str) -> usize {
     at.expect("a parameter of that name")
 }
 
-/// The first op that makes something that is no number of the NaN at `at`, and the crop it is said to be of.
+/// The first op that makes something that is no number of the NaN at `at`, and the crop it is located in.
 fn first_violation(plan: Plan, pool: Pool, at: usize) -> (Op, Option<(usize, usize)>) {
     let mut run = Run::random(plan, Checked::new(make_poisoned::<Reference<f64>>(plan.pools)), 1);
     run.set_hyper(&hyper_numbers());

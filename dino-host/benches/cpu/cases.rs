@@ -24,15 +24,19 @@ use std::time::Instant;
 /// What was found. MiB are 2^20 bytes.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Measured {
+    /// Of a step or a pass.
     pub median_ms: f64,
+    /// Images or k-NN queries of it.
     pub images: usize,
+    /// Images at once.
     pub micro_batch: usize,
-    /// Products that the formulas of the ops need (an op's second look at the same logits is not counted), 10^9 operations.
+    /// Matmuls that the formulas of the ops need (an op's second pass over the same logits is not counted), 10^9 operations.
     pub gflop: f64,
     /// Of sgemm on all threads, GFLOP/s.
     pub ceiling: f64,
     /// One f32 copy of the weights.
     pub weights_mib: f64,
+    /// The most memory that the process had.
     pub peak_mib: f64,
 }
 
@@ -44,6 +48,7 @@ impl Measured {
 }
 
 impl Case {
+    /// In the order of the table.
     pub const ALL: [Case; 7] =
         [Case::Cifar6, Case::Cifar12, Case::Tiny16, Case::Small16, Case::Feat1, Case::Feat16, Case::Knn];
 
@@ -88,7 +93,7 @@ impl Case {
     }
 }
 
-/// The most memory this process has had, MiB; 0 where the system does not say.
+/// The most memory this process has had, MiB; 0 where the system does not report it.
 fn peak_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
@@ -115,19 +120,20 @@ fn times(count: usize, mut call: impl FnMut(usize)) -> Vec<f64> {
     times.split_off(2)
 }
 
-/// A recipe, and noise to feed it.
+/// A recipe, and noise as its input.
 struct Data {
     config: Config,
     plan: Plan,
-    /// Of the whole batch.
+    /// Of the full batch.
     pixels: Vec<f32>,
 }
 
 /// How a batch is split.
 #[derive(Clone, Copy)]
 pub struct Split {
-    /// 0 = as the case says.
+    /// 0 = the case's own.
     pub micro_batch: usize,
+    /// Whether crops go through the student one after another.
     pub stream_crops: bool,
 }
 
@@ -178,6 +184,9 @@ fn clock() -> u64 {
 }
 
 /// Ours in this process.
+///
+/// # Errors
+/// The recipe has no plan, the backend cannot be made, or a step is not finite.
 pub fn measure(case: Case, steps: usize, split: Split) -> Result<Measured, String> {
     // The peak first: what comes after, the ceiling's own matrices among it, is not the case's.
     let measured = |times: Vec<f64>, images, micro_batch, operations: u64, weights| Measured {
@@ -275,6 +284,9 @@ fn by_op(t: &mut Training, number: usize) -> Vec<(Op, Tally)> {
 }
 
 /// Prints a step by op, the longest first; of `steps` steps every op's quickest.
+///
+/// # Errors
+/// The case is no training step, its recipe has no plan, or the backend cannot be made.
 pub fn profile(case: Case, steps: usize, split: Split) -> Result<(), String> {
     let config = case.config().ok_or_else(|| format!("{} is no training step", case.name()))?;
     let ceiling = sgemm::ceiling();

@@ -1,11 +1,12 @@
-//! The CPU backend against PyTorch: whole training steps, features and k-NN, time and memory, pair by pair in one run.
+//! The CPU backend against PyTorch: full training steps, features and k-NN, time and memory, pair by pair in one run.
 //!
 //!     cargo bench -p dino-host                                                ours alone, and the share of the machine's sgemm ceiling
 //!     cargo bench -p dino-host -- --reference DIR --python FILE               beside DIR/bench_step.py, run by that Python
 //!     cargo bench -p dino-host -- --profile small16                           a step by op:   calls, ms, GFLOP/s, share of the ceiling
 //!     cargo bench -p dino-host -- --sgemm                                     matrixmultiply on the shapes of the workload
 //!
-//! The machine's speed drifts, so the two programs take turns, each in a process of its own, and only pairs of neighbors are compared.
+//! The machine's speed drifts, so the two programs run one after another, each in a process of its own, and only pairs of neighbors
+//! are compared.
 
 mod cases;
 #[path = "../flags.rs"]
@@ -31,6 +32,7 @@ fn ours(args: &Timed, case: Case) -> Result<Measured, String> {
     serde_json::from_str(text.trim()).map_err(|e| format!("{e}: {text}{}", String::from_utf8_lossy(&done.stderr)))
 }
 
+/// The median.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.into_iter().collect();
     sorted.sort_by(f64::total_cmp);

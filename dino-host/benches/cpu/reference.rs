@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 impl Mode {
+    /// As the flag has it.
     pub fn name(&self) -> String {
         format!("{}{}", self.mode, if self.malloc { "+malloc" } else { "" })
     }
 
+    /// Whether PyTorch is run without tuning.
     pub fn plain(&self) -> bool {
         self.mode == "plain"
     }
@@ -17,6 +19,7 @@ impl Mode {
 
 /// What the reference reports of itself.
 pub struct Theirs {
+    /// Of a step or a pass.
     pub median_ms: f64,
     import_mib: f64,
     peak_mib: f64,
@@ -29,12 +32,17 @@ impl Theirs {
     }
 }
 
+/// The script and the Python that runs it.
 pub struct Reference {
     script: PathBuf,
     python: PathBuf,
 }
 
 impl Reference {
+    /// The script in `folder`.
+    ///
+    /// # Errors
+    /// There is no `bench_step.py` in the folder.
     pub fn new(folder: &Path, python: &Path) -> Result<Reference, String> {
         let script = folder.join("bench_step.py");
         if !script.is_file() {
@@ -43,6 +51,10 @@ impl Reference {
         Ok(Reference { script, python: python.into() })
     }
 
+    /// One measurement.
+    ///
+    /// # Errors
+    /// The script cannot be run, fails, or prints no result.
     pub fn run(&self, case: Case, mode: &Mode, threads: usize, steps: usize) -> Result<Theirs, String> {
         let mut command = Command::new(&self.python);
         command.arg(&self.script).arg(case.name()).args(["--mode", &mode.mode, "--limit", "30"]);

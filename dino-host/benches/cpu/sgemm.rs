@@ -4,7 +4,7 @@ use dino_host::linalg::gemm::{View, sgemm};
 use rayon::prelude::*;
 use std::time::Instant;
 
-/// Products (m, k, n) of the workload: what, whether a and b are transposed.
+/// Matmuls (m, k, n) of the workload: what, whether a and b are transposed.
 const SHAPES: [(&str, [usize; 3], bool, bool); 12] = [
     ("square", [256, 256, 256], false, false),
     ("square", [1024, 1024, 1024], false, false),
@@ -20,7 +20,7 @@ const SHAPES: [(&str, [usize; 3], bool, bool); 12] = [
     ("prototypes, 10 rows", [10, 256, 256], false, true),
 ];
 
-/// GFLOP/s of one product, the same on every thread at once; the best of some.
+/// GFLOP/s of one matmul, the same on every thread at once; the best of some.
 fn rate([m, k, n]: [usize; 3], ta: bool, tb: bool, threads: usize) -> f64 {
     let (a, b) = (vec![0.5f32; m * k], vec![0.25f32; k * n]);
     let view = |data, rows, cols, transposed: bool| {
@@ -47,6 +47,7 @@ pub fn ceiling() -> f64 {
     rate([1024, 512, 1024], false, false, threads).max(rate([1024, 384, 1536], false, true, threads))
 }
 
+/// Prints the rate of every shape.
 pub fn shapes(threads: usize) {
     println!("| product | m x k x n | GFLOP/s, 1 thread | {threads} threads |");
     println!("| --- | --- | --- | --- |");

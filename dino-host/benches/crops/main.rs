@@ -1,9 +1,9 @@
-//! From a file to the ten crops of the published recipe, one thread: decoding, every operation, the whole, beside Pillow and torchvision.
+//! From a file to the ten crops of the published recipe, one thread: decoding, every operation, all at once, beside Pillow and torchvision.
 //!
 //!     cargo bench -p dino-host --bench crops                                        ours alone, on drawn images
 //!     cargo bench -p dino-host --bench crops -- --reference DIR --python FILE       beside DIR/bench_step.py, on the files that it uses
 //!
-//! The machine's speed drifts, so the two programs take turns, and only neighbors are compared.
+//! The machine's speed drifts, so the two programs run one after another, and only neighbors are compared.
 
 #[path = "../flags.rs"]
 mod flags;
@@ -15,6 +15,7 @@ use dino_host::image::Decode;
 use flags::Crops;
 use std::process::ExitCode;
 
+/// The median.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.into_iter().collect();
     sorted.sort_by(f64::total_cmp);

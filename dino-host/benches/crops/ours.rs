@@ -13,6 +13,9 @@ use std::path::Path;
 use std::time::Instant;
 
 /// Images of waves and noise, as JPEG files of quality 90.
+///
+/// # Errors
+/// A file cannot be written.
 pub fn write_files(folder: &Path, count: u64, width: u32, height: u32) -> Result<(), String> {
     for n in 0..count {
         let mut rng = Rng::new(n, 0, 0, 0, Kind::Test, 0);
@@ -28,6 +31,7 @@ pub fn write_files(folder: &Path, count: u64, width: u32, height: u32) -> Result
     Ok(())
 }
 
+/// Files, their images and the recipe of their crops.
 pub struct Ours {
     files: ImageFolder,
     images: Vec<Image>,
@@ -42,6 +46,10 @@ fn time(call: impl FnOnce()) -> f64 {
 }
 
 impl Ours {
+    /// All files, decoded.
+    ///
+    /// # Errors
+    /// Those of [`Ours::decoded`], and an unreadable image.
     pub fn new(folder: &Path) -> Result<Ours, String> {
         let ours = Ours::decoded(folder, Decode::default())?;
         let images = (0..ours.files.len()).map(|i| ours.files.image(i)).collect::<Result<_, _>>();
@@ -74,6 +82,9 @@ impl Ours {
     }
 
     /// The same files, decoded another way.
+    ///
+    /// # Errors
+    /// The folder is unreadable, or has no images.
     pub fn decoded(folder: &Path, how: Decode) -> Result<Ours, String> {
         let files = ImageFolder::read(folder, how).map_err(|e| e.to_string())?.ok_or("no files were written")?;
         Ok(Ours { files, images: Vec::new(), recipe: Augment::default() })

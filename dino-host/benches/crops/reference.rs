@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The script and the Python that runs it.
 pub struct Reference {
     script: PathBuf,
     python: PathBuf,
@@ -21,6 +22,10 @@ for seed in range(4):
 ";
 
 impl Reference {
+    /// The script in `folder`.
+    ///
+    /// # Errors
+    /// There is no `bench_step.py` in the folder.
     pub fn new(folder: &Path, python: &Path) -> Result<Reference, String> {
         let script = folder.join("bench_step.py");
         if !script.is_file() {
@@ -38,11 +43,18 @@ impl Reference {
         Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     }
 
+    /// Writes the files that both sides decode.
+    ///
+    /// # Errors
+    /// Python cannot be run, or fails.
     pub fn write_files(&self, folder: &Path) -> Result<(), String> {
         self.output(Command::new(&self.python).args(["-c", WRITE]).arg(&self.script).arg(folder)).map(drop)
     }
 
     /// Milliseconds an image: decoding and crops, decoding alone.
+    ///
+    /// # Errors
+    /// The script cannot be run, fails, or prints no such numbers.
     pub fn run(&self) -> Result<[f64; 2], String> {
         let mut command = Command::new(&self.python);
         command.arg(&self.script).args(["aug", "--threads", "1", "--limit", "10"]);

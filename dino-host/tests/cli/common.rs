@@ -11,23 +11,29 @@ pub const TINY: &str = "--small --embed-dim 24 --depth 2 --heads 2 --patch-size 
                         --batch 8 --warmup-epochs 1";
 /// Training images of [`cifar`], and steps of an epoch of [`TINY`].
 pub const TRAIN: usize = 72;
+/// Steps of an epoch.
 pub const STEPS: usize = TRAIN / 8;
+/// Test images of [`cifar`].
 pub const TEST: usize = 16;
 
 /// What a process did.
 pub struct Done {
+    /// The exit code.
     pub code: i32,
+    /// What it wrote to stdout.
     pub out: String,
+    /// What it wrote to stderr.
     pub err: String,
 }
 
-/// The words of a command line; `{}` stands for the next path.
+/// The arguments of a command line; `{}` stands for the next path.
 pub fn words(line: &str, paths: &[&Path]) -> Vec<String> {
     let mut paths = paths.iter();
     let word = |w: &str| if w == "{}" { paths.next().unwrap().to_str().unwrap().into() } else { w.to_string() };
     line.split_whitespace().map(word).collect()
 }
 
+/// The program with the arguments of `line`.
 pub fn command(line: &str, paths: &[&Path]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dino-host"));
     command.args(words(line, paths)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -71,7 +77,7 @@ pub fn succeeds(line: &str, paths: &[&Path]) -> String {
     done.out
 }
 
-/// Runs the program, which must refuse: exit code 2, nothing on stdout, one line that says what and one that says what to do, last
+/// Runs the program, which must refuse: exit code 2, nothing on stdout, one line that states what and one that states what to do, last
 /// on stderr. Gives the two.
 #[track_caller]
 pub fn refuses(line: &str, paths: &[&Path]) -> String {
@@ -110,6 +116,7 @@ pub fn cifar() -> TempDir {
     folder(&[("train.bin", records(TRAIN, 1)), ("test.bin", records(TEST, 2))])
 }
 
+/// A folder with these files.
 pub fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, bytes) in files {
@@ -120,7 +127,7 @@ pub fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
     dir
 }
 
-/// A picture of a colored gradient, encoded.
+/// An image of a colored gradient, encoded.
 pub fn picture(format: image::ImageFormat, seed: u32) -> Vec<u8> {
     let image = image::RgbImage::from_fn(40 + seed % 7, 36, |x, y| {
         image::Rgb([(5 * x + 31 * seed) as u8, (7 * y) as u8, (x * y + seed) as u8])
@@ -147,7 +154,7 @@ pub fn log(run: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The same without what a clock says.
+/// The same without what a clock gives.
 pub fn log_without_clock(run: &Path) -> Vec<Value> {
     let mut rows = log(run);
     for row in rows.iter_mut().filter_map(Value::as_object_mut) {

@@ -164,7 +164,7 @@ mod unix {
             let step: u64 = header(&weights(&stopped))["__metadata__"]["step"].as_str().unwrap().parse().unwrap();
             assert_eq!(log(&stopped).last().unwrap()["step"].as_u64(), Some(step - 1));
         }
-        // Where the images lie may change; which they are may not.
+        // Where the images are stored may change; which they are may not.
         let moved = cifar();
         succeeds("train --resume --out {} --data {}", &[&stopped, moved.path()]);
         assert_same_run(&whole, &stopped);
@@ -178,7 +178,7 @@ fn a_resume_reads_its_configuration_from_the_run() {
     succeeds(&format!("train {TINY} --epochs 1 --data {{}} --out {{}}"), &[data.path(), &run]);
     let before = content(&run);
 
-    // Finished: that is said, and nothing is done or written. With more epochs it goes on.
+    // Finished: that is printed, and nothing is done or written. With more epochs it goes on.
     let done = dino("train --resume --out {}", &[&run]);
     assert_eq!(done.code, 0);
     assert!(content(&run) == before && !done.err.contains("bits may differ"), "{}", done.err);
@@ -204,7 +204,7 @@ fn a_resume_reads_its_configuration_from_the_run() {
         &["does not hold the images", "(72 then, 72 now)", "--accept-changed-data"],
     );
     assert!(content(&run) == before, "a refusal must not touch the run");
-    // Other hardware or libraries sum in another order: that is said, and only once.
+    // Other hardware or libraries sum in another order: that is printed, and only once.
     let manifest = std::fs::read_to_string(run.join("run.json")).unwrap();
     let began = manifest.replace("\"arithmetic\": \"CPU, ", "\"arithmetic\": \"CPU, abacus and ");
     assert_ne!(began, manifest);

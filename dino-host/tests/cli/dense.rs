@@ -65,7 +65,7 @@ fn a_video_is_followed_judged_and_drawn() {
     let of = |table: &Value, i: usize| table["sequences"][i]["score"].clone();
     assert_eq!((&random["which"], &kept["which"]), (&"random".into(), &"first mask kept".into()));
     assert!(of(random, 0).is_null() && of(random, 1)["jf"].is_f64());
-    // Frames 1 to 4 are judged; the square moves by 4 of 24 columns a frame: J of the kept mask (24 - 4 i) / (24 + 4 i).
+    // Frames 1 to 4 are scored; the square moves by 4 of 24 columns a frame: J of the kept mask (24 - 4 i) / (24 + 4 i).
     assert_eq!(found["judged_frames"], serde_json::json!([0, 4]));
     let by_hand = (1..5).map(|i| (24.0 - 4.0 * i as f64) / (24.0 + 4.0 * i as f64)).sum::<f64>() / 4.0;
     assert!((of(kept, 1)["j"][0].as_f64().unwrap() - by_hand).abs() < 1e-12, "{found}");
@@ -129,7 +129,7 @@ fn wrong_videos_are_named() {
     fs::write(&mask, b"nothing").unwrap();
     says("", &["moving/00002.png"]);
     fs::remove_file(&mask).unwrap();
-    // Without it the frame is followed, not judged.
+    // Without it the frame is followed, not scored.
     let found = json(&format!("eval video {RANDOM} --data {{}} --size 48 --json"), &[davis.path()]);
     assert_eq!(found["judged_frames"][1], 3);
     // A first mask with no object, and one frame alone.
@@ -157,7 +157,7 @@ fn attention_is_judged_by_any_masks() {
     let j = &all["networks"][0]["jaccard"];
     assert_eq!(j["heads"].as_array().unwrap().len(), 2);
     assert!(j["best"].as_f64() >= j["mean_best_head"].as_f64() && j["best"].as_f64().unwrap() > 0.0, "{all}");
-    // All patches: the object's share of the picture, 24 x 24 of 80 x 48, whatever the weights.
+    // All patches: the object's share of the image, 24 x 24 of 80 x 48, whatever the weights.
     let whole = json(&format!("{line} --keep 1"), &paths);
     let share = (24.0 * 24.0) / (80.0 * 48.0);
     assert!((whole["networks"][0]["jaccard"]["best"].as_f64().unwrap() - share).abs() < 1e-12, "{whole}");
@@ -311,7 +311,7 @@ fn large(x: u32) -> (Vec<u8>, Vec<u8>) {
     (encoded(image, Jpeg), encoded(mask, Png))
 }
 
-/// Masks, frames and boxes belong to pictures of their full size.
+/// Masks, frames and boxes belong to images of their full size.
 #[test]
 fn fast_decoding_is_not_for_dense_evaluations() {
     let mut files = Vec::new();
@@ -326,7 +326,7 @@ fn fast_decoding_is_not_for_dense_evaluations() {
     let (images, masks) = (davis.path().join("JPEGImages/a"), davis.path().join("Annotations/a"));
     let line = format!("eval attention {RANDOM} --size 48 --json --images {{}} --masks {{}}");
     assert_eq!(json(&line, &[&images, &masks]), json(&format!("{line} --fast-decode"), &[&images, &masks]));
-    // The box lies in the right half, which half a picture does not have.
+    // The box is in the right half, which half an image does not have.
     let truth = davis.path().join("gnd.json");
     let bbx = [100.0, 0.0, 160.0, 96.0];
     let gnd = serde_json::json!({
@@ -335,7 +335,7 @@ fn fast_decoding_is_not_for_dense_evaluations() {
     fs::write(&truth, gnd.to_string()).unwrap();
     let line = format!("eval retrieval {RANDOM} --json --ground-truth {{}} --data {{}}");
     assert_eq!(json(&line, &[&truth, &images]), json(&format!("{line} --fast-decode"), &[&truth, &images]));
-    // Nor does one that is turned upright: the box is in the pixels of the file, 160 x 96.
+    // Nor does one that is rotated upright: the box is in the pixels of the file, 160 x 96.
     let jpeg = fs::read(images.join("0.jpg")).unwrap();
     // EXIF, little-endian, with one entry: orientation (0x112), a short, 6.
     let exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";

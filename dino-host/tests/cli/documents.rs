@@ -2,8 +2,8 @@
 //!
 //! Of a document the fenced blocks are taken in their order, in a folder of its own. A block in `sh` is commands, one a line; a block in
 //! `toml` is the file that [`PLACES`] calls `FILE.toml`; a block in `text` is what a program prints. Any other block is an error, and so
-//! is a line that is neither run nor named in [`NOT_RUN`]. The words of [`PLACES`] stand for small made data, and [`TINY`] makes the
-//! work small. Flags and links in the prose are looked at as well.
+//! is a line that is neither run nor named in [`NOT_RUN`]. The names of [`PLACES`] are written for small made data, and [`TINY`] makes the
+//! work small. Flags and links in the prose are checked as well.
 
 use crate::common::*;
 use clap::{CommandFactory, Parser};
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 #[path = "../../benches/flags.rs"]
 mod flags;
 
-/// What stands in commands for something of the reader's, and what it is here.
+/// What is written in commands for something of the reader's, and what it is here.
 const PLACES: &[(&str, &str)] = &[
     ("PATH", "a folder with `train` and `val`, three classes, images of 40 pixels"),
     ("RUN", "the folder of the last run that the document has trained; before that, of one that is finished"),
@@ -165,7 +165,7 @@ fn blocks(text: &str) -> (Vec<Block>, String) {
     (found, prose)
 }
 
-/// The words of a line of `sh`, comment and single quotes taken away.
+/// The arguments of a line of `sh`, comment and single quotes taken away.
 fn shell(line: &str) -> Vec<String> {
     let code = if line.starts_with('#') { "" } else { line.split(" #").next().unwrap_or("") };
     code.split_whitespace().map(|word| word.trim_matches('\'').to_string()).collect()
@@ -217,7 +217,7 @@ impl Desk {
         self.run.clone().unwrap()
     }
 
-    /// What a word of a command is here.
+    /// What an argument of a command is here.
     fn place(&mut self, word: &str) -> String {
         let fixed: HashMap<&str, &str> = HashMap::from([
             ("PATH", "data"),
@@ -258,7 +258,7 @@ impl Desk {
         }
         let tiny = TINY.iter().filter(|(of, _)| command == *of || command.starts_with(&format!("{of} ")));
         tiny.for_each(|(_, flags)| set(&mut words, flags));
-        let sized = (command == "attend", "24"); // these have a size of their own only where a line says it
+        let sized = (command == "attend", "24"); // these have a size of their own only where a line gives it
         for (asked, size) in [sized, (command.starts_with("eval retrieval"), "32")] {
             if asked && has(&words, "--size") {
                 set(&mut words, &format!("--size {size}"));
@@ -394,7 +394,7 @@ documents! {
     commands_of_weights "docs/weights.md"
 }
 
-/// The words that begin with two dashes.
+/// The arguments that begin with two dashes.
 fn flags_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'));
     let flag = |w: &&str| w.starts_with("--") && w[2..].starts_with(|c: char| c.is_ascii_lowercase());
@@ -432,7 +432,7 @@ fn links_lead_somewhere() {
     }
 }
 
-/// What is said to stand for something does so somewhere, and the test's own words are those of the documents.
+/// What is listed as a place occurs somewhere, and the test's own names are those of the documents.
 #[test]
 fn every_place_is_used() {
     let all: String = documents().iter().map(|d| fs::read_to_string(root().join(d)).unwrap()).collect();

@@ -1,4 +1,4 @@
-//! The commands that draw: attention, films, principal components, neighbors.
+//! The commands that draw: attention, videos, principal components, neighbors.
 
 use crate::common::*;
 use image::ImageFormat::{Jpeg, Png};
@@ -33,7 +33,7 @@ fn rgb(path: &Path) -> image::RgbImage {
     image::open(path).unwrap().into_rgb8()
 }
 
-/// A picture of one color.
+/// An image of one color.
 fn constant(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::RgbImage::from_pixel(width, height, image::Rgb([90, 120, 30])).write_to(&mut bytes, Png).unwrap();
@@ -80,7 +80,7 @@ fn several_images_get_a_folder_each_and_bad_ones_a_warning() {
     refuses_saying(line, &[&file, &empty.path().join("gone.png"), out.path()], &["gone.png"]);
 }
 
-/// A run with fast decoding: its pictures are decoded whole all the same where they are drawn larger than its crops.
+/// A run with fast decoding: its images are decoded at full size all the same where they are drawn larger than its crops.
 #[test]
 fn fast_decoding_is_not_for_larger_sizes() {
     let picture = image::RgbImage::from_fn(800, 600, |x, y| image::Rgb([(x * y / 7) as u8, (x / 2) as u8, y as u8]));
@@ -105,7 +105,7 @@ fn fast_decoding_is_not_for_larger_sizes() {
     }
 }
 
-/// Every line of the tables has as many fields as its first, whatever pictures and classes are called.
+/// Every line of the tables has as many fields as its first, whatever images and classes are called.
 #[cfg(unix)]
 #[test]
 fn names_do_not_break_tables() {
@@ -291,12 +291,12 @@ for last; do :; done
     let [w, h]: [usize; 2] = size.split('x').map(|n| n.parse().unwrap()).collect::<Vec<_>>().try_into().unwrap();
     let raw = fs::read(out.path().join("attention.mp4")).unwrap();
     assert_eq!((raw.len(), names(out.path()).len()), (4 * 3 * w * h, 2));
-    // The same frames as the exact film's.
+    // The same frames as the exact video's.
     let exact = tempfile::tempdir().unwrap();
     succeeds(&format!("{FILM} --animate apng"), &[&file, data.path(), exact.path()]);
     assert!(raw[..3 * w * h] == **rgb(&exact.path().join("attention.png")).as_raw());
 
-    // One that fails, at the end or at once, says why, and leaves nothing.
+    // One that fails, at the end or at once, reports why, and leaves nothing.
     let out = tempfile::tempdir().unwrap();
     for script in ["/bin/cat > /dev/null", ":"] {
         let fake =
@@ -334,7 +334,7 @@ fn principal_components_mean_the_same_in_all_images_of_a_call() {
     assert!((ratio.iter().map(|r| r.as_f64().unwrap()).sum::<f64>() - 1.0).abs() < 1e-9);
     assert!(names(out.path()).contains(&"sheet-000.png".into()));
 
-    // The foreground: as many white patches as are said, the others black in both pictures.
+    // The foreground: as many white patches as are stated, the others black in both figures.
     let front = tempfile::tempdir().unwrap();
     let line = "pca --checkpoint {} --image {} --out {} --size 40 --foreground --block 1 --threads";
     succeeds(&format!("{line} 1"), &[&file, &b, front.path()]);
@@ -437,7 +437,7 @@ fn neighbours_of_unlabelled_images_leave_the_query_out() {
             assert!((row["neighbours"][0]["similarity"].as_f64().unwrap() - 1.0).abs() < 1e-6);
         }
     }
-    // Pictures from elsewhere as queries.
+    // Images from elsewhere as queries.
     let other = folder(&[("x.png", picture(Png, 7)), ("dot.png", constant(1, 1))]);
     let line = "neighbours --checkpoint {} --data {} --image {} --out {} --k 2 --json";
     let text = succeeds(line, &[&file, data.path(), other.path(), out.path()]);

@@ -1,6 +1,6 @@
-//! The programs of `examples/`, run: each prints what its header says it prints, but for numbers.
+//! The programs of `examples/`, run: each prints what its header states, but for numbers.
 //!
-//! `cargo test` builds them before the tests run; `cargo test --test cli` alone does not, and what is not there is skipped aloud.
+//! `cargo test` builds them before the tests run; `cargo test --test cli` alone does not, and what is not there is skipped with a message.
 
 use crate::common::*;
 use crate::documents::Inputs;
@@ -22,7 +22,7 @@ fn program(name: &str) -> Option<PathBuf> {
     found.exists().then_some(found)
 }
 
-/// The lines that a header says the program prints.
+/// The lines that a header states that the program prints.
 fn expected(source: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join("examples").join(source)).unwrap();
     let lines = text.lines().map(|line| line.strip_prefix("//!").unwrap_or(line));

@@ -84,7 +84,7 @@ fn a_memory_limit_chooses_the_split_and_a_resume_keeps_it() {
     };
     let within = |bytes: u64| plan(&format!("--batch 12 --mem-limit {bytes}B"))["memory_total"].as_u64().unwrap();
     assert_eq!(within(total("12")), total("12"));
-    // Two passes of six images at once, not two of twelve in turns; 5 would fit and does not divide 12.
+    // Two passes of six images at once, not two of twelve one after another; 5 would fit and does not divide 12.
     assert_eq!(within(total("12") - 1), total("6"));
     assert_eq!(within(total("6") - 1), total("4"));
     assert_eq!(within(total("1") - 1), total("1 --stream-crops"));
@@ -197,7 +197,7 @@ fn a_run_leaves_its_manifest_log_and_weights() {
     assert_eq!(teacher["cls_token"]["shape"], serde_json::json!([1, 1, 24]));
 }
 
-/// Class folders of `n` pictures each, every other one a JPEG under a PNG's or its own name.
+/// Class folders of `n` images each, every other one a JPEG under a PNG's or its own name.
 fn class_folders(n: u32) -> tempfile::TempDir {
     let mut files = Vec::new();
     for class in ["cat", "dog"] {

@@ -1,4 +1,4 @@
-//! What is wrong is said in one line with a hint, exit code 2, and nothing half-written is left.
+//! What is wrong is reported in one line with a hint, exit code 2, and nothing half-written is left.
 
 use crate::common::*;
 use serde_json::{Value, json};
@@ -73,7 +73,7 @@ fn values_that_make_no_sense() {
         ("--local-crops-number 18446744073709551615", "memory"),
         ("--global-size 10000000000", "memory"),
     ] {
-        // What is said last wins nothing: a flag is given once, so the tiny ones it replaces are taken out.
+        // What is given last wins nothing: a flag is given once, so the tiny ones it replaces are taken out.
         let named: Vec<&str> = flags.split(' ').filter(|w| w.starts_with("--")).collect();
         let mut kept: Vec<&str> = Vec::new();
         let tiny: Vec<&str> = TINY.split_whitespace().collect();
@@ -120,7 +120,7 @@ fn data_that_is_not_there_or_not_whole() {
     assert!(!out.exists());
 }
 
-/// Which picture is bad shows only when it is decoded, in the middle of a run: the run stays whole.
+/// Which image is unreadable shows only when it is decoded, in the middle of a run: the run stays intact.
 #[test]
 fn a_damaged_picture_is_named() {
     let data = folder(&[]);
@@ -137,7 +137,7 @@ fn a_damaged_picture_is_named() {
         &["07.png"],
     );
     fs::write(&path, good).unwrap();
-    // The file has another size now, as the run's fingerprint says.
+    // The file has another size now, as the run's fingerprint states.
     refuses_saying("train --resume --out {}", &[&out], &["does not hold the images", "--accept-changed-data"]);
     succeeds("train --resume --accept-changed-data --out {}", &[&out]);
 }
@@ -267,7 +267,7 @@ fn hostile_checkpoints() {
         assert!(content(&run) == before, "{name}: a refusal must not touch the run");
     }
     refuses_saying("eval knn --checkpoint {} --data {}", &[dir.path(), data.path()], &["cannot read the checkpoint"]);
-    // Without metadata it is no run, and weights like another program's, which do not say everything.
+    // Without metadata it is no run, and weights like another program's, which do not state everything.
     fs::write(&file, with_header(&good, |h| h["__metadata__"] = json!({}))).unwrap();
     refuses_saying("train --resume --out {}", &[&run], &["config"]);
     refuses_saying("eval knn --checkpoint {} --data {}", &[&file, data.path()], &["attention heads", "--heads"]);
@@ -287,7 +287,7 @@ fn hostile_checkpoints() {
         assert!(!sheets.exists());
     }
     refuses_saying("eval knn --small --checkpoint {} --data {}", &[&file, data.path()], &["not made with --small"]);
-    // What the run has, how files are read and what is the probe's own may be said.
+    // What the run has, how files are read and what is the probe's own may be given.
     succeeds("eval knn --global-size 40 --ignore-exif --checkpoint {} --data {}", &[&file, data.path()]);
     for line in ["eval linear --seed 5 --epochs 2 --batch 16 --lr 0.01", "eval logistic --seed 5 --iterations 2"] {
         succeeds(&format!("{line} --checkpoint {{}} --data {{}}"), &[&file, data.path()]);

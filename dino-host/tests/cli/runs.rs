@@ -23,7 +23,7 @@ fn rows(run: &Path, kind: &str) -> Vec<Value> {
     log(run).into_iter().filter(|row| row["kind"] == kind).collect()
 }
 
-/// A case of the field's: 400 gray pictures.
+/// A case of the field's: 400 gray images.
 fn idx() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/training/idx")
 }
@@ -114,7 +114,7 @@ fn how_often_is_judged_and_saved_changes_no_weight() {
     assert!(pieces.join("checkpoint0001.safetensors").exists());
 }
 
-/// Stopped for time again and again, also where an epoch's steps are done and it is not judged yet, a run ends as one that had time.
+/// Stopped for time again and again, also where an epoch's steps are done and it is not evaluated yet, a run ends as one that had time.
 #[test]
 fn a_run_in_many_short_times_is_the_same_run() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
@@ -127,7 +127,7 @@ fn a_run_in_many_short_times_is_the_same_run() {
         code = dino("train --resume --time-limit 1ms --out {}", &[&pieces]).code;
         sittings += 1;
     }
-    // A step each, and the last epoch is judged in a sitting of its own.
+    // A step each, and the last epoch is evaluated in a start of its own.
     assert_eq!((code, sittings), (0, 2 * STEPS + 1));
     for file in
         ["checkpoint.safetensors", "teacher.safetensors", "checkpoint0000.safetensors", "checkpoint0001.safetensors"]
@@ -159,7 +159,7 @@ fn an_end_that_lies_behind_is_refused() {
     assert_eq!(recorded(&run, "step"), 150);
 }
 
-/// Class folders of pictures, `count` of them in the train part, and what a run over them is.
+/// Class folders of images, `count` of them in the train part, and what a run over them is.
 fn pictures(count: u32) -> tempfile::TempDir {
     let mut files = Vec::new();
     for i in 0..count + 8 {
@@ -179,7 +179,7 @@ fn a_changed_set_is_accepted_and_recorded() {
     assert_eq!(dino("train --resume --time-limit 1ms --out {}", &[&run]).code, 130);
     let began = manifest(&run)["train"].clone();
 
-    // A picture less: as many steps in an epoch as before.
+    // An image less: as many steps in an epoch as before.
     fs::remove_file(data.path().join("train/1/33.png")).unwrap();
     let before = content(&run);
     refuses_saying("train --resume --out {}", &[&run], &["(35 then, 34 now)", "--accept-changed-data"]);

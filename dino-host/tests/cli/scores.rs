@@ -1,4 +1,4 @@
-//! What evaluations count, on cases where it is known: few neighbors, extreme temperatures, pictures of several sizes, hostile sets.
+//! What evaluations count, on cases where it is known: few neighbors, extreme temperatures, images of several sizes, hostile sets.
 
 use crate::common::*;
 use image::ImageFormat::Png;
@@ -66,7 +66,7 @@ fn gradient(width: u32, height: u32, seed: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Two classes in class folders, `size` of picture i.
+/// Two classes in class folders, `size` of image i.
 fn pictures(size: impl Fn(u32) -> (u32, u32)) -> tempfile::TempDir {
     let files: Vec<(String, Vec<u8>)> = (0..16)
         .map(|i| {
@@ -86,7 +86,7 @@ fn one_rule_makes_the_views_of_all_pictures_and_is_said_and_recorded() {
         found["eval_view"].as_str().unwrap().to_string()
     };
     let (same, large) = (pictures(|_| (32, 32)), pictures(|_| (48, 40)));
-    // The first picture has the crops' size and the others have not, and the other way round.
+    // The first image has the crops' size and the others have not, and the other way round.
     let [first, rest] = [0, 1].map(|k| pictures(move |i| if (i == 0) == (k == 0) { (32, 32) } else { (48, 40) }));
     assert_eq!(rule("", same.path()), "whole");
     assert_eq!(rule("", large.path()), "resize-crop");
@@ -96,7 +96,7 @@ fn one_rule_makes_the_views_of_all_pictures_and_is_said_and_recorded() {
     assert_eq!(rule("--eval-view whole", rest.path()), "whole");
     refuses_saying("eval knn --eval-view crop --data {}", &[same.path()], &["--eval-view", "resize-crop or whole"]);
 
-    // A run decides it by its training images, and what it made says so ever after, whatever set is evaluated.
+    // A run decides it by its training images, and what it made states so ever after, whatever set is evaluated.
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str, flags: &str, data: &Path| {
         let out = dir.path().join(name);
@@ -116,7 +116,7 @@ fn one_rule_makes_the_views_of_all_pictures_and_is_said_and_recorded() {
             assert_eq!(json(line, &[weights, data.path()])["eval_view"], want);
         }
     }
-    // Weights that are older than the key: the set says it, once, and aloud.
+    // Weights that are older than the key: the set decides it, and that is printed once.
     let bytes = std::fs::read(&whole).unwrap();
     let old = with_header(&bytes, |header| {
         let mut config: Value = serde_json::from_str(header["__metadata__"]["config"].as_str().unwrap()).unwrap();
@@ -128,7 +128,7 @@ fn one_rule_makes_the_views_of_all_pictures_and_is_said_and_recorded() {
     let done = dino("eval knn --k 1 --leave-one-out --checkpoint {} --data {}", &[&path, same.path()]);
     assert!(done.out.contains("images whole at 32 x 32 pixels"), "{}", done.out);
     assert_eq!(done.err.matches("do not say how pictures become evaluation views").count(), 1, "{}", done.err);
-    // Of pictures of one size nothing has changed.
+    // Of images of one size nothing has changed.
     let line = "eval knn --k 1,3 --leave-one-out --checkpoint {} --data {}";
     for data in [&same, &large] {
         let asked = ["whole", "resize-crop"][(data.path() == large.path()) as usize];
@@ -198,7 +198,7 @@ fn a_run_scores_as_many_images_as_asked_for() {
     }
 }
 
-/// Pictures that say nothing, classes of one image, classes that are in one part only, one query: a number or a line, never a NaN.
+/// Images that tell nothing, classes of one image, classes that are in one part only, one query: a number or a line, never a NaN.
 #[test]
 fn hostile_sets_give_numbers_or_a_line() {
     let set = |parts: &[(&str, u32)], pixel: fn(u32) -> u8| {

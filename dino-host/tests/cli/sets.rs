@@ -1,4 +1,4 @@
-//! Data sets as they come, through the whole program.
+//! Data sets as they come, through the full program.
 
 use crate::common::*;
 use std::path::{Path, PathBuf};

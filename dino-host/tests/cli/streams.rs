@@ -55,7 +55,7 @@ fn results_that_cannot_be_written_are_an_error() {
         let (code, _, err) = closed(line, child, true, 0);
         assert_eq!(code, 0, "{line}: {err}");
     }
-    // Nobody hears why, but the code tells.
+    // Nobody reads why, but the exit code tells.
     assert_eq!(with(knn, &[data.path()], full().into(), full().into()).0, 2);
     assert_eq!(with("plan --bogus", &[], Stdio::piped(), full().into()).0, 2);
 }
@@ -67,7 +67,7 @@ fn left(run: &Path) -> (Vec<u8>, impl Fn(&str) -> usize) {
     (fs::read(run.join("checkpoint.safetensors")).unwrap(), count)
 }
 
-/// What `convert` says of the weights, and what `check` finds.
+/// What `convert` prints of the weights, and what `check` finds.
 #[test]
 fn other_results_that_cannot_be_written_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
@@ -109,7 +109,7 @@ fn a_run_goes_on_without_anybody_to_tell() {
         assert_eq!(code, 0);
         check(&run, 1);
     }
-    // What was noted stays so when the run goes on where somebody listens.
+    // What was noted stays so when the run goes on with a reader.
     succeeds("train --resume --epochs 4 --out {}", &[&run]);
     let (_, count) = left(&run);
     assert_eq!((count("epoch"), count("messages_lost")), (4, 1));
@@ -158,7 +158,7 @@ fn a_log_that_cannot_be_written_costs_no_step() {
     let text = fs::read_to_string(run.join("log.jsonl")).unwrap();
     let rows = text.lines().filter(|row| row.contains("\"kind\":\"step\"") && row.ends_with('}')).count();
     assert!(rows + 1 == saved || rows == saved, "{rows} rows, step {saved}");
-    // With room again it ends as a run that always had room.
+    // With space again it ends as a run that always had it.
     succeeds("train --resume --out {}", &[&run]);
     let weights = |run: &Path| fs::read(run.join("checkpoint.safetensors")).unwrap();
     assert!(weights(&run) == weights(&whole));

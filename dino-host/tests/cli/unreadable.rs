@@ -96,13 +96,13 @@ fn strict_stops_at_the_first_bad_file_and_keeps_what_was_learnt() {
     refuses("eval knn --strict --which pixels --k 5 --data {}", &[data.path()]);
 }
 
-/// The step that a run's checkpoint says it stands at.
+/// The step that a run's checkpoint states.
 fn saved_step(run: &Path) -> usize {
     let checkpoint = header(&fs::read(run.join("checkpoint.safetensors")).unwrap());
     checkpoint["__metadata__"]["step"].as_str().unwrap().parse().unwrap()
 }
 
-/// The bad file is first met when the first epoch is judged: that epoch must not be lost.
+/// The bad file is first met when the first epoch is evaluated: that epoch must not be lost.
 #[test]
 fn strict_stops_at_a_bad_test_file_and_keeps_the_epoch() {
     let (data, out) = (mixed(), tempfile::tempdir().unwrap());
@@ -210,7 +210,7 @@ fn contact_sheets_show_the_crops_of_a_run() {
     assert_eq!(index.lines().count(), 11, "{index}");
     assert!(!bad().iter().any(|(name, _)| index.contains(name.split_once('/').unwrap().1)), "{index}");
     let pictures = ["sheet-000.png", "sheet-001.png"].map(|name| image::open(sheets.join(name)).unwrap().into_rgb8());
-    // Crops of 40 pixels are drawn four times as large: eight rows on the first sheet, two on the second.
+    // Crops of 40 pixels are drawn four times as large: eight rows on the first contact sheet, two on the second.
     assert_eq!(pictures.each_ref().map(|p| p.height()), [8 * 160 + 7 * 4, 2 * 160 + 4]);
     assert!(pictures[0].pixels().any(|p| p.0[0] != p.0[1]), "no colour");
     assert_eq!(dino(line, &[data.path(), &again]).code, 0);
@@ -219,7 +219,7 @@ fn contact_sheets_show_the_crops_of_a_run() {
     refuses_saying("crops --strict --small --images 72 --data {} --out {}", &[data.path(), &sheets], &["train/"]);
 }
 
-/// Four channels as RGBA pictures; a fifth of the files have three.
+/// Four channels as RGBA images; a fifth of the files have three.
 #[test]
 fn any_number_of_channels_is_trained_on_and_shown() {
     let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -309,7 +309,7 @@ fn features_are_written_for_every_image_that_can_be_read() {
     assert!(!to.join("features.npy").exists() && !to.join("features.part").exists());
 }
 
-/// Pictures of 12 bits in 16: what `--white auto` finds is recorded, and a resume and an evaluation go by it.
+/// Images of 12 bits in 16: what `--white auto` finds is recorded, and a resume and an evaluation go by it.
 #[test]
 fn white_is_found_recorded_and_kept() {
     let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -334,7 +334,7 @@ fn white_is_found_recorded_and_kept() {
     assert!(said.contains("--white auto is 4000") && !said.contains("levels"), "{said}");
     let (white, ..) = run("number", "--white 4095");
     assert_eq!(white, 4095);
-    // The flag of the first start may stand in the second's command line.
+    // The flag of the first start may be in the second's command line.
     let line = format!("train {TINY} --epochs 2 --white auto --resume --data {{}} --out {{}}");
     succeeds(&line, &[data.path(), &found]);
     refuses_saying(

@@ -106,7 +106,7 @@ fn a_length_that_fits_both_is_cifar_10_unless_something_says_otherwise() {
     assert_eq!(count(dir.path()), 3073);
     let dir = folder(&[("cifar-100-binary/train.bin", bytes.clone())]);
     assert_eq!((count(dir.path()), count(&dir.path().join("cifar-100-binary"))), (3073, 3073));
-    // What does not fit says what it was taken for, and why.
+    // What does not fit is reported with what it was taken for, and why.
     let mut bad = bytes;
     bad[0] = 77;
     let dir = folder(&[("train.bin", bad)]);

@@ -76,7 +76,7 @@ fn imagenet_as_it_unpacks() {
         assert_eq!(named(&*splits.test), right, "{list}");
         says(&splits, &["the labels of", list.rsplit('/').next().unwrap()]);
     }
-    // Kaggle's list lies above all the folders.
+    // Kaggle's list is above all the folders.
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "LOC_val_solution.csv", solution.as_bytes());
     let deep = dir.path().join("ILSVRC/Data/CLS-LOC");
@@ -84,7 +84,7 @@ fn imagenet_as_it_unpacks() {
     fs::rename(flat().keep(), &deep).unwrap();
     assert_eq!(named(&*open(&deep).unwrap().test), right);
 
-    // What cannot be made sense of is said.
+    // What cannot be made sense of is reported.
     let dir = flat();
     put(dir.path(), "ILSVRC2012_validation_ground_truth.txt", b"490\n361\n171\n");
     let splits = open(dir.path()).unwrap();
@@ -164,7 +164,7 @@ fn labels_by_a_list_beside_the_pictures() {
         assert!(splits.train.classes().is_empty(), "{text}");
         says(&splits, &[list, why]);
     }
-    // Kaggle's way: ids, a part without labels, lists that have nothing to say.
+    // Kaggle's way: ids, a part without labels, lists that have nothing to tell.
     let dir = pictures(&["train/0a.jpg", "train/1b.jpg", "train/2c.jpg", "test/3d.jpg"]);
     put(dir.path(), "train.csv", b"id,breed\n0a,pug\n1b,lab\n2c,pug\n");
     put(dir.path(), "sample_submission.csv", b"id,lab,pug\n3d,0.5,0.5\n");
@@ -322,7 +322,7 @@ fn the_held_out_tenth_says_which_classes_it_misses() {
     let missed: Vec<&str> = ["ant", "bee", "cat"].into_iter().filter(|c| !held.contains(*c)).collect();
     assert!(!missed.is_empty(), "{held:?}");
     says(&splits, &["held-out tenth", &format!("no image of {} of 3 classes ({})", missed.len(), missed.join(", "))]);
-    // Nothing to say of a set that is large enough.
+    // Nothing is printed of a set that is large enough.
     let names: Vec<String> = (0..300).map(|i| format!("{}/{i}.png", ["ant", "bee"][i % 2])).collect();
     let dir = tempfile::tempdir().unwrap();
     names.iter().enumerate().for_each(|(i, n)| put(dir.path(), n, &[png(i as u8), vec![0; i]].concat()));

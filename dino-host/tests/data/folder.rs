@@ -31,7 +31,7 @@ fn class_folders_with_a_test_part() {
     assert_eq!((red.width, red.height, red.pixels), (4, 3, [1, 0, 0].repeat(12)));
     assert_eq!(train.image(3).unwrap().width, 40);
 
-    // A class that the training part does not have cannot be judged.
+    // A class that the training part does not have cannot be scored.
     put(dir.path(), "val/bird/new.png", &png(0));
     let splits = open(dir.path()).unwrap();
     assert_eq!(names(&*splits.test), ["cat/y.png", "dog/x.png"]);
@@ -111,7 +111,7 @@ fn links_are_followed_but_not_in_circles() {
     all.sort();
     assert_eq!(all, ["a/1.png", "b/2.png", "c/3.png", "c/link.png", "d/4.png", "d/deep/5.png"]);
 
-    // One bad image does not stop a run: it is a member, and says what is wrong when it is asked for.
+    // One unreadable image does not stop a run: it is a member, and reports what is wrong when it is asked for.
     symlink(at("gone.png"), at("b/gone.png")).unwrap();
     symlink("ring.png", at("b/ring.png")).unwrap();
     put(dir.path(), "b/empty.png", b"");

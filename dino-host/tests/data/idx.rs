@@ -152,12 +152,12 @@ fn emnist_is_turned_upright_and_says_so() {
     let plain = data::open(other.path(), how).unwrap();
     assert!(plain.notes.is_empty());
     assert_eq!(plain.train.image(1).unwrap().pixels, [6, 7, 8, 9, 10, 11]);
-    // A run on the pixels as they lay is not resumed with turned ones: the fingerprint is another one than that of before.
+    // A run on the pixels as they were stored is not resumed with transposed ones: the fingerprint is another one than that of before.
     assert_eq!(plain.train.fingerprint().len(), 16);
     assert_ne!(splits.train.fingerprint(), LYING);
 }
 
-/// The fingerprint of the turned images of the test above when they were not turned.
+/// The fingerprint of the images of the test above when they were not transposed.
 const LYING: &str = "c314b38fe832bd7c";
 
 #[test]

@@ -110,7 +110,7 @@ fn errors_name_the_line() {
     }
 }
 
-/// Tables that all say the same: 0.png and 2.png are `x`, 1.png and 3.png are `y`.
+/// Tables that all state the same: 0.png and 2.png are `x`, 1.png and 3.png are `y`.
 #[test]
 fn tables_as_people_have_them() {
     let wide = |text: &str| format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();

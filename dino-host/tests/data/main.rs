@@ -1,4 +1,4 @@
-//! Data sets on disk: formats told apart, labels, the held-out tenth, and what is said about files that are not right.
+//! Data sets on disk: formats told apart, labels, the held-out tenth, and what is reported of files that are not right.
 
 use std::fs;
 use std::path::Path;
@@ -113,7 +113,7 @@ fn says(splits: &Splits, words: &[&str]) {
     assert!(splits.notes.iter().any(said), "{words:?} are not said: {:?}", splits.notes);
 }
 
-/// The whole text of the error that opening gives; it must name the path that ends in `named`.
+/// The full text of the error that opening gives; it must name the path that ends in `named`.
 #[track_caller]
 fn refusal(path: &Path, named: &str) -> String {
     let text = open(path).expect_err("must not open").to_string();

@@ -1,4 +1,4 @@
-//! Image files: what decodes, to which pixels, and what is said of those that do not.
+//! Image files: what decodes, to which pixels, and what is reported of those that do not.
 
 use crate::*;
 use std::path::PathBuf;
@@ -103,7 +103,7 @@ fn pictures_from_the_field() {
     }
 }
 
-/// What is said of a file that is read through a data set, and its image.
+/// What is reported of a file that is read through a data set, and its image.
 fn with_remark(name: &str, bytes: &[u8]) -> (Option<Image>, Option<String>) {
     let dir = folder(&[(name, bytes.to_vec())]);
     let files = data::files::Files::open(&[dir.path().join(name)], Decode::default()).unwrap();
@@ -138,7 +138,7 @@ fn a_file_without_its_end_mark_is_used_and_said() {
             let error = decode_bytes(&path, &bytes[..cut], Decode::default()).expect_err(name).to_string();
             assert!(error.contains("cut short"), "{name} at {cut}: {error}");
         }
-        // What a download leaves that was given its room on the disk before.
+        // What a download leaves that was given its space on the disk before.
         let zeros = [&bytes[..end - 20], &[0; 4000]].concat();
         assert!(decode_bytes(&path, &zeros, Decode::default()).is_err(), "{name}: zeros are no data");
     }
@@ -176,7 +176,7 @@ fn sixteen_bits_have_a_white() {
         assert_eq!(at(bytes, u16::MAX, 1), [0, 0, 0, 8, 16, 233], "{what}");
         assert_eq!(at(bytes, 4095, 1), [0, 0, 1, 128, 255, 255], "{what}");
     }
-    // A head that names the greatest value says what is white, unless less is asked for.
+    // A head that names the greatest value states what is white, unless less is asked for.
     let told = [b"P5 3 2 4095\n".as_slice(), &big[..10], &[0, 9]].concat();
     assert_eq!(at(&told, u16::MAX, 1), [0, 0, 1, 128, 255, 1]);
     assert_eq!(at(&told, 4095, 1), [0, 0, 1, 128, 255, 1]);
@@ -414,7 +414,7 @@ fn a_fast_decode_is_a_smaller_one() {
             assert_eq!(small, full);
             continue;
         }
-        // Against the mean of the pixels that it stands for.
+        // Against the mean of the pixels that it replaces.
         let mut off = 0.0;
         for (y, x, c) in (0..300 / scale).flat_map(|y| (0..400 / scale).flat_map(move |x| [0, 1].map(|c| (y, x, c)))) {
             let square = (0..scale * scale).map(|i| (y * scale + i / scale) * 400 + x * scale + i % scale);
@@ -424,7 +424,7 @@ fn a_fast_decode_is_a_smaller_one() {
         off /= (400 / scale * (300 / scale) * 2) as f64;
         assert!(off < 1.5, "1/{scale}: {off}");
     }
-    // Turned, gray, CMYK, progressive, cut short.
+    // Rotated, gray, CMYK, progressive, cut short.
     let fast = |name: &str| dino_host::image::decode(&golden(name), Decode { fast: Some(6), ..Decode::default() });
     for name in ["turned6.jpg", "grey.jpg", "progressive.jpg"] {
         let image = fast(name).unwrap();

@@ -44,7 +44,7 @@ fn shard(from: u8, to: u8) -> Vec<u8> {
     tarred(&members)
 }
 
-/// Every image of the set is the one that its name says, and every name is there once.
+/// Every image of the set is the one that its name states, and every name is there once.
 #[track_caller]
 fn check(set: &dyn Dataset, images: usize) {
     assert_eq!(set.len(), images);
@@ -107,7 +107,7 @@ fn folders_of_shards_and_their_test_parts() {
     check(&*splits.train, 9);
     check(&*splits.test, 3);
     assert!(open(&below.path().join("train")).unwrap().held_out);
-    // Images go before shards: the archive that they came in may lie beside them.
+    // Images go before shards: the archive that they came in may be beside them.
     put(below.path(), "train/ant/1.png", &png(1));
     put(below.path(), "test/ant/2.png", &png(1));
     assert_eq!(open(below.path()).unwrap().train.len(), 1);
@@ -219,7 +219,7 @@ fn an_epoch_reads_every_image_once_and_nearly_in_order() {
             assert!(spread < sizes[shard] + 2 * Shards::BUFFER, "shard {shard}: {spread}");
         }
         if together == 2 {
-            // In any stretch of a buffer there are few shards.
+            // In any range of a buffer there are few shards.
             let seen = order.windows(50).map(|w| w.iter().map(|&i| shard_of(i)).collect::<HashSet<_>>().len()).max();
             assert!(seen.unwrap() <= 4, "{seen:?}");
         }
@@ -227,7 +227,7 @@ fn an_epoch_reads_every_image_once_and_nearly_in_order() {
     // Fixed for all time: a run that is resumed with a later build must go on in the same order.
     let fixed = Shards { starts: vec![0, 3, 4, 6, 9], together: 2 };
     assert_eq!(fixed.order(7, 1), [2, 0, 4, 5, 1, 8, 3, 7, 6]);
-    // A set that fits the buffer is shuffled as a whole: no image has a place of its own.
+    // A set that fits the buffer is shuffled all at once: no image has a place of its own.
     let small = Shards { starts: vec![0, 10, 20], together: usize::MAX };
     let firsts: HashSet<u32> = (0..400).map(|epoch| small.order(0, epoch)[0]).collect();
     assert_eq!(firsts.len(), 20);

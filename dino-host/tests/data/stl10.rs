@@ -4,7 +4,7 @@ use crate::*;
 
 const IMAGE: usize = 3 * 96 * 96;
 
-/// Images whose value at (channel, column, row), as it lies in the file, is a function of all of them and the image.
+/// Images whose value at (channel, column, row), as it is stored in the file, is a function of all of them and the image.
 fn images(n: usize) -> Vec<u8> {
     let value = |i: usize, c: usize, x: usize, y: usize| (40 * i + 80 * c + 3 * x + y) as u8;
     (0..n).flat_map(|i| (0..IMAGE).map(move |p| value(i, p / 9216, p / 96 % 96, p % 96))).collect()

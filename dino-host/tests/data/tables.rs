@@ -33,7 +33,7 @@ fn archives_of_arrays() {
     }
     let fingerprint = |name: &str| open(&table(name)).unwrap().train.fingerprint();
     assert_eq!(fingerprint("medmnist.npz"), fingerprint("packed.npz"));
-    // Names of their own, planes, labels that are whole numbers as floats.
+    // Names of their own, planes, labels that are integers as floats.
     let set = everything(&table("unnamed.npz"));
     let at = (0..5).find(|&i| set.name(i) == "arr_0/00003").unwrap();
     let image = set.image(at).unwrap();
@@ -119,7 +119,7 @@ fn arrays_that_are_no_pictures() {
     assert!(refusal(folder(&[("a.npy", claim)]).path(), "a.npy").contains("GiB"));
 }
 
-/// Every image of the table is the one that its row says.
+/// Every image of the table is the one that its row states.
 #[track_caller]
 fn check(set: &dyn Dataset, first: usize) {
     for i in 0..set.len() {
@@ -145,7 +145,7 @@ fn tables_of_hugging_face() {
         assert_eq!(order, (0..11).collect::<Vec<_>>());
         assert_ne!(splits.train.fingerprint(), splits.test.fingerprint());
     }
-    // A file by itself finds its test part; what else there is is said.
+    // A file by itself finds its test part; what else there is is printed.
     let splits = open(&table("hub/data/train-00000-of-00002.parquet")).unwrap();
     assert_eq!((splits.train.len(), splits.test.len(), splits.held_out), (7, 3, false));
     noted(&splits, &["not used, for one file was named", "train-00001-of-00002.parquet"]);

@@ -42,7 +42,7 @@ fn the_picture_with_the_plain_ending_is_the_samples() {
     assert!((0..6).all(|i| all.image(i).unwrap().pixels[0] > 200), "red, not blue");
     noted(&splits, &["6 pictures are not used", "s0.depth.png beside s0.jpg"]);
 
-    // A choice that remains is said, once for all samples.
+    // A choice that remains is printed, once for all samples.
     let views = |i: u8| {
         ["left.png", "right.png", "json"].map(|end| (format!("{i}.{end}"), if end == "json" { vec![] } else { png(i) }))
     };
@@ -75,7 +75,7 @@ fn dots_in_names_lose_no_picture() {
     for i in 0..2 {
         assert_eq!(set.label(i), Some(u32::from(set.image(i).unwrap().pixels[0])), "{}", set.name(i));
     }
-    // One name with dots alone is nothing to speak of.
+    // One name with dots alone is not reported.
     assert!(shard(pictures(&["a.b.png", "c.png"])).1.notes.is_empty());
 }
 
@@ -138,7 +138,7 @@ const END: [u8; 1024] = [0; 1024];
 
 #[test]
 fn sparse_files_are_passed_over_whole() {
-    // GNU's own: where its pieces lie takes a block more, and its name is in the header.
+    // GNU's own: where its chunks are stored takes a block more, and its name is in the header.
     let mut gnu = Header::new_gnu();
     gnu.set_entry_type(EntryType::GNUSparse);
     gnu.set_path("hole.png").unwrap();
@@ -150,7 +150,7 @@ fn sparse_files_are_passed_over_whole() {
     let (found, splits) = shard([block(gnu), vec![0; 512], padded(b"12345"), after.clone()].concat());
     assert_eq!(found, ["s/a.png"]);
     noted(&splits, &["1 member of a shard is a link, a device or a sparse file", "hole.png"]);
-    // PAX's: a plain file whose attributes say so.
+    // PAX's: a plain file whose attributes state so.
     let record = b"25 GNU.sparse.realsize=9\n";
     let pax = [block(header(EntryType::XHeader, "x", 25)), padded(record)].concat();
     let hole = [block(header(EntryType::Regular, "GNUSparseFile.0/hole.png", 5)), padded(b"12345")].concat();
@@ -238,7 +238,7 @@ fn parts_by_any_name_in_any_case() {
     );
     said(lengths(&["train.tar", "dev.tar", "extra.tar"], ""), 4, 2, &["taken for training", "extra.tar"]);
     said(lengths(&["Training/a.tar", "valid/a.tar", "test/a.tar"], ""), 2, 2, &["not used", "test/a.tar"]);
-    // A file by itself finds its test part, and what else there is is said.
+    // A file by itself finds its test part, and what else there is is printed.
     said(lengths(&["train.tar", "val.tar"], "train.tar"), 2, 2, &[]);
     said(lengths(&["train.tar", "Validation.tar", "test.tar", "other-val.tar"], "train.tar"), 2, 2, &["test.tar"]);
     let several = ["a-train-0.tar", "a-train-1.tar", "a-val-0.tar", "a-val-1.tar", "b-val-0.tar"];

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// As the goal of every comparison here.
 const CLOSE: f64 = 1e-5;
 
-/// `dense.json` in `$DINO_FIXTURES` where it lies there, else the committed one.
+/// `dense.json` in `$DINO_FIXTURES` where it is stored there, else the committed one.
 fn fixture() -> Value {
     let other = std::env::var_os("DINO_FIXTURES").map(|folder| PathBuf::from(folder).join("dense.json"));
     let golden = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/dense.json");

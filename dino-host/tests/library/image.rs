@@ -29,7 +29,7 @@ impl Fixtures {
         SafeTensors::deserialize(&self.bytes).unwrap()
     }
 
-    /// The names `{prefix}0{suffix}`, `{prefix}1{suffix}`, ... with what stands for the number.
+    /// The names `{prefix}0{suffix}`, `{prefix}1{suffix}`, ... with what is written for the number.
     fn numbered(&self, prefix: &str, suffix: &str) -> Vec<usize> {
         let mut found: Vec<usize> = self
             .tensors()
@@ -181,7 +181,7 @@ fn evaluation_views_follow_their_rule_whatever_the_image() {
     let mut out = vec![0.0; 3 * 32 * 32];
     augment::eval_view(&square, 32, EvalView::Whole, mean, std, &mut out);
     assert!(out == normalized(&square));
-    // The published rule looks at no size.
+    // The published rule reads no size.
     augment::eval_view(&square, 32, EvalView::ResizeCrop, mean, std, &mut out);
     assert!(out == normalized(&augment::resize_and_center(&square, 37, 32)));
     let oblong =

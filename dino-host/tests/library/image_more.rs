@@ -1,6 +1,6 @@
 //! The box filter and gray images against Pillow, rectangles against torchvision's, and any number of channels against one.
 //!
-//! `image_more.json` and `random_resized_crop.json` are read from `$DINO_FIXTURES` where they lie there, else from
+//! `image_more.json` and `random_resized_crop.json` are read from `$DINO_FIXTURES` where they are stored there, else from
 //! `tests/golden`, beside the scripts that make them.
 
 use dino_host::image::Image;

@@ -60,7 +60,7 @@ fn case(path: &Path, config: &Config, weights: &[f32], group: Group) {
     );
 }
 
-/// A Python with what the check needs, or a word on the screen.
+/// A Python with what the check needs, or a line on the screen.
 fn python() -> Option<PathBuf> {
     let Some(python) = std::env::var_os("DINO_PYTHON").map(PathBuf::from) else {
         println!("SKIPPED: what ONNX models compute: DINO_PYTHON names no Python");

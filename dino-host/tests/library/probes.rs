@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// `probes.safetensors` in `$DINO_FIXTURES` where it lies there, else the committed one.
+/// `probes.safetensors` in `$DINO_FIXTURES` where it is stored there, else the committed one.
 static FIXTURE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let other = std::env::var_os("DINO_FIXTURES").map(|folder| PathBuf::from(folder).join("probes.safetensors"));
     let golden = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/probes.safetensors");
@@ -123,7 +123,7 @@ fn the_optimum_is_that_of_scikit_learn() {
         let (weight, bias) = (f64s(&format!("logistic.weight{k}")), f64s(&format!("logistic.bias{k}")));
         let distance = fit.weight.iter().zip(&weight).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
         let elements = (fit.weight.len() + fit.bias.len()) as f64;
-        // The gradient at the stop, and what f32 products may have hidden of it.
+        // The gradient at the stop, and what f32 matmuls may have hidden of it.
         let bound = (fit.gradient + 1e-7) * elements.sqrt() / l2;
         assert!(distance <= bound, "l2 {l2}: weights off by {distance:e}, bound {bound:e}");
         // Biases are only fixed up to what all of them share; both start from zero, where their sum stays.

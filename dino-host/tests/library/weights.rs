@@ -14,7 +14,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/weights").join(name)
 }
 
-/// The set that parity is measured on: `weights` in `$DINO_FIXTURES` where it lies there, else the committed one.
+/// The set that parity is measured on: `weights` in `$DINO_FIXTURES` where it is stored there, else the committed one.
 fn measured(name: &str) -> PathBuf {
     let other = std::env::var_os("DINO_FIXTURES").map(|folder| PathBuf::from(folder).join("weights"));
     other.filter(|folder| folder.is_dir()).map_or_else(|| golden(name), |folder| folder.join(name))
@@ -32,7 +32,7 @@ fn size(pixels: &str) -> [usize; 3] {
     [shape[0], shape[2], shape[3]]
 }
 
-/// Of the measured set: only Hugging Face's configuration says how many there are.
+/// Of the measured set: only Hugging Face's configuration states how many there are.
 fn heads() -> Option<usize> {
     let config: Value = serde_json::from_slice(&fs::read(measured("hf/config.json")).unwrap()).unwrap();
     config["num_attention_heads"].as_u64().map(|n| n as usize)
@@ -58,7 +58,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// Every file with all digits, and its dialect.
+/// Every file with all digits, and its naming convention.
 const EXACT: [(&str, Naming); 8] = [
     ("official.pth", Naming::Official),
     ("legacy.pth", Naming::Official),
@@ -85,7 +85,7 @@ fn every_file_computes_what_its_program_did() {
         let (found, other) = (tokens(&w, "image"), tokens(&w, "wide"));
         assert!(distance(&found, &recorded(image)) < 1e-5, "{name}: {}", distance(&found, &recorded(image)));
         assert!(distance(&other, &recorded(wide)) < 1e-5, "{name}: {}", distance(&other, &recorded(wide)));
-        // The other rule and the other epsilon are other numbers: what is said aloud matters.
+        // The other rule and the other epsilon are other numbers: what is given explicitly matters.
         let foreign = if naming == Naming::Hf { "official.wide" } else { "hf.wide.1e-06" };
         assert!(distance(&other, &recorded(foreign)) > 1e-4, "{name}");
         let epsilon = if naming == Naming::Hf { "hf.image.1e-06" } else { "hf.image.1e-12" };
@@ -118,7 +118,7 @@ fn all_files_hold_the_same_bits() {
     }
 }
 
-/// A published checkpoint of a whole run: either network, its head, and nothing else.
+/// A published checkpoint of a full run: either network, its head, and nothing else.
 #[test]
 fn a_full_checkpoint_has_two_networks_with_heads() {
     let of = |network| load(&golden("full.pth"), &Options { network: Some(network), head: true, ..options() });
@@ -137,7 +137,7 @@ fn a_full_checkpoint_has_two_networks_with_heads() {
     assert!(alone.unwrap().strict().unwrap_err().to_string().contains("one network alone"));
 }
 
-/// From each dialect to each, through files: the same bits, and the same bytes whichever way they came.
+/// From each naming convention to each, through files: the same bits, and the same bytes whichever way they came.
 #[test]
 fn conversions_keep_every_bit() {
     let dir = tempfile::tempdir().unwrap();
@@ -150,7 +150,7 @@ fn conversions_keep_every_bit() {
         succeeds(&format!("convert {{}} --heads 2 --to {a} {{}}"), &[&golden("official.pth"), &one]);
         for (b, naming) in kinds {
             let two = dir.path().join(format!("{a}-{b}"));
-            // No --heads: the file says it.
+            // No --heads: the file states it.
             succeeds(&format!("convert {{}} --to {b} {{}}"), &[&one, &two]);
             let w = load(&two, &Options::default());
             assert!(w.heads_stated && w.config.heads == 2, "{a} to {b}");
@@ -400,7 +400,7 @@ fn runs_start_from_every_kind() {
         let manifest: Value = serde_json::from_slice(&fs::read(out.join("run.json")).unwrap()).unwrap();
         assert_eq!(manifest["init_from"]["file"], json!(file.display().to_string()));
     }
-    // A resumed run remembers; features and pictures come from published weights directly.
+    // A resumed run remembers; features and figures come from published weights directly.
     let out = dir.path().join("0");
     succeeds("train --resume --epochs 2 --out {} --data {}", &[&out, data.path()]);
     let manifest: Value = serde_json::from_slice(&fs::read(out.join("run.json")).unwrap()).unwrap();

@@ -5,7 +5,9 @@ use crate::mem::{Act, Stat, State, Weight};
 /// Weight and bias of a linear layer, or gain and bias of a layer norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Affine {
+    /// Weight (out, inp), or gain (C).
     pub w: Weight,
+    /// Bias (out), or (C).
     pub b: Weight,
 }
 
@@ -19,22 +21,28 @@ impl Affine {
 /// Mean and 1 / standard deviation of every row (rows), which a layer norm keeps for its backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormStats {
+    /// Mean of every row (rows).
     pub mean: Stat,
+    /// 1 / sqrt(variance + eps) of every row (rows).
     pub rstd: Stat,
 }
 
-/// The output of an attention, and the log-sum-exp of the scaled scores (rows, heads), which stands for the probabilities in its
-/// backward pass.
+/// The output of an attention, and the log-sum-exp of the scaled scores (rows, heads), from which its backward pass forms the
+/// probabilities again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attention {
+    /// The output (rows, C).
     pub y: Act,
+    /// Log-sum-exp of the scaled scores (rows, heads).
     pub lse: Stat,
 }
 
 /// One query row a crop, q (crops, C), and keys and values of all rows, kv (rows, 2C); or the gradients of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassQkv {
+    /// The class rows' queries (crops, C).
     pub q: Act,
+    /// Keys and values of all rows (rows, 2C).
     pub kv: Act,
 }
 
@@ -42,14 +50,18 @@ pub struct ClassQkv {
 /// are never materialized: logits are (z v^T) * scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prototypes {
+    /// Directions (K, bottleneck).
     pub v: Weight,
+    /// g / |v| (K).
     pub scale: Stat,
 }
 
 /// The student's side of the loss: l2-normalized bottleneck rows z (rows, bottleneck), and the prototypes that they are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StudentRows {
+    /// l2-normalized bottleneck rows (rows, bottleneck).
     pub z: Act,
+    /// The student's prototypes.
     pub prototypes: Prototypes,
 }
 
@@ -60,6 +72,7 @@ pub struct TargetRows {
     pub z: Act,
     /// Log-sum-exp of every row (rows, 2), as [`super::Update::teacher_lse`] writes it.
     pub lse: Stat,
+    /// The teacher's prototypes.
     pub prototypes: Prototypes,
     /// What is subtracted from the logits (K), by the rule of the targets: the center.
     pub offset: State,
@@ -80,6 +93,8 @@ pub struct LossSpans {
 /// entropy (2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sums {
+    /// The sum of the teacher's l2-normalized bottleneck rows (bottleneck).
     pub teacher: State,
+    /// The sums of loss and entropy over rows (2).
     pub losses: State,
 }

@@ -25,8 +25,11 @@ pub enum Use {
 /// One span that an op reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
+    /// The pool that the span indexes.
     pub pool: Pool,
+    /// The elements.
     pub span: Span,
+    /// Whether the op writes them.
     pub written: bool,
 }
 
@@ -156,7 +159,7 @@ impl Operand for Sums {
     }
 }
 
-/// An optimizer is no span, but says that the table after it comes with its arrays of state.
+/// An optimizer is no span, but tells that the table after it comes with its arrays of state.
 impl Operand for Optimizer {
     fn access(&self, _: Use, t: &mut Accesses) {
         t.slots = self.slots().len();
@@ -240,7 +243,12 @@ macro_rules! make_op {
         /// An operation of the traits [`Forward`], [`Backward`] and [`Update`].
         #[allow(non_camel_case_types)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Op { $($($op,)*)* }
+        pub enum Op {
+            $($(
+                /// The op of this name.
+                $op,
+            )*)*
+        }
 
         impl Op {
             /// All of them.

@@ -56,7 +56,8 @@ pub trait Forward {
         self.add(sum, x, branch);
         self.layernorm(y, stats, sum, w, n);
     }
-    /// y (to, C) = the patch part of the table (from, C), resampled by the small matrices `rows (to[0], from[0])` and `cols (to[1], from[1])`.
+    /// y (to, C) = the patch part of the table (from, C), resampled by the small matrices `rows (to[0], from[0])`
+    /// and `cols (to[1], from[1])`.
     fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid);
     /// y = [class + its position, patches + positions] for one group.
     fn embed(&mut self, y: Act, patches: Act, class: Weight, class_position: Weight, positions: Act, n: Embed);
@@ -133,8 +134,8 @@ pub trait Update: Backward + Collective {
     fn keep_sums(&mut self, kept: State, table: &dyn ParamTable, sums: Sums);
     /// Gradients and sums += what was kept.
     fn add_sums(&mut self, table: &dyn ParamTable, sums: Sums, kept: State);
-    /// Once per step, before the clip: turns the raw gradient dW at `p.v` into dv = scale (dW - v^ (v^ . dW)), and, if the gain is trained,
-    /// dg += v^ . dW (with v^ = v / |v|).
+    /// Once per step, before the clip: replaces the raw gradient dW at `p.v` by dv = scale (dW - v^ (v^ . dW)), and, if the gain is
+    /// trained, dg += v^ . dW (with v^ = v / |v|).
     fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows);
     /// Per tensor g *= min(1, clip / (|g| + 1e-6)); monitor gets the global norm before clipping and whether the step is
     /// finite: loss and gradients are, and no step before has set HALTED. If they are not, HALTED is set.
@@ -150,7 +151,9 @@ pub trait Update: Backward + Collective {
 
 /// Reading and writing any pool, however the backend stores it. For wrappers and tests, not for steps.
 pub trait Memory {
+    /// Elements `at ..` of the pool to `out`, as many as it has.
     fn read(&mut self, pool: Pool, at: usize, out: &mut [f64]);
+    /// Sets elements `at ..` of the pool to `values`.
     fn write(&mut self, pool: Pool, at: usize, values: &[f64]);
     /// Elements of the pool.
     #[allow(clippy::len_without_is_empty)]

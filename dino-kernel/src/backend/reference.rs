@@ -15,12 +15,17 @@ use core::ops::{Deref, DerefMut};
 
 /// The pools. For inference the weights may be a shared slice (in flash, for instance) and grads and slots empty.
 pub struct Reference<'a, T, W> {
+    /// The student's parameters, then the teacher's; for inference one network's.
     pub weights: W,
+    /// Gradients of the student's parameters, at the same offsets.
     pub grads: &'a mut [T],
     /// The optimizer's arrays of state, one after the other.
     pub slots: &'a mut [T],
+    /// Activations and their gradients.
     pub acts: &'a mut [T],
+    /// Numbers of one step in full precision.
     pub stats: &'a mut [T],
+    /// Numbers that outlive a step.
     pub state: &'a mut [T],
 }
 

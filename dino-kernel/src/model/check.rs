@@ -14,27 +14,82 @@ pub enum PlanError {
     /// The named size is zero.
     Zero(&'static str),
     /// C is not a multiple of the number of heads.
-    Heads { dim: usize, heads: usize },
+    Heads {
+        /// C.
+        dim: usize,
+        /// Number of heads.
+        heads: usize,
+    },
     /// A head is wider than the attention ops take.
-    HeadDim { dim: usize, heads: usize, most: usize },
+    HeadDim {
+        /// C.
+        dim: usize,
+        /// Number of heads.
+        heads: usize,
+        /// Most columns of a head.
+        most: usize,
+    },
     /// The head's input is not the backbone's width.
-    HeadInput { dim: usize, inp: usize },
+    HeadInput {
+        /// Width of the backbone's rows.
+        dim: usize,
+        /// Width that the head takes.
+        inp: usize,
+    },
     /// The number of head layers is not in 1..=8.
-    HeadLayers { layers: usize },
+    HeadLayers {
+        /// Number of layers.
+        layers: usize,
+    },
     /// An image or crop is smaller than a patch.
-    SmallCrop { side: usize, patch: usize },
+    SmallCrop {
+        /// Side of the image or crop, pixels.
+        side: usize,
+        /// Side of a patch, pixels.
+        patch: usize,
+    },
     /// There must be a teacher view and at least two views in all.
-    Views { teachers: usize, views: usize },
+    Views {
+        /// Views of the first group.
+        teachers: usize,
+        /// All views.
+        views: usize,
+    },
     /// More views, or with stochastic depth more blocks, than the generator's counter tells apart.
-    Streams { views: usize, depth: usize },
+    Streams {
+        /// Views of an image.
+        views: usize,
+        /// Blocks of the backbone.
+        depth: usize,
+    },
     /// The batch is not a multiple of the micro-batch.
-    MicroBatch { batch: usize, micro_batch: usize },
+    MicroBatch {
+        /// Images of a step.
+        batch: usize,
+        /// Images at once.
+        micro_batch: usize,
+    },
     /// The micro-batches of a step cannot be dealt to so many shards.
-    Shards { micro_batches: usize, shards: usize },
+    Shards {
+        /// Micro-batches of a step.
+        micro_batches: usize,
+        /// Number of shards.
+        shards: usize,
+    },
     /// The shards cannot be dealt to so many processes.
-    Ranks { shards: usize, ranks: usize },
+    Ranks {
+        /// Number of shards.
+        shards: usize,
+        /// Number of processes.
+        ranks: usize,
+    },
     /// So many last blocks do not exist.
-    Blocks { blocks: usize, depth: usize },
+    Blocks {
+        /// Blocks that were asked for.
+        blocks: usize,
+        /// Blocks of the backbone.
+        depth: usize,
+    },
     /// The plan needs more elements than memory can have.
     TooLarge,
 }
@@ -77,8 +132,11 @@ impl core::error::Error for PlanError {}
 /// Upper bounds of the elements of some pools. Sums and products saturate: sizes may still be anything.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
+    /// Elements of the parameters.
     pub weights: u128,
+    /// Elements of the activations.
     pub acts: u128,
+    /// Elements of the state.
     pub state: u128,
 }
 

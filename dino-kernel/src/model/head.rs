@@ -1,5 +1,5 @@
-//! The projection head (paper, section 3.1 and appendix C): Linear-GELU-…-Linear to the bottleneck, l2 normalization, then K weight-normalized
-//! prototypes without bias. The logits are computed inside the loss ops, which stream over the prototypes.
+//! The projection head (paper, section 3.1 and appendix C): Linear-GELU-…-Linear to the bottleneck, l2 normalization, then K
+//! weight-normalized prototypes without bias. The logits are computed inside the loss ops, which stream over the prototypes.
 
 use crate::backend::{Affine, Backward, Forward, Mat, Prototypes, Rows};
 use crate::crops::Ragged;
@@ -32,7 +32,9 @@ pub struct Head {
 #[derive(Clone, Copy, Debug)]
 pub struct HeadWeights {
     mlp: [Affine; MAX_LAYERS],
+    /// Gain of every prototype (K, 1).
     pub g: Weight,
+    /// Directions (K, bottleneck).
     pub v: Weight,
 }
 
@@ -51,6 +53,7 @@ impl HeadWeights {
 /// What a pass over `rows` class rows writes. With `save`, everything a backward pass needs.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadActs {
+    /// Number of class rows.
     pub rows: usize,
     linear: [Act; MAX_LAYERS],
     gelu: [Act; MAX_LAYERS],

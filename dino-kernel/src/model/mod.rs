@@ -13,7 +13,7 @@
 //! 2. An arm in every match of this file: the compiler lists them.
 //! 3. What its rows can be used for: [`Backbone::gives`]. Whoever needs more than one row a crop asks there.
 //! 4. Where its statistics are taken over a batch (batch norm), a split of the batch or of its crops is another computation: such a
-//!    backbone says so here, and `plan/check.rs` refuses micro-batches and `stream_crops` for it.
+//!    backbone states so here, and `plan/check.rs` refuses micro-batches and `stream_crops` for it.
 //! 5. In dino-host, a file for the family in each place of `weights` that knows names, and its presets in the configuration.
 
 pub(crate) mod check;
@@ -37,18 +37,21 @@ use spans::Lookup;
 /// The shape of a backbone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Backbone {
+    /// A vision transformer.
     Vit(Vit),
 }
 
 /// A shape with weights, and what outlives a pass, over the crops of a micro-batch.
 #[derive(Clone, Copy, Debug)]
 pub enum Network {
+    /// A vision transformer's.
     Vit(vit::Network),
 }
 
 /// A network's forward pass over some of its crops and, if it has gradients, its backward pass: everything that they read and write.
 #[derive(Clone, Copy, Debug)]
 pub enum Pass {
+    /// A vision transformer's.
     Vit(vit::Pass),
 }
 
@@ -87,6 +90,7 @@ pub enum Save {
 pub struct Extents {
     /// Tokens of the longest crop, and numbers a head: for attention.
     pub longest: usize,
+    /// Columns of an attention head.
     pub head_dim: usize,
     /// Columns of the widest operand of a linear layer: for matmuls.
     pub widest: usize,
@@ -95,9 +99,11 @@ pub struct Extents {
 /// A network with a single pass, which saves nothing: for features and maps of an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Inference {
+    /// The network over the crops.
     pub network: Network,
     /// The crops, every group (count, channels, height, width). The pass writes over them.
     pub pixels: Act,
+    /// The pass over all of them.
     pub pass: Pass,
     /// Memory for as many rows of attention as were asked for.
     pub attention: Act,
@@ -112,6 +118,7 @@ pub struct Earlier {
     pub classes: Act,
     /// Scratch: one block's class rows (crops, C), and the statistics of their norm.
     pub class: Act,
+    /// Mean and 1 / standard deviation of those rows (crops).
     pub stats: NormStats,
 }
 
@@ -122,7 +129,7 @@ impl Earlier {
     }
 }
 
-/// The numbers of a shape that stand in the header of a flat blob ([`crate::flat`]).
+/// The numbers of a shape that are stored in the header of a flat blob ([`crate::flat`]).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct FlatShape {
     pub(crate) sizes: [usize; 8],
@@ -131,6 +138,9 @@ pub(crate) struct FlatShape {
 
 impl Backbone {
     /// Refuses shapes and crops that make no sense.
+    ///
+    /// # Errors
+    /// A size or a crop count is zero, C does not divide into the heads or makes them too wide, or an image or crop holds no patch.
     pub const fn check(&self, crops: &Crops) -> Result<(), PlanError> {
         match self {
             Backbone::Vit(v) => v.check(crops),
@@ -145,6 +155,7 @@ impl Backbone {
         }
     }
 
+    /// What it gives beside one row a crop.
     pub const fn gives(&self) -> Gives {
         match self {
             Backbone::Vit(_) => Gives { tokens: true, attention: true },
@@ -200,6 +211,7 @@ impl Backbone {
         }
     }
 
+    /// What a backend's own scratch for a pass over these crops depends on.
     pub const fn extents(&self, crops: &Crops) -> Extents {
         match self {
             Backbone::Vit(v) => {
@@ -414,7 +426,9 @@ impl Pass {
 /// The teacher has the same table, [`Table::len`] elements further on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Table {
+    /// The backbone's shape.
     pub backbone: Backbone,
+    /// The head's shape.
     pub head: Head,
 }
 

@@ -5,7 +5,7 @@
 //! prototype ([`TargetRows::offset`]) and a log-sum-exp for every row ([`TargetRows::lse`]). Centering takes its offsets from the steps
 //! before, so the teacher's rows of one micro-batch are enough to form their targets, and a step runs teacher and student micro-batch
 //! by micro-batch. A rule that takes them from the rows of this step (Sinkhorn-Knopp: alternating log-sum-exps of rows and columns) needs
-//! the teacher's rows of the whole batch before the student's first.
+//! the teacher's rows of the full batch before the student's first.
 //!
 //! A further rule is a file beside `center.rs` and an arm of every match here; ops that it needs are ops like any other.
 
@@ -20,19 +20,25 @@ use crate::scalars::monitor;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Targets {
     /// Minus a running mean of the teacher's logits, the center, which forgets with `momentum`.
-    Centered { momentum: f64 },
+    Centered {
+        /// Share of the center that a step keeps; published 0.9.
+        momentum: f64,
+    },
 }
 
 /// How a student row is compared with its targets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Divergence {
+    /// -sum_k q_k log p_k (paper, eq. 2).
     CrossEntropy,
 }
 
 /// What the student learns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Objective {
+    /// How the targets are formed.
     pub targets: Targets,
+    /// How a student row is compared with them.
     pub divergence: Divergence,
 }
 

@@ -155,7 +155,8 @@ pub fn class_backward<T: Real>(dq: &mut [T], dkv: &mut [T], dy: &[T], y: &[T], l
     }
 }
 
-/// y = probabilities of the first `queries` rows of every crop, per crop (heads, queries, tokens), packed; lse (rows, heads); qkv (rows, 3C).
+/// y = probabilities of the first `queries` rows of every crop, per crop (heads, queries, tokens), packed; lse (rows, heads);
+/// qkv (rows, 3C).
 pub fn rows<T: Real>(y: &mut [T], lse: &[T], qkv: &[T], queries: usize, n: Heads) {
     let (c, d) = (n.cols(), n.head_dim);
     let mut to = 0;

@@ -7,7 +7,7 @@ use super::{dot, sum};
 use crate::dims::{LayerNorm, Rows};
 use crate::real::Real;
 
-/// The published value. (The Hugging Face port says 1e-12: `norm-eps` of its weights.)
+/// The published value. (The Hugging Face port has 1e-12: `norm-eps` of its weights.)
 pub const EPS: f64 = 1e-6;
 
 /// y (rows, cols), mean (rows), rstd (rows), x (rows, cols), w (cols), b (cols).

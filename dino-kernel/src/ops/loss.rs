@@ -23,16 +23,21 @@ const TILE: usize = 64;
 /// f64 because one f32 sum of many thousand terms loses digits that every probability of the row would share.
 #[derive(Clone, Copy, Debug)]
 pub struct LogSumExp<T> {
+    /// The factor of every term, 1 / temperature.
     pub slope: T,
+    /// The largest term so far.
     pub top: T,
+    /// The sum of exp(slope (term - top)).
     pub total: f64,
 }
 
 impl<T: Real> LogSumExp<T> {
+    /// The sum of no terms.
     pub fn new(slope: T) -> Self {
         LogSumExp { slope, top: T::of(f64::NEG_INFINITY), total: 0.0 }
     }
 
+    /// Adds a term.
     #[inline(always)]
     pub fn push(&mut self, x: T) {
         if x > self.top || x.is_nan() {
@@ -55,11 +60,14 @@ fn below<T: Real>(lse: [T; 2], x: T, slope: T) -> T {
     (lse[0] - x) * slope + lse[1]
 }
 
-/// Rows and prototypes whose products are logits: z (rows, bottleneck), v (K, bottleneck), scale (K).
+/// Rows and prototypes whose dot products are logits: z (rows, bottleneck), v (K, bottleneck), scale (K).
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a, T> {
+    /// l2-normalized bottleneck rows (rows, bottleneck).
     pub z: &'a [T],
+    /// Directions of the prototypes (K, bottleneck).
     pub v: &'a [T],
+    /// g / |v| (K).
     pub scale: &'a [T],
 }
 
@@ -74,8 +82,11 @@ impl<T: Real> Logits<'_, T> {
 /// The teacher's side: logits, lse (rows, 2: see above), offset (K).
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a, T> {
+    /// The teacher's rows and prototypes.
     pub logits: Logits<'a, T>,
+    /// Log-sum-exp of every row (rows, 2).
     pub lse: &'a [T],
+    /// What is subtracted from the logits (K).
     pub offset: &'a [T],
 }
 
@@ -83,9 +94,13 @@ pub struct Targets<'a, T> {
 /// the normalized prototypes.
 #[derive(Debug)]
 pub struct LossOut<'a, T> {
+    /// Cross-entropy of every row with its targets (rows).
     pub loss: &'a mut [T],
+    /// Log-sum-exp of every student row (rows, 2).
     pub lse: &'a mut [T],
+    /// Gradient of the student's rows (rows, bottleneck).
     pub dz: &'a mut [T],
+    /// Gradient of the normalized prototypes (K, bottleneck).
     pub dw: &'a mut [T],
 }
 

@@ -8,7 +8,7 @@ use crate::crops::Group;
 use crate::dims::Grid;
 use crate::real::Real;
 
-/// How the sampling grid is stretched.
+/// How the sampling grid is scaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interpolation {
     /// src = (dst + 0.5) n_in / (n_out + 0.1) - 0.5: the published recipe.
@@ -17,7 +17,7 @@ pub enum Interpolation {
     Size,
 }
 
-/// The table is used as it is where the image is square and has the native number of patches (the published rule looks at the image).
+/// The table is used as it is where the image is square and has the native number of patches (the published rule goes by the image).
 pub const fn is_native(group: Group, patch: usize, side: usize) -> bool {
     group.height == group.width && group.patches(patch) == side * side
 }

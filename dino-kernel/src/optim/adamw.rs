@@ -12,6 +12,7 @@ pub struct AdamW {
     pub beta1: f64,
     /// Decay of the second.
     pub beta2: f64,
+    /// What is added to the root of the second moment.
     pub eps: f64,
 }
 
@@ -28,6 +29,7 @@ slots! {
         RATE1,
         /// 1 - b2.
         RATE2,
+        /// As in [`AdamW`](super::AdamW).
         EPS,
     }
 }

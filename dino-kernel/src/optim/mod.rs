@@ -1,8 +1,8 @@
 //! The end of a step: per-tensor clip, the optimizer, the teacher, over flat slices as the official trainer does them.
 //!
-//! A backend knows no rule. It cuts tensors into chunks and hands them over: the numbers a rule reads lie in the `hyper` span, a block
-//! for every [`ParamGroup`] ([`block_of`]), the arrays it keeps lie in the pool of slots ([`Optimizer::slots`]). A further rule is a file
-//! beside [`adamw`] and an arm of every match here, and on a GPU its kernel.
+//! A backend knows no rule. It cuts tensors into chunks and hands them over: the numbers a rule reads are stored in the `hyper` span, a
+//! block for every [`ParamGroup`] ([`block_of`]), the arrays it keeps in the pool of slots ([`Optimizer::slots`]). A further rule is a
+//! file beside [`adamw`] and an arm of every match here, and on a GPU its kernel.
 
 pub mod adamw;
 pub mod clip;
@@ -24,13 +24,16 @@ pub type Slots<'a, T> = [&'a mut [T]; SLOTS];
 /// How gradients move parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Optimizer {
+    /// Adam with decoupled weight decay.
     AdamW(AdamW),
 }
 
 /// What a rule is told of a step, for a group of parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct At {
+    /// Learning rate.
     pub lr: f64,
+    /// Weight decay, of groups that decay.
     pub weight_decay: f64,
     /// Steps that the group has been updated in, this one included.
     pub step: u64,
@@ -51,7 +54,7 @@ impl Optimizer {
         }
     }
 
-    /// Whether a tensor's update depends on norms of the whole tensor ([`Optimizer::norms`], [`Optimizer::trust`]).
+    /// Whether a tensor's update depends on norms of the full tensor ([`Optimizer::norms`], [`Optimizer::trust`]).
     pub const fn needs_norms(&self) -> bool {
         match self {
             Optimizer::AdamW(_) => false,
@@ -66,7 +69,7 @@ impl Optimizer {
         }
     }
 
-    /// The factor of a whole tensor's update, from its two sums; 1 for a rule that needs no norms.
+    /// The factor of a full tensor's update, from its two sums; 1 for a rule that needs no norms.
     pub fn trust<T: Real>(&self, _norms: [f64; 2], _h: &[T; NUMBERS]) -> T {
         match self {
             Optimizer::AdamW(_) => T::ONE,

@@ -8,7 +8,12 @@ use crate::schedule::Cosine;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum TeacherRule {
     /// An average of the student, whose momentum follows a cosine from `start` to `end`.
-    Ema { start: f64, end: f64 },
+    Ema {
+        /// Momentum of the first step.
+        start: f64,
+        /// Momentum that the last step comes near.
+        end: f64,
+    },
 }
 
 impl TeacherRule {

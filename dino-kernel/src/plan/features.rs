@@ -11,18 +11,25 @@ use crate::real::Real;
 /// A forward pass for features or maps of an image: the backbone alone, its weights the first `table.backbone_len()` of a network's.
 #[derive(Clone, Copy, Debug)]
 pub struct FeaturePlan {
+    /// The backbone's shape.
     pub backbone: Backbone,
+    /// Its parameters and what outlives a pass.
     pub network: Network,
     /// The crops, every group (count, channels, height, width). A pass writes over them.
     pub pixels: Act,
+    /// The pass, its output at [`Pass::y`].
     pub pass: Pass,
     /// Attention rows, on request ([`Pass::attention`]).
     pub attention: Act,
+    /// How large every pool must be.
     pub pools: Pools,
 }
 
 impl FeaturePlan {
     /// `queries`: how many rows of the last layer's attention may be computed (dense output only), per crop.
+    ///
+    /// # Errors
+    /// There are no crops, [`Backbone::check`] refuses shape or crops, or the pass needs more memory than can be addressed.
     pub const fn new(
         backbone: Backbone,
         crops: Crops,
@@ -79,6 +86,7 @@ impl FeaturePlan {
 /// (official `get_intermediate_layers`).
 #[derive(Clone, Copy, Debug)]
 pub struct BlocksPlan {
+    /// The plan of the pass.
     pub plan: FeaturePlan,
     /// The class rows of the blocks before the last. The last block's are the plan's output.
     pub earlier: Earlier,
@@ -88,6 +96,9 @@ pub struct BlocksPlan {
 
 impl BlocksPlan {
     /// The last `blocks`, 1 to all.
+    ///
+    /// # Errors
+    /// Those of [`FeaturePlan::new`], and [`PlanError::Blocks`] where there are not so many blocks.
     pub const fn new(backbone: Backbone, crops: Crops, output: Output, blocks: usize) -> Result<BlocksPlan, PlanError> {
         let plan = match FeaturePlan::new(backbone, crops, output, 0) {
             Ok(plan) => plan,

@@ -25,10 +25,15 @@ pub use shards::Sharding;
 /// What a training plan is made for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Config {
+    /// The backbone's shape.
     pub backbone: Backbone,
+    /// The head's shape.
     pub head: Head,
+    /// What the student learns.
     pub objective: Objective,
+    /// How gradients move the student.
     pub optimizer: Optimizer,
+    /// How the student moves the teacher.
     pub teacher: TeacherRule,
     /// Crops of *one* image; the first group holds the teacher's (global) views.
     pub views: Crops,
@@ -51,11 +56,15 @@ pub struct Config {
 pub struct Pools {
     /// Student and teacher.
     pub weights: usize,
+    /// The student's gradients.
     pub grads: usize,
     /// The optimizer's arrays of state, each as large as the gradients.
     pub slots: usize,
+    /// Activations and their gradients.
     pub acts: usize,
+    /// Numbers of one step in full precision.
     pub stats: usize,
+    /// Numbers that outlive a step.
     pub state: usize,
     /// What the host sends for a micro-batch: pixels and stochastic-depth scales. It is part of the pools above; a device that copies
     /// while it works keeps a second buffer of this size.
@@ -64,6 +73,7 @@ pub struct Pools {
     pub loss: LossDims,
     /// Tokens of the longest crop, and numbers a head: what a backend's own scratch for attention depends on.
     pub longest: usize,
+    /// Columns of an attention head.
     pub head_dim: usize,
     /// Columns of the widest operand of a linear layer, the prototypes aside: what a backend's own scratch for matmuls depends on.
     pub widest: usize,
@@ -79,7 +89,9 @@ impl Pools {
 /// The student or the teacher: a backbone, a head, and what a step makes of their parameters alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Net {
+    /// The backbone and its parameters.
     pub backbone: Network,
+    /// Handles of the head's parameters.
     pub head_weights: HeadWeights,
     /// g / |v| of every prototype.
     pub scale: Stat,
@@ -91,8 +103,11 @@ pub struct Net {
 pub struct StudentPass {
     /// Which views, and what the loss makes of them: images * views rows.
     pub dims: LossDims,
+    /// Forward and backward pass of the backbone.
     pub backbone: Pass,
+    /// What the head's forward pass writes.
     pub head: HeadActs,
+    /// Scratch of the head's backward pass.
     pub head_grads: HeadGrads,
     /// Cross-entropy of every row with its targets (rows).
     pub loss: Stat,
@@ -103,18 +118,25 @@ pub struct StudentPass {
 /// Every handle of a training step.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
+    /// What the plan was made for.
     pub config: Config,
+    /// The shards of the batch, and the processes that share them.
     pub sharding: Sharding,
+    /// The parameter table of one network.
     pub table: Table,
+    /// How large every pool must be.
     pub pools: Pools,
     /// The micro-batch's crops, every group (count, channels, height, width), view-major within a group. Later ops write over them.
     pub pixels: Act,
     /// Stochastic-depth scales of a micro-batch, pass by pass (depth, branches, crops); empty without.
     pub drop: State,
+    /// The student's network.
     pub student: Net,
+    /// The teacher's network.
     pub teacher: Net,
     /// The teacher's pass over the global crops.
     pub teacher_pass: Pass,
+    /// What the teacher's head writes over them.
     pub teacher_head: HeadActs,
     /// Where the memory that all passes share begins.
     passes: Layout,
@@ -126,7 +148,9 @@ pub struct Plan {
     pub targets: TargetSpans,
     /// Sums of shards that wait for those of the shards after them; empty with one shard ([`Sharding`]).
     pub shard_sums: State,
+    /// This step's numbers ([`crate::scalars::hyper`]), which the host writes.
     pub hyper: State,
+    /// What the step reports ([`crate::scalars::monitor`]).
     pub monitor: State,
 }
 
@@ -143,11 +167,18 @@ const fn times(views: Crops, images: usize) -> Crops {
 
 impl Plan {
     /// The plan of a process alone, whose batch is one shard.
+    ///
+    /// # Errors
+    /// Those of [`Plan::sharded`] that are not of shards or ranks.
     pub const fn new(config: Config) -> Result<Plan, PlanError> {
         Plan::sharded(config, Sharding::SOLO)
     }
 
     /// The plan of one process of `sharding.ranks`. The only door: after it every shape agrees.
+    ///
+    /// # Errors
+    /// A size is zero or too large, sizes of backbone, head, views and batch do not fit each other, or the micro-batches cannot be dealt
+    /// to these shards and ranks.
     pub const fn sharded(config: Config, sharding: Sharding) -> Result<Plan, PlanError> {
         if let Err(e) = check(&config) {
             return Err(e);

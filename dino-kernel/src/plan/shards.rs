@@ -16,7 +16,7 @@ use core::ops::Range;
 /// The shards of a batch, and the processes that share them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharding {
-    /// Equal parts of the batch, each of whole micro-batches. The bits of a step depend on it.
+    /// Equal parts of the batch, each an integer number of micro-batches. The bits of a step depend on it.
     pub shards: usize,
     /// Processes, each with equally many shards: a power of two, unless one process has them all.
     pub ranks: usize,

@@ -41,7 +41,7 @@ fn config() -> Config {
     config.resolve().unwrap()
 }
 
-/// The same with local crops, in turns.
+/// The same with local crops, one after another.
 fn streamed() -> Config {
     Config { local_crops_number: 5, stream_crops: true, ..config() }
 }
@@ -66,7 +66,7 @@ fn train(config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
     train::run::<Cpu>(&run).unwrap()
 }
 
-/// What a run leaves: every weights file by name, and the log without what a clock says.
+/// What a run leaves: every weights file by name, and the log without what a clock gives.
 #[derive(PartialEq)]
 struct Left {
     files: Vec<(String, Vec<u8>)>,
@@ -92,7 +92,7 @@ fn left(out: &Path) -> Left {
     Left { files, log: text.lines().map(row).collect() }
 }
 
-/// Says which file or row differs first, rather than printing all bytes of both.
+/// Prints which file or row differs first, rather than printing all bytes of both.
 #[track_caller]
 fn assert_same(a: &Left, b: &Left, what: &str) {
     let names = |l: &Left| l.files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
@@ -179,7 +179,7 @@ fn a_run_stopped_after_every_step_gives_the_same_bits() {
     }
 }
 
-/// The watch for collapse looks back thirty steps: it must not start anew with every resume.
+/// The watch for collapse goes back thirty steps: it must not start anew with every resume.
 #[test]
 fn a_verdict_survives_stops() {
     let collapsing = Config {

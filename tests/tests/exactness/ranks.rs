@@ -75,7 +75,7 @@ fn device(plan: &Plan, group: Group) -> Cpu {
     cpu
 }
 
-/// Step `number` of rank `rank`, from the whole batch's data; a pixel of image `poisoned` is infinite.
+/// Step `number` of rank `rank`, from the full batch's data; a pixel of image `poisoned` is infinite.
 fn one_step(cpu: &mut Cpu, plan: &Plan, rank: usize, number: usize, poisoned: Option<usize>) -> Result<Left> {
     let images = plan.images_of(rank);
     let ids: Vec<u32> = images.clone().map(|image| image as u32).collect();

@@ -61,7 +61,7 @@ fn wrapped(networks: &[(&str, f32)], beside: Vec<(String, Py)>) -> Vec<u8> {
         let mut parts: Vec<&str> = prefix.split('/').collect();
         let last = parts.pop().unwrap();
         let mut entries = network(last, *add, &mut storages);
-        // Networks that share a dictionary lie in one.
+        // Networks that share a dictionary are stored in one.
         for outer in parts.into_iter().rev() {
             let known = all.iter_mut().find(|(name, _)| name == outer);
             entries = match known {
@@ -81,7 +81,7 @@ fn plain() -> Weights {
     load(fs::read(golden("plain.pth")).unwrap())
 }
 
-/// Names of all lengths: with 21 letters the directory's first entry is as long as what lies between it and its end.
+/// Names of all lengths: with 21 letters the directory's first entry is as long as what is between it and its end.
 #[test]
 fn archives_are_read_whatever_their_names_are() {
     let first = plain().backbone;
@@ -168,7 +168,7 @@ fn what_pytorch_writes_is_read() {
     }
 }
 
-/// A pickle that runs a command in Python: nothing happens, the weights are read, and the command's name is said.
+/// A pickle that runs a command in Python: nothing happens, the weights are read, and the command's name is printed.
 #[test]
 fn nothing_that_a_pickle_names_is_executed() {
     let dir = tempfile::tempdir().unwrap();
@@ -189,7 +189,7 @@ fn nothing_that_a_pickle_names_is_executed() {
     }
 }
 
-/// Any words in any order, by themselves and around each other, and what stands beside the network.
+/// Any prefixes in any order, by themselves and around each other, and what is stored beside the network.
 #[test]
 fn containers_of_all_programs_are_opened() {
     let first = plain().backbone;
@@ -461,7 +461,7 @@ fn published_heads_are_read_in_their_order() {
             assert_eq!(top1("--blocks 1 --mean-patch", &path).0, 100.0, "{stem}");
         }
     }
-    // Our own heads say their order; those of before said that they are ours, and are read as they were.
+    // Our own heads state their order; those of before stated that they are ours, and are read as they were.
     let path = dir.path().join("own.safetensors");
     let half = |row: usize, j: usize| weight[row * 32 + if j < 16 { 2 * j } else { 2 * (j - 16) + 1 }];
     let ours: Vec<f32> = (0..320).map(|i| half(i / 32, i % 32)).collect();

@@ -54,10 +54,13 @@ pub fn pickle(value: &Py, out: &mut Vec<u8>) {
 /// How an archive is written.
 #[derive(Clone, Copy, Default)]
 pub struct Way {
+    /// Numbers and the byte-order entry are big-endian.
     pub big_endian: bool,
+    /// Entries are compressed.
     pub deflated: bool,
     /// Bytes in front, and whether the offsets count them.
     pub before: usize,
+    /// The offsets count the bytes in front.
     pub counted: bool,
     /// A directory without the records of ZIP64.
     pub short: bool,

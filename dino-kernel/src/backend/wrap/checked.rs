@@ -20,6 +20,7 @@ pub enum Violation {
 
 /// Refuses calls whose spans overlap or leave their pools, and notes the first number that is not finite.
 pub struct Checked<O> {
+    /// The wrapped backend.
     pub inner: O,
     /// The first violation, its op, and how many ops had been called up to it.
     pub violation: Option<(Violation, Op, u64)>,
@@ -27,6 +28,7 @@ pub struct Checked<O> {
 }
 
 impl<O: Memory> Checked<O> {
+    /// Wraps `inner`; nothing is found yet.
     pub fn new(inner: O) -> Self {
         Checked { inner, violation: None, calls: 0 }
     }

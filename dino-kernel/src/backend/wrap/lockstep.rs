@@ -10,15 +10,20 @@ use crate::params::ParamTable;
 /// Where two backends differ most: |a - b| / |a| over a written span.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mismatch {
+    /// The op that was called.
     pub op: Op,
+    /// The written span.
     pub access: Access,
+    /// Relative L2 error, infinite where numbers that are not finite differ.
     pub error: f64,
 }
 
 /// Runs two backends op by op and compares everything written, norm-wise; then gives both A's result, as B can hold it (B may keep
 /// activations in fewer digits), so that drift hides nothing.
 pub struct Lockstep<A, B> {
+    /// The backend that is compared with.
     pub a: A,
+    /// The backend that is compared.
     pub b: B,
     /// The largest relative error of every op so far, pool by pool: what is kept in fewer digits hides nothing of what is not.
     pub worst: [[Option<Mismatch>; Pool::COUNT]; Op::ALL.len()],
@@ -27,6 +32,7 @@ pub struct Lockstep<A, B> {
 }
 
 impl<A: Memory, B: Memory> Lockstep<A, B> {
+    /// Wraps both backends, which hold the same values; floors are 0.
     pub fn new(a: A, b: B) -> Self {
         Lockstep { a, b, worst: [[None; Pool::COUNT]; Op::ALL.len()], floor: [[0.0; Pool::COUNT]; Op::ALL.len()] }
     }

@@ -10,7 +10,9 @@ use crate::params::ParamTable;
 /// Calls, time and work of one op.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
+    /// How often it was called.
     pub calls: u64,
+    /// Their time together.
     pub nanoseconds: u64,
     /// Floating-point operations of its matmuls, as its formula needs them, however often a backend computes them; 0 for an op without
     /// matmuls, and for `attention_rows`, which no step calls.
@@ -69,7 +71,9 @@ impl Work for bool {}
 
 /// A profile by op. The clock is the caller's: the core has none.
 pub struct Timed<O> {
+    /// The wrapped backend.
     pub inner: O,
+    /// One an op, in the order of [`Op::ALL`].
     pub tally: [Tally; Op::ALL.len()],
     clock: fn() -> u64,
 }

@@ -8,7 +8,9 @@ use core::ops::Range;
 /// A residual branch of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Branch {
+    /// Norm, attention and projection.
     Attention,
+    /// Norm and MLP.
     Mlp,
 }
 
@@ -25,7 +27,9 @@ impl Branch {
 /// What the scales are drawn for: they depend on this, the image, the view, the block and the branch, and on nothing else.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropPath {
+    /// The run's seed.
     pub seed: u64,
+    /// The epoch, from 0.
     pub epoch: u32,
     /// The rate of the last block, in [0, 1): rates rise linearly with depth, from 0 in the first block.
     pub rate: f64,

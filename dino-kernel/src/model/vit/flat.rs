@@ -1,4 +1,4 @@
-//! A shape as the numbers that stand in the header of a flat blob, and back.
+//! A shape as the numbers that are stored in the header of a flat blob, and back.
 
 use super::Vit;
 use crate::model::FlatShape;

@@ -222,6 +222,7 @@ impl VitActs {
         self.norm.y
     }
 
+    /// The rows of every crop, its class token included.
     pub const fn tokens(&self) -> Ragged {
         self.tokens
     }
@@ -231,6 +232,7 @@ impl VitActs {
         self.embedded.0.at + self.embedded.len()
     }
 
+    /// The crops of the pass, in pixels.
     pub const fn crops(&self) -> Crops {
         self.crops
     }

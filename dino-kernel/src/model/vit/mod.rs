@@ -39,10 +39,13 @@ pub struct Vit {
     pub channels: usize,
     /// C.
     pub dim: usize,
+    /// Number of blocks.
     pub depth: usize,
+    /// Attention heads of a block.
     pub heads: usize,
     /// Hidden width of the MLP: C times the MLP ratio.
     pub mlp: usize,
+    /// When and how the position table is resized.
     pub positions: Interpolation,
     /// What every LayerNorm adds to the variance.
     pub eps: f64,
@@ -53,11 +56,17 @@ impl Vit {
         let positions = Interpolation::Published;
         Vit { image: 224, patch, channels: 3, dim, depth: 12, heads, mlp: 4 * dim, positions, eps: EPS }
     }
+    /// ViT-Ti/16: 192 wide, 3 heads.
     pub const TINY_16: Vit = Vit::preset(192, 3, 16);
+    /// ViT-Ti/8.
     pub const TINY_8: Vit = Vit::preset(192, 3, 8);
+    /// ViT-S/16: 384 wide, 6 heads.
     pub const SMALL_16: Vit = Vit::preset(384, 6, 16);
+    /// ViT-S/8.
     pub const SMALL_8: Vit = Vit::preset(384, 6, 8);
+    /// ViT-B/16: 768 wide, 12 heads.
     pub const BASE_16: Vit = Vit::preset(768, 12, 16);
+    /// ViT-B/8.
     pub const BASE_8: Vit = Vit::preset(768, 12, 8);
 }
 

@@ -12,8 +12,11 @@ use core::ops::Range;
 /// A transformer over the crops of a micro-batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Network {
+    /// The shape.
     pub vit: Vit,
+    /// Handles of the parameters.
     pub weights: VitWeights,
+    /// The resized positions of every group.
     pub positions: PositionActs,
     /// The crops' im2col patches (patches, patch_len).
     pub patches: Act,
@@ -23,8 +26,11 @@ pub struct Network {
 /// A forward pass over some of a network's crops and, with gradients, a backward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass {
+    /// The shape.
     pub vit: Vit,
+    /// Handles of the parameters.
     pub weights: VitWeights,
+    /// What the forward pass writes.
     pub acts: VitActs,
     /// Empty without a backward pass.
     pub grads: VitGrads,
