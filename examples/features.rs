@@ -12,9 +12,9 @@ use dino_host::image::augment::{EvalView, eval_view};
 use dino_host::inference::dense::Dense;
 use dino_host::{image, weights};
 use dino_kernel::crops::Group;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-fn features(file: &PathBuf, picture: &PathBuf) -> Result<Vec<f32>> {
+fn features(file: &Path, picture: &Path) -> Result<Vec<f32>> {
     let found = weights::read(file, "teacher", None, None)?;
     let (config, side) = (&found.config, found.config.global_size);
     let image = image::decode(picture, config.decode())?;

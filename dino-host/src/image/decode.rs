@@ -26,7 +26,7 @@ use crate::io::read_error;
 /// 16 bits become 8 by rounding to the nearest, `how.white` and above are 255; with the full range it is `(x + 128) / 257`,
 /// where Pillow drops the low byte, which is at most 1 less or more. Palettes become their colors, CMYK becomes RGB as Pillow's
 /// `convert("RGB")` makes it, transparency is dropped where 1 or 3 channels are requested. A file whose end mark alone is
-/// missing is decoded; [`super::Unreadable`] counts such files.
+/// missing is decoded; [`crate::data::Unreadable`] counts such files.
 ///
 /// # Errors
 /// The file is unreadable, empty, of an unknown format, damaged, truncated, too large (32,768 pixels a side, 512 MiB decoded), or has
