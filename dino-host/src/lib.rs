@@ -29,6 +29,8 @@
 //! trains on a device and writes a checkpoint. [`weights::read`] reads it, an extractor of [`inference::features`] computes the features
 //! of both parts of the set, and [`eval::knn`] scores them by the vote of the nearest neighbors.
 
+#![warn(missing_docs)]
+
 #[macro_use]
 pub mod io; // first: its macros are used everywhere below
 

@@ -76,6 +76,7 @@
 //! assert_eq!(POOLS.slots, 2 * POOLS.grads);
 //! ```
 #![no_std]
+#![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "std")]
