@@ -5,7 +5,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
-use dino_kernel::plan::Config;
+use dino_kernel::plan::{Config, Plan};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -26,6 +26,24 @@ pub fn ordinary(backbone: Backbone, head: Head, views: Crops, [batch, micro_batc
         recompute,
         stream_crops,
     }
+}
+
+/// A plan of one narrow block, two crops of two images: the parameters are what its tests are about.
+pub fn smallest() -> Plan {
+    let backbone = Backbone::Vit(Vit {
+        image: 4,
+        patch: 2,
+        channels: 3,
+        dim: 8,
+        depth: 1,
+        heads: 1,
+        mlp: 9,
+        positions: Interpolation::Published,
+        eps: EPS,
+    });
+    let head = Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false };
+    let views = Crops::one(Group { count: 2, height: 4, width: 4 });
+    Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a valid plan")
 }
 
 prop_compose! {

@@ -1,14 +1,11 @@
 //! Full training runs over any backend that gives access to its memory.
 
 use crate::backend::{Arena, Factory, make_poisoned, read, read_grad, read_span, write};
-use crate::plans::ordinary;
+use crate::plans::smallest;
 use dino_kernel::backend::{LossDims, LossSpans, Memory, Prototypes, Rows, StudentRows, TargetRows, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Pool, Span, Weight};
-use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::objective::Objective;
-use dino_kernel::ops::layernorm::EPS;
-use dino_kernel::ops::position::Interpolation;
 use dino_kernel::optim::{AdamW, Optimizer, TeacherRule};
 use dino_kernel::params::Spec;
 use dino_kernel::plan::Plan;
@@ -272,20 +269,7 @@ pub fn hyper_numbers() -> Hyper {
 
 /// A rate of 1 copies the student and a rate of 0 keeps the teacher, to the bit, where the formula of the average does neither.
 pub fn teacher_copies_and_keeps<F: Factory>() {
-    let backbone = Backbone::Vit(Vit {
-        image: 4,
-        patch: 2,
-        channels: 3,
-        dim: 8,
-        depth: 1,
-        heads: 1,
-        mlp: 9,
-        positions: Interpolation::Published,
-        eps: EPS,
-    });
-    let head = Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false };
-    let views = Crops::one(Group { count: 2, height: 4, width: 4 });
-    let plan = Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a sound plan");
+    let plan = smallest();
     let (len, mut run) = (plan.table.len(), Run::random(plan, make_poisoned::<F>(plan.pools), 1));
     write(&mut run.o, plan.monitor.part(monitor::FINITE, 1), &[1.0]);
     let [student, teacher] = [0, len].map(|at| Weight(Span { at, len }));

@@ -17,7 +17,7 @@ use dino_kernel::step::{self, Hyper};
 use tests::backend::{Arena, Factory, make_poisoned, read, read_span, write};
 use tests::for_backends;
 use tests::gpu::{OnGpu, bf16_bound, f32_bound, ready};
-use tests::plans::ordinary;
+use tests::plans::{ordinary, smallest};
 use tests::training::{OBJECTIVE, OPTIMIZER, Run, hyper_numbers, normals, teacher_copies_and_keeps};
 
 type Pair = Lockstep<Cpu, Gpu>;
@@ -505,20 +505,7 @@ fn teacher_rates<F: Both>(_: &str) {
 
 /// After an update the operands of matmuls are what they are when the same weights are written anew. (In lockstep they always are written.)
 fn products_see_the_new_weights<F: Both>(_: &str) {
-    let backbone = Backbone::Vit(Vit {
-        image: 4,
-        patch: 2,
-        channels: 3,
-        dim: 8,
-        depth: 1,
-        heads: 1,
-        mlp: 9,
-        positions: Interpolation::Published,
-        eps: EPS,
-    });
-    let head = Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false };
-    let views = Crops::one(Group { count: 2, height: 4, width: 4 });
-    let plan = Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a sound plan");
+    let plan = smallest();
     let all = 2 * plan.table.len();
     // Beyond the plan's activations: a unit matrix, and its matmul with all weights.
     let (unit, y) = (Act(Span { at: plan.pools.acts, len: 256 }), Act(Span { at: plan.pools.acts + 256, len: all }));
