@@ -6,4 +6,5 @@ pub mod backend;
 pub mod fixture;
 pub mod gpu;
 pub mod plans;
+pub mod runs;
 pub mod training;

@@ -9,12 +9,11 @@ use dino_host::data::{Splits, Unreadable};
 use dino_host::device::Device;
 use dino_host::inference::dense::Dense;
 use dino_host::inference::features::Extractor;
-use dino_host::train::{self, Outcome, Run};
+use dino_host::train::{self, Outcome};
 use dino_kernel::crops::Group;
 use dino_kernel::init;
 use serde_json::Value;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use tests::gpu::ready;
 use tests::training::normals;
 
@@ -53,22 +52,7 @@ fn config(epochs: u64) -> Config {
 
 /// Trains in `out` to the end, or for one more step.
 fn train<D: Device>(device: &D::Options, config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
-    let (splits, stop) = (splits(), AtomicBool::new(one_step));
-    let run = Run {
-        device,
-        config: config.clone(),
-        splits: &splits,
-        unreadable: &Unreadable::default(),
-        out: out.into(),
-        resume,
-        accept_changed_data: false,
-        data: "test".into(),
-        start: None.into(),
-        stop: &stop,
-        time_limit: None,
-        command: Vec::new(),
-    };
-    train::run::<D>(&run).unwrap()
+    tests::runs::train::<D>(device, &splits(), config, out, resume, one_step)
 }
 
 fn losses(out: &Path) -> Vec<f64> {

@@ -9,10 +9,9 @@ use dino_host::data::builtin::{Builtin, Part};
 use dino_host::data::loader::{self, Recipe};
 use dino_host::data::order::order;
 use dino_host::data::{Splits, Unreadable};
-use dino_host::train::{self, Outcome, Run};
+use dino_host::train::{self, Outcome};
 use serde_json::Value;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 const IMAGES: usize = 40;
 
@@ -48,22 +47,7 @@ fn streamed() -> Config {
 
 /// Trains in `out` until it is done, or for one step.
 fn train(config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
-    let (splits, stop) = (splits(), AtomicBool::new(one_step));
-    let run = Run {
-        device: &NoOptions {},
-        config: config.clone(),
-        splits: &splits,
-        unreadable: &Unreadable::default(),
-        out: out.into(),
-        resume,
-        accept_changed_data: false,
-        data: "test".into(),
-        start: None.into(),
-        stop: &stop,
-        time_limit: None,
-        command: Vec::new(),
-    };
-    train::run::<Cpu>(&run).unwrap()
+    tests::runs::train::<Cpu>(&NoOptions {}, &splits(), config, out, resume, one_step)
 }
 
 /// What a run leaves: every weights file by name, and the log without what a clock gives.

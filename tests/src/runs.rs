@@ -1,0 +1,35 @@
+//! Runs of the trainer in a folder.
+
+use dino_host::config::Config;
+use dino_host::data::{Splits, Unreadable};
+use dino_host::device::Device;
+use dino_host::train::{self, Outcome, Run};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+/// Trains on `splits` in `out` until the run is done, or for one step.
+pub fn train<D: Device>(
+    device: &D::Options,
+    splits: &Splits,
+    config: &Config,
+    out: &Path,
+    resume: bool,
+    one_step: bool,
+) -> Outcome {
+    let stop = AtomicBool::new(one_step);
+    let run = Run {
+        device,
+        config: config.clone(),
+        splits,
+        unreadable: &Unreadable::default(),
+        out: out.into(),
+        resume,
+        accept_changed_data: false,
+        data: "test".into(),
+        start: None.into(),
+        stop: &stop,
+        time_limit: None,
+        command: Vec::new(),
+    };
+    train::run::<D>(&run).unwrap()
+}
