@@ -28,8 +28,8 @@ impl Config {
         toml::from_str(text).map_err(|e: toml::de::Error| {
             let before = e.span().map_or(0, |s| s.start.min(text.len()));
             let line = text.as_bytes()[..before].iter().filter(|b| **b == b'\n').count();
-            let said: String = text.lines().nth(line).unwrap_or_default().chars().take(60).collect();
-            Error::new(format!("{name}, line {}, `{}`: {}", line + 1, said.trim(), e.message().replace('\n', " ")))
+            let shown: String = text.lines().nth(line).unwrap_or_default().chars().take(60).collect();
+            Error::new(format!("{name}, line {}, `{}`: {}", line + 1, shown.trim(), e.message().replace('\n', " ")))
                 .hint("keys are the long flags without dashes in front, such as `batch = 64`")
         })
     }

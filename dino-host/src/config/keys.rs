@@ -63,11 +63,11 @@ keys! {
     #[arg(long, help_heading = "Model")] arch: String = "vit_small".into();
     /// Side of a patch, pixels
     #[arg(long, help_heading = "Model")] patch_size: usize = 16;
-    /// Width C; 0 = as --arch says
+    /// Width C; 0 = as --arch sets it
     #[arg(long, help_heading = "Model")] embed_dim: usize = 0;
-    /// Blocks; 0 = as --arch says
+    /// Blocks; 0 = as --arch sets it
     #[arg(long, help_heading = "Model")] depth: usize = 0;
-    /// Attention heads; 0 = as --arch says
+    /// Attention heads; 0 = as --arch sets it
     #[arg(long, help_heading = "Model")] heads: usize = 0;
     /// MLP width over C
     #[arg(long, help_heading = "Model")] mlp_ratio: f64 = 4.0;
