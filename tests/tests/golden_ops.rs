@@ -1,27 +1,23 @@
-//! Single ops of the vocabulary against golden tensors: operators, loss, optimizer. Operands are laid out by hand, the op
-//! is called, and everything it wrote is compared.
+//! Single ops against golden tensors: the rows of the table of op cases, and, operands laid out by hand, what is stored otherwise in a
+//! fixture than in an op. Everything that an op writes is compared.
 
 use dino_host::cpu::Cpu;
 use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group, Ragged};
-use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::loss::LogSumExp;
 use dino_kernel::ops::position::{self, Interpolation};
-use tests::backend::{Arena, Factory, Reference, read, read_grad, write, write_grad};
+use std::collections::BTreeSet;
+use tests::backend::{Arena, Factory, Reference, read, read_grad, read_span, write, write_grad};
+use tests::cases::TABLE;
 use tests::fixture::Fixture;
 use tests::for_backends;
 use tests::gpu::OnGpu;
 
 for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [
-    layernorm,
-    gelu,
-    linear,
-    l2_normalize,
+    every_row,
     weight_norm,
     attention,
     attention_module,
-    drop_path,
-    patch_embed,
     positions,
 ]);
 
@@ -44,45 +40,43 @@ fn every_golden_tensor_belongs_to_a_test() {
     assert_eq!(f.outputs(&all), f.outputs(&[""]));
 }
 
+/// The rows of the table that have golden tensors, in every case that the fixture has of them.
+fn every_row<F: Factory>(who: &str) {
+    let rows = || TABLE.iter().flat_map(|rows| rows.iter()).filter_map(|row| Some((row, row.golden.as_ref()?)));
+    for file in rows().map(|(_, golden)| golden.file).collect::<BTreeSet<_>>() {
+        let f = Fixture::open(file);
+        let outputs = f.outputs(&[""]);
+        let (mut prefixes, mut skip) = (Vec::new(), Vec::new());
+        for (row, golden) in rows().filter(|(_, golden)| golden.file == file) {
+            let cases = f.between(golden.prefix, ".x");
+            assert!(!cases.is_empty(), "{file}: no case of {}", row.name);
+            for prefix in cases.iter().map(|case| format!("{}{case}", golden.prefix)) {
+                let case = row.golden(&f, &prefix);
+                let names = case.outputs.clone();
+                let (mut o, calls) = case.place::<F>();
+                (calls.forward)(&mut o);
+                calls.backward.iter().filter(|_| golden.backward).for_each(|backward| backward(&mut o));
+                for (name, pool, span) in names {
+                    let key = format!("{prefix}.{name}");
+                    if outputs.contains(&key) && (golden.backward || !name.starts_with('d')) {
+                        f.assert_golden(&key, &read_span(&mut o, pool, span));
+                    }
+                }
+                skip.extend(golden.skip.iter().map(|(name, why)| (format!("{prefix}.{name}"), *why)));
+                prefixes.push(format!("{prefix}."));
+            }
+        }
+        f.finish(
+            who,
+            &prefixes.iter().map(String::as_str).collect::<Vec<_>>(),
+            &skip.iter().map(|(key, why)| (key.as_str(), *why)).collect::<Vec<_>>(),
+        );
+    }
+}
+
 /// Crops of `count` times `tokens` rows, whatever pixels that takes.
 fn ragged(count: usize, tokens: usize) -> Ragged {
     Crops::one(Group { count, height: tokens - 1, width: 1 }).tokens(1)
-}
-
-fn layernorm<F: Factory>(who: &str) {
-    let f = Fixture::open("ops_basic");
-    for case in f.between("layernorm", ".x") {
-        let get = |k: &str| f.get(&format!("layernorm{case}.{k}"));
-        let x = get("x");
-        let n = Rows { rows: x.rows(), cols: x.last() };
-        let mut a = Arena::new();
-        let (at, dy, y) = (a.input(&x.data), a.input(&get("dy").data), a.act(x.data.len()));
-        let dx = a.input(&vec![0.0; x.data.len()]);
-        let (w, b) = (a.weight(&get("w").data), a.weight(&get("b").data));
-        let (mean, rstd) = (a.stat(n.rows), a.stat(n.rows));
-        let mut o = a.build::<F>();
-        let (stats, affine) = (NormStats { mean, rstd }, Affine { w, b });
-        o.layernorm(y, stats, at, affine, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS });
-        o.layernorm_backward(dx, dy, at, stats, affine, n);
-        f.assert_golden(&format!("layernorm{case}.y"), &read(&mut o, y));
-        f.assert_golden(&format!("layernorm{case}.dx"), &read(&mut o, dx));
-        f.assert_golden(&format!("layernorm{case}.dw"), &read_grad(&mut o, w));
-        f.assert_golden(&format!("layernorm{case}.db"), &read_grad(&mut o, b));
-    }
-    f.finish(who, &["layernorm"], &[]);
-}
-
-fn gelu<F: Factory>(who: &str) {
-    let f = Fixture::open("ops_basic");
-    let (x, dy) = (&f.get("gelu.x").data, &f.get("gelu.dy").data);
-    let mut a = Arena::new();
-    let (at, dy, y, dx) = (a.input(x), a.input(dy), a.act(x.len()), a.act(x.len()));
-    let mut o = a.build::<F>();
-    o.gelu(y, at);
-    o.gelu_backward(dx, dy, at);
-    f.assert_golden("gelu.y", &read(&mut o, y));
-    f.assert_golden("gelu.dx", &read(&mut o, dx));
-    f.finish(who, &["gelu."], &[]);
 }
 
 /// No op is a plain softmax: attention and loss stream it through [`LogSumExp`], which this holds to the golden rows.
@@ -107,57 +101,6 @@ fn softmax_through_log_sum_exp() {
     }
     check::<f32>("f32::softmax");
     check::<f64>("f64::softmax");
-}
-
-fn linear<F: Factory>(who: &str) {
-    let f = Fixture::open("ops_basic");
-    let get = |k: &str| f.get(&format!("linear.{k}"));
-    let n = Mat { rows: get("x").rows(), inp: get("x").last(), out: get("w").shape[0] };
-    let mut a = Arena::new();
-    let (x, dy) = (a.input(&get("x").data), a.input(&get("dy").data));
-    let (y, dx) = (a.act(n.rows * n.out), a.act(n.rows * n.inp));
-    let (w, b) = (a.weight(&get("w").data), a.weight(&get("b").data));
-    // The form without dx, for parameters of their own.
-    let (w2, b2) = (a.weight(&get("w").data), a.weight(&get("b").data));
-    let (pre, hid, plain) = (a.act(n.rows * n.out), a.act(n.rows * n.out), a.act(n.rows * n.out));
-    let mut o = a.build::<F>();
-    o.linear(y, x, Affine { w, b }, n);
-    o.linear_backward(dx, dy, x, Affine { w, b }, n);
-    o.linear_backward_params(dy, x, Affine { w: w2, b: b2 }, n);
-    f.assert_golden("linear.y", &read(&mut o, y));
-    f.assert_golden("linear.dx", &read(&mut o, dx));
-    for (w, b) in [(w, b), (w2, b2)] {
-        f.assert_golden("linear.dw", &read_grad(&mut o, w));
-        f.assert_golden("linear.db", &read_grad(&mut o, b));
-    }
-    // The fused form: its first half has a golden tensor, its second is the plain op's.
-    o.linear_gelu(hid, pre, x, Affine { w, b }, n);
-    o.gelu(plain, pre);
-    f.assert_golden("linear.y", &read(&mut o, pre));
-    for (got, want) in read(&mut o, hid).into_iter().zip(read(&mut o, plain)) {
-        assert!((got - want).abs() <= 1e-6 * want.abs().max(1.0), "linear_gelu {got}, gelu of linear {want}");
-    }
-    f.finish(who, &["linear."], &[]);
-}
-
-fn l2_normalize<F: Factory>(who: &str) {
-    let f = Fixture::open("ops_basic");
-    for case in f.between("l2norm", ".x") {
-        let x = f.get(&format!("l2norm{case}.x"));
-        let n = Rows { rows: x.rows(), cols: x.last() };
-        let mut a = Arena::new();
-        let (at, y, dx, norm) = (a.input(&x.data), a.act(x.data.len()), a.act(x.data.len()), a.stat(n.rows));
-        let key = format!("l2norm{case}.dy");
-        let dy = f.has(&key).then(|| a.input(&f.get(&key).data));
-        let mut o = a.build::<F>();
-        o.l2_normalize(y, norm, at, n);
-        f.assert_golden(&format!("l2norm{case}.y"), &read(&mut o, y));
-        if let Some(dy) = dy {
-            o.l2_normalize_backward(dx, dy, y, norm, n);
-            f.assert_golden(&format!("l2norm{case}.dx"), &read(&mut o, dx));
-        }
-    }
-    f.finish(who, &["l2norm"], &[]);
 }
 
 /// The ops never make the normalized prototypes: logits are scaled, and the raw gradient dW = dy^T x is projected once.
@@ -312,51 +255,6 @@ fn attention_module<F: Factory>(who: &str) {
         f.assert_golden(&format!("attention_module.d{key}"), &read_grad(&mut o, w));
     }
     f.finish(who, &["attention_module."], &[]);
-}
-
-fn drop_path<F: Factory>(who: &str) {
-    let f = Fixture::open("ops_basic");
-    let get = |k: &str| f.get(&format!("drop_path.{k}"));
-    let &[count, tokens, cols] = get("x").shape.as_slice() else { panic!("three axes") };
-    let n = ragged(count, tokens);
-    let keep = get("keep").scalar();
-    let scales: Vec<f64> = get("keep_mask").data.iter().map(|mask| mask / keep).collect();
-    let mut a = Arena::new();
-    let (x, branch, dy) = (a.input(&get("x").data), a.input(&get("branch").data), a.input(&get("dy").data));
-    let (y, d_branch, scale) = (a.act(x.len()), a.act(x.len()), a.state(&scales));
-    let mut o = a.build::<F>();
-    o.add_scaled(y, x, branch, scale, n, cols);
-    o.scale_crops(d_branch, dy, scale, n, cols);
-    f.assert_golden("drop_path.y", &read(&mut o, y));
-    f.assert_golden("drop_path.dbranch", &read(&mut o, d_branch));
-    let why = "the residual's own gradient is its upstream gradient, which no op touches";
-    f.finish(who, &["drop_path."], &[("drop_path.dx", why)]);
-}
-
-fn patch_embed<F: Factory>(who: &str) {
-    let f = Fixture::open("ops_basic");
-    for case in f.between("patch_embed", ".x") {
-        let get = |k: &str| f.get(&format!("patch_embed{case}.{k}"));
-        let &[count, channels, height, width] = get("x").shape.as_slice() else { panic!("four axes") };
-        let &[out, _, patch, _] = get("w").shape.as_slice() else { panic!("four axes") };
-        let crops = Crops::one(Group { count, height, width });
-        let n = Mat { rows: crops.patches(patch), inp: channels * patch * patch, out };
-        let mut a = Arena::new();
-        let (x, dy) = (a.input(&get("x").data), a.input(&get("dy").data));
-        let (cols, y) = (a.act(n.rows * n.inp), a.act(n.rows * n.out));
-        let (w, b) = (a.weight(&get("w").data), a.weight(&get("b").data));
-        let mut o = a.build::<F>();
-        o.patchify(cols, x, Patches { crops, patch, channels });
-        o.linear(y, cols, Affine { w, b }, n);
-        o.linear_backward_params(dy, cols, Affine { w, b }, n);
-        f.assert_golden(&format!("patch_embed{case}.y"), &read(&mut o, y));
-        f.assert_golden(&format!("patch_embed{case}.dw"), &read_grad(&mut o, w));
-        f.assert_golden(&format!("patch_embed{case}.db"), &read_grad(&mut o, b));
-    }
-    let why = "pixels are data: the patch embedding has no gradient towards them";
-    let skip: Vec<String> =
-        f.between("patch_embed", ".dx").iter().map(|case| format!("patch_embed{case}.dx")).collect();
-    f.finish(who, &["patch_embed"], &skip.iter().map(|key| (key.as_str(), why)).collect::<Vec<_>>());
 }
 
 fn positions<F: Factory>(who: &str) {

@@ -3,8 +3,8 @@
 
 use dino_kernel::backend::reference::Train;
 use dino_kernel::backend::*;
-use dino_kernel::crops::{Crops, Group, Ragged};
-use dino_kernel::mem::{Act, Pool, Span, Weight};
+use dino_kernel::crops::{Crops, Group};
+use dino_kernel::mem::{Act, Pool, Span};
 use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::{self, Interpolation};
@@ -12,6 +12,7 @@ use dino_kernel::plan::{Config, Plan};
 use dino_kernel::scalars::hyper;
 use dino_kernel::step::Hyper;
 use tests::backend::{Arena, Place, Reference, make_poisoned, read, read_grad, read_span, write, write_grad};
+use tests::cases::{Case, TABLE, Wrt};
 use tests::plans::ordinary;
 use tests::training::{OBJECTIVE, OPTIMIZER, Run, hyper_numbers, normals, random_views};
 
@@ -43,14 +44,6 @@ fn relative(got: &[f64], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
     norm(&mut got.iter().zip(want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied())
-}
-
-/// What a backward op must have found: the gradient with respect to `x` is stored at `dx` (set), at `acc` (added), or among the
-/// parameters' gradients (added).
-enum Wrt {
-    Set(Act, Act),
-    Acc(Act, Act),
-    Parameter(Weight),
 }
 
 /// Holds `backward` to the differences of the sum of `dy` times what `forward` leaves at `y`.
@@ -105,193 +98,19 @@ fn check_value(
     }
 }
 
-/// Three groups of different lengths.
-fn crops() -> Crops {
-    let group = |count, height, width| Group { count, height, width };
-    Crops::one(group(2, 2, 3)).with(group(1, 1, 1)).with(group(3, 4, 1))
-}
-
-fn tokens() -> Ragged {
-    crops().tokens(1)
-}
-
+/// Every row of the table whose backward op has a gradient.
 #[test]
-fn linear() {
-    let n = Mat { rows: 5, inp: 19, out: 3 };
-    let mut a = Arena::new();
-    let (x, y, dx) = (a.input(&normals(1, 95)), a.act(15), a.act(95));
-    let (dy, w, b) = (a.act(15), a.weight(&normals(2, 57)), a.weight(&normals(3, 3)));
-    let wrt = [Wrt::Set(x, dx), Wrt::Parameter(w), Wrt::Parameter(b)];
-    check(
-        "linear",
-        a,
-        [y, dy],
-        &wrt,
-        |o| o.linear(y, x, Affine { w, b }, n),
-        |o| o.linear_backward(dx, dy, x, Affine { w, b }, n),
-    );
-}
-
-#[test]
-fn linear_params() {
-    let n = Mat { rows: 5, inp: 19, out: 3 };
-    let mut a = Arena::new();
-    let (x, y, dy) = (a.input(&normals(1, 95)), a.act(15), a.act(15));
-    let (w, b) = (a.weight(&normals(2, 57)), a.weight(&normals(3, 3)));
-    let wrt = [Wrt::Parameter(w), Wrt::Parameter(b)];
-    check(
-        "linear_params",
-        a,
-        [y, dy],
-        &wrt,
-        |o| o.linear(y, x, Affine { w, b }, n),
-        |o| o.linear_backward_params(dy, x, Affine { w, b }, n),
-    );
-}
-
-#[test]
-fn linear_gelu() {
-    let n = Mat { rows: 4, inp: 6, out: 5 };
-    let mut a = Arena::new();
-    let (x, y, pre, dx) = (a.input(&normals(1, 24)), a.act(20), a.act(20), a.act(24));
-    let (dy, d_pre) = (a.act(20), a.act(20));
-    let (w, b) = (a.weight(&normals(2, 30)), a.weight(&normals(3, 5)));
-    let wrt = [Wrt::Set(x, dx), Wrt::Parameter(w), Wrt::Parameter(b)];
-    check(
-        "linear_gelu",
-        a,
-        [y, dy],
-        &wrt,
-        |o| o.linear_gelu(y, pre, x, Affine { w, b }, n),
-        |o| {
-            o.gelu_backward(d_pre, dy, pre);
-            o.linear_backward(dx, d_pre, x, Affine { w, b }, n);
-        },
-    );
-}
-
-#[test]
-fn gelu() {
-    let mut a = Arena::new();
-    let x: Vec<f64> = (0..41).map(|i| 0.3 * (i as f64 - 20.0)).collect();
-    let (x, y, dx, dy) = (a.input(&x), a.act(41), a.act(41), a.act(41));
-    check("gelu", a, [y, dy], &[Wrt::Set(x, dx)], |o| o.gelu(y, x), |o| o.gelu_backward(dx, dy, x));
-}
-
-#[test]
-fn layernorm() {
-    // One width below a lane, one above and not a multiple.
-    for cols in [5, 37] {
-        let n = Rows { rows: 4, cols };
-        let len = n.rows * cols;
-        let mut a = Arena::new();
-        let (x, y, dx, dy) = (a.input(&normals(1, len)), a.act(len), a.act(len), a.act(len));
-        let (w, b) = (a.weight(&normals(2, cols)), a.weight(&normals(3, cols)));
-        let (affine, stats) = (Affine { w, b }, NormStats { mean: a.stat(n.rows), rstd: a.stat(n.rows) });
-        let wrt = [Wrt::Acc(x, dx), Wrt::Parameter(w), Wrt::Parameter(b)];
-        check(
-            "layernorm",
-            a,
-            [y, dy],
-            &wrt,
-            |o| o.layernorm(y, stats, x, affine, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS }),
-            |o| o.layernorm_backward(dx, dy, x, stats, affine, n),
-        );
+fn every_row() {
+    for row in TABLE.iter().flat_map(|rows| rows.iter()) {
+        for sizes in row.small {
+            let Case { arena, result, wrt, calls, .. } = row.random(sizes);
+            let (result, backward) = (result.expect("an output"), calls.backward.expect("a backward op"));
+            check(&format!("{} {sizes:?}", row.name), arena, result, &wrt, |o| (calls.forward)(o), |o| backward(o));
+        }
     }
 }
 
-#[test]
-fn add_layernorm() {
-    let n = Rows { rows: 3, cols: 18 };
-    let mut a = Arena::new();
-    let (x, branch) = (a.input(&normals(1, 54)), a.input(&normals(2, 54)));
-    let (y, mid, dx, dy) = (a.act(54), a.act(54), a.act(54), a.act(54));
-    let (w, b) = (a.weight(&normals(3, 18)), a.weight(&normals(4, 18)));
-    let (affine, stats) = (Affine { w, b }, NormStats { mean: a.stat(3), rstd: a.stat(3) });
-    // The sum's gradient is that of both operands.
-    let wrt = [Wrt::Acc(x, dx), Wrt::Acc(branch, dx), Wrt::Parameter(w), Wrt::Parameter(b)];
-    check(
-        "add_layernorm",
-        a,
-        [y, dy],
-        &wrt,
-        |o| o.add_layernorm(y, mid, stats, x, branch, affine, LayerNorm { rows: n.rows, cols: n.cols, eps: EPS }),
-        |o| o.layernorm_backward(dx, dy, mid, stats, affine, n),
-    );
-}
-
-#[test]
-fn residuals_under_stochastic_depth() {
-    let (n, cols) = (tokens(), 3);
-    let len = n.rows() * cols;
-    let mut a = Arena::new();
-    let (x, branch) = (a.input(&normals(1, len)), a.input(&normals(2, len)));
-    let (y, d_branch, dy) = (a.act(len), a.act(len), a.act(len));
-    let scale = a.state(&[0.0, 1.25, 1.25, 0.0, 1.25, 1.0]);
-    // The stream's gradient is the upstream gradient itself.
-    let wrt = [Wrt::Set(branch, d_branch), Wrt::Set(x, dy)];
-    check(
-        "add_scaled",
-        a,
-        [y, dy],
-        &wrt,
-        |o| o.add_scaled(y, x, branch, scale, n, cols),
-        |o| o.scale_crops(d_branch, dy, scale, n, cols),
-    );
-}
-
-#[test]
-fn attention() {
-    let n = Heads { crops: tokens(), heads: 2, head_dim: 3 };
-    let (rows, c) = (n.crops.rows(), n.cols());
-    let mut a = Arena::new();
-    let (qkv, dqkv) = (a.input(&normals(1, rows * 3 * c)), a.act(rows * 3 * c));
-    let (y, dy, lse) = (a.act(rows * c), a.act(rows * c), a.stat(rows * n.heads));
-    check(
-        "attention",
-        a,
-        [y, dy],
-        &[Wrt::Set(qkv, dqkv)],
-        |o| o.attention(Attention { y, lse }, qkv, n),
-        |o| o.attention_backward(dqkv, dy, Attention { y, lse }, qkv, n),
-    );
-}
-
-#[test]
-fn attention_class() {
-    let n = Heads { crops: tokens(), heads: 2, head_dim: 3 };
-    let (rows, crops, c) = (n.crops.rows(), n.crops.crops(), n.cols());
-    let mut a = Arena::new();
-    let (q, dq) = (a.input(&normals(1, crops * c)), a.act(crops * c));
-    let (kv, dkv) = (a.input(&normals(2, rows * 2 * c)), a.act(rows * 2 * c));
-    let (y, dy, lse) = (a.act(crops * c), a.act(crops * c), a.stat(crops * n.heads));
-    let wrt = [Wrt::Set(q, dq), Wrt::Set(kv, dkv)];
-    check(
-        "attention_class",
-        a,
-        [y, dy],
-        &wrt,
-        |o| o.attention_class(Attention { y, lse }, ClassQkv { q, kv }, n),
-        |o| o.attention_class_backward(ClassQkv { q: dq, kv: dkv }, dy, Attention { y, lse }, ClassQkv { q, kv }, n),
-    );
-}
-
-#[test]
-fn class_rows() {
-    let (n, cols) = (tokens(), 3);
-    let (rows, crops) = (n.rows() * cols, n.crops() * cols);
-    let mut a = Arena::new();
-    let (x, dx, y, dy) = (a.input(&normals(1, rows)), a.act(rows), a.act(crops), a.act(crops));
-    check(
-        "gather_class",
-        a,
-        [y, dy],
-        &[Wrt::Acc(x, dx)],
-        |o| o.gather_class(y, x, n, cols),
-        |o| o.scatter_class_acc(dx, dy, n, cols),
-    );
-}
-
+/// Positions that are resized, and tokens made of them.
 #[test]
 fn embed_with_resized_positions() {
     let (side, [r, c], cols, crops) = (4, [3, 5], 4, 2);
@@ -316,21 +135,6 @@ fn embed_with_resized_positions() {
         o.embed_backward(dpatches, dpositions, dy, class, own, n);
         o.resize_positions_backward(dpositions, rest, rows, columns, grid);
     });
-}
-
-#[test]
-fn l2_normalize() {
-    let n = Rows { rows: 4, cols: 7 };
-    let mut a = Arena::new();
-    let (x, dx, y, dy, norm) = (a.input(&normals(1, 28)), a.act(28), a.act(28), a.act(28), a.stat(4));
-    check(
-        "l2_normalize",
-        a,
-        [y, dy],
-        &[Wrt::Set(x, dx)],
-        |o| o.l2_normalize(y, norm, x, n),
-        |o| o.l2_normalize_backward(dx, dy, y, norm, n),
-    );
 }
 
 /// The loss and its gradient come from one op; the weight norm's backward makes the raw gradient those of v and g.
