@@ -16,8 +16,8 @@ cp "$target/dino-gpu" "$target/examples/step_time" "$here/bench.sh" "$dir"
 # the tests that use the GPU, by the programs that cargo names, and what they compare with
 rm -rf "$dir/tests" "$dir/golden"
 mkdir "$dir/tests"
-for source in tests/tests/*.rs; do
-  grep -q 'tests::gpu' "$source" || continue
+for source in tests/tests/*; do # a program is a file, or a folder of them
+  grep -rq 'tests::gpu' "$source" || continue
   name=$(basename "$source" .rs)
   program=$(cargo test --release -p tests --test "$name" --no-run 2>&1 | sed -n 's/.*(\(.*\))$/\1/p' | tail -n 1)
   [ -n "$program" ] || { echo "pack.sh: cargo names no program for $source" >&2; exit 1; }

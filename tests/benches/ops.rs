@@ -39,8 +39,8 @@ fn main() {
     let args = Args::parse();
     match (args.gpu, args.precision) {
         (false, _) => table::<Cpu>(&args),
-        (true, Precision::F32) => table::<OnGpu<false, { 256 << 10 }>>(&args),
-        (true, Precision::Bf16) => table::<OnGpu<true, { 256 << 10 }>>(&args),
+        (true, Precision::F32) => table::<OnGpu<false, { 64 << 10 }>>(&args),
+        (true, Precision::Bf16) => table::<OnGpu<true, { 64 << 10 }>>(&args),
     }
 }
 

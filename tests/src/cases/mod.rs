@@ -68,14 +68,17 @@ pub struct Case {
     pub calls: Calls,
 }
 
+/// The shape of the golden tensor of an operand's name.
+pub type Shapes<'a> = dyn Fn(&str) -> Vec<usize> + 'a;
+
 /// Where the golden tensors of a row are.
 pub struct Golden {
     /// The fixture.
     pub file: &'static str,
     /// Names are this, perhaps a number, a dot, and the operand's name.
     pub prefix: &'static str,
-    /// The sizes of a case, from its tensors; the first argument gives the tensor of an operand's name.
-    pub sizes: fn(&dyn Fn(&str) -> Vec<usize>) -> Vec<usize>,
+    /// The sizes of a case, from its tensors.
+    pub sizes: fn(&Shapes) -> Vec<usize>,
     /// Whether the backward op's results are golden too.
     pub backward: bool,
     /// Outputs that no op gives, and why.

@@ -1,13 +1,13 @@
 //! Linear layers and GELU.
 
-use crate::cases::{Build, Calls, Golden, Row};
+use crate::cases::{Build, Calls, Golden, Row, Shapes};
 use dino_kernel::backend::{Mat, Op};
 
 /// (rows, inp, out). Anything; rows on 16 bytes; several steps and a tail; sums over rows that are split, the last split shorter.
 const EDGES: &[&[usize]] =
     &[&[1, 1, 1], &[70, 37, 45], &[66, 72, 96], &[130, 200, 56], &[3, 33, 131], &[1100, 24, 40], &[1037, 19, 33]];
 
-fn sizes(shape: &dyn Fn(&str) -> Vec<usize>) -> Vec<usize> {
+fn sizes(shape: &Shapes) -> Vec<usize> {
     let (x, w) = (shape("x"), shape("w"));
     vec![x[..x.len() - 1].iter().product(), w[1], w[0]]
 }

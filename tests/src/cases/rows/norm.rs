@@ -1,6 +1,6 @@
 //! Norms of rows: layer norm, l2 norm, weight norm.
 
-use crate::cases::{Build, Calls, Golden, Row};
+use crate::cases::{Build, Calls, Golden, Row, Shapes};
 use dino_kernel::backend::{LayerNorm, Mat, Op, Prototypes, Rows};
 use dino_kernel::ops::layernorm::EPS;
 
@@ -76,7 +76,7 @@ pub(super) const ROWS: &[Row] = &[
     },
 ];
 
-fn rows_and_zero(shape: &dyn Fn(&str) -> Vec<usize>) -> Vec<usize> {
+fn rows_and_zero(shape: &Shapes) -> Vec<usize> {
     let x = shape("x");
     let (cols, rows) = x.split_last().expect("a matrix");
     vec![rows.iter().product(), *cols, 0]

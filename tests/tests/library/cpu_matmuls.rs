@@ -15,18 +15,18 @@ proptest! {
 
     /// An element is off by at most k + 1 roundings of the sum of its terms' sizes, and nothing beside c is written.
     #[test]
-    fn a_small_product_is_the_product(
+    fn a_small_matmul_is_the_matmul(
         (m, k, n) in (1usize..40, 1usize..90, 1usize..150),
         gaps in prop::array::uniform3(0usize..5),
         powers in prop::array::uniform2(-15i32..15),
-        turned: bool,
+        transposed: bool,
         add: bool,
     ) {
-        let (rows, cols) = if turned { (k, m) } else { (m, k) };
+        let (rows, cols) = if transposed { (k, m) } else { (m, k) };
         let (lda, ldb, ldc) = (cols + gaps[0], n + gaps[1], n + gaps[2]);
         let (a, b) = (factor(1, rows * lda, powers[0]), factor(2, k * ldb, powers[1]));
         let c = factor(3, m * ldc, powers[0] + powers[1]);
-        let view = if turned { View::transposed(&a, lda) } else { View::rows(&a, lda) };
+        let view = if transposed { View::transposed(&a, lda) } else { View::rows(&a, lda) };
         let mut got = c.clone();
         matmul(&mut got, ldc, view, &b, ldb, [m, k, n], add);
         for (i, j) in (0..m).flat_map(|i| (0..ldc).map(move |j| (i, j))) {

@@ -589,9 +589,9 @@ fn enums(source: &str) -> Vec<Vec<(&str, usize)>> {
 #[test]
 fn kernels_read_scalars_from_the_same_slots() {
     let block = [("NUMBERS", NUMBERS), ("WITHHELD", WITHHELD), ("BLOCK", BLOCK)];
-    let scalars = enums(include_str!("../../dino-gpu/kernels/scalars.cuh"));
+    let scalars = enums(include_str!("../../../dino-gpu/kernels/scalars.cuh"));
     assert_eq!(scalars, [hyper::SLOTS, &block, monitor::SLOTS]);
     assert_eq!(hyper::LEN, hyper::GROUPS + ParamGroup::ALL.len() * BLOCK);
-    assert_eq!(enums(include_str!("../../dino-gpu/kernels/adamw.cu")), [adamw::block::SLOTS]);
+    assert_eq!(enums(include_str!("../../../dino-gpu/kernels/adamw.cu")), [adamw::block::SLOTS]);
     assert!(ParamGroup::ALL.iter().enumerate().all(|(i, group)| *group as usize == i));
 }
