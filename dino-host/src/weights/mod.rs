@@ -8,24 +8,23 @@ mod file;
 pub mod flat;
 mod infer;
 pub mod init;
-pub mod naming;
+pub mod names;
 mod networks;
 pub mod onnx;
 pub mod pickle;
-mod proto;
 mod pth;
 mod tensors;
 pub mod write;
 
 pub use file::{File, Format};
-pub use naming::Naming;
+pub use names::Naming;
 pub use networks::plain;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::weights::checkpoint::Checkpoint;
 use dino_kernel::params::Part;
-use naming::{TensorPart, foreign, from_hf, harmless};
+use names::{TensorPart, foreign, from_hf, harmless};
 use networks::Network;
 use pickle::Dtype;
 use serde_json::{Value, json};
@@ -471,7 +470,7 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
             let tensor_part = TensorPart { name: name.clone(), third };
             match keys.get(&tensor_part) {
                 None => {
-                    let spelled = naming::to_hf(&name);
+                    let spelled = names::to_hf(&name);
                     let shown = if report.naming == Naming::Hf { spelled.get(third.unwrap_or(0)) } else { None };
                     report.missing.push(format!("{}{}", report.container, shown.unwrap_or(&name)));
                 }

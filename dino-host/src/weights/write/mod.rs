@@ -1,7 +1,7 @@
 //! Weights for other programs: safetensors under the published names, timm's or Hugging Face's, or an array a tensor.
 
 use super::infer::SETTINGS;
-use super::naming::to_hf;
+use super::names::to_hf;
 use super::{Naming, Weights};
 use crate::config::Config;
 use crate::error::{Error, Result};

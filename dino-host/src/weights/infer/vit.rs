@@ -1,21 +1,21 @@
 //! The architecture of a foreign file, read off the shapes of its tensors and off what is stored beside it.
 
-use super::naming::{Naming, TensorPart};
-use super::{File, Keys, Options, Report, Side};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::image::augment::EvalView;
+use crate::weights::names::{Naming, TensorPart};
+use crate::weights::{File, Keys, Options, Report, Side};
 use dino_kernel::ops::layernorm::EPS;
 use serde_json::Value;
 
 /// The LayerNorm epsilon of Hugging Face's ViTConfig where a config.json does not state it.
 const HF_EPS: f64 = 1e-12;
 
-/// A foreign file's own settings, in the metadata of what [`super::write`] writes.
-pub(super) const SETTINGS: &str = "dino-host";
+/// A foreign file's own settings, in the metadata of what [`crate::weights::write`] writes.
+pub(in crate::weights) const SETTINGS: &str = "dino-host";
 
 /// The configuration that a file's shapes make, and whether the file stated how many attention heads there are.
-pub(super) fn config(
+pub(in crate::weights) fn config(
     file: &File,
     keys: &Keys,
     side: &Side,
@@ -35,7 +35,7 @@ pub(super) fn config(
         return Err(refuse("it has no class token".into()));
     }
     let (Some(class), Some(patch), Some(positions)) = (class, patch, positions) else {
-        let seen: Vec<&str> = file.tensors.keys().take(super::SHOWN).map(String::as_str).collect();
+        let seen: Vec<&str> = file.tensors.keys().take(crate::weights::SHOWN).map(String::as_str).collect();
         let none = "none of a class token, patches and positions under names of ";
         return Err(refuse(format!("{none}{}; it begins with {}", report.naming.name(), seen.join(", "))));
     };
