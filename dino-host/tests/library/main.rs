@@ -7,6 +7,7 @@ mod common;
 mod containers;
 mod crops;
 mod dense;
+mod flat;
 mod image;
 mod image_more;
 mod onnx;
