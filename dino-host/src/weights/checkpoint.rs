@@ -8,13 +8,15 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
-use dino_kernel::mem::{Pool, Weight};
-use dino_kernel::params::{Part, Spec};
+use crate::weights::entries::entries;
+use dino_kernel::mem::Pool;
+use dino_kernel::params::Part;
 use dino_kernel::plan::Plan;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 /// The progress of a run.
@@ -105,17 +107,34 @@ impl View for Out {
     }
 }
 
-/// The published key of a parameter: `backbone.X` or `head.X`.
-pub(crate) fn key(spec: &Spec) -> String {
-    if spec.part == Part::Backbone { format!("backbone.{}", spec.name) } else { spec.name.to_string() }
+/// A tensor of a full run: its key in the file, and where a device has it.
+struct Stored {
+    key: String,
+    shape: Vec<usize>,
+    pool: Pool,
+    at: Range<usize>,
 }
 
-/// The contiguous ranges of a checkpoint that have the table's layout: prefix, pool, offset.
-fn ranges(p: &Plan) -> Vec<(String, Pool, usize)> {
+/// Every tensor of a full run. What is no parameter (the center; what a network keeps beside its parameters) is a row like the others, in
+/// the state pool.
+fn stored(p: &Plan) -> Vec<Stored> {
     let len = p.table.len();
     let slots = p.config.optimizer.slots().iter().enumerate();
     let networks = [("student.".into(), Pool::Weights, 0), ("teacher.".into(), Pool::Weights, len)];
-    networks.into_iter().chain(slots.map(|(i, name)| (format!("optimizer.{name}."), Pool::Slots, i * len))).collect()
+    let ranges =
+        networks.into_iter().chain(slots.map(|(i, name)| (format!("optimizer.{name}."), Pool::Slots, i * len)));
+    let mut all = Vec::new();
+    for (prefix, pool, first) in ranges {
+        all.extend(entries(&p.table).into_iter().map(|entry| Stored {
+            key: format!("{prefix}{}", entry.key()),
+            at: first + entry.at.start..first + entry.at.end,
+            shape: entry.shape,
+            pool,
+        }));
+    }
+    let center = p.targets.rows.offset;
+    all.push(Stored { key: "center".into(), shape: vec![1, center.len()], pool: Pool::State, at: center.0.range() });
+    all
 }
 
 pub(crate) fn metadata(config: &Config, progress: Progress) -> BTreeMap<&'static str, String> {
@@ -159,23 +178,21 @@ fn check_finite(tensors: &[(String, Out)]) -> Result<(), Unsaved> {
     Ok(())
 }
 
+fn downloaded<D: Device>(o: &mut D, tensors: Vec<Stored>) -> Vec<(String, Out)> {
+    let download = |Stored { key, shape, pool, at }: Stored| {
+        let mut values = vec![0.0; at.len()];
+        o.download(pool, at.start, &mut values);
+        (key, Out { shape, values })
+    };
+    tensors.into_iter().map(download).collect()
+}
+
 /// Writes everything a run needs to go on.
 ///
 /// # Errors
 /// A number is not finite, the device is lost, or the file cannot be written; the file that was there stays.
 pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progress: Progress) -> Result<(), Unsaved> {
-    let mut tensors = Vec::new();
-    for (prefix, pool, offset) in ranges(p) {
-        p.table.visit(|spec| {
-            let mut values = vec![0.0; spec.at.len()];
-            o.download(pool, offset + spec.at.0.at, &mut values);
-            tensors.push((format!("{prefix}{}", key(&spec)), Out { shape: spec.shape().to_vec(), values }));
-        });
-    }
-    let center = p.targets.rows.offset;
-    let mut values = vec![0.0; center.len()];
-    o.download(Pool::State, center.0.at, &mut values);
-    tensors.push(("center".into(), Out { shape: vec![1, values.len()], values }));
+    let tensors = downloaded(o, stored(p));
     o.sync()?; // what a lost device gave must not replace a good file
     check_finite(&tensors)?;
     Ok(write(path, tensors, metadata(config, progress))?)
@@ -192,14 +209,11 @@ pub fn save_teacher<D: Device>(
     config: &Config,
     progress: Progress,
 ) -> Result<(), Unsaved> {
-    let mut tensors = Vec::new();
-    p.table.visit(|spec| {
-        if spec.part == Part::Backbone {
-            let mut values = vec![0.0; spec.at.len()];
-            o.download(Pool::Weights, p.table.len() + spec.at.0.at, &mut values);
-            tensors.push((spec.name.to_string(), Out { shape: spec.shape().to_vec(), values }));
-        }
+    let teacher = stored(p).into_iter().filter_map(|tensor| {
+        let key = tensor.key.strip_prefix("teacher.backbone.")?.to_owned();
+        Some(Stored { key, ..tensor })
     });
+    let tensors = downloaded(o, teacher.collect());
     o.sync()?;
     check_finite(&tensors)?;
     Ok(write(path, tensors, metadata(config, progress))?)
@@ -248,6 +262,12 @@ impl Checkpoint {
         let config = config.resolve().map_err(|e| bad(format!("its configuration: {}", e.message)))?;
         if config.depth > tensors {
             return Err(bad(format!("its configuration has {} blocks, but it holds {tensors} tensors", config.depth)));
+        }
+        if config.head_layers > tensors {
+            return Err(bad(format!(
+                "its configuration has a head of {} layers, but it holds {tensors} tensors",
+                config.head_layers
+            )));
         }
         let step: u64 = entry("step")?.parse().map_err(|e| bad(format!("its step: {e}")))?;
         let bits = u64::from_str_radix(entry("epoch_loss")?, 16).map_err(|e| bad(format!("its epoch loss: {e}")))?;
@@ -301,24 +321,14 @@ impl Checkpoint {
     /// # Errors
     /// A tensor is missing or misshapen, or a number is not finite; the error is that of the first one.
     pub fn whole(&self, p: &Plan) -> Result<Vec<(Pool, usize, Vec<f32>)>> {
-        let (mut found, mut error) = (Vec::new(), None);
-        for (prefix, pool, offset) in ranges(p) {
-            p.table.visit(|spec| match self.tensor(&format!("{prefix}{}", key(&spec)), spec.shape()) {
-                Ok(values) => found.push((pool, offset + spec.at.0.at, values)),
-                Err(e) => error = error.take().or(Some(e)),
-            });
-        }
-        if let Some(e) = error {
-            return Err(e);
-        }
-        let center = p.targets.rows.offset;
-        found.push((Pool::State, center.0.at, self.tensor("center", &[1, center.len()])?));
-        Ok(found)
+        let tensor = |Stored { key, shape, pool, at }: Stored| Ok((pool, at.start, self.tensor(&key, &shape)?));
+        stored(p).into_iter().map(tensor).collect()
     }
 
     /// Whether it holds the teacher's backbone alone, under bare names.
     pub fn is_bare(&self) -> bool {
-        SafeTensors::deserialize(&self.bytes).is_ok_and(|all| all.names().contains(&"cls_token"))
+        let first = entries(&self.config.table()).swap_remove(0);
+        SafeTensors::deserialize(&self.bytes).is_ok_and(|all| all.names().contains(&first.name.as_str()))
     }
 
     /// A network's backbone in the table's layout: `network` is `teacher` or `student`; a file with bare names is taken for the teacher.
@@ -345,25 +355,18 @@ impl Checkpoint {
                 .hint("the student is in the run's checkpoint.safetensors"));
         }
         // The file may claim any size: memory is allocated when every tensor has been found.
-        let (mut found, mut error) = (Vec::new(), None);
-        table.visit(|spec| {
-            if (spec.part == Part::Backbone) == head {
-                return;
+        let mut found = Vec::new();
+        for entry in entries(&table) {
+            if (entry.part == Part::Backbone) == head {
+                continue;
             }
-            let key = if bare { spec.name.to_string() } else { format!("{network}.{}", key(&spec)) };
-            let Weight(span) = spec.at;
-            match self.tensor(&key, spec.shape()) {
-                Ok(values) => found.push((span, values)),
-                Err(e) => error = error.take().or(Some(e)),
-            }
-        });
-        if let Some(e) = error {
-            return Err(e);
+            let key = if bare { entry.name } else { format!("{network}.{}", entry.key()) };
+            found.push((entry.at, self.tensor(&key, &entry.shape)?));
         }
         let first = if head { table.backbone_len() } else { 0 };
         let mut weights = vec![0.0; if head { table.len() } else { table.backbone_len() } - first];
-        for (span, values) in &found {
-            weights[span.at - first..][..span.len].copy_from_slice(values);
+        for (at, values) in &found {
+            weights[at.start - first..at.end - first].copy_from_slice(values);
         }
         Ok(weights)
     }

@@ -4,6 +4,7 @@
 //! table wants it: what is missing, extra or misshapen is listed, and nothing is loaded then.
 
 pub mod checkpoint;
+mod entries;
 mod file;
 pub mod flat;
 mod infer;
