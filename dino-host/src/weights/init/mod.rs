@@ -1,13 +1,14 @@
-//! A run that starts from weights: student and teacher alike.
+//! A run that starts from weights: student and teacher alike. A family of networks has a file here, and an arm in [`start`].
 
+mod vit;
+
+use super::entries::{Entry, entries};
 use super::{Options, Weights, open};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use clap::ValueEnum;
-use dino_kernel::backend::Grid;
 use dino_kernel::init;
-use dino_kernel::model::{Backbone, Vit};
-use dino_kernel::ops::position;
+use dino_kernel::model::Backbone;
 use dino_kernel::params::Part;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -48,49 +49,9 @@ pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, 
     if !given.heads_stated {
         said.push(format!("the file does not say how many attention heads it has: {} as the run", config.heads));
     }
-    let (from, to) = (given.config.table(), config.table());
-    let (Backbone::Vit(a), Backbone::Vit(b)) = (from.backbone, to.backbone);
-    same_shape(file, &a, &b)?;
-    if a.channels != b.channels && !channels {
-        let (has, wants) = (a.channels, b.channels);
-        return Err(Error::new(format!("{} has {has} channels, the run {wants}", file.display()))
-            .hint("--init-channels adds or repeats their weights"));
-    }
-    let mut weights = vec![0.0; to.len()];
-    init::weights(&mut weights, &to, config.seed, config.init_std);
-    let mut targets = vec![];
-    to.visit(|spec| targets.push((spec.name.to_string(), spec.at.range())));
-    for (t, (name, range)) in super::write::backbone(&given.config, &given.backbone).iter().zip(&targets) {
-        assert_eq!(t.name, *name, "networks of one depth have one order of tensors");
-        let target = &mut weights[range.clone()];
-        match name.as_str() {
-            "pos_embed" => positions(target, t.values, &a, &b),
-            "patch_embed.proj.weight" => patches(target, t.values, &a, &b),
-            _ => target.copy_from_slice(t.values),
-        }
-    }
-    if a.side() != b.side() {
-        said.push(format!(
-            "positions are resized from {0} x {0} to {1} x {1} (position-resize {2})",
-            a.side(),
-            b.side(),
-            config.position_resize
-        ));
-    }
-    if a.channels != b.channels {
-        said.push(format!("patch weights of {} channels serve {}", a.channels, b.channels));
-    }
-    if given.config.mean != config.mean || given.config.std != config.std {
-        said.push(
-            "the run normalises pixels with other means or deviations than the weights had: --mean, --std".into(),
-        );
-    }
-    if given.config.norm_eps != config.norm_eps {
-        let [run, file] = [config.norm_eps, given.config.norm_eps];
-        said.push(format!(
-            "the run's LayerNorms add {run:e} to the variance, the weights' added {file:e}: --norm-eps {file:e}"
-        ));
-    }
+    let mut weights = match (given.config.table().backbone, config.table().backbone) {
+        (Backbone::Vit(a), Backbone::Vit(b)) => vit::start(file, &given, config, channels, [&a, &b], &mut said)?,
+    };
     let head = head(&mut weights, &given, config, wanted)?;
     said.push(head.clone());
     let record = json!({
@@ -99,64 +60,29 @@ pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, 
     Ok(Start { weights, record, said })
 }
 
-/// Everything but the grid and the channels must agree.
-fn same_shape(file: &Path, from: &Vit, to: &Vit) -> Result<()> {
-    let rows = [
-        ("embed-dim", from.dim, to.dim),
-        ("depth", from.depth, to.depth),
-        ("heads", from.heads, to.heads),
-        ("patch-size", from.patch, to.patch),
-    ];
-    let mut differ: Vec<_> = rows.into_iter().filter(|(_, a, b)| a != b).collect();
-    if from.mlp * to.dim != to.mlp * from.dim {
-        differ.push(("mlp", from.mlp, to.mlp));
-    }
-    if differ.is_empty() {
+/// Refuses another number of channels, unless it is asked for.
+fn same_channels(file: &Path, has: usize, wants: usize, asked: bool) -> Result<()> {
+    if has == wants || asked {
         return Ok(());
     }
-    let said: Vec<String> = differ.iter().map(|(key, a, b)| format!("{key} {a}, not {b}")).collect();
-    let flags: Vec<String> = differ
-        .iter()
-        .map(|(key, a, _)| match *key {
-            "mlp" => format!("--mlp-ratio {}", from.mlp as f64 / from.dim as f64),
-            key => format!("--{key} {a}"),
-        })
-        .collect();
-    Err(Error::new(format!("the run does not have the shape of {}: that has {}", file.display(), said.join(", ")))
-        .hint(format!("give the run its shape: {}", flags.join(" "))))
+    Err(Error::new(format!("{} has {has} channels, the run {wants}", file.display()))
+        .hint("--init-channels adds or repeats their weights"))
 }
 
-/// The class token's position, and the grid's by the run's rule.
-fn positions(to: &mut [f32], from: &[f32], a: &Vit, b: &Vit) {
-    let (class, grid) = from.split_at(a.dim);
-    to[..a.dim].copy_from_slice(class);
-    let [n, m] = [a.side(), b.side()];
-    let mut matrix = vec![0.0; m * n];
-    position::matrix(&mut matrix, n, m, (n != m).then_some(b.positions));
-    let sizes = Grid { from: [n, n], to: [m, m], cols: a.dim };
-    position::forward(&mut to[a.dim..], grid, &matrix, &matrix, sizes);
+/// A run's network as it is drawn, and where it has each of its backbone's tensors.
+fn drawn(config: &Config) -> (Vec<f32>, Vec<Entry>) {
+    let table = config.table();
+    let mut weights = vec![0.0; table.len()];
+    init::weights(&mut weights, &table, config.seed, config.init_std);
+    (weights, entries(&table).into_iter().filter(|entry| entry.part == Part::Backbone).collect())
 }
 
-/// Patch weights (C, channels, p, p) for another number of channels. To one, their sum: a gray image gives what its colored copy gave.
-/// To more, the old ones again, each divided by how often it is used, so that equal channels give the same again; to fewer, the first
-/// ones times old / new.
-fn patches(to: &mut [f32], from: &[f32], a: &Vit, b: &Vit) {
-    let area = a.patch * a.patch;
-    let (old, new) = (a.channels, b.channels);
-    for (to, from) in to.chunks_mut(new * area).zip(from.chunks(old * area)) {
-        for (c, plane) in to.chunks_mut(area).enumerate() {
-            for (i, x) in plane.iter_mut().enumerate() {
-                *x = if old == new {
-                    from[c * area + i]
-                } else if new == 1 {
-                    (0..old).map(|k| f64::from(from[k * area + i])).sum::<f64>() as f32
-                } else {
-                    let uses = (new - 1 - c % old) / old + 1;
-                    let scale = if new < old { old as f64 / new as f64 } else { 1.0 / uses as f64 };
-                    (f64::from(from[(c % old) * area + i]) * scale) as f32
-                };
-            }
-        }
+/// That the run normalizes pixels in another way than the weights are used to.
+fn note_normalization(given: &Config, config: &Config, said: &mut Vec<String>) {
+    if given.mean != config.mean || given.std != config.std {
+        said.push(
+            "the run normalises pixels with other means or deviations than the weights had: --mean, --std".into(),
+        );
     }
 }
 
@@ -189,8 +115,7 @@ fn head(weights: &mut [f32], given: &Weights, config: &Config, wanted: Head) -> 
         ))
         .hint(hint));
     }
-    let mut targets = vec![];
-    to.visit(|spec| targets.extend((spec.part != Part::Backbone).then(|| spec.at.range())));
+    let targets = entries(&to).into_iter().filter(|entry| entry.part != Part::Backbone).map(|entry| entry.at);
     for (t, range) in super::write::head(&given.config, values).iter().zip(targets) {
         // Rows are prototypes, the first axis; of the linear layers there are as many.
         let n = t.values.len().min(range.len());
@@ -201,30 +126,4 @@ fn head(weights: &mut [f32], given: &Weights, config: &Config, wanted: Head) -> 
         (a, b) if a > b => format!("the projection head is the file's, with the first {b} of its {a} prototypes"),
         (a, b) => format!("the projection head is the file's, with {} drawn prototypes after its {a}", b - a),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Equal channels give the same sum through the weights of one channel, and of more.
-    #[test]
-    fn channels_keep_what_equal_channels_give() {
-        let vit = |channels| Vit { patch: 1, channels, dim: 2, ..Vit::TINY_16 };
-        let old = [1.0f32, 2.0, 4.0, -1.0, 0.5, 8.0];
-        for (n, first) in [
-            (1, vec![7.0]),
-            (2, vec![1.5, 3.0]),
-            (3, vec![1.0, 2.0, 4.0]),
-            (4, vec![0.5, 2.0, 4.0, 0.5]),
-            (6, vec![0.5, 1.0, 2.0, 0.5, 1.0, 2.0]),
-        ] {
-            let mut new = vec![0.0; 2 * n];
-            patches(&mut new, &old, &vit(3), &vit(n));
-            assert_eq!(new[..n], first[..], "{n} channels");
-        }
-        let mut gray = vec![0.0; 3 * 2];
-        patches(&mut gray, &[3.0, 6.0], &vit(1), &vit(3));
-        assert_eq!(gray, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
-    }
 }
