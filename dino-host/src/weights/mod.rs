@@ -25,7 +25,8 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::weights::checkpoint::Checkpoint;
 use dino_kernel::params::Part;
-use names::{TensorPart, foreign, from_hf, harmless};
+use entries::entries;
+use names::{Family, TensorPart, harmless};
 use networks::Network;
 use pickle::Dtype;
 use serde_json::{Value, json};
@@ -357,14 +358,15 @@ struct Inside<'a> {
 
 fn inside<'a>(names: impl Iterator<Item = &'a String>, network: &Network) -> Inside<'a> {
     // Heads are stored beside a backbone, or within it.
-    let outer = network.path.strip_suffix("backbone.").or(network.path.strip_suffix("vit."));
+    let wrappers = wrappers(network.family);
+    let outer = wrappers.into_iter().find_map(|prefix| network.path.strip_suffix(prefix));
     let mut all = Inside { bare: vec![], harmless: BTreeSet::new(), others: 0 };
     for key in names {
         let name = networks::plain(key);
         let beside = outer.and_then(|outer| name.strip_prefix(outer));
         let head = beside.filter(|name| name.starts_with("head.") && harmless(name).is_none());
         if let Some(name) = name.strip_prefix(&network.path).or(head) {
-            all.bare.push((key.as_str(), bared(name)));
+            all.bare.push((key.as_str(), bared(name, wrappers)));
         } else if let Some(what) = beside.and_then(harmless) {
             all.harmless.insert(what);
         } else {
@@ -382,19 +384,17 @@ fn published_names(
     naming: Naming,
 ) -> Result<(Keys, Vec<(String, String)>)> {
     let (mut keys, mut others) = (Keys::new(), vec![]);
-    let published = |name: String| match naming {
-        Naming::Hf => from_hf(&name),
-        _ => Some(TensorPart { name, third: None }),
-    };
+    let names = network.family.names();
+    let published = |name: &str| (names.published)(naming, name);
     for (key, name) in bare {
-        match published(name.clone()).filter(|p| !keys.contains_key(p) && harmless(&name).is_none()) {
+        match published(&name).filter(|p| !keys.contains_key(p) && harmless(&name).is_none()) {
             Some(part) => drop(keys.insert(part, key.to_owned())),
             None => others.push((key.to_owned(), name)),
         }
     }
     // What a wanted tensor is made of must be known, all else may be anything.
     for (key, name) in inside(file.opaque.keys(), network).bare {
-        if published(name).is_some_and(|p| is_ours(&p.name) && !keys.contains_key(&p)) {
+        if published(&name).is_some_and(|p| (names.is_ours)(&p.name) && !keys.contains_key(&p)) {
             let made = &file.opaque[key];
             return Err(Error::new(format!("{}: {key} is no plain tensor: {made} makes it", file.name))
                 .hint(pth::plain_tensors(made)));
@@ -428,15 +428,16 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
     if others > 0 {
         report.notes.push(format!("tensors beside that network that are not used: {others}"));
     }
-    if let Some((key, what)) = bare.iter().find_map(|(key, name)| Some((key, foreign(name)?))) {
-        let count = bare.iter().filter(|(_, name)| foreign(name) == Some(what)).count();
+    let names = network.family.names();
+    if let Some((key, what)) = bare.iter().find_map(|(key, name)| Some((key, (names.foreign)(name)?))) {
+        let count = bare.iter().filter(|(_, name)| (names.foreign)(name) == Some(what)).count();
         return Err(Error::new(format!(
             "{} has {what}, which this program has not: {key} ({count} such keys)",
             file.name
         ))
-        .hint("it reads plain vision transformers with a class token and learned positions, as DINO's are"));
+        .hint(names.reads));
     }
-    let hf = bare.iter().any(|(_, name)| name.starts_with("embeddings.") || name.starts_with("encoder.layer."));
+    let hf = bare.iter().any(|(_, name)| (names.is_hf)(name));
     report.naming = options.naming.unwrap_or(if hf {
         Naming::Hf
     } else if side.config.get("pretrained_cfg").is_some() {
@@ -445,7 +446,8 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
         Naming::Official
     });
     let (mut keys, others) = published_names(file, &network, bare, report.naming)?;
-    let (config, heads_stated) = infer::config(file, &keys, side, options, report)?;
+    let (config, heads_stated) =
+        infer::config(network.family, infer::Source { file, keys: &keys, side, options }, report)?;
     let part = |word: &'static str| move |tensor_part: &TensorPart| tensor_part.name.starts_with(word);
     let has_head = keys.keys().any(part("head.last_layer."));
     let with_head = options.head && has_head;
@@ -457,24 +459,18 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
     // What the table wants, chunk by chunk, and where it goes.
     let table = config.table();
     let (mut wanted, mut parts) = (BTreeSet::new(), vec![]);
-    table.visit(|spec| {
-        if !(spec.part == Part::Backbone || with_head) {
-            return;
+    for entry in entries(&table) {
+        if !(entry.part == Part::Backbone || with_head) {
+            continue;
         }
-        let (name, mut shape) = (spec.name.to_string(), spec.shape().to_vec());
-        let split = report.naming == Naming::Hf && name.contains("attn.qkv");
-        let mut at = spec.at.0.at;
-        let thirds = if split { vec![Some(0), Some(1), Some(2)] } else { vec![None] };
-        shape[0] /= thirds.len();
+        let spelled = (names.spelled)(report.naming, &entry.name);
+        let (mut shape, mut at) = (entry.shape, entry.at.start);
+        shape[0] /= spelled.len();
         let len: usize = shape.iter().product();
-        for third in thirds {
-            let tensor_part = TensorPart { name: name.clone(), third };
+        for (i, shown) in spelled.iter().enumerate() {
+            let tensor_part = TensorPart { name: entry.name.clone(), third: (spelled.len() > 1).then_some(i) };
             match keys.get(&tensor_part) {
-                None => {
-                    let spelled = names::to_hf(&name);
-                    let shown = if report.naming == Naming::Hf { spelled.get(third.unwrap_or(0)) } else { None };
-                    report.missing.push(format!("{}{}", report.container, shown.unwrap_or(&name)));
-                }
+                None => report.missing.push(format!("{}{shown}", report.container)),
                 Some(key) => {
                     let found = &file.tensors[key].shape;
                     if *found == shape {
@@ -487,7 +483,7 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
             wanted.insert(tensor_part);
             at += len;
         }
-    });
+    }
     report
         .extra
         .extend(keys.iter().filter(|(tensor_part, _)| !wanted.contains(tensor_part)).map(|(_, key)| key.clone()));
@@ -511,20 +507,16 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
     Ok(Weights { config, backbone: all, head, heads_stated, report: report.clone() })
 }
 
-/// Whether a name is one of a backbone's tensors.
-fn is_ours(name: &str) -> bool {
-    let stem = name.strip_suffix(".weight").or(name.strip_suffix(".bias"));
-    let leaf = |leaf: &str| ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"].contains(&leaf);
-    let block = |stem: &str| stem.strip_prefix("blocks.").and_then(|s| s.split_once('.')).is_some_and(|(_, l)| leaf(l));
-    matches!(name, "cls_token" | "pos_embed")
-        || stem.is_some_and(|s| s == "patch_embed.proj" || s == "norm" || block(s))
+/// Attributes that programs put around a network.
+fn wrappers(family: Family) -> [&'static str; 2] {
+    ["backbone.", family.names().attribute]
 }
 
 /// A name without what wrappers put in front, and with the prototypes' two tensors as PyTorch called them before 2.0.
-fn bared(name: &str) -> String {
+fn bared(name: &str, wrappers: [&str; 2]) -> String {
     let mut name = name;
     // Around some tensors of a network and not around others, in any order.
-    while let Some(inner) = ["backbone.", "vit."].into_iter().find_map(|prefix| name.strip_prefix(prefix)) {
+    while let Some(inner) = wrappers.into_iter().find_map(|prefix| name.strip_prefix(prefix)) {
         name = inner;
     }
     match name {

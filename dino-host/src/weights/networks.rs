@@ -1,6 +1,7 @@
 //! Where in a file its networks are stored: checkpoints hold them under any words in any order (`state_dict.module.momentum_encoder.`).
 
 use super::File;
+use super::names::Family;
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,16 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// checkpoints, DeepSpeed's and VISSL's.
 const WORDLESS: [&str; 6] =
     ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "_feature_blocks"];
-
-/// What every vision transformer here has, in the published names and in Hugging Face's: class token, positions, patches.
-const MARKS: [(&str, usize); 6] = [
-    ("cls_token", 0),
-    ("pos_embed", 1),
-    ("patch_embed.proj.weight", 2),
-    ("embeddings.cls_token", 0),
-    ("embeddings.position_embeddings", 1),
-    ("embeddings.patch_embeddings.projection.weight", 2),
-];
 
 /// Words of the network that others teach with: an average over steps.
 const AVERAGED: [&str; 7] = ["teacher", "momentum", "ema", "target", "shadow", "averaged", "swa"];
@@ -28,6 +19,8 @@ const SHOWN: usize = 6;
 /// A network in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
+    /// What its names are those of.
+    pub family: Family,
     /// What precedes its names, without words that tell nothing: `teacher.backbone.`, or "".
     pub path: String,
     /// The same as the file has it.
@@ -63,25 +56,28 @@ pub fn plain(name: &str) -> String {
     kept.join(".")
 }
 
-/// The networks of a file, by path: where two of the three marks are.
+/// The networks of a file, by path: where two of the tensors are that a family is known by.
 pub fn all(file: &File) -> Vec<Network> {
-    let mut found: BTreeMap<String, (String, BTreeSet<usize>)> = BTreeMap::new();
+    let mut found: BTreeMap<(String, Family), (String, BTreeSet<usize>)> = BTreeMap::new();
     for key in file.tensors.keys() {
         let name = plain(key);
-        for (mark, kind) in MARKS {
-            let Some(path) = name.strip_suffix(mark).filter(|path| path.is_empty() || path.ends_with('.')) else {
-                continue;
-            };
-            // Hugging Face's end with the published name.
-            if path.ends_with("embeddings.") {
-                continue;
+        for family in Family::ALL {
+            let marks = family.names().marks;
+            for (mark, tensor) in marks {
+                let Some(path) = name.strip_suffix(mark).filter(|path| path.is_empty() || path.ends_with('.')) else {
+                    continue;
+                };
+                // One program's names may end with another's.
+                if marks.iter().any(|(longer, _)| longer.len() > mark.len() && name.ends_with(longer)) {
+                    continue;
+                }
+                let raw = key.strip_suffix(mark).unwrap_or(path).to_owned();
+                found.entry((path.to_owned(), family)).or_insert((raw, BTreeSet::new())).1.insert(*tensor);
             }
-            let raw = key.strip_suffix(mark).unwrap_or(path).to_owned();
-            found.entry(path.to_owned()).or_insert((raw, BTreeSet::new())).1.insert(kind);
         }
     }
-    let networks = found.into_iter().filter(|(_, (_, kinds))| kinds.len() > 1);
-    networks.map(|(path, (raw, _))| Network { path, raw }).collect()
+    let networks = found.into_iter().filter(|(_, (_, tensors))| tensors.len() > 1);
+    networks.map(|((path, family), (raw, _))| Network { family, path, raw }).collect()
 }
 
 fn listed(networks: &[Network]) -> String {
@@ -120,7 +116,8 @@ pub fn choose(file: &File, wanted: Option<&str>, called: Option<&str>) -> Result
         Err(Error::new(format!("{} has no {what}", file.name)).hint("--which names the network that it holds"))
     };
     let chosen = match &networks[..] {
-        [] => Network { path: String::new(), raw: String::new() },
+        // None that is known: what a vision transformer lacks is reported.
+        [] => Network { family: Family::Vit, path: String::new(), raw: String::new() },
         [one] if student && averaged(&one) => return none("student"),
         [one] if student && !one.says(&["student"]) => {
             return Err(Error::new(format!("{} holds one network alone, no student beside a teacher", file.name))
@@ -160,7 +157,9 @@ mod tests {
 
     /// A file with the marks of a network under every prefix.
     fn file(prefixes: &[&str]) -> File {
-        let names = prefixes.iter().flat_map(|p| MARKS[..3].iter().map(move |(mark, _)| format!("{p}{mark}")));
+        let names = prefixes
+            .iter()
+            .flat_map(|p| Family::Vit.names().marks[..3].iter().map(move |(mark, _)| format!("{p}{mark}")));
         let header: serde_json::Map<String, serde_json::Value> = names
             .map(|name| (name, serde_json::json!({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]})))
             .collect();

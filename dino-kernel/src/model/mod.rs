@@ -14,7 +14,8 @@
 //! 3. What its rows can be used for: [`Backbone::gives`]. Whoever needs more than one row a crop asks there.
 //! 4. Where its statistics are taken over a batch (batch norm), a split of the batch or of its crops is another computation: such a
 //!    backbone states so here, and `plan/check.rs` refuses micro-batches and `stream_crops` for it.
-//! 5. In dino-host, a file for the family in each place of `weights` that knows names, and its presets in the configuration.
+//! 5. In dino-host, a file for the family and an arm in each of `weights/{names, infer, init, onnx, write}`, its tensors that are no
+//!    parameters in `weights/entries.rs` and in `stored` of `weights/checkpoint.rs`, and its presets in `config`.
 
 pub(crate) mod check;
 pub mod head;

@@ -1,31 +1,19 @@
-//! The architecture of a foreign file, read off the shapes of its tensors and off what is stored beside it.
+//! A vision transformer's configuration.
 
+use super::{Source, eval_view, head, normalization};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::image::augment::EvalView;
-use crate::weights::names::{Naming, TensorPart};
-use crate::weights::{File, Keys, Options, Report, Side};
+use crate::weights::{Naming, Report, SHOWN, Side};
 use dino_kernel::ops::layernorm::EPS;
 use serde_json::Value;
 
 /// The LayerNorm epsilon of Hugging Face's ViTConfig where a config.json does not state it.
 const HF_EPS: f64 = 1e-12;
 
-/// A foreign file's own settings, in the metadata of what [`crate::weights::write`] writes.
-pub(in crate::weights) const SETTINGS: &str = "dino-host";
-
-/// The configuration that a file's shapes make, and whether the file stated how many attention heads there are.
-pub(in crate::weights) fn config(
-    file: &File,
-    keys: &Keys,
-    side: &Side,
-    options: &Options,
-    report: &mut Report,
-) -> Result<(Config, bool)> {
-    let shape = |name: &str| {
-        let key = keys.get(&TensorPart { name: name.into(), third: None })?;
-        Some(file.tensors[key].shape.as_slice())
-    };
+/// The configuration that the shapes make, and whether the file stated how many attention heads there are.
+pub(super) fn config(source: Source, report: &mut Report) -> Result<(Config, bool)> {
+    let Source { file, keys, side, options } = source;
+    let shape = |name: &str| source.shape(name);
     let refuse = |what: String| {
         Error::new(format!("{} is no vision transformer of this program: {what}", file.name))
             .hint("plain vision transformers with a class token, learned positions and square patches are read")
@@ -35,7 +23,7 @@ pub(in crate::weights) fn config(
         return Err(refuse("it has no class token".into()));
     }
     let (Some(class), Some(patch), Some(positions)) = (class, patch, positions) else {
-        let seen: Vec<&str> = file.tensors.keys().take(crate::weights::SHOWN).map(String::as_str).collect();
+        let seen: Vec<&str> = file.tensors.keys().take(SHOWN).map(String::as_str).collect();
         let none = "none of a class token, patches and positions under names of ";
         return Err(refuse(format!("{none}{}; it begins with {}", report.naming.name(), seen.join(", "))));
     };
@@ -56,10 +44,7 @@ pub(in crate::weights) fn config(
         return Err(refuse(format!("its {} tensors are not those of {depth} blocks", keys.len())));
     }
     let mlp = shape("blocks.0.mlp.fc1.weight").and_then(|s| s.first().copied()).unwrap_or(4 * dim);
-    let settings: Value = match file.metadata.get(SETTINGS) {
-        Some(text) => serde_json::from_str(text).map_err(|e| refuse(format!("its header's {SETTINGS}: {e}")))?,
-        None => Value::Null,
-    };
+    let settings = source.settings().map_err(refuse)?;
     let whole = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok());
     let stated = whole(&settings["heads"]).or(whole(&side.config["num_attention_heads"]));
     let heads = match stated.or(options.heads) {
@@ -75,7 +60,6 @@ pub(in crate::weights) fn config(
     };
     let global_size =
         grid.checked_mul(side_p).ok_or_else(|| refuse(format!("its patches have the shape {patch:?}")))?;
-    let published = Config::published();
     let mut config = Config {
         arch: match dim {
             192 => "vit_tiny",
@@ -90,17 +74,13 @@ pub(in crate::weights) fn config(
         mlp_ratio: mlp_ratio(mlp, dim),
         channels,
         global_size,
-        // Published weights are evaluated as they were published; files of this program state it themselves since there is the key.
-        eval_view: match &settings {
-            Value::Null => EvalView::ResizeCrop.name().into(),
-            settings => settings["eval-view"].as_str().map_or(published.eval_view.clone(), String::from),
-        },
+        eval_view: eval_view(&settings),
         // As large beside the global crops as the published ones, in full patches.
         local_size: (global_size / 7 * 3 / side_p).max(1) * side_p,
-        position_resize: report.naming.position_resize().into(),
-        ..published
+        position_resize: position_resize(report.naming).into(),
+        ..Config::published()
     };
-    head(&mut config, &shape, options.head).map_err(refuse)?;
+    head(&mut config, source).map_err(refuse)?;
     beside(&mut config, side, mlp, report)?;
     normalization(&mut config, &settings, side, report);
     if let Some(eps) = settings["norm-eps"].as_f64() {
@@ -110,9 +90,6 @@ pub(in crate::weights) fn config(
         config.position_resize = rule.into();
     }
     note_positions(report, &config.position_resize);
-    let name = &file.name;
-    let config =
-        config.resolve().map_err(|e| Error::new(format!("{name}: {}", e.message)).hint(e.hint.unwrap_or_default()))?;
     Ok((config, stated.is_some()))
 }
 
@@ -120,6 +97,12 @@ pub(in crate::weights) fn config(
 fn mlp_ratio(mlp: usize, dim: usize) -> f64 {
     let ratio = mlp as f64 / dim as f64;
     if (dim as f64 * ratio) as usize == mlp { ratio } else { ratio.next_up() }
+}
+
+/// How the program of these names resizes positions, as the key `position-resize` has it. (timm's own way, smoothed and with a = -0.5,
+/// is not offered: it was never what such weights were trained with.)
+fn position_resize(naming: Naming) -> &'static str {
+    if naming == Naming::Hf { "size" } else { "published" }
 }
 
 /// How positions will be resized, where the program that the weights come from does it in another way.
@@ -133,40 +116,6 @@ fn note_positions(report: &mut Report, rule: &str) {
         ),
         _ => (),
     }
-}
-
-/// Means and deviations of the channels, as the file or those beside it name them.
-fn normalization(config: &mut Config, settings: &Value, side: &Side, report: &mut Report) {
-    let numbers = |v: &Value| -> Option<Vec<f64>> { v.as_array()?.iter().map(Value::as_f64).collect() };
-    let sources = [
-        (numbers(&settings["mean"]), numbers(&settings["std"])),
-        (numbers(&side.preprocessor["image_mean"]), numbers(&side.preprocessor["image_std"])),
-        (numbers(&side.config["pretrained_cfg"]["mean"]), numbers(&side.config["pretrained_cfg"]["std"])),
-    ];
-    if let Some((mean, std)) = sources.into_iter().find_map(|(mean, std)| Some((mean?, std?))) {
-        (config.mean, config.std) = (mean, std);
-    } else {
-        report.notes.push("pixels are normalised with the published means and deviations: the file names none".into());
-    }
-}
-
-/// The projection head's sizes, where there is one.
-fn head<'a>(config: &mut Config, shape: &impl Fn(&str) -> Option<&'a [usize]>, wanted: bool) -> Result<(), String> {
-    let Some(&[prototypes, bottleneck]) = shape("head.last_layer.weight_v") else { return Ok(()) };
-    if shape("head.mlp.1.weight").is_some() {
-        return match wanted {
-            true => Err("its projection head has batch norms".into()),
-            false => Ok(()),
-        };
-    }
-    let linear =
-        |i: usize| shape(&format!("head.mlp.{}.weight", 2 * i)).or(shape("head.mlp.weight").filter(|_| i == 0));
-    let layers = (0..16).take_while(|i| linear(*i).is_some()).count();
-    (config.out_dim, config.bottleneck, config.head_layers) = (prototypes, bottleneck, layers);
-    if let (true, Some(&[hidden, _])) = (layers > 1, linear(0)) {
-        config.hidden = hidden;
-    }
-    Ok(())
 }
 
 /// A config.json beside the file must state what the shapes do; where its program computes otherwise, that is a note.

@@ -1,46 +1,25 @@
 //! What a vision transformer's tensors are called: the published names, which are this program's and timm's too, and Hugging Face's.
 
-use clap::ValueEnum;
+use super::{Names, Naming, TensorPart};
 
-/// A way of naming tensors, and what else its program does differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Naming {
-    /// The published checkpoints: a backbone, or a run with `student` and `teacher`
-    Official,
-    /// timm's VisionTransformer: the published names
-    Timm,
-    /// Hugging Face's ViTModel: query, key and value apart, and a config.json beside the weights
-    Hf,
-    /// checkpoint.safetensors or teacher.safetensors of this program
-    Own,
-}
-
-impl Naming {
-    /// For reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Naming::Official => "official",
-            Naming::Timm => "timm",
-            Naming::Hf => "Hugging Face",
-            Naming::Own => "own",
-        }
-    }
-
-    /// How its program resizes positions, as the key `position-resize` has it. (timm's own way, smoothed and with a = -0.5, is not
-    /// offered: it was never what such weights were trained with.)
-    pub fn position_resize(self) -> &'static str {
-        if self == Naming::Hf { "size" } else { "published" }
-    }
-}
-
-/// A tensor of ours, or the query's, key's or value's third (0, 1, 2) of one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TensorPart {
-    /// The published name.
-    pub name: String,
-    /// Which third of its rows; `None` for all of it.
-    pub third: Option<usize>,
-}
+/// A vision transformer's.
+pub static NAMES: Names = Names {
+    marks: &[
+        ("cls_token", 0),
+        ("pos_embed", 1),
+        ("patch_embed.proj.weight", 2),
+        ("embeddings.cls_token", 0),
+        ("embeddings.position_embeddings", 1),
+        ("embeddings.patch_embeddings.projection.weight", 2),
+    ],
+    attribute: "vit.",
+    reads: "it reads plain vision transformers with a class token and learned positions, as DINO's are",
+    is_hf,
+    published,
+    spelled,
+    is_ours,
+    foreign,
+};
 
 /// Hugging Face's names outside the blocks, and ours, without `.weight` and `.bias`.
 const OUTSIDE: [(&str, &str); 4] = [
@@ -71,8 +50,26 @@ fn ending(name: &str) -> (&str, &str) {
     }
 }
 
+fn is_hf(name: &str) -> bool {
+    name.starts_with("embeddings.") || name.starts_with("encoder.layer.")
+}
+
+fn published(naming: Naming, name: &str) -> Option<TensorPart> {
+    match naming {
+        Naming::Hf => from_hf(name),
+        Naming::Official | Naming::Timm | Naming::Own => Some(TensorPart { name: name.into(), third: None }),
+    }
+}
+
+fn spelled(naming: Naming, name: &str) -> Vec<String> {
+    match naming {
+        Naming::Hf => to_hf(name),
+        Naming::Official | Naming::Timm | Naming::Own => vec![name.into()],
+    }
+}
+
 /// Which tensor of ours Hugging Face calls `name`.
-pub fn from_hf(name: &str) -> Option<TensorPart> {
+fn from_hf(name: &str) -> Option<TensorPart> {
     let (stem, end) = ending(name);
     if let Some((_, ours)) = OUTSIDE.iter().find(|(hf, _)| *hf == stem) {
         return Some(TensorPart { name: format!("{ours}{end}"), third: None });
@@ -85,7 +82,7 @@ pub fn from_hf(name: &str) -> Option<TensorPart> {
 }
 
 /// What Hugging Face's files call a tensor of ours: three names for one that holds query, key and value.
-pub fn to_hf(name: &str) -> Vec<String> {
+fn to_hf(name: &str) -> Vec<String> {
     let (stem, end) = ending(name);
     if let Some((hf, _)) = OUTSIDE.iter().find(|(_, ours)| *ours == stem) {
         return vec![format!("{hf}{end}")];
@@ -96,8 +93,15 @@ pub fn to_hf(name: &str) -> Vec<String> {
     rows.map(|row| format!("encoder.layer.{index}.{}{end}", row.0)).collect()
 }
 
-/// What a name tells of a network that this program does not have.
-pub fn foreign(name: &str) -> Option<&'static str> {
+fn is_ours(name: &str) -> bool {
+    let stem = name.strip_suffix(".weight").or(name.strip_suffix(".bias"));
+    let leaf = |leaf: &str| ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"].contains(&leaf);
+    let block = |stem: &str| stem.strip_prefix("blocks.").and_then(|s| s.split_once('.')).is_some_and(|(_, l)| leaf(l));
+    matches!(name, "cls_token" | "pos_embed")
+        || stem.is_some_and(|s| s == "patch_embed.proj" || s == "norm" || block(s))
+}
+
+fn foreign(name: &str) -> Option<&'static str> {
     let parts = |word: &str| name.split('.').any(|part| part == word);
     let holds = |word: &str| name.contains(word);
     let within = |words: &str| format!(".{name}").contains(words);
@@ -120,20 +124,6 @@ pub fn foreign(name: &str) -> Option<&'static str> {
     } else {
         return None;
     })
-}
-
-/// Tensors after the backbone, whose absence changes no feature.
-pub fn harmless(name: &str) -> Option<&'static str> {
-    let first = name.split('.').next().unwrap_or_default();
-    match first {
-        "pooler" => Some("the pooler"),
-        "classifier" | "fc" => Some("a classifier"),
-        "mask_token" | "masked_embed" => Some("a mask token"),
-        "embeddings" if name == "embeddings.mask_token" => Some("a mask token"),
-        "decoder_embed" | "decoder_pos_embed" | "decoder_blocks" | "decoder_norm" | "decoder_pred" => Some("a decoder"),
-        "head" if matches!(name, "head.weight" | "head.bias") => Some("a classifier"),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
-//! Weights for other programs: safetensors under the published names, timm's or Hugging Face's, or an array a tensor.
+//! Weights for other programs: safetensors under the published names, timm's or Hugging Face's, or an array a tensor. What Hugging Face
+//! stores beside them differs from family to family: each has a file here, and an arm in [`safetensors`].
 
+mod vit;
+
+use super::entries::entries;
 use super::infer::SETTINGS;
-use super::names::to_hf;
+use super::names::Family;
 use super::{Naming, Weights};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -27,26 +31,21 @@ pub struct Named<'a> {
 
 /// The tensors of a backbone (`weights` in the table's layout) in the published order.
 pub fn backbone<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
-    let mut all = vec![];
-    config.table().visit(|spec| {
-        if spec.part == Part::Backbone {
-            let values = &weights[spec.at.range()];
-            all.push(Named { name: spec.name.to_string(), shape: spec.shape().to_vec(), values });
-        }
-    });
-    all
+    let all = entries(&config.table()).into_iter().filter(|entry| entry.part == Part::Backbone);
+    all.map(|entry| Named { name: entry.name, shape: entry.shape, values: &weights[entry.at] }).collect()
 }
 
 /// The tensors of a projection head, laid out as the table behind the backbone.
 pub fn head<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
-    let (table, mut all) = (config.table(), vec![]);
-    table.visit(|spec| {
-        if spec.part != Part::Backbone {
-            let values = &weights[spec.at.0.at - table.backbone_len()..][..spec.at.len()];
-            all.push(Named { name: spec.name.to_string(), shape: spec.shape().to_vec(), values });
-        }
-    });
-    all
+    let table = config.table();
+    let first = table.backbone_len();
+    let all = entries(&table).into_iter().filter(|entry| entry.part != Part::Backbone);
+    all.map(|entry| Named {
+        name: entry.name,
+        shape: entry.shape,
+        values: &weights[entry.at.start - first..entry.at.end - first],
+    })
+    .collect()
 }
 
 /// Writes safetensors with a program's names: a file, or Hugging Face's folder. Equal weights give equal bytes. Returns the lines to print.
@@ -65,17 +64,14 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
                 .hint("leave --head out, or use --to official"));
         }
     };
+    let family = Family::of(&config.table().backbone);
     for t in backbone(config, &weights.backbone) {
-        if naming == Naming::Hf {
-            // Query, key and value are stored one below the other.
-            let names = to_hf(&t.name);
-            let mut shape = t.shape;
-            shape[0] /= names.len();
-            for (name, values) in names.into_iter().zip(t.values.chunks(shape.iter().product())) {
-                tensors.push((name, Out { shape: shape.clone(), values: values.to_vec() }));
-            }
-        } else {
-            tensors.push((format!("{prefix}{}", t.name), Out { shape: t.shape, values: t.values.to_vec() }));
+        // Of several names, each has an equal part of the rows.
+        let names = (family.names().spelled)(naming, &t.name);
+        let mut shape = t.shape;
+        shape[0] /= names.len();
+        for (name, values) in names.into_iter().zip(t.values.chunks(shape.iter().product())) {
+            tensors.push((format!("{prefix}{name}"), Out { shape: shape.clone(), values: values.to_vec() }));
         }
     }
     for t in weights.head.iter().flat_map(|h| head(config, h)) {
@@ -100,59 +96,13 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
         }
         Naming::Hf => {
             folder(out)?;
-            checkpoint::write(&out.join("model.safetensors"), tensors, foreign())?;
-            let (model, pixels) = hugging_face(config);
-            write_atomically(&out.join("config.json"), |f| writeln!(f, "{model:#}"))?;
-            write_atomically(&out.join("preprocessor_config.json"), |f| writeln!(f, "{pixels:#}"))?;
-            let mut said = vec![format!(
-                "written: {} with config.json, layer_norm_eps {:e}",
-                out.join("model.safetensors").display(),
-                config.norm_eps
-            )];
-            said.push("there is no pooler in it: ViTModel.from_pretrained(DIR, add_pooling_layer=False)".into());
-            if config.position_resize != "size" {
-                said.push(
-                    "other image sizes: Hugging Face resizes positions to a size, this network was trained with the \
-                     published rule (+0.1), so features there differ a little"
-                        .into(),
-                );
+            let model = out.join("model.safetensors");
+            checkpoint::write(&model, tensors, foreign())?;
+            match family {
+                Family::Vit => vit::hugging_face(config, out, &model),
             }
-            Ok(said)
         }
     }
-}
-
-/// Hugging Face's config.json and preprocessor_config.json.
-fn hugging_face(config: &Config) -> (serde_json::Value, serde_json::Value) {
-    let model = json!({
-        "architectures": ["ViTModel"],
-        "attention_probs_dropout_prob": 0.0,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.0,
-        "hidden_size": config.embed_dim,
-        "image_size": config.global_size,
-        "initializer_range": config.init_std,
-        "intermediate_size": config.mlp(),
-        "layer_norm_eps": config.norm_eps,
-        "model_type": "vit",
-        "num_attention_heads": config.heads,
-        "num_channels": config.channels,
-        "num_hidden_layers": config.depth,
-        "patch_size": config.patch_size,
-        "qkv_bias": true,
-    });
-    let pixels = json!({
-        "do_normalize": true,
-        "do_rescale": true,
-        "do_resize": true,
-        "image_mean": config.mean,
-        "image_processor_type": "ViTImageProcessor",
-        "image_std": config.std,
-        "resample": 3,
-        "rescale_factor": 1.0 / 255.0,
-        "size": {"height": config.global_size, "width": config.global_size},
-    });
-    (model, pixels)
 }
 
 /// Writes a folder with one array a tensor, `NAME.npy` of f32.
