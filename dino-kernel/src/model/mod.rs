@@ -14,7 +14,7 @@
 //! 3. What its rows can be used for: [`Backbone::gives`]. Whoever needs more than one row a crop asks there.
 //! 4. Where its statistics are taken over a batch (batch norm), a split of the batch or of its crops is another computation: such a
 //!    backbone states so here, and `plan/check.rs` refuses micro-batches and `stream_crops` for it.
-//! 5. In dino-host, a file for the family in each place of `weights` that knows names, and its presets in the configuration.
+//! 5. In dino-host, a file for the family in each part of `weights` that knows names, and its presets in the configuration.
 
 pub(crate) mod check;
 pub mod head;
