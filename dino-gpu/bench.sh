@@ -5,22 +5,22 @@
 #     --reference DIR   folder with bench_gpu.py and dino_ref.py; else $DINO_REFERENCE, else BINARIES/reference
 #     --data DIR        CIFAR-10 in its binary format: also a training run, with its k-NN curve
 #     --epochs N        epochs of that run, instead of the preset's
-#     --only LIST       some of: driver tests sanitizer cifar steps words (comma between); all by default
+#     --only LIST       some of: driver tests sanitizer cifar steps ops (comma between); all by default
 #     --case NAME       small16 (default), tiny16, base16 or cifar12, as in bench_gpu.py; or emulation: a model for --driver
 #     --batch N         64 by default
-#     --rounds N        3 by default: how often each program of `steps` is run, in turn
+#     --rounds N        3 by default: how often each program of `steps` is run, one after another
 #     --steps N         20 by default: what each of them times, after 5 that it does not
 #     --tests GLOB      the test programs, 'BINARIES/tests/*' by default
-#     --minutes N       nothing more is started after so long; 60 by default
-#     --driver FILE     a stand-in for libcuda.so.1
+#     --minutes N       nothing more is started after this long; 60 by default
+#     --driver FILE     an emulation of libcuda.so.1
 #
-# What it cannot do it skips, and says so. It writes four or five files into OUT: BENCHMARKS.generated.md (the tables), bench.log (what every
-# program said), steps.jsonl, pytorch.jsonl, cifar.jsonl. Exit: 0, or 1 if something that ran failed, 2 for a wrong command line.
+# What it cannot do it skips, and reports that. It writes four or five files into OUT: BENCHMARKS.generated.md (the tables), bench.log (what every
+# program printed), steps.jsonl, pytorch.jsonl, cifar.jsonl. Exit: 0, or 1 if something that ran failed, 2 for a wrong command line.
 set -uo pipefail
 
 usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 command_line="bench.sh $*"
-reference=${DINO_REFERENCE:-} data='' epochs='' only=driver,tests,sanitizer,cifar,steps,words case=small16 batch='' rounds=3 steps=20 tests='' minutes=60 driver=''
+reference=${DINO_REFERENCE:-} data='' epochs='' only=driver,tests,sanitizer,cifar,steps,ops case=small16 batch='' rounds=3 steps=20 tests='' minutes=60 driver=''
 while [ $# -gt 0 ]; do
   case $1 in
     --reference | --data | --epochs | --only | --case | --batch | --rounds | --steps | --tests | --minutes | --driver)
@@ -30,6 +30,7 @@ while [ $# -gt 0 ]; do
     *) break ;;
   esac
 done
+only=${only/words/ops} # its former name
 [ $# -eq 2 ] && [ -x "$1/step_time" ] && [ -x "$1/dino-gpu" ] || usage
 mkdir -p "$2" || exit 2
 binaries=$(cd "$1" && pwd) out=$(cd "$2" && pwd)
@@ -57,12 +58,12 @@ rm -f "$log" "$report" "$ours" "$pytorch" "$out/cifar.jsonl"
 outcomes=$scratch/outcomes
 touch "$outcomes"
 failed=0
-say() { printf '%s\n' "$*" | tee -a "$log"; }
-outcome() { say "$1: $2"; printf '| %s | %s |\n' "$1" "$2" >> "$outcomes"; }
+report() { printf '%s\n' "$*" | tee -a "$log"; }
+outcome() { report "$1: $2"; printf '| %s | %s |\n' "$1" "$2" >> "$outcomes"; }
 skip() { outcome "$1" "SKIPPED: $2"; }
 wanted() { [[ ,$only, == *,$1,* ]]; }
 
-# run NAME SECONDS COMMAND...: what it says goes to the log, how it ended to the table.
+# run NAME SECONDS COMMAND...: what it prints goes to the log, how it ended to the table.
 run() {
   local name=$1 limit=$2 start=$SECONDS code
   shift 2
@@ -70,30 +71,30 @@ run() {
   if [ "$left" -le 0 ]; then skip "$name" "the $minutes minutes of --minutes are over"; return 0; fi
   local cut="FAILED: not done after $limit s"
   if [ "$left" -lt "$limit" ]; then limit=$left cut="SKIPPED: cut off after $left s by --minutes"; fi
-  say "--- $name: $*"
-  timeout "$limit" "$@" > "$scratch/said" 2>&1
+  report "--- $name: $*"
+  timeout "$limit" "$@" > "$scratch/printed" 2>&1
   code=$?
-  cat "$scratch/said" >> "$log"
+  cat "$scratch/printed" >> "$log"
   # bench_gpu.py reports an error as a line and exits with 0.
-  if grep -q '^{.*"error": ' "$scratch/said"; then code=9; fi
+  if grep -q '^{.*"error": ' "$scratch/printed"; then code=9; fi
   case $code in
     0) outcome "$name" "passed ($((SECONDS - start)) s)" ;;
     124) outcome "$name" "$cut" ;;
-    *) outcome "$name" "FAILED: exit $code; $(tail -n 1 "$scratch/said" | tr '|' '/' | cut -c 1-200)" ;;
+    *) outcome "$name" "FAILED: exit $code; $(tail -n 1 "$scratch/printed" | tr '|' '/' | cut -c 1-200)" ;;
   esac
   if [ $code -ne 0 ] && [[ $code -ne 124 || $cut == FAILED* ]]; then failed=1; fi
   return $code
 }
 
 # 1. The machine.
-say "$command_line"
+report "$command_line"
 commit=$(cat "$binaries/COMMIT" 2> /dev/null || echo unknown)
 if [ -n "$driver" ]; then
   card="none: $driver"
 elif card=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>> "$log"); then
   nvidia-smi >> "$log" 2>&1
 else
-  card='' # the driver check says whether there is one
+  card='' # the driver check shows whether there is one
   skip nvidia-smi "it is not there, or does not work"
 fi
 
@@ -111,7 +112,7 @@ else
   outcome "driver check, small model" passed
 fi
 [ -n "$card" ] || card=$(sed -n 's/^ok    kernels load: //p' "$scratch/check")
-# Own products, and cuBLASLt's where this build has them; PyTorch brings the library, perhaps where only its own python looks.
+# Own matmul kernels, and cuBLASLt's where this build has them; PyTorch brings the library, perhaps where only its own python looks.
 if [ -z "$driver" ] && [ -z "${DINO_CUBLASLT:-}" ]; then
   for folder in $(python3 -c 'import nvidia; print(*nvidia.__path__)' 2> /dev/null); do
     DINO_CUBLASLT=$(find "$folder" -name 'libcublasLt.so.1[23]' | sort | tail -n 1)
@@ -122,26 +123,26 @@ one=(--launch direct --warmup 0 --steps 1)
 gemms=('')
 if [ -z "$only" ]; then :
 elif ! "$binaries/step_time" --help | grep -q -- '--gemm'; then skip cuBLASLt "this build has no --gemm"
-elif "$binaries/step_time" --tiny --gemm cublaslt "${one[@]}" > "$scratch/said" 2>&1; then gemms=('--gemm own' '--gemm cublaslt')
+elif "$binaries/step_time" --tiny --gemm cublaslt "${one[@]}" > "$scratch/printed" 2>&1; then gemms=('--gemm own' '--gemm cublaslt')
 else
   gemms=('--gemm own')
-  if grep -q 'no cuBLASLt' "$scratch/said"; then
-    skip cuBLASLt "$(grep -m 1 'no cuBLASLt' "$scratch/said" | tr '|' '/')"
+  if grep -q 'no cuBLASLt' "$scratch/printed"; then
+    skip cuBLASLt "$(grep -m 1 'no cuBLASLt' "$scratch/printed" | tr '|' '/')"
   else
-    cat "$scratch/said" >> "$log"
-    outcome cuBLASLt "FAILED: $(tail -n 1 "$scratch/said" | tr '|' '/')"
+    cat "$scratch/printed" >> "$log"
+    outcome cuBLASLt "FAILED: $(tail -n 1 "$scratch/printed" | tr '|' '/')"
     failed=1
   fi
 fi
 if wanted driver; then
   run "driver check, $case, batch $batch, f32" 300 "$binaries/step_time" "${model[@]}" --batch "$batch" --precision f32 --check-driver
-  # shellcheck disable=SC2086 # flags are words
+  # shellcheck disable=SC2086 # flags are separate arguments
   for gemm in "${gemms[@]}"; do
     run "driver check, $case, batch $batch, bf16${gemm:+, ${gemm#--}}" 300 "$binaries/step_time" "${model[@]}" --batch "$batch" $gemm --check-driver
   done
 fi
 
-# 3. The tests that compare every word with the CPU's.
+# 3. The tests that compare every op with the CPU's.
 if wanted tests; then
   [ -n "$tests" ] || tests="$binaries/tests/*"
   found=0
@@ -169,7 +170,7 @@ if wanted sanitizer; then
   else
     for tool in memcheck racecheck synccheck; do
       check=("$sanitizer" --tool "$tool" --error-exitcode 9)
-      # The program asks for a kernel's parameters until the driver refuses: of calls, not of memory, memcheck shall say nothing.
+      # The program asks for a kernel's parameters until the driver refuses: memcheck shall report errors of memory alone, not of calls.
       [ "$tool" != memcheck ] || check+=(--report-api-errors no)
       for precision in bf16 f32; do
         run "$tool, small model, $precision" 300 "${check[@]}" "$binaries/step_time" --tiny "${one[@]}" --precision $precision
@@ -180,7 +181,7 @@ if wanted sanitizer; then
   fi
 fi
 
-# 5. Whole steps, against PyTorch: both in turn, several times over, so that a card that warms up or is shared favours neither.
+# 5. Entire steps, against PyTorch: both alternate, several times over, so that a card that warms up or is shared favors neither.
 if wanted steps; then
   python=''
   if [ "$case" = emulation ]; then skip PyTorch "it has no case of that name"
@@ -188,10 +189,10 @@ if wanted steps; then
   elif ! python3 -c 'import torch, timm' 2>> "$log"; then skip PyTorch "python3 has no torch and timm"
   else python=python3; fi
   # All at once, as PyTorch does it and the trainer if not told; in parts, which takes a quarter of the memory; and, with about as
-  # little, all images with their crops in turns.
+  # little, all images with their crops in several passes.
   micro=("--micro-batch $batch" "--micro-batch $(((batch + 3) / 4))" "--micro-batch $batch --stream-crops")
   for round in $(seq "$rounds"); do
-    # shellcheck disable=SC2086 # flags are words
+    # shellcheck disable=SC2086 # flags are separate arguments
     for gemm in "${gemms[@]}"; do
       for size in "${micro[@]}"; do
         for launch in graph direct; do
@@ -209,12 +210,12 @@ if wanted steps; then
 fi
 
 # 6. Where a step goes.
-words=$scratch/words
-if wanted words; then
-  # shellcheck disable=SC2086 # flags are words
+ops=$scratch/ops
+if wanted ops; then
+  # shellcheck disable=SC2086 # flags are separate arguments
   for gemm in "${gemms[@]}"; do
-    run "words${gemm:+, ${gemm#--}}" 300 "$binaries/step_time" "${model[@]}" --batch "$batch" --micro-batch "$batch" $gemm --launch direct --steps "$steps" --words &&
-      cat "$scratch/said" >> "$words"
+    run "ops${gemm:+, ${gemm#--}}" 300 "$binaries/step_time" "${model[@]}" --batch "$batch" --micro-batch "$batch" $gemm --launch direct --steps "$steps" --ops &&
+      cat "$scratch/printed" >> "$ops"
   done
 fi
 
@@ -242,13 +243,13 @@ for path, whose in zip(sys.argv[1:], ("", "PyTorch ")):
         r = json.loads(line)
         if "error" not in r:
             rows.setdefault(whose + r["mode"], []).append(r)
-print("| program | images/s | ms a step, median | least of the rounds' medians | greatest | least step | words alone, ms | TFLOP/s | GiB | rounds |")
+print("| program | images/s | ms a step, median | least of the rounds' medians | greatest | least step | ops alone, ms | TFLOP/s | GiB | rounds |")
 print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 for name, rs in rows.items():
     ms = [r["median_ms"] for r in rs]
     m = statistics.median(ms)
-    words = f"{statistics.median(r['words_ms'] for r in rs):.3f}" if "words_ms" in rs[0] else ""
-    print(f"| {name} | {rs[0]['batch'] * 1e3 / m:.1f} | {m:.3f} | {min(ms):.3f} | {max(ms):.3f} | {min(r['min_ms'] for r in rs):.3f} | {words} |"
+    ops = f"{statistics.median(r['words_ms'] for r in rs):.3f}" if "words_ms" in rs[0] else ""
+    print(f"| {name} | {rs[0]['batch'] * 1e3 / m:.1f} | {m:.3f} | {min(ms):.3f} | {max(ms):.3f} | {min(r['min_ms'] for r in rs):.3f} | {ops} |"
           f" {rs[0]['tflops'] * rs[0]['median_ms'] / m:.2f} | {max(r['peak_gib'] or 0 for r in rs):.2f} | {len(rs)} |")
 PYTHON
 }
@@ -268,20 +269,20 @@ PYTHON
   echo "- date: $(date -u '+%Y-%m-%d %H:%M UTC')"
   echo "- card, driver, memory: ${card:-none}"
   echo "- commit: $commit"
-  [ -z "$driver" ] || echo "- THIS IS THE EMULATION: its times say nothing about a card"
+  [ -z "$driver" ] || echo "- THIS IS THE EMULATION: its times do not tell those of a card"
   printf '\n## What ran\n\n| what | outcome |\n| --- | --- |\n'
   cat "$outcomes"
   if [ -f "$ours" ] || [ -f "$pytorch" ]; then
     printf '\n## Steps: %s, batch %s\n\n' "$case" "$batch"
-    echo "\`dino-gpu\`: host clock between the reports of consecutive steps, the upload of the pixels included, as in training. \`words alone\`:"
-    echo "the same step without the upload, launched one by one. PyTorch: device events, its pixels lie on the card. So \`words alone\` is what"
+    echo "\`dino-gpu\`: host clock between the reports of consecutive steps, the upload of the pixels included, as in training. \`ops alone\`:"
+    echo "the same step without the upload, launched one by one. PyTorch: device events, its pixels are already on the card. So \`ops alone\` is what"
     echo "compares with PyTorch's modes on work, and \`images/s\` is what a trainer gets."
     echo
     table "$ours" "$pytorch" || cat "$ours" "$pytorch" 2> /dev/null
   fi
-  if [ -f "$words" ]; then
-    printf '\n## By word\n\n```\n'
-    cat "$words"
+  if [ -f "$ops" ]; then
+    printf '\n## By op\n\n```\n'
+    cat "$ops"
     echo '```'
   fi
   if [ -f "$out/cifar.jsonl" ]; then

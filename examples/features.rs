@@ -14,10 +14,10 @@ use dino_host::{image, weights};
 use dino_kernel::crops::Group;
 use std::path::{Path, PathBuf};
 
-fn features(file: &Path, picture: &Path) -> Result<Vec<f32>> {
+fn features(file: &Path, path: &Path) -> Result<Vec<f32>> {
     let found = weights::read(file, "teacher", None, None)?;
     let (config, side) = (&found.config, found.config.global_size);
-    let image = image::decode(picture, config.decode())?;
+    let image = image::decode(path, config.decode())?;
     let mut pixels = vec![0.0; config.channels * side * side];
     eval_view(&image, side, EvalView::ResizeCrop, &config.mean, &config.std, &mut pixels);
     let group = Group { count: 1, height: side, width: side };

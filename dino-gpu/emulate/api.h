@@ -1,4 +1,4 @@
-// What every function of the stand-in driver begins with.
+// What every function of the emulated driver begins with.
 #pragma once
 #include "stream.h"
 
@@ -8,10 +8,10 @@
 namespace emulation {
 typedef std::lock_guard<std::recursive_mutex> Lock;
 inline int not_ready_for_calls(const char* call, bool needs_context) {
-  if (!state.initialised) return NOT_INITIALIZED;
+  if (!state.initialized) return NOT_INITIALIZED;
   if (state.lost) return state.lost;
   if (needs_context && this_thread().contexts.empty()) {
-    say("%s: the calling thread has no current context", call);
+    report("%s: the calling thread has no current context", call);
     return INVALID_CONTEXT;
   }
   return OK;

@@ -7,11 +7,11 @@ enum Kind { DEVICE, PINNED, PAGEABLE };
 inline Kind kind_of(const void* p, size_t n) {
   return is_device((DevicePtr)p) ? DEVICE : is_pinned(p, n) ? PINNED : PAGEABLE;
 }
-// When the copy runs, its memory may be gone: a graph keeps addresses, and frees may come before a synchronisation.
+// When the copy runs, its memory may be gone: a graph keeps addresses, and frees may come before a synchronization.
 inline bool still_there(const char* call, const void* p, size_t n, Kind k) {
   if (k == DEVICE) return inside((DevicePtr)p, n) || (usable(call, (DevicePtr)p, n), false);
   if (k == PAGEABLE || is_pinned(p, n)) return true;
-  say("%s: page-locked memory %p was freed before the copy ran", call, p);
+  report("%s: page-locked memory %p was freed before the copy ran", call, p);
   return false;
 }
 // One copy in stream order; `blocking` is the form that returns when the copy is done.
@@ -58,7 +58,7 @@ template <class T> int fill(const char* call, DevicePtr p, T v, size_t n, void* 
 inline int free_device(const char* call, DevicePtr p) {
   auto i = memory.live.find((char*)p);
   if (i == memory.live.end() || i->second.leaving) {
-    say("%s: %p is not the start of live device memory%s", call, (void*)p, freed_at(p) ? ": freed before" : "");
+    report("%s: %p is not the start of live device memory%s", call, (void*)p, freed_at(p) ? ": freed before" : "");
     return INVALID_VALUE;
   }
   return OK;

@@ -118,7 +118,7 @@ API cuEventSynchronize(void* handle) {
   Event& e = *(Event*)handle;
   if (e.capture) return e.capture->invalid = true, counts.refused_in_capture++, CAPTURED_EVENT;
   UNSAFE
-  counts.synchronisations++;
+  counts.synchronizations++;
   if (e.mark) run_others(), run_until(e.mark);
   return finish(__func__);
 }
@@ -169,7 +169,7 @@ API cuStreamEndCapture(void* handle, void** graph) {
   bool all = joined(*c);
   each_stream([&](Stream& o) { if (o.capture == c) o.capture = nullptr, o.frontier.clear(); });
   if (c->invalid) return CAPTURE_INVALIDATED;
-  if (!all) return say("%s: work of another stream was not joined", __func__), CAPTURE_UNJOINED;
+  if (!all) return report("%s: work of another stream was not joined", __func__), CAPTURE_UNJOINED;
   state.graphs.insert(*graph = new Graph(std::move(c->graph)));
   return OK;
 }

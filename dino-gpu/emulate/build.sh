@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the stand-ins of the CUDA driver and of cuBLASLt:  build.sh OUT [asan]
+# Builds the emulations of the CUDA driver and of cuBLASLt:  build.sh OUT [asan]
 #   KERNELS=file      another kernel file than ../kernels/kernels.cu
 #   EXTRA_FLAGS=...   added to the compile line of the driver, as -DMUTATE_X
 #   CXX=...           another compiler than g++

@@ -1,5 +1,5 @@
-// A stand-in for libcublasLt.so: the fourteen functions a trainer needs, for column-major bf16 and f32 matrices without
-// batches, with f32 sums and an optional bias. The product is queued on the stand-in driver's stream (or its capture)
+// An emulation of libcublasLt.so: the fourteen functions a trainer needs, for column-major bf16 and f32 matrices without
+// batches, with f32 sums and an optional bias. The matmul is queued on the emulated driver's stream (or its capture)
 // and sums in double, so its results differ from a card's in rounding only.
 //
 // Strict: leading dimensions, shapes and attributes are checked at the call, pointers against live device memory there
@@ -14,7 +14,7 @@
 #include <set>
 #include <vector>
 
-// of the stand-in driver
+// of the emulated driver
 extern "C" int emulation_enqueue(void* stream, void (*f)(void*), void* arg, void (*drop)(void*));
 extern "C" int emulation_inside(const void* p, size_t bytes);
 extern "C" void emulation_lose(int code);
@@ -145,7 +145,7 @@ void run(const Product& p) {
   }
 }
 
-// Takes the descriptions apart; says on stderr what does not fit together.
+// Reads the descriptors; reports on stderr what does not fit together.
 int describe(const char* call, void* handle, void* d, void* a, void* b, void* c, void* out, Product& p) {
   if (!as<Object>(handle, MAGIC_HANDLE)) return wrong(call, "no handle");
   auto* desc = as<Desc>(d, MAGIC_DESC);
@@ -156,8 +156,8 @@ int describe(const char* call, void* handle, void* d, void* a, void* b, void* c,
   p.k = p.d.transa ? p.a.rows : p.a.cols;
   p.n = p.d.transb ? p.b.rows : p.b.cols;
   if ((p.d.transb ? p.b.cols : p.b.rows) != p.k) return wrong(call, "the inner dimensions of A and B differ");
-  if (p.out.rows != p.m || p.out.cols != p.n) return wrong(call, "D has not the shape of the product");
-  if (p.c.rows != p.m || p.c.cols != p.n) return wrong(call, "C has not the shape of the product");
+  if (p.out.rows != p.m || p.out.cols != p.n) return wrong(call, "D has not the shape of the matmul");
+  if (p.c.rows != p.m || p.c.cols != p.n) return wrong(call, "C has not the shape of the matmul");
   if (p.c.type != p.out.type) return wrong(call, "C and D have different types", NOT_SUPPORTED);
   if (p.a.type != p.b.type) return wrong(call, "A and B have different types", NOT_SUPPORTED);
   if (p.a.type == R_32F && p.out.type != R_32F) return wrong(call, "f32 factors and a bf16 result", NOT_SUPPORTED);
@@ -182,7 +182,7 @@ API int cublasLtMatmulDescCreate(void** d, int compute, int scale) {
 API int cublasLtMatmulDescDestroy(void* d) { return destroy<Desc>(__func__, d, MAGIC_DESC); }
 API int cublasLtMatmulDescSetAttribute(void* p, int attribute, const void* v, size_t n) {
   auto* d = as<Desc>(p, MAGIC_DESC);
-  if (!d) return wrong(__func__, "not a description of a product");
+  if (!d) return wrong(__func__, "not a descriptor of a matmul");
   bool ok = false;
   int32_t t = 0;
   switch (attribute) {
@@ -247,7 +247,7 @@ API int cublasLtMatmulAlgoGetHeuristic(void* handle, void* d, void* a, void* b, 
                                        Heuristic* results, int* got) {
   Product p{};
   auto* f = as<Preference>(preference, MAGIC_PREFERENCE);
-  if (!f || want < 1 || !results || !got) return wrong(__func__, "no preference, or no place for results");
+  if (!f || want < 1 || !results || !got) return wrong(__func__, "no preference, or no memory for results");
   *got = 0;
   if (int e = describe(__func__, handle, d, a, b, c, out, p)) return e;
   Heuristic& h = results[0];
@@ -267,7 +267,7 @@ API int cublasLtMatmul(void* handle, void* d, const void* alpha, const void* pa,
   p.pa = (const char*)pa, p.pb = (const char*)pb, p.pc = (const char*)pc, p.pd = (char*)pd, p.workspace = (char*)workspace;
   if (algo) {
     if (algo->magic != MAGIC_ALGO || algo->m != p.m || algo->n != p.n || algo->k != p.k)
-      return wrong(__func__, "the algorithm was chosen for another product");
+      return wrong(__func__, "the algorithm was chosen for another matmul");
     if (algo->workspace > workspace_size) return wrong(__func__, "less workspace than the algorithm needs");
     const void* at[] = {pa, pb, p.beta != 0 ? pc : pd, pd};
     for (int i = 0; i < 4; i++)

@@ -18,10 +18,10 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
-#include "cuda_types.h"  // after the library's headers: CUDA's words, as __noinline__, mean something else in them
+#include "cuda_types.h"  // after the library's headers: CUDA's keywords, such as __noinline__, mean something else in them
 
 // Thread-local because that is the one storage class for which the linker gathers variables of plain functions,
-// inline functions and templates alike in one piece, which poison_shared() below can then find and fill. So nothing
+// inline functions and templates alike in one contiguous range, which poison_shared() below can then find and fill. So nothing
 // else in this library may be thread_local.
 #define __shared__ thread_local
 // Dynamic shared memory: the only spelling that must differ from CUDA's.
@@ -45,7 +45,7 @@ struct Fiber {
   std::vector<Copy> open;                 // asynchronous copies not yet committed
   std::vector<std::vector<Copy>> groups;  // and committed groups not yet waited for
 };
-// The meeting point of the lanes of one mask. Words exchanged lie in two sets by turns: a lane can be one meeting ahead
+// The meeting point of the lanes of one mask. Exchanged words are stored in two alternating sets: a lane can be one meeting ahead
 // of another that has still to read, never two.
 struct WarpBar {
   uint32_t mask, waiting, members[2];  // members: the lanes that took part
@@ -177,7 +177,7 @@ inline void release_warp(Warp& w, WarpBar& bar) {
   bar.waiting = 0;
   bar.gen++;
 }
-// The last thread to arrive runs on, unless a seed says otherwise: the others are behind it as far as can be.
+// The last thread to arrive runs on, unless a seed sets another order: the others are behind it as far as can be.
 inline void run_on(Fiber& f) {
   if (the_seed && coin(2)) return yield_to_others(f);
   Warp& w = *f.warp;
@@ -221,16 +221,16 @@ inline void warp_sync(uint32_t mask) {
   Fiber& f = me();
   warp_meet(f, warp_bar(*f.warp, mask));
 }
-// Every lane of the mask gives N words; all of them may then read all lanes' words. `members` gets the lanes that did.
+// Every lane of the mask writes N words; all of them may then read the words of all lanes. `members` gets the lanes that did.
 template <int N> inline uint64_t (*exchange(const uint64_t* v, uint32_t mask, uint32_t* members = nullptr))[4] {
   static_assert(N <= 4);
   Fiber& f = me();
   WarpBar& bar = warp_bar(*f.warp, mask);
-  unsigned turn = bar.gen & 1;
-  for (int i = 0; i < N; i++) bar.slot[turn][f.lane][i] = v[i];
+  unsigned set = bar.gen & 1;
+  for (int i = 0; i < N; i++) bar.slot[set][f.lane][i] = v[i];
   warp_meet(f, bar);
-  if (members) *members = bar.members[turn];
-  return bar.slot[turn];
+  if (members) *members = bar.members[set];
+  return bar.slot[set];
 }
 // A lane that takes no part has no value: NaN bits are read from it.
 template <class T> inline T shuffle(uint32_t mask, T v, int source) {
@@ -285,7 +285,7 @@ inline void retire(Fiber& f) {
   }
 }
 inline char* stack_end(int i) {
-  // neighbours end at different lines of a page: else all hot frames would fight for the same cache sets
+  // neighbors end at different lines of a page: else all hot frames would fight for the same cache sets
   return the_block.stacks + (size_t)(i + 1) * (STACK + PAGE) - (size_t)(i * 320 % 4096 & ~63);
 }
 inline void make_stacks() {
@@ -359,7 +359,7 @@ inline void make_dynamic_shared(size_t bytes) {
 // whether all bytes are 0xff: the first is, and each is as the one before it (memcmp is far faster than a loop)
 inline bool all_ff(const char* p, size_t n) { return !n || (*p == (char)0xff && !memcmp(p, p + 1, n - 1)); }
 
-// The part of memory that is not all 0xff, in whole chunks.
+// The part of memory that is not all 0xff, in full chunks.
 inline Bytes written(Bytes m) {
   constexpr size_t chunk = 256;
   if (all_ff(m.at, m.size)) return {m.at, 0};
@@ -387,7 +387,7 @@ inline void run_block() {
     w.at_block = 0;
     w.bars = 0;
   }
-  b.me = &b.fiber[0];  // only to say where pick() begins
+  b.me = &b.fiber[0];  // only to set where pick() begins
   Fiber& first = pick();
   start_on_own_stack(first);
   cpu_switch(&b.main_sp, first.sp);
@@ -453,7 +453,7 @@ template <class... A> int launch_args(const char* name, void (*k)(A...), dim3 g,
   return launch_args(name, k, g, b, shared, a, std::index_sequence_for<A...>{});
 }
 
-// ---- kernels by name, for the stand-in driver
+// ---- kernels by name, for the emulated driver
 struct Argument { size_t offset, size; bool pointer; };
 struct Kernel {
   const char* name;
@@ -495,10 +495,10 @@ struct Register {
 // ---- barriers, votes and shuffles by their CUDA names
 inline void __syncthreads() { cpu::block_sync(); }
 inline int __syncthreads_count(int p) {
-  unsigned turn = cpu::block().gen & 1;
-  cpu::block().votes[turn] += p != 0;
+  unsigned set = cpu::block().gen & 1;
+  cpu::block().votes[set] += p != 0;
   cpu::block_sync();
-  return cpu::block().votes[turn];
+  return cpu::block().votes[set];
 }
 inline int __syncthreads_or(int p) { return __syncthreads_count(p) != 0; }
 inline int __syncthreads_and(int p) { return __syncthreads_count(!p) == 0; }

@@ -19,7 +19,7 @@
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)
 #define __grid_constant__
-// an attribute and not alignas: it may then stand after __shared__, as in CUDA
+// an attribute and not alignas: it may then be written after __shared__, as in CUDA
 #define __align__(n) __attribute__((aligned(n)))
 
 // ---- vector types, aligned as in CUDA: to their size where that is a power of two

@@ -1,4 +1,4 @@
-// A stand-in for libcuda.so.1 without a GPU: one device whose memory is host memory and whose kernels are the same .cu
+// An emulation of libcuda.so.1 without a GPU: one device whose memory is host memory and whose kernels are the same .cu
 // files, compiled for the CPU. It is strict where a real device forgives or fails by chance:
 //   - work waits in its stream's queue until something synchronises, and synchronising one stream runs that stream and
 //     what it depends on, nothing else; so a missing wait reads old data, every time
@@ -29,7 +29,7 @@ constexpr int MAX_DYNAMIC = 227 << 10;
 // A pointer that a kernel gets: null, live device memory (or its end) or page-locked memory.
 static bool pointer_ok(const cpu::Kernel& k, size_t index, const char* p) {
   if (!p || containing((DevicePtr)p) || is_pinned(p, 1)) return true;
-  say("kernel %s: argument %zu, %p, is %s", k.name, index, (const void*)p,
+  report("kernel %s: argument %zu, %p, is %s", k.name, index, (const void*)p,
       freed_at((DevicePtr)p) ? "freed device memory" : "neither device nor page-locked memory");
   return false;
 }
@@ -54,7 +54,7 @@ static bool arguments_ok(const cpu::Kernel& k, const char* values) {
 }
 static int run_kernel(cpu::Kernel& k, dim3 grid, dim3 block, size_t shared, char* values) {
   if (state.fail_after >= 0 && state.fail_after-- == 0) {
-    say("kernel %s: the device is lost, as asked (code %lld)", k.name, state.fail_code);
+    report("kernel %s: the device is lost, as asked (code %lld)", k.name, state.fail_code);
     return (int)state.fail_code;
   }
   if (!arguments_ok(k, values)) return ILLEGAL_ADDRESS;
@@ -62,13 +62,13 @@ static int run_kernel(cpu::Kernel& k, dim3 grid, dim3 block, size_t shared, char
   for (auto& a : k.args) args.push_back(values + a.offset);
   counts.launches++;
   int code = k.launch(grid, block, shared, args.data());
-  if (code) say("kernel %s gave up", k.name);
+  if (code) report("kernel %s gave up", k.name);
   if (cpu::block().shared_overrun) {
-    say("kernel %s wrote past the end of its %zu bytes of dynamic shared memory", k.name, shared);
+    report("kernel %s wrote past the end of its %zu bytes of dynamic shared memory", k.name, shared);
     counts.guard_violations++;
     code = ILLEGAL_ADDRESS;
   }
-  // with few allocations at once, so that the kernel can be named; else at the next synchronisation
+  // with few allocations at once, so that the kernel can be named; else at the next synchronization
   if (memory.live.size() <= 64 && !guards_intact(k.name)) code = ILLEGAL_ADDRESS;
   return code;
 }
@@ -90,7 +90,7 @@ API cuInit(unsigned flags) {
   read = true;
   if (flags) return INVALID_VALUE;
   if (!state.devices) return NO_DEVICE;
-  state.initialised = true;
+  state.initialized = true;
   return OK;
 }
 API cuDriverGetVersion(int* v) { return v ? *v = 13000, OK : INVALID_VALUE; }
@@ -180,7 +180,7 @@ API cuCtxSynchronize() {
 API cuModuleLoadData(void** m, const void* image) {
   BEGIN UNSAFE
   if (!image) return INVALID_VALUE;
-  if (!image_known(image)) return say("%s: neither fatbin, cubin nor PTX", __func__), INVALID_IMAGE;
+  if (!image_known(image)) return report("%s: neither fatbin, cubin nor PTX", __func__), INVALID_IMAGE;
   *m = new Module;
   state.modules.insert(*m);
   return OK;
@@ -236,7 +236,7 @@ API cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
   cpu::Kernel* k = fn.kernel;
   if (!gx || !gy || !gz || gx > 0x7fffffff || gy > 65535 || gz > 65535 || !bx || !by || !bz || bx > 1024 || by > 1024 || bz > 64 ||
       (uint64_t)bx * by * bz > 1024 || (int)shared > fn.max_dynamic || shared > (unsigned)MAX_DYNAMIC) {
-    say("kernel %s: a launch of grid (%u,%u,%u), block (%u,%u,%u), %u bytes of dynamic shared memory (limit %d) is not possible", k->name,
+    report("kernel %s: a launch of grid (%u,%u,%u), block (%u,%u,%u), %u bytes of dynamic shared memory (limit %d) is not possible", k->name,
         gx, gy, gz, bx, by, bz, shared, fn.max_dynamic);
     return INVALID_VALUE;
   }
@@ -312,8 +312,8 @@ API cuGetErrorName(int code, const char** s) {
   return *s = nullptr, INVALID_VALUE;
 }
 
-// ---- for tests, and for the stand-in of cuBLASLt
-// "recover" (any value) gives the lost device back, so that one process can test several faults.
+// ---- for tests, and for the emulation of cuBLASLt
+// "recover" (any value) gives the lost device back, so that one process can test several errors.
 EXPORT void emulation_set(const char* what, long long v) {
   Lock lock(mutex);
   std::string w = what;
@@ -326,17 +326,17 @@ EXPORT void emulation_set(const char* what, long long v) {
   else if (w == "seed") cpu::seed() = (uint64_t)v;
   else if (w == "memset_is_async") state.memset_is_async = v;
   else if (w == "recover") state.lost = 0, state.fail_after = -1;
-  else say("emulation_set: nothing is called %s", what);
+  else report("emulation_set: there is no setting %s", what);
 }
 EXPORT long long emulation_count(const char* what) {
   Lock lock(mutex);
   const std::map<std::string, long long> all = {
       {"launches", counts.launches}, {"graph_launches", counts.graph_launches}, {"allocations", counts.allocations},
-      {"frees", counts.frees}, {"synchronisations", counts.synchronisations}, {"refused_in_capture", counts.refused_in_capture},
+      {"frees", counts.frees}, {"synchronizations", counts.synchronizations}, {"refused_in_capture", counts.refused_in_capture},
       {"pageable_copies", counts.pageable_copies}, {"guard_violations", counts.guard_violations}, {"live_bytes", counts.live_bytes},
       {"peak_bytes", counts.peak_bytes}, {"lost", state.lost}};
   auto i = all.find(what);
-  if (i == all.end()) return say("emulation_count: nothing is called %s", what), -1;
+  if (i == all.end()) return report("emulation_count: there is no counter %s", what), -1;
   if (!strcmp(what, "guard_violations")) return quarantine_intact(__func__), counts.guard_violations;
   return i->second;
 }
@@ -353,11 +353,11 @@ EXPORT void emulation_lose(int code) {
   Lock lock(mutex);
   lose(code);
 }
-static void report() {
-  if (!quarantine_intact("at the end")) say("freed memory was written");
-  say("launches %lld, graph launches %lld, allocations %lld, frees %lld, synchronisations %lld, refused in capture %lld, "
+static void print_counts() {
+  if (!quarantine_intact("at the end")) report("freed memory was written");
+  report("launches %lld, graph launches %lld, allocations %lld, frees %lld, synchronizations %lld, refused in capture %lld, "
       "pageable copies %lld, guard violations %lld, live bytes %lld, peak bytes %lld",
-      counts.launches, counts.graph_launches, counts.allocations, counts.frees, counts.synchronisations, counts.refused_in_capture,
+      counts.launches, counts.graph_launches, counts.allocations, counts.frees, counts.synchronizations, counts.refused_in_capture,
       counts.pageable_copies, counts.guard_violations, counts.live_bytes, counts.peak_bytes);
 }
 // At the first cuInit: a constructor could run before what it sets exists.
@@ -367,7 +367,7 @@ static void read_environment() {
     for (char& c : name) c = (char)toupper(c);
     if (const char* v = getenv(name.c_str())) emulation_set(what, strtoll(v, nullptr, 10));
   }
-  if (getenv("EMULATION_REPORT")) atexit(report);
+  if (getenv("EMULATION_REPORT")) atexit(print_counts);
 }
 
 // Last: what the kernels define must not reach the code above.

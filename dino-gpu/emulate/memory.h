@@ -1,7 +1,7 @@
-// The stand-in driver's memory: device allocations with guard zones and a quarantine of freed ones, and the table of
+// The emulated driver's memory: device allocations with guard zones and a quarantine of freed ones, and the table of
 // page-locked host memory. Device memory is host memory, at its own address.
 #pragma once
-// The library's headers first: CUDA's words, as __noinline__, mean something else in them.
+// The library's headers first: CUDA's keywords, such as __noinline__, mean something else in them.
 #include <chrono>
 #include <deque>
 #include <functional>
@@ -29,12 +29,12 @@ constexpr size_t GUARD = 512, QUARANTINE = size_t(64) << 20;
 
 // What tests and the report read.
 struct Counts {
-  long long launches = 0, graph_launches = 0, allocations = 0, frees = 0, synchronisations = 0, refused_in_capture = 0,
+  long long launches = 0, graph_launches = 0, allocations = 0, frees = 0, synchronizations = 0, refused_in_capture = 0,
             pageable_copies = 0, guard_violations = 0, live_bytes = 0, peak_bytes = 0;
 };
 inline Counts counts;
 
-template <class... A> void say(const char* format, A... a) {
+template <class... A> void report(const char* format, A... a) {
   fprintf(stderr, "emulation: ");
   fprintf(stderr, format, a...);
   fputc('\n', stderr);
@@ -42,7 +42,7 @@ template <class... A> void say(const char* format, A... a) {
 
 struct Allocation {
   char* at;          // what the program got
-  size_t size, raw;  // its bytes, and those of the whole block that begins GUARD before it
+  size_t size, raw;  // its bytes, and those of the entire block that begins GUARD before it
   bool leaving;      // freed in stream order, though that point is not reached yet
 };
 struct Memory {
@@ -63,7 +63,7 @@ inline void poison(char* p, size_t n) {
 #endif
 }
 // Bytes that should still hold poison; restores them, so that one write is told once.
-inline bool touched([[maybe_unused]] char* p, [[maybe_unused]] size_t n, [[maybe_unused]] size_t* first) {
+inline bool overwritten([[maybe_unused]] char* p, [[maybe_unused]] size_t n, [[maybe_unused]] size_t* first) {
 #if !defined(__SANITIZE_ADDRESS__)
   if (!cpu::all_ff(p, n)) {
     for (*first = 0; p[*first] == (char)0xff;) ++*first;
@@ -79,12 +79,12 @@ inline size_t tail(const Allocation& a) { return a.raw - GUARD - a.size; }
 inline bool intact(const Allocation& a, const char* when) {
   size_t i;
   bool good = true;
-  if (touched(a.at - GUARD, GUARD, &i)) {
-    say("%s: device memory was written %zu bytes before the allocation %p of %zu bytes", when, GUARD - i, (void*)a.at, a.size);
+  if (overwritten(a.at - GUARD, GUARD, &i)) {
+    report("%s: device memory was written %zu bytes before the allocation %p of %zu bytes", when, GUARD - i, (void*)a.at, a.size);
     good = false;
   }
-  if (touched(a.at + a.size, tail(a), &i)) {
-    say("%s: device memory was written %zu bytes past the end of the allocation %p of %zu bytes", when, i, (void*)a.at, a.size);
+  if (overwritten(a.at + a.size, tail(a), &i)) {
+    report("%s: device memory was written %zu bytes past the end of the allocation %p of %zu bytes", when, i, (void*)a.at, a.size);
     good = false;
   }
   if (!good) counts.guard_violations++;
@@ -97,8 +97,8 @@ inline bool guards_intact(const char* when) {
 }
 inline bool still_poisoned(const Allocation& a, const char* when) {
   size_t i;
-  if (!touched(a.at - GUARD, a.raw, &i)) return true;
-  say("%s: freed device memory was written, %lld bytes into the former allocation %p of %zu bytes", when,
+  if (!overwritten(a.at - GUARD, a.raw, &i)) return true;
+  report("%s: freed device memory was written, %lld bytes into the former allocation %p of %zu bytes", when,
       (long long)i - (long long)GUARD, (void*)a.at, a.size);
   counts.guard_violations++;
   return false;
@@ -137,7 +137,7 @@ inline const Allocation* freed_at(DevicePtr p) {
     if ((char*)p >= a.at && (char*)p < a.at + a.size) return &a;
   return nullptr;
 }
-// A whole range in one live allocation.
+// An entire range in one live allocation.
 inline bool inside(DevicePtr p, size_t n) {
   Allocation* a = containing(p);
   return a && n <= a->size - (size_t)((char*)p - a->at);
@@ -146,14 +146,14 @@ inline bool is_device(DevicePtr p) {
   Allocation* a = containing(p);
   return a && (char*)p < a->at + a->size;
 }
-// The same with a line on stderr that says what is wrong.
+// The same with a line on stderr that reports what is wrong.
 inline bool usable(const char* call, DevicePtr p, size_t n) {
   Allocation* a = containing(p);
   if (a && !a->leaving && inside(p, n)) return true;
-  if (a && a->leaving) say("%s: use of device memory already freed in stream order: %p", call, (void*)p);
-  else if (a) say("%s: %zu bytes at %p reach past the end of the allocation %p of %zu bytes", call, n, (void*)p, (void*)a->at, a->size);
-  else if (freed_at(p)) say("%s: use of freed device memory: %p", call, (void*)p);
-  else say("%s: %p is not device memory", call, (void*)p);
+  if (a && a->leaving) report("%s: use of device memory already freed in stream order: %p", call, (void*)p);
+  else if (a) report("%s: %zu bytes at %p reach past the end of the allocation %p of %zu bytes", call, n, (void*)p, (void*)a->at, a->size);
+  else if (freed_at(p)) report("%s: use of freed device memory: %p", call, (void*)p);
+  else report("%s: %p is not device memory", call, (void*)p);
   return false;
 }
 // Keeps the memory, poisoned, until newer frees push it out. False: somebody wrote where he must not.

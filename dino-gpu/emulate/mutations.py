@@ -14,7 +14,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 KERNELS = HERE.parent / "kernels"
 SEEDS = ["", "1", "2", "3", "4"]
-WORDS, PLANS = "gpu_words", "gpu_agreement"
+OPS, PLANS = "gpu_words", "gpu_agreement"
 
 SWITCH = r'''#pragma once
 // Which mistake is made in which kernel, and, where asked, which of them the kernels reach.
@@ -95,8 +95,8 @@ def function(text, anchor, row):
     sys.exit(f"{row}: {anchor!r} does not end")
 
 
-def place(text, row):
-    """Where what a row replaces lies."""
+def span(text, row):
+    """Where the text that a row replaces begins and ends."""
     start, end = function(text, row.anchor, row)
     pattern = r"\s*".join(re.escape(line.replace("«", "\1").replace("»", "\2")) for line in row.original)
     if "\1" in pattern:
@@ -138,7 +138,7 @@ def build(rows, folder):
     shutil.copytree(KERNELS, folder / "kernels", ignore=shutil.ignore_patterns("*.fatbin", "*.sh"))
     for path in (folder / "kernels").iterdir():
         text = path.read_text()
-        edits = [(*place(text, row), n, row) for n, row in enumerate(rows) if row.file == path.name]
+        edits = [(*span(text, row), n, row) for n, row in enumerate(rows) if row.file == path.name]
         text = render(text, 0, len(text), edits)
         if path.name == "ptx.cuh":
             text = text.replace("#pragma once\n", '#pragma once\n#include "mutation.h"\n', 1)
@@ -151,7 +151,7 @@ def build(rows, folder):
 
 
 def binaries():
-    line = ["cargo", "test", "-p", "tests", "--test", WORDS, "--test", PLANS, "--no-run", "--message-format=json"]
+    line = ["cargo", "test", "-p", "tests", "--test", OPS, "--test", PLANS, "--no-run", "--message-format=json"]
     found = {}
     for message in subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines():
         message = json.loads(message)
@@ -165,16 +165,16 @@ class Runner:
         self.programs, self.library, self.times = binaries(), str(library), {}
 
     def tests(self):
-        listed = subprocess.run([self.programs[WORDS], "--list"], check=True, stdout=subprocess.PIPE, text=True).stdout
+        listed = subprocess.run([self.programs[OPS], "--list"], check=True, stdout=subprocess.PIPE, text=True).stdout
         return [line.split(": ")[0] for line in listed.splitlines() if line.endswith(": test")]
 
     @functools.cache
-    def sound(self, test, seed):
+    def passes(self, test, seed):
         return self.passes(test, seed)
 
     def passes(self, test, seed="", **more):
         """A test by its name, or all of the random plans. Their cases are the same every time."""
-        line = [self.programs[PLANS]] if test == PLANS else [self.programs[WORDS], "--exact", test]
+        line = [self.programs[PLANS]] if test == PLANS else [self.programs[OPS], "--exact", test]
         quiet = {"PROPTEST_RNG_SEED": "1", "PROPTEST_MAX_SHRINK_ITERS": "0", "PROPTEST_DISABLE_FAILURE_PERSISTENCE": "true"}
         env = {**os.environ, **quiet, "DINO_LIBCUDA": self.library, "RUST_BACKTRACE": "0", **more}
         env.pop("CUDA_CPU_SEED", None)
@@ -227,7 +227,7 @@ def main():
             race = "too many" in row.what or re.search("sync|cp_|load\\(", " ".join(row.original))
             for test, seed in [(t, s) for s in (SEEDS if race else [""]) for t in found if t != PLANS or not (s or row.card)]:
                 if not runner.passes(test, seed, MUTATION=str(n), MUTATION_KERNEL=kernel):
-                    if not runner.sound(test, seed):
+                    if not runner.passes(test, seed):
                         sys.exit(f"{test} fails as it is with CUDA_CPU_SEED={seed}")
                     by = test + (f", seed {seed}" if seed else "")
                     break

@@ -1,4 +1,4 @@
-// Asserts what the stand-in driver promises:  selftest LIBCUDA LIBCUBLASLT  (built with selftest.cu as its kernels)
+// Asserts what the emulated driver promises:  selftest LIBCUDA LIBCUBLASLT  (built with selftest.cu as its kernels)
 #include <cmath>
 #include <csignal>
 #include <cstdint>
@@ -51,7 +51,7 @@ static int fill(float* d, float v, size_t n, P s) { unsigned u; memcpy(&u, &v, 4
 static int release(float* d) { return cu("cuMemFree_v2", (Ptr)d); }
 static std::vector<float> get(float* d, size_t n) { std::vector<float> v(n); DO(cu("cuMemcpyDtoH_v2", (void*)v.data(), (Ptr)d, n * 4)); return v; }
 
-// A fault in a process of its own; what it tells on stderr is not shown. `sanitized`: a wrong access of a kernel, which
+// An error in a process of its own; what it prints on stderr is not shown. `sanitized`: a wrong access of a kernel, which
 // an address sanitizer stops before the driver can see it (exit code 99, see selftest.sh).
 static bool child(std::function<bool()> f, int signal_wanted = 0, [[maybe_unused]] bool sanitized = false) {
   fflush(stdout);
@@ -102,7 +102,7 @@ static void test_order() {
   P a = stream(), b = stream(), e = event();
   float *x = device(64), *y = device(64), *h = pinned(64), *g = pinned(64);
   CHECK(std::isnan(get(x, 64)[5]));  // new memory
-  // nothing runs before a synchronisation, and then only what was asked for
+  // nothing runs before a synchronization, and then only what was asked for
   DO(fill(x, 1, 64, a));
   DO(launch("add", 1, 64, a, x, 2.f, 64));
   DO(launch("scale", 1, 64, b, x, y, 10.f, 64));  // the wait for stream a is missing
@@ -127,7 +127,7 @@ static void test_order() {
   IS(cu("cuStreamQuery", a), 600);
   DO(cu("cuCtxSynchronize"));
   CHECK(get(x, 64)[0] == 104);
-  // who asks in a loop gets there
+  // a caller that asks in a loop gets there
   DO(launch("add", 1, 64, a, x, 1.f, 64));
   int polls = 0;
   while (cu("cuStreamQuery", a) == 600 && polls < 1000) polls++;
@@ -497,15 +497,15 @@ static void test_cublaslt() {
   IS(blas("cublasLtMatmulAlgoGetHeuristic", h, d, lb, la, lc, lc, pref, 1, (P)&best, &got), 7);
   DO(blas("cublasLtMatmulAlgoGetHeuristic", h, d, la, lb, lc, lc, pref, 1, (P)&best, &got));
   float alpha = 2, beta = 3;
-  auto product = [&](float* at, float* to, size_t ws) {
+  auto matmul = [&](float* at, float* to, size_t ws) {
     return blas("cublasLtMatmul", h, d, (const void*)&alpha, (Ptr)at, la, (Ptr)b, lb, (const void*)&beta, (Ptr)to, lc, (Ptr)to, lc, (const void*)best.algo, (Ptr)work, ws, s);
   };
-  IS(product(a, c, space - 1), 7);
-  IS(product(a + 1, c, space), 7);        // less aligned than promised
-  IS(product(a, c + ldc * n, space), 7);  // past the end
+  IS(matmul(a, c, space - 1), 7);
+  IS(matmul(a + 1, c, space), 7);        // less aligned than promised
+  IS(matmul(a, c + ldc * n, space), 7);  // past the end
   P graph, exec;
   DO(cu("cuStreamBeginCapture_v2", s, 1));
-  DO(product(a, c, space));
+  DO(matmul(a, c, space));
   DO(cu("cuStreamEndCapture", s, &graph));
   DO(cu("cuGraphInstantiateWithFlags", &exec, graph, 0ull));
   CHECK(get(c, 1)[0] == vc[0]);
@@ -521,9 +521,9 @@ static void test_cublaslt() {
       error = fmax(error, fabs(2 * t + 3 * vc[j * ldc + i] + vbias[i] - result[j * ldc + i]));
     }
   CHECK(error < 1e-6 && result[m] == vc[m] && std::isnan(get(work, 1)[0]));
-  CHECK(child([&] { DO(product(a, c, space)); DO(sync(s)); DO(cu("cuMemFree_v2", (Ptr)a)); DO(cu("cuGraphLaunch", exec, s)); return sync(s) == 700; }));
+  CHECK(child([&] { DO(matmul(a, c, space)); DO(sync(s)); DO(cu("cuMemFree_v2", (Ptr)a)); DO(cu("cuGraphLaunch", exec, s)); return sync(s) == 700; }));
   DO(blas("cublasLtMatmulDescDestroy", d));
-  IS(product(a, c, space), 7);
+  IS(matmul(a, c, space), 7);
 }
 
 int main(int argc, char** argv) {
@@ -531,7 +531,7 @@ int main(int argc, char** argv) {
   cuda = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
   lt = dlopen(argv[2], RTLD_NOW | RTLD_LOCAL);
   if (!cuda || !lt) return printf("%s\n", dlerror()), 1;
-  set("seed", 0);  // what an environment says is for other programs
+  set("seed", 0);  // settings of the environment are for other programs
   test_start();
   test_order();
   test_capture();

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the stand-ins with the kernels of selftest.cu and checks what they promise:  selftest.sh [asan]
+# Builds the emulations with the kernels of selftest.cu and checks what they promise:  selftest.sh [asan]
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(mktemp -d)

@@ -1,4 +1,4 @@
-// The stand-in driver's streams: queues of work that runs only when something waits for it, events, captures and graphs.
+// The emulated driver's streams: queues of work that runs only when something waits for it, events, captures and graphs.
 #pragma once
 #include "memory.h"
 
@@ -12,7 +12,7 @@ struct Mark {
 };
 typedef std::shared_ptr<Mark> MarkPtr;
 
-// One piece of work, queued or as a node of a graph. `reads` and `writes` are page-locked host memory.
+// One item of work, queued or as a node of a graph. `reads` and `writes` are page-locked host memory.
 struct Work {
   std::function<int()> run;
   HostRange reads, writes;
@@ -59,7 +59,7 @@ struct PerThread {
   int capture_mode = 0;
 };
 struct State {
-  bool initialised = false;
+  bool initialized = false;
   int devices = 1, capability_major = 9, capability_minor = 0;
   long long fail_after = -1, fail_code = ILLEGAL_ADDRESS, memset_is_async = 0;
   int lost = 0;
@@ -123,12 +123,12 @@ inline int finish(const char* call) {
   return state.lost;
 }
 inline int synchronise(Stream& s, const char* call) {
-  counts.synchronisations++;
+  counts.synchronizations++;
   while (!state.lost && !s.queue.empty()) run_others(), s.queue.empty() ? void() : run_front(s);
   return finish(call);
 }
 inline int synchronise_all(const char* call) {
-  counts.synchronisations++;
+  counts.synchronizations++;
   for (bool more = true; more && !state.lost;) {
     more = false;
     each_stream([&](Stream& s) {
@@ -179,7 +179,7 @@ inline Op queued(const Work& w) {
 inline int refuse(const char* call, Capture& c, int code, const char* why) {
   counts.refused_in_capture++;
   c.invalid = true;
-  say("%s refused: %s", call, why);
+  report("%s refused: %s", call, why);
   return code;
 }
 template <class F> Capture* find_capture(F f) {

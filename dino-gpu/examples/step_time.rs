@@ -1,10 +1,10 @@
 //! The time of full training steps on the GPU, where it goes by op, and whether the driver does what the backend relies on.
 //!
 //!     step_time [--tiny] [MODEL, CROP AND DEVICE FLAGS OF dino-gpu train]       images a second, ms a step, memory
-//!     step_time --words ...                                                     the same, and a table by op
+//!     step_time --ops ...                                                       the same, and a table by op
 //!     step_time --check-driver ...                                              the checks that need a card, in order
 //!
-//! The steps go through the trainer's own door, [`Device::step`] and [`Device::report`], with up to [`QUEUE`] steps on their way; the
+//! The steps are run as the trainer runs them, [`Device::step`] and [`Device::report`], with up to [`QUEUE`] steps on their way; the
 //! pixels are noise. Exit: 0 done, 1 a check failed, 2 an error.
 
 use clap::Parser;
@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-/// Times whole training steps on the GPU
+/// Times entire training steps on the GPU
 #[derive(Parser)]
 struct Args {
     /// A model that the emulated driver steps through in seconds, instead of the published one
@@ -45,16 +45,16 @@ struct Args {
     /// Steps before them; the second captures the graphs
     #[arg(long, default_value_t = 5)]
     warmup: usize,
-    /// Also the time of every op: launched one by one, with a wait after each
-    #[arg(long)]
-    words: bool,
+    /// Print the time of every op as well: ops are launched one by one, with a wait after each
+    #[arg(long, alias = "words")]
+    ops: bool,
     /// Check what the backend relies on instead of timing it
     #[arg(long)]
     check_driver: bool,
     /// Add one JSON line to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What the JSON line calls this configuration
+    /// Name of this configuration in the JSON line
     #[arg(long, default_value = "dino-gpu")]
     label: String,
     #[command(flatten)]
@@ -189,7 +189,7 @@ fn gib(bytes: u64) -> f64 {
 }
 
 /// The ops of a step without its uploads, launched one by one with a single wait at the end: what the GPU computes, milliseconds.
-fn words_alone(work: &Work, gpu: &mut Gpu, steps: usize) -> Result<Vec<f64>> {
+fn ops_alone(work: &Work, gpu: &mut Gpu, steps: usize) -> Result<Vec<f64>> {
     let parts = work.config.batch / work.config.micro_batch;
     let mut times = Vec::new();
     for _ in 0..steps {
@@ -233,7 +233,7 @@ fn time(args: &Args) -> Result<()> {
     let (monitors, times) = work.run(&mut gpu, (args.warmup + args.steps) as u64)?;
     let times = &times[args.warmup..];
     let taken = free.saturating_sub(card.free()?.0);
-    let alone = words_alone(&work, &mut gpu, args.steps)?;
+    let alone = ops_alone(&work, &mut gpu, args.steps)?;
     let planned: u64 = Gpu::memory(options, work.plan.pools).iter().map(|(_, bytes)| bytes).sum();
     let (c, ms) = (&work.config, median(times));
     let least = |v: &[f64]| v.iter().copied().fold(f64::INFINITY, f64::min);
@@ -252,10 +252,10 @@ fn time(args: &Args) -> Result<()> {
         c.out_dim,
         c.batch,
         c.micro_batch,
-        if c.stream_crops { ", crops in turns" } else { "" }
+        if c.stream_crops { ", crops in several passes" } else { "" }
     );
     println!(
-        "whole steps, pixels uploaded: {rate:.1} images/s, {ms:.3} ms (least {:.3}, {} steps), {:.2} TFLOP/s",
+        "entire steps, pixels uploaded: {rate:.1} images/s, {ms:.3} ms (least {:.3}, {} steps), {:.2} TFLOP/s",
         least(times),
         times.len(),
         tflops(ms)
@@ -272,15 +272,15 @@ fn time(args: &Args) -> Result<()> {
         "median_ms": ms, "min_ms": least(times), "img_per_s": rate, "tflops": tflops(ms), "words_ms": median(&alone),
         "peak_gib": gib(taken), "plan_gib": gib(planned), "loss": loss,
     });
-    if args.words {
-        print_words(&work, &mut gpu, &mut row)?;
+    if args.ops {
+        print_ops(&work, &mut gpu, &mut row)?;
     }
     let Some(path) = &args.json else { return Ok(()) };
     let written = OpenOptions::new().create(true).append(true).open(path).and_then(|mut f| writeln!(f, "{row}"));
     written.map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())))
 }
 
-fn print_words(work: &Work, gpu: &mut Gpu, row: &mut Value) -> Result<()> {
+fn print_ops(work: &Work, gpu: &mut Gpu, row: &mut Value) -> Result<()> {
     by_op(work, gpu)?; // the first time loads what is loaded lazily
     let rows = by_op(work, gpu)?;
     let (start, calls) = (clock(), 1000);
@@ -299,7 +299,7 @@ fn print_words(work: &Work, gpu: &mut Gpu, row: &mut Value) -> Result<()> {
 }
 
 /// Prints a check's outcome, and whether it passed.
-fn said(what: &str, outcome: Result<String>) -> bool {
+fn check(what: &str, outcome: Result<String>) -> bool {
     match &outcome {
         Ok(facts) => println!("ok    {what}: {facts}"),
         Err(e) => println!("FAIL  {what}: {e}"),
@@ -313,7 +313,7 @@ fn names() -> Result<String> {
     let found = format!("{} of {} functions", driver::NAMES.len() - missing.len(), driver::NAMES.len());
     match (missing.is_empty(), std::env::var_os(driver::DRIVER_VARIABLE)) {
         (true, _) => Ok(found),
-        // A stand-in has what the backend calls, not all that the bindings name.
+        // An emulated driver has what the backend calls, not everything that the bindings name.
         (false, Some(file)) => Ok(format!("{found} in {}; not {}", file.display(), missing.join(" "))),
         (false, None) => Err(Error::new(format!("{found}; not {}", missing.join(" ")))),
     }
@@ -373,16 +373,16 @@ fn check_driver(args: &Args) -> Result<bool> {
         Ok(card) => card,
         // A driver that is there is still asked for its functions: the error may be in one that it lacks.
         Err(e) if driver::missing().is_none() => {
-            said("driver's functions", names());
+            check("driver's functions", names());
             return Err(e);
         }
         Err(e) => return Err(e),
     };
     let work = Work::new(args.config()?)?;
-    let mut passed = said("driver's functions", names());
-    passed &= said("kernels load", kernels(card));
-    passed &= said("capture on a non-blocking stream", capture());
-    passed &= said("direct and captured steps", replay(&work, &args.options));
+    let mut passed = check("driver's functions", names());
+    passed &= check("kernels load", kernels(card));
+    passed &= check("capture on a non-blocking stream", capture());
+    passed &= check("direct and captured steps", replay(&work, &args.options));
     Ok(passed)
 }
 

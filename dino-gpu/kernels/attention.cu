@@ -31,10 +31,10 @@ constexpr int MOST = 256;        // channels of a head
 constexpr int SLOTS = MOST / 32; // a lane's channels: lane, lane + 32, ...
 
 // Which (crop, row of the crop, head) a warp has.
-struct Place {
+struct WarpIndex {
   int crop, row, head;
   bool inside;
-  __device__ __forceinline__ Place(long long warps, int rows, int heads) {
+  __device__ __forceinline__ WarpIndex(long long warps, int rows, int heads) {
     long long w = WARP_ROW();
     inside = w < warps;
     head = w % heads, row = w / heads % rows, crop = w / heads / rows;
@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) KERNEL(attend)(act* __r
     const act* __restrict__ q, int q_stride, const act* __restrict__ k, const act* __restrict__ v, int kv_stride, int crops, int queries,
     int tokens, int heads, int d, float scale) {
   __shared__ float qs[WARPS][MOST];
-  Place at((long long)crops * queries * heads, queries, heads);
+  WarpIndex at((long long)crops * queries * heads, queries, heads);
   if (!at.inside) return;
   int lane = LANE(), warp = threadIdx.x >> 5;
   long long row = (long long)at.crop * queries + at.row, first = (long long)at.crop * tokens;
@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) KERNEL(attend_dq)(act* 
     const act* __restrict__ y, const float* __restrict__ lse, const act* __restrict__ q, int q_stride, const act* __restrict__ k,
     const act* __restrict__ v, int kv_stride, int crops, int queries, int tokens, int heads, int d, float scale) {
   __shared__ float qs[WARPS][MOST], dys[WARPS][MOST];
-  Place at((long long)crops * queries * heads, queries, heads);
+  WarpIndex at((long long)crops * queries * heads, queries, heads);
   if (!at.inside) return;
   int lane = LANE(), warp = threadIdx.x >> 5;
   long long row = (long long)at.crop * queries + at.row, first = (long long)at.crop * tokens, here = row * heads * d + at.head * d;
@@ -122,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) KERNEL(attend_dkv)(act*
     const act* __restrict__ dy, const act* __restrict__ y, const float* __restrict__ lse, const act* __restrict__ q, int q_stride,
     const act* __restrict__ k, const act* __restrict__ v, int kv_stride, int crops, int queries, int tokens, int heads, int d, float scale) {
   __shared__ float key[WARPS][MOST], value[WARPS][MOST];
-  Place at((long long)crops * tokens * heads, tokens, heads);
+  WarpIndex at((long long)crops * tokens * heads, tokens, heads);
   if (!at.inside) return;
   int lane = LANE(), warp = threadIdx.x >> 5;
   long long row = (long long)at.crop * tokens + at.row, first = (long long)at.crop * queries;

@@ -7,7 +7,7 @@
 //
 // A block has 4 warps and owns 64 rows of one crop and head, 16 a warp: queries (forward, dq) or keys (dkv). It walks over the other
 // side `step` rows at a time: while one step is computed, the next is copied into the other of two stages. Scores stay in
-// registers, and what a thread holds of them as a product's result is just what it must hold as the next product's left operand.
+// registers, and what a thread holds of them as the result of one matmul is just what it must hold as the left operand of the next.
 // Rows past the last token are zeros; the last step leaves out groups of 16 rows that hold nothing else.
 //
 // Grid of all but delta: x = crops * ceil(tokens / 64), y = heads. Block: 128. Dynamic shared memory in bytes:
@@ -76,7 +76,7 @@ __device__ __forceinline__ void scores(float (&s)[N / 8][4], const bf16* own, co
 
 // o (16, D) += p (16, N), rounded to bf16, times other (N, D) in shared memory.
 template <int N, int D, bool SHORT>
-__device__ __forceinline__ void add_product(float (&o)[D / 8][4], const float (&p)[N / 8][4], const bf16* other, int chunks) {
+__device__ __forceinline__ void add_matmul(float (&o)[D / 8][4], const float (&p)[N / 8][4], const bf16* other, int chunks) {
   int l = threadIdx.x & 31;
 #pragma unroll
   for (int j = 0; j < N / 16; j++) {
@@ -114,7 +114,7 @@ __device__ __forceinline__ void store_rows(bf16* g, int stride, const float (&o)
   }
 }
 
-// Over the four lanes that hold one row of a product.
+// Over the four lanes that hold one row of a matmul's result.
 __device__ __forceinline__ float row_sum(float v) {
   v += __shfl_xor_sync(0xffffffffu, v, 1);
   return v + __shfl_xor_sync(0xffffffffu, v, 2);
@@ -158,7 +158,7 @@ __device__ __forceinline__ void forward_step(float (&o)[D / 8][4], float (&top)[
         sum[h] += s[j][e];
       }
   }
-  add_product<N, D, SHORT>(o, s, v, chunks);
+  add_matmul<N, D, SHORT>(o, s, v, chunks);
 }
 
 template <int D>
@@ -222,7 +222,7 @@ __device__ __forceinline__ void dq_step(float (&dq)[D / 8][4], const bf16* q, co
       // A key past the end has score 0, which may be far above lse: its infinity times the zero row of k would be NaN.
       if (SHORT && j * 8 + (l & 3) * 2 + (e & 1) >= left) s[j][e] = 0.f;
     }
-  add_product<N, D, SHORT>(dq, s, k, chunks);
+  add_matmul<N, D, SHORT>(dq, s, k, chunks);
 }
 
 template <int D>
@@ -276,7 +276,7 @@ __device__ __forceinline__ void query_gradient(bf16* dqkv, const bf16* dy, const
 }
 
 // One step of dk and dv, on the transposed scores: dv += p^T dy, dk += ds^T q (times scale at the end). Queries past the end
-// need no mask: their rows of q and dy, their lse and delta are zeros, so p is 1 and both products add zeros.
+// need no mask: their rows of q and dy, their lse and delta are zeros, so p is 1 and both matmuls add zeros.
 template <int N, int D, bool SHORT>
 __device__ __forceinline__ void dkv_step(float (&dk)[D / 8][4], float (&dv)[D / 8][4], const bf16* k, const bf16* v, const bf16* q,
                                          const bf16* dy, const float* lse, const float* delta, int left, float scale) {
@@ -288,13 +288,13 @@ __device__ __forceinline__ void dkv_step(float (&dk)[D / 8][4], float (&dv)[D / 
 #pragma unroll
     for (int e = 0; e < 4; e++)
       s[j][e] = exp2_approx(s[j][e] * (scale * LOG2_E) - lse[j * 8 + (l & 3) * 2 + (e & 1)] * LOG2_E);
-  add_product<N, D, SHORT>(dv, s, dy, chunks);
+  add_matmul<N, D, SHORT>(dv, s, dy, chunks);
   scores<N, D, SHORT>(dp, v, dy, chunks);
 #pragma unroll
   for (int j = 0; j < N / 8; j++)
 #pragma unroll
     for (int e = 0; e < 4; e++) s[j][e] *= dp[j][e] - delta[j * 8 + (l & 3) * 2 + (e & 1)];
-  add_product<N, D, SHORT>(dk, s, q, chunks);
+  add_matmul<N, D, SHORT>(dk, s, q, chunks);
 }
 
 template <int D>

@@ -2,7 +2,7 @@
 # Compiles the kernels: build.sh [--check]
 #
 # NVIDIA's compiler comes from PyPI, at fixed versions, into target/cuda (about 270 MB; gcc is needed too). Its output does not depend
-# on machine or folder, so kernels.fatbin is committed, and --check says whether it is what these sources give.
+# on machine or folder, so kernels.fatbin is committed, and --check tells whether it is what these sources give.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -1,6 +1,6 @@
 // What every kernel file uses: the activation type, reductions in a fixed order, packed loads.
 //
-// The files of the words are compiled twice, with `act` = float (the mode for tight agreement) and `act` = bf16 (the mode for speed);
+// The files of the ops are compiled twice, with `act` = float (the mode for tight agreement) and `act` = bf16 (the mode for speed);
 // arithmetic, statistics, parameters and gradients of parameters are f32 in both. KERNEL(name) is name_f32 or name_bf16.
 #pragma once
 #ifndef CUDA_CPU
@@ -14,7 +14,7 @@ typedef __nv_bfloat16 bf16;
 // Registers a kernel with the emulation, by the name that KERNEL() makes; nothing on a card.
 #define REGISTER(name) CPU_KERNEL(name)
 
-constexpr float FLOOR = 1e-12f;  // the published guard of the l2 normalisation
+constexpr float FLOOR = 1e-12f;  // the published guard of the l2 normalization
 constexpr unsigned ALL = 0xffffffffu;
 
 __device__ __forceinline__ float get(float x) { return x; }

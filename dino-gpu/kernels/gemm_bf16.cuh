@@ -1,7 +1,7 @@
-// Matrix products on the tensor cores: bf16 in, f32 sums, any shape, leading dimension and alignment.
+// Matmuls on the tensor cores: bf16 in, f32 sums, any shape, leading dimension and alignment.
 //
 // A block makes one BM x BN tile of C at a time; its warps share out the tile, each WM x WN. Three stages of the operands' tiles,
-// 32 deep in k, lie in shared memory: while one is multiplied the next two are on their way. An operand is stored either with k
+// 32 deep in k, are in shared memory: while one is multiplied the next two are on their way. An operand is stored either with k
 // along its rows, (rows, K), or with k down its columns, (K, rows); the second kind is transposed as it is read from shared memory.
 // Rows in shared memory are padded by 16 bytes, so the eight rows that one ldmatrix phase reads start in different banks.
 //
@@ -58,14 +58,14 @@ __device__ __forceinline__ void load_tile(bf16* smem, const bf16* g, int ld, int
 }
 
 // The sums of one tile over k in [k0, k1). store(row, column, v) then gets this thread's share of each row of its warp's part, two
-// neighbours in each group of eight columns: v[j] are columns column + 8 j and the next. All lanes of the warp call it together, also
+// neighbors in each group of eight columns: v[j] are columns column + 8 j and the next. All lanes of the warp call it together, also
 // for rows past m and columns past n, which the callee leaves out.
 template <int BM, int BN, int WARPS_M, int WARPS_N, bool A_K_ROWS, bool B_K_ROWS, class Store>
-__device__ __forceinline__ void product(const bf16* a, int lda, const bf16* b, int ldb, int m, int n, int k0, int k1, Store store) {
+__device__ __forceinline__ void multiply(const bf16* a, int lda, const bf16* b, int ldb, int m, int n, int k0, int k1, Store store) {
   constexpr int THREADS = WARPS_M * WARPS_N * 32, WM = BM / WARPS_M, WN = BN / WARPS_N;
   constexpr int A_STAGE = stage(BM, A_K_ROWS), B_STAGE = stage(BN, B_K_ROWS);
   constexpr int A_LD = A_K_ROWS ? BM + PAD : STEP + PAD, B_LD = B_K_ROWS ? BN + PAD : STEP + PAD;
-  static_assert(WM % 16 == 0 && WN % 16 == 0, "whole fragments");
+  static_assert(WM % 16 == 0 && WN % 16 == 0, "full fragments");
   DYNAMIC_SHARED(bf16, smem);
   bf16* a_stages = smem;
   bf16* b_stages = smem + STAGES * A_STAGE;
@@ -185,7 +185,7 @@ __device__ __forceinline__ float gelu_of_rounded(float v) {
 template <int TILE, int WARPS_M, int WARPS_N>
 __device__ __forceinline__ void nt(void* c, int ldc, const bf16* a, int lda, const bf16* b, int ldb, int m, int n, int k,
                                    const float* bias, void* gelu, int out_f32) {
-  product<TILE, TILE, WARPS_M, WARPS_N, false, false>(a, lda, b, ldb, m, n, 0, k, [=](int row, int col, float2 (&v)[GROUPS]) {
+  multiply<TILE, TILE, WARPS_M, WARPS_N, false, false>(a, lda, b, ldb, m, n, 0, k, [=](int row, int col, float2 (&v)[GROUPS]) {
     if (bias) {
 #pragma unroll
       for (int j = 0; j < GROUPS; j++) {
@@ -206,7 +206,7 @@ __device__ __forceinline__ void nt(void* c, int ldc, const bf16* a, int lda, con
 template <int TILE, int WARPS_M, int WARPS_N>
 __device__ __forceinline__ void nn(void* c, int ldc, const bf16* a, int lda, const bf16* b, int ldb, int m, int n, int k,
                                    int out_f32, int accumulate) {
-  product<TILE, TILE, WARPS_M, WARPS_N, false, true>(a, lda, b, ldb, m, n, 0, k, [=](int row, int col, float2 (&v)[GROUPS]) {
+  multiply<TILE, TILE, WARPS_M, WARPS_N, false, true>(a, lda, b, ldb, m, n, 0, k, [=](int row, int col, float2 (&v)[GROUPS]) {
     if (out_f32) store_f32((float*)c, ldc, m, n, row, col, v, accumulate);
     else store_bf16((bf16*)c, ldc, m, n, row, col, v);
   });
@@ -219,7 +219,7 @@ __device__ __forceinline__ void tn(float* c, int ldc, const bf16* a, int lda, co
   int k0 = (int)(first < k ? first : k), k1 = (int)(last < k ? last : k);
   float* part = c + blockIdx.z * split_stride;
   bool add = accumulate && gridDim.z == 1;
-  product<TILE, TILE, WARPS_M, WARPS_N, true, true>(a, lda, b, ldb, m, n, k0, k1, [=](int row, int col, float2 (&v)[GROUPS]) {
+  multiply<TILE, TILE, WARPS_M, WARPS_N, true, true>(a, lda, b, ldb, m, n, k0, k1, [=](int row, int col, float2 (&v)[GROUPS]) {
     store_f32(part, ldc, m, n, row, col, v, add);
   });
 }

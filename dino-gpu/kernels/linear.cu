@@ -15,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(256) gemm_f32(float* __restrict__ c
   for (long long m0 = (long long)blockIdx.y * 64; m0 < m; m0 += (long long)gridDim.y * 64) {
     float sum[4][4] = {};
     for (int p0 = begin; p0 < end; p0 += 16) {
-      // The neighbour in memory is the neighbour in the warp, whichever way the matrix lies.
+      // Neighbors in memory are neighbors in the warp, whether the matrix is stored by rows or by columns.
       for (int i = id; i < 64 * 16; i += 256) {
         int p = a_col == 1 ? i % 16 : i / 64, r = a_col == 1 ? i / 16 : i % 64;
         as[p][r] = m0 + r < m && p0 + p < end ? a[(m0 + r) * a_row + (p0 + p) * a_col] : 0.f;

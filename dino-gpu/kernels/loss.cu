@@ -1,11 +1,11 @@
-// The DINO loss, streamed over tiles of prototypes: the products of a tile (rows, tile) come from the GEMM, these kernels turn them into a
+// The DINO loss, streamed over tiles of prototypes: the dot products of a tile (rows, tile) come from the GEMM, these kernels turn them into a
 // running softmax, into targets and into gradients. Every tile of a step goes through the same buffers, and tiles follow each
 // other on the stream, so sums have one order.  dino-kernel/src/ops/loss.rs
 #ifndef LOSS_ONCE
 #define LOSS_ONCE
 
 // A running softmax of terms x: the largest so far; the sum of exp(slope (x - top)) less one, for a nearly one-hot row has its
-// whole entropy in what is left; and the sum of those terms times slope (top - x).
+// entire entropy in what is left; and the sum of those terms times slope (top - x).
 struct Running { float top, rest, spread; };
 
 __device__ __forceinline__ Running merge(Running a, Running b, float slope) {
@@ -23,7 +23,7 @@ __device__ __forceinline__ float term(const float* s, const float* scale, const 
   return fmaf(s[k], scale[k], centre ? -centre[k] : 0.f);
 }
 
-// One block of 256 a row: merges `tile` products into the row's running softmax; x = s scale - centre (centre may be null).
+// One block of 256 a row: merges `tile` dot products into the row's running softmax; x = s scale - centre (centre may be null).
 // `finish`: lse (rows, 2) = (top, ln of the sum), and, unless null, the entropy.
 extern "C" __global__ void loss_running(Running* __restrict__ running, float* __restrict__ lse, float* __restrict__ entropy,
     const float* __restrict__ s, const float* __restrict__ scale, const float* __restrict__ centre, const float* __restrict__ slope_at,
@@ -65,7 +65,7 @@ extern "C" __global__ void loss_running(Running* __restrict__ running, float* __
 }
 REGISTER(loss_running);
 
-// One block of 256 a row: products to the teacher's probabilities, in place.
+// One block of 256 a row: dot products to the teacher's probabilities, in place.
 extern "C" __global__ void loss_targets(float* __restrict__ t, const float* __restrict__ lse, const float* __restrict__ scale,
     const float* __restrict__ centre, const float* __restrict__ hyper, int tile) {
   long long row = blockIdx.x;
@@ -76,7 +76,7 @@ extern "C" __global__ void loss_targets(float* __restrict__ t, const float* __re
 REGISTER(loss_targets);
 #endif
 
-// One block of 256 a student row: from its products s and the targets of its image's teacher rows, the row's part of the loss, and
+// One block of 256 a student row: from its dot products s and the targets of its image's teacher rows, the row's part of the loss, and
 // the gradient of the logits ds (rows, tile), and ds scale, which is what meets the directions.
 extern "C" __global__ void KERNEL(loss_gradient)(float* __restrict__ loss, act* __restrict__ ds, act* __restrict__ ds_scaled,
     const float* __restrict__ s, const float* __restrict__ targets, const float* __restrict__ lse, const float* __restrict__ scale,
@@ -101,7 +101,7 @@ extern "C" __global__ void KERNEL(loss_gradient)(float* __restrict__ loss, act* 
 }
 REGISTER(KERNEL(loss_gradient));
 
-// y (rows, K) = products times scale, where all logits are wanted at once.
+// y (rows, K) = dot products times scale, where all logits are wanted at once.
 extern "C" __global__ void KERNEL(scale_columns)(act* __restrict__ y, const float* __restrict__ s, const float* __restrict__ scale, long long n, int cols) {
   long long i = FLAT();
   if (i < n) put(y[i], s[i] * scale[i % cols]);

@@ -1,4 +1,4 @@
-// l2 normalisation of rows, weight normalisation of prototypes; one warp a row.  dino-kernel/src/ops/norm.rs
+// l2 normalization of rows, weight normalization of prototypes; one warp a row.  dino-kernel/src/ops/norm.rs
 #ifndef NORM_ONCE
 #define NORM_ONCE
 
@@ -13,7 +13,7 @@ extern "C" __global__ void prototype_scale(float* __restrict__ scale, const floa
 }
 REGISTER(prototype_scale);
 
-// In place: dv (rows, cols) holds dW and leaves as scale (dW - v^ (v^ . dW)); dg (rows), unless null, accumulates v^ . dW.
+// In place: dv (rows, cols) holds dW and is overwritten by scale (dW - v^ (v^ . dW)); dg (rows), unless null, accumulates v^ . dW.
 extern "C" __global__ void weight_norm_backward(float* __restrict__ dv, float* __restrict__ dg, const float* __restrict__ v,
     const float* __restrict__ scale, int rows, int cols) {
   long long row = WARP_ROW();

@@ -131,7 +131,7 @@ __device__ __forceinline__ float exp2_approx(float x) {
 
 #endif
 
-// Of four neighbouring lanes' 4x4 words, the transpose: lane q's word p becomes what was lane p's word q. Lane q of a product's
+// Of four neighboring lanes' 4x4 words, the transpose: lane q's word p becomes what was lane p's word q. Lane q of a matmul's
 // result then holds all eight columns of the q-th of four 16x8 tiles, 16 bytes of a row of bf16, where it had two of each.
 __device__ __forceinline__ void quad_transpose(uint32_t (&w)[4]) {
 #pragma unroll

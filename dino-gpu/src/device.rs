@@ -54,7 +54,7 @@ impl Device for Gpu {
 
     fn report(&mut self, _plan: &Plan, queued: usize, wait: bool) -> Result<Option<[f32; monitor::LEN]>> {
         if queued > QUEUE {
-            return Err(Error::new(format!("{queued} steps are queued, room is for {QUEUE}")));
+            return Err(Error::new(format!("{queued} steps are queued, the queue holds {QUEUE}")));
         }
         // While one step is under way, the one before it has been left to finish: the host reads one step late.
         if queued == 0 || (queued < QUEUE && !wait) {

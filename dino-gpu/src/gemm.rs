@@ -153,15 +153,15 @@ impl Gpu {
     }
 
     /// dw (m, n; f32) += dy^T x, dy (k, m), x (k, n). The long sum over rows is split where there are few tiles; the splits are in the
-    /// first `room` bytes of the workspace and are added in order.
-    pub(crate) fn matmul_tn(&mut self, dw: u64, dy: u64, x: u64, [m, n, k]: Size, room: usize) {
+    /// first `available` bytes of the workspace and are added in order.
+    pub(crate) fn matmul_tn(&mut self, dw: u64, dy: u64, x: u64, [m, n, k]: Size, available: usize) {
         let matmul = Matmul { kind: Kind::Tn, size: [m, n, k], f32_out: true, accumulate: true, bias: false };
         if self.by_library(matmul, [dw, dy, x, 0]) {
             return;
         }
         let kernels = self.kernels;
         let tiles = m.div_ceil(128) * n.div_ceil(128);
-        let fit = room / (4 * m * n).max(1);
+        let fit = available / (4 * m * n).max(1);
         let splits = FILL.div_ceil(tiles.max(1)).min(k.div_ceil(DEPTH)).min(fit).max(1);
         let (to, stride) = if splits == 1 { (dw, 0) } else { (self.workspace_at(), m * n) };
         match self.precision {

@@ -25,7 +25,7 @@ pub enum Gemm {
     /// cuBLASLt in bf16 where it is found, else own kernels.
     #[default]
     Auto,
-    /// Own kernels: the bits depend on no library.
+    /// This program's kernels: the bits depend on no library.
     Own,
     /// cuBLASLt, or an error.
     Cublaslt,
@@ -34,16 +34,16 @@ pub enum Gemm {
 /// Flags of the GPU.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
-    /// Activations and products: bf16 on the tensor cores, or f32 for tight agreement with the CPU
+    /// Precision of activations and matmuls: bf16 on the tensor cores, or f32 for tight agreement with the CPU
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     pub precision: Precision,
     /// How a step is launched
     #[arg(long, value_enum, default_value_t = Launch::Graph)]
     pub launch: Launch,
-    /// Partial sums and tiles of the loss, KiB; their order, and so the last bits of a run, depends on it
+    /// Memory for partial sums and tiles of the loss, KiB; their order, and so the last bits of a run, depends on it
     #[arg(long, value_name = "KIB", default_value_t = 64 << 10, value_parser = workspace)]
     pub workspace: usize,
-    /// What runs the matrix products
+    /// Which kernels run the matmuls
     #[arg(long, value_enum, default_value_t = Gemm::Auto)]
     pub gemm: Gemm,
 }

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-/// The stand-in driver, or none where it cannot be built.
+/// The emulated driver, or none where it cannot be built.
 fn emulation() -> Option<&'static Path> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
     let built = BUILT.get_or_init(|| match tests::gpu::build_emulation() {
         Ok(out) => Some(out.join("libcuda_emulated.so")),
         Err(why) => {
-            eprintln!("SKIPPED what needs the emulation: {why}");
+            eprintln!("SKIPPED tests that need the emulation: {why}");
             None
         }
     });
@@ -30,17 +30,17 @@ fn run(line: &str, more: &[&Path], driver: &Path, settings: &[(&str, &str)]) -> 
     command.output().expect("the program runs")
 }
 
-fn said(o: &Output) -> String {
+fn printed(o: &Output) -> String {
     String::from_utf8_lossy(&o.stderr).into_owned()
 }
 
 #[track_caller]
-fn refuses(o: &Output, words: &[&str]) {
-    let text = said(o);
+fn refuses(o: &Output, expected: &[&str]) {
+    let text = printed(o);
     assert_eq!(o.status.code(), Some(2), "{text}");
     assert!(!text.contains("panicked"), "{text}");
-    for word in words {
-        assert!(text.contains(word), "no `{word}` in: {text}");
+    for part in expected {
+        assert!(text.contains(part), "no `{part}` in: {text}");
     }
 }
 
@@ -55,10 +55,10 @@ fn without_a_driver_it_says_so_and_writes_nothing() {
     let out = folder.path().join("run");
     let o = run(TRAIN, &[&out], Path::new("/nowhere/libcuda.so.1"), &[]);
     refuses(&o, &["dino-gpu: no NVIDIA driver found (/nowhere/libcuda.so.1", "dino-host"]);
-    assert!(said(&o).lines().count() == 2 && !out.exists(), "{}", said(&o));
+    assert!(printed(&o).lines().count() == 2 && !out.exists(), "{}", printed(&o));
     // What needs no GPU works without one.
     let o = run("plan --small --device cuda --json", &[], Path::new("/nowhere"), &[]);
-    assert!(o.status.success(), "{}", said(&o));
+    assert!(o.status.success(), "{}", printed(&o));
     let plan: Value = serde_json::from_slice(&o.stdout).unwrap();
     let f32_plan = run("plan --small --device cuda --precision f32 --json", &[], Path::new("/nowhere"), &[]);
     let f32_plan: Value = serde_json::from_slice(&f32_plan.stdout).unwrap();
@@ -92,11 +92,11 @@ fn a_lost_device_leaves_the_last_checkpoint() {
     let line = TRAIN.replace("--batch 400 --micro-batch 2", "--batch 4 --micro-batch 4").replace("builtin", "DATA");
     let data = folder.path().join("images");
     std::fs::create_dir(&data).unwrap();
-    tests::gpu::pictures(&data, 16, 20);
+    tests::gpu::images(&data, 16, 20);
     let line = line.replace("DATA", data.to_str().unwrap()).replace("--epochs 1", "--epochs 3");
-    let (whole, lost) = (folder.path().join("whole"), folder.path().join("lost"));
-    let o = run(&line, &[&whole], driver, &[]);
-    assert!(o.status.success(), "{}", said(&o));
+    let (kept, lost) = (folder.path().join("kept"), folder.path().join("lost"));
+    let o = run(&line, &[&kept], driver, &[]);
+    assert!(o.status.success(), "{}", printed(&o));
 
     // Somewhere in the second epoch; the first is saved.
     let o = run(&line, &[&lost], driver, &[("FAIL_AFTER", "700"), ("FAIL_CODE", "719")]);
@@ -104,7 +104,7 @@ fn a_lost_device_leaves_the_last_checkpoint() {
     let saved = std::fs::read(lost.join("checkpoint.safetensors")).unwrap();
     assert!(!lost.join("checkpoint.part").exists());
     let o = run("train --resume --workspace 256 --threads 1 --out", &[&lost], driver, &[]);
-    assert!(o.status.success(), "{}", said(&o));
+    assert!(o.status.success(), "{}", printed(&o));
     let end = |out: &Path| std::fs::read(out.join("checkpoint.safetensors")).unwrap();
-    assert!(end(&lost) != saved && end(&lost) == end(&whole), "the resumed run has other weights");
+    assert!(end(&lost) != saved && end(&lost) == end(&kept), "the resumed run has other weights");
 }

@@ -1,4 +1,4 @@
-//! The flags of both benchmarks in one place: `cargo bench -p dino-host -- FLAGS` hands the same ones to each, so each knows the
+//! The flags of both benchmarks in one file: `cargo bench -p dino-host -- FLAGS` hands the same ones to each, so each knows the
 //! other's and passes over them. The test of the documents reads command lines by it.
 
 #![allow(dead_code)] // each of its readers uses a part
@@ -84,7 +84,7 @@ pub struct Timed {
     /// Threads on both sides
     #[arg(long, default_value_t = 2)]
     pub threads: usize,
-    /// Images that go through the model at once; 0 = as many as a quarter of PyTorch's memory has room for
+    /// Images that go through the model at once; 0 = as many as fit in a quarter of PyTorch's memory
     #[arg(long, default_value_t = 0)]
     pub micro_batch: usize,
     /// Crops go through the student one after another

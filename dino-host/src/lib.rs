@@ -23,7 +23,7 @@
 //! | [`weights`] | checkpoints, and other programs' weights, read and written | `config`, `device`, `image`, `io` |
 //! | [`planning`] | memory of a run, and gradient checks, before anything is trained | `config`, `cpu`, `device`, `inference`, `io` |
 //!
-//! # Example, in words
+//! # Example
 //!
 //! [`config::Config::published`] with a few values changed, then resolved, is a run; [`data::open`] opens its images; [`train::run`]
 //! trains on a device and writes a checkpoint. [`weights::read`] reads it, an extractor of [`inference::features`] computes the features

@@ -19,7 +19,7 @@ pub enum Kind {
     Scene = 5,
     /// Everything a test or a check wants.
     Test = 6,
-    /// Which image takes the place of one that cannot be read.
+    /// Which image replaces one that cannot be read.
     Substitute = 7,
 }
 

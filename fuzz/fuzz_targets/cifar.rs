@@ -20,10 +20,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if !names.is_empty() {
         let file = ["batches.meta.txt", "fine_label_names.txt"][(choice & 1) as usize];
-        fs::write(folder.join(file), names).expect("room for the names");
+        fs::write(folder.join(file), names).expect("space for the names");
     }
     let file = ["data_batch_1.bin", "train.bin"][(choice >> 1 & 1) as usize];
-    fs::write(folder.join(file), records).expect("room for the records");
+    fs::write(folder.join(file), records).expect("space for the records");
     let how = Decode { channels: [3, 1, 2, 4][(choice >> 2 & 3) as usize], ..Decode::default() };
     let Ok(splits) = data::open(folder, how) else { return };
     let images = splits.train.len() + splits.test.len();
@@ -35,7 +35,7 @@ fuzz_target!(|bytes: &[u8]| {
             } else {
                 assert!(how.channels != 3 && how.channels != 1, "records in memory can be read");
             }
-            assert!((set.label(i).expect("labelled") as usize) < set.classes().len());
+            assert!((set.label(i).expect("labeled") as usize) < set.classes().len());
             assert!(!set.name(i).is_empty());
         }
         set.fingerprint();

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Ok(limit) = text.parse::<Limit>() {
-        assert_eq!(limit.to_string().parse::<Limit>().expect("its own words"), limit);
+        assert_eq!(limit.to_string().parse::<Limit>().expect("its own text"), limit);
     }
     let Ok(flags) = Config::parse("fuzz", text) else { return };
     for mut config in [Config::small(), Config::published()] {
@@ -25,7 +25,7 @@ fuzz_target!(|text: &str| {
         // What is written to a checkpoint is what is read from it.
         let mut again = Config::published();
         let copy = toml_of(&config);
-        again.set(&Config::parse("again", &copy).expect("its own words"));
+        again.set(&Config::parse("again", &copy).expect("its own text"));
         assert_eq!(again.resolve().expect("its own values"), config);
     }
 });

@@ -21,9 +21,9 @@ fuzz_target!(|bytes: &[u8]| {
     let gz = ["", ".gz"][(choice >> 2 & 1) as usize];
     let rank = 3 + (choice >> 3 & 1);
     let name = format!("train-images-idx{rank}-ubyte{gz}");
-    fs::write(folder.join(&name), images).expect("room for the images");
+    fs::write(folder.join(&name), images).expect("space for the images");
     if !labels.is_empty() {
-        fs::write(folder.join(format!("train-labels-idx1-ubyte{gz}")), labels).expect("room for the labels");
+        fs::write(folder.join(format!("train-labels-idx1-ubyte{gz}")), labels).expect("space for the labels");
     }
     let how = Decode { channels: [3, 1, 2, 4][(choice & 3) as usize], ..Decode::default() };
     let Ok(splits) = data::open(&if choice & 16 == 0 { folder.into() } else { folder.join(name) }, how) else { return };

@@ -19,9 +19,9 @@ fuzz_target!(|bytes: &[u8]| {
         fs::remove_file(old.path()).expect("its files are ours");
     }
     let ending = ["csv", "tsv", "txt", "jsonl"][(choice % 4) as usize];
-    fs::write(folder.join(format!("train.{ending}")), train).expect("room for the list");
+    fs::write(folder.join(format!("train.{ending}")), train).expect("space for the list");
     if !test.is_empty() {
-        fs::write(folder.join(format!("val.{ending}")), test).expect("room for the list");
+        fs::write(folder.join(format!("val.{ending}")), test).expect("space for the list");
     }
     match data::open(&folder.join(format!("train.{ending}")), Decode::default()) {
         Err(e) => assert!(e.to_string().contains(ending), "{e}"),

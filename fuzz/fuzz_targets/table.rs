@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let name = ["fuzz.npz", "fuzz.npy", "fuzz.parquet", "data_batch_1"][(choice & 3) as usize];
     let path = folder.join(name);
-    fs::write(&path, bytes).expect("room for the file");
+    fs::write(&path, bytes).expect("space for the file");
     let how = Decode { channels: [3, 1, 2, 4][(choice >> 2 & 3) as usize], ..Decode::default() };
     match data::open(if choice & 3 == 3 || choice & 16 == 0 { folder } else { &path }, how) {
         Err(e) => assert!(!e.to_string().is_empty()),

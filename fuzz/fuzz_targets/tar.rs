@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
         bytes.as_chunks_mut().0.iter_mut().for_each(sign);
     }
     let path = FOLDER.path().join(format!("fuzz{ending}"));
-    fs::write(&path, &bytes).expect("room for the shard");
+    fs::write(&path, &bytes).expect("space for the shard");
     match data::open(&path, Decode::default()) {
         Err(e) => assert!(e.to_string().contains("fuzz"), "{e}"),
         Ok(splits) => {

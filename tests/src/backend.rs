@@ -19,8 +19,8 @@ pub trait Factory {
     type Backend: Update + Memory;
     /// Pools of exactly these sizes.
     fn make(pools: Pools) -> Self::Backend;
-    /// Whether this machine can make it; prints why where not. `who` asks.
-    fn ready(_who: &str) -> bool {
+    /// Whether this machine can make it; prints why where not. `test`: the test that needs it.
+    fn ready(_test: &str) -> bool {
         true
     }
 }
@@ -67,20 +67,20 @@ macro_rules! for_backends {
             use super::*;
             $(#[test]
             fn $test() {
-                let who = concat!(stringify!($backend), "::", stringify!($test));
-                if <$factory as $crate::backend::Factory>::ready(who) {
-                    super::$test::<$factory>(who);
+                let name = concat!(stringify!($backend), "::", stringify!($test));
+                if <$factory as $crate::backend::Factory>::ready(name) {
+                    super::$test::<$factory>(name);
                 }
             })*
         }
     };
 }
 
-/// Anything with a place in a pool.
+/// A handle of a span of a pool.
 pub trait Place: Copy {
     /// The pool.
     const POOL: Pool;
-    /// The place in it.
+    /// The span in it.
     fn span(self) -> Span;
 }
 
@@ -107,8 +107,8 @@ pub fn read_span<O: Memory>(o: &mut O, pool: Pool, span: Span) -> Vec<f64> {
 }
 
 /// What is stored at a handle.
-pub fn read<O: Memory, P: Place>(o: &mut O, place: P) -> Vec<f64> {
-    read_span(o, P::POOL, place.span())
+pub fn read<O: Memory, P: Place>(o: &mut O, handle: P) -> Vec<f64> {
+    read_span(o, P::POOL, handle.span())
 }
 
 /// Sets a parameter's gradient.
@@ -118,9 +118,9 @@ pub fn write_grad<O: Memory>(o: &mut O, w: Weight, values: &[f64]) {
 }
 
 /// Puts values at a handle of that very length.
-pub fn write<O: Memory, P: Place>(o: &mut O, place: P, values: &[f64]) {
-    assert_eq!(values.len(), place.span().len, "as many values as the handle has elements");
-    o.write(P::POOL, place.span().at, values);
+pub fn write<O: Memory, P: Place>(o: &mut O, handle: P, values: &[f64]) {
+    assert_eq!(values.len(), handle.span().len, "as many values as the handle has elements");
+    o.write(P::POOL, handle.span().at, values);
 }
 
 /// A parameter's gradient.

@@ -160,7 +160,7 @@ impl Fixture {
         *worst = worst.max(ratio);
     }
 
-    fn judge(&self, key: &str, what: &str, want: &[f64], got: &[f64], worst: Worst, allowed: f64) {
+    fn compare(&self, key: &str, what: &str, want: &[f64], got: &[f64], worst: Worst, allowed: f64) {
         assert!(
             worst.ratio <= 1.0,
             "{}: {key}{what}: element {}: got {:e}, golden {:e}, error {:.3e}, allowed {allowed:.1e}",
@@ -182,13 +182,13 @@ impl Fixture {
         let errors = |allowed: f64| (0..got.len()).map(move |i| (i, allowed));
         let error = |i: usize| (got[i] - want.data[i]).abs();
         let worst = Worst::of(errors(atol).map(|(i, allowed)| (i, error(i), allowed)));
-        self.judge(key, "", &want.data, &got, worst, atol);
+        self.compare(key, "", &want.data, &got, worst, atol);
         if let Some(rtol) = self.note(key, "row_rtol") {
             for (row, values) in want.data.chunks(want.last()).enumerate() {
                 let allowed = rtol * values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
                 let first = row * want.last();
                 let worst = Worst::of((first..first + values.len()).map(|i| (i, error(i), allowed)));
-                self.judge(key, &format!(" row {row}"), &want.data, &got, worst, allowed);
+                self.compare(key, &format!(" row {row}"), &want.data, &got, worst, allowed);
             }
         }
     }
@@ -223,9 +223,9 @@ impl Fixture {
         let near = self.note(key, "qv_atol").unwrap_or(atol);
         let far = self.note(key, "key_bias_atol").unwrap_or(atol);
         for (what, inside, allowed) in [("", false, near), (" (key bias)", true, far)] {
-            let places = (0..got.len()).filter(|i| noise.contains(&(i / per_row)) == inside);
-            let worst = Worst::of(places.map(|i| (i, (got[i] - want.data[i]).abs(), allowed)));
-            self.judge(key, what, &want.data, &got, worst, allowed);
+            let elements = (0..got.len()).filter(|i| noise.contains(&(i / per_row)) == inside);
+            let worst = Worst::of(elements.map(|i| (i, (got[i] - want.data[i]).abs(), allowed)));
+            self.compare(key, what, &want.data, &got, worst, allowed);
         }
     }
 
@@ -238,7 +238,7 @@ impl Fixture {
 
     /// Fails unless every golden output under `prefixes` has been compared, but for those in `skip` (prefix, why), which are
     /// printed; prints how near the comparisons came to their tolerances.
-    pub fn finish(&self, who: &str, prefixes: &[&str], skip: &[(&str, &str)]) {
+    pub fn finish(&self, test: &str, prefixes: &[&str], skip: &[(&str, &str)]) {
         let compared = self.compared.borrow();
         let mut left = self.outputs(prefixes);
         left.retain(|key| !compared.contains_key(key));
@@ -252,6 +252,6 @@ impl Fixture {
         let mut worst: Vec<_> = compared.iter().collect();
         worst.sort_by(|a, b| b.1.total_cmp(a.1));
         let list: Vec<String> = worst.iter().take(4).map(|(key, ratio)| format!("{key} {ratio:.3}")).collect();
-        println!("{who}: {}: {} tensors; error / tolerance: {}", self.name, compared.len(), list.join(", "));
+        println!("{test}: {}: {} tensors; error / tolerance: {}", self.name, compared.len(), list.join(", "));
     }
 }

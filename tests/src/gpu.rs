@@ -32,7 +32,7 @@ fn emulator() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../dino-gpu/emulate/build.sh")
 }
 
-/// Builds the stand-in driver and the stand-in cuBLASLt; nothing is done where they are newer than their sources.
+/// Builds the emulated driver and the emulated cuBLASLt; nothing is done where they are newer than their sources.
 ///
 /// # Errors
 /// There is no `sh`, or the emulation does not compile.
@@ -60,16 +60,16 @@ pub fn ground() -> &'static Ground {
             driver::use_library(out.join("libcuda_emulated.so")),
             "the driver was used before the emulation was ready"
         );
-        eprintln!("no GPU here: the kernels run on the CPU, behind a stand-in driver");
+        eprintln!("no GPU here: the kernels run on the CPU, behind an emulated driver");
         Ground::Emulation
     })
 }
 
 /// Whether GPU tests can run; prints why where they cannot.
-pub fn ready(who: &str) -> bool {
+pub fn ready(test: &str) -> bool {
     match ground() {
         Ground::None(why) => {
-            eprintln!("SKIPPED {who}: {why}");
+            eprintln!("SKIPPED {test}: {why}");
             false
         }
         _ => true,
@@ -99,8 +99,8 @@ impl<const BF16: bool, const KIB: usize> OnGpu<BF16, KIB> {
 impl<const BF16: bool, const KIB: usize> Factory for OnGpu<BF16, KIB> {
     type Backend = Gpu;
 
-    fn ready(who: &str) -> bool {
-        ready(who)
+    fn ready(test: &str) -> bool {
+        ready(test)
     }
 
     fn make(pools: Pools) -> Gpu {
@@ -153,7 +153,7 @@ pub fn step_beside_cpu<F: Factory>(
     [teacher_temp, student_temp]: [f64; 2],
     bound: fn(Op, Pool, f64) -> f64,
 ) -> (BesideCpu<F::Backend>, Vec<(Op, f64)>) {
-    let plan = Plan::new(config).expect("a sound plan");
+    let plan = Plan::new(config).expect("a valid plan");
     let both = Lockstep::new(make_poisoned::<Cpu>(plan.pools), make_poisoned::<F>(plan.pools));
     let mut run = Run::random(plan, both, seed);
     let mut weights = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: plan.pools.weights });
@@ -179,12 +179,12 @@ pub fn step_beside_cpu<F: Factory>(
 }
 
 /// `count` small PNG images of noise.
-pub fn pictures(folder: &Path, side: u32, count: u64) {
+pub fn images(folder: &Path, side: u32, count: u64) {
     use dino_kernel::rng::{Kind, Rng};
     for i in 0..count {
         let mut rng = Rng::new(i, 0, 0, 0, Kind::Test, 0);
-        let picture =
+        let image =
             image::RgbImage::from_fn(side, side, |_, _| image::Rgb([0; 3].map(|_: u8| (rng.uniform() * 255.0) as u8)));
-        picture.save(folder.join(format!("{i:03}.png"))).expect("a picture can be written");
+        image.save(folder.join(format!("{i:03}.png"))).expect("an image can be written");
     }
 }

@@ -10,8 +10,8 @@ use tests::gpu::{OnGpu, bf16_bound, f32_bound, step_beside_cpu};
 use tests::plans::configs;
 
 /// Random plans through `F`, and how near its bound every op came.
-fn ops<F: Factory>(who: &str, cases: u32, temps: Range<f64>, bound: fn(Op, Pool, f64) -> f64) {
-    if !F::ready(who) {
+fn ops<F: Factory>(test: &str, cases: u32, temps: Range<f64>, bound: fn(Op, Pool, f64) -> f64) {
+    if !F::ready(test) {
         return;
     }
     let worst = std::cell::RefCell::new(BTreeMap::new());
@@ -23,22 +23,22 @@ fn ops<F: Factory>(who: &str, cases: u32, temps: Range<f64>, bound: fn(Op, Pool,
             *known = part.max(*known);
         }
     });
-    println!("{who}: largest error of every op as a part of its bound: {:.2?}", worst.borrow());
+    println!("{test}: largest error of every op as a part of its bound: {:.2?}", worst.borrow());
 }
 
 #[test]
-fn f32_agrees_word_by_word() {
-    ops::<OnGpu<false, 256>>("f32_agrees_word_by_word", 12, 0.02..1.0, |_, _, k| f32_bound(k));
+fn f32_agrees_op_by_op() {
+    ops::<OnGpu<false, 256>>("f32_agrees_op_by_op", 12, 0.02..1.0, |_, _, k| f32_bound(k));
 }
 
 #[test]
-fn bf16_agrees_word_by_word() {
-    ops::<OnGpu<true, 256>>("bf16_agrees_word_by_word", 12, 0.02..1.0, bf16_bound);
+fn bf16_agrees_op_by_op() {
+    ops::<OnGpu<true, 256>>("bf16_agrees_op_by_op", 12, 0.02..1.0, bf16_bound);
 }
 
 /// Logits of a thousand and more: rows that are one-hot but for the last digit.
 #[test]
-fn extreme_logits_agree_word_by_word() {
-    ops::<OnGpu<false, 256>>("extreme_logits_agree_word_by_word", 6, 0.0003..0.01, |_, _, k| f32_bound(k));
-    ops::<OnGpu<true, 256>>("extreme_logits_agree_word_by_word", 6, 0.0003..0.01, bf16_bound);
+fn extreme_logits_agree_op_by_op() {
+    ops::<OnGpu<false, 256>>("extreme_logits_agree_op_by_op", 6, 0.0003..0.01, |_, _, k| f32_bound(k));
+    ops::<OnGpu<true, 256>>("extreme_logits_agree_op_by_op", 6, 0.0003..0.01, bf16_bound);
 }

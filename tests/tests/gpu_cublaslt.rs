@@ -1,5 +1,5 @@
 //! Matmuls through cuBLASLt: every op against the CPU, and full steps as graphs and kernel by kernel. On a card with its library where
-//! there is one, else on the emulation with the stand-in library.
+//! there is one, else on the emulation with the emulated library.
 
 use dino_gpu::cuda::cublaslt;
 use dino_gpu::{Gemm, Gpu, Launch, Options, Precision};
@@ -16,8 +16,8 @@ use tests::plans::{configs, ordinary};
 use tests::training::{Run, hyper_numbers, normals};
 
 /// Whether there is a library to test; prints why where not. The emulation always has one.
-fn ready_with_library(who: &str) -> bool {
-    if !ready(who) {
+fn ready_with_library(test: &str) -> bool {
+    if !ready(test) {
         return false;
     }
     static NAMED: Once = Once::new();
@@ -32,7 +32,7 @@ fn ready_with_library(who: &str) -> bool {
     });
     match cublaslt::missing() {
         Some(why) if ground() != &Ground::Emulation => {
-            eprintln!("SKIPPED {who}: {why}");
+            eprintln!("SKIPPED {test}: {why}");
             false
         }
         missing => {
@@ -58,8 +58,8 @@ impl Factory for WithLibrary {
 
 /// Widths of full 16 bytes, which the library takes, for every second plan; any widths for the others, where few matmuls are.
 fn plans() -> impl Strategy<Value = Config> {
-    (configs(), any::<bool>()).prop_map(|(mut c, whole)| {
-        if whole {
+    (configs(), any::<bool>()).prop_map(|(mut c, aligned)| {
+        if aligned {
             let up = |x: usize| x.next_multiple_of(8);
             let Backbone::Vit(vit) = &mut c.backbone;
             vit.dim = vit.heads * up(vit.dim / vit.heads);
@@ -72,8 +72,8 @@ fn plans() -> impl Strategy<Value = Config> {
 }
 
 #[test]
-fn words_agree() {
-    if !ready_with_library("words_agree") {
+fn ops_agree() {
+    if !ready_with_library("ops_agree") {
         return;
     }
     let worst = std::cell::Cell::new(0.0f64);
@@ -81,17 +81,17 @@ fn words_agree() {
         let (run, parts) = step_beside_cpu::<WithLibrary>(config, seed, [temp, 0.1], bf16_bound);
         parts.iter().for_each(|(_, part)| worst.set(worst.get().max(*part)));
         let Backbone::Vit(vit) = config.backbone;
-        let whole = [vit.dim, vit.mlp, config.head.hidden, config.head.bottleneck, config.head.prototypes];
-        if whole.iter().all(|x| x.is_multiple_of(8)) {
+        let widths = [vit.dim, vit.mlp, config.head.hidden, config.head.bottleneck, config.head.prototypes];
+        if widths.iter().all(|x| x.is_multiple_of(8)) {
             // Of every block the forward passes of both networks (four matmuls each) and the backward pass (eight).
             let least = 16 * vit.depth;
             let taken = run.o.b.library_matmuls();
             // A card's library may refuse the bias, of forward matmuls only.
             let least = if ground() == &Ground::Emulation { least } else { least / 2 };
-            prop_assert!(taken >= least, "{} of at least {} products went to the library", taken, least);
+            prop_assert!(taken >= least, "{} of at least {} matmuls went to the library", taken, least);
         }
     });
-    println!("words_agree: the largest error is {:.2} of its bound", worst.get());
+    println!("ops_agree: the largest error is {:.2} of its bound", worst.get());
 }
 
 /// Four steps: monitors, weights, matmuls that went to the library, and the device's name.
@@ -114,7 +114,7 @@ fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
     let plan = Plan::new(Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [4, 2]) })
-        .expect("a sound plan");
+        .expect("a valid plan");
     let gpu = Gpu::create(&options(launch, gemm), plan.pools).expect("it fits");
     let mut gpu = Run::random(plan, gpu, 5).o;
     let hyper = hyper_numbers().numbers(&plan).map(|x| x as f32);
@@ -129,7 +129,7 @@ fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::
     }
     let mut weights = vec![0.0; plan.pools.weights];
     gpu.download(Pool::Weights, 0, &mut weights);
-    gpu.sync().expect("no fault");
+    gpu.sync().expect("no error");
     (monitors, weights, gpu.library_matmuls(), gpu.name())
 }
 

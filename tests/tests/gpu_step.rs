@@ -29,7 +29,7 @@ fn plan(parts: usize, stream_crops: bool) -> Plan {
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
     Plan::new(Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [2 * parts, 2]) })
-        .expect("a sound plan")
+        .expect("a valid plan")
 }
 
 /// Six steps, reports one step late as the trainer takes them: the monitors, the weights, and what the last four steps cost.
@@ -41,7 +41,7 @@ fn steps(launch: Launch, parts: usize, stream_crops: bool) -> (Vec<[f32; monitor
     let mut gpu = Run::random(plan, gpu, 5).o;
     let hyper = hyper_numbers().numbers(&plan).map(|x| x as f32);
     let count = || {
-        [c"allocations", c"synchronisations", c"pageable_copies", c"refused_in_capture", c"guard_violations"]
+        [c"allocations", c"synchronizations", c"pageable_copies", c"refused_in_capture", c"guard_violations"]
             .map(emulation_count)
     };
     let (mut queued, mut monitors, mut cost) = (0, Vec::new(), [0; 5]);
@@ -71,7 +71,7 @@ fn steps(launch: Launch, parts: usize, stream_crops: bool) -> (Vec<[f32; monitor
     monitors.push(gpu.report(&plan, queued, true).expect("a report").expect("the last"));
     let mut weights = vec![0.0; plan.pools.weights];
     gpu.download(Pool::Weights, 0, &mut weights);
-    gpu.sync().expect("no fault");
+    gpu.sync().expect("no error");
     (monitors, weights, cost)
 }
 

@@ -31,10 +31,10 @@ fn auto_runs_on_own_kernels_and_a_demand_is_refused() {
     for (precision, gemm) in [(Precision::Bf16, Gemm::Auto), (Precision::F32, Gemm::Auto), (Precision::Bf16, Gemm::Own)]
     {
         let gpu = make(precision, gemm).expect("own kernels need no library");
-        assert!(gpu.name().ends_with("products by own kernels"), "{}", gpu.name());
+        assert!(gpu.name().ends_with("matmuls by own kernels"), "{}", gpu.name());
     }
-    let said = |precision| make(precision, Gemm::Cublaslt).err().expect("no library").to_string();
-    let text = said(Precision::Bf16);
-    assert!(["/nowhere", "DINO_CUBLASLT", "--gemm own"].iter().all(|word| text.contains(word)), "{text}");
-    assert!(said(Precision::F32).contains("--precision bf16"), "{}", said(Precision::F32));
+    let refused = |precision| make(precision, Gemm::Cublaslt).err().expect("no library").to_string();
+    let text = refused(Precision::Bf16);
+    assert!(["/nowhere", "DINO_CUBLASLT", "--gemm own"].iter().all(|part| text.contains(part)), "{text}");
+    assert!(refused(Precision::F32).contains("--precision bf16"), "{}", refused(Precision::F32));
 }

@@ -67,7 +67,7 @@ fn plan(prototypes: usize, batch: usize, micro_batch: usize, stream_crops: bool)
     let views = Crops::one(group(2, 96)).with(group(2, 48));
     let ordinary = ordinary(backbone, head, views, [batch, micro_batch]);
     let config = Config { drop_path: true, recompute: Cpu::RECOMPUTE, stream_crops, ..ordinary };
-    Plan::new(config).expect("a sound plan")
+    Plan::new(config).expect("a valid plan")
 }
 
 /// Bytes that the plan states, and the most that the allocator gave for a device and two steps; the crops are the host's.
@@ -96,7 +96,7 @@ fn on_threads(threads: usize, plan: Plan) -> [f64; 2] {
 }
 
 #[test]
-fn a_step_takes_what_the_plan_says() {
+fn a_step_takes_what_the_plan_states() {
     let _alone = ALONE.lock();
     for (threads, prototypes, batch, micro_batch, stream) in [
         (2, 4096, 16, 16, false),
@@ -108,7 +108,7 @@ fn a_step_takes_what_the_plan_says() {
         let [predicted, taken] = on_threads(threads, plan(prototypes, batch, micro_batch, stream));
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         println!(
-            "{threads} threads, K {prototypes}, batch {batch} in {micro_batch}s, crops in turns {stream}: planned {:.1} MiB, taken {:.1}",
+            "{threads} threads, K {prototypes}, batch {batch} in {micro_batch}s, crops in several passes {stream}: planned {:.1} MiB, taken {:.1}",
             mib(predicted),
             mib(taken)
         );

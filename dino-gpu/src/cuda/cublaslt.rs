@@ -26,7 +26,7 @@ pub fn use_library(path: PathBuf) -> bool {
     NAMED.set(path).is_ok()
 }
 
-/// The files to try, in order. One that is named is the only one; so is none where the driver is a named one, a stand-in perhaps,
+/// The files to try, in order. One that is named is the only one; so is none where the driver is a named one, perhaps an emulation,
 /// with which the real library must not meet.
 fn candidates() -> Vec<PathBuf> {
     let named = NAMED.get().cloned().or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
@@ -239,7 +239,7 @@ impl CublasLt {
             Err(why) => {
                 static REPORTED: Once = Once::new();
                 if !driver::named() {
-                    REPORTED.call_once(|| dino_host::errln!("products run on own kernels: no cuBLASLt ({why}); {VARIABLE}=FILE names it"));
+                    REPORTED.call_once(|| dino_host::errln!("matmuls run on own kernels: no cuBLASLt ({why}); {VARIABLE}=FILE names it"));
                 }
                 Ok(None)
             }
@@ -332,7 +332,8 @@ impl CublasLt {
         let (f, desc, [to_b, to_a, to_c]) = (self.functions, &chosen.desc, chosen.layouts.each_ref().map(|l| l.0));
         let (alpha, beta) = (1.0f32, if p.accumulate { 1.0f32 } else { 0.0 });
         let (alpha, beta): (*const f32, *const f32) = (&alpha, &beta);
-        let (alpha, beta, algorithm, (scratch, room)) = (alpha.cast(), beta.cast(), &chosen.algorithm, self.scratch);
+        let (alpha, beta, algorithm, (scratch, scratch_bytes)) =
+            (alpha.cast(), beta.cast(), &chosen.algorithm, self.scratch);
         let (handle, stream) = (self.handle.0, stream.raw().cast());
         let bound = if p.bias { desc.set(f.desc_set, DESC_BIAS_POINTER, bias) } else { Ok(()) };
         let queued = bound.and_then(|()| {
@@ -340,13 +341,28 @@ impl CublasLt {
             // the scratch memory is nobody else's.
             tried(unsafe {
                 (f.matmul)(
-                    handle, desc.0, alpha, b, to_b, a, to_a, beta, c, to_c, c, to_c, algorithm, scratch, room, stream,
+                    handle,
+                    desc.0,
+                    alpha,
+                    b,
+                    to_b,
+                    a,
+                    to_a,
+                    beta,
+                    c,
+                    to_c,
+                    c,
+                    to_c,
+                    algorithm,
+                    scratch,
+                    scratch_bytes,
+                    stream,
                 )
             })
         });
         self.launched += 1;
         queued.map(|()| true).map_err(|status| {
-            Error::new(format!("cuBLASLt fails a product of {:?} (m, n, k): status {status}", p.size))
+            Error::new(format!("cuBLASLt fails a matmul of {:?} (m, n, k): status {status}", p.size))
                 .hint("--gemm own does without cuBLASLt")
         })
     }

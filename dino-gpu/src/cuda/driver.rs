@@ -32,7 +32,7 @@ fn library() -> &'static Result<Library, String> {
     })
 }
 
-/// Whether the driver is one that was named, by the variable or by [`use_library`]: a stand-in, perhaps.
+/// Whether the driver is one that was named, by the variable or by [`use_library`]: perhaps an emulation.
 pub fn named() -> bool {
     let _ = library();
     NAMED.get().is_some_and(|name| name.as_os_str() != "libcuda.so.1")
@@ -46,7 +46,7 @@ pub fn missing() -> Option<&'static str> {
 /// Address of a driver function, also of those that `cust`'s bindings (CUDA 11.4) lack.
 pub fn symbol(name: &CStr) -> Option<*mut c_void> {
     let library = library().as_ref().ok()?;
-    // SAFETY: only the address is taken; who calls it gives it its type.
+    // SAFETY: only the address is taken; the caller gives it its type.
     let symbol = unsafe { library.get::<*mut c_void>(name.to_bytes_with_nul()) };
     symbol.ok().map(|s| s.into_raw()).filter(|p| !p.is_null())
 }
@@ -258,7 +258,7 @@ unsafe extern "C" fn cuGetErrorString(code: CUresult, out: *mut *const c_char) -
             result(unsafe { f(code as u32, out) })
         }
         None => {
-            // SAFETY: the caller gives a place for one pointer.
+            // SAFETY: the caller passes memory for one pointer.
             unsafe { *out = c"no NVIDIA driver found".as_ptr() };
             CUresult::CUDA_SUCCESS
         }

@@ -38,7 +38,7 @@ pub fn check(code: CUresult, what: &str) -> Result<()> {
             "a step did what cannot be captured; --launch direct goes on without graphs"
         }
         _ => {
-            "if the device is lost, nvidia-smi and the kernel's log say why; train --resume goes on from the last checkpoint"
+            "if the device is lost, nvidia-smi and the kernel's log tell why; train --resume goes on from the last checkpoint"
         }
     };
     let name = match (code, driver::last_unknown()) {
@@ -49,7 +49,7 @@ pub fn check(code: CUresult, what: &str) -> Result<()> {
 }
 
 /// The same for what `cust` reports.
-fn said(e: CudaError, what: &str) -> Error {
+fn of_cust(e: CudaError, what: &str) -> Error {
     Error::new(format!("{what}: {e}")).hint("dino-host trains on the CPU with the same commands")
 }
 
@@ -82,7 +82,7 @@ impl Card {
     pub fn get() -> Result<&'static Card> {
         static CARD: OnceLock<Result<Card>> = OnceLock::new();
         let card = CARD.get_or_init(Card::open).as_ref().map_err(Error::clone)?;
-        cust::context::CurrentContext::set_current(&card.context).map_err(|e| said(e, "cannot use the GPU"))?;
+        cust::context::CurrentContext::set_current(&card.context).map_err(|e| of_cust(e, "cannot use the GPU"))?;
         Ok(card)
     }
 
@@ -91,15 +91,15 @@ impl Card {
             return Err(Error::new(format!("no NVIDIA driver found ({why})"))
                 .hint("dino-host trains on the CPU with the same commands"));
         }
-        cust::init(cust::CudaFlags::empty()).map_err(|e| said(e, "the NVIDIA driver finds no usable GPU"))?;
-        let count = Device::num_devices().map_err(|e| said(e, "cannot count the GPUs"))?;
+        cust::init(cust::CudaFlags::empty()).map_err(|e| of_cust(e, "the NVIDIA driver finds no usable GPU"))?;
+        let count = Device::num_devices().map_err(|e| of_cust(e, "cannot count the GPUs"))?;
         if count == 0 {
             return Err(Error::new("the NVIDIA driver sees no GPU")
                 .hint("is CUDA_VISIBLE_DEVICES empty? dino-host trains on the CPU with the same commands"));
         }
-        let device = Device::get_device(0).map_err(|e| said(e, "cannot open the GPU"))?;
-        let name = device.name().map_err(|e| said(e, "cannot read the GPU's name"))?;
-        let number = |a| device.get_attribute(a).map_err(|e| said(e, "cannot read the GPU's attributes"));
+        let device = Device::get_device(0).map_err(|e| of_cust(e, "cannot open the GPU"))?;
+        let name = device.name().map_err(|e| of_cust(e, "cannot read the GPU's name"))?;
+        let number = |a| device.get_attribute(a).map_err(|e| of_cust(e, "cannot read the GPU's attributes"));
         let capability =
             (number(DeviceAttribute::ComputeCapabilityMajor)?, number(DeviceAttribute::ComputeCapabilityMinor)?);
         if capability < (8, 0) {
@@ -109,7 +109,7 @@ impl Card {
             ))
             .hint("the kernels need 8.0 (Ampere) or later; dino-host trains on the CPU with the same commands"));
         }
-        let context = Context::new(device).map_err(|e| said(e, "cannot make a context on the GPU"))?;
+        let context = Context::new(device).map_err(|e| of_cust(e, "cannot make a context on the GPU"))?;
         let module = Module::from_fatbin(FATBIN, &[]).map_err(|e| {
             Error::new(format!(
                 "{name} (compute capability {}.{}) does not take the kernels: {e}",
@@ -120,7 +120,7 @@ impl Card {
         let mut driver = 0;
         // SAFETY: writes one number.
         check(unsafe { sys::cuDriverGetVersion(&mut driver) }, "cannot read the driver's version")?;
-        let memory = device.total_memory().map_err(|e| said(e, "cannot read the GPU's memory"))? as u64;
+        let memory = device.total_memory().map_err(|e| of_cust(e, "cannot read the GPU's memory"))? as u64;
         let processors = number(DeviceAttribute::MultiprocessorCount)? as u32;
         Ok(Card { context, module, name, processors, memory, capability, driver })
     }

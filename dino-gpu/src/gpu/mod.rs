@@ -124,7 +124,7 @@ impl Gpu {
         let matmuls = self.cublaslt.as_ref().map_or("own kernels".into(), |p| format!("cuBLASLt {}", p.version()));
         let (driver, minor_driver) = (c.driver / 1000, c.driver % 1000 / 10);
         format!(
-            "{}, compute capability {major}.{minor}, CUDA {driver}.{minor_driver}, {precision}, products by {matmuls}",
+            "{}, compute capability {major}.{minor}, CUDA {driver}.{minor_driver}, {precision}, matmuls by {matmuls}",
             c.name
         )
     }

@@ -13,12 +13,12 @@ impl Gpu {
     /// dw and db += column sums over rows, in strips that are stored in the workspace: of dy x^ and dy, or of dy alone.
     fn column_sums(&mut self, dw: Option<(u64, [u64; 3])>, db: u64, dy: u64, n: Rows) {
         let kinds = if dw.is_some() { 2 } else { 1 };
-        let room = self.workspace_bytes() / (4 * kinds * n.cols);
-        if room == 0 {
+        let most = self.workspace_bytes() / (4 * kinds * n.cols);
+        if most == 0 {
             return self.too_small(4 * kinds * n.cols);
         }
         // More strips than this only lengthen the sum over them.
-        let strips = n.rows.div_ceil(128).min(room).clamp(1, 128);
+        let strips = n.rows.div_ceil(128).min(most).clamp(1, 128);
         let strip = n.rows.div_ceil(strips);
         let strips = n.rows.div_ceil(strip.max(1)).max(1);
         let parts = self.workspace_at();

@@ -87,12 +87,12 @@ impl Gpu {
     /// Prototypes of a tile, such that `fixed` bytes and `each` bytes a prototype fit the workspace: full blocks of 64 where they do.
     /// None, and an error, where not one fits.
     fn loss_tile(&mut self, fixed: usize, each: usize, prototypes: usize) -> Option<usize> {
-        let room = self.workspace_bytes().saturating_sub(fixed + 5 * 256) / each.max(1);
-        if room == 0 {
+        let fit = self.workspace_bytes().saturating_sub(fixed + 5 * 256) / each.max(1);
+        if fit == 0 {
             self.too_small(fixed + 5 * 256 + each);
             return None;
         }
-        let tile = if room >= 64 { room / 64 * 64 } else { room };
+        let tile = if fit >= 64 { fit / 64 * 64 } else { fit };
         Some(tile.min(8192).min(prototypes))
     }
 

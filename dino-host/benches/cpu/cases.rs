@@ -259,7 +259,7 @@ fn features(batch: usize, calls: usize) -> Result<(Vec<f64>, u64, usize), String
 fn neighbors(calls: usize) -> (usize, u64, Vec<f64>) {
     let (queries, bank, dim) = (10_000, 50_000, 384);
     let rows = |n: usize| {
-        let all = Array2::from_shape_vec((n, dim), noise(n * dim)).expect("as many as the shape says");
+        let all = Array2::from_shape_vec((n, dim), noise(n * dim)).expect("as many as the shape has");
         knn::normalize(all)
     };
     let (q, b) = (rows(queries), rows(bank));
@@ -306,9 +306,9 @@ pub fn profile(case: Case, steps: usize, split: Split) -> Result<(), String> {
         let rate = if operations == 0 { "| | ".into() } else { format!("| {rate:.0} | {part:.0} % ") };
         println!("| {name} | {calls} | {:.1} | {share:.1} % {rate}|", nanoseconds as f64 / 1e6);
     };
-    let turns = if split.stream_crops { ", crops in turns" } else { "" };
+    let streamed = if split.stream_crops { ", crops in several passes" } else { "" };
     let size = t.data.config.micro_batch;
-    println!("{}, micro-batches of {size}{turns}; sgemm ceiling {ceiling:.0} GFLOP/s\n", case.name());
+    println!("{}, micro-batches of {size}{streamed}; sgemm ceiling {ceiling:.0} GFLOP/s\n", case.name());
     println!("| op | calls | ms | of the step | GFLOP/s | of the ceiling |");
     println!("| --- | --- | --- | --- | --- | --- |");
     for (op, tally) in &ops {

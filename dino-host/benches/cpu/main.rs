@@ -77,7 +77,7 @@ fn table(all: &Cpu, rounds: usize, cases: &[Case]) -> Result<(), String> {
             "| {} | {}{} | {:.0} | {:.2} | {:.1} | {rate:.0} | {:.0} | {:.0} % | {:.0} | {beyond:.0} |",
             case.name(),
             m.micro_batch,
-            if args.stream_crops { " in turns" } else { "" },
+            if args.stream_crops { " in several passes" } else { "" },
             m.median_ms,
             m.images as f64 / m.median_ms * 1e3,
             m.gflop,

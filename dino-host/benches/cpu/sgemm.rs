@@ -49,7 +49,7 @@ pub fn ceiling() -> f64 {
 
 /// Prints the rate of every shape.
 pub fn shapes(threads: usize) {
-    println!("| product | m x k x n | GFLOP/s, 1 thread | {threads} threads |");
+    println!("| matmul | m x k x n | GFLOP/s, 1 thread | {threads} threads |");
     println!("| --- | --- | --- | --- |");
     for (what, size, ta, tb) in SHAPES {
         let [one, all] = [1, threads].map(|t| rate(size, ta, tb, t));

@@ -67,18 +67,18 @@ impl Ours {
     }
 
     /// Medians over 60 images: milliseconds of decoding and crops, of decoding alone.
-    pub fn whole(&self) -> [f64; 2] {
+    pub fn decode_and_crop(&self) -> [f64; 2] {
         let (mut scratch, mut out) = (Scratch::default(), vec![0.0; 3 * self.recipe.global_size.pow(2)]);
-        let (mut whole, mut decode) = (vec![], vec![]);
+        let (mut all, mut decode) = (vec![], vec![]);
         for number in 0..64 {
             let mut image = None;
             let decoding = time(|| image = self.files.image(number % self.files.len()).ok());
             let crops =
                 time(|| self.crops(&mut scratch, &mut out, image.as_ref().expect("decoded before"), number as u32));
-            whole.push(decoding + crops);
+            all.push(decoding + crops);
             decode.push(decoding);
         }
-        [whole, decode].map(|mut times| median(times.split_off(4)))
+        [all, decode].map(|mut times| median(times.split_off(4)))
     }
 
     /// The same files, decoded another way.
@@ -113,12 +113,12 @@ impl Ours {
         let views = [(r.global_size, source(r.global_crops_scale)), (r.local_size, source(r.local_crops_scale))];
         let (mut resizer, mut pixels) = (Resizer::default(), Vec::new());
         let [global, local] = views.map(|(side, from)| {
-            let whole = Region::whole(side, side);
-            best(&mut || resizer.run(&mut pixels, image, from, (side, side), whole, Filter::Bicubic))
+            let full = Region::full(side, side);
+            best(&mut || resizer.run(&mut pixels, image, from, (side, side), full, Filter::Bicubic))
         });
         row("resize", global, local, 1.0);
         let crops = views.map(|(side, from)| {
-            resizer.run(&mut pixels, image, from, (side, side), Region::whole(side, side), Filter::Bicubic);
+            resizer.run(&mut pixels, image, from, (side, side), Region::full(side, side), Filter::Bicubic);
             (side, pixels.clone())
         });
         let on_both = |name: &str, share: f64, op: &mut dyn FnMut(&mut Vec<u8>, usize)| {
@@ -132,13 +132,13 @@ impl Ours {
         for (op, factor) in color::Op::ALL.into_iter().zip([1.1, 0.9, 1.1, 0.05]) {
             on_both(&format!("{op:?}").to_lowercase(), r.jitter_prob, &mut |p, _| op.apply(p, 3, factor));
         }
-        on_both("grey", r.gray_prob, &mut |p, _| color::grayscale(p, 3));
+        on_both("gray", r.gray_prob, &mut |p, _| color::grayscale(p, 3));
         let mut scratch = blur::Scratch::default();
         // By area: of the two global crops 1.1 are blurred, of the local ones half.
         on_both("blur", 0.53, &mut |p, side| blur::gaussian_blur(p, side, side, 1.2, &mut scratch));
         on_both("solarise", 0.06, &mut |p, _| color::solarize(p, 128));
         let mut out = vec![0.0; 3 * r.global_size.pow(2)];
-        on_both("normalise", 1.0, &mut |p, _| normalize(&mut out[..p.len()], p, &r.mean, &r.std));
+        on_both("normalize", 1.0, &mut |p, _| normalize(&mut out[..p.len()], p, &r.mean, &r.std));
 
         let mut scratch = Scratch::default();
         let count = self.files.len();

@@ -19,28 +19,28 @@ pub struct Attend<O: Args> {
     /// Images of any size, folders of images, or patterns such as 'a/*.jpg'
     #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "frames", conflicts_with = "frames")]
     image: Vec<PathBuf>,
-    /// Frames of a video, a folder or a pattern, sorted by name: with --animate, a film instead of pictures
+    /// Frames of a video, as a folder or a pattern, sorted by name; --animate makes one video of them instead of figures
     #[arg(long, value_name = "PATH", requires = "animate")]
     frames: Option<PathBuf>,
-    /// The film's format
+    /// Format of the video
     #[arg(long, value_name = "FORMAT", requires = "frames", conflicts_with = "image")]
     animate: Option<Format>,
-    /// Frames a second
+    /// Frames of the video a second
     #[arg(long, default_value_t = 30, value_name = "N")]
     fps: u16,
-    /// Over what the film's colors run from the least to the greatest attention
+    /// Which attention the colors of the video range over, from the least to the greatest
     #[arg(long, default_value = "film")]
     range: Range,
-    /// What the film shows
+    /// What every frame of the video shows
     #[arg(long, default_value = "mean")]
     show: Show,
-    /// Folder for the pictures; of several images each gets a folder of its own in it
+    /// Folder to write the figures to; each of several images gets a folder of its own in it
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Whose weights: teacher or student
     #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
     which: String,
-    /// Or the network that lies under these words of its names: `backbone`, `state_dict_ema`
+    /// Use the network whose tensor names begin with this prefix instead: `backbone`, `state_dict_ema`
     #[arg(long, value_name = "PREFIX", conflicts_with = "which")]
     network: Option<String>,
     /// Whose class token, counted from 1 [default: the last block]
@@ -52,7 +52,7 @@ pub struct Attend<O: Args> {
     /// Part of a head's attention mass that its mask keeps
     #[arg(long, default_value_t = 0.6)]
     keep: f64,
-    /// What to write, a list [default: all of it; of a film, npy keeps the numbers]
+    /// What to write, a list [default: everything; with --animate, npy keeps the numbers too]
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     write: Vec<Part>,
     #[command(flatten)]

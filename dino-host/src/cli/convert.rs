@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// What weights become.
+/// What weights are converted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Target {
     /// A safetensors file under the published names
@@ -31,7 +31,7 @@ pub struct Convert {
     /// Weights of any known kind: a file, or a folder of Hugging Face's
     #[arg(value_name = "IN")]
     from: PathBuf,
-    /// What they become
+    /// What to convert them to
     #[arg(long, value_name = "KIND")]
     to: Target,
     /// File or folder to write
@@ -40,7 +40,7 @@ pub struct Convert {
     /// Whose weights, of a file that has both
     #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
     which: String,
-    /// Or the network that lies under these words of its names: `backbone`, `state_dict_ema`
+    /// Use the network whose tensor names begin with this prefix instead: `backbone`, `state_dict_ema`
     #[arg(long, value_name = "PREFIX", conflicts_with = "which")]
     network: Option<String>,
     /// Height of the images that an ONNX model takes, pixels; without it and --width any size
@@ -52,10 +52,10 @@ pub struct Convert {
     /// Keep the projection head, where there is one
     #[arg(long)]
     head: bool,
-    /// Whose names the file has; looked for if not given
+    /// Naming convention of the file; detected if not given
     #[arg(long = "dialect", value_name = "DIALECT")]
     naming: Option<Naming>,
-    /// Attention heads, of a file that does not say; else 64 wide
+    /// Number of attention heads, for a file that does not state it [default: heads 64 wide]
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
     /// Leave out what changes no feature (a classifier, a pooler) instead of refusing it
@@ -98,8 +98,8 @@ pub fn run(args: Convert) -> Result<u8> {
         return Err(Error::new("--height and --width are of an ONNX model").hint("--to onnx, or leave them out"));
     }
     let size = args.height.zip(args.width).map_or(Size::Free, |(height, width)| Size::Fixed { height, width });
-    let said = write_to(args.to, &weights, size, &args.out)?;
-    print(&report, &weights, &said, args.json);
+    let lines = write_to(args.to, &weights, size, &args.out)?;
+    print(&report, &weights, &lines, args.json);
     Ok(0)
 }
 
@@ -119,7 +119,7 @@ fn write_to(target: Target, weights: &Weights, size: Size, out: &Path) -> Result
             };
             Ok(vec![
                 format!("ONNX, operator set 17, any number of images of {images}: {}", out.display()),
-                "outputs: features (batch, C), tokens (batch, 1 + patches, C); how pixels are normalised is in its metadata"
+                "outputs: features (batch, C), tokens (batch, 1 + patches, C); its metadata states how pixels are normalized"
                     .into(),
             ])
         }
@@ -130,7 +130,7 @@ fn write_to(target: Target, weights: &Weights, size: Size, out: &Path) -> Result
     }
 }
 
-fn print(report: &Report, weights: &Weights, said: &[String], as_json: bool) {
+fn print(report: &Report, weights: &Weights, lines: &[String], as_json: bool) {
     let (c, tensors) = (&weights.config, weights.tensors());
     if as_json {
         let mut all = report.json();
@@ -140,12 +140,12 @@ fn print(report: &Report, weights: &Weights, said: &[String], as_json: bool) {
             "mlp": c.mlp(),
         });
         all["tensors"] = json!(tensors);
-        all["said"] = json!(said);
+        all["said"] = json!(lines);
         outln!("{all}");
         return;
     }
     outln!("read\t{}, {} names, {tensors} tensors", report.format.name(), report.naming.name());
-    let heads = if weights.heads_stated { "" } else { " (not said by the file)" };
+    let heads = if weights.heads_stated { "" } else { " (not stated in the file)" };
     outln!(
         "is\twidth {}, {} blocks, {} heads{heads}, patches of {} pixels, images of {} x {} x {}",
         c.embed_dim,
@@ -157,5 +157,5 @@ fn print(report: &Report, weights: &Weights, said: &[String], as_json: bool) {
         c.global_size
     );
     report.left_out.iter().for_each(|part| outln!("left out\t{part}"));
-    report.notes.iter().chain(said).for_each(|note| outln!("note\t{note}"));
+    report.notes.iter().chain(lines).for_each(|note| outln!("note\t{note}"));
 }

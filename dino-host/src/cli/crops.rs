@@ -17,7 +17,7 @@ pub struct Crops {
     /// Images, as `train` takes them, or `builtin`
     #[arg(long, value_name = "PATH")]
     data: String,
-    /// Folder for the sheets
+    /// Folder to write the contact sheets to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// How many images, in the order in which the epoch takes them

@@ -23,12 +23,12 @@ pub struct Features<O: Args> {
     /// Whose weights: teacher or student
     #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
     which: String,
-    /// Or the network that lies under these words of its names: `backbone`, `state_dict_ema`
+    /// Use the network whose tensor names begin with this prefix instead: `backbone`, `state_dict_ema`
     #[arg(long, value_name = "PREFIX", conflicts_with = "which")]
     network: Option<String>,
     #[arg(long, default_value = "class")]
     tokens: Tokens,
-    /// How pictures become the squares that the network sees: resize-crop, whole or auto [default: as the weights say]
+    /// How images become the squares that the network takes: resize-crop, whole or auto [default: as recorded with the weights]
     #[arg(long)]
     eval_view: Option<String>,
     #[arg(long, default_value = "npy")]

@@ -32,18 +32,18 @@ struct Cli<O: Args> {
 enum Command<O: Args> {
     /// Train a student and its teacher
     Train(train::Train<O>),
-    /// Judge features
+    /// Evaluate features
     #[command(subcommand)]
     Eval(eval::Eval<O>),
     /// Write the features of every image, for other programs
     Features(features::Features<O>),
-    /// Bring weights of any known kind to another program's
+    /// Convert weights of any known format to that of another program
     Convert(convert::Convert),
-    /// Draw what the class token of a block attends to, in pictures or over the frames of a video
+    /// Draw what the class token of a block attends to, in an image or over the frames of a video
     Attend(attend::Attend<O>),
     /// Color patches by the first three principal components of their tokens
     Pca(pca::Pca<O>),
-    /// Draw the images that a network takes for most alike
+    /// Draw the images whose features are most similar
     Neighbours(neighbours::Neighbours<O>),
     /// Draw the crops that a run would see, a row an image
     Crops(crops::Crops),

@@ -18,23 +18,23 @@ pub struct Neighbours<O: Args> {
     /// Whose features [default: teacher with --checkpoint, else pixels]
     #[arg(long)]
     which: Option<Which>,
-    /// Folder for the sheets and neighbors.json
+    /// Folder to write the contact sheets and neighbours.json to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Neighbors of a query
     #[arg(long, default_value_t = 10)]
     k: usize,
-    /// How many images of the test part are asked for, spread evenly over the classes; of a set without one, images of the set, each
+    /// Number of queries: images of the test part, spread evenly over the classes; in a set without one, images of the set, each
     /// among all others
     #[arg(long, default_value_t = 12, value_name = "N")]
     queries: usize,
     /// Draw the queries at random by this seed
     #[arg(long, value_name = "N")]
     choose: Option<u64>,
-    /// Ask for these images instead: files, folders or patterns
+    /// Use these images as queries instead: files, folders or patterns
     #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "choose")]
     image: Vec<PathBuf>,
-    /// A second row for every query: its neighbors by pixels
+    /// Draw a second row for every query: its neighbors by pixels
     #[arg(long)]
     pixels: bool,
 }
@@ -84,7 +84,7 @@ pub fn run<D: Device>(args: Neighbours<D::Options>) -> Result<u8> {
         outln!("{found}");
     }
     errln!(
-        "{} rows of {} neighbours among {} images: {}; names and similarities in neighbours.json",
+        "{} rows of {} neighbors among {} images: {}; names and similarities in neighbours.json",
         found["rows"].as_array().map_or(0, Vec::len),
         args.k.min(bank.len() - queries.is_none() as usize),
         bank.len(),

@@ -17,13 +17,13 @@ pub struct Pca<O: Args> {
     /// Images of any size, folders of images, or patterns such as 'a/*.jpg'; all share their colors
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     image: Vec<PathBuf>,
-    /// Folder for the pictures; of several images each gets a folder of its own in it
+    /// Folder to write the figures to; each of several images gets a folder of its own in it
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Whose weights: teacher or student
     #[arg(long, default_value = "teacher", value_parser = ["teacher", "student"])]
     which: String,
-    /// Or the network that lies under these words of its names: `backbone`, `state_dict_ema`
+    /// Use the network whose tensor names begin with this prefix instead: `backbone`, `state_dict_ema`
     #[arg(long, value_name = "PREFIX", conflicts_with = "which")]
     network: Option<String>,
     /// After which block, counted from 1 [default: the last]; the final norm follows
@@ -32,7 +32,7 @@ pub struct Pca<O: Args> {
     /// Shorter side the image is resized to, pixels; 0 = the run's global crop
     #[arg(long, default_value_t = 0)]
     size: usize,
-    /// Part the patches in two by the first component, and color the part that touches the borders less, by its own components
+    /// Split the patches in two by the first component, and color the part with fewer border patches by its own components
     #[arg(long)]
     foreground: bool,
     /// Print pca.json

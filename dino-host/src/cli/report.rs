@@ -19,7 +19,7 @@ pub struct Report<O: Args> {
     /// The page [default: DIR/report.html]
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
-    /// Training images that neighbors and confusion are made of at most; a quarter as many test images are asked
+    /// Most training images used for neighbors and confusion; a quarter as many test images are the queries
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     images: usize,
     /// Open the page in the browser
@@ -36,7 +36,7 @@ pub struct Report<O: Args> {
 pub fn run<D: Device>(args: Report<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let out = args.out.unwrap_or_else(|| args.dir.join("report.html"));
-    let said = report::write::<D>(&args.shared.device, &args.dir, &out, args.images.max(1), |recorded, config| {
+    let message = report::write::<D>(&args.shared.device, &args.dir, &out, args.images.max(1), |recorded, config| {
         let data = args.data.as_deref().or(recorded);
         let (Some(data), Some(config)) = (data, config) else {
             return Err(Error::new("there is no run.json that names them").hint("--data PATH names the images"));
@@ -46,7 +46,7 @@ pub fn run<D: Device>(args: Report<D::Options>) -> Result<u8> {
     if let Err(e) = report::events(&args.dir) {
         errln!("note: no event file for TensorBoard: {e}");
     }
-    errln!("{said}");
+    errln!("{message}");
     if args.open {
         browse(&out);
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct Shared<O: Args> {
-    /// Worker threads; 0 = one a core. The numbers do not depend on it
+    /// Worker threads; 0 = one a core. No result depends on it
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
     #[command(flatten)]
@@ -102,15 +102,15 @@ pub fn print_few_levels(set: &dyn Dataset, config: &Config) {
 
 #[derive(Args)]
 pub struct Limit {
-    /// Choose --micro-batch and --stream-crops, the coarsest split of a batch that takes at most this, such as 2GiB.
-    /// It counts a scratch of every thread: where bits must not depend on the machine, name the two instead
+    /// Choose --micro-batch and --stream-crops: the coarsest split of a batch that takes at most this much memory, such as 2GiB.
+    /// The scratch space of every thread is counted: where bits must not depend on the machine, give the two flags instead
     #[arg(long, value_name = "SIZE", value_parser = memory::parse)]
     pub mem_limit: Option<u64>,
 }
 
 #[derive(Args)]
 pub struct Tolerance {
-    /// Stop at the first image that cannot be read, instead of naming it and going on without it
+    /// Stop at the first unreadable image, instead of reporting it and going on without it
     #[arg(long)]
     pub strict: bool,
 }
@@ -141,7 +141,7 @@ pub struct Source<O: Args> {
     /// Weights: checkpoint.safetensors or teacher.safetensors of a run, whose configuration is used, or published ones (.pth, timm, Hugging Face)
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
-    /// The network of the file that lies under these words of its names (`backbone`, `state_dict_ema`), as the teacher
+    /// Take the network whose tensor names begin with this prefix (`backbone`, `state_dict_ema`) for the teacher
     #[arg(long, value_name = "PREFIX", requires = "checkpoint")]
     pub network: Option<String>,
     /// Images, as `train` takes them, or `builtin`
@@ -194,10 +194,12 @@ pub fn settle_view(config: &mut Config, train: &dyn Dataset, trained: bool) -> E
     let view = view_of(config, train);
     if trained && config.eval_view().is_none() {
         let how = match view {
-            EvalView::Whole => "they are taken whole, as the first one has the crops' size",
-            EvalView::ResizeCrop => "they are resized and cut, as the first one has not the crops' size",
+            EvalView::Whole => "they are used entire, as the first one has the size of the crops",
+            EvalView::ResizeCrop => {
+                "they are resized and cropped, as the first one does not have the size of the crops"
+            }
         };
-        errln!("note: the weights do not say how pictures become evaluation views: {how}; --eval-view says it");
+        errln!("note: the weights do not state how images become evaluation views: {how}; --eval-view sets it");
     }
     config.eval_view = view.name().into();
     view
@@ -231,7 +233,7 @@ pub fn print_left_out(config: &Config) {
     }
 }
 
-/// The configuration and the backbone's weights of a network (teacher or student, or `called` by words of its names) in a file of any
+/// The configuration and the backbone's weights of a network (teacher or student, or `called` by a prefix of its tensor names) in a file of any
 /// known kind.
 ///
 /// # Errors

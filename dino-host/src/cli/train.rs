@@ -35,19 +35,19 @@ pub struct Train<O: Args> {
     /// Student and teacher start from these weights: a run's, or published ones (.pth, timm, Hugging Face)
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     init_from: Option<PathBuf>,
-    /// Which of several networks they are, by words before its names (`student`, `state_dict_ema`) [default: the teacher]
+    /// Which of the file's networks to start from, by the prefix of its tensor names (`student`, `state_dict_ema`) [default: the teacher]
     #[arg(long, value_name = "PREFIX", requires = "init_from")]
     network: Option<String>,
-    /// What becomes of their projection head
+    /// What to do with their projection head
     #[arg(long, value_name = "HOW", default_value = "keep", requires = "init_from")]
     init_head: init::Head,
-    /// Take them for another number of channels: summed for one, repeated and scaled for more
+    /// Adapt them to another number of channels: summed for one, repeated and scaled for more
     #[arg(long, requires = "init_from")]
     init_channels: bool,
-    /// With --resume: go on although the images are others than those the run began with; run.json says from which step on
+    /// With --resume: go on although the images differ from those the run began with; run.json records from which step on
     #[arg(long, requires = "resume")]
     accept_changed_data: bool,
-    /// Save and stop (exit code 130) before the program has run for so long: 3h55m, 90m, 3600 (seconds), 3:55:00, 1-02:00:00
+    /// Save and stop (exit code 130) before the program has run for this long: 3h55m, 90m, 3600 (seconds), 3:55:00, 1-02:00:00
     #[arg(long, value_name = "TIME", value_parser = time)]
     time_limit: Option<train::Limit>,
     #[command(flatten)]
@@ -67,7 +67,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// Where runs go that name no folder.
 const RUNS: &str = "runs";
 
-/// A run that goes on: the right to its folder, its configuration, and where its images are.
+/// A run that goes on: the lock of its folder, its configuration, and where its images are.
 struct GoingOn {
     owner: Owner,
     config: Config,
@@ -100,7 +100,7 @@ fn go_on<D: Device>(args: &Train<D::Options>, out: &Path) -> Result<Option<Going
     Ok(Some(GoingOn { owner, config, data }))
 }
 
-/// Refuses to begin a run where there is one.
+/// Refuses to begin a run in a folder that already holds one.
 fn check_new(out: &Path) -> Result<()> {
     if out.join(train::CHECKPOINT).exists() {
         drop(Owner::of(out)?); // the error names the process that works on the run, rather than that there is a run
@@ -166,7 +166,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         config.global_size,
         config.batch,
         config.micro_batch,
-        if config.stream_crops { ", their crops in turns" } else { "" },
+        if config.stream_crops { ", their crops one pass after another" } else { "" },
         if args.resume { "going on" } else { "training" },
         out.display()
     );
@@ -182,7 +182,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     }
     signals::watch(&STOP);
     let (resume, unreadable) = (args.resume, args.tolerance.unreadable());
-    let command = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let command = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let start = start.into();
     let run = train::Run::<D> {
         device,

@@ -18,7 +18,7 @@ macro_rules! keys {
             $($(#[$meta])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $key: Option<$ty>,)*
         }
 
-        /// The keys with their values: what a run is made of. A key that is not there (in a checkpoint older than the key) has what
+        /// The keys with their values: the configuration of a run. A key that is not there (in a checkpoint older than the key) has what
         /// runs did before there was the key, see `Config::before_keys`.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default = "Config::before_keys", rename_all = "kebab-case")]
@@ -104,7 +104,7 @@ keys! {
     #[arg(long, help_heading = "Training")] batch: usize = 64;
     /// Images that go through the model at once (divides --batch; gradients are the same); 0 = the most that make up to 8192 tokens on a CPU, 65536 on a GPU
     #[arg(long, help_heading = "Training")] micro_batch: usize = 0;
-    /// Let the student see a micro-batch's crops in turns, each time of no more tokens than the largest crop has: less memory, the same gradients; the teacher's targets are formed anew each time
+    /// Run the student over a micro-batch's crops in several passes, none of more tokens than the largest crop has: less memory, the same gradients; every pass computes the teacher's targets again
     #[arg(long, help_heading = "Training", num_args = 0..=1, default_missing_value = "true")] stream_crops: bool = false;
     /// Epochs
     #[arg(long, help_heading = "Training")] epochs: u64 = 100;
@@ -134,13 +134,13 @@ keys! {
     #[arg(long, help_heading = "Training")] adam_eps: f64 = AdamW::PUBLISHED.eps;
     /// Seed of everything random
     #[arg(long, help_heading = "Training")] seed: u64 = 0;
-    /// Keep a numbered checkpoint every so many epochs; 0 = only the latest
+    /// Keep a numbered checkpoint every N epochs; 0 = only the latest
     #[arg(long, help_heading = "Training")] save_every: u64 = 20;
-    /// Judge the teacher by k-NN every so many epochs; 0 = never
+    /// Evaluate the teacher by k-NN every N epochs; 0 = never
     #[arg(long, help_heading = "Training")] knn_every: u64 = 1;
-    /// Most training images that vote in it, and test images that are asked, drawn evenly over the classes; 0 = all, auto = as many as keep it below a tenth of an epoch (all of up to 70,000)
+    /// Most training images that vote in the k-NN evaluation, and most test images that are queries, drawn evenly over the classes; 0 = all, auto = as many as keep it below a tenth of an epoch (all of up to 70,000)
     #[arg(long, help_heading = "Training", value_name = "N")] knn_images: KnnImages = KnnImages::Auto;
-    /// How images become the squares that are evaluated: resize-crop (the shorter side to 8/7 of the global crop's, the center of that, as published), whole (to the global crop's) or auto: whole where the first training image has that size
+    /// How images become the squares that are evaluated: resize-crop (the shorter side to 8/7 of the global crop's, the center of that, as published), whole (the entire image resized to the global crop's size) or auto: whole where the first training image has that size
     #[arg(long, help_heading = "Training")] eval_view: String = "auto".into();
     /// Side of the two global crops, pixels
     #[arg(long, help_heading = "Crops")] global_size: usize = 224;
@@ -164,7 +164,7 @@ keys! {
     #[arg(long, help_heading = "Crops")] contrast: f64 = 0.4;
     /// Saturation within 1 +- this
     #[arg(long, help_heading = "Crops")] saturation: f64 = 0.2;
-    /// Hue within +- this part of a turn
+    /// Hue shift within +- this part of the full circle
     #[arg(long, help_heading = "Crops")] hue: f64 = 0.1;
     /// Probability of a gray crop
     #[arg(long, help_heading = "Crops")] gray: f64 = 0.2;
@@ -174,7 +174,7 @@ keys! {
     #[arg(long, help_heading = "Crops", num_args = 2, value_names = ["MIN", "MAX"])] blur_radius: Vec<f64> = vec![0.1, 2.0];
     /// Probability that the second global crop is solarized
     #[arg(long, help_heading = "Crops")] solarize: f64 = 0.2;
-    /// Values from here on are inverted by it
+    /// Values from this one up are inverted by solarization
     #[arg(long, help_heading = "Crops")] solarize_threshold: u8 = 128;
     /// Channel means, of values in 0 to 1, a number a channel
     #[arg(long, help_heading = "Crops", num_args = 1.., value_name = "VALUE")] mean: Vec<f64> = vec![0.485, 0.456, 0.406];
@@ -182,7 +182,7 @@ keys! {
     #[arg(long, help_heading = "Crops", num_args = 1.., value_name = "VALUE")] std: Vec<f64> = vec![0.229, 0.224, 0.225];
     /// Values a pixel: 3 = RGB, 1 = gray, both made of any image; another number must be what the files have
     #[arg(long, help_heading = "Data")] channels: usize = 3;
-    /// Leave images as they are stored, whatever their EXIF orientation says, as the published recipe does
+    /// Leave images as they are stored, whatever their EXIF orientation is, as the published recipe does
     #[arg(long, help_heading = "Data", num_args = 0..=1, default_missing_value = "true")] ignore_exif: bool = false;
     /// Decode large JPEGs at 1/2, 1/4 or 1/8 of their size, never smaller than an evaluation needs; changes pixels
     #[arg(long, help_heading = "Data", num_args = 0..=1, default_missing_value = "true")] fast_decode: bool = false;

@@ -26,13 +26,13 @@ pub enum KnnImages {
 #[serde(untagged)]
 enum Written {
     Number(usize),
-    Word(String),
+    Keyword(String),
 }
 
 impl From<KnnImages> for Written {
     fn from(images: KnnImages) -> Written {
         match images {
-            KnnImages::Auto => Written::Word("auto".into()),
+            KnnImages::Auto => Written::Keyword("auto".into()),
             KnnImages::Most(n) => Written::Number(n),
         }
     }
@@ -43,7 +43,7 @@ impl TryFrom<Written> for KnnImages {
     fn try_from(written: Written) -> Result<KnnImages, String> {
         match written {
             Written::Number(n) => Ok(KnnImages::Most(n)),
-            Written::Word(word) => word.parse(),
+            Written::Keyword(word) => word.parse(),
         }
     }
 }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_a_number_or_a_word() {
+    fn the_key_is_a_number_or_a_keyword() {
         for (images, text) in [(KnnImages::Auto, "\"auto\""), (KnnImages::Most(0), "0"), (KnnImages::Most(64), "64")] {
             assert_eq!(serde_json::to_string(&images).unwrap(), text);
             assert_eq!(serde_json::from_str::<KnnImages>(text).unwrap(), images);

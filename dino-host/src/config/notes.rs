@@ -8,14 +8,15 @@ impl Config {
         let (epochs, warmup, frozen) = (self.epochs, self.warmup_epochs, self.freeze_last_layer);
         let mut notes = Vec::new();
         match warmup {
-            _ if self.lr == 0.0 => notes.push("--lr 0: nothing is learnt".into()),
+            _ if self.lr == 0.0 => notes.push("--lr 0: nothing is learned".into()),
             0 => (),
             n if n > epochs => notes.push(format!(
                 "the learning rate warms up over {n} epochs, the run has {epochs}: it reaches {:.0} % of --lr at most",
                 100.0 * epochs as f64 / n as f64
             )),
             n if n == epochs => {
-                notes.push(format!("the learning rate warms up over the whole run (epochs: {epochs}): it never falls"));
+                notes
+                    .push(format!("the learning rate warms up over the entire run (epochs: {epochs}): it never falls"));
             }
             _ => (),
         }
@@ -46,7 +47,7 @@ impl Config {
             notes.push("--momentum-teacher 1: the teacher stays as it begins".into());
         }
         if self.center_momentum == 1.0 {
-            notes.push("--center-momentum 1: the centre stays at 0".into());
+            notes.push("--center-momentum 1: the center stays at 0".into());
         }
         notes
     }
@@ -61,19 +62,19 @@ mod tests {
         assert_eq!(Config::published().never_arrives(), [""; 0]);
         assert_eq!(Config::small().never_arrives(), [""; 0]);
         assert_eq!(Config::small_32().never_arrives(), [""; 0]);
-        let said = |change: fn(&mut Config), word: &str| {
+        let noted = |change: fn(&mut Config), text: &str| {
             let mut config = Config { epochs: 5, warmup_epochs: 1, ..Config::published() };
             change(&mut config);
             let notes = config.never_arrives();
-            assert!(notes.len() == 1 && notes[0].contains(word), "{word}: {notes:?}");
+            assert!(notes.len() == 1 && notes[0].contains(text), "{text}: {notes:?}");
         };
-        said(|c| c.warmup_epochs = 10, "over 10 epochs, the run has 5: it reaches 50 %");
-        said(|c| c.warmup_epochs = 5, "never falls");
-        said(|c| c.lr = 0.0, "nothing is learnt");
-        said(|c| c.lr = 1e-9, "rises");
-        said(|c| (c.warmup_teacher_temp_epochs, c.teacher_temp) = (30, 0.07), "--teacher-temp 0.07");
-        said(|c| c.freeze_last_layer = 5, "--freeze-last-layer 4");
-        said(|c| c.momentum_teacher = 1.0, "stays as it begins");
-        said(|c| c.center_momentum = 1.0, "centre");
+        noted(|c| c.warmup_epochs = 10, "over 10 epochs, the run has 5: it reaches 50 %");
+        noted(|c| c.warmup_epochs = 5, "never falls");
+        noted(|c| c.lr = 0.0, "nothing is learned");
+        noted(|c| c.lr = 1e-9, "rises");
+        noted(|c| (c.warmup_teacher_temp_epochs, c.teacher_temp) = (30, 0.07), "--teacher-temp 0.07");
+        noted(|c| c.freeze_last_layer = 5, "--freeze-last-layer 4");
+        noted(|c| c.momentum_teacher = 1.0, "stays as it begins");
+        noted(|c| c.center_momentum = 1.0, "center");
     }
 }

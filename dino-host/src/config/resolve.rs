@@ -63,7 +63,7 @@ impl Config {
     /// Checks the channels; the published mean and deviation, which are those of colors, become their average where there are none.
     fn fit_normalization(&mut self) -> Result<()> {
         if self.channels == 0 || self.channels > MOST_CHANNELS {
-            return bad("channels", &self.channels, &format!("1 to {MOST_CHANNELS}: 3 for colour, 1 for grey"));
+            return bad("channels", &self.channels, &format!("1 to {MOST_CHANNELS}: 3 for color, 1 for gray"));
         }
         // The three published numbers mean colors: of any other channels each has their average.
         if self.channels != 3 {
@@ -102,7 +102,7 @@ impl Config {
         ];
         for (flag, x) in unit {
             if !(0.0..=1.0).contains(&x) || (flag.starts_with("beta") && x == 1.0) {
-                return bad(flag, &x, "a momentum lies between 0 and 1");
+                return bad(flag, &x, "a momentum is between 0 and 1");
             }
         }
         let not_negative = [

@@ -47,11 +47,11 @@ fn a_checkpoint_older_than_a_key_reads_as_it_was_made() {
 
 #[test]
 fn bad_values_are_refused_by_flag() {
-    let refuse = |change: fn(&mut Config), word: &str| {
+    let refuse = |change: fn(&mut Config), text: &str| {
         let mut c = Config::tiny();
         change(&mut c);
         let message = c.resolve().unwrap_err().to_string();
-        assert!(message.contains(word), "{message}");
+        assert!(message.contains(text), "{message}");
     };
     refuse(|c| c.teacher_temp = 0.0, "--teacher-temp");
     refuse(|c| c.heads = 5, "--heads 4");

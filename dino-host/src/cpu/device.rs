@@ -35,14 +35,14 @@ impl Device for Cpu {
 
     fn new(_: &NoOptions, pools: Pools) -> Result<Cpu> {
         // Zero pages of the system take memory only once they are accessed. (Asking for huge ones made no difference to a step.)
-        let room = |len: usize| {
-            let mut room = Vec::<f32>::new();
-            let found = room.try_reserve_exact(len).is_ok();
-            std::hint::black_box(room.as_ptr()); // a reservation that nobody reads may be left out
+        let fits = |len: usize| {
+            let mut reserved = Vec::<f32>::new();
+            let found = reserved.try_reserve_exact(len).is_ok();
+            std::hint::black_box(reserved.as_ptr()); // a reservation that is never read may be left out
             found
         };
         let zeros = |len: usize| {
-            match room(len) {
+            match fits(len) {
             true => Ok(vec![0.0; len]),
             false => Err(Error::new(format!(
                 "not enough memory: the plan takes {:.2} GiB",

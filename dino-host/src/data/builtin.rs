@@ -129,11 +129,11 @@ struct Scene {
     /// Half the object's width and height, before the tilt.
     radius: [f64; 2],
     /// Cosine and sine of the tilt.
-    turn: [f64; 2],
+    rotation: [f64; 2],
     /// Repeats of the pattern relative to the class's usual number, and its shift along both axes in periods.
     pace: f64,
     phase: [f64; 2],
-    /// The brightness of the two paints; their color varies from place to place.
+    /// The brightness of the two paints; their color varies from point to point.
     paint: [f64; 2],
     /// Cells of the background's texture along x and y, and the values at their corners.
     cells: [usize; 2],
@@ -147,10 +147,10 @@ struct Scene {
 impl Scene {
     fn new(class: usize, rng: &mut Rng) -> Scene {
         let size = rng.range(0.27, 0.43);
-        let stretch = libm::exp(rng.range(-0.18, 0.18));
-        let radius = [size * stretch, size / stretch];
-        let room = 0.5 - 0.65 * size;
-        let center = [0.5 + rng.range(-room, room), 0.5 + rng.range(-room, room)];
+        let aspect = libm::exp(rng.range(-0.18, 0.18));
+        let radius = [size * aspect, size / aspect];
+        let margin = 0.5 - 0.65 * size;
+        let center = [0.5 + rng.range(-margin, margin), 0.5 + rng.range(-margin, margin)];
         let tilt = rng.range(-0.5, 0.5);
         let mut paint = [rng.range(0.7, 0.8), rng.range(0.2, 0.3)];
         if rng.chance(0.5) {
@@ -169,7 +169,7 @@ impl Scene {
             class,
             center,
             radius,
-            turn: [libm::cos(tilt), libm::sin(tilt)],
+            rotation: [libm::cos(tilt), libm::sin(tilt)],
             pace: libm::exp(rng.range(-0.15, 0.15)),
             phase: [rng.uniform(), rng.uniform()],
             paint,
@@ -184,7 +184,7 @@ impl Scene {
     /// From the image to the object, whose silhouette is within -1 ..= 1.
     fn to_object(&self, x: f64, y: f64) -> [f64; 2] {
         let (dx, dy) = (x - self.center[0], y - self.center[1]);
-        let [c, s] = self.turn;
+        let [c, s] = self.rotation;
         [(c * dx + s * dy) / self.radius[0], (c * dy - s * dx) / self.radius[1]]
     }
 

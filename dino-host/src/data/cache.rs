@@ -28,7 +28,7 @@ struct Unit<T> {
 
 /// The units in use, the latest last.
 ///
-/// The threads that make a batch are at as many places of it: all units of a batch are needed at once, and where units are small,
+/// The threads that make a batch are at as many positions in it: all units of a batch are needed at once, and where units are small,
 /// these are many. So as many are kept as hold two buffers of images ([`Shards::BUFFER`]), as long as they fit the memory.
 pub(super) struct Cache<T> {
     units: Mutex<VecDeque<Unit<T>>>,

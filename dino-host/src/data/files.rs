@@ -30,13 +30,13 @@ impl Files {
             if name.is_dir() {
                 let entries = fs::read_dir(name).map_err(|e| read_error(name, &e))?;
                 let below: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
-                paths.extend(pictures(name, below.map_err(|e| read_error(name, &e))?)?);
+                paths.extend(only_images(name, below.map_err(|e| read_error(name, &e))?)?);
             } else if fs::symlink_metadata(name).is_err() && name.to_string_lossy().contains(['*', '?', '[']) {
                 let found = glob::glob(&name.to_string_lossy()).map_err(|e| {
                     Error::new(format!("{} is no pattern: {e}", name.display()))
                         .hint("such as 'frames/*.jpg', in quotes")
                 })?;
-                paths.extend(pictures(name, found.filter_map(std::result::Result::ok).collect())?);
+                paths.extend(only_images(name, found.filter_map(std::result::Result::ok).collect())?);
             } else {
                 fs::metadata(name).map_err(|e| read_error(name, &e))?;
                 paths.push(name.clone());
@@ -52,7 +52,7 @@ impl Files {
 }
 
 /// The images among `found`, sorted.
-fn pictures(named: &Path, mut found: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+fn only_images(named: &Path, mut found: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let hidden = |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
     let mut unsupported = Unsupported::default();
     found.retain(|path| !path.is_dir() && !hidden(path));
@@ -66,7 +66,7 @@ fn pictures(named: &Path, mut found: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
             Ok(found)
         }
         true => Err(Error::new(format!(
-            "no pictures in {}{}",
+            "no images in {}{}",
             named.display(),
             notes.first().map_or(String::new(), |n| format!(": {n}"))
         ))
@@ -154,8 +154,8 @@ mod tests {
         let ok = |names: &[&str]| Ok::<Vec<String>, String>(names.iter().map(|n| n.to_string()).collect());
         assert_eq!(names(&[dir.path().into()]), ok(&["9.PNG", "10.png"]));
         assert_eq!(names(&[at("1*.png"), at("list")]), ok(&["10.png", "list"]));
-        assert!(names(&[at("*.gif")]).unwrap_err().contains("no pictures in"));
-        assert!(names(&[at("d.png")]).unwrap_err().contains("no pictures in"));
+        assert!(names(&[at("*.gif")]).unwrap_err().contains("no images in"));
+        assert!(names(&[at("d.png")]).unwrap_err().contains("no images in"));
         assert!(names(&[at("none.png")]).unwrap_err().contains("none.png"));
         assert!(names(&[at("***")]).unwrap_err().contains("is no pattern"));
     }

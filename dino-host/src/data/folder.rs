@@ -36,7 +36,7 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
     of_train.check(true)?;
     notes.extend(of_train.notes.iter().cloned());
     let Some(test) = test else {
-        let (set, _) = labelled(of_train, None, &mut notes, how)?;
+        let (set, _) = labeled(of_train, None, &mut notes, how)?;
         notes.extend(unsupported.notes());
         return Ok(Some(Splits::of(set, None, notes)));
     };
@@ -47,7 +47,7 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
     }
     let mut unsupported_of_test = Unsupported::default();
     let Some(of_test) = Listing::of(&test, &mut unsupported_of_test)? else {
-        let unsupported = unsupported_of_test.notes().first().map(|said| format!(" ({said})")).unwrap_or_default();
+        let unsupported = unsupported_of_test.notes().first().map(|note| format!(" ({note})")).unwrap_or_default();
         return Err(Error::new(format!("no images found in {}{unsupported}", test.display())).hint(format!(
             "it was taken for the test part of {}; without it a tenth of the training images is held out",
             train.display()
@@ -55,7 +55,7 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
     };
     of_test.check(false)?;
     notes.extend(of_test.notes.iter().cloned());
-    let (train, test) = labelled(of_train, Some(of_test), &mut notes, how)?;
+    let (train, test) = labeled(of_train, Some(of_test), &mut notes, how)?;
     unsupported.add(unsupported_of_test);
     notes.extend(unsupported.notes());
     let test = test.ok_or_else(|| Error::new(format!("no images found in {}", path.display())))?;
@@ -64,7 +64,7 @@ pub(super) fn open(path: &Path, how: Decode) -> Result<Option<Splits>> {
 
 /// Both parts with their labels: those of the class folders, or those of a list beside the images where there are no class folders or
 /// where those of the test part do not fit the training part's.
-fn labelled(
+fn labeled(
     train: Listing,
     test: Option<Listing>,
     notes: &mut Vec<String>,
@@ -82,7 +82,7 @@ fn labelled(
     let mut test_labels = Vec::new();
     if let Some(test) = &test {
         let by_folder = test.labels();
-        let fits = by_folder.iter().any(|label| classes.place(label).is_some());
+        let fits = by_folder.iter().any(|label| classes.index(label).is_some());
         let found = match fits || classes.names.is_empty() {
             true => None,
             false => sidecar::labels(&test.root, &test.names(), Some(&classes), notes),
@@ -95,17 +95,17 @@ fn labelled(
         classes = Classes::of(&train.root, of_train, of_test)?;
     }
     let train_labels = by_list.unwrap_or_else(|| train.labels());
-    let places = train_labels.iter().map(|label| classes.place(label)).collect::<Vec<_>>();
+    let indices = train_labels.iter().map(|label| classes.index(label)).collect::<Vec<_>>();
     let test = test.map(|test| {
         let labels: Vec<&str> = test_labels.iter().map(String::as_str).collect();
         let fitted = fit(&test.root, &classes, &labels);
         notes.extend(fitted.notes);
-        match fitted.places.is_empty() {
+        match fitted.indices.is_empty() {
             true => test.set(&[], &[], how),
-            false => test.set(&fitted.places, &classes.names, how),
+            false => test.set(&fitted.indices, &classes.names, how),
         }
     });
-    Ok((train.set(&places, &classes.names, how), test))
+    Ok((train.set(&indices, &classes.names, how), test))
 }
 
 /// The folders of both parts, and what is stored beside them.
@@ -161,16 +161,15 @@ fn parts(path: &Path) -> Result<Parts> {
             }
             if let (n @ 1.., Some(first)) = (entries.len() - folders.len(), entries.iter().find(|e| !e.folder)) {
                 let path = path.join(&first.name);
-                let (lies, are) = if n == 1 { ("lies", "is") } else { ("lie", "are") };
-                let pictures = counted(n, "picture");
-                notes
-                    .push(format!("{pictures} {lies} beside the parts and {are} not used, such as {}", path.display()));
+                let are = if n == 1 { "is" } else { "are" };
+                let images = counted(n, "image");
+                notes.push(format!("{images} beside the parts {are} not used, such as {}", path.display()));
             }
             return Ok(Parts { train: folder, test: test.map(|test| path.join(&test.name)), notes });
         }
         let others: Vec<&String> = folders.iter().filter(|name| **name != train.name).collect();
         as_class.push(format!(
-            "{} is taken for a class, as it holds pictures and other folders lie beside it ({}); pass it to train on it alone",
+            "{} is taken for a class, as it holds images and other folders are beside it ({}); pass it to train on it alone",
             folder.display(),
             some(&others)
         ));
@@ -271,7 +270,9 @@ impl Listing {
             }
             let Below { files, folders } = below(root, &entry.name, &real, &met, unsupported)?;
             if files.is_empty() && ANNOTATIONS.contains(&entry.name.to_lowercase().as_str()) {
-                found.notes.push(format!("{} holds no picture and is no class", root.join(entry.name).display()));
+                found
+                    .notes
+                    .push(format!("{} holds no image and is not taken for a class", root.join(entry.name).display()));
                 continue;
             }
             if files.is_empty() {
@@ -314,7 +315,7 @@ impl Listing {
         }
         match self.empty.as_ref().filter(|_| of_train && !self.classes.is_empty()) {
             // Left out silently, it would shift the number of every class after it.
-            Some(empty) => Err(Error::new(format!("class folder {} has no picture", self.root.join(empty).display()))
+            Some(empty) => Err(Error::new(format!("class folder {} has no image", self.root.join(empty).display()))
                 .hint("remove it, or begin its name with a dot to have it left out")),
             None => Ok(()),
         }
@@ -333,13 +334,13 @@ impl Listing {
         self.classes.iter().flat_map(|class| vec![class.name.clone(); class.files.len()]).collect()
     }
 
-    /// The files with these classes, those without one left out; all without classes where `places` is empty.
-    fn set(self, places: &[Option<u32>], classes: &[String], how: Decode) -> ImageFolder {
+    /// The files with these classes, those without one left out; all without classes where `indices` is empty.
+    fn set(self, indices: &[Option<u32>], classes: &[String], how: Decode) -> ImageFolder {
         let files = self.direct.into_iter().chain(self.classes.into_iter().flat_map(|class| class.files));
-        let files = match places.is_empty() {
+        let files = match indices.is_empty() {
             true => files.collect(),
             false => files
-                .zip(places)
+                .zip(indices)
                 .filter(|(_, label)| label.is_some())
                 .map(|(file, &label)| File { label, ..file })
                 .collect(),
@@ -357,7 +358,7 @@ impl ImageFolder {
     pub fn read(root: &Path, how: Decode) -> Result<Option<ImageFolder>> {
         let Some(listing) = Listing::of(root, &mut Unsupported::default())? else { return Ok(None) };
         listing.check(true)?;
-        Ok(Some(labelled(listing, None, &mut Vec::new(), how)?.0))
+        Ok(Some(labeled(listing, None, &mut Vec::new(), how)?.0))
     }
 }
 
@@ -375,7 +376,7 @@ fn list(folder: &Path, unsupported: &mut Unsupported) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| read_error(folder, &e))? {
         let path = entry.map_err(|e| read_error(folder, &e))?.path();
-        let picture = is_image_file(&path);
+        let image = is_image_file(&path);
         let (folder, file, bytes) = match fs::metadata(&path) {
             Ok(kind) => (kind.is_dir(), kind.is_file(), kind.len()),
             Err(_) => (false, true, 0), // a link to nothing: one bad image must not stop a run
@@ -383,10 +384,10 @@ fn list(folder: &Path, unsupported: &mut Unsupported) -> Result<Vec<Entry>> {
         let hidden = path.file_name().is_some_and(|name| {
             name.as_encoded_bytes().starts_with(b".") || folder && LITTER.iter().any(|litter| name == *litter)
         });
-        if !folder && file && !picture && !hidden {
+        if !folder && file && !image && !hidden {
             unsupported.take(&path);
         }
-        if !(folder || picture && file) {
+        if !(folder || image && file) {
             continue;
         }
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// Takes a tenth of the images out of training, to evaluate on.
 ///
-/// Which ones depends on each image's name alone: not on its place in the list, on the other images or on where the set
+/// Which ones depends on each image's name alone: not on its position in the list, on the other images or on where the set
 /// is stored, so that the parts are the same on every machine and an image never changes sides as a set grows. The tenth is
 /// therefore approximate. Where no name falls into it, one image is taken; a set of a single image is only trained on. Classes that
 /// it misses, as it may in a small set, are named in a note: images taken for their sake would change sides as the set grows.
@@ -29,7 +29,7 @@ pub fn hold_out(set: Box<dyn Dataset>) -> Splits {
     }
     let notes = missed(&*set, &held);
     let part = |of_test| (0..set.len()).filter(|i| held.contains(i) == of_test).collect();
-    let subset = |indices| Box::new(Subset { whole: set.clone(), indices });
+    let subset = |indices| Box::new(Subset { all: set.clone(), indices });
     Splits { train: subset(part(false)), test: subset(part(true)), held_out: true, notes }
 }
 
@@ -67,7 +67,7 @@ fn missed(set: &dyn Dataset, held: &HashSet<usize>) -> Vec<String> {
 
 /// Some images of a set, in the set's order. Labels and classes stay the full set's.
 pub struct Subset {
-    whole: Arc<dyn Dataset>,
+    all: Arc<dyn Dataset>,
     /// Image `i` here is image `indices[i]` of the full set; ascending.
     indices: Vec<usize>,
 }
@@ -77,31 +77,31 @@ impl Dataset for Subset {
         self.indices.len()
     }
     fn image(&self, i: usize) -> Result<Image> {
-        self.whole.image(self.indices[i])
+        self.all.image(self.indices[i])
     }
     fn label(&self, i: usize) -> Option<u32> {
-        self.whole.label(self.indices[i])
+        self.all.label(self.indices[i])
     }
     fn classes(&self) -> &[String] {
-        self.whole.classes()
+        self.all.classes()
     }
     fn name(&self, i: usize) -> String {
-        self.whole.name(self.indices[i])
+        self.all.name(self.indices[i])
     }
     fn path(&self, i: usize) -> Option<PathBuf> {
-        self.whole.path(self.indices[i])
+        self.all.path(self.indices[i])
     }
     fn mask(&self, i: usize) -> Option<Vec<bool>> {
-        self.whole.mask(self.indices[i])
+        self.all.mask(self.indices[i])
     }
     fn shards(&self) -> Option<Shards> {
-        let Shards { starts, together } = self.whole.shards()?;
+        let Shards { starts, together } = self.all.shards()?;
         let starts = starts.iter().map(|&start| self.indices.partition_point(|&i| i < start)).collect();
         Some(Shards { starts, together })
     }
     fn fingerprint(&self) -> String {
         let mut hash = Fnv::new();
-        hash.text(&self.whole.fingerprint());
+        hash.text(&self.all.fingerprint());
         for i in 0..self.len() {
             hash.text(&self.name(i));
         }

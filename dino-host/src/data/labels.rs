@@ -41,15 +41,15 @@ pub(super) struct Numbered {
 
 impl Numbered {
     /// The class of a label.
-    pub fn place(&self, label: u64) -> Option<u32> {
+    pub fn index(&self, label: u64) -> Option<u32> {
         match &self.sparse {
-            Some(numbers) => numbers.binary_search(&label).ok().map(|place| place as u32),
+            Some(numbers) => numbers.binary_search(&label).ok().map(|index| index as u32),
             None => u32::try_from(label).ok().filter(|&label| (label as usize) < self.names.len()),
         }
     }
 }
 
-/// From so high a number on, and with so few of the numbers up to it, labels are numbers of something else than places in a list.
+/// From so high a number on, and with so few of the numbers up to it, labels number something else than the entries of a list.
 const SPARSE_FROM: u64 = 1000;
 
 const SPARSE_PART: u64 = 4;
@@ -69,7 +69,7 @@ pub(super) fn numbered(folders: &[&Path], occurring: &[u64]) -> Result<Numbered>
     Ok(Numbered { names, sparse: None })
 }
 
-/// The names of classes whose labels are numbers; the labels of all images of both parts become their places among them, see
+/// The names of classes whose labels are numbers; the labels of all images of both parts become their indices among them, see
 /// [`numbered`].
 pub(super) fn renumbered(folders: &[&Path], labels: Vec<&mut u32>) -> Result<Vec<String>> {
     let mut occurring: Vec<u64> = labels.iter().map(|label| u64::from(**label)).collect();
@@ -77,7 +77,7 @@ pub(super) fn renumbered(folders: &[&Path], labels: Vec<&mut u32>) -> Result<Vec
     occurring.dedup();
     let classes = numbered(folders, &occurring)?;
     for label in labels {
-        *label = classes.place(u64::from(*label)).unwrap_or(*label); // all of them have a place
+        *label = classes.index(u64::from(*label)).unwrap_or(*label); // all of them have an index
     }
     Ok(classes.names)
 }
@@ -99,18 +99,18 @@ pub(super) fn names_in(path: &Path) -> Result<Vec<String>> {
 /// The classes of a set, and how its labels name them.
 pub(super) struct Classes {
     pub names: Vec<String>,
-    /// Places in `names`, by the label in its composed form.
-    places: HashMap<String, u32>,
+    /// Indices in `names`, by the label in its composed form.
+    indices: HashMap<String, u32>,
 }
 
 impl Classes {
     /// Classes whose names are known, in their order.
     pub fn known(names: &[String]) -> Classes {
-        let mut places = HashMap::new();
-        for (place, name) in names.iter().enumerate() {
-            places.entry(composed(name).into_owned()).or_insert(place as u32);
+        let mut indices = HashMap::new();
+        for (index, name) in names.iter().enumerate() {
+            indices.entry(composed(name).into_owned()).or_insert(index as u32);
         }
-        Classes { names: names.to_vec(), places }
+        Classes { names: names.to_vec(), indices }
     }
 
     /// Of the labels of both parts: names are numbered in sorted order, those of the training part alone; where all are
@@ -142,26 +142,26 @@ impl Classes {
         numbers.sort_unstable();
         numbers.dedup();
         let classes = numbered(&[folder], &numbers)?;
-        let mut places: HashMap<String, u32> =
-            numbers.iter().filter_map(|&n| Some((n.to_string(), classes.place(n)?))).collect();
+        let mut indices: HashMap<String, u32> =
+            numbers.iter().filter_map(|&n| Some((n.to_string(), classes.index(n)?))).collect();
         // As they are written: 007 is 7.
-        let written = train.filter_map(|label| Some((label.to_string(), classes.place(label.parse().ok()?)?)));
-        places.extend(written);
-        Ok(Classes { names: classes.names, places })
+        let written = train.filter_map(|label| Some((label.to_string(), classes.index(label.parse().ok()?)?)));
+        indices.extend(written);
+        Ok(Classes { names: classes.names, indices })
     }
 
     /// The number of a label.
-    pub fn place(&self, label: &str) -> Option<u32> {
+    pub fn index(&self, label: &str) -> Option<u32> {
         let padded = || label.trim_start_matches('0');
-        let place = self.places.get(composed(label).as_ref());
-        place.or_else(|| self.places.get(padded()).filter(|_| label.bytes().all(|b| b.is_ascii_digit()))).copied()
+        let index = self.indices.get(composed(label).as_ref());
+        index.or_else(|| self.indices.get(padded()).filter(|_| label.bytes().all(|b| b.is_ascii_digit()))).copied()
     }
 }
 
 /// The labels of a test part as numbers of the training part's `classes`, and the notes on them.
 pub(super) struct Fitted {
     /// Of every image; `None`: the image is left out of the part. Empty: the part has no labels.
-    pub places: Vec<Option<u32>>,
+    pub indices: Vec<Option<u32>>,
     pub notes: Vec<String>,
 }
 
@@ -171,26 +171,26 @@ pub(super) struct Fitted {
 /// no labels.
 pub(super) fn fit(part: &Path, classes: &Classes, labels: &[&str]) -> Fitted {
     let part = part.display();
-    let unlabelled = |why: String| Fitted { places: Vec::new(), notes: vec![why] };
+    let unlabeled = |why: String| Fitted { indices: Vec::new(), notes: vec![why] };
     if labels.is_empty() {
         return match classes.names.is_empty() {
-            true => Fitted { places: Vec::new(), notes: Vec::new() },
-            false => unlabelled(format!("{part} has no labels: it is a test part without accuracy")),
+            true => Fitted { indices: Vec::new(), notes: Vec::new() },
+            false => unlabeled(format!("{part} has no labels: it is a test part without accuracy")),
         };
     }
     if classes.names.is_empty() {
-        return unlabelled(format!("the training part has no labels: those of {part} are not used"));
+        return unlabeled(format!("the training part has no labels: those of {part} are not used"));
     }
-    let places: Vec<Option<u32>> = labels.iter().map(|label| classes.place(label)).collect();
+    let indices: Vec<Option<u32>> = labels.iter().map(|label| classes.index(label)).collect();
     let mut strange: Vec<&str> =
-        labels.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(label, _)| *label).collect();
+        labels.iter().zip(&indices).filter(|(_, index)| index.is_none()).map(|(label, _)| *label).collect();
     let images = strange.len();
     strange.sort_unstable();
     strange.dedup();
     let named = some(&strange);
     match images {
-        0 => Fitted { places, notes: Vec::new() },
-        n if n == labels.len() => unlabelled(format!(
+        0 => Fitted { indices, notes: Vec::new() },
+        n if n == labels.len() => unlabeled(format!(
             "no class of {part} is in the training part ({named}): it is a test part without labels, and without accuracy"
         )),
         n => {
@@ -202,7 +202,7 @@ pub(super) fn fit(part: &Path, classes: &Classes, labels: &[&str]) -> Fitted {
             let note = format!(
                 "{strange} of {all} classes of {part} are not in the training part ({named}): {images} left out"
             );
-            Fitted { places, notes: vec![note] }
+            Fitted { indices, notes: vec![note] }
         }
     }
 }

@@ -23,9 +23,9 @@ impl Range {
     /// [`Range::FIRST`] of them have 8 bits, or none can be read.
     pub fn of(set: &dyn Dataset, most: usize) -> Option<Range> {
         let most = most.min(set.len());
-        let place = |i: usize| if set.shards().is_some() { i } else { i * set.len() / most };
+        let index = |i: usize| if set.shards().is_some() { i } else { i * set.len() / most };
         let look = |i: usize| {
-            let (image, remark) = remarked(|| set.image(place(i)));
+            let (image, remark) = remarked(|| set.image(index(i)));
             let (image, highest) = (image.ok()?, remark.highest?);
             let mut seen = [false; 256];
             image.pixels.iter().for_each(|&x| seen[usize::from(x)] = true);

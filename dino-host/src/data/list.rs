@@ -77,22 +77,22 @@ pub(super) fn open_file(path: &Path, how: Decode) -> Result<Option<Splits>> {
     let [train_labels, test_labels] = &labels;
     let classes = Classes::of(folder, train_labels.iter().map(String::as_str), test_labels.iter().map(String::as_str))
         .map_err(|e| Error { message: format!("{}: {}", path.display(), e.message), ..e })?;
-    let places = lines.iter().map(|line| line.label.as_ref().and_then(|label| classes.place(label))).collect();
-    let train = FileList::new(path, lines, places, classes.names.clone(), how);
+    let indices = lines.iter().map(|line| line.label.as_ref().and_then(|label| classes.index(label))).collect();
+    let train = FileList::new(path, lines, indices, classes.names.clone(), how);
     let test = match test {
         None => None,
         Some((path, mut lines)) => {
             let fitted = fit(&path, &classes, &test_labels.iter().map(String::as_str).collect::<Vec<_>>());
             notes.extend(fitted.notes);
-            let unlabelled = fitted.places.is_empty();
-            let mut places = if unlabelled { vec![None; lines.len()] } else { fitted.places };
-            if !unlabelled {
-                let mut kept = places.iter().map(Option::is_some);
+            let unlabeled = fitted.indices.is_empty();
+            let mut indices = if unlabeled { vec![None; lines.len()] } else { fitted.indices };
+            if !unlabeled {
+                let mut kept = indices.iter().map(Option::is_some);
                 lines.retain(|_| kept.next() == Some(true));
-                places.retain(Option::is_some);
+                indices.retain(Option::is_some);
             }
-            let names = if unlabelled { Vec::new() } else { classes.names.clone() };
-            Some(FileList::new(&path, lines, places, names, how))
+            let names = if unlabeled { Vec::new() } else { classes.names.clone() };
+            Some(FileList::new(&path, lines, indices, names, how))
         }
     };
     Ok(Some(Splits::of(train, test, notes)))
@@ -136,7 +136,7 @@ fn by_column(path: &Path, lines: &mut Vec<Line>, notes: &mut Vec<String>) -> Res
     let Some((&test, _)) = tests.clone().next() else { return Ok(None) };
     if !counts.contains_key(&Part::Train) {
         return Err(Error::new(format!("{}: no line is of a training part", path.display()))
-            .hint("its column of parts says train, val or the like; leave the column out to train on all lines"));
+            .hint("its column of parts holds train, val or the like; leave the column out to train on all lines"));
     }
     let unused: usize = tests.skip(1).map(|(_, n)| n).sum();
     if unused > 0 {
@@ -210,13 +210,13 @@ impl<'a> Checked<'a> {
             return wrong("no path");
         }
         if file.contains("://") {
-            return wrong(&format!("{file} is an address: download the pictures and name the files"));
+            return wrong(&format!("{file} is an address: download the images and name the files"));
         }
         if let Some(ending) = unsupported_extension(Path::new(file)) {
-            return wrong(&format!("{file} is a picture in a format that is not read (.{ending})"));
+            return wrong(&format!("{file} is an image in a format that is not read (.{ending})"));
         }
         if !id && !is_image_file(Path::new(file)) {
-            return wrong(&format!("{file} is not named as a picture (such as .png, .jpg, .webp, .tif)"));
+            return wrong(&format!("{file} does not have the ending of an image (such as .png, .jpg, .webp, .tif)"));
         }
         if line.label.as_deref() == Some("") {
             return wrong("no label after the path");
@@ -273,8 +273,8 @@ fn plain_lines(path: &Path, text: &str) -> Result<Vec<Line>> {
         checked.push(Line { number, path: None, file, label, part: None }, false)?;
     }
     let mut lines = checked.done()?;
-    let place = Base::of(path, lines.iter().map(|line| line.file.as_str()));
-    lines.iter_mut().for_each(|line| line.path = place.path(&line.file));
+    let base = Base::of(path, lines.iter().map(|line| line.file.as_str()));
+    lines.iter_mut().for_each(|line| line.path = base.path(&line.file));
     Ok(lines)
 }
 
@@ -283,20 +283,20 @@ fn tabled(path: &Path, table: &Table) -> Result<Vec<Line>> {
     if table.rows.is_empty() {
         return Checked::new(path).done();
     }
-    let mut place = Base { folders: folders(path), ..Base::of(path, std::iter::empty()) };
-    let columns = table.columns(&|cell| place.find(cell).is_some()).map_err(|what| {
+    let mut base = Base { folders: folders(path), ..Base::of(path, std::iter::empty()) };
+    let columns = table.columns(&|cell| base.find(cell).is_some()).map_err(|what| {
         let first = table.rows.first().map_or(String::new(), |row| format!(" line {}", row.number));
         Error::new(format!("{}{first}: {what}", path.display())).hint(HINT)
     })?;
     let cell = |row: &'_ table::Row, column: usize| row.cells.get(column).cloned().unwrap_or_default();
     let files: Vec<String> = table.rows.iter().map(|row| cell(row, columns.path)).collect();
-    place = Base::of(path, files.iter().map(String::as_str));
+    base = Base::of(path, files.iter().map(String::as_str));
     let id = !files.iter().any(|file| is_image_file(Path::new(file)));
     let mut checked = Checked::new(path);
     for (row, file) in table.rows.iter().zip(files) {
         let label = columns.label.map(|column| table.label(column, &cell(row, column)).to_string());
         let part = columns.part.and_then(|column| parts::of(&cell(row, column)));
-        let path = place.path(&file);
+        let path = base.path(&file);
         checked.push(Line { number: row.number, file, path, label, part }, id)?;
     }
     checked.done()
@@ -340,7 +340,7 @@ impl Base {
             return own;
         }
         let at = |below: &String| Base { folder: own.folder.clone(), folders: vec![below.clone()] };
-        let fits = folders(list).iter().map(at).find(|place| first.iter().any(|file| place.find(file).is_some()));
+        let fits = folders(list).iter().map(at).find(|base| first.iter().any(|file| base.find(file).is_some()));
         fits.unwrap_or(own)
     }
 
@@ -381,10 +381,10 @@ impl Base {
 }
 
 impl FileList {
-    fn new(path: &Path, lines: Vec<Line>, places: Vec<Option<u32>>, classes: Vec<String>, how: Decode) -> FileList {
+    fn new(path: &Path, lines: Vec<Line>, indices: Vec<Option<u32>>, classes: Vec<String>, how: Decode) -> FileList {
         let file = |(line, label): (Line, Option<u32>)| File { name: line.file, path: line.path, label };
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        FileList { folder, files: lines.into_iter().zip(places).map(file).collect(), classes, how }
+        FileList { folder, files: lines.into_iter().zip(indices).map(file).collect(), classes, how }
     }
 }
 

@@ -12,12 +12,12 @@ use std::cell::RefCell;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
-/// Images tried for one place in a batch. Where nine in ten cannot be read, one batch of 64 in a thousand still fails.
+/// Images tried for one position in a batch. Where nine in ten cannot be read, one batch of 64 in a thousand still fails.
 const SUBSTITUTES: usize = 100;
 
 /// One step's images and pixels.
 pub struct Batch {
-    /// Those in place of others that cannot be read included.
+    /// Those instead of others that cannot be read included.
     pub images: Vec<u32>,
     /// Per micro-batch the plan's layout: view-major, `(view, image, channels, side, side)`.
     pub pixels: Vec<f32>,
@@ -87,7 +87,7 @@ impl Recipe {
         Ok(Batch { images: images?, pixels })
     }
 
-    /// Image `id`, or, where it cannot be read, one that takes its place: drawn by (seed, epoch, id), so that the same files give
+    /// Image `id`, or, where it cannot be read, one that replaces it: drawn by (seed, epoch, id), so that the same files give
     /// the same steps in any order and after any resume.
     fn readable(&self, set: &dyn Dataset, unreadable: &Unreadable, epoch: u32, id: u32) -> Result<(u32, Image)> {
         let mut rng = Rng::new(self.seed, epoch, id, 0, Kind::Substitute, 0);
@@ -194,18 +194,18 @@ mod tests {
     #[test]
     fn a_crop_depends_on_its_own_image_alone() {
         let (bad, unreadable) = (|i| i % 3 == 0, Unreadable::default());
-        let (whole, holed) = (batches(|_| false, &unreadable).unwrap(), batches(bad, &unreadable).unwrap());
+        let (complete, holed) = (batches(|_| false, &unreadable).unwrap(), batches(bad, &unreadable).unwrap());
         assert_eq!(unreadable.take(None).len(), 14);
         let side = recipe().augment.global_size;
         let first_view = |b: &Batch, at: usize| b.pixels[at * 3 * side * side..][..3 * side * side].to_vec();
         let mut substitutes = [0; 2];
-        for (epoch, (whole, holed)) in whole.chunks(5).zip(holed.chunks(5)).enumerate() {
+        for (epoch, (complete, holed)) in complete.chunks(5).zip(holed.chunks(5)).enumerate() {
             let crop_of =
-                |id: u32| whole.iter().find_map(|b| Some(first_view(b, b.images.iter().position(|i| *i == id)?)));
-            for (w, h) in whole.iter().zip(holed) {
+                |id: u32| complete.iter().find_map(|b| Some(first_view(b, b.images.iter().position(|i| *i == id)?)));
+            for (w, h) in complete.iter().zip(holed) {
                 for (at, (&was, &is)) in w.images.iter().zip(&h.images).enumerate() {
                     assert!(!bad(is as usize) && (bad(was as usize) || was == is), "{was} became {is}");
-                    assert!(first_view(h, at) == crop_of(is).unwrap(), "the crop of {is} in the place of {was}");
+                    assert!(first_view(h, at) == crop_of(is).unwrap(), "the crop of {is} instead of {was}");
                     substitutes[epoch] = substitutes[epoch] * 41 % 1_000_003 + if was == is { 0 } else { is + 1 };
                 }
             }

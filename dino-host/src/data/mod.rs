@@ -170,7 +170,7 @@ fn open_any(path: &Path, how: Decode) -> Result<Splits> {
                 return Ok(splits);
             }
         }
-        let unsupported = folder::unsupported(path).map(|said| format!(": {said}")).unwrap_or_default();
+        let unsupported = folder::unsupported(path).map(|note| format!(": {note}")).unwrap_or_default();
         return Err(Error::new(format!("no images found in {}{unsupported}", path.display())).hint(EXPECTED));
     }
     if !kind.is_file() {
@@ -186,13 +186,13 @@ fn open_any(path: &Path, how: Decode) -> Result<Splits> {
         return Err(Error::new(format!("{} is packed", path.display()))
             .hint("unpack it and pass the folder; packed are read only .tar.gz, .tgz and .tar.zst, and MNIST's .gz"));
     }
-    let what = if is_image_file(path) { "a single picture" } else { "not a data set that is known" };
+    let what = if is_image_file(path) { "a single image" } else { "not a data set that is known" };
     Err(Error::new(format!("{} is {what}", path.display())).hint(EXPECTED))
 }
 
-const EXPECTED: &str = "a data set is one of: a folder of pictures (PNG, JPEG, WebP, GIF, BMP, PNM, TIFF), of class folders of pictures, \
+const EXPECTED: &str = "a data set is one of: a folder of images (PNG, JPEG, WebP, GIF, BMP, PNM, TIFF), of class folders of images, \
                         or of train/ and val/ or test/ with either; a folder of CIFAR-10's or CIFAR-100's files, binary \
                         (data_batch_1.bin ..., train.bin) or Python's (data_batch_1 ..., train); of STL-10's (train_X.bin); a \
                         folder with MNIST's files (train-images-idx3-ubyte, also .gz) or such a file; a list of files (.csv, \
                         .tsv, .txt, .jsonl: path,label); a shard (.tar, .tar.gz, .tgz, .tar.zst) or a folder of shards; .parquet files \
-                        with a column of pictures, or such a file; NumPy's arrays of images (.npz, .npy)";
+                        with a column of images, or such a file; NumPy's arrays of images (.npz, .npy)";

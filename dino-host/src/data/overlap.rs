@@ -33,16 +33,16 @@ pub(super) fn check(splits: &mut Splits) -> Result<()> {
     }
     let of_train: HashSet<u64> = train.iter().map(|file| file.hash).collect();
     let shared: Vec<&Located> = test.iter().filter(|file| of_train.contains(&file.hash)).collect();
-    let whole = splits.test.len();
+    let total = splits.test.len();
     if let Some(first) = shared.first() {
         let of_test: HashSet<u64> = test.iter().map(|file| file.hash).collect();
-        if !splits.held_out && of_test == of_train && train.len() == splits.train.len() && test.len() == whole {
-            return Err(Error::new(format!("the training part and the test part are the same {whole} files")).hint(
+        if !splits.held_out && of_test == of_train && train.len() == splits.train.len() && test.len() == total {
+            return Err(Error::new(format!("the training part and the test part are the same {total} files")).hint(
                 "the test part must not repeat the training images; without a test part a tenth of them is held out",
             ));
         }
         splits.notes.push(format!(
-            "{} of {whole} test images are training images as well, such as {}: accuracies on them say little",
+            "{} of {total} test images are training images as well, such as {}: accuracies on them tell little",
             shared.len(),
             splits.test.name(first.image)
         ));
@@ -50,7 +50,7 @@ pub(super) fn check(splits: &mut Splits) -> Result<()> {
     let (copies, all) = copies([&*splits.train, &*splits.test], &train, &test, &of_train);
     if let Some(&(image, of)) = copies.first() {
         splits.notes.push(format!(
-            "{}{} of {whole} test images are copies of training images, byte by byte, such as {} of {}: accuracies on them say \
+            "{}{} of {total} test images are copies of training images, byte by byte, such as {} of {}: accuracies on them tell \
              little",
             if all { "" } else { "at least " },
             copies.len(),
@@ -104,12 +104,12 @@ fn copies(
     let (mut files, mut bytes, mut all) = (0, 0, true);
     // Of a length that all images have (bitmaps), some of both parts are examined.
     groups.retain_mut(|(length, (train, test))| {
-        let room = (READ_FILES - files).min((READ_BYTES.saturating_sub(bytes) / *length) as usize);
-        if train.len() + test.len() > room {
+        let left = (READ_FILES - files).min((READ_BYTES.saturating_sub(bytes) / *length) as usize);
+        if train.len() + test.len() > left {
             all = false;
-            let of_test = test.len().min(room / 2);
+            let of_test = test.len().min(left / 2);
             test.truncate(of_test);
-            train.truncate(room - of_test);
+            train.truncate(left - of_test);
         }
         files += train.len() + test.len();
         bytes += *length * (train.len() + test.len()) as u64;

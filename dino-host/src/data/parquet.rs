@@ -136,10 +136,7 @@ fn of_parts(
     let named = train.iter().find(|t| !t.names.is_empty());
     if let Some(table) = train.iter().find(|t| !t.passed.is_empty()) {
         let used = table.label.as_ref().map_or(table.image.clone(), |label| format!("{} and {label}", table.image));
-        notes.push(format!(
-            "pictures and labels are those of the columns {used}; not used: {}",
-            table.passed.join(", ")
-        ));
+        notes.push(format!("images and labels are those of the columns {used}; not used: {}", table.passed.join(", ")));
     }
     let part = |tables: &[Table]| tables.iter().any(|t| t.has_labels());
     // Labels that were kept back (-1 or null in every row) are no labels.
@@ -186,7 +183,7 @@ fn of_parts(
 
 fn failed(path: &Path, error: &ParquetError) -> Error {
     Error::new(format!("cannot read {}: {error}", path.display()))
-        .hint("is it a parquet file, and whole? Copy or download it again")
+        .hint("is it a parquet file, and complete? Copy or download it again")
 }
 
 fn open_table(path: &Path) -> Result<SerializedFileReader<File>> {
@@ -226,13 +223,13 @@ impl Table {
             (None, [one]) => *one,
             (None, []) => {
                 let names = (0..schema.num_columns()).map(|i| parts(i).join(".")).collect::<Vec<_>>().join(", ");
-                return Err(Error::new(format!("{} has no column of pictures, but {names}", path.display())).hint(
-                    "pictures are a struct of bytes and path, as Hugging Face keeps them, or a column of binary values",
+                return Err(Error::new(format!("{} has no column of images, but {names}", path.display())).hint(
+                    "images are a struct of bytes and path, as Hugging Face keeps them, or a column of binary values",
                 ));
             }
             (None, [a, b, ..]) => {
                 return Err(Error::new(format!(
-                    "{}: the columns {} and {} may both be the pictures",
+                    "{}: the columns {} and {} may both be the images",
                     path.display(),
                     parts(*a)[0],
                     parts(*b)[0]
@@ -266,11 +263,12 @@ impl Table {
             names: label.and_then(|i| known.into_iter().find(|(column, _)| *column == name(i))).map_or(vec![], |k| k.1),
         };
         let length = fs::metadata(path).map_err(|e| read_error(path, &e))?.len();
-        let wrong = |what: String| Error::new(format!("{} {what}", path.display())).hint("is it whole? Copy it again");
+        let wrong =
+            |what: String| Error::new(format!("{} {what}", path.display())).hint("is it complete? Copy it again");
         let mut rows = 0u64;
         for group in metadata.row_groups() {
-            let pictures = group.column(column);
-            for chunk in [Some(pictures), label.map(|i| group.column(i))].into_iter().flatten() {
+            let images = group.column(column);
+            for chunk in [Some(images), label.map(|i| group.column(i))].into_iter().flatten() {
                 if !matches!(chunk.compression(), Compression::UNCOMPRESSED | Compression::SNAPPY) {
                     return Err(Error::new(format!(
                         "{}: the column {} is compressed as {}",
@@ -281,12 +279,12 @@ impl Table {
                     .hint("plain and Snappy columns are read: pyarrow.parquet.write_table(table, path, compression='snappy')"));
                 }
             }
-            let size = u64::try_from(group.num_rows()).ok().zip(u64::try_from(pictures.uncompressed_size()).ok());
+            let size = u64::try_from(group.num_rows()).ok().zip(u64::try_from(images.uncompressed_size()).ok());
             let Some((count, bytes)) = size.filter(|size| size.1 <= UNPACKED) else {
                 return Err(Error::new(format!(
                     "{} has a group of rows of {} bytes",
                     path.display(),
-                    pictures.uncompressed_size()
+                    images.uncompressed_size()
                 ))
                 .hint(format!(
                     "groups of up to {} GiB are read: write it with a smaller row_group_size",
@@ -295,7 +293,7 @@ impl Table {
             };
             rows = rows.saturating_add(count);
             // An image takes a byte at least: nothing is allocated for rows that cannot be there.
-            if rows > length || pictures.num_values() != group.num_rows() {
+            if rows > length || images.num_values() != group.num_rows() {
                 return Err(wrong(format!("claims {rows} rows in {length} bytes")));
             }
             table.groups.push(Size { images: count as usize, bytes });
@@ -342,11 +340,11 @@ impl Table {
         numbers.iter().map(|n| n.filter(|n| *n >= 0))
     }
 
-    /// Makes them places among the classes.
+    /// Makes them indices of the classes.
     fn renumber(&mut self, classes: &Numbered) {
         if let Labels::Numbers(numbers) = &mut self.labels {
             for n in numbers.iter_mut().flatten().filter(|n| **n >= 0) {
-                *n = classes.place(*n as u64).map_or(*n, i64::from);
+                *n = classes.index(*n as u64).map_or(*n, i64::from);
             }
         }
     }
@@ -365,19 +363,19 @@ impl Table {
         let rows: usize = self.groups.iter().map(|g| g.images).sum();
         let wrong = |row: usize, what: String| {
             Error::new(format!("{} row {row} {what}", self.path.display())).hint(format!(
-                "every row of a labelled set has one of its {} classes in the column {}",
+                "every row of a labeled set has one of its {} classes in the column {}",
                 names.len(),
                 self.label.as_deref().unwrap_or("label")
             ))
         };
-        let places: HashMap<&str, usize> = names.iter().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
+        let by_name: HashMap<&str, usize> = names.iter().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
         let numbers = self.numbers().enumerate().map(|(row, n)| match n {
             Some(n) if (n as usize) < names.len().min(MAX_CLASSES) => Ok(n as u32),
             Some(n) => Err(wrong(row, format!("has label {n}"))),
             None => Err(wrong(row, "has no label".into())),
         });
         let texts = self.texts().enumerate().map(|(row, text)| match text {
-            Some(text) => match places.get(text) {
+            Some(text) => match by_name.get(text) {
                 Some(&class) => Ok(class as u32),
                 None => Err(wrong(row, format!("has the class {text}, which the training part has not"))),
             },
@@ -391,7 +389,7 @@ impl Table {
     }
 
     /// The images of a group of rows.
-    fn pictures(&self, group: usize) -> Result<Vec<Option<ByteArray>>> {
+    fn images(&self, group: usize) -> Result<Vec<Option<ByteArray>>> {
         guarded(&self.path, || {
             let reader = open_table(&self.path)?;
             let rows = self.groups[group].images;
@@ -489,18 +487,18 @@ impl Dataset for Tables {
         let at = self.starts.partition_point(|&start| start <= i) - 1;
         let (table, group) = self.groups[at];
         let table = &self.tables[table];
-        let content = self.kept.get(at, table.groups[group], || table.pictures(group));
-        let pictures = content.get().expect("it was just made").as_ref().map_err(Clone::clone)?;
+        let content = self.kept.get(at, table.groups[group], || table.images(group));
+        let images = content.get().expect("it was just made").as_ref().map_err(Clone::clone)?;
         let path = table.path.join(format!("{:06}", i - self.firsts[self.groups[at].0]));
-        let Some(picture) = &pictures[i - self.starts[at]] else {
+        let Some(image) = &images[i - self.starts[at]] else {
             return Err(Error::new(format!("{} has no bytes", path.display()))
-                .hint("a table that only names its pictures is not read: embed them, as push_to_hub does"));
+                .hint("a table that only names its images is not read: embed them, as push_to_hub does"));
         };
-        if picture.len() as u64 > MAX_BYTES {
-            return Err(Error::new(format!("{} has {} bytes", path.display(), picture.len()))
+        if image.len() as u64 > MAX_BYTES {
+            return Err(Error::new(format!("{} has {} bytes", path.display(), image.len()))
                 .hint(format!("files of up to {MAX_BYTES} bytes are read")));
         }
-        decode_bytes(&path, picture.data(), self.how)
+        decode_bytes(&path, image.data(), self.how)
     }
     fn label(&self, i: usize) -> Option<u32> {
         self.labels.as_ref().map(|labels| labels[i])

@@ -10,7 +10,7 @@ pub(super) enum Part {
     /// To evaluate on. Of several the one of the lowest rank is taken: validation parts come before test parts, whose labels are
     /// often kept back.
     Test {
-        /// Place in the list of names.
+        /// Index in the list of names.
         rank: usize,
     },
 }
@@ -100,15 +100,15 @@ fn read(name: &str, plain: &[&str]) -> Option<(Part, String)> {
     if let Some(found) = part(&name) {
         return Some((found, "*".into()));
     }
-    let says_nothing = |word: &str| {
+    let has_no_meaning = |word: &str| {
         let year = word.len() == 4 && (word.starts_with("19") || word.starts_with("20"));
         plain.contains(&word) || year && word.bytes().all(|b| b.is_ascii_digit())
     };
-    let mut rest = words(&name).filter(|word| !says_nothing(word));
+    let mut rest = words(&name).filter(|word| !has_no_meaning(word));
     let (word, None) = (rest.next()?, rest.next()) else { return None };
     // Words may be written as one: `trainset`, `testimages`.
-    let whole = part(word).map(|found| (found, word));
-    let (found, word) = whole.or_else(|| {
+    let exact = part(word).map(|found| (found, word));
+    let (found, word) = exact.or_else(|| {
         let shorter = plain.iter().filter_map(|end| word.strip_suffix(end));
         shorter.filter_map(|word| Some((part(word)?, word))).next()
     })?;

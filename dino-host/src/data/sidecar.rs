@@ -27,7 +27,7 @@ pub(super) fn labels(
     let full = fs::canonicalize(folder).ok()?;
     let part = full.file_name().and_then(|name| name.to_str()).and_then(parts::of);
     let images = Images::new(names, part);
-    let (mut taken, mut said) = (None, Vec::new());
+    let (mut taken, mut notes_of_lists) = (None, Vec::new());
     for list in lists(folder, &full, part) {
         match one(&list, &images, known) {
             Ok(Some((labels, note))) => match &taken {
@@ -41,11 +41,11 @@ pub(super) fn labels(
                 Some(_) => (),
             },
             Ok(None) => (),
-            Err(why) => said.push(format!("{} is not used for labels: {why}", list.display())),
+            Err(why) => notes_of_lists.push(format!("{} is not used for labels: {why}", list.display())),
         }
     }
     if taken.is_none() {
-        notes.append(&mut said);
+        notes.append(&mut notes_of_lists);
     }
     taken
 }
@@ -141,7 +141,7 @@ fn label_column(
 ) -> Result<usize, String> {
     if let Some(known) = known {
         let width = table.rows.first().map_or(0, |row| row.cells.len());
-        let fits = |c: &usize| *c != path && table.column(*c).all(|cell| known.place(table.label(*c, cell)).is_some());
+        let fits = |c: &usize| *c != path && table.column(*c).all(|cell| known.index(table.label(*c, cell)).is_some());
         let fitting: Vec<usize> = (0..width).filter(fits).collect();
         if let [one] = fitting.as_slice() {
             return Ok(*one);
@@ -150,9 +150,9 @@ fn label_column(
     table.columns(found)?.label.ok_or_else(|| "it has no column of labels".into())
 }
 
-/// Numbers where the classes have names: places among the sorted names, from 0, as Caffe's lists of ImageNet have them.
+/// Numbers where the classes have names: indices of the sorted names, from 0, as Caffe's lists of ImageNet have them.
 fn by_place(labels: Vec<String>, known: Option<&Classes>) -> (Vec<String>, String) {
-    let Some(known) = known.filter(|known| labels.iter().all(|label| known.place(label).is_none())) else {
+    let Some(known) = known.filter(|known| labels.iter().all(|label| known.index(label).is_none())) else {
         return (labels, String::new());
     };
     let names: Option<Vec<String>> =
@@ -160,7 +160,7 @@ fn by_place(labels: Vec<String>, known: Option<&Classes>) -> (Vec<String>, Strin
     match names {
         None => (labels, String::new()),
         Some(names) => {
-            (names, format!(": its numbers are taken for places among the {} classes, from 0", known.names.len()))
+            (names, format!(": its numbers are taken for indices of the {} classes, from 0", known.names.len()))
         }
     }
 }

@@ -88,7 +88,7 @@ fn plain(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-fn picture(cell: &str) -> bool {
+fn names_image(cell: &str) -> bool {
     is_image_file(Path::new(cell))
 }
 
@@ -111,8 +111,8 @@ pub(super) fn parse(path: &Path, text: &str, there: &dyn Fn(&str) -> bool) -> Re
     let mut table = Table { header: Vec::new(), rows };
     if let [first, rest @ ..] = table.rows.as_slice() {
         let known = |cell: &String| PATHS.contains(&plain(cell).as_str()) || LABELS.contains(&plain(cell).as_str());
-        let pictures = |row: &Row| row.cells.iter().any(|cell| picture(cell));
-        let names = !pictures(first) && (first.cells.iter().any(known) || rest.first().is_some_and(pictures));
+        let with_image = |row: &Row| row.cells.iter().any(|cell| names_image(cell));
+        let names = !with_image(first) && (first.cells.iter().any(known) || rest.first().is_some_and(with_image));
         if names {
             table.header = table.rows.remove(0).cells;
         }
@@ -140,7 +140,7 @@ fn delimiter(lines: &[&str]) -> Option<u8> {
     let known = ['\t', ',', ';', '|'];
     let first = |d: &&char| lines.first().is_some_and(|line| cells(line, **d).len() > 1);
     let even = |d: char| lines.iter().map(|line| cells(line, d).len()).collect::<HashSet<_>>().len() == 1;
-    let names = |d: char| lines.iter().any(|line| cells(line, d).iter().any(|cell| picture(cell)));
+    let names = |d: char| lines.iter().any(|line| cells(line, d).iter().any(|cell| names_image(cell)));
     // Among equals the first; `max_by_key` gives the last.
     let best = known.iter().filter(first).rev().max_by_key(|d| (names(**d), even(**d)));
     best.map(|d| *d as u8)
@@ -173,8 +173,10 @@ fn spaced(line: &str) -> Vec<String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let unquoted = |text: &str| text.trim().trim_matches('"').to_string();
     match line.rsplit_once(char::is_whitespace) {
-        _ if picture(line) && words.iter().filter(|word| picture(word)).count() == 1 => vec![unquoted(line)],
-        Some((path, label)) if words.len() > 2 && !picture(words[0]) && picture(path.trim().trim_matches('"')) => {
+        _ if names_image(line) && words.iter().filter(|word| names_image(word)).count() == 1 => vec![unquoted(line)],
+        Some((path, label))
+            if words.len() > 2 && !names_image(words[0]) && names_image(path.trim().trim_matches('"')) =>
+        {
             vec![unquoted(path), unquoted(label)]
         }
         _ => words.into_iter().map(unquoted).collect(),
@@ -184,7 +186,7 @@ fn spaced(line: &str) -> Vec<String> {
 /// Lines of JSON objects, as `metadata.jsonl` has them: keys are columns.
 fn objects(path: &Path, text: &str) -> Result<Table> {
     let mut header: Vec<String> = Vec::new();
-    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut columns: HashMap<String, usize> = HashMap::new();
     let mut rows = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).map_err(|e| {
@@ -193,12 +195,12 @@ fn objects(path: &Path, text: &str) -> Result<Table> {
         })?;
         let mut cells = vec![String::new(); header.len()];
         for (key, value) in object {
-            let place = *places.entry(key.clone()).or_insert_with(|| {
+            let column = *columns.entry(key.clone()).or_insert_with(|| {
                 header.push(key);
                 header.len() - 1
             });
             cells.resize(header.len(), String::new());
-            cells[place] = match value {
+            cells[column] = match value {
                 serde_json::Value::String(text) => text,
                 serde_json::Value::Null | serde_json::Value::Array(_) | serde_json::Value::Object(_) => String::new(),
                 other => other.to_string(),
@@ -232,14 +234,13 @@ impl Table {
     pub fn columns(&self, found: &dyn Fn(&str) -> bool) -> std::result::Result<Columns, String> {
         let width = self.rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
         let names: Vec<String> = (0..width).map(|c| self.header.get(c).map_or(String::new(), |n| plain(n))).collect();
-        let place = |known: &[&str], c: usize| known.iter().position(|name| *name == names[c]);
-        let path = self.path_column(width, &|c| place(&PATHS, c), found)?;
+        let rank = |known: &[&str], c: usize| known.iter().position(|name| *name == names[c]);
+        let path = self.path_column(width, &|c| rank(&PATHS, c), found)?;
         let part = (0..width)
-            .find(|&c| c != path && place(&PARTS, c).is_some() && self.column(c).all(|cell| parts::of(cell).is_some()));
+            .find(|&c| c != path && rank(&PARTS, c).is_some() && self.column(c).all(|cell| parts::of(cell).is_some()));
         let rest: Vec<usize> = (0..width).filter(|&c| c != path && Some(c) != part && !self.counts(c)).collect();
-        let known: Vec<usize> = rest.iter().copied().filter(|&c| place(&LABELS, c).is_some()).collect();
-        let other =
-            |c: &usize| place(&PATHS, *c).is_none() && place(&PARTS, *c).is_none() && place(&PROSE, *c).is_none();
+        let known: Vec<usize> = rest.iter().copied().filter(|&c| rank(&LABELS, c).is_some()).collect();
+        let other = |c: &usize| rank(&PATHS, *c).is_none() && rank(&PARTS, *c).is_none() && rank(&PROSE, *c).is_none();
         let by_name = !known.is_empty();
         let candidates = match known.is_empty() {
             true => rest.into_iter().filter(other).filter(|&c| self.column(c).any(|cell| !cell.is_empty())).collect(),
@@ -267,10 +268,10 @@ impl Table {
         known: &dyn Fn(usize) -> Option<usize>,
         found: &dyn Fn(&str) -> bool,
     ) -> std::result::Result<usize, String> {
-        let named = |c: usize| self.column(c).all(picture);
+        let named = |c: usize| self.column(c).all(names_image);
         let leads = |c: usize| self.column(c).take(10).any(|cell| !cell.is_empty() && found(cell));
         // Columns of images' names, then such in which an image's name is missing here and there, then those that lead to files.
-        let some = |c: usize| self.column(c).any(picture);
+        let some = |c: usize| self.column(c).any(names_image);
         let tests: [&dyn Fn(usize) -> bool; 3] = [&named, &some, &leads];
         for test in tests {
             let candidates: Vec<usize> = (0..width).filter(|&c| test(c)).collect();
@@ -287,11 +288,11 @@ impl Table {
         }
         match (0..width).filter(|&c| known(c).is_some()).min_by_key(|&c| known(c)) {
             Some(c) => Err(format!(
-                "the column {} leads to no picture: {} is not there, with no ending of a picture",
+                "the column {} leads to no image: {} is not there, and does not have the ending of one either",
                 self.called(c),
                 self.column(c).next().unwrap_or_default()
             )),
-            None => Err("no column holds names of pictures".into()),
+            None => Err("no column holds names of images".into()),
         }
     }
 

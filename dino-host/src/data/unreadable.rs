@@ -174,19 +174,19 @@ mod tests {
     }
 
     #[test]
-    fn images_are_counted_and_causes_are_said() {
+    fn images_are_counted_and_causes_are_reported() {
         let (train, test, unreadable) = (Gone("a.tar is gone"), Gone("b.tar is gone"), Unreadable::default());
         found(&unreadable, &train, &[2, 0, 0]);
         found(&unreadable, &test, &[0]);
         let first = unreadable.take(Some(&test));
         let named: Vec<_> = first.iter().map(|f| (f.image.as_str(), f.of_test, f.count)).collect();
         assert_eq!(named, [("0.png", false, 1), ("0.png", true, 2), ("2.png", false, 3)]);
-        let said = lines(&first);
-        assert!(said.len() == 2 && said[0].contains("a.tar is gone; left out, 3 images"), "{said:?}");
+        let text = lines(&first);
+        assert!(text.len() == 2 && text[0].contains("a.tar is gone; left out, 3 images"), "{text:?}");
         found(&unreadable, &train, &[0, 1, 2]);
         let more = unreadable.take(Some(&test));
         assert_eq!((more.len(), more[0].count), (1, 4));
-        assert!(lines(&more).is_empty(), "the cause has been said");
+        assert!(lines(&more).is_empty(), "the cause has been reported");
     }
 
     /// The set has been moved, so that its messages are others.

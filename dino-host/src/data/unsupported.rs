@@ -62,7 +62,7 @@ impl Unsupported {
         let (n, first) = &self.disguised;
         if *n > 0 {
             notes.push(format!(
-                "not read, for the names do not end as pictures' do, though the files begin so: {}, such as {}; rename them",
+                "not read, as the names do not have the ending of an image, though the files begin as images do: {}, such as {}; rename them",
                 counted(*n, "file"),
                 first.display()
             ));

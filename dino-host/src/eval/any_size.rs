@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn bilinear_by_hand() {
-        // Twice the size: places -1/4 (held to 0), 1/4, 3/4, 5/4.
+        // Twice the size: positions -1/4 (held to 0), 1/4, 3/4, 5/4.
         let up = bilinear(&[0.0, 4.0], [1, 2], [2, 4], [0.5, 0.5]);
         assert_eq!(up, [0.0, 1.0, 3.0, 4.0, 0.0, 1.0, 3.0, 4.0]);
         // Half the size: the mean of two.

@@ -165,7 +165,7 @@ fn rotated(image: &Image, angle: f64) -> Image {
 mod tests {
     use super::*;
 
-    fn picture(w: usize, h: usize, channels: usize) -> Image {
+    fn gradient(w: usize, h: usize, channels: usize) -> Image {
         let pixel = |i: usize| ((i / channels % w * 5 + i / channels / w * 3 + i % channels * 40) % 256) as u8;
         Image { width: w, height: h, channels, pixels: (0..w * h * channels).map(pixel).collect() }
     }
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn every_attack_changes_the_image_and_is_the_same_twice() {
         for channels in [1, 3] {
-            let image = picture(50, 40, channels);
+            let image = gradient(50, 40, channels);
             for attack in Attack::ALL {
                 let copy = attack.make(&image, 3).unwrap();
                 assert_eq!(copy.pixels.len(), copy.width * copy.height * channels);
@@ -183,13 +183,13 @@ mod tests {
             assert_ne!(Attack::Turn.make(&image, 3).unwrap(), Attack::Turn.make(&image, 4).unwrap());
         }
         // The least of images.
-        Attack::ALL.iter().for_each(|a| drop(a.make(&picture(1, 1, 3), 0).unwrap()));
-        assert!(Attack::Quality(50).make(&picture(8, 8, 5), 0).unwrap_err().to_string().contains("5 channels"));
+        Attack::ALL.iter().for_each(|a| drop(a.make(&gradient(1, 1, 3), 0).unwrap()));
+        assert!(Attack::Quality(50).make(&gradient(8, 8, 5), 0).unwrap_err().to_string().contains("5 channels"));
     }
 
     #[test]
-    fn a_crop_keeps_its_share_and_a_turn_its_centre() {
-        let image = picture(101, 81, 3);
+    fn a_crop_keeps_its_share_and_a_rotation_its_center() {
+        let image = gradient(101, 81, 3);
         let crop = Attack::Crop(80).make(&image, 0).unwrap();
         let share = (crop.width * crop.height) as f64 / (101.0 * 81.0);
         assert!((share - 0.2).abs() < 0.01, "{share}");

@@ -80,7 +80,7 @@ pub fn evaluate<D: Device>(
 ) -> Result<Jaccard> {
     check_keep(keep)?;
     if set.is_empty() {
-        return Err(Error::new("there are no images to judge the attention by"));
+        return Err(Error::new("there are no images to evaluate the attention on"));
     }
     let side = config.global_size;
     exact_mask(set, 0)?;

@@ -24,7 +24,7 @@ pub struct Augmented<'s> {
 }
 
 impl Augmented<'_> {
-    fn whole(&self, i: usize) -> usize {
+    fn index(&self, i: usize) -> usize {
         self.images[i] as usize
     }
 }
@@ -34,19 +34,19 @@ impl Dataset for Augmented<'_> {
         self.images.len()
     }
     fn image(&self, i: usize) -> Result<Image> {
-        let image = self.set.image(self.whole(i))?;
+        let image = self.set.image(self.index(i))?;
         let Some(epoch) = self.epoch else { return Ok(image) };
         let mut rng = Rng::new(self.seed, epoch, self.images[i], VIEW, Kind::Augment, 0);
         Ok(random_resized_crop(&image, self.side, &mut rng))
     }
     fn label(&self, i: usize) -> Option<u32> {
-        self.set.label(self.whole(i))
+        self.set.label(self.index(i))
     }
     fn classes(&self) -> &[String] {
         self.set.classes()
     }
     fn name(&self, i: usize) -> String {
-        self.set.name(self.whole(i))
+        self.set.name(self.index(i))
     }
     fn fingerprint(&self) -> String {
         format!("{} seed {} epoch {:?}", self.set.fingerprint(), self.seed, self.epoch)

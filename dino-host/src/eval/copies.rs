@@ -86,43 +86,43 @@ pub fn describe<D: Device>(
     Ok(Features { rows, images })
 }
 
-/// Whitening learnt from descriptors: x becomes L^(-1/2) Vᵀ (x - mean) with V L Vᵀ their covariance.
+/// Whitening learned from descriptors: x becomes L^(-1/2) Vᵀ (x - mean) with V L Vᵀ their covariance.
 pub struct Whitening {
     mean: Array1<f64>,
     /// L^(-1/2) Vᵀ
-    turn: Array2<f64>,
+    rotation: Array2<f64>,
 }
 
 impl Whitening {
-    /// `uncentred`: the published covariance, of descriptors from which no mean was subtracted, though it is from those that are
+    /// `uncentered`: the published covariance, of descriptors from which no mean was subtracted, though it is from those that are
     /// whitened.
     ///
     /// # Errors
     /// There are fewer than two descriptors, or all are the same.
-    pub fn learn(from: &Array2<f32>, uncentred: bool) -> Result<Whitening> {
+    pub fn learn(from: &Array2<f32>, uncentered: bool) -> Result<Whitening> {
         let n = from.nrows();
         let few = || {
-            Error::new(format!("whitening cannot be learnt from {n} images that are alike or too few"))
+            Error::new(format!("whitening cannot be learned from {n} images that are the same or too few"))
                 .hint("--whiten names a folder of at least two different images; thousands are usual")
         };
         let x = from.mapv(|v| v as f64);
         let mean = x.mean_axis(Axis(0)).filter(|_| n > 1).ok_or_else(few)?;
-        let x = if uncentred { x } else { x - &mean };
+        let x = if uncentered { x } else { x - &mean };
         let (values, vectors) = eigen::symmetric(x.t().dot(&x) / n as f64);
         let most = values[0];
         if most.is_nan() || most <= 0.0 {
             return Err(few());
         }
-        let mut turn = vectors.reversed_axes();
-        for (mut row, &value) in turn.axis_iter_mut(Axis(0)).zip(&values) {
+        let mut rotation = vectors.reversed_axes();
+        for (mut row, &value) in rotation.axis_iter_mut(Axis(0)).zip(&values) {
             row /= value.max(most * FLOOR).sqrt();
         }
-        Ok(Whitening { mean, turn })
+        Ok(Whitening { mean, rotation })
     }
 
     /// Rows whitened.
     pub fn apply(&self, rows: &Array2<f32>) -> Array2<f32> {
-        (rows.mapv(|v| v as f64) - &self.mean).dot(&self.turn.t()).mapv(|v| v as f32)
+        (rows.mapv(|v| v as f64) - &self.mean).dot(&self.rotation.t()).mapv(|v| v as f32)
     }
 }
 
@@ -142,11 +142,11 @@ pub struct Block {
 /// A folder cannot be listed, there are no originals or no copies, or a copy's name matches no original.
 pub fn layout(root: &Path, how: Decode) -> Result<(Files, Vec<Block>)> {
     const LAYOUT: &str = "originals in original/, copies in folders beside it such as jpegqual/20/ or strong/, with the original's \
-                          name, or with its first four characters; --attack makes copies of any pictures";
+                          name, or with its first four characters; --attack makes copies of any images";
     let unreadable = |p: &Path, e: std::io::Error| Error::new(format!("cannot list {}: {e}", p.display())).hint(LAYOUT);
-    let originals = pictures(&root.join("original")).map_err(|e| unreadable(&root.join("original"), e))?;
+    let originals = only_images(&root.join("original")).map_err(|e| unreadable(&root.join("original"), e))?;
     if originals.is_empty() {
-        return Err(Error::new(format!("no picture in {}", root.join("original").display())).hint(LAYOUT));
+        return Err(Error::new(format!("no image in {}", root.join("original").display())).hint(LAYOUT));
     }
     let mut blocks = Vec::new();
     let mut waiting = vec![root.to_owned()];
@@ -158,7 +158,7 @@ pub fn layout(root: &Path, how: Decode) -> Result<(Files, Vec<Block>)> {
         if folder == root {
             continue;
         }
-        let paths = pictures(&folder).map_err(|e| unreadable(&folder, e))?;
+        let paths = only_images(&folder).map_err(|e| unreadable(&folder, e))?;
         if paths.is_empty() {
             continue;
         }
@@ -184,7 +184,7 @@ fn stem(path: &Path) -> String {
 }
 
 /// Images of a folder, by name.
-fn pictures(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+fn only_images(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>()?;
     let mut all: Vec<PathBuf> = entries.into_iter().filter(|p| p.is_file() && is_image_file(p)).collect();
     all.retain(|p| !stem(p).starts_with('.'));

@@ -38,7 +38,7 @@ pub struct About {
     pub classes: Vec<String>,
 }
 
-/// Under which names weights are searched for, behind whatever words: ours and the published ones first, then what others' classifiers
+/// The names under which weights are searched for, behind any prefix: ours and the published ones first, then what others' classifiers
 /// are called.
 const NAMES: [&str; 4] = ["linear", "fc", "head", "classifier"];
 /// Dictionaries around a layer that has no name of its own.

@@ -206,7 +206,7 @@ pub fn evaluate(
         )));
     }
     if let Some(row) = bank.rows().into_iter().chain(queries.rows()).position(|r| r.iter().any(|x| !x.is_finite())) {
-        return Err(Error::new(format!("the features in row {row} are not finite")).hint("are the weights sound?"));
+        return Err(Error::new(format!("the features in row {row} are not finite")).hint("are the weights valid?"));
     }
     let most = ks.iter().copied().max().unwrap_or(0);
     let found = neighbors(normalize(bank).view(), normalize(queries).view(), most);
@@ -216,12 +216,12 @@ pub fn evaluate(
 /// The same of neighbors that have been found: at least as many as the largest k, or all there are.
 pub fn scores(found: &Neighbors, bank_labels: &[u32], labels: &[u32], ks: &[usize], temperature: f64) -> Vec<Score> {
     let score = |&k: &usize| {
-        let place = |(q, label): (usize, &u32)| {
+        let rank = |(q, label): (usize, &u32)| {
             let answers = found.answers(q, bank_labels, k, temperature);
             answers.iter().position(|answer| answer.0 == *label)
         };
-        let places: Vec<Option<usize>> = labels.par_iter().enumerate().map(place).collect();
-        let within = |n: usize| places.iter().flatten().filter(|place| **place < n).count();
+        let ranks: Vec<Option<usize>> = labels.par_iter().enumerate().map(rank).collect();
+        let within = |n: usize| ranks.iter().flatten().filter(|rank| **rank < n).count();
         let percent = |n: usize| 100.0 * n as f64 / labels.len().max(1) as f64;
         Score { k, top1: percent(within(1)), top5: percent(within(5)) }
     };
@@ -311,7 +311,7 @@ mod tests {
     fn classes_without_a_vote_are_no_answers() {
         let found = neighbors(circle(&[0.0, 5.0, 50.0]).view(), circle(&[1.0]).view(), 3);
         let top5 = |label: u32, k| scores(&found, &[6, 5, 9], &[label], &[k], 0.07)[0].top5;
-        // The two nearest are of the classes 6 and 5; of ten classes the third to fifth place stay empty.
+        // The two nearest are of the classes 6 and 5; of ten classes ranks three to five stay empty.
         assert_eq!([5, 6, 0, 9].map(|label| top5(label, 2)), [100.0, 100.0, 0.0, 0.0]);
         assert_eq!((top5(9, 3), top5(6, 1), top5(5, 1)), (100.0, 100.0, 0.0));
         // Six classes with a vote: the last one is no longer among five.
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_never_its_own_neighbour() {
+    fn a_row_is_never_its_own_neighbor() {
         let found = leave_one_out(circle(&[0.0, 1.0, 40.0, 42.5]).view(), 2);
         assert_eq!(found.indices, [1, 2, 0, 2, 3, 1, 2, 1]);
         // Five equal rows: each has the first others, although rows 3 and 4 are not among their own nearest three.

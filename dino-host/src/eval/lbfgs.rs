@@ -36,7 +36,7 @@ pub fn minimize(mut x: Vec<f64>, stop: f64, most: usize, mut f: impl FnMut(&[f64
     while iterations < most && largest(&g) > stop {
         let mut d = direction(&g, &pairs);
         let mut slope = dot(&d, &g);
-        // Not downhill: rounding has spoilt the memory.
+        // Not downhill: rounding has spoiled the memory.
         if slope.is_nan() || slope >= 0.0 {
             pairs.clear();
             d = g.iter().map(|g| -g).collect();
@@ -83,7 +83,7 @@ pub fn minimize(mut x: Vec<f64>, stop: f64, most: usize, mut f: impl FnMut(&[f64
     Optimum { gradient: largest(&g), x, value, iterations }
 }
 
-/// A step, the change of the gradient along it, and 1 / (their product).
+/// A step, the change of the gradient along it, and 1 / (their dot product).
 struct Pair {
     s: Vec<f64>,
     y: Vec<f64>,

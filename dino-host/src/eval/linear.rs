@@ -60,8 +60,8 @@ impl Recipe {
 
     /// What a rate is multiplied by in an epoch: batch / 256, cosine to 0, one value an epoch as published.
     pub fn factor(&self, epoch: usize) -> f64 {
-        let turn = std::f64::consts::PI * epoch as f64 / self.epochs as f64;
-        self.batch as f64 / 256.0 * (1.0 + libm::cos(turn)) / 2.0
+        let angle = std::f64::consts::PI * epoch as f64 / self.epochs as f64;
+        self.batch as f64 / 256.0 * (1.0 + libm::cos(angle)) / 2.0
     }
 }
 

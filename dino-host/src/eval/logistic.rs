@@ -1,4 +1,4 @@
-//! Low-shot: multinomial logistic regression on the frozen features of a few labelled images.
+//! Low-shot: multinomial logistic regression on the frozen features of a few labeled images.
 //!
 //! Minimized over the weights W (classes, width) and biases b:
 //!
@@ -42,7 +42,7 @@ pub enum Scale {
     None,
 }
 
-/// How many labelled images there are.
+/// How many labeled images there are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Few {
@@ -124,12 +124,12 @@ pub fn fit(x: ArrayView2<f32>, labels: &[u32], classes: usize, l2: f64, recipe: 
     let (mut losses, mut dw) = (vec![0.0f32; n], vec![0.0f32; size + classes]);
     // Many small problems are solved side by side, each on one thread; a large one on all. The bits are the same.
     let large = n * size > LARGE;
-    let product = if large { gemm::matmul } else { gemm::sgemm };
+    let matmul = if large { gemm::matmul } else { gemm::sgemm };
     let block = if large { n.div_ceil(rayon::current_num_threads()) } else { n }.max(1);
     let f = |at: &[f64], g: &mut [f64]| {
         weights.iter_mut().zip(at).for_each(|(w, &x)| *w = x as f32);
         let (w, b) = weights.split_at(size);
-        product(&mut dy, classes, View::rows(x, width), View::transposed(w, width), [n, width, classes], 0.0);
+        matmul(&mut dy, classes, View::rows(x, width), View::transposed(w, width), [n, width, classes], 0.0);
         let to_probabilities = |y: &mut [f32], lse: &mut [f32], labels: &[u32]| {
             rows::add_bias(y, b);
             let own: Vec<f32> = y.chunks(classes).zip(labels).map(|(y, &l)| y[l as usize]).collect();
@@ -146,7 +146,7 @@ pub fn fit(x: ArrayView2<f32>, labels: &[u32], classes: usize, l2: f64, recipe: 
         }
         let loss: f64 = losses.iter().map(|&l| l as f64).sum();
         let (to_w, to_b) = dw.split_at_mut(size);
-        product(to_w, width, View::transposed(&dy, classes), View::rows(x, width), [classes, n, width], 0.0);
+        matmul(to_w, width, View::transposed(&dy, classes), View::rows(x, width), [classes, n, width], 0.0);
         to_b.fill(0.0);
         rows::column_sums(to_b, &dy, classes);
         let part = 1.0 / n as f64;

@@ -40,7 +40,7 @@ pub fn pairs(images: &Path, masks: &Path) -> Result<Vec<Pair>> {
         let stem = path.strip_prefix(masks).unwrap_or(&path).with_extension("");
         let image = by_stem.get(&stem).ok_or_else(|| {
             Error::new(format!("there is no image for the mask {}", path.display()))
-                .hint(format!("it would be {} with the ending of a picture", images.join(&stem).display()))
+                .hint(format!("it would be {} with the ending of an image", images.join(&stem).display()))
         })?;
         found.push((image.clone(), path));
     }
@@ -100,7 +100,7 @@ pub fn evaluate<D: Device>(
                 found.width,
                 found.height
             ))
-            .hint("a mask has the size of its image; --ignore-exif leaves images as they lie in their files"));
+            .hint("a mask has the size of its image; --ignore-exif leaves images as they are stored in their files"));
         }
         tick();
         let (full, window) = fit(&image.display().to_string(), [found.height, found.width], size, config.patch_size)?;
@@ -145,8 +145,8 @@ fn cut(mask: &Mask, (height, width): (usize, usize), window: Region) -> Vec<bool
 
 fn pixels(image: &Image, full: (usize, usize), window: Region, config: &Config) -> Vec<f32> {
     let mut bytes = Vec::new();
-    let whole = Region::whole(image.height, image.width);
-    Resizer::default().run(&mut bytes, image, whole, full, window, Filter::Bicubic);
+    let all = Region::full(image.height, image.width);
+    Resizer::default().run(&mut bytes, image, all, full, window, Filter::Bicubic);
     normalized(&bytes, config)
 }
 

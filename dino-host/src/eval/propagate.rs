@@ -150,13 +150,13 @@ struct Best {
     /// Nothing below it is of interest any more.
     least: f32,
     /// How many are gathered before the list is cut.
-    room: usize,
+    limit: usize,
     found: Vec<(f32, u32, u32)>,
 }
 
 impl Best {
     fn new(top: usize) -> Best {
-        Best { top, least: f32::NEG_INFINITY, room: 4 * top + 32, found: Vec::new() }
+        Best { top, least: f32::NEG_INFINITY, limit: 4 * top + 32, found: Vec::new() }
     }
 
     fn push(&mut self, likeness: f32, frame: usize, patch: usize) {
@@ -172,9 +172,9 @@ impl Best {
     }
 
     fn trim(&mut self) {
-        if self.found.len() > self.room {
+        if self.found.len() > self.limit {
             self.cut();
-            self.room = self.room.max(2 * self.found.len());
+            self.limit = self.limit.max(2 * self.found.len());
         }
     }
 

@@ -15,7 +15,7 @@ pub fn average_precision(ranks: &[usize], positives: usize) -> f64 {
     if positives == 0 { 0.0 } else { ranks.iter().enumerate().map(of).sum::<f64>() / (2.0 * positives as f64) }
 }
 
-/// Precision among the first k. As published, k is cut to the place (from 1) of the last positive, so that a query with few of them
+/// Precision among the first k. As published, k is cut to the rank (from 1) of the last positive, so that a query with few of them
 /// can reach 1. `ranks` as in [`average_precision`].
 pub fn precision_at(ranks: &[usize], k: usize) -> f64 {
     let Some(last) = ranks.last() else { return 0.0 };
@@ -99,13 +99,13 @@ mod tests {
     #[test]
     fn precision_by_hand() {
         assert_eq!(average_precision(&[0, 1, 2], 3), 1.0);
-        // One positive at the second place: (0 + 1/2) / 2.
+        // One positive at rank two: (0 + 1/2) / 2.
         assert_eq!(average_precision(&[1], 1), 0.25);
         // Found one of two.
         assert_eq!(average_precision(&[0], 2), 0.5);
         assert_eq!((average_precision(&[], 2), average_precision(&[], 0)), (0.0, 0.0));
         assert_eq!((precision_at(&[0, 2, 9], 1), precision_at(&[0, 2, 9], 5)), (1.0, 0.4));
-        // Two positives, both found: ten places hold no more.
+        // Two positives, both found: ten ranks hold no more.
         assert_eq!(precision_at(&[0, 1], 10), 1.0);
         assert_eq!(precision_at(&[], 5), 0.0);
     }

@@ -111,7 +111,7 @@ pub fn rankings(bank: Array2<f32>, queries: Array2<f32>, mut take: impl FnMut(us
             .hint("retrieval needs images on both sides; --leave-one-out takes one set for both"));
     }
     if bank.iter().chain(&queries).any(|x| !x.is_finite()) {
-        return Err(Error::new("the features of an image are not finite").hint("are the weights sound?"));
+        return Err(Error::new("the features of an image are not finite").hint("are the weights valid?"));
     }
     let (bank, queries) = (normalize(bank), normalize(queries));
     for first in (0..queries.nrows()).step_by(BLOCK) {
@@ -216,8 +216,8 @@ impl GroundTruth {
 /// There is no such file.
 pub fn file(root: &Path, name: &str) -> Result<PathBuf> {
     let ends = ["", ".jpg", ".jpeg", ".png"];
-    let places = [root.join("jpg"), root.to_owned()];
-    let mut all = places.iter().flat_map(|p| ends.iter().map(move |end| p.join(format!("{name}{end}"))));
+    let folders = [root.join("jpg"), root.to_owned()];
+    let mut all = folders.iter().flat_map(|p| ends.iter().map(move |end| p.join(format!("{name}{end}"))));
     all.find(|p| p.is_file()).ok_or_else(|| {
         Error::new(format!("there is no image {name} in {}", root.display()))
             .hint("it is looked for as NAME, NAME.jpg, NAME.jpeg and NAME.png, there and in jpg/")

@@ -138,12 +138,12 @@ pub fn best(scores: &[f32]) -> u32 {
 pub fn check(rows: ArrayView2<f32>, what: &str) -> Result<()> {
     if rows.nrows() == 0 {
         return Err(Error::new(format!("there are no {what} images"))
-            .hint("one image alone has nothing to be judged by; more images, or a set with train and test parts"));
+            .hint("a single image cannot be evaluated; pass more images, or a set with train and test parts"));
     }
     match rows.rows().into_iter().position(|row| row.iter().any(|x| !x.is_finite())) {
         None => Ok(()),
         Some(row) => Err(Error::new(format!("the features of {what} image {row} are not finite"))
-            .hint("are the weights sound? --which random shows whether it is they")),
+            .hint("are the weights valid? --which random shows whether they are the cause")),
     }
 }
 

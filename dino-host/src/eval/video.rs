@@ -178,7 +178,8 @@ impl Scorer {
     pub fn new(sequence: &Sequence) -> Result<Scorer> {
         let read = |path: &Path| Mask::read(path);
         let path = sequence.masks[0].as_deref().ok_or_else(|| {
-            Error::new(format!("{} has no mask of its first frame", sequence.name)).hint("it says what to follow")
+            Error::new(format!("{} has no mask of its first frame", sequence.name))
+                .hint("it states which objects to follow")
         })?;
         let raw = read(path)?;
         let white = raw.white();

@@ -33,7 +33,7 @@ pub(crate) fn converted(path: &Path, mut image: Image, alpha: bool, channels: us
                 "{} has {found} channels, {channels} are asked for (--channels {channels})",
                 path.display()
             ))
-            .hint(format!("--channels {found} takes it as it is; only grey and RGB become one another")));
+            .hint(format!("--channels {found} takes it as it is; only gray and RGB are converted to each other")));
         }
     };
     image.channels = channels;

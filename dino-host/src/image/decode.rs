@@ -35,9 +35,7 @@ pub fn decode(path: &Path, how: Decode) -> Result<Image> {
     let kind = fs::metadata(path).map_err(|e| read_error(path, &e))?;
     if !kind.is_file() {
         // A pipe would be waited for, a device read for ever.
-        return Err(
-            Error::new(format!("{} is no file", path.display())).hint("remove it, or put a picture in its place")
-        );
+        return Err(Error::new(format!("{} is no file", path.display())).hint("remove it, or replace it by an image"));
     }
     if kind.len() > MAX_BYTES {
         return Err(Error::new(format!("{} has {} bytes", path.display(), kind.len()))
@@ -99,7 +97,7 @@ fn decoded(path: &Path, bytes: &[u8], how: Decode) -> Result<Image> {
         Ok(ImageFormat::Tiff) => (tiff::read(path, bytes, how.white)?, true),
         Ok(other) => return Err(unsupported(path, &format!("it is a {other:?} file"))),
         Err(_) if tiff::is_big(bytes) => (tiff::read(path, bytes, how.white)?, true),
-        Err(_) => return Err(unsupported(path, &"it is no picture")),
+        Err(_) => return Err(unsupported(path, &"it is not an image")),
     };
     if !ended {
         remark::set_endless();
@@ -220,7 +218,7 @@ mod tests {
         let none: [u8; 0] = [];
         let error = guarded::<Image>(Path::new("a.png"), || panic!("{}", none.len())).unwrap_err();
         assert_eq!(error.message, "cannot decode a.png: its decoder panicked");
-        assert!(!GUARDED.get(), "panics of this thread would stay unsaid from here on");
+        assert!(!GUARDED.get(), "panics of this thread would not be printed from here on");
         let image = Image { width: 1, height: 1, channels: 1, pixels: vec![7] };
         assert_eq!(guarded(Path::new("b.png"), || Ok(image.clone())).unwrap(), image);
     }

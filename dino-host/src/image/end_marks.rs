@@ -55,7 +55,7 @@ pub(crate) fn gif_ended(bytes: &[u8]) -> bool {
         loop {
             at += match *bytes.get(at)? {
                 0x3b => return Some(()),
-                0x2c => 11 + table(*bytes.get(at + 9)?), // an image: its place, colors and code size
+                0x2c => 11 + table(*bytes.get(at + 9)?), // an image: its position, colors and code size
                 0x21 => 2,                               // an extension: its kind
                 _ => return None,
             };
@@ -87,18 +87,18 @@ mod tests {
             [&(body.len() as u32).to_be_bytes(), &kind[..], body, &[7; 4]].concat() // the checksum is not checked here
         };
         let body = [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &[1; 13]), chunk(b"IDAT", &[2; 9])].concat();
-        let whole = [&body, &b"\0\0\0\0IEND\xae\x42\x60\x82"[..]].concat();
-        assert_eq!(png(&whole), Some((Cow::Borrowed(&whole[..]), true)));
-        assert!(png(&[&whole, &b"after"[..]].concat()).unwrap().1);
-        for cut in body.len()..whole.len() {
-            assert_eq!(png(&whole[..cut]), Some((Cow::Owned(whole.clone()), false)), "{cut}");
+        let complete = [&body, &b"\0\0\0\0IEND\xae\x42\x60\x82"[..]].concat();
+        assert_eq!(png(&complete), Some((Cow::Borrowed(&complete[..]), true)));
+        assert!(png(&[&complete, &b"after"[..]].concat()).unwrap().1);
+        for cut in body.len()..complete.len() {
+            assert_eq!(png(&complete[..cut]), Some((Cow::Owned(complete.clone()), false)), "{cut}");
         }
         // (Cut within the first three bytes of the pixels' chunk, zeros, it looks like the last one: then there are no pixels.)
         for cut in body.len() - 17..body.len() {
-            assert_eq!(png(&whole[..cut]), None, "{cut}");
+            assert_eq!(png(&complete[..cut]), None, "{cut}");
         }
-        assert_eq!(png(&whole[..3]), None);
-        assert_eq!(png(&[&whole[..8], &[0xff; 100]].concat()), None);
+        assert_eq!(png(&complete[..3]), None);
+        assert_eq!(png(&[&complete[..8], &[0xff; 100]].concat()), None);
     }
 
     #[test]

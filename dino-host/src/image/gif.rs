@@ -20,7 +20,7 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<(Found, bool)> {
     let mut decoder = options.read_info(bytes).map_err(failed)?;
     let (width, height) = (decoder.width(), decoder.height());
     check_size(path, (width.into(), height.into()), 0)?;
-    let frame = decoder.next_frame_info().map_err(failed)?.ok_or_else(|| damaged(path, &"a GIF without a picture"))?;
+    let frame = decoder.next_frame_info().map_err(failed)?.ok_or_else(|| damaged(path, &"a GIF without an image"))?;
     let (left, top) = (usize::from(frame.left), usize::from(frame.top));
     let (across, down) = (usize::from(frame.width), usize::from(frame.height));
     let transparent = frame.transparent;

@@ -24,8 +24,9 @@ pub(crate) fn damaged(path: &Path, error: &dyn std::fmt::Display) -> Error {
 }
 
 pub(crate) fn unsupported(path: &Path, what: &dyn std::fmt::Display) -> Error {
-    Error::new(format!("cannot decode {}: {what}", path.display()))
-        .hint("PNG, JPEG, WebP, GIF, BMP, PNM and TIFF (8 or 16 bits a channel) are read, whatever the ending says")
+    Error::new(format!("cannot decode {}: {what}", path.display())).hint(
+        "PNG, JPEG, WebP, GIF, BMP, PNM and TIFF (8 or 16 bits a channel) are read, whatever the file's ending is",
+    )
 }
 
 /// Refuses a size before anything is allocated for it. `bytes`: of the decoded image.

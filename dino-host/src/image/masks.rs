@@ -83,7 +83,8 @@ impl Mask {
                 ids.push(match bits {
                     8 if colored => {
                         let c = &row[x * channels..][..3];
-                        number([c[0], c[1], c[2]]).ok_or_else(|| failed(&format!("its colour {c:?} is no object's")))?
+                        number([c[0], c[1], c[2]])
+                            .ok_or_else(|| failed(&format!("its color {c:?} is not that of an object")))?
                     }
                     8 => row[x * channels],
                     _ => row[x * bits / 8] >> (8 - bits - x * bits % 8) & ((1u16 << bits) - 1) as u8,
@@ -109,20 +110,20 @@ impl Mask {
         (Mask { ids: self.ids.iter().map(id).collect(), ..*self }, scored)
     }
 
-    /// At another size, each pixel from the nearest (Pillow's `NEAREST`): output o reads input floor((o + 1/2) n_in / n_out), the places
+    /// At another size, each pixel from the nearest (Pillow's `NEAREST`): output o reads input floor((o + 1/2) n_in / n_out), the indices
     /// summed up step by step in f64 as there, which decides where they are integers.
     pub fn resized(&self, width: usize, height: usize) -> Mask {
-        let places = |n: usize, all: usize| {
+        let indices = |n: usize, all: usize| {
             let step = all as f64 / n as f64;
             let mut at = step * 0.5;
-            let place = move |_| {
+            let index = move |_| {
                 let here = (at as usize).min(all - 1);
                 at += step;
                 here
             };
-            (0..n).map(place).collect::<Vec<usize>>()
+            (0..n).map(index).collect::<Vec<usize>>()
         };
-        let (rows, columns) = (places(height, self.height), places(width, self.width));
+        let (rows, columns) = (indices(height, self.height), indices(width, self.width));
         let mut ids = Vec::with_capacity(width * height);
         for y in rows {
             let row = &self.ids[y * self.width..][..self.width];
@@ -195,7 +196,7 @@ mod tests {
         writer.finish().unwrap();
         std::fs::write(&path, bytes).unwrap();
         assert_eq!(Mask::read(&path).unwrap().ids, [0, 1, 2, 3, 0]);
-        for bad in [&b""[..], b"no picture", &std::fs::read(&path).unwrap()[..40]] {
+        for bad in [&b""[..], b"not an image", &std::fs::read(&path).unwrap()[..40]] {
             std::fs::write(&path, bad).unwrap();
             assert!(Mask::read(&path).unwrap_err().to_string().contains("a.png"));
         }

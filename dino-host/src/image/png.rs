@@ -25,6 +25,6 @@ pub fn encode_png([width, height]: [usize; 2], pixels: &[u8], color: ExtendedCol
     let mut png = Vec::new();
     PngEncoder::new(&mut png)
         .write_image(pixels, width as u32, height as u32, color)
-        .map_err(|e| Error::new(format!("a picture of {width} x {height} pixels does not become PNG: {e}")))?;
+        .map_err(|e| Error::new(format!("cannot encode an image of {width} x {height} pixels as PNG: {e}")))?;
     Ok(png)
 }

@@ -70,11 +70,11 @@ impl FromStr for White {
 pub(crate) fn narrowed(samples: &[u16], white: u16, channels: usize, alpha: bool) -> Vec<u8> {
     let white = u32::from(white.max(1));
     let level = |x: u16| ((u32::from(x) * 255 + white / 2) / white).min(255) as u8;
-    let whole = |x: u16| ((u32::from(x) + 128) / 257) as u8;
+    let byte = |x: u16| ((u32::from(x) + 128) / 257) as u8;
     if white == u32::from(u16::MAX) {
-        samples.iter().map(|&x| whole(x)).collect()
+        samples.iter().map(|&x| byte(x)).collect()
     } else {
-        let of = |(i, &x): (usize, &u16)| if alpha && i % channels == channels - 1 { whole(x) } else { level(x) };
+        let of = |(i, &x): (usize, &u16)| if alpha && i % channels == channels - 1 { byte(x) } else { level(x) };
         samples.iter().enumerate().map(of).collect()
     }
 }
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(
             narrowed(&[4095, 4095, 100, 65535], 4095, 2, true),
             [255, 16, 6, 255],
-            "transparency has the whole range"
+            "transparency has the full range"
         );
         assert_eq!(narrowed(&[0, 1, 2], 1, 1, false), [0, 255, 255]);
     }

@@ -77,7 +77,7 @@ impl<D: Device> Dense<D> {
         self.device.sync()?;
         match rows.iter().all(|x| x.is_finite()) {
             true => Ok(rows),
-            false => Err(Error::new(format!("the {what} not finite")).hint("are the weights sound?")),
+            false => Err(Error::new(format!("the {what} not finite")).hint("are the weights valid?")),
         }
     }
 }
@@ -265,7 +265,7 @@ fn cut(image: &Image, full: [usize; 2], cropped: [usize; 2]) -> Image {
     let [height, width] = cropped;
     let window = Region { top: (full[0] - height) / 2, left: (full[1] - width) / 2, height, width };
     let mut pixels = Vec::new();
-    let source = Region::whole(image.height, image.width);
+    let source = Region::full(image.height, image.width);
     Resizer::default().run(&mut pixels, image, source, full.into(), window, Filter::Bicubic);
     Image { width, height, channels: image.channels, pixels: planes::interleaved(&pixels, image.channels) }
 }
@@ -281,7 +281,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn both_sides_are_whole_patches_around_the_centre() {
+    fn both_sides_are_multiples_of_the_patch_around_the_center() {
         let size = |w, h, short| fit(&plain(w, h), short, 8).map(|i| (i.width, i.height));
         assert_eq!(size(100, 50, 20).unwrap(), (40, 16));
         assert_eq!(size(50, 100, 20).unwrap(), (16, 40));

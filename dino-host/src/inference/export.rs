@@ -97,7 +97,9 @@ pub fn write<D: Device>(
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&format.header(&shape(images)))?;
         if images == 0 {
-            failed = Some(Error::new("none of the images could be read").hint("--strict says why the first could not"));
+            failed = Some(
+                Error::new("none of the images could be read").hint("--strict stops at the first one and reports why"),
+            );
             return Err(std::io::ErrorKind::Other.into());
         }
         // Both are complete on the disk before either has its name, and an old array goes first: killed in between, no array is

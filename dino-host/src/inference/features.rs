@@ -26,7 +26,7 @@ pub(crate) fn batch(config: &Config) -> usize {
 /// Which rows of the last layer norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Tokens {
-    /// The class token: what k-NN is judged on
+    /// The class token: what k-NN is evaluated on
     Class,
     /// A token a patch, row by row
     Patches,
@@ -86,8 +86,8 @@ impl Features {
     }
 }
 
-/// How the images of a set become evaluation views: as the configuration sets it, or, where it leaves that to the set (`auto`), whole if
-/// the set's first image has the crops' size already (then so do the others of a set made for such crops), else resized and cut.
+/// How the images of a set become evaluation views: as the configuration sets it, or, where it leaves that to the set (`auto`), entire if
+/// the set's first image already has the size of the crops (then so do the others of a set made for such crops), else resized and cropped.
 pub fn view_of(config: &Config, set: &dyn Dataset) -> EvalView {
     config.eval_view().unwrap_or_else(|| match first_readable(set) {
         Some(image) if (image.width, image.height) == (config.global_size, config.global_size) => EvalView::Whole,
@@ -225,7 +225,7 @@ impl<D: Device> Extractor<D> {
                 }
                 if !row.iter().all(|x| x.is_finite()) {
                     return Err(Error::new(format!("the features of {} are not finite", set.name(i)))
-                        .hint("are the weights sound? --which random shows whether it is they"));
+                        .hint("are the weights valid? --which random shows whether they are the cause"));
                 }
                 take(i, &row)?;
             }

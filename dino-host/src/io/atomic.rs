@@ -18,6 +18,6 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> std::io::R
     done.map_err(|e| {
         let _ = fs::remove_file(&aside);
         Error::new(format!("cannot write {}: {e}", path.display()))
-            .hint("is there room on the disk, and may you write there?")
+            .hint("is there space left on the disk, and do you have the right to write there?")
     })
 }

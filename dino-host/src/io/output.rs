@@ -1,4 +1,4 @@
-//! The one place that writes to stdout and stderr.
+//! The only code that writes to stdout and stderr.
 //!
 //! Messages (`errln!`, on stderr) may have no reader: a terminal that was closed, `2>&1 | head`, a full disk. The work goes on,
 //! and [`messages_lost`] reports why they were lost. Results (`outln!`, on stdout) are what a command is run for: [`finish`] gives
@@ -80,7 +80,7 @@ pub fn finish() -> Result<()> {
     match RESULTS.failed() {
         Some((kind, why)) if kind != ErrorKind::BrokenPipe => {
             Err(Error::new(format!("cannot write the results to stdout: {why}"))
-                .hint("is there room on the disk? Run it again"))
+                .hint("is there space left on the disk? Run it again"))
         }
         _ => Ok(()),
     }
@@ -89,23 +89,23 @@ pub fn finish() -> Result<()> {
 /// Writes a line to stderr, where a message that cannot be written stops nothing.
 #[macro_export]
 macro_rules! errln {
-    ($($word:tt)*) => { $crate::io::output::message(format_args!($($word)*)) };
+    ($($token:tt)*) => { $crate::io::output::message(format_args!($($token)*)) };
 }
 
 /// Writes a line of a command's results to stdout.
 #[macro_export]
 macro_rules! outln {
-    ($($word:tt)*) => { $crate::io::output::result(format_args!($($word)*)) };
+    ($($token:tt)*) => { $crate::io::output::result(format_args!($($token)*)) };
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Takes a few bytes at a time, fails at times, and for good after `room` bytes.
+    /// Takes a few bytes at a time, fails at times, and for good after `space` bytes.
     struct Rough {
         taken: Vec<u8>,
-        room: usize,
+        space: usize,
         calls: usize,
     }
 
@@ -117,7 +117,7 @@ mod tests {
                 1 => return Err(ErrorKind::Interrupted.into()),
                 _ => (),
             }
-            let n = bytes.len().min(3).min(self.room - self.taken.len());
+            let n = bytes.len().min(3).min(self.space - self.taken.len());
             if n == 0 {
                 return Err(ErrorKind::StorageFull.into());
             }
@@ -132,13 +132,13 @@ mod tests {
     #[test]
     fn a_slow_stream_is_waited_for_and_a_failed_one_left_alone() {
         let stream = Stream(Mutex::new(None));
-        let mut to = Rough { taken: Vec::new(), room: 20, calls: 0 };
+        let mut to = Rough { taken: Vec::new(), space: 20, calls: 0 };
         stream.write(&mut to, "twelve bytes");
         assert_eq!(to.taken, b"twelve bytes");
         assert!(stream.failed().is_none());
         stream.write(&mut to, "twelve bytes");
         assert_eq!(stream.failed().unwrap().0, ErrorKind::StorageFull);
-        to.room = 100;
+        to.space = 100;
         stream.write(&mut to, "late");
         assert_eq!(to.taken, b"twelve bytestwelve b", "nothing follows a gap");
     }

@@ -18,7 +18,7 @@ pub struct Spooled {
 }
 
 fn failed(e: std::io::Error) -> Error {
-    Error::new(format!("cannot keep numbers in a file: {e}")).hint("is there room on the disk of --out?")
+    Error::new(format!("cannot keep numbers in a file: {e}")).hint("is there space left on the disk of --out?")
 }
 
 impl Spool {

@@ -12,8 +12,8 @@ pub fn exp(x: f32) -> f32 {
     let x = x.clamp(-104.0, 89.0);
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-    let whole = shifted - ROUND;
-    let r = whole.mul_add(-LN2_LOW, whole.mul_add(-LN2_HIGH, x));
+    let integer = shifted - ROUND;
+    let r = integer.mul_add(-LN2_LOW, integer.mul_add(-LN2_HIGH, x));
     let p = 1.987_569_1e-4f32;
     let p = p.mul_add(r, 1.398_199_9e-3);
     let p = p.mul_add(r, 8.333_452e-3);

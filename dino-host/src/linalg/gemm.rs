@@ -1,4 +1,4 @@
-//! Matmuls: the one place that calls `sgemm`, and the parallel matmuls a linear layer needs.
+//! Matmuls: the only caller of `sgemm`, and the parallel matmuls a linear layer needs.
 //!
 //! `matrixmultiply` runs single-threaded inside; rayon cuts the result into tiles outside it. An element of a matmul is summed in
 //! the same order in whatever tile it is (over k alone, in blocks of a fixed length), so tiles may be cut by the number of
@@ -49,7 +49,7 @@ impl<'a> View<'a> {
     }
 
     /// Whether `sgemm` packs it quickly as a left factor: its neighbors are along columns (or nowhere, where transposing would not help).
-    fn lies_well(&self) -> bool {
+    fn packs_fast(&self) -> bool {
         self.row == 1 || self.col != 1
     }
 
@@ -58,7 +58,7 @@ impl<'a> View<'a> {
     where
         'a: 'b,
     {
-        if self.lies_well() {
+        if self.packs_fast() {
             return self;
         }
         let ld = row_of(m);
@@ -77,7 +77,7 @@ impl<'a> View<'a> {
 /// c (m, n; rows `stride` apart) = a (m, k) b (k, n) + beta c, on this thread.
 pub fn sgemm(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 3], beta: f32) {
     // SAFETY: the only tile of this result.
-    unsafe { Whole::new(c, stride, m, n).tile(0..m, 0..n) }.set(a, b, k, beta);
+    unsafe { Output::new(c, stride, m, n).tile(0..m, 0..n) }.set(a, b, k, beta);
 }
 
 /// What of a matmul is transposed and multiplied at once, so that it stays in the second cache: 384 x 768 in equal parts are 1 to 3 %
@@ -107,7 +107,7 @@ pub fn packed_len(widest: usize) -> usize {
 
 /// A result that is written by tiles.
 #[derive(Clone, Copy)]
-struct Whole<'c> {
+struct Output<'c> {
     c: *mut f32,
     stride: usize,
     m: usize,
@@ -116,29 +116,29 @@ struct Whole<'c> {
 }
 
 // SAFETY: it is a mutable borrow of floats, and whoever calls `tile` promises that no two of them overlap.
-unsafe impl Send for Whole<'_> {}
+unsafe impl Send for Output<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Whole<'_> {}
+unsafe impl Sync for Output<'_> {}
 
 /// Rows and columns of a result that one task writes.
 struct Tile<'c> {
-    whole: Whole<'c>,
+    output: Output<'c>,
     rows: Range<usize>,
     cols: Range<usize>,
 }
 
-impl<'c> Whole<'c> {
-    fn new(c: &'c mut [f32], stride: usize, m: usize, n: usize) -> Whole<'c> {
+impl<'c> Output<'c> {
+    fn new(c: &'c mut [f32], stride: usize, m: usize, n: usize) -> Output<'c> {
         let len = m.checked_sub(1).map_or(Some(0), |rows| rows.checked_mul(stride)?.checked_add(n));
-        assert!(stride >= n && len.is_some_and(|len| len <= c.len()), "c has room for {m} x {n}");
-        Whole { c: c.as_mut_ptr(), stride, m, n, _borrowed: PhantomData }
+        assert!(stride >= n && len.is_some_and(|len| len <= c.len()), "c is large enough for {m} x {n}");
+        Output { c: c.as_mut_ptr(), stride, m, n, _borrowed: PhantomData }
     }
 
     /// # Safety
     /// No two tiles of one result that are in use at the same time may overlap.
     unsafe fn tile(self, rows: Range<usize>, cols: Range<usize>) -> Tile<'c> {
         assert!(rows.end <= self.m && cols.end <= self.n, "a tile of {} x {}", self.m, self.n);
-        Tile { whole: self, rows, cols }
+        Tile { output: self, rows, cols }
     }
 }
 
@@ -152,12 +152,12 @@ impl Tile<'_> {
         let (a, b) = (a.from(self.rows.start, 0), b.from(0, self.cols.start));
         assert!(a.holds(m, k) && b.holds(k, n), "a is {m} x {k}, b is {k} x {n}");
         let cut = |len: usize, most| part(len, len.div_ceil(most)).min(len);
-        let (height, width) = (if a.lies_well() { m } else { cut(m, HEIGHT) }, cut(n, WIDTH));
-        let room = |factor: View, len| if factor.lies_well() { 0 } else { row_of(len) };
-        let (room_a, room_b) = (room(a, height), room(b.flipped(), width));
+        let (height, width) = (if a.packs_fast() { m } else { cut(m, HEIGHT) }, cut(n, WIDTH));
+        let packed_row = |factor: View, len| if factor.packs_fast() { 0 } else { row_of(len) };
+        let (packed_a, packed_b) = (packed_row(a, height), packed_row(b.flipped(), width));
         let depth = DEPTH.min(k);
-        with_scratch(depth * (room_a + room_b), |scratch| {
-            let (transposed_a, transposed_b) = scratch.split_at_mut(depth * room_a);
+        with_scratch(depth * (packed_a + packed_b), |scratch| {
+            let (transposed_a, transposed_b) = scratch.split_at_mut(depth * packed_a);
             for at in (0..k).step_by(DEPTH) {
                 let depth = DEPTH.min(k - at);
                 let beta = if at == 0 { beta } else { 1.0 };
@@ -182,11 +182,11 @@ impl Tile<'_> {
     unsafe fn block(&mut self, [i, j]: [usize; 2], [m, k, n]: [usize; 3], a: View, b: View, beta: f32) {
         debug_assert!(a.holds(m, k) && b.holds(k, n), "a is {m} x {k}, b is {k} x {n}");
         let (ra, ca, rb, cb) = (a.row as isize, a.col as isize, b.row as isize, b.col as isize);
-        let stride = self.whole.stride;
-        // SAFETY: `set` and `Whole` have bounded every element that m, k, n and the strides reach; the result is borrowed
+        let stride = self.output.stride;
+        // SAFETY: `set` and `Output` have bounded every element that m, k, n and the strides reach; the result is borrowed
         // mutably, so it overlaps neither factor; its rows do not overlap because stride >= n, nor do its tiles.
         unsafe {
-            let c = self.whole.c.add((self.rows.start + i) * stride + self.cols.start + j);
+            let c = self.output.c.add((self.rows.start + i) * stride + self.cols.start + j);
             let (a, b, stride) = (a.data.as_ptr(), b.data.as_ptr(), stride as isize);
             matrixmultiply::sgemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, stride, 1);
         }
@@ -235,12 +235,12 @@ fn tile_size(m: usize, n: usize) -> [usize; 2] {
 
 /// c (m, n; rows `stride` apart) = a (m, k) b (k, n) + beta c, on all threads.
 pub fn matmul(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 3], beta: f32) {
-    let ([rows, cols], whole) = (tile_size(m, n), Whole::new(c, stride, m, n));
+    let ([rows, cols], output) = (tile_size(m, n), Output::new(c, stride, m, n));
     let across = n.div_ceil(cols);
     (0..m.div_ceil(rows) * across).into_par_iter().for_each(|i| {
         let (row, col) = (i / across * rows, i % across * cols);
         // SAFETY: the tiles of a grid are disjoint.
-        let mut tile = unsafe { whole.tile(row..(row + rows).min(m), col..(col + cols).min(n)) };
+        let mut tile = unsafe { output.tile(row..(row + rows).min(m), col..(col + cols).min(n)) };
         tile.set(a, b, k, beta);
     });
 }
@@ -310,10 +310,10 @@ pub fn weight_gradient(dw: &mut [f32], db: &mut [f32], dy: &[f32], x: &[f32], in
     let [band, cols] = tile_size(out, inp);
     let bands = dw.par_chunks_mut(band * inp).zip(db.par_chunks_mut(band)).enumerate();
     bands.for_each(|(i, (dw, db))| {
-        let (whole, rows) = (Whole::new(dw, inp, db.len(), inp), db.len());
+        let (output, rows) = (Output::new(dw, inp, db.len(), inp), db.len());
         let column = |j: usize, mut sums: Option<&mut [f32]>| {
             // SAFETY: every column of tiles is visited once.
-            let mut tile = unsafe { whole.tile(0..rows, j * cols..((j + 1) * cols).min(inp)) };
+            let mut tile = unsafe { output.tile(0..rows, j * cols..((j + 1) * cols).min(inp)) };
             for (dy, x) in dy.chunks(ROWS * out).zip(x.chunks(ROWS * inp)) {
                 let dy = &dy[i * band..];
                 if let Some(sums) = &mut sums {
@@ -349,8 +349,8 @@ pub(crate) mod tests {
                     if transposed { View::transposed(data, rows) } else { View::rows(data, cols) }
                 };
                 let (a, b) = (view(&a, m, k, ta), view(&b, k, n, tb));
-                let mut whole = c.clone();
-                sgemm(&mut whole, n, a, b, [m, k, n], beta);
+                let mut at_once = c.clone();
+                sgemm(&mut at_once, n, a, b, [m, k, n], beta);
                 let mut plain = c.clone();
                 // SAFETY: the slices hold m x k, k x n and m x n elements.
                 unsafe {
@@ -358,19 +358,19 @@ pub(crate) mod tests {
                     let (a, b, c) = (a.data.as_ptr(), b.data.as_ptr(), plain.as_mut_ptr());
                     matrixmultiply::sgemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, n as isize, 1);
                 }
-                assert!(whole == plain, "{m} x {k} x {n} by blocks");
+                assert!(at_once == plain, "{m} x {k} x {n} by blocks");
                 for (rows, cols) in [(1, n), (m, 1), (5, 7), (16, 16), (31, 48)] {
                     let mut tiled = c.clone();
-                    let w = Whole::new(&mut tiled, n, m, n);
+                    let w = Output::new(&mut tiled, n, m, n);
                     for (i, j) in (0..m).step_by(rows).flat_map(|i| (0..n).step_by(cols).map(move |j| (i, j))) {
                         // SAFETY: one after the other.
                         unsafe { w.tile(i..(i + rows).min(m), j..(j + cols).min(n)) }.set(a, b, k, beta);
                     }
-                    assert!(tiled == whole, "{m} x {k} x {n} in tiles of {rows} x {cols}");
+                    assert!(tiled == at_once, "{m} x {k} x {n} in tiles of {rows} x {cols}");
                 }
                 let mut parallel = c.clone();
                 matmul(&mut parallel, n, a, b, [m, k, n], beta);
-                assert!(parallel == whole, "{m} x {k} x {n} on all threads");
+                assert!(parallel == at_once, "{m} x {k} x {n} on all threads");
             }
         }
     }

@@ -172,7 +172,7 @@ fn maximum(x: &[f32]) -> f32 {
     lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |a, &b| pick(a, b))
 }
 
-/// Calls `found` with every element that is at least `least`, and its place.
+/// Calls `found` with every element that is at least `least`, and its index.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn at_least(x: &[f32], least: f32, found: &mut dyn FnMut(usize, f32)) {
     for (i, part) in x.chunks(64).enumerate() {

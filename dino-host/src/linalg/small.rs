@@ -4,7 +4,7 @@
 //! Six rows of 64 columns stay in registers (16 columns where registers have 256 bits) while k goes by; the compiler makes of these
 //! loops the 24 multiply-adds, 6 broadcasts and 4 loads that they are. What matters for that: rows of b are copied into a value
 //! (read six times from memory otherwise, at half the speed), and lengths are known before the loop. 260 GFLOP/s a thread where
-//! `sgemm` has 220 on its best shapes (`BENCHMARKS.md`, "The product itself").
+//! `sgemm` has 220 on its best shapes (`BENCHMARKS.md`, "The matmul itself").
 //!
 //! An element is summed over k one after the other, whatever is beside it: the same bits wherever multiply-adds are fused.
 
@@ -19,7 +19,7 @@ const LANES: usize = 16;
 /// One of a's strides is 1, k is not 0. Panics where a slice is shorter than its sizes.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn matmul(c: &mut [f32], ldc: usize, a: View, b: &[f32], ldb: usize, [m, k, n]: [usize; 3], add: bool) {
-    assert!(k > 0 && (a.row == 1 || a.col == 1), "rows or columns of the left factor lie together");
+    assert!(k > 0 && (a.row == 1 || a.col == 1), "rows or columns of the left factor are contiguous");
     let wide = target_cfg_f!(target_feature = "avx512f");
     let fused = wide || target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64");
     match (wide, fused, a.col == 1) {

@@ -22,14 +22,14 @@ pub fn transpose(y: &mut [f32], ld: usize, x: &[f32], stride: usize, [rows, cols
 
 /// Eight rows at a time, so that a cache line of y is written at once.
 fn plain(y: &mut [f32], ld: usize, x: &[f32], stride: usize, [rows, cols]: [usize; 2]) {
-    let whole = rows / 8 * 8;
-    for i in (0..whole).step_by(8) {
+    let in_blocks = rows / 8 * 8;
+    for i in (0..in_blocks).step_by(8) {
         let eight: [&[f32]; 8] = std::array::from_fn(|r| &x[(i + r) * stride..][..cols]);
         for j in 0..cols {
             y[j * ld + i..][..8].copy_from_slice(&eight.map(|row| row[j]));
         }
     }
-    one_by_one(y, ld, x, stride, whole..rows, 0..cols);
+    one_by_one(y, ld, x, stride, in_blocks..rows, 0..cols);
 }
 
 fn one_by_one(
@@ -55,15 +55,15 @@ mod avx2 {
     /// AVX2 must be there, x hold `rows` rows of `cols` elements `stride` apart, y `cols` rows of `rows` elements `ld` apart.
     #[target_feature(enable = "avx2")]
     pub unsafe fn transpose(y: &mut [f32], ld: usize, x: &[f32], stride: usize, [rows, cols]: [usize; 2]) {
-        let (whole, across) = (rows / 8 * 8, cols / 8 * 8);
-        for i in (0..whole).step_by(8) {
+        let (in_blocks, across) = (rows / 8 * 8, cols / 8 * 8);
+        for i in (0..in_blocks).step_by(8) {
             for j in (0..across).step_by(8) {
                 // SAFETY: a block of eight rows and columns within both, as the caller promises.
                 unsafe { block(y.as_mut_ptr().add(j * ld + i), ld, x.as_ptr().add(i * stride + j), stride) };
             }
         }
-        super::one_by_one(y, ld, x, stride, 0..whole, across..cols);
-        super::one_by_one(y, ld, x, stride, whole..rows, 0..cols);
+        super::one_by_one(y, ld, x, stride, 0..in_blocks, across..cols);
+        super::one_by_one(y, ld, x, stride, in_blocks..rows, 0..cols);
     }
 
     /// Eight rows of eight columns: four columns at a time, rows r and r + 4 in the halves of a register.

@@ -196,7 +196,7 @@ fn gradient(case: &Case, grads: &[f64], i: u32, spec: &Spec) -> Found {
 }
 
 /// Largest error of any op of the CPU backend over a full step, which op, and what is allowed.
-fn words(case: &Case) -> (String, f64, f64) {
+fn ops(case: &Case) -> (String, f64, f64) {
     let plan = &case.plan;
     let cpu = match Cpu::new(&NoOptions {}, plan.pools) {
         Ok(cpu) => cpu,
@@ -253,22 +253,22 @@ fn threads() -> Result<(), String> {
 /// Prints what was compared and how well it agrees; true if all is within its bound.
 pub fn run() -> bool {
     let started = Instant::now();
-    let good = [false, true].map(sound).into_iter().all(|good| good);
+    let good = [false, true].map(agrees).into_iter().all(|good| good);
     let repeat = threads();
     let why = repeat.as_ref().err().map(|e| format!(": {e}")).unwrap_or_default();
-    outln!("{}: the same bits on 1 thread and on 2{why}", word(repeat.is_ok()));
+    outln!("{}: the same bits on 1 thread and on 2{why}", outcome(repeat.is_ok()));
 
     let good = good && repeat.is_ok();
     outln!("{} ({:.1} s)", if good { "all good" } else { "FAILED" }, started.elapsed().as_secs_f64());
     good
 }
 
-fn word(good: bool) -> &'static str {
+fn outcome(good: bool) -> &'static str {
     if good { "good" } else { "FAILED" }
 }
 
-/// The part of it that depends on how the student sees its crops: all at once, or one after another.
-fn sound(stream_crops: bool) -> bool {
+/// The part of it that depends on how the student runs over its crops: all at once, or in several passes.
+fn agrees(stream_crops: bool) -> bool {
     let case = match Plan::new(tiny(stream_crops)) {
         Ok(plan) => Case::new(plan),
         Err(e) => {
@@ -276,7 +276,7 @@ fn sound(stream_crops: bool) -> bool {
             return false;
         }
     };
-    outln!("crops {}:", if stream_crops { "in turns" } else { "all at once" });
+    outln!("crops {}:", if stream_crops { "in several passes" } else { "all at once" });
     outln!("gradients in f64 against finite differences of the loss, one direction a tensor, allowed {GRADIENT:.0e}");
     outln!("{:<28} {:>8} {:>14} {:>10}", "tensor", "elements", "slope", "error");
     let found = gradients(&case);
@@ -286,15 +286,18 @@ fn sound(stream_crops: bool) -> bool {
     }
     // A NaN is the worst of all.
     let worst = found.iter().max_by(|a, b| a.error.total_cmp(&b.error));
-    let sound = found.iter().all(|f| f.error <= GRADIENT);
+    let exact = found.iter().all(|f| f.error <= GRADIENT);
     if let Some(f) = worst {
-        outln!("{}: {} tensors, worst {:.1e} in {}", word(sound), found.len(), f.error, f.key);
+        outln!("{}: {} tensors, worst {:.1e} in {}", outcome(exact), found.len(), f.error, f.key);
     }
 
-    let (worst, error, allowed) = words(&case);
+    let (worst, error, allowed) = ops(&case);
     let agree = error <= allowed;
-    outln!("{}: CPU and reference in f32, op by op: worst {error:.1e} in {worst}, allowed {allowed:.1e}", word(agree));
-    sound && agree
+    outln!(
+        "{}: CPU and reference in f32, op by op: worst {error:.1e} in {worst}, allowed {allowed:.1e}",
+        outcome(agree)
+    );
+    exact && agree
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::io::{self, Write};
 /// A range of a pool.
 struct Row {
     name: String,
-    /// Which pool, in words.
+    /// The name of its pool.
     pool: &'static str,
     /// Shape and role for parameters, empty else.
     shape: Vec<usize>,
@@ -194,16 +194,19 @@ fn mib(bytes: u64) -> f64 {
 fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
     let widest = |rows: &[Row]| rows.iter().map(|x| x.name.len()).max().unwrap_or(0);
     let w = widest(&r.tensors);
-    writeln!(out, "parameters of one network; the teacher's lie {} elements further on", plan.table.len())?;
+    writeln!(out, "parameters of one network; the teacher's are stored {} elements later", plan.table.len())?;
     writeln!(out, "{:<w$}  {:<16}  {:<18} {:>12} {:>14} {:>10}", "key", "shape", "role", "offset", "bytes", "MiB")?;
     for x in &r.tensors {
         let (shape, bytes, size) = (format!("{:?}", x.shape), x.bytes, mib(x.bytes));
         writeln!(out, "{:<w$}  {shape:<16}  {:<18} {:>12} {bytes:>14} {size:>10.3}", x.name, x.role, x.at)?;
     }
     let w = widest(&r.spans);
-    writeln!(out, "\nwhat a step writes; the teacher's activations lie where the student's and the gradients' will")?;
+    writeln!(
+        out,
+        "\nwhat a step writes; the teacher's activations share memory with the student's and their gradients"
+    )?;
     if plan.config.stream_crops {
-        writeln!(out, "the student's passes over the crops (pass.0., pass.1., ...) take turns in the same room")?;
+        writeln!(out, "the student's passes over the crops (pass.0., pass.1., ...) reuse the same memory")?;
     }
     writeln!(out, "{:<w$}  {:<12} {:>12} {:>14} {:>10}", "name", "pool", "offset", "bytes", "MiB")?;
     for x in &r.spans {
@@ -237,7 +240,7 @@ fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
         c.micro_batch,
         plan.views(),
         if c.stream_crops {
-            format!(", which the student sees in {} turns", plan.passes().count())
+            format!(", which the student runs over in {} passes", plan.passes().count())
         } else {
             String::new()
         }

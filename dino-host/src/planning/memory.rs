@@ -56,9 +56,9 @@ fn need<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Need {
 
 fn too_much(need: &Need, config: &Config, limit: u64) -> String {
     let (name, bytes) = need.largest;
-    let turns = if config.stream_crops { ", crops in turns," } else { "" };
+    let streamed = if config.stream_crops { ", crops in several passes," } else { "" };
     format!(
-        "micro-batches of {}{turns} take {}, {} of it {name}: more than --mem-limit {}",
+        "micro-batches of {}{streamed} take {}, {} of it {name}: more than --mem-limit {}",
         config.micro_batch,
         BinaryBytes(need.total),
         BinaryBytes(bytes),
@@ -84,8 +84,8 @@ pub fn fit<D: Device>(options: &D::Options, config: Config, streams: &[bool], li
     });
     if let Some((_, _, config, total)) = fitting.min_by_key(|f| (f.0, f.1)) {
         let (m, total, limit) = (config.micro_batch, BinaryBytes(total), BinaryBytes(limit));
-        let turns = if config.stream_crops { " --stream-crops" } else { "" };
-        errln!("--mem-limit {limit}: --micro-batch {m}{turns} takes {total}");
+        let streamed = if config.stream_crops { " --stream-crops" } else { "" };
+        errln!("--mem-limit {limit}: --micro-batch {m}{streamed} takes {total}");
         return Ok(config);
     }
     let least = sized(1, streams.contains(&true));
@@ -153,19 +153,20 @@ mod tests {
         // 7 would fit and does not divide.
         assert_eq!(fit_as(&[false], take(10, false) - 1).unwrap(), (6, false));
         assert_eq!(fit(take(1, true)).unwrap(), (1, true));
-        let said = fit(take(1, true) - 1).unwrap_err().to_string();
+        let text = fit(take(1, true) - 1).unwrap_err().to_string();
         assert!(
-            said.contains("micro-batches of 1, crops in turns, take") && said.contains("scoring between steps"),
-            "{said}"
+            text.contains("micro-batches of 1, crops in several passes, take")
+                && text.contains("scoring between steps"),
+            "{text}"
         );
         // Or as the user sets it.
         assert_eq!(fit_as(&[true], u64::MAX).unwrap(), (60, true));
-        let said = fit_as(&[false], take(1, false) - 1).unwrap_err().to_string();
-        assert!(said.contains("micro-batches of 1 take"), "{said}");
+        let text = fit_as(&[false], take(1, false) - 1).unwrap_err().to_string();
+        assert!(text.contains("micro-batches of 1 take"), "{text}");
         let at_once = take(config.micro_batch, false);
         assert!(check::<Cpu>(&NoOptions {}, &config, at_once).is_ok());
-        let said = check::<Cpu>(&NoOptions {}, &config, at_once - 1).unwrap_err().to_string();
-        assert!(said.contains("cannot go on"), "{said}");
+        let text = check::<Cpu>(&NoOptions {}, &config, at_once - 1).unwrap_err().to_string();
+        assert!(text.contains("cannot go on"), "{text}");
         // A batch beyond all sense is answered at once.
         assert!(fit_any(usize::MAX) <= MOST && fit_any((1 << 61) - 1) == 1);
     }

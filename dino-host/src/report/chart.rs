@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-/// Most places along a line. Of more points those that fall together become one place with their mean and extremes.
-const PLACES: usize = 500;
+/// Most bins along a line. Where there are more points, neighboring ones share a bin, which keeps their mean and extremes.
+const BINS: usize = 500;
 /// Size, and the margins left, above, right and below of the lines.
 const WIDTH: f64 = 400.0;
 const HEIGHT: f64 = 210.0;
@@ -12,29 +12,29 @@ const TOP: f64 = 10.0;
 const RIGHT: f64 = 66.0;
 const BOTTOM: f64 = 34.0;
 
-/// Points that fall together.
+/// Neighboring points that share a bin.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Place {
+pub struct Bin {
     pub x: f64,
     pub mean: f64,
     pub min: f64,
     pub max: f64,
 }
 
-/// At most `places` places of points in the order of x, each the mean of as many neighboring points, with the least and greatest.
-/// Points that are not finite are left out; where all of a place are, there is a gap (`None`).
-pub fn thin(points: &[(f64, f64)], places: usize) -> Vec<Option<Place>> {
-    let size = points.len().div_ceil(places.max(1)).max(1);
-    let place = |part: &[(f64, f64)]| {
+/// Points in the order of x in at most `bins` bins of equally many neighboring points, each with their mean, least and greatest.
+/// Points that are not finite are left out; where no point of a bin is finite, there is a gap (`None`).
+pub fn thin(points: &[(f64, f64)], bins: usize) -> Vec<Option<Bin>> {
+    let size = points.len().div_ceil(bins.max(1)).max(1);
+    let bin = |part: &[(f64, f64)]| {
         let found: Vec<f64> = part.iter().map(|p| p.1).filter(|y| y.is_finite()).collect();
-        (!found.is_empty()).then(|| Place {
+        (!found.is_empty()).then(|| Bin {
             x: part[part.len() / 2].0,
             mean: found.iter().sum::<f64>() / found.len() as f64,
             min: found.iter().copied().fold(f64::INFINITY, f64::min),
             max: found.iter().copied().fold(f64::NEG_INFINITY, f64::max),
         })
     };
-    points.chunks(size).map(place).collect()
+    points.chunks(size).map(bin).collect()
 }
 
 pub struct Line {
@@ -79,12 +79,12 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
 impl Chart {
     /// A figure; nothing where there is not one finite point.
     pub fn draw(&self) -> Markup {
-        let lines: Vec<(&Line, Vec<Option<Place>>)> = self.lines.iter().map(|l| (l, thin(&l.points, PLACES))).collect();
+        let lines: Vec<(&Line, Vec<Option<Bin>>)> = self.lines.iter().map(|l| (l, thin(&l.points, BINS))).collect();
         let lines: Vec<_> = lines.into_iter().filter(|l| l.1.iter().any(Option::is_some)).collect();
-        let places = || lines.iter().flat_map(|l| l.1.iter().flatten());
-        let Some(first) = places().next() else { return html! {} };
+        let bins = || lines.iter().flat_map(|l| l.1.iter().flatten());
+        let Some(first) = bins().next() else { return html! {} };
         let (mut x0, mut x1, mut y0, mut y1) = (first.x, first.x, first.min, first.max);
-        for p in places() {
+        for p in bins() {
             (x0, x1, y0, y1) = (x0.min(p.x), x1.max(p.x), y0.min(p.min), y1.max(p.max));
         }
         self.marks.iter().for_each(|m| (y0, y1) = (y0.min(m.1), y1.max(m.1)));
@@ -93,29 +93,29 @@ impl Chart {
             y0 = 0.0;
         }
         if y1 - y0 <= 1e-9 * y1.abs() {
-            let room = if y1 == 0.0 { 1.0 } else { 0.1 * y1.abs() };
-            (y0, y1) = (y0 - room, y1 + room);
+            let slack = if y1 == 0.0 { 1.0 } else { 0.1 * y1.abs() };
+            (y0, y1) = (y0 - slack, y1 + slack);
         }
         let (y0, y1) = if y0 == 0.0 { (0.0, y1 * 1.04) } else { (y0 - 0.04 * (y1 - y0), y1 + 0.04 * (y1 - y0)) };
         let (x0, x1) = if x1 > x0 { (x0, x1) } else { (x0 - 0.5, x0 + 0.5) };
         let at_x = |x: f64| LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
         let at_y = |y: f64| HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
 
-        let mut words = Vec::new();
+        let mut texts = Vec::new();
         // Height and class of what is written at the right end.
         let mut labels: Vec<(f64, String, &str)> = Vec::new();
         for (name, y) in &self.marks {
             labels.push((at_y(*y), "mark".into(), name));
-            words.push(format!("{name}: {}", short(*y)));
+            texts.push(format!("{name}: {}", short(*y)));
         }
         let mut hover = Vec::new();
-        for (i, (line, places)) in lines.iter().enumerate() {
-            let found: Vec<&Place> = places.iter().flatten().collect();
+        for (i, (line, bins)) in lines.iter().enumerate() {
+            let found: Vec<&Bin> = bins.iter().flatten().collect();
             let (a, b) = (found[0], found[found.len() - 1]);
             let low = found.iter().fold(f64::INFINITY, |m, p| m.min(p.min));
             let high = found.iter().fold(f64::NEG_INFINITY, |m, p| m.max(p.max));
             let [a1, b1, low, high] = [a.mean, b.mean, low, high].map(short);
-            words.push(format!("{}: from {a1} to {b1}, least {low}, greatest {high}", line.name));
+            texts.push(format!("{}: from {a1} to {b1}, least {low}, greatest {high}", line.name));
             if lines.len() + self.marks.len() > 1 {
                 labels.push((at_y(b.mean), format!("c{i}"), line.name));
             }
@@ -139,7 +139,7 @@ impl Chart {
                     output {}
                 }
                 svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img"
-                    aria-label={ (self.title) ". " (words.join("; ")) }
+                    aria-label={ (self.title) ". " (texts.join("; ")) }
                     data-along=(self.along) data-lines=(hover.join(";")) {
                     @for t in ticks(y0, y1) {
                         path.grid d={ "M" (LEFT) " " (tenths(at_y(t))) "H" (right) } {}
@@ -152,8 +152,8 @@ impl Chart {
                     @for (_, y) in &self.marks {
                         path.mark d={ "M" (LEFT) " " (tenths(at_y(*y))) "H" (right) } {}
                     }
-                    @for (i, (line, places)) in lines.iter().enumerate() {
-                        (curve(i, places, line.dots, |x, y| (tenths(at_x(x)), tenths(at_y(y)))))
+                    @for (i, (line, bins)) in lines.iter().enumerate() {
+                        (curve(i, bins, line.dots, |x, y| (tenths(at_x(x)), tenths(at_y(y)))))
                     }
                     @for (y, class, name) in &labels {
                         text class={ "label " (class) } x=(right + 5.0) y=(tenths(y - over + 4.0)) { (name) }
@@ -170,14 +170,14 @@ fn tenths(x: f64) -> String {
 }
 
 /// Line number `i`: bands from the least to the greatest, means, dots. `at` gives the coordinates in the drawing.
-fn curve(i: usize, places: &[Option<Place>], dots: bool, at: impl Fn(f64, f64) -> (String, String)) -> Markup {
+fn curve(i: usize, bins: &[Option<Bin>], dots: bool, at: impl Fn(f64, f64) -> (String, String)) -> Markup {
     let way = |points: &mut dyn Iterator<Item = (f64, f64)>| {
         let points: Vec<String> = points.map(|(x, y)| at(x, y)).map(|(x, y)| format!("{x} {y}")).collect();
         points.join("L")
     };
     // Ranges without gaps.
-    let parts = places.split(Option::is_none).filter(|p| !p.is_empty());
-    let parts = parts.map(|p| p.iter().flatten().copied().collect::<Vec<Place>>());
+    let parts = bins.split(Option::is_none).filter(|p| !p.is_empty());
+    let parts = parts.map(|p| p.iter().flatten().copied().collect::<Vec<Bin>>());
     html! {
         @for part in parts {
             @if part.iter().any(|p| p.max > p.min) {
@@ -208,15 +208,15 @@ mod tests {
         (40..80).for_each(|i| points[i].1 = f64::NAN);
         let thinned = thin(&points, 500);
         assert_eq!(thinned.len(), 500);
-        // 20 points a place: by hand (19 * 1 + 55) / 20.
-        assert_eq!(thinned[38], Some(Place { x: 770.0, mean: 3.7, min: 1.0, max: 55.0 }));
+        // 20 points a bin: by hand (19 * 1 + 55) / 20.
+        assert_eq!(thinned[38], Some(Bin { x: 770.0, mean: 3.7, min: 1.0, max: 55.0 }));
         assert_eq!(thinned[250].unwrap().min, -3.0);
         assert_eq!((thinned[2], thinned[3], thinned[499].unwrap().max), (None, None, 1.0));
         assert_eq!(thin(&points[..3], 500).len(), 3);
         assert!(thin(&[], 500).is_empty());
     }
 
-    /// However long the run, a chart has a few kilobytes, and the one step that stands out is still in it.
+    /// However long the run, a chart has a few kilobytes, and the one outlier is still in it.
     #[test]
     fn a_chart_of_a_million_steps_is_small_and_keeps_the_outlier() {
         let draw = |steps: usize| {

@@ -114,7 +114,7 @@ pub fn gather<D: Device>(
         Ok(ready) => ready,
         Err(e) => {
             found.missing.push(format!(
-                "Nearest neighbours, confusion and baselines need the run's images and weights: {}.",
+                "Nearest neighbors, confusion and baselines need the run's images and weights: {}.",
                 e.message
             ));
             label(&mut found, figures);
@@ -128,7 +128,7 @@ pub fn gather<D: Device>(
     }
     label(&mut found, figures);
     if let Err(e) = evaluate::<D>(options, &checkpoint, &splits, most, &mut found) {
-        found.missing.push(format!("Nearest neighbours and confusion: {}.", e.message));
+        found.missing.push(format!("Nearest neighbors and confusion: {}.", e.message));
     }
     found
 }
@@ -205,8 +205,8 @@ fn evaluate<D: Device>(
     let [b, q] = both(&checkpoint.backbone("teacher")?)?;
 
     let class = |set: &dyn Dataset, i: usize| set.label(i).and_then(|c| set.classes().get(c as usize).cloned());
-    let places = choose(&asked, QUERIES, None);
-    let chosen: Vec<usize> = (0..q.images.len()).filter(|&row| places.contains(&q.images[row])).collect();
+    let asked_for = choose(&asked, QUERIES, None);
+    let chosen: Vec<usize> = (0..q.images.len()).filter(|&row| asked_for.contains(&q.images[row])).collect();
     let near = rows(b.rows.clone(), q.rows.select(ndarray::Axis(0), &chosen), NEAREST)?;
     for ((_, near), &row) in near.iter().zip(&chosen) {
         let own = q.images[row];

@@ -42,9 +42,9 @@ pub fn write<D: Device>(
         page::Page { name: &name, rows: &rows, manifest: &manifest, config: config.as_ref(), evidence: &evidence };
     let html = page.write();
     write_atomically(out, |f| f.write_all(html.as_bytes()))?;
-    let mut said = format!("{} ({} KB)", out.display(), html.len().div_ceil(1000));
-    evidence.missing.iter().for_each(|m| said += &format!("\nnot shown: {m}"));
-    Ok(said)
+    let mut message = format!("{} ({} KB)", out.display(), html.len().div_ceil(1000));
+    evidence.missing.iter().for_each(|m| message += &format!("\nnot shown: {m}"));
+    Ok(message)
 }
 
 /// For a run from before there were event files: writes one. A report goes on without it.

@@ -25,26 +25,30 @@ fn data(png: &[u8]) -> String {
     format!("data:image/png;base64,{}", STANDARD.encode(png))
 }
 
-/// A word of a command line as a shell takes it.
-fn quoted(word: &str) -> String {
+/// An argument of a command line, quoted as a shell needs it.
+fn quoted(argument: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    if !argument.is_empty() && argument.chars().all(plain) {
+        argument.into()
+    } else {
+        format!("'{}'", argument.replace('\'', "'\\''"))
+    }
 }
 
 /// The command of the manifest, or, for a run from before it was recorded, one that names every key.
 pub fn command(manifest: &Value) -> Option<String> {
-    let words: Vec<&str> = manifest["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    if !words.is_empty() {
-        return Some(words.into_iter().map(quoted).collect::<Vec<_>>().join(" "));
+    let arguments: Vec<&str> = manifest["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !arguments.is_empty() {
+        return Some(arguments.into_iter().map(quoted).collect::<Vec<_>>().join(" "));
     }
     let keys = manifest["config"].as_object()?;
     let mut line = format!("dino-host train --data {}", quoted(manifest["data"].as_str()?));
     for (key, value) in keys {
-        let words: Vec<String> = match value {
+        let values: Vec<String> = match value {
             Value::Array(all) => all.iter().map(plain).collect(),
             one => vec![plain(one)],
         };
-        let _ = write!(line, " --{key} {}", quoted(&words.join(",")));
+        let _ = write!(line, " --{key} {}", quoted(&values.join(",")));
     }
     Some(line)
 }
@@ -110,14 +114,14 @@ impl Page<'_> {
         let total = self.config.zip(self.rows.per_epoch().or_else(|| self.per_epoch()));
         let total = total.map(|(c, n)| (c.epochs as f64 * n) as u64);
         let done = self.steps();
-        let (bad, word, why) = self.health();
+        let (bad, summary, why) = self.health();
         html! {
             h1 { "DINO run " (visible(self.name)) }
             @if let (Some(data), Some(device), Some(train)) = (text("data"), text("device"), of("train")) {
                 p.soft { (train) " training and " (of("test").unwrap_or(0)) " test images of " (data) ", on " (device) }
             }
             div.verdict.bad[bad] {
-                b { (word) } " " (visible(&why))
+                b { (summary) } " " (visible(&why))
                 @if let Some(total) = total.filter(|t| done < *t) {
                     p {
                         "The log ends after step " (done) " of " (total) ": "
@@ -148,7 +152,9 @@ impl Page<'_> {
         let (rows, ln_k, last) = (self.rows, self.ln_k(), self.last_epoch());
         let health = ln_k.map_or(Health::Healthy, |ln_k| rows.health(ln_k.exp().round() as usize));
         match health {
-            _ if rows.steps.is_empty() => (true, "No step was logged.", "There is nothing to judge yet.".to_string()),
+            _ if rows.steps.is_empty() => {
+                (true, "No step was logged.", "There is nothing to evaluate yet.".to_string())
+            }
             _ if rows.tail(LOSS, last).is_none() => {
                 (true, "No finite loss.", "Every number of the log is missing or not finite.".to_string())
             }
@@ -252,7 +258,7 @@ impl Page<'_> {
             } @else {
                 h2 { "Training" }
                 div.charts { (charts) }
-                p.soft { "Lines are means of neighbouring steps, bands their least and greatest." }
+                p.soft { "Lines are means of neighboring steps, bands their least and greatest." }
             }
         }
     }
@@ -288,7 +294,7 @@ impl Page<'_> {
             return html! {};
         }
         html! {
-            h2 { "Nearest neighbours" }
+            h2 { "Nearest neighbors" }
             p.soft {
                 "Test images, and the training images whose features are most similar (cosine). "
                 "A full green frame: of the same class; a dashed red one: of another."
@@ -494,8 +500,8 @@ mod tests {
 
     #[test]
     fn commands_are_quoted_or_made_of_the_keys() {
-        let recorded = json!({"command": ["dino-host", "train", "--data", "my pictures/it's"]});
-        assert_eq!(command(&recorded).unwrap(), r"dino-host train --data 'my pictures/it'\''s'");
+        let recorded = json!({"command": ["dino-host", "train", "--data", "my images/it's"]});
+        assert_eq!(command(&recorded).unwrap(), r"dino-host train --data 'my images/it'\''s'");
         let old = json!({"command": null, "data": "builtin", "config": {"batch": 8, "mean": [0.5, 0.25]}});
         assert_eq!(command(&old).unwrap(), "dino-host train --data builtin --batch 8 --mean 0.5,0.25");
         assert_eq!(command(&Value::Null), None);

@@ -48,17 +48,17 @@ fn go_on<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan, per_epoch: u64) -
     let checkpoint = Checkpoint::open(&path)?;
     checkpoint.load(device, plan)?;
     let known = Recorded::read(&run.out)?.into_known();
-    let mut said = Vec::new();
-    let progress = check_data(run, &known, checkpoint.progress, per_epoch, &mut said)?;
+    let mut notes = Vec::new();
+    let progress = check_data(run, &known, checkpoint.progress, per_epoch, &mut notes)?;
     if run.config != checkpoint.config || progress != checkpoint.progress {
         checkpoint::save(&path, device, plan, &run.config, progress).map_err(Unsaved::error)?;
     }
-    said.extend(manifest(run, device, &known, &known.manifest["init_from"], progress.step)?);
+    notes.extend(manifest(run, device, &known, &known.manifest["init_from"], progress.step)?);
     let before = known.manifest["arithmetic"].as_str().filter(|before| *before != device.arithmetic());
-    said.extend(before.map(|before| {
+    notes.extend(before.map(|before| {
         format!("the run was on {before}: from here on its bits may differ from those of a run that stays there")
     }));
-    Ok((progress, said))
+    Ok((progress, notes))
 }
 
 /// Refuses to go on with other images than the run began with, unless that is accepted; where they are stored does not matter. Returns
@@ -68,7 +68,7 @@ fn check_data<D: Device>(
     known: &Known,
     progress: Progress,
     per_epoch: u64,
-    said: &mut Vec<String>,
+    notes: &mut Vec<String>,
 ) -> Result<Progress> {
     let (images, batch) = (run.splits.train.len(), run.config.batch as u64);
     let fingerprint = known.train["fingerprint"].as_str();
@@ -86,7 +86,7 @@ fn check_data<D: Device>(
     let before = progress.moved.map(|moved| moved.per_epoch).or(recorded.map(|n| n / batch)).filter(|n| *n > 0);
     let Some(before) = before.filter(|before| *before != per_epoch) else { return Ok(progress) };
     let moved = resume::moved(progress, before, per_epoch);
-    said.push(format!(
+    notes.push(format!(
         "an epoch has {per_epoch} steps now, {before} before: what is done stays done, {}{}",
         resume::epochs(moved.position() / per_epoch),
         match moved.position() % per_epoch {
@@ -98,13 +98,13 @@ fn check_data<D: Device>(
 }
 
 /// `run.json`: what made this run. `known` is what it was before, if the run goes on; `init_from` is null, or what it started from. Returns
-/// what has changed after `step` steps, in words.
+/// the changes after `step` steps as lines of text.
 fn manifest<D: Device>(run: &Run<D>, device: &D, known: &Known, init_from: &Value, step: u64) -> Result<Vec<String>> {
     let set = |s: &dyn Dataset| json!({"images": s.len(), "classes": s.classes(), "fingerprint": s.fingerprint()});
     let (train, test) = (set(&*run.splits.train), set(&*run.splits.test));
     // A run that goes on is still made by the command that began it.
     let command = if run.resume { known.manifest["command"].clone() } else { json!(run.command) };
-    let (changes, said) = known.changes(step, &run.config, &train, &test);
+    let (changes, notes) = known.changes(step, &run.config, &train, &test);
     let manifest = json!({
         "command": command,
         "host": {
@@ -126,5 +126,5 @@ fn manifest<D: Device>(run: &Run<D>, device: &D, known: &Known, init_from: &Valu
         "changes": changes,
     });
     write_atomically(&run.out.join(MANIFEST), |f| writeln!(f, "{manifest:#}"))?;
-    Ok(said)
+    Ok(notes)
 }

@@ -35,7 +35,7 @@ impl FromStr for Limit {
 
 /// `H:MM:SS`, `D-H`, `D-H:MM`, `D-H:MM:SS`. (`A:B` alone is minutes and seconds to Slurm and hours and minutes to many a reader.)
 fn slurm(text: &str) -> Option<Duration> {
-    let number = |word: &str| word.bytes().all(|b| b.is_ascii_digit()).then(|| word.parse::<u64>().ok()).flatten();
+    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
     let (days, clock) = match text.split_once('-') {
         Some((days, clock)) => (Some(number(days)?), clock),
         None => (None, text),

@@ -65,16 +65,16 @@ impl<D: Device> Trainer<'_, D> {
             "knn_top1": null,
             "verdict": self.detector.health().name(),
         });
-        let mut said = String::new();
+        let mut scores = String::new();
         let mut failed = None;
         let started = Instant::now();
         if self.is_evaluated(epoch) {
             match self.evaluate_both(gallery::due(epoch, config.epochs)) {
                 Ok((found, text)) => {
                     found.into_iter().for_each(|(key, value)| row[key] = value);
-                    said = text;
+                    scores = text;
                 }
-                // What was learnt is written down and saved first, so that the run goes on with the next epoch.
+                // What was learned is logged and saved first, so that the run goes on with the next epoch.
                 Err(e) => failed = Some(e),
             }
             self.take_unreadable(step)?;
@@ -100,30 +100,30 @@ impl<D: Device> Trainer<'_, D> {
         self.save()?;
         // Printed when it is true: whoever stops the program at this line loses nothing.
         let ln_k = (config.out_dim as f64).ln();
-        self.screen.print(&format!("epoch {epoch}: loss {loss:.4} (ln K {ln_k:.4}){said}"));
+        self.screen.print(&format!("epoch {epoch}: loss {loss:.4} (ln K {ln_k:.4}){scores}"));
         self.run.unreadable.endless().iter().for_each(|line| self.screen.print(line));
         failed.map_or(Ok(()), Err)
     }
 
-    /// Evaluates the teacher's features, and, where they are due, the student's: what belongs into the epoch's row, and the same in
-    /// words. (Every time, the student's would make `train --small` a sixth slower.)
+    /// Evaluates the teacher's features, and, where they are due, the student's: returns what belongs into the epoch's row, and the same as
+    /// text. (Every time, the student's would make `train --small` a sixth slower.)
     fn evaluate_both(&mut self, student: bool) -> Result<(Map<String, Value>, String)> {
         let run = self.run;
         let evaluated = |weights: &[f32]| evaluate::<D>(run.device, &run.config, weights, run.splits, run.unreadable);
-        let (mut row, mut said) = (Map::new(), String::new());
+        let (mut row, mut text) = (Map::new(), String::new());
         let (rank, top1) = evaluated(&self.backbone(self.plan.table.len())?)?;
         row.insert("feature_rank".into(), number(rank));
         if let Some(top1) = top1 {
             row.insert("knn_top1".into(), number(top1));
-            said = format!(", k-NN {top1:.2} %");
+            text = format!(", k-NN {top1:.2} %");
             if student {
                 let (_, top1) = evaluated(&self.backbone(0)?)?;
                 row.insert("knn_top1_student".into(), top1.map_or(Value::Null, number));
-                said += &top1.map_or(String::new(), |top1| format!(" (student {top1:.2} %)"));
+                text += &top1.map_or(String::new(), |top1| format!(" (student {top1:.2} %)"));
             }
         }
-        said += &format!(", feature rank {rank:.1}");
-        Ok((row, said))
+        text += &format!(", feature rank {rank:.1}");
+        Ok((row, text))
     }
 }
 

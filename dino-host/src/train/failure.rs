@@ -54,7 +54,7 @@ impl<D: Device> Trainer<'_, D> {
         let path = self.run.out.join(BEFORE_FAILURE);
         let kept = checkpoint::save(&path, &mut self.device, &self.plan, &self.run.config, self.progress);
         let mut error = match kept {
-            // The update of the step before has spoilt them.
+            // The update of the step before has spoiled them.
             Err(spoilt @ Unsaved::Spoilt(_)) => return self.unsaved(spoilt),
             Err(Unsaved::Failed(_)) => self.explain(step),
             Ok(()) => {
@@ -118,19 +118,19 @@ impl<D: Device> Trainer<'_, D> {
             });
         }
         step::commit(&mut checked, plan);
-        let place = match checked.violation {
-            Some((Violation::NonFinite(access, index), op, said)) => {
+        let location = match checked.violation {
+            Some((Violation::NonFinite(access, index), op, number)) => {
                 let during = during.filter(|_| access.pool == Pool::Acts && op != Op::patchify);
                 let image = during.and_then(|(part, pass)| {
                     let (view, i) = plan.locate(pass, access.span, index)?;
                     let id = step.batch.images[part * plan.config.micro_batch + i];
                     Some(format!(", crop {view} of image {}", self.run.splits.train.name(id as usize)))
                 });
-                format!("first in {} (op {said}){}", op.name(), image.unwrap_or_default())
+                format!("first in {} (op {number}){}", op.name(), image.unwrap_or_default())
             }
-            Some((violation, op, said)) => format!("{violation:?} in {} (op {said})", op.name()),
+            Some((violation, op, number)) => format!("{violation:?} in {} (op {number})", op.name()),
             None => "only in the sum of all gradients, which overflowed".into(),
         };
-        Error::new(format!("a number stopped being finite in step {}: {place}", self.step_at(step.number)))
+        Error::new(format!("a number stopped being finite in step {}: {location}", self.step_at(step.number)))
     }
 }

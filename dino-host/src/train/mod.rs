@@ -65,7 +65,7 @@ pub struct Run<'a, D: Device> {
     pub stop: &'a AtomicBool,
     /// To have stopped so long after this moment.
     pub time_limit: Option<(Instant, Limit)>,
-    /// The words of the command line, for `run.json`.
+    /// The arguments of the command line, for `run.json`.
     pub command: Vec<String>,
 }
 
@@ -94,7 +94,7 @@ pub const MANIFEST: &str = "run.json";
 
 /// A step that the device has been given, its report not yet taken.
 struct Pending {
-    /// Its place in the schedule, from 0.
+    /// Its position in the schedule, from 0.
     number: u64,
     hyper: Hyper,
     batch: Batch,
@@ -140,7 +140,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let begun = Instant::now();
     let (started, limit) = run.time_limit.map_or((begun, None), |(started, limit)| (started, Some(limit)));
     let mut clock = Clock::new(started, limit);
-    let (progress, said) = begin::start(run, &mut device, &plan, per_epoch)?;
+    let (progress, notes) = begin::start(run, &mut device, &plan, per_epoch)?;
     if run.resume {
         clock.save_took(begun.elapsed()); // the best guess so far: reading it took so long
     }
@@ -170,7 +170,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     })?;
     let mut screen = Screen::new(config.epochs * per_epoch, progress.position());
     screen.print(&format!("on {}", device.name()));
-    said.iter().for_each(|line| screen.print(line));
+    notes.iter().for_each(|line| screen.print(line));
     let (train, test) = (run.splits.train.len(), run.splits.test.len());
     let [bank, asked] = config.knn_images.of(train, test);
     if config.knn_every > 0 && [bank, asked] != [train, test] {
@@ -259,7 +259,7 @@ impl<D: Device> Trainer<'_, D> {
         })
     }
 
-    /// The number of the step at a place of the schedule, from 0.
+    /// The number of the step at a position of the schedule, from 0.
     fn step_at(&self, position: u64) -> u64 {
         position.saturating_add_signed(-self.progress.ahead())
     }
@@ -331,7 +331,7 @@ impl<D: Device> Trainer<'_, D> {
         Ok(())
     }
 
-    /// Appends a row to the log. Where that fails the run ends, but what it has learnt is saved first.
+    /// Appends a row to the log. Where that fails the run ends, but what it has learned is saved first.
     fn row(&mut self, row: Value) -> Result<()> {
         if self.log_ended {
             return Ok(());
@@ -386,8 +386,8 @@ impl<D: Device> Trainer<'_, D> {
         self.row(row)?;
         self.screen.step(of.number + 1, epoch, self.run.config.epochs, r.loss, rate, wait);
         if let Some(health) = self.detector.step(r.entropy, r.loss - r.entropy) {
-            let word = if health == Health::Healthy { "note" } else { "WARNING" };
-            self.screen.print(&format!("{word}, step {step}: {}", health.explanation()));
+            let level = if health == Health::Healthy { "note" } else { "WARNING" };
+            self.screen.print(&format!("{level}, step {step}: {}", health.explanation()));
         }
         Ok(())
     }

@@ -56,7 +56,7 @@ impl Owner {
         let path = folder.join(LOCK);
         let cannot = |e: std::io::Error| {
             Error::new(format!("cannot write {}: {e}", path.display()))
-                .hint("is there room on the disk, and may you write there?")
+                .hint("is there space left on the disk, and do you have the right to write there?")
         };
         loop {
             let mut options = OpenOptions::new();
@@ -71,9 +71,9 @@ impl Owner {
                 ),
             }
             let since = humantime::format_rfc3339_seconds(SystemTime::now());
-            let who = format!("process {} on {}, since {since}\n", std::process::id(), host());
+            let owner = format!("process {} on {}, since {since}\n", std::process::id(), host());
             // The lock holds without it; a disk that is full is met, and named, by the first file of the run.
-            let _ = file.set_len(0).and_then(|()| file.write_all(who.as_bytes()));
+            let _ = file.set_len(0).and_then(|()| file.write_all(owner.as_bytes()));
             return Ok(Owner { folder: folder.into(), _file: file, made });
         }
     }
@@ -107,11 +107,11 @@ fn is_at(_: &File, _: &Path) -> bool {
 }
 
 fn taken(folder: &Path, file: &mut File) -> Error {
-    let mut who = String::new();
+    let mut owner = String::new();
     // Where a lock keeps readers out as well, the owner stays unnamed.
-    let _ = file.read_to_string(&mut who);
-    let who = if who.trim().is_empty() { "another process" } else { who.trim() };
-    Error::new(format!("{} is being written by {who}", folder.display()))
+    let _ = file.read_to_string(&mut owner);
+    let owner = if owner.trim().is_empty() { "another process" } else { owner.trim() };
+    Error::new(format!("{} is being written by {owner}", folder.display()))
         .hint("wait for it or stop it (it saves on SIGTERM); another --out starts another run")
 }
 
@@ -177,14 +177,14 @@ mod tests {
     fn owners_that_come_and_go_never_meet() {
         use std::sync::atomic::{AtomicUsize, Ordering};
         let dir = tempfile::tempdir().unwrap();
-        let (owners, turns) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (owners, rounds) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..300 {
                         if let Ok(owner) = Owner::of(dir.path()) {
                             assert_eq!(owners.fetch_add(1, Ordering::SeqCst), 0);
-                            turns.fetch_add(1, Ordering::SeqCst);
+                            rounds.fetch_add(1, Ordering::SeqCst);
                             owners.fetch_sub(1, Ordering::SeqCst);
                             drop(owner);
                         }
@@ -192,6 +192,6 @@ mod tests {
                 });
             }
         });
-        assert!(turns.load(Ordering::SeqCst) >= 4);
+        assert!(rounds.load(Ordering::SeqCst) >= 4);
     }
 }

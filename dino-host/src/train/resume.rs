@@ -74,7 +74,7 @@ impl std::fmt::Display for Change {
     }
 }
 
-/// So many epochs, in words.
+/// A number of epochs as text.
 pub fn epochs(count: u64) -> String {
     if count == 1 { "1 epoch".into() } else { format!("{count} epochs") }
 }
@@ -110,7 +110,7 @@ impl Recorded {
     pub fn data(&self) -> Result<String> {
         self.manifest["data"].as_str().map(str::to_owned).ok_or_else(|| {
             let path = self.out.join(MANIFEST);
-            Error::new(format!("{} does not say what the run was trained on", path.display()))
+            Error::new(format!("{} does not state what the run was trained on", path.display()))
                 .hint("name the data with --data")
         })
     }
@@ -235,9 +235,9 @@ pub struct Known {
 
 impl Known {
     /// The list for `run.json` of everything that has changed since the run began, with what changes now, before the step that is
-    /// `step` steps after the first; and what changes now, in words.
+    /// `step` steps after the first; and what changes now, as text.
     pub fn changes(&self, step: u64, config: &Config, train: &Value, test: &Value) -> (Vec<Value>, Vec<String>) {
-        let (mut all, mut said) = (self.changes.clone(), Vec::new());
+        let (mut all, mut notes) = (self.changes.clone(), Vec::new());
         for Change { key, from, to } in self.config.iter().flat_map(|before| differences(before, config)) {
             all.push(json!({"step": step, "key": key, "from": from, "to": to}));
         }
@@ -247,13 +247,13 @@ impl Known {
                 let short = |set: &Value| json!({"images": set["images"], "fingerprint": set["fingerprint"]});
                 all.push(json!({"step": step, "key": key, "from": short(from), "to": short(to)}));
                 let scores = if key == "test" { "; its scores do not compare with those before" } else { "" };
-                said.push(format!(
+                notes.push(format!(
                     "from step {step} on the {key} part is another: {} images, before {}{scores}",
                     to["images"], from["images"]
                 ));
             }
         }
-        (all, said)
+        (all, notes)
     }
 }
 
@@ -301,7 +301,7 @@ mod tests {
         let refused = to(21, 2).unwrap_err();
         assert!(refused.message.contains("another is under way") && refused.hint.unwrap() == "--epochs 3 or more");
         assert!(recorded(50, 0.0, images.clone()).is_finished(5));
-        assert!(!recorded(50, 1.0, images.clone()).is_finished(5), "its last epoch is not judged yet");
+        assert!(!recorded(50, 1.0, images.clone()).is_finished(5), "its last epoch is not evaluated yet");
         assert!(!recorded(50, 0.0, images.clone()).is_finished(6) && !recorded(50, 0.0, Value::Null).is_finished(5));
     }
 
@@ -347,8 +347,8 @@ mod tests {
         assert_eq!(at_10.train, set("a"));
         let at_30 = recorded(30, 0.0, manifest).into_known();
         let now = Config { lr: 4.0, ..later };
-        let (all, said) = at_30.changes(30, &now, &set("b"), &set("u"));
+        let (all, notes) = at_30.changes(30, &now, &set("b"), &set("u"));
         assert_eq!(all[3], json!({"step": 30, "key": "lr", "from": 3.0, "to": 4.0}));
-        assert_eq!((all.len(), &all[4]["key"], said.len()), (5, &json!("test"), 1));
+        assert_eq!((all.len(), &all[4]["key"], notes.len()), (5, &json!("test"), 1));
     }
 }

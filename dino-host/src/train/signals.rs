@@ -66,7 +66,7 @@ pub fn watch(stop: &'static AtomicBool) {
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     let mut found = std::mem::MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: without a new action the call only writes the present one, completely unless it fails, to a place made for it.
+    // SAFETY: without a new action the call only writes the present one, completely unless it fails, to memory made for it.
     unsafe {
         libc::sigaction(signal, std::ptr::null(), found.as_mut_ptr()) == 0
             && found.assume_init().sa_sigaction == libc::SIG_IGN

@@ -185,11 +185,11 @@ fn a_step_that_is_not_finite_is_found_late() {
         let (error, late_error) = (outcome.unwrap_err(), late.0.unwrap_err());
         let hint = error.hint.unwrap();
         assert!(hint.contains("train --resume --lr 1.0e-3 --out"), "{hint}");
-        let (said, said_late) = (error.message, late_error.message);
-        let words = "a number stopped being finite in step 1: first in linear (op 13), crop 0 of image builtin/train/";
-        assert!(said.contains(words), "{said}");
-        assert!(said.ends_with("; the run is saved as it was after step 0"), "{said}");
-        assert_eq!((said, rows), (said_late, late.2));
+        let (text, late_text) = (error.message, late_error.message);
+        let start = "a number stopped being finite in step 1: first in linear (op 13), crop 0 of image builtin/train/";
+        assert!(text.contains(start), "{text}");
+        assert!(text.ends_with("; the run is saved as it was after step 0"), "{text}");
+        assert_eq!((text, rows), (late_text, late.2));
         assert!(files == late.1, "the weights differ");
         assert_eq!((step_of(&files), step_in(&files, BEFORE_FAILURE)), (0, 1));
     }
@@ -214,11 +214,11 @@ fn an_update_that_is_not_finite_is_never_saved() {
         (0, Pool::State, config().plan(Late::RECOMPUTE).unwrap().targets.rows.offset.0.at, "center", 2, 0),
     ] {
         let (error, files) = spoilt(step, pool, index);
-        let said = format!("{error}");
-        assert!(error.message.starts_with(&format!("after step {found} ")), "{said}");
-        assert!(said.contains(key) && said.contains("is not finite: element"), "{said}");
-        assert!(said.contains(&format!("the run is saved as it was after step {saved}")), "{said}");
-        assert!(said.contains("--resume --lr"), "{said}");
+        let text = format!("{error}");
+        assert!(error.message.starts_with(&format!("after step {found} ")), "{text}");
+        assert!(text.contains(key) && text.contains("is not finite: element"), "{text}");
+        assert!(text.contains(&format!("the run is saved as it was after step {saved}")), "{text}");
+        assert!(text.contains("--resume --lr"), "{text}");
         assert_eq!((step_of(&files), step_in(&files, TEACHER)), (saved, saved), "{key}");
         for (name, bytes) in &files {
             let all = safetensors::SafeTensors::deserialize(bytes).unwrap();
@@ -247,7 +247,7 @@ impl Dataset for Panics {
         self.0.len()
     }
     fn image(&self, i: usize) -> Result<crate::image::Image> {
-        assert_ne!(i, self.1, "a fault in the data's own code");
+        assert_ne!(i, self.1, "an error in the data's own code");
         self.0.image(i)
     }
     fn label(&self, i: usize) -> Option<u32> {

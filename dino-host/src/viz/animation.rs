@@ -36,7 +36,7 @@ impl Format {
     /// `fps` is 0, or above 50 for a GIF, or there is no ffmpeg for an mp4.
     pub fn check(self, fps: u16) -> Result<()> {
         if fps == 0 {
-            return Err(Error::new("--fps 0 stands still").hint("--fps 30 is the published speed"));
+            return Err(Error::new("--fps 0 never shows a second frame").hint("--fps 30 is the published speed"));
         }
         if self == Format::Gif && fps > 50 {
             // A delay of 1/100 s is shown as one of 1/10 s by most viewers.
@@ -115,14 +115,14 @@ impl Video {
                     .stderr(Stdio::piped())
                     .spawn()
                     .map_err(|e| failed(&format!("ffmpeg does not start: {e}")))?;
-                let mut said = child.stderr.take().expect("it is piped");
+                let mut stderr = child.stderr.take().expect("it is piped");
                 // Read beside the frames: a full pipe would stop ffmpeg, and us with it.
-                let said = std::thread::spawn(move || {
+                let messages = std::thread::spawn(move || {
                     let mut text = Vec::new();
-                    let _ = said.read_to_end(&mut text);
+                    let _ = stderr.read_to_end(&mut text);
                     String::from_utf8_lossy(&text).into_owned()
                 });
-                Writer::Ffmpeg(child, said)
+                Writer::Ffmpeg(child, messages)
             }
         };
         Ok(Video { path: path.into(), aside, size, fps, written: 0, writer: Some(writer) })
@@ -170,11 +170,11 @@ impl Video {
                 let mut file = encoder.into_inner().map_err(|e| failed(&e))?;
                 file.flush().map_err(|e| failed(&e))?;
             }
-            Writer::Ffmpeg(mut child, said) => {
+            Writer::Ffmpeg(mut child, messages) => {
                 drop(child.stdin.take());
                 let done = child.wait().map_err(|e| failed(&e))?;
                 if !done.success() {
-                    return Err(ffmpeg_error(&path, done, said));
+                    return Err(ffmpeg_error(&path, done, messages));
                 }
             }
         }
@@ -184,10 +184,10 @@ impl Video {
 
     fn ffmpeg_failed(&mut self) -> Error {
         match self.writer.take() {
-            Some(Writer::Ffmpeg(mut child, said)) => {
+            Some(Writer::Ffmpeg(mut child, messages)) => {
                 drop(child.stdin.take());
                 match child.wait() {
-                    Ok(done) => ffmpeg_error(&self.path, done, said),
+                    Ok(done) => ffmpeg_error(&self.path, done, messages),
                     Err(e) => unwritable(&self.path, &e),
                 }
             }
@@ -209,13 +209,13 @@ impl Drop for Video {
 
 fn unwritable(path: &Path, why: &dyn std::fmt::Display) -> Error {
     Error::new(format!("cannot write {}: {why}", path.display()))
-        .hint("is there room on the disk, and may you write there?")
+        .hint("is there space left on the disk, and do you have the right to write there?")
 }
 
 /// What ffmpeg printed last, in one line.
-fn ffmpeg_error(path: &Path, done: std::process::ExitStatus, said: JoinHandle<String>) -> Error {
-    let said = said.join().unwrap_or_default();
-    let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("and said nothing");
+fn ffmpeg_error(path: &Path, done: std::process::ExitStatus, messages: JoinHandle<String>) -> Error {
+    let text = messages.join().unwrap_or_default();
+    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("and printed nothing");
     Error::new(format!("ffmpeg could not write {}: {last} ({done})", path.display()))
         .hint("does this ffmpeg have libx264? --animate apng or gif need no other program")
 }
@@ -236,11 +236,11 @@ mod tests {
     }
 
     fn video(format: Format, dir: &Path, fps: u16) -> PathBuf {
-        let path = dir.join(format!("film.{}", format.ending()));
+        let path = dir.join(format!("video.{}", format.ending()));
         let mut video = Video::create(format, &path, [5, 3], fps, 4).unwrap();
         (0..4).for_each(|i| video.frame(&frame(i)).unwrap());
         video.finish().unwrap();
-        assert_eq!(fs::read_dir(dir).unwrap().count(), 1, "nothing stays beside the film");
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 1, "nothing stays beside the video");
         path
     }
 
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gif_keeps_frames_times_and_few_colours() {
+    fn a_gif_keeps_frames_times_and_few_colors() {
         let dir = tempfile::tempdir().unwrap();
         let path = video(Format::Gif, dir.path(), 30);
         let mut options = gif::DecodeOptions::new();

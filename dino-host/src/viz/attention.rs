@@ -260,7 +260,7 @@ pub fn draw<D: Device>(
         return Ok(format!(
             "{width} x {height} pixels, {cols} x {rows} patches, {heads} heads; {}",
             match parts.contains(&Part::Overlay) {
-                true => format!("all on one sheet: {}", out.join("overlay.png").display()),
+                true => format!("all on one contact sheet: {}", out.join("overlay.png").display()),
                 false => format!("in {}", out.display()),
             }
         ));
@@ -289,7 +289,9 @@ pub fn draw<D: Device>(
         }
     }
     if drawn == 0 {
-        return Err(Error::new("none of the pictures could be read").hint("--strict says why the first one could not"));
+        return Err(
+            Error::new("none of the images could be read").hint("--strict stops at the first one and reports why")
+        );
     }
     if !page.is_empty() {
         Canvas::contact_sheet(&page).write(&out.join(format!("sheet-{pages:03}.png")))?;
@@ -389,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_have_colours_of_their_own() {
+    fn heads_have_colors_of_their_own() {
         assert_eq!([0, 1, 2].map(|h| hue(h, 3)), [[255., 0., 0.], [0., 255., 0.], [0., 0., 255.]]);
         assert_eq!([1, 3, 5].map(|h| hue(h, 6)), [[255., 255., 0.], [0., 255., 255.], [255., 0., 255.]]);
         // Two patches, two heads: the first is kept by head 0 alone, the second by both, and head 1 attends to it more.

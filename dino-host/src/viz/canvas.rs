@@ -85,7 +85,7 @@ impl Canvas {
         Canvas::grid(figures, (1..).find(|n| n * n >= figures.len()).unwrap_or(1))
     }
 
-    /// The same for those who take images.
+    /// The same, as an image.
     pub fn image(&self) -> Image {
         let pixels = self.rgb.as_flattened().to_vec();
         Image { width: self.width, height: self.height, channels: 3, pixels }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_a_png_are_the_picture() {
+    fn the_bytes_of_a_png_are_those_of_the_figure() {
         let figure = Canvas::new(3, 2, [0; 3]).map(|i, _| [i as u8, 200, 3]);
         let read = decode_bytes(Path::new("a.png"), &figure.png().unwrap(), Decode::default()).unwrap();
         assert_eq!(Canvas::of(&read, 1), figure);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_run_from_dark_to_light() {
+    fn colors_run_from_dark_to_light() {
         let light = |v: f32| inferno(v).iter().sum::<f32>();
         assert!((0..100).all(|i| light(i as f32 / 100.0) < light((i + 1) as f32 / 100.0)));
         assert_eq!(inferno(f32::INFINITY), [252.0, 255.0, 164.0]);

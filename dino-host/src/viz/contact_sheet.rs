@@ -1,4 +1,4 @@
-//! Contact sheets of the crops that a run sees, made by the loader itself: for people to check before they spend a day on them.
+//! Contact sheets of the crops that a run trains on, made by the loader itself: for people to check before they spend a day on a run.
 
 use crate::config::Config;
 use crate::data::loader::Recipe;
@@ -78,26 +78,26 @@ fn row(augment: &Augment, image: &Image, crops: &[f32]) -> Canvas {
     // As high as a global crop, at most three times as wide.
     let fit = (height as f64 / image.height as f64).min(3.0 * height as f64 / image.width as f64);
     let fitted = |n: usize| ((n as f64 * fit).round() as usize).max(1);
-    let whole = resize(&colored(image), fitted(image.height), fitted(image.width), Filter::Bicubic);
+    let shown = resize(&colored(image), fitted(image.height), fitted(image.width), Filter::Bicubic);
     // Local crops are drawn above each other in as many rows as fit.
     let down = ((height + GAP) / (local * scale + GAP)).max(1);
     let columns = augment.local_crops_number.div_ceil(down);
-    let place = |view: usize| match view {
-        0 | 1 => (0, whole.width + GAP + view * (height + GAP)),
+    let corner = |view: usize| match view {
+        0 | 1 => (0, shown.width + GAP + view * (height + GAP)),
         _ => {
             let (column, row) = ((view - 2) / down, (view - 2) % down);
-            (row * (local * scale + GAP), whole.width + GAP + 2 * (height + GAP) + column * (local * scale + GAP))
+            (row * (local * scale + GAP), shown.width + GAP + 2 * (height + GAP) + column * (local * scale + GAP))
         }
     };
     let tall = height.max(local * scale);
-    let wide = whole.width + 2 * (GAP + height) + columns * (GAP + local * scale);
+    let wide = shown.width + 2 * (GAP + height) + columns * (GAP + local * scale);
     let mut canvas = Canvas::new(wide, tall, WHITE);
-    canvas.put(0, 0, &Canvas::of(&whole, 1));
+    canvas.put(0, 0, &Canvas::of(&shown, 1));
     let mut rest = crops;
     for (view, (side, _)) in augment.crops_of().into_iter().enumerate() {
         let (crop, tail) = rest.split_at(augment.channels * side * side);
         rest = tail;
-        let (top, left) = place(view);
+        let (top, left) = corner(view);
         canvas.put(top, left, &Canvas::of(&pixels(augment, crop, side), scale));
     }
     canvas

@@ -30,7 +30,7 @@ pub fn due(epoch: u64, epochs: u64) -> bool {
     (epoch + 1).is_power_of_two() || epoch + 1 == epochs
 }
 
-/// The images that are drawn, with their places in the set: of the test part, or, where that is empty, of the train part; evenly
+/// The images that are drawn, with their indices in the set: of the test part, or, where that is empty, of the train part; evenly
 /// spread, and of as many classes as there are. Those that cannot be read are left out.
 pub fn images(splits: &Splits) -> (&dyn Dataset, Vec<(usize, Image)>) {
     let set = if splits.test.is_empty() { &*splits.train } else { &*splits.test };
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_weights_draw_the_same_pictures() {
+    fn the_same_weights_draw_the_same_figures() {
         let config = Config { depth: 2, embed_dim: 24, ..Config::tiny() }.resolve().unwrap();
         let splits = data::builtin(40, 3);
         let table = config.table();

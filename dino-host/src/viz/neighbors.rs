@@ -27,10 +27,10 @@ pub type Row = (usize, Near);
 /// The bank is empty, or numbers are not finite.
 pub fn rows(bank: Array2<f32>, queries: Array2<f32>, k: usize) -> Result<Vec<Row>> {
     if bank.nrows() == 0 {
-        return Err(Error::new("there are no images to be neighbours").hint("two images or more"));
+        return Err(Error::new("there are no images to be neighbors").hint("two images or more"));
     }
     if let Some(row) = bank.rows().into_iter().chain(queries.rows()).position(|r| r.iter().any(|x| !x.is_finite())) {
-        return Err(Error::new(format!("the features in row {row} are not finite")).hint("are the weights sound?"));
+        return Err(Error::new(format!("the features in row {row} are not finite")).hint("are the weights valid?"));
     }
     if queries.nrows() == 0 || k == 0 {
         return Ok((0..queries.nrows()).map(|q| (q, Vec::new())).collect());
@@ -47,7 +47,7 @@ pub fn rows(bank: Array2<f32>, queries: Array2<f32>, k: usize) -> Result<Vec<Row
 /// There are fewer than two images, or numbers are not finite.
 pub fn rows_within(all: Array2<f32>, chosen: &[usize], k: usize) -> Result<Vec<Row>> {
     if all.nrows() < 2 {
-        return Err(Error::new("one image has no neighbours").hint("two images or more"));
+        return Err(Error::new("one image has no neighbors").hint("two images or more"));
     }
     let queries = all.select(Axis(0), chosen);
     // One more, for the row itself.
@@ -59,7 +59,7 @@ pub fn rows_within(all: Array2<f32>, chosen: &[usize], k: usize) -> Result<Vec<R
         .collect())
 }
 
-/// `count` images of a set to ask for: with a seed at random, without one in turn from every class, each class's evenly spread over it
+/// `count` images of a set as queries: with a seed at random, without one from class after class, each class's evenly spread over it
 /// (without labels: evenly over the set). In the set's order; all of them where there are no more.
 pub fn choose(set: &dyn Dataset, count: usize, seed: Option<u64>) -> Vec<usize> {
     let count = count.min(set.len());
@@ -179,13 +179,13 @@ pub type Kinds<'a> = Vec<(&'a str, Box<dyn FnMut(&dyn Dataset) -> Result<Feature
 /// `k` is 0, no query can be read, features cannot be made, or a file cannot be written.
 pub fn draw(ask: &Ask, kinds: Kinds, unreadable: &Unreadable, out: &Path) -> Result<Value> {
     if ask.k == 0 {
-        return Err(Error::new("--k 0 asks for no neighbours").hint("--k 10 draws ten in a row"));
+        return Err(Error::new("--k 0 asks for no neighbors").hint("--k 10 draws ten in a row"));
     }
     std::fs::create_dir_all(out).map_err(|e| {
         Error::new(format!("cannot make the folder {}: {e}", out.display())).hint("--out names another")
     })?;
     let queries = ask.queries.unwrap_or(ask.bank);
-    // (query, what it was asked with, neighbors), all by their places in the sets.
+    // (query, which features, neighbors), all by their indices in the sets.
     let mut lines: Vec<(usize, usize, Near)> = Vec::new();
     let mut names = Vec::new();
     for (kind, (name, mut extract)) in kinds.into_iter().enumerate() {
@@ -204,12 +204,12 @@ pub fn draw(ask: &Ask, kinds: Kinds, unreadable: &Unreadable, out: &Path) -> Res
                 found.into_iter().map(|(q, near)| (bank.images[q], near)).collect::<Vec<_>>()
             }
         };
-        let place = |near: Near| near.into_iter().map(|(i, s)| (bank.images[i], s)).collect();
-        lines.extend(found.into_iter().map(|(q, near)| (q, kind, place(near))));
+        let of_set = |near: Near| near.into_iter().map(|(i, s)| (bank.images[i], s)).collect();
+        lines.extend(found.into_iter().map(|(q, near)| (q, kind, of_set(near))));
     }
     unreadable.print();
     if lines.is_empty() {
-        return Err(Error::new("none of the queries could be read").hint("--image names other pictures"));
+        return Err(Error::new("none of the queries could be read").hint("--image names other images"));
     }
     lines.sort_by_key(|&(query, kind, _)| (query, kind));
 
@@ -251,27 +251,27 @@ mod tests {
     use ndarray::array;
 
     #[test]
-    fn neighbours_by_hand() {
+    fn neighbors_by_hand() {
         // Angles of 0, 90, 45 and 180 degrees, of any length.
         let bank = array![[2.0, 0.0], [0.0, 0.1], [3.0, 3.0], [-1.0, 0.0]];
         let found = rows(bank.clone(), array![[1.0f32, 0.0], [0.0, 5.0]], 3).unwrap();
-        let places = |row: &Row| row.1.iter().map(|n| n.0).collect::<Vec<_>>();
-        assert_eq!((found[0].0, places(&found[0])), (0, vec![0, 2, 1]));
+        let indices = |row: &Row| row.1.iter().map(|n| n.0).collect::<Vec<_>>();
+        assert_eq!((found[0].0, indices(&found[0])), (0, vec![0, 2, 1]));
         // Rows 0 and 3 are equally far from the second query: the earlier comes first.
-        assert_eq!((found[1].0, places(&found[1])), (1, vec![1, 2, 0]));
+        assert_eq!((found[1].0, indices(&found[1])), (1, vec![1, 2, 0]));
         let want = [1.0, 0.5f32.sqrt(), 0.0];
         assert!(found[0].1.iter().zip(want).all(|(n, w)| (n.1 - w).abs() < 1e-6), "{found:?}");
         // Leave one out: nobody is his own neighbor.
         let found = rows_within(bank.clone(), &[0, 3], 2).unwrap();
-        assert_eq!((found[0].0, places(&found[0])), (0, vec![2, 1]));
-        assert_eq!((found[1].0, places(&found[1])), (3, vec![1, 2]));
-        assert_eq!(places(&rows_within(bank, &[2], 99).unwrap()[0]), [0, 1, 3]);
+        assert_eq!((found[0].0, indices(&found[0])), (0, vec![2, 1]));
+        assert_eq!((found[1].0, indices(&found[1])), (3, vec![1, 2]));
+        assert_eq!(indices(&rows_within(bank, &[2], 99).unwrap()[0]), [0, 1, 3]);
         // Copies of the query: itself is left out, not the first copy.
-        assert_eq!(places(&rows_within(Array2::ones((4, 2)), &[2], 2).unwrap()[0]), [0, 1]);
+        assert_eq!(indices(&rows_within(Array2::ones((4, 2)), &[2], 2).unwrap()[0]), [0, 1]);
     }
 
     #[test]
-    fn what_cannot_be_answered_is_said() {
+    fn impossible_queries_are_refused() {
         let message = |r: Result<Vec<Row>>| r.unwrap_err().to_string();
         assert!(message(rows(Array2::zeros((0, 2)), Array2::zeros((1, 2)), 3)).contains("no images"));
         assert!(message(rows_within(Array2::zeros((1, 2)), &[0], 3)).contains("one image"));
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strip_shows_the_query_and_frames_its_neighbours() {
+    fn a_strip_shows_the_query_and_frames_its_neighbors() {
         let image = |x| Image { width: 2, height: 2, channels: 1, pixels: vec![x; 4] };
         let strip = strip(&image(1), &[(image(2), Some(true)), (image(3), Some(false)), (image(4), None)]);
         let count = |p: [u8; 3]| strip.rgb.iter().filter(|q| **q == p).count();

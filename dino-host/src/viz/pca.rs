@@ -110,9 +110,10 @@ impl Pca {
 
 /// The quantile `at` (0 to 1) of sorted values, between two of them on the straight line (NumPy's default).
 pub fn quantile(sorted: &[f32], at: f64) -> f64 {
-    let place = at * (sorted.len() - 1) as f64;
-    let (low, high) = (sorted[place as usize] as f64, sorted[(place.ceil() as usize).min(sorted.len() - 1)] as f64);
-    low + (high - low) * place.fract()
+    let position = at * (sorted.len() - 1) as f64;
+    let (low, high) =
+        (sorted[position as usize] as f64, sorted[(position.ceil() as usize).min(sorted.len() - 1)] as f64);
+    low + (high - low) * position.fract()
 }
 
 /// The threshold that parts values in two with the greatest variance between the parts (Otsu 1979), halfway between two neighbors;
@@ -152,7 +153,7 @@ pub fn color(coordinates: [f32; 3], scales: &[[f64; 2]]) -> [f64; 3] {
     })
 }
 
-/// An image that could be read: its place in the set, and its patches in a column and in a row.
+/// An image that could be read: its index in the set, and its patches in a column and in a row.
 struct Member {
     index: usize,
     grid: [usize; 2],
@@ -189,7 +190,9 @@ pub fn draw<D: Device>(
     }
     unreadable.print();
     if members.is_empty() {
-        return Err(Error::new("none of the pictures could be read").hint("--strict says why the first one could not"));
+        return Err(
+            Error::new("none of the images could be read").hint("--strict stops at the first one and reports why")
+        );
     }
 
     let mut tokens = spool.rewind()?;
@@ -240,9 +243,9 @@ pub fn draw<D: Device>(
         // It could be read a moment ago.
         let image = extractor.input(&set.image(member.index)?)?;
         let shown = Canvas::of(&image, cell / patch);
-        let place = (pages, page.len());
+        let cell_of_sheet = (pages, page.len());
         images.push(json!({
-            "image": name, "folder": below, "rows": height, "cols": wide, "sheet": place.0, "place": place.1,
+            "image": name, "folder": below, "rows": height, "cols": wide, "sheet": cell_of_sheet.0, "place": cell_of_sheet.1,
             "foreground": foreground.then(|| part[mine.clone()].iter().filter(|p| **p).count()),
         }));
         if set.len() == 1 {
@@ -405,7 +408,7 @@ mod tests {
 
     /// Everything from tokens to colors as NumPy has it (`tests/golden/make_pictures.py`), over two images together.
     #[test]
-    fn colours_are_those_of_numpy() {
+    fn colors_are_those_of_numpy() {
         let golden: Value = serde_json::from_str(include_str!("../../../tests/golden/pictures.json")).unwrap();
         let width = golden["width"].as_u64().unwrap() as usize;
         let images = golden["images"].as_array().unwrap();

@@ -19,13 +19,13 @@ use crate::viz::canvas::Canvas;
 use clap::ValueEnum;
 use std::path::Path;
 
-/// Over what the colors run from the least to the greatest attention.
+/// Which attention the colors range over, from the least to the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Range {
-    /// The whole film: a color means the same in every frame
+    /// The entire video: a color means the same in every frame
     #[value(name = "film")]
     Video,
-    /// Every frame for itself, as published
+    /// Every frame by itself, as published
     Frame,
 }
 
@@ -34,7 +34,7 @@ pub enum Range {
 pub enum Show {
     /// Mean attention as heat over the frame
     Mean,
-    /// The frame, every head and the mean, on one sheet
+    /// The frame, every head and the mean, on one contact sheet
     Heads,
     /// The patches that hold --keep of the mean attention, the rest darkened
     Mask,
@@ -97,7 +97,9 @@ pub fn draw<D: Device>(
     }
     unreadable.print();
     let Some((size, _)) = first else {
-        return Err(Error::new("none of the frames could be read").hint("--strict says why the first one could not"));
+        return Err(
+            Error::new("none of the frames could be read").hint("--strict stops at the first one and reports why")
+        );
     };
     if others > 0 {
         errln!(

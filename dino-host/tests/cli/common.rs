@@ -27,16 +27,16 @@ pub struct Done {
 }
 
 /// The arguments of a command line; `{}` stands for the next path.
-pub fn words(line: &str, paths: &[&Path]) -> Vec<String> {
+pub fn arguments(line: &str, paths: &[&Path]) -> Vec<String> {
     let mut paths = paths.iter();
-    let word = |w: &str| if w == "{}" { paths.next().unwrap().to_str().unwrap().into() } else { w.to_string() };
-    line.split_whitespace().map(word).collect()
+    let argument = |w: &str| if w == "{}" { paths.next().unwrap().to_str().unwrap().into() } else { w.to_string() };
+    line.split_whitespace().map(argument).collect()
 }
 
 /// The program with the arguments of `line`.
 pub fn command(line: &str, paths: &[&Path]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dino-host"));
-    command.args(words(line, paths)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(arguments(line, paths)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     #[cfg(unix)]
     hear_signals(&mut command);
     command
@@ -89,11 +89,11 @@ pub fn refuses(line: &str, paths: &[&Path]) -> String {
     last.join("\n")
 }
 
-/// [`refuses`], and every one of `said` is in the message.
+/// [`refuses`], and every one of `expected` is in the message.
 #[track_caller]
-pub fn refuses_saying(line: &str, paths: &[&Path], said: &[&str]) {
+pub fn refuses_with(line: &str, paths: &[&Path], expected: &[&str]) {
     let text = refuses(line, paths);
-    said.iter().for_each(|s| assert!(text.contains(s), "{s:?} is not said by {line}: {text}"));
+    expected.iter().for_each(|s| assert!(text.contains(s), "{s:?} is not reported by {line}: {text}"));
 }
 
 /// CIFAR-10 records with pixels that differ.
@@ -128,7 +128,7 @@ pub fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
 }
 
 /// An image of a colored gradient, encoded.
-pub fn picture(format: image::ImageFormat, seed: u32) -> Vec<u8> {
+pub fn image_bytes(format: image::ImageFormat, seed: u32) -> Vec<u8> {
     let image = image::RgbImage::from_fn(40 + seed % 7, 36, |x, y| {
         image::Rgb([(5 * x + 31 * seed) as u8, (7 * y) as u8, (x * y + seed) as u8])
     });

@@ -81,7 +81,7 @@ mod unix {
         assert_same_run(&whole, &killed);
     }
 
-    /// Neither the order within shards nor what takes the place of bad images may depend on where the run began anew. (At which step
+    /// Neither the order within shards nor what replaces bad images may depend on where the run began anew. (At which step
     /// a bad image is named in the log may: the loader is ahead of the step.)
     #[test]
     fn a_killed_run_on_packed_shards_with_bad_images_resumes_to_the_same_bytes() {
@@ -104,9 +104,9 @@ mod unix {
             let file = fs::File::create(dir.path().join(format!("{name}.tar.gz"))).unwrap();
             let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(file, flate2::Compression::fast()));
             for i in first..first + count {
-                let whole = picture(image::ImageFormat::Png, i as u32);
+                let complete = image_bytes(image::ImageFormat::Png, i as u32);
                 let bad = i < TRAIN && i % 12 == 5;
-                let image = if bad { &whole[..whole.len() / 2] } else { &whole };
+                let image = if bad { &complete[..complete.len() / 2] } else { &complete };
                 for (ending, bytes) in [("cls", (i % 2).to_string().as_bytes()), ("png", image)] {
                     let mut header = tar::Header::new_gnu();
                     header.set_size(bytes.len() as u64);
@@ -187,7 +187,7 @@ fn a_resume_reads_its_configuration_from_the_run() {
         "{}",
         done.err
     );
-    for (flag, said) in [
+    for (flag, expected) in [
         ("--batch 4", "--batch 4 (the run has 8)"),
         ("--seed 3", "--seed 3 (the run has 0)"),
         ("--global-crops-scale 0.5 1", "--global-crops-scale [0.5,1.0] (the run has [0.3,1.0])"),
@@ -195,15 +195,15 @@ fn a_resume_reads_its_configuration_from_the_run() {
         ("--ignore-exif", "--ignore-exif true"),
     ] {
         let line = format!("train --resume --epochs 2 {flag} --out {{}}");
-        refuses_saying(&line, &[&run], &["cannot go on with", said]);
+        refuses_with(&line, &[&run], &["cannot go on with", expected]);
     }
     let other = folder(&[("train.bin", records(TRAIN, 3)), ("test.bin", records(TEST, 4))]);
-    refuses_saying(
+    refuses_with(
         "train --resume --epochs 2 --out {} --data {}",
         &[&run, other.path()],
         &["does not hold the images", "(72 then, 72 now)", "--accept-changed-data"],
     );
-    assert!(content(&run) == before, "a refusal must not touch the run");
+    assert!(content(&run) == before, "a refusal must not change the run");
     // Other hardware or libraries sum in another order: that is printed, and only once.
     let manifest = std::fs::read_to_string(run.join("run.json")).unwrap();
     let began = manifest.replace("\"arithmetic\": \"CPU, ", "\"arithmetic\": \"CPU, abacus and ");

@@ -52,14 +52,14 @@ fn json(line: &str, paths: &[&Path]) -> Value {
 }
 
 #[test]
-fn a_video_is_followed_judged_and_drawn() {
+fn a_video_is_followed_scored_and_drawn() {
     let (davis, out) = (davis(), tempfile::tempdir().unwrap());
     let line = format!("eval video {RANDOM} --data {{}} --size 48 --out {{}}");
     let paths = [davis.path(), out.path()];
     let done = dino(&line, &paths);
     assert_eq!(done.code, 0, "{}", done.err);
     assert!(done.err.contains("left out: none") && done.err.contains("first has no mask between"), "{}", done.err);
-    assert!(done.out.contains("first mask kept") && done.out.contains("not judged"), "{}", done.out);
+    assert!(done.out.contains("first mask kept") && done.out.contains("not scored"), "{}", done.out);
     let found = json(&format!("{line} --json --threads 1"), &paths);
     let (random, kept) = (&found["networks"][0], &found["networks"][1]);
     let of = |table: &Value, i: usize| table["sequences"][i]["score"].clone();
@@ -109,25 +109,25 @@ fn several_objects_keep_their_numbers() {
 #[test]
 fn wrong_videos_are_named() {
     let davis = davis();
-    let says = |extra: &str, said: &[&str]| {
-        refuses_saying(&format!("eval video {RANDOM} --data {{}} --size 48 {extra}"), &[davis.path()], said);
+    let reports = |extra: &str, expected: &[&str]| {
+        refuses_with(&format!("eval video {RANDOM} --data {{}} --size 48 {extra}"), &[davis.path()], expected);
     };
-    says("--resolution 1080p", &["1080p", "480p"]);
-    says("--sequences nobody", &["nobody", "moving"]);
-    says("--sequences none", &["mask of its first frame"]);
+    reports("--resolution 1080p", &["1080p", "480p"]);
+    reports("--sequences nobody", &["nobody", "moving"]);
+    reports("--sequences none", &["mask of its first frame"]);
     let small = sized(&format!("eval video {RANDOM} --data {{}} --size 48"), 7);
-    refuses_saying(&small, &[davis.path()], &["00000.png", "no patch"]);
-    says("--top 0", &["--top"]);
-    says("--temperature nan", &["--temperature"]);
-    says("--which pixels", &["pixels are no network"]);
-    says("--which teacher", &["--checkpoint"]);
+    refuses_with(&small, &[davis.path()], &["00000.png", "no patch"]);
+    reports("--top 0", &["--top"]);
+    reports("--temperature nan", &["--temperature"]);
+    reports("--which pixels", &["pixels are no network"]);
+    reports("--which teacher", &["--checkpoint"]);
     let empty = tempfile::tempdir().unwrap();
-    refuses_saying(&format!("eval video {RANDOM} --data {{}}"), &[empty.path()], &["JPEGImages"]);
+    refuses_with(&format!("eval video {RANDOM} --data {{}}"), &[empty.path()], &["JPEGImages"]);
     let mask = davis.path().join("Annotations/480p/moving/00002.png");
     fs::write(&mask, encoded(GrayImage::new(40, 24), Png)).unwrap();
-    says("", &["moving/00002.png", "40 x 24", "80 x 48"]);
+    reports("", &["moving/00002.png", "40 x 24", "80 x 48"]);
     fs::write(&mask, b"nothing").unwrap();
-    says("", &["moving/00002.png"]);
+    reports("", &["moving/00002.png"]);
     fs::remove_file(&mask).unwrap();
     // Without it the frame is followed, not scored.
     let found = json(&format!("eval video {RANDOM} --data {{}} --size 48 --json"), &[davis.path()]);
@@ -135,18 +135,18 @@ fn wrong_videos_are_named() {
     // A first mask with no object, and one frame alone.
     fs::write(davis.path().join("Annotations/480p/first/00000.png"), encoded(GrayImage::new(80, 48), Png)).unwrap();
     let done = dino(&format!("eval video {RANDOM} --data {{}} --size 48 --sequences first"), &[davis.path()]);
-    assert!(done.code == 0 && done.err.contains("no object") && done.out.contains("nothing to judge"), "{}", done.err);
+    assert!(done.code == 0 && done.err.contains("no object") && done.out.contains("nothing to score"), "{}", done.err);
     for i in 1..6 {
         fs::remove_file(davis.path().join(format!("JPEGImages/480p/moving/{i:05}.png"))).unwrap();
     }
     let done = dino(&format!("eval video {RANDOM} --data {{}} --size 48 --sequences moving"), &[davis.path()]);
-    assert!(done.code == 0 && done.out.contains("not judged"), "{}", done.err);
+    assert!(done.code == 0 && done.out.contains("not scored"), "{}", done.err);
     fs::write(davis.path().join("JPEGImages/480p/moving/00001.png"), b"broken").unwrap();
-    says("--sequences moving", &["moving/00001.png"]);
+    reports("--sequences moving", &["moving/00001.png"]);
 }
 
 #[test]
-fn attention_is_judged_by_any_masks() {
+fn attention_is_evaluated_on_any_masks() {
     let davis = davis();
     let (images, masks) = (davis.path().join("JPEGImages/480p"), davis.path().join("Annotations/480p"));
     let paths = [images.as_path(), masks.as_path()];
@@ -158,31 +158,31 @@ fn attention_is_judged_by_any_masks() {
     assert_eq!(j["heads"].as_array().unwrap().len(), 2);
     assert!(j["best"].as_f64() >= j["mean_best_head"].as_f64() && j["best"].as_f64().unwrap() > 0.0, "{all}");
     // All patches: the object's share of the image, 24 x 24 of 80 x 48, whatever the weights.
-    let whole = json(&format!("{line} --keep 1"), &paths);
+    let all = json(&format!("{line} --keep 1"), &paths);
     let share = (24.0 * 24.0) / (80.0 * 48.0);
-    assert!((whole["networks"][0]["jaccard"]["best"].as_f64().unwrap() - share).abs() < 1e-12, "{whole}");
+    assert!((all["networks"][0]["jaccard"]["best"].as_f64().unwrap() - share).abs() < 1e-12, "{all}");
     let first = json(&format!("{line} --block 1 --every 3 --which random,random"), &paths);
     assert_eq!((&first["images"], first["networks"].as_array().unwrap().len()), (&3.into(), 2));
     assert_ne!(first["networks"][0]["jaccard"], all["networks"][0]["jaccard"]);
     assert_eq!(first["networks"][0], first["networks"][1]);
     assert!(succeeds(&line.replace("--json", ""), &paths).contains("best fixed head"));
 
-    let says = |extra: &str, said: &[&str]| refuses_saying(&format!("{line} {extra}"), &paths, said);
-    says("--block 3", &["block 3"]);
-    refuses_saying(&sized(&line, 7), &paths, &["00000.png", "no patch"]);
-    says("--every 0", &["--every"]);
-    says("--keep 2", &["--keep"]);
+    let reports = |extra: &str, expected: &[&str]| refuses_with(&format!("{line} {extra}"), &paths, expected);
+    reports("--block 3", &["block 3"]);
+    refuses_with(&sized(&line, 7), &paths, &["00000.png", "no patch"]);
+    reports("--every 0", &["--every"]);
+    reports("--keep 2", &["--keep"]);
     let empty = tempfile::tempdir().unwrap();
-    refuses_saying(&line, &[&images, empty.path()], &["no mask in"]);
-    refuses_saying(&line, &[empty.path(), &masks], &["no image for the mask"]);
-    refuses_saying(&line, &[&images, &images.join("none/00000.png")], &["cannot list"]);
+    refuses_with(&line, &[&images, empty.path()], &["no mask in"]);
+    refuses_with(&line, &[empty.path(), &masks], &["no image for the mask"]);
+    refuses_with(&line, &[&images, &images.join("none/00000.png")], &["cannot list"]);
     fs::write(masks.join("first/00000.png"), encoded(GrayImage::new(8, 8), Png)).unwrap();
-    says("", &["first/00000.png", "8 x 8", "80 x 48"]);
+    reports("", &["first/00000.png", "8 x 8", "80 x 48"]);
     fs::write(masks.join("first/00000.png"), encoded(GrayImage::new(80, 48), Png)).unwrap();
     let done = dino(&line, &paths);
     assert!(done.code == 0 && done.err.contains("1 masks have no object"), "{}", done.err);
     fs::remove_dir_all(masks.join("moving")).unwrap();
-    says("", &["no mask has an object"]);
+    reports("", &["no mask has an object"]);
 }
 
 #[test]
@@ -198,22 +198,23 @@ fn retrieval_of_classes() {
     assert_eq!((&own["bank"], own["scores"][0].clone()), (&TEST.into(), own["scores"][1].clone()));
     // Six of sixteen test images have another of their class: 0 to 5 come twice.
     assert_eq!(own["scores"][0]["queries"], 12);
-    let whole = json(&format!("{line} --size 32 --multi-scale"), &[cifar.path()]);
-    assert!(whole["scores"][0]["map"].as_f64().unwrap() > 0.05);
+    let scaled = json(&format!("{line} --size 32 --multi-scale"), &[cifar.path()]);
+    assert!(scaled["scores"][0]["map"].as_f64().unwrap() > 0.05);
     assert!(succeeds(&line.replace("--json", ""), &[cifar.path()]).contains("mP@10"));
-    refuses_saying(&format!("{line} --k 0"), &[cifar.path()], &["--k"]);
-    refuses_saying(&format!("{line} --multi-scale"), &[cifar.path()], &["--size"]);
-    refuses_saying(&format!("{line} --size 12 --multi-scale"), &[cifar.path()], &["scale 0.50", "no patch"]);
-    let unlabelled = folder(&[("a.png", picture(Png, 1)), ("b.png", picture(Png, 2))]);
-    refuses_saying(&line, &[unlabelled.path()], &["has no labels"]);
-    let one = folder(&[("a/a.png", picture(Png, 1)), ("b/b.png", picture(Png, 2))]);
-    refuses_saying(&line, &[one.path()], &["no query shares its class"]);
+    refuses_with(&format!("{line} --k 0"), &[cifar.path()], &["--k"]);
+    refuses_with(&format!("{line} --multi-scale"), &[cifar.path()], &["--size"]);
+    refuses_with(&format!("{line} --size 12 --multi-scale"), &[cifar.path()], &["scale 0.50", "no patch"]);
+    let unlabeled = folder(&[("a.png", image_bytes(Png, 1)), ("b.png", image_bytes(Png, 2))]);
+    refuses_with(&line, &[unlabeled.path()], &["has no labels"]);
+    let one = folder(&[("a/a.png", image_bytes(Png, 1)), ("b/b.png", image_bytes(Png, 2))]);
+    refuses_with(&line, &[one.path()], &["no query shares its class"]);
 }
 
 #[test]
 fn retrieval_by_ground_truth() {
-    let pictures: Vec<(String, Vec<u8>)> = (0..6).map(|i| (format!("jpg/i{i}.png"), picture(Png, i))).collect();
-    let images = folder(&pictures.iter().map(|(n, b)| (n.as_str(), b.clone())).collect::<Vec<_>>());
+    let encoded_images: Vec<(String, Vec<u8>)> =
+        (0..6).map(|i| (format!("jpg/i{i}.png"), image_bytes(Png, i))).collect();
+    let images = folder(&encoded_images.iter().map(|(n, b)| (n.as_str(), b.clone())).collect::<Vec<_>>());
     let truth = images.path().join("gnd.json");
     let mut gnd = serde_json::json!({
         "imlist": ["i0", "i1", "i2", "i3", "i4", "i5"],
@@ -232,28 +233,29 @@ fn retrieval_by_ground_truth() {
     // A query finds itself first.
     assert_eq!(found["scores"][0]["map"], 1.0);
     assert_eq!(json(&format!("{line} --whole-queries"), &paths)["scores"][0]["map"], 1.0);
-    let mut says = |change: &dyn Fn(&mut Value), said: &[&str]| {
+    let mut reports = |change: &dyn Fn(&mut Value), expected: &[&str]| {
         let before = gnd.clone();
         change(&mut gnd);
         fs::write(&truth, gnd.to_string()).unwrap();
-        refuses_saying(&line, &paths, said);
+        refuses_with(&line, &paths, expected);
         gnd = before;
     };
-    says(&|g| g["gnd"][0]["easy"] = serde_json::json!([6]), &["gnd.json", "row 6 of 6"]);
-    says(&|g| g["gnd"] = serde_json::json!([]), &["2 queries and 0 entries"]);
-    says(&|g| g["imlist"][5] = "gone".into(), &["no image gone"]);
-    says(&|g| g["gnd"][0]["bbx"] = serde_json::json!([5, 5, 5, 9]), &["box", "empty"]);
-    says(&|g| g["gnd"][0]["easy"] = serde_json::json!([-1]), &["gnd.json", "no ground truth"]);
+    reports(&|g| g["gnd"][0]["easy"] = serde_json::json!([6]), &["gnd.json", "row 6 of 6"]);
+    reports(&|g| g["gnd"] = serde_json::json!([]), &["2 queries and 0 entries"]);
+    reports(&|g| g["imlist"][5] = "gone".into(), &["no image gone"]);
+    reports(&|g| g["gnd"][0]["bbx"] = serde_json::json!([5, 5, 5, 9]), &["box", "empty"]);
+    reports(&|g| g["gnd"][0]["easy"] = serde_json::json!([-1]), &["gnd.json", "no ground truth"]);
     fs::write(&truth, b"\x80\x04\x95").unwrap();
-    refuses_saying(&line, &paths, &["no ground truth", "pickles are not read"]);
+    refuses_with(&line, &paths, &["no ground truth", "pickles are not read"]);
     fs::remove_file(&truth).unwrap();
-    refuses_saying(&line, &paths, &["cannot read"]);
+    refuses_with(&line, &paths, &["cannot read"]);
 }
 
 #[test]
 fn copies_are_made_and_found() {
-    let pictures: Vec<(String, Vec<u8>)> = (0..12).map(|i| (format!("{i:02}.png"), picture(Png, i))).collect();
-    let images = folder(&pictures.iter().map(|(n, b)| (n.as_str(), b.clone())).collect::<Vec<_>>());
+    let encoded_images: Vec<(String, Vec<u8>)> =
+        (0..12).map(|i| (format!("{i:02}.png"), image_bytes(Png, i))).collect();
+    let images = folder(&encoded_images.iter().map(|(n, b)| (n.as_str(), b.clone())).collect::<Vec<_>>());
     let line = format!("eval copies {RANDOM} --attack --size 32 --json --data {{}}");
     let found = json(&format!("{line} --queries 5"), &[images.path()]);
     assert_eq!(found["database"], 12);
@@ -267,23 +269,23 @@ fn copies_are_made_and_found() {
     );
     assert_eq!((&white["database"], &white["whitened"]), (&24.into(), &true.into()));
     assert!(succeeds(&line.replace("--json", ""), &[images.path()]).contains("crops/80"));
-    refuses_saying(&sized(&line, 7), &[images.path()], &["no patch"]);
-    refuses_saying(&format!("{line} --gem 0"), &[images.path()], &["--gem"]);
-    let one = folder(&[("a.png", picture(Png, 1))]);
-    refuses_saying(&format!("{line} --whiten {{}}"), &[images.path(), one.path()], &["whitening cannot be learnt"]);
+    refuses_with(&sized(&line, 7), &[images.path()], &["no patch"]);
+    refuses_with(&format!("{line} --gem 0"), &[images.path()], &["--gem"]);
+    let one = folder(&[("a.png", image_bytes(Png, 1))]);
+    refuses_with(&format!("{line} --whiten {{}}"), &[images.path(), one.path()], &["whitening cannot be learned"]);
     let empty = tempfile::tempdir().unwrap();
-    refuses_saying(&line, &[empty.path()], &["no images"]);
+    refuses_with(&line, &[empty.path()], &["no images"]);
 }
 
 #[test]
 fn a_folder_like_copydays() {
     let set = folder(&[
-        ("original/200000.png", picture(Png, 1)),
-        ("original/200100.png", picture(Png, 9)),
-        ("jpegqual/3/200000.jpg", picture(Jpeg, 1)),
-        ("jpegqual/20/200100.jpg", picture(Jpeg, 9)),
-        ("strong/200001.jpg", picture(Jpeg, 1)),
-        ("strong/200002.jpg", picture(Jpeg, 1)),
+        ("original/200000.png", image_bytes(Png, 1)),
+        ("original/200100.png", image_bytes(Png, 9)),
+        ("jpegqual/3/200000.jpg", image_bytes(Jpeg, 1)),
+        ("jpegqual/20/200100.jpg", image_bytes(Jpeg, 9)),
+        ("strong/200001.jpg", image_bytes(Jpeg, 1)),
+        ("strong/200002.jpg", image_bytes(Jpeg, 1)),
     ]);
     let line = format!("eval copies {RANDOM} --size 32 --json --data {{}}");
     let found = json(&line, &[set.path()]);
@@ -291,16 +293,16 @@ fn a_folder_like_copydays() {
     let names: Vec<&str> = blocks.iter().map(|b| b["block"].as_str().unwrap()).collect();
     assert_eq!(names, ["original", "jpegqual/3", "jpegqual/20", "strong"]);
     assert_eq!((&blocks[0]["map"], &blocks[3]["copies"]), (&1.0.into(), &2.into()));
-    fs::write(set.path().join("strong/3.jpg"), picture(Jpeg, 1)).unwrap();
-    refuses_saying(&line, &[set.path()], &["strong/3.jpg", "no original"]);
+    fs::write(set.path().join("strong/3.jpg"), image_bytes(Jpeg, 1)).unwrap();
+    refuses_with(&line, &[set.path()], &["strong/3.jpg", "no original"]);
     fs::remove_file(set.path().join("strong/3.jpg")).unwrap();
     // An original that cannot be read is left out, and its copies with it.
     fs::write(set.path().join("original/200100.png"), b"").unwrap();
-    refuses_saying(&line, &[set.path()], &["no copy's original could be read"]);
-    refuses_saying(&format!("{line} --strict"), &[set.path()], &["200100.png is empty"]);
+    refuses_with(&line, &[set.path()], &["no copy's original could be read"]);
+    refuses_with(&format!("{line} --strict"), &[set.path()], &["200100.png is empty"]);
     fs::remove_dir_all(set.path().join("original")).unwrap();
-    refuses_saying(&line, &[set.path()], &["original"]);
-    refuses_saying(&format!("eval copies {RANDOM}"), &[], &["--attack"]);
+    refuses_with(&line, &[set.path()], &["original"]);
+    refuses_with(&format!("eval copies {RANDOM}"), &[], &["--attack"]);
 }
 
 /// A JPEG of 160 x 96 of twice the [`scene`]'s size, which fast decoding halves for crops of 40, and its mask.
@@ -339,10 +341,10 @@ fn fast_decoding_is_not_for_dense_evaluations() {
     let jpeg = fs::read(images.join("0.jpg")).unwrap();
     // EXIF, little-endian, with one entry: orientation (0x112), a short, 6.
     let exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
-    let turned = [&jpeg[..2], exif, &jpeg[2..]].concat();
+    let rotated = [&jpeg[..2], exif, &jpeg[2..]].concat();
     let how = dino_host::image::Decode::default();
-    let seen = dino_host::image::decode_bytes(Path::new("turned"), &turned, how).unwrap();
+    let seen = dino_host::image::decode_bytes(Path::new("rotated"), &rotated, how).unwrap();
     assert_eq!((seen.width, seen.height), (96, 160), "the file's tag is not read");
-    fs::write(images.join("0.jpg"), turned).unwrap();
+    fs::write(images.join("0.jpg"), rotated).unwrap();
     succeeds(&line, &[&truth, &images]);
 }

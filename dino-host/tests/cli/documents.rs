@@ -1,8 +1,8 @@
 //! Every command of the documents, run on tiny data: what a reader copies must work.
 //!
 //! Of a document the fenced blocks are taken in their order, in a folder of its own. A block in `sh` is commands, one a line; a block in
-//! `toml` is the file that [`PLACES`] calls `FILE.toml`; a block in `text` is what a program prints. Any other block is an error, and so
-//! is a line that is neither run nor named in [`NOT_RUN`]. The names of [`PLACES`] are written for small made data, and [`TINY`] makes the
+//! `toml` is the file that [`PATHS`] calls `FILE.toml`; a block in `text` is what a program prints. Any other block is an error, and so
+//! is a line that is neither run nor named in [`NOT_RUN`]. The names of [`PATHS`] are written for small made data, and [`TINY`] makes the
 //! work small. Flags and links in the prose are checked as well.
 
 use crate::common::*;
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 mod flags;
 
 /// What is written in commands for something of the reader's, and what it is here.
-const PLACES: &[(&str, &str)] = &[
+const PATHS: &[(&str, &str)] = &[
     ("PATH", "a folder with `train` and `val`, three classes, images of 40 pixels"),
     ("RUN", "the folder of the last run that the document has trained; before that, of one that is finished"),
     ("OUT", "a new folder or file"),
@@ -103,18 +103,18 @@ impl Inputs {
         for (c, class) in ["cat", "dog", "owl"].into_iter().enumerate() {
             for i in 0..16 {
                 let part = if i < 12 { "train" } else { "val" };
-                files.push((format!("data/{part}/{class}/{i}.png"), picture(Png, 20 * c as u32 + i)));
+                files.push((format!("data/{part}/{class}/{i}.png"), image_bytes(Png, 20 * c as u32 + i)));
             }
         }
         for i in 0..3 {
-            files.push((format!("frames/{i:03}.jpg"), picture(Jpeg, 7)));
-            files.push((format!("davis/JPEGImages/480p/bear/{i:05}.jpg"), picture(Jpeg, 7)));
+            files.push((format!("frames/{i:03}.jpg"), image_bytes(Jpeg, 7)));
+            files.push((format!("davis/JPEGImages/480p/bear/{i:05}.jpg"), image_bytes(Jpeg, 7)));
             files.push((format!("davis/Annotations/480p/bear/{i:05}.png"), mask()));
-            files.push((format!("images/{i}.jpg"), picture(Jpeg, 7)));
+            files.push((format!("images/{i}.jpg"), image_bytes(Jpeg, 7)));
             files.push((format!("masks/{i}.png"), mask()));
         }
-        files.push(("a.jpg".into(), picture(Jpeg, 1)));
-        files.push(("b.jpg".into(), picture(Jpeg, 2)));
+        files.push(("a.jpg".into(), image_bytes(Jpeg, 1)));
+        files.push(("b.jpg".into(), image_bytes(Jpeg, 2)));
         let dir = folder(&files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect::<Vec<_>>());
         let (data, run) = (dir.path().join("data"), dir.path().join("run"));
         succeeds(&format!("train --small {RUN} --data {{}} --out {{}}"), &[&data, &run]);
@@ -132,7 +132,7 @@ impl Inputs {
     }
 }
 
-/// An object on a background, of the size of `picture(_, 7)`.
+/// An object on a background, of the size of `image_bytes(_, 7)`.
 fn mask() -> Vec<u8> {
     let mask = ImageBuffer::from_fn(40, 36, |x, y| Luma([u8::from((10..25).contains(&x) && (8..28).contains(&y))]));
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -168,15 +168,15 @@ fn blocks(text: &str) -> (Vec<Block>, String) {
 /// The arguments of a line of `sh`, comment and single quotes taken away.
 fn shell(line: &str) -> Vec<String> {
     let code = if line.starts_with('#') { "" } else { line.split(" #").next().unwrap_or("") };
-    code.split_whitespace().map(|word| word.trim_matches('\'').to_string()).collect()
+    code.split_whitespace().map(|argument| argument.trim_matches('\'').to_string()).collect()
 }
 
 /// Sets flags: those that are there get other values, the others are added.
-fn set(words: &mut Vec<String>, flags: &str) {
+fn set(arguments: &mut Vec<String>, flags: &str) {
     for (flag, value) in flags.split_whitespace().collect::<Vec<_>>().chunks(2).map(|c| (c[0], c[1])) {
-        match words.iter().position(|w| w == flag) {
-            Some(i) => words[i + 1] = value.into(),
-            None => words.extend([flag.to_string(), value.to_string()]),
+        match arguments.iter().position(|w| w == flag) {
+            Some(i) => arguments[i + 1] = value.into(),
+            None => arguments.extend([flag.to_string(), value.to_string()]),
         }
     }
 }
@@ -218,7 +218,7 @@ impl Desk {
     }
 
     /// What an argument of a command is here.
-    fn place(&mut self, word: &str) -> String {
+    fn path_of(&mut self, argument: &str) -> String {
         let fixed: HashMap<&str, &str> = HashMap::from([
             ("PATH", "data"),
             ("WEIGHTS", "run/checkpoint.safetensors"),
@@ -229,7 +229,7 @@ impl Desk {
             ("IMAGES", "images"),
             ("MASKS", "masks"),
         ]);
-        let (first, rest) = word.split_once('/').map_or((word, ""), |(first, rest)| (first, rest));
+        let (first, rest) = argument.split_once('/').map_or((argument, ""), |(first, rest)| (first, rest));
         let path = match first {
             "RUN" => self.run(),
             "OUT" => self.fresh("out"),
@@ -237,65 +237,65 @@ impl Desk {
             "FILE.toml" => self.toml.clone().expect("a block in toml before it"),
             name => match fixed.get(name) {
                 Some(name) => INPUTS.path(name),
-                None => return word.into(),
+                None => return argument.into(),
             },
         };
         if rest.is_empty() { path } else { path.join(rest) }.to_str().unwrap().into()
     }
 
     /// Runs the program with these arguments, made small.
-    fn dino(&mut self, mut words: Vec<String>) -> Result<(), String> {
-        let has = |words: &[String], flag: &str| words.iter().any(|w| w == flag);
-        let command = words.iter().take_while(|w| !w.starts_with('-')).cloned().collect::<Vec<_>>().join(" ");
-        if command == "train" && has(&words, "--resume") {
+    fn dino(&mut self, mut arguments: Vec<String>) -> Result<(), String> {
+        let has = |arguments: &[String], flag: &str| arguments.iter().any(|w| w == flag);
+        let command = arguments.iter().take_while(|w| !w.starts_with('-')).cloned().collect::<Vec<_>>().join(" ");
+        if command == "train" && has(&arguments, "--resume") {
             self.run();
             self.resumed += 1;
-            set(&mut words, &format!("--epochs {}", 1 + self.resumed));
+            set(&mut arguments, &format!("--epochs {}", 1 + self.resumed));
         } else if command == "train" {
             let out = self.fresh("run");
             (self.run, self.resumed) = (Some(out), 0);
-            set(&mut words, RUN);
+            set(&mut arguments, RUN);
         }
         let tiny = TINY.iter().filter(|(of, _)| command == *of || command.starts_with(&format!("{of} ")));
-        tiny.for_each(|(_, flags)| set(&mut words, flags));
+        tiny.for_each(|(_, flags)| set(&mut arguments, flags));
         let sized = (command == "attend", "24"); // these have a size of their own only where a line gives it
         for (asked, size) in [sized, (command.starts_with("eval retrieval"), "32")] {
-            if asked && has(&words, "--size") {
-                set(&mut words, &format!("--size {size}"));
+            if asked && has(&arguments, "--size") {
+                set(&mut arguments, &format!("--size {size}"));
             }
         }
-        if has(&words, "--images") && has(&words, "--masks") {
-            set(&mut words, "--size 32");
+        if has(&arguments, "--images") && has(&arguments, "--masks") {
+            set(&mut arguments, "--size 32");
         }
-        let words: Vec<String> = words.iter().map(|w| self.place(w)).collect();
-        let done = command_of(&words).current_dir(self.dir.path()).output().unwrap();
+        let arguments: Vec<String> = arguments.iter().map(|w| self.path_of(w)).collect();
+        let done = command_of(&arguments).current_dir(self.dir.path()).output().unwrap();
         let err = String::from_utf8_lossy(&done.stderr);
         match done.status.code() {
             Some(0) if !err.contains("panicked") => Ok(()),
-            code => Err(format!("exit code {code:?} of {}\n{err}", words.join(" "))),
+            code => Err(format!("exit code {code:?} of {}\n{err}", arguments.join(" "))),
         }
     }
 
     /// Deals with a line of `sh`.
     fn line(&mut self, line: &str) -> Result<(), String> {
-        let words = shell(line);
-        let text = words.join(" ");
+        let arguments = shell(line);
+        let text = arguments.join(" ");
         let after = |start: &str| text.strip_prefix(start).map(|rest| rest.split(' ').map(str::to_string).collect());
-        if words.is_empty() {
+        if arguments.is_empty() {
             return Ok(());
         }
-        if let Some(words) = after("dino-host ").or(after("cargo run --release -p dino-host -- ")) {
-            return self.dino(words);
+        if let Some(arguments) = after("dino-host ").or(after("cargo run --release -p dino-host -- ")) {
+            return self.dino(arguments);
         }
-        if let Some(words) = after("dino-gpu ") {
-            let own = OF_A_GPU.iter().find(|flag| words.iter().any(|w| w == *flag));
+        if let Some(arguments) = after("dino-gpu ") {
+            let own = OF_A_GPU.iter().find(|flag| arguments.iter().any(|w| w == *flag));
             return match own {
                 Some(flag) => skipped(line, &format!("{flag} is of a GPU")),
-                None => self.dino(words),
+                None => self.dino(arguments),
             };
         }
-        if let Some(words) = after("cargo bench -p dino-host") {
-            let flags: Vec<String> = words.into_iter().skip_while(|w| w != "--").skip(1).collect();
+        if let Some(arguments) = after("cargo bench -p dino-host") {
+            let flags: Vec<String> = arguments.into_iter().skip_while(|w| w != "--").skip(1).collect();
             let flags = || ["bench".to_string()].into_iter().chain(flags.clone());
             flags::Cpu::try_parse_from(flags()).map_err(|e| e.to_string())?;
             flags::Crops::try_parse_from(flags()).map_err(|e| e.to_string())?;
@@ -303,7 +303,7 @@ impl Desk {
         }
         match NOT_RUN.iter().find(|(start, _)| text.starts_with(start)) {
             Some((_, why)) => skipped(line, why),
-            None => Err("it is neither run nor said not to be".into()),
+            None => Err("it is neither run nor listed as not run".into()),
         }
     }
 
@@ -342,9 +342,9 @@ fn is_command(line: &str) -> bool {
 }
 
 /// The program with these arguments.
-fn command_of(words: &[String]) -> std::process::Command {
+fn command_of(arguments: &[String]) -> std::process::Command {
     let mut command = command("", &[]);
-    command.args(words);
+    command.args(arguments);
     command
 }
 
@@ -396,9 +396,9 @@ documents! {
 
 /// The arguments that begin with two dashes.
 fn flags_in(text: &str) -> BTreeSet<String> {
-    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'));
+    let arguments = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'));
     let flag = |w: &&str| w.starts_with("--") && w[2..].starts_with(|c: char| c.is_ascii_lowercase());
-    words.filter(flag).map(str::to_string).collect()
+    arguments.filter(flag).map(str::to_string).collect()
 }
 
 #[test]
@@ -432,11 +432,11 @@ fn links_lead_somewhere() {
     }
 }
 
-/// What is listed as a place occurs somewhere, and the test's own names are those of the documents.
+/// What is listed as a path occurs somewhere, and the test's own names are those of the documents.
 #[test]
 fn every_place_is_used() {
     let all: String = documents().iter().map(|d| fs::read_to_string(root().join(d)).unwrap()).collect();
-    for (name, what) in PLACES {
+    for (name, what) in PATHS {
         assert!(all.contains(name), "no document has {name} ({what})");
     }
 }

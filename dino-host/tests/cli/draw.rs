@@ -42,10 +42,10 @@ fn constant(width: u32, height: u32) -> Vec<u8> {
 
 #[test]
 fn several_images_get_a_folder_each_and_bad_ones_a_warning() {
-    let cut = picture(Png, 1)[..80].to_vec();
+    let cut = image_bytes(Png, 1)[..80].to_vec();
     let data = folder(&[
-        ("p10.png", picture(Png, 10)),
-        ("p9.jpg", picture(Jpeg, 9)),
+        ("p10.png", image_bytes(Png, 10)),
+        ("p9.jpg", image_bytes(Jpeg, 9)),
         ("p9.png", constant(40, 40)),
         ("p11.png", cut),
         ("one.png", constant(1, 1)),
@@ -72,20 +72,20 @@ fn several_images_get_a_folder_each_and_bad_ones_a_warning() {
     assert_eq!(names(out.path()).len(), 4 * names(single.path()).len() + 2);
 
     let line = "attend --checkpoint {} --image {} --out {}";
-    refuses_saying(&format!("{line} --strict"), &[&file, data.path(), out.path()], &["p11.png"]);
+    refuses_with(&format!("{line} --strict"), &[&file, data.path(), out.path()], &["p11.png"]);
     let empty = folder(&[("readme.txt", b"x".to_vec()), ("bad/a.png", vec![]), ("bad/b.png", vec![])]);
-    refuses_saying(line, &[&file, empty.path(), out.path()], &["no pictures in"]);
-    refuses_saying(line, &[&file, &empty.path().join("bad"), out.path()], &["none of the pictures"]);
-    refuses_saying(line, &[&file, &empty.path().join("bad/a.png"), out.path()], &["a.png"]);
-    refuses_saying(line, &[&file, &empty.path().join("gone.png"), out.path()], &["gone.png"]);
+    refuses_with(line, &[&file, empty.path(), out.path()], &["no images in"]);
+    refuses_with(line, &[&file, &empty.path().join("bad"), out.path()], &["none of the images"]);
+    refuses_with(line, &[&file, &empty.path().join("bad/a.png"), out.path()], &["a.png"]);
+    refuses_with(line, &[&file, &empty.path().join("gone.png"), out.path()], &["gone.png"]);
 }
 
 /// A run with fast decoding: its images are decoded at full size all the same where they are drawn larger than its crops.
 #[test]
 fn fast_decoding_is_not_for_larger_sizes() {
-    let picture = image::RgbImage::from_fn(800, 600, |x, y| image::Rgb([(x * y / 7) as u8, (x / 2) as u8, y as u8]));
+    let image = image::RgbImage::from_fn(800, 600, |x, y| image::Rgb([(x * y / 7) as u8, (x / 2) as u8, y as u8]));
     let (dir, mut jpeg) = (tempfile::tempdir().unwrap(), std::io::Cursor::new(Vec::new()));
-    picture.write_to(&mut jpeg, Jpeg).unwrap();
+    image.write_to(&mut jpeg, Jpeg).unwrap();
     let (image, fast) = (dir.path().join("a.jpg"), dir.path().join("fast.safetensors"));
     fs::write(&image, jpeg.into_inner()).unwrap();
     let bytes = with_header(&fs::read(checkpoint()).unwrap(), |h| {
@@ -110,7 +110,7 @@ fn fast_decoding_is_not_for_larger_sizes() {
 #[test]
 fn names_do_not_break_tables() {
     let (class, name) = ("a\tb", "x\ny\\t\r.png");
-    let files = [(format!("{class}/{name}"), picture(Png, 1)), (format!("{class}/z.png"), picture(Png, 2))];
+    let files = [(format!("{class}/{name}"), image_bytes(Png, 1)), (format!("{class}/z.png"), image_bytes(Png, 2))];
     let data = folder(&files.each_ref().map(|(name, bytes)| (name.as_str(), bytes.clone())));
     let (file, out) = (checkpoint(), tempfile::tempdir().unwrap());
     let table = |line: &str, data: &Path, name: &str| {
@@ -133,7 +133,7 @@ fn names_do_not_break_tables() {
 
 #[test]
 fn blocks_networks_and_parts_can_be_chosen() {
-    let data = folder(&[("a.png", picture(Png, 3))]);
+    let data = folder(&[("a.png", image_bytes(Png, 3))]);
     let (file, image) = (checkpoint(), data.path().join("a.png"));
     let numbers = |flags: &str| {
         let out = tempfile::tempdir().unwrap();
@@ -150,12 +150,12 @@ fn blocks_networks_and_parts_can_be_chosen() {
     assert!(last != numbers("--block 1") && last != numbers("--which student"));
     let out = tempfile::tempdir().unwrap();
     let line = "attend --checkpoint {} --image {} --out {}";
-    for (flags, said) in [("--block 0", "no block 0"), ("--block 3", "no block 3"), ("--keep 2", "--keep 2")] {
-        refuses_saying(&format!("{line} {flags}"), &[&file, &image, out.path()], &[said]);
+    for (flags, expected) in [("--block 0", "no block 0"), ("--block 3", "no block 3"), ("--keep 2", "--keep 2")] {
+        refuses_with(&format!("{line} {flags}"), &[&file, &image, out.path()], &[expected]);
     }
-    refuses_saying(&format!("{line} --animate gif"), &[&file, &image, out.path()], &["--animate", "--image"]);
+    refuses_with(&format!("{line} --animate gif"), &[&file, &image, out.path()], &["--animate", "--image"]);
     let teacher = RUN.path().join("teacher.safetensors");
-    refuses_saying(&format!("{line} --which student"), &[&teacher, &image, out.path()], &["teacher"]);
+    refuses_with(&format!("{line} --which student"), &[&teacher, &image, out.path()], &["teacher"]);
 }
 
 /// Frames as video programs number them, one of them damaged, one of another shape.
@@ -171,17 +171,17 @@ fn frames() -> TempDir {
     dir
 }
 
-const FILM: &str = "attend --checkpoint {} --frames {} --out {} --size 24";
+const VIDEO: &str = "attend --checkpoint {} --frames {} --out {} --size 24";
 
 #[test]
-fn a_film_is_an_animated_png_whose_first_frame_is_the_still_picture() {
+fn a_video_is_an_animated_png_whose_first_frame_is_the_still_figure() {
     let (file, data) = (checkpoint(), frames());
     let still = tempfile::tempdir().unwrap();
     let first = data.path().join("frame8.png");
     succeeds("attend --checkpoint {} --image {} --out {} --size 24", &[&file, &first, still.path()]);
     for (show, name) in [("mean", "mean-heat.png"), ("heads", "overlay.png"), ("mask", "mean-mask.png")] {
         let out = tempfile::tempdir().unwrap();
-        let line = format!("{FILM} --animate apng --fps 12 --range frame --show {show}");
+        let line = format!("{VIDEO} --animate apng --fps 12 --range frame --show {show}");
         let done = dino(&line, &[&file, data.path(), out.path()]);
         assert_eq!(done.code, 0, "{}", done.err);
         assert_eq!(done.err.matches("WARNING").count(), 1, "{}", done.err);
@@ -213,38 +213,38 @@ fn a_film_is_an_animated_png_whose_first_frame_is_the_still_picture() {
         assert!(npy[128..].starts_with(&one[128..]) && npy.len() - 128 == 4 * (one.len() - 128));
     }
     let strict = tempfile::tempdir().unwrap();
-    let line = format!("{FILM} --animate apng --strict");
-    refuses_saying(&line, &[&file, data.path(), strict.path()], &["frame10.png"]);
+    let line = format!("{VIDEO} --animate apng --strict");
+    refuses_with(&line, &[&file, data.path(), strict.path()], &["frame10.png"]);
     assert!(names(strict.path()).is_empty());
 }
 
 #[test]
-fn colours_of_a_film_may_mean_the_same_in_every_frame() {
+fn colors_of_a_video_may_mean_the_same_in_every_frame() {
     let (file, data) = (checkpoint(), frames());
-    let films = ["--range film --threads 1", "--range film --threads 2", "--range frame"].map(|flags| {
+    let videos = ["--range film --threads 1", "--range film --threads 2", "--range frame"].map(|flags| {
         let out = tempfile::tempdir().unwrap();
-        let line = format!("{FILM} --animate gif --fps 30 --write image {flags}");
+        let line = format!("{VIDEO} --animate gif --fps 30 --write image {flags}");
         succeeds(&line, &[&file, &data.path().join("frame*[0-9].png"), out.path()]);
         assert_eq!(names(out.path()), ["attention.gif", "frames.txt"]);
         fs::read(out.path().join("attention.gif")).unwrap()
     });
-    assert!(films[0] == films[1] && films[0] != films[2]);
-    let mut decoder = gif::DecodeOptions::new().read_info(&films[0][..]).unwrap();
+    assert!(videos[0] == videos[1] && videos[0] != videos[2]);
+    let mut decoder = gif::DecodeOptions::new().read_info(&videos[0][..]).unwrap();
     let mut delays = Vec::new();
     while let Some(frame) = decoder.read_next_frame().unwrap() {
         delays.push(frame.delay);
     }
     assert_eq!((delays, decoder.repeat()), (vec![3, 4, 3, 3], gif::Repeat::Infinite));
     let out = tempfile::tempdir().unwrap();
-    refuses_saying(&format!("{FILM} --animate gif --fps 60"), &[&file, data.path(), out.path()], &["--fps 50"]);
-    refuses_saying(&format!("{FILM} --animate apng --fps 0"), &[&file, data.path(), out.path()], &["--fps 30"]);
-    let wrong = format!("{FILM} --animate apng --keep 0");
-    refuses_saying(&wrong, &[&file, data.path(), out.path()], &["--keep 0"]);
-    refuses_saying(FILM, &[&file, data.path(), out.path()], &["--animate"]);
+    refuses_with(&format!("{VIDEO} --animate gif --fps 60"), &[&file, data.path(), out.path()], &["--fps 50"]);
+    refuses_with(&format!("{VIDEO} --animate apng --fps 0"), &[&file, data.path(), out.path()], &["--fps 30"]);
+    let wrong = format!("{VIDEO} --animate apng --keep 0");
+    refuses_with(&wrong, &[&file, data.path(), out.path()], &["--keep 0"]);
+    refuses_with(VIDEO, &[&file, data.path(), out.path()], &["--animate"]);
     let bad = folder(&[("a.png", vec![1]), ("b.png", vec![])]);
-    let line = format!("{FILM} --animate apng");
-    refuses_saying(&line, &[&file, bad.path(), out.path()], &["none of the frames"]);
-    refuses_saying(&line, &[&file, &bad.path().join("*.jpg"), out.path()], &["no pictures in"]);
+    let line = format!("{VIDEO} --animate apng");
+    refuses_with(&line, &[&file, bad.path(), out.path()], &["none of the frames"]);
+    refuses_with(&line, &[&file, &bad.path().join("*.jpg"), out.path()], &["no images in"]);
 }
 
 /// A program called ffmpeg that runs a script.
@@ -261,16 +261,16 @@ fn ffmpeg(script: &str) -> TempDir {
 fn mp4_goes_through_ffmpeg_or_says_that_there_is_none() {
     let (file, data) = (checkpoint(), frames());
     let run = |path: &Path, out: &Path| {
-        let line = format!("{FILM} --animate mp4 --fps 24 --write image");
+        let line = format!("{VIDEO} --animate mp4 --fps 24 --write image");
         let done = command(&line, &[&file, data.path(), out]).env("PATH", path).output().unwrap();
         (done.status.code(), String::from_utf8(done.stderr).unwrap())
     };
     let out = tempfile::tempdir().unwrap();
     let nothing = tempfile::tempdir().unwrap();
-    let (code, said) = run(nothing.path(), out.path());
-    assert_eq!(code, Some(2), "{said}");
-    let lines: Vec<&str> = said.lines().collect();
-    assert!(lines.len() == 2 && lines[0].contains("none on PATH") && lines[1].contains("--animate apng"), "{said}");
+    let (code, text) = run(nothing.path(), out.path());
+    assert_eq!(code, Some(2), "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains("none on PATH") && lines[1].contains("--animate apng"), "{text}");
     assert!(names(out.path()).is_empty());
 
     // It notes its arguments and gives back the frames as they come.
@@ -280,8 +280,8 @@ printf '%s\n' "$@" > "$0.args"
 for last; do :; done
 /bin/cat > "$last""#,
     );
-    let (code, said) = run(fake.path(), out.path());
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text) = run(fake.path(), out.path());
+    assert_eq!(code, Some(0), "{text}");
     let args = fs::read_to_string(fake.path().join("ffmpeg.args")).unwrap();
     let args: Vec<&str> = args.lines().collect();
     for pair in [["-f", "rawvideo"], ["-pix_fmt", "rgb24"], ["-r", "24"], ["-i", "-"], ["-c:v", "libx264"]] {
@@ -293,7 +293,7 @@ for last; do :; done
     assert_eq!((raw.len(), names(out.path()).len()), (4 * 3 * w * h, 2));
     // The same frames as the exact video's.
     let exact = tempfile::tempdir().unwrap();
-    succeeds(&format!("{FILM} --animate apng"), &[&file, data.path(), exact.path()]);
+    succeeds(&format!("{VIDEO} --animate apng"), &[&file, data.path(), exact.path()]);
     assert!(raw[..3 * w * h] == **rgb(&exact.path().join("attention.png")).as_raw());
 
     // One that fails, at the end or at once, reports why, and leaves nothing.
@@ -301,16 +301,17 @@ for last; do :; done
     for script in ["/bin/cat > /dev/null", ":"] {
         let fake =
             ffmpeg(&format!("[ \"$1\" = -version ] && exit 0\n{script}\necho Unknown encoder libx264 >&2\nexit 3"));
-        let (code, said) = run(fake.path(), out.path());
-        assert_eq!(code, Some(2), "{said}");
-        assert!(said.contains("Unknown encoder libx264") && said.contains("hint"), "{said}");
+        let (code, text) = run(fake.path(), out.path());
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains("Unknown encoder libx264") && text.contains("hint"), "{text}");
         assert!(names(out.path()).is_empty(), "{:?}", names(out.path()));
     }
 }
 
 #[test]
 fn principal_components_mean_the_same_in_all_images_of_a_call() {
-    let data = folder(&[("a.png", picture(Png, 3)), ("b.png", picture(Png, 40)), ("sub/a.png", picture(Png, 3))]);
+    let data =
+        folder(&[("a.png", image_bytes(Png, 3)), ("b.png", image_bytes(Png, 40)), ("sub/a.png", image_bytes(Png, 3))]);
     let [a, b, copy] = ["a.png", "b.png", "sub/a.png"].map(|name| data.path().join(name));
     let (file, out) = (checkpoint(), tempfile::tempdir().unwrap());
     let line = "pca --checkpoint {} --image {} --image {} --image {} --out {} --size 32 --json";
@@ -367,14 +368,14 @@ fn components_of_hostile_images() {
     succeeds(&format!("{line} --size 8 --foreground"), &[&file, &one, out.path()]);
     assert!(rgb(&out.path().join("pca.png")).pixels().all(|p| p.0 == [128; 3]));
     assert_eq!(json(&out.path().join("pca.json"))["total_variance"], 0.0);
-    refuses_saying(&format!("{line} --strict"), &[&file, data.path(), out.path()], &["bad.png"]);
-    refuses_saying(line, &[&file, &data.path().join("bad.png"), out.path()], &["bad.png"]);
-    refuses_saying(&format!("{line} --block 9"), &[&file, &one, out.path()], &["no block 9"]);
-    refuses_saying(&format!("{line} --size 7"), &[&file, &one, out.path()], &["--size 8"]);
+    refuses_with(&format!("{line} --strict"), &[&file, data.path(), out.path()], &["bad.png"]);
+    refuses_with(line, &[&file, &data.path().join("bad.png"), out.path()], &["bad.png"]);
+    refuses_with(&format!("{line} --block 9"), &[&file, &one, out.path()], &["no block 9"]);
+    refuses_with(&format!("{line} --size 7"), &[&file, &one, out.path()], &["--size 8"]);
 }
 
 #[test]
-fn neighbours_of_labelled_images() {
+fn neighbors_of_labeled_images() {
     let (data, file) = (cifar(), checkpoint());
     let out = tempfile::tempdir().unwrap();
     let line = "neighbours --checkpoint {} --data {} --out {} --k 4 --queries 11 --pixels --json";
@@ -409,17 +410,17 @@ fn neighbours_of_labelled_images() {
         serde_json::from_str::<Value>(&succeeds(&line, &[data.path(), out.path()])).unwrap()
     };
     assert!(chosen(1) == chosen(1) && chosen(1) != chosen(2));
-    refuses_saying("neighbours --data {} --out {} --k 0", &[data.path(), out.path()], &["--k 10"]);
+    refuses_with("neighbours --data {} --out {} --k 0", &[data.path(), out.path()], &["--k 10"]);
 }
 
 #[test]
-fn neighbours_of_unlabelled_images_leave_the_query_out() {
+fn neighbors_of_unlabeled_images_leave_the_query_out() {
     let data = folder(&[("bad.png", vec![1, 2, 3])]);
     for i in 0..12 {
-        fs::write(data.path().join(format!("{i:02}.png")), picture(Png, i)).unwrap();
+        fs::write(data.path().join(format!("{i:02}.png")), image_bytes(Png, i)).unwrap();
     }
     // A copy: its own nearest neighbor.
-    fs::write(data.path().join("copy.png"), picture(Png, 5)).unwrap();
+    fs::write(data.path().join("copy.png"), image_bytes(Png, 5)).unwrap();
     let (file, out) = (checkpoint(), tempfile::tempdir().unwrap());
     let line = "neighbours --checkpoint {} --data {} --out {} --queries 99 --k 99 --json";
     let done = dino(line, &[&file, data.path(), out.path()]);
@@ -438,7 +439,7 @@ fn neighbours_of_unlabelled_images_leave_the_query_out() {
         }
     }
     // Images from elsewhere as queries.
-    let other = folder(&[("x.png", picture(Png, 7)), ("dot.png", constant(1, 1))]);
+    let other = folder(&[("x.png", image_bytes(Png, 7)), ("dot.png", constant(1, 1))]);
     let line = "neighbours --checkpoint {} --data {} --image {} --out {} --k 2 --json";
     let text = succeeds(line, &[&file, data.path(), other.path(), out.path()]);
     let found: Value = serde_json::from_str(&text).unwrap();
@@ -446,11 +447,11 @@ fn neighbours_of_unlabelled_images_leave_the_query_out() {
     assert!(found["rows"][1]["image"].as_str().unwrap().ends_with("x.png"));
     assert_eq!(found["rows"][1]["neighbours"][0]["image"], "07.png");
 
-    let lonely = folder(&[("a.png", picture(Png, 1))]);
-    refuses_saying("neighbours --data {} --out {}", &[lonely.path(), out.path()], &["one image has no neighbours"]);
+    let lonely = folder(&[("a.png", image_bytes(Png, 1))]);
+    refuses_with("neighbours --data {} --out {}", &[lonely.path(), out.path()], &["one image has no neighbors"]);
     let empty = folder(&[("readme.txt", b"x".to_vec())]);
-    refuses_saying("neighbours --data {} --out {}", &[empty.path(), out.path()], &["no images found"]);
+    refuses_with("neighbours --data {} --out {}", &[empty.path(), out.path()], &["no images found"]);
     let bad = folder(&[("x.png", vec![9])]);
     let line = "neighbours --data {} --image {} --out {}";
-    refuses_saying(line, &[data.path(), bad.path(), out.path()], &["none of the queries"]);
+    refuses_with(line, &[data.path(), bad.path(), out.path()], &["none of the queries"]);
 }

@@ -29,7 +29,7 @@ fn expected(source: &str) -> Vec<String> {
     let after =
         lines.skip_while(|line| !line.contains("Expected output")).skip(1).skip_while(|line| line.trim().is_empty());
     let found: Vec<String> = after.take_while(|line| line.starts_with("    ")).map(|l| l.trim().into()).collect();
-    assert!(!found.is_empty(), "{source} does not say what it prints");
+    assert!(!found.is_empty(), "{source} does not state what it prints");
     found
 }
 

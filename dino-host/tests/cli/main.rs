@@ -72,8 +72,8 @@ fn a_plan_says_what_is_allocated_where() {
     assert!(two > 0 && six == 3 * two, "{two} bytes, {six} bytes");
     let scored = [0, 1].map(|every| bytes(&plan(&format!("--knn-every {every}")), "scoring between steps"));
     assert!(scored[0] > 0 && scored[1] > scored[0], "one image is drawn, many are scored: {scored:?}");
-    refuses_saying("plan --small --device cuda", &[], &["runs on cpu", "dino-gpu plan --device cuda"]);
-    refuses_saying("plan --small --device tpu", &[], &["tpu", "dino-host plan"]);
+    refuses_with("plan --small --device cuda", &[], &["runs on cpu", "dino-gpu plan --device cuda"]);
+    refuses_with("plan --small --device tpu", &[], &["tpu", "dino-host plan"]);
 }
 
 #[test]
@@ -89,25 +89,28 @@ fn a_memory_limit_chooses_the_split_and_a_resume_keeps_it() {
     assert_eq!(within(total("6") - 1), total("4"));
     assert_eq!(within(total("1") - 1), total("1 --stream-crops"));
     let at_once = total("1") - 1;
-    refuses_saying(
+    refuses_with(
         &format!("plan --small --batch 12 --stream-crops false --mem-limit {at_once}B"),
         &[],
         &["micro-batches of 1 take", "more than"],
     );
     let small = total("1 --stream-crops") - 1;
-    refuses_saying(
+    refuses_with(
         &format!("plan --small --batch 12 --mem-limit {small}B"),
         &[],
-        &["micro-batches of 1, crops in turns, take", "more than"],
+        &["micro-batches of 1, crops in several passes, take", "more than"],
     );
-    let in_turns = succeeds("plan --small --stream-crops", &[]);
-    assert!(in_turns.contains("pass.1.student.blocks.0.attn.qkv") && in_turns.contains("take turns"), "{in_turns}");
-    refuses_saying(
+    let streamed = succeeds("plan --small --stream-crops", &[]);
+    assert!(
+        streamed.contains("pass.1.student.blocks.0.attn.qkv") && streamed.contains("reuse the same memory"),
+        "{streamed}"
+    );
+    refuses_with(
         "plan --small --mem-limit 2GiB --micro-batch 4",
         &[],
         &["--micro-batch 4", "leave one of the two out"],
     );
-    refuses_saying("plan --small --mem-limit 2", &[], &["512MiB"]);
+    refuses_with("plan --small --mem-limit 2", &[], &["512MiB"]);
 
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
     let (run, line) = (dir.path().join("run"), format!("train {TINY} --epochs 1 --data {{}} --out {{}}"));
@@ -120,8 +123,8 @@ fn a_memory_limit_chooses_the_split_and_a_resume_keeps_it() {
     assert_eq!((&config["micro-batch"], &config["stream-crops"]), (&1.into(), &true.into()));
     assert!(done.err.contains("--micro-batch 1 --stream-crops takes"), "{}", done.err);
     succeeds(&format!("train --resume --out {{}} --mem-limit {finest}B"), &[&run]);
-    refuses_saying("train --resume --out {} --stream-crops false", &[&run], &["cannot go on", "stream-crops"]);
-    refuses_saying(
+    refuses_with("train --resume --out {} --stream-crops false", &[&run], &["cannot go on", "stream-crops"]);
+    refuses_with(
         "train --resume --epochs 2 --out {} --mem-limit 1kB",
         &[&run],
         &["cannot go on", "keeps its micro-batch"],
@@ -203,7 +206,7 @@ fn class_folders(n: u32) -> tempfile::TempDir {
     for class in ["cat", "dog"] {
         for i in 0..n {
             let (format, ending) = if i % 2 == 0 { (Png, "png") } else { (Jpeg, "jpeg") };
-            files.push((format!("{class}/{i}.{ending}"), picture(format, i)));
+            files.push((format!("{class}/{i}.{ending}"), image_bytes(format, i)));
         }
     }
     folder(&files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect::<Vec<_>>())
@@ -211,12 +214,12 @@ fn class_folders(n: u32) -> tempfile::TempDir {
 
 #[test]
 fn folders_of_pictures_train_with_and_without_labels() {
-    let labelled = class_folders(12);
+    let labeled = class_folders(12);
     let flat = folder(&[]);
     for i in 0..20 {
-        fs::write(flat.path().join(format!("{i}.png")), picture(Png, i)).unwrap();
+        fs::write(flat.path().join(format!("{i}.png")), image_bytes(Png, i)).unwrap();
     }
-    for (data, labels) in [(&labelled, true), (&flat, false)] {
+    for (data, labels) in [(&labeled, true), (&flat, false)] {
         let dir = tempfile::tempdir().unwrap();
         let line = format!("train {TINY} --epochs 1 --data {{}} --out {{}}");
         succeeds(&line, &[data.path(), dir.path()]);
@@ -226,9 +229,9 @@ fn folders_of_pictures_train_with_and_without_labels() {
         assert_eq!(last.get("knn_top1").map(Value::is_number), Some(labels), "{last}");
         assert!(last["knn_top1"].is_null() != labels && last["train_loss"].is_f64(), "{last}");
     }
-    let text = succeeds("eval knn --data {} --k 3 --json", &[labelled.path()]);
+    let text = succeeds("eval knn --data {} --k 3 --json", &[labeled.path()]);
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["scores"][0]["k"], 3);
-    refuses_saying("eval knn --data {}", &[flat.path()], &["has no labels"]);
+    refuses_with("eval knn --data {}", &[flat.path()], &["has no labels"]);
 }
 
 #[test]
@@ -284,7 +287,7 @@ fn knn_of_pixels_random_and_trained_features() {
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines.len() == 5 && lines[0].starts_with("k-NN, teacher") && lines[4].starts_with("always "), "{table}");
     assert_eq!(lines[3], "images resized to 46 pixels, 40 x 40 cut out (resize-crop)");
-    refuses_saying(
+    refuses_with(
         "eval knn --checkpoint {} --which student --data {}",
         &[&teacher, data],
         &["teacher's backbone alone"],

@@ -24,13 +24,13 @@ fn folders(counts: &[usize]) -> TempDir {
     for (class, &count) in counts.iter().enumerate() {
         for i in 0..count {
             let name = format!("{}/{i}.png", (b'a' + class as u8) as char);
-            let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+            let image = image::RgbImage::from_fn(32, 32, |x, y| {
                 let mut color = [20, 20, 20];
                 color[class % 3] = 200 - (x + y + 3 * i as u32) as u8;
                 image::Rgb(color)
             });
             let mut bytes = std::io::Cursor::new(Vec::new());
-            picture.write_to(&mut bytes, Png).unwrap();
+            image.write_to(&mut bytes, Png).unwrap();
             files.push((name, bytes.into_inner()));
         }
     }
@@ -53,7 +53,7 @@ fn consistent(found: &Value, images: usize, top1: f64) {
 }
 
 #[test]
-fn neighbours_of_easy_classes_are_right_with_and_without_a_test_part() {
+fn neighbors_of_easy_classes_are_right_with_and_without_a_test_part() {
     let data = folders(&[12, 12, 12]);
     let found = json("eval knn --k 1,20,1000 --leave-one-out --data {}", &[data.path()]);
     assert_eq!((&found["bank"], &found["queries"], &found["shown_k"]), (&36.into(), &36.into(), &20.into()));
@@ -71,10 +71,10 @@ fn neighbours_of_easy_classes_are_right_with_and_without_a_test_part() {
     let found = json("eval knn --k 3 --data {}", &[cifar.path()]);
     consistent(&found, TEST, number(&found["scores"][0]["top1"]));
     let text = succeeds("eval knn --k 3,500 --per-class --confusion --data {}", &[cifar.path()]);
-    for said in
+    for expected in
         ["72 others to vote", "always airplane: ", "10 classes: 10.00 %", "per class, k = 3", "truck", "rows are"]
     {
-        assert!(text.contains(said), "{said}: {text}");
+        assert!(text.contains(expected), "{expected}: {text}");
     }
     let many = folders(&[2; 24]);
     let text = succeeds("eval knn --k 3 --confusion --leave-one-out --data {}", &[many.path()]);
@@ -82,34 +82,30 @@ fn neighbours_of_easy_classes_are_right_with_and_without_a_test_part() {
 }
 
 #[test]
-fn sets_that_are_too_small_are_refused_or_judged_but_never_a_panic() {
+fn sets_that_are_too_small_are_refused_or_evaluated_but_never_a_panic() {
     let (one, single, flat) =
-        (folders(&[1]), folders(&[12]), folder(&[("a.png", picture(Png, 1)), ("b.png", picture(Png, 2))]));
+        (folders(&[1]), folders(&[12]), folder(&[("a.png", image_bytes(Png, 1)), ("b.png", image_bytes(Png, 2))]));
     for line in ["eval knn --leave-one-out", "eval knn", "eval linear --epochs 2", "eval logistic"] {
-        refuses_saying(&format!("{line} --data {{}}"), &[flat.path()], &["has no labels"]);
-        refuses_saying(&format!("{line} --data {{}}"), &[single.path()], &["one class, a: there is nothing to tell"]);
+        refuses_with(&format!("{line} --data {{}}"), &[flat.path()], &["has no labels"]);
+        refuses_with(&format!("{line} --data {{}}"), &[single.path()], &["one class, a: there is nothing to tell"]);
     }
     let of_one = [
         ("knn --leave-one-out", "two images, there are 1"),
         ("knn", "1 in the bank, 0 queries"),
         ("linear", "no test images"),
     ];
-    for (line, said) in of_one {
-        refuses_saying(&format!("eval {line} --data {{}}"), &[one.path()], &[said]);
+    for (line, expected) in of_one {
+        refuses_with(&format!("eval {line} --data {{}}"), &[one.path()], &[expected]);
     }
     let two = folders(&[1, 1]);
     for line in ["eval knn --leave-one-out", "eval linear --epochs 1 --choose-on test", "eval logistic --fraction 1"] {
         succeeds(&format!("{line} --data {{}}"), &[two.path()]);
     }
-    refuses_saying(
-        "eval linear --choose-on train-split --data {}",
-        &[two.path()],
-        &["two training images, there are 1"],
-    );
+    refuses_with("eval linear --choose-on train-split --data {}", &[two.path()], &["two training images, there are 1"]);
 }
 
 #[test]
-fn a_linear_probe_learns_is_saved_and_judged_again() {
+fn a_linear_probe_learns_is_saved_and_evaluated_again() {
     let (data, dir) = (folders(&[30, 30, 30]), tempfile::tempdir().unwrap());
     let path = dir.path().join("head.safetensors");
     let line = format!("eval linear {NET} --epochs 10 --batch 32 --mean-patch --data {{}}");
@@ -131,28 +127,24 @@ fn a_linear_probe_learns_is_saved_and_judged_again() {
     let some = json(&format!("eval linear {NET} --evaluate {{}} --data {{}}"), &[&path, fewer.path()]);
     assert_eq!((number(&some["top1"]), some["classes"].as_array().unwrap().len()), (100.0, 3));
     let other = cifar();
-    refuses_saying(
+    refuses_with(
         &format!("eval linear {NET} --evaluate {{}} --data {{}}"),
         &[&path, other.path()],
         &["does not know the class airplane", "a, b, c"],
     );
-    refuses_saying(
+    refuses_with(
         &format!("eval linear {NET} --evaluate {{}} --blocks 1 --data {{}}"),
         &[&path, data.path()],
         &["takes 96 numbers an image, this network gives 48"],
     );
-    refuses_saying(
-        "eval linear --evaluate {} --data {}",
-        &[&path, data.path()],
-        &["takes 96 numbers an image, pixels"],
-    );
-    refuses_saying("eval linear --evaluate {} --data {}", &[dir.path(), data.path()], &["cannot read the head"]);
+    refuses_with("eval linear --evaluate {} --data {}", &[&path, data.path()], &["takes 96 numbers an image, pixels"]);
+    refuses_with("eval linear --evaluate {} --data {}", &[dir.path(), data.path()], &["cannot read the head"]);
 
     let text = succeeds(&format!("{line} --choose-on train-split --rates 1e-6,0.5"), &[data.path()]);
     assert!(text.contains("left out %") && text.contains("a tenth of the training images"), "{text}");
     let text = succeeds(&format!("{line} --rates 0.5,1e40"), &[data.path()]);
     assert!(text.contains("diverged") && text.contains("chosen on the images that are reported"), "{text}");
-    refuses_saying(&format!("{line} --rates 1e40"), &[data.path()], &["gave finite numbers", "smaller"]);
+    refuses_with(&format!("{line} --rates 1e40"), &[data.path()], &["gave finite numbers", "smaller"]);
 }
 
 #[test]
@@ -163,7 +155,7 @@ fn an_augmented_probe_sees_other_crops_and_any_number_of_threads_gives_the_same(
     assert_eq!(json(&format!("{line} --threads 3"), &[data.path()]), one);
     assert!(number(&one["top1"]) > 90.0 && one["augmented"] == true, "{one}");
     assert_ne!(json(&format!("{line} --seed 1"), &[data.path()])["grid"], one["grid"]);
-    refuses_saying("eval linear --augmented --data {}", &[data.path()], &["pixels have none"]);
+    refuses_with("eval linear --augmented --data {}", &[data.path()], &["pixels have none"]);
     for line in ["eval knn --k 5", "eval logistic --shots 2 --draws 2"] {
         let line = format!("{line} {NET} --data {{}}");
         let [one, three] = [1, 3].map(|n| json(&format!("{line} --threads {n}"), &[data.path()]));
@@ -190,13 +182,13 @@ fn a_few_labels_are_enough_for_easy_classes() {
     assert!(text.contains("100.00 ± 0.00") && text.contains("as given"), "{text}");
     let text = succeeds("eval logistic --shots 5 --iterations 1 --stop 1e-9 --data {}", &[data.path()]);
     assert!(text.contains("above --stop 1.0e-9"), "{text}");
-    refuses_saying("eval logistic --shots 21 --data {}", &[data.path()], &["class a has", "--shots 1"]);
+    refuses_with("eval logistic --shots 21 --data {}", &[data.path()], &["class a has", "--shots 1"]);
 }
 
 #[test]
 fn flags_without_meaning_are_refused() {
     let data = cifar();
-    for (flags, said) in [
+    for (flags, expected) in [
         ("linear --epochs 0", "--epochs 0"),
         ("linear --batch 0", "--batch 0"),
         ("linear --rates=-1", "--lr -1"),
@@ -212,10 +204,10 @@ fn flags_without_meaning_are_refused() {
         ("knn --k 0", "--k"),
         ("knn --leave-one-out some", "some"),
     ] {
-        refuses_saying(&format!("eval {flags} --data {{}}"), &[data.path()], &[said]);
+        refuses_with(&format!("eval {flags} --data {{}}"), &[data.path()], &[expected]);
     }
     for blocks in [0, 4] {
         let line = format!("eval linear {NET} --blocks {blocks} --data {{}}");
-        refuses_saying(&line, &[data.path()], &[&format!("--blocks {blocks}: this network has 3")]);
+        refuses_with(&line, &[data.path()], &[&format!("--blocks {blocks}: this network has 3")]);
     }
 }

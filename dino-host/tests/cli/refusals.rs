@@ -7,7 +7,7 @@ use std::path::Path;
 
 #[test]
 fn bad_flags() {
-    for (line, said) in [
+    for (line, expected) in [
         ("train --bogus", "--bogus"),
         ("train --bacth 4", "--bacth"),
         ("trian", "trian"),
@@ -27,18 +27,18 @@ fn bad_flags() {
         if line == "eval" {
             assert_eq!(dino(line, &[]).code, 2); // lists its commands
         } else {
-            refuses_saying(line, &[], &[said]);
+            refuses_with(line, &[], &[expected]);
         }
     }
-    refuses_saying("train --bacth 4", &[], &["--batch"]); // what was meant
-    refuses_saying("eval knn --which nobody", &[], &["teacher, student, random, pixels"]);
+    refuses_with("train --bacth 4", &[], &["--batch"]); // what was meant
+    refuses_with("eval knn --which nobody", &[], &["teacher, student, random, pixels"]);
 }
 
 #[test]
 fn values_that_make_no_sense() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
     let out = dir.path().join("run");
-    for (flags, said) in [
+    for (flags, expected) in [
         ("--micro-batch 3", "--micro-batch 2"),
         ("--batch 0", "at least 1"),
         ("--batch 73", "72 training images are fewer than a batch of 73"),
@@ -81,29 +81,29 @@ fn values_that_make_no_sense() {
             kept.extend(pair);
         }
         let line = format!("train --small {} {flags} --data {{}} --out {{}}", kept.join(" "));
-        refuses_saying(&line, &[data.path(), &out], &[said]);
+        refuses_with(&line, &[data.path(), &out], &[expected]);
         assert!(!out.exists(), "{flags} left something behind");
     }
     for flags in ["--k 0", "--k 5,0", "--temperature 0", "--temperature NaN", "--which teacher", "--which student"] {
         refuses(&format!("eval knn {flags} --data {{}}"), &[data.path()]);
     }
-    refuses_saying("eval knn --which random --out-dim 100000000000000 --data {}", &[data.path()], &["memory"]);
+    refuses_with("eval knn --which random --out-dim 100000000000000 --data {}", &[data.path()], &["memory"]);
 }
 
 #[test]
-fn data_that_is_not_there_or_not_whole() {
+fn data_that_is_not_there_or_not_complete() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     let line = format!("train {TINY} --data {{}} --out {{}}");
     let missing = dir.path().join("no/such/folder");
-    refuses_saying(&line, &[&missing, &out], &["no/such/folder"]);
-    refuses_saying("eval knn --data {}", &[&missing], &["no/such/folder"]);
-    refuses_saying("train --out {}", &[&out], &["--data"]);
+    refuses_with(&line, &[&missing, &out], &["no/such/folder"]);
+    refuses_with("eval knn --data {}", &[&missing], &["no/such/folder"]);
+    refuses_with("train --out {}", &[&out], &["--data"]);
     let cut = records(10, 1);
     let cut = cut[..cut.len() - 1].to_vec();
     let mut label = records(10, 1);
     label[3073] = 10;
-    for (files, said) in [
+    for (files, expected) in [
         (vec![], "no images"),
         (vec![("notes.txt", b"hello".to_vec())], "no images"),
         (vec![("data_batch_1.bin", cut)], "data_batch_1.bin"),
@@ -112,11 +112,11 @@ fn data_that_is_not_there_or_not_whole() {
         (vec![("train.bin", label)], "label 10"),
     ] {
         let data = folder(&files);
-        refuses_saying(&line, &[data.path(), &out], &[said]);
-        refuses_saying("eval knn --data {}", &[data.path()], &[said]);
+        refuses_with(&line, &[data.path(), &out], &[expected]);
+        refuses_with("eval knn --data {}", &[data.path()], &[expected]);
     }
-    let file = folder(&[("a.png", picture(image::ImageFormat::Png, 1))]);
-    refuses_saying(&line, &[&file.path().join("a.png"), &out], &["a.png is a single picture"]);
+    let file = folder(&[("a.png", image_bytes(image::ImageFormat::Png, 1))]);
+    refuses_with(&line, &[&file.path().join("a.png"), &out], &["a.png is a single image"]);
     assert!(!out.exists());
 }
 
@@ -125,20 +125,20 @@ fn data_that_is_not_there_or_not_whole() {
 fn a_damaged_picture_is_named() {
     let data = folder(&[]);
     for i in 0..20 {
-        fs::write(data.path().join(format!("{i:02}.png")), picture(image::ImageFormat::Png, i)).unwrap();
+        fs::write(data.path().join(format!("{i:02}.png")), image_bytes(image::ImageFormat::Png, i)).unwrap();
     }
-    let good = picture(image::ImageFormat::Png, 7);
+    let good = image_bytes(image::ImageFormat::Png, 7);
     let path = data.path().join("07.png");
     fs::write(&path, &good[..good.len() / 2]).unwrap();
     let out = data.path().join(".run"); // a folder that begins with a dot is no class
-    refuses_saying(
+    refuses_with(
         &format!("train {TINY} --strict --epochs 1 --data {{}} --out {{}}"),
         &[data.path(), &out],
         &["07.png"],
     );
     fs::write(&path, good).unwrap();
     // The file has another size now, as the run's fingerprint states.
-    refuses_saying("train --resume --out {}", &[&out], &["does not hold the images", "--accept-changed-data"]);
+    refuses_with("train --resume --out {}", &[&out], &["does not hold the images", "--accept-changed-data"]);
     succeeds("train --resume --accept-changed-data --out {}", &[&out]);
 }
 
@@ -148,17 +148,17 @@ fn folders_that_cannot_be_used() {
     let line = format!("train {TINY} --epochs 1 --data {{}} --out {{}}");
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    refuses_saying(&line, &[data.path(), &file.join("run")], &["file/run"]);
-    refuses_saying(&line, &[data.path(), &file], &["file"]);
+    refuses_with(&line, &[data.path(), &file.join("run")], &["file/run"]);
+    refuses_with(&line, &[data.path(), &file], &["file"]);
 
     let run = dir.path().join("run");
-    refuses_saying("train --resume --out {}", &[&run], &["run"]);
-    refuses_saying("train --resume --out {}", &[dir.path()], &["checkpoint.safetensors"]);
-    refuses_saying("train --resume", &[], &["--out"]);
+    refuses_with("train --resume --out {}", &[&run], &["run"]);
+    refuses_with("train --resume --out {}", &[dir.path()], &["checkpoint.safetensors"]);
+    refuses_with("train --resume", &[], &["--out"]);
     assert!(!run.exists());
     succeeds(&line, &[data.path(), &run]);
     let before = content(&run);
-    refuses_saying(&line, &[data.path(), &run], &["already holds a run", "--resume"]);
+    refuses_with(&line, &[data.path(), &run], &["already holds a run", "--resume"]);
     assert!(content(&run) == before);
 }
 
@@ -167,8 +167,8 @@ fn configuration_files() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
     let (file, out) = (dir.path().join("c.toml"), dir.path().join("run"));
     let line = format!("train {TINY} --config {{}} --data {{}} --out {{}}");
-    refuses_saying(&line, &[&file, data.path(), &out], &["c.toml"]);
-    for (text, said) in [
+    refuses_with(&line, &[&file, data.path(), &out], &["c.toml"]);
+    for (text, expected) in [
         ("epochs = 1\nbatsh = 8\n", ["line 2", "batsh"]),
         ("lr = \"fast\"\n", ["line 1", "lr"]),
         ("\n\nepochs = 1.5\n", ["line 3", "1.5"]),
@@ -180,11 +180,11 @@ fn configuration_files() {
         ("teacher-temp = nan\n", ["--teacher-temp", "NaN"]),
     ] {
         fs::write(&file, text).unwrap();
-        refuses_saying(&line, &[&file, data.path(), &out], &said);
+        refuses_with(&line, &[&file, data.path(), &out], &expected);
     }
     fs::write(&file, b"\xff\xff").unwrap();
-    refuses_saying(&line, &[&file, data.path(), &out], &["c.toml"]);
-    refuses_saying(&line, &[dir.path(), data.path(), &out], &["configuration"]);
+    refuses_with(&line, &[&file, data.path(), &out], &["c.toml"]);
+    refuses_with(&line, &[dir.path(), data.path(), &out], &["configuration"]);
     assert!(!out.exists());
 }
 
@@ -216,8 +216,8 @@ fn hostile_checkpoints() {
         h["teacher.backbone.norm.wait"] = tensor;
     });
     let mut nan = good.clone();
-    let place = at(&nan, key) + 8;
-    nan[place..place + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let offset = at(&nan, key) + 8;
+    nan[offset..offset + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     let entry = |key: &str, value: &str| with_header(&good, |h| h["__metadata__"][key] = value.into());
     let ahead = |ahead: &str, per_epoch: &str| {
         with_header(&good, |h| {
@@ -254,7 +254,7 @@ fn hostile_checkpoints() {
         ("missing tensor", renamed, "no tensor teacher.backbone.norm.weight"),
         ("not a number", nan, "element 2"),
     ];
-    for (name, bytes, said) in cases {
+    for (name, bytes, expected) in cases {
         fs::write(&file, &bytes).unwrap();
         let before = content(&run);
         for (line, paths) in [
@@ -262,31 +262,31 @@ fn hostile_checkpoints() {
             ("eval knn --checkpoint {} --data {}", [&file, data.path()]),
         ] {
             let text = refuses(line, &paths);
-            assert!(text.contains(said), "{name}: {said:?} is not said by {line}: {text}");
+            assert!(text.contains(expected), "{name}: {expected:?} is not reported by {line}: {text}");
         }
-        assert!(content(&run) == before, "{name}: a refusal must not touch the run");
+        assert!(content(&run) == before, "{name}: a refusal must not change the run");
     }
-    refuses_saying("eval knn --checkpoint {} --data {}", &[dir.path(), data.path()], &["cannot read the checkpoint"]);
+    refuses_with("eval knn --checkpoint {} --data {}", &[dir.path(), data.path()], &["cannot read the checkpoint"]);
     // Without metadata it is no run, and weights like another program's, which do not state everything.
     fs::write(&file, with_header(&good, |h| h["__metadata__"] = json!({}))).unwrap();
-    refuses_saying("train --resume --out {}", &[&run], &["config"]);
-    refuses_saying("eval knn --checkpoint {} --data {}", &[&file, data.path()], &["attention heads", "--heads"]);
+    refuses_with("train --resume --out {}", &[&run], &["config"]);
+    refuses_with("eval knn --checkpoint {} --data {}", &[&file, data.path()], &["attention heads", "--heads"]);
     fs::write(&file, &good).unwrap();
     let (sheets, toml) = (dir.path().join("sheets"), dir.path().join("c.toml"));
     fs::write(&toml, "depth = 7").unwrap();
-    for (flags, said) in [
+    for (flags, expected) in [
         ("--global-size 96", "--global-size 96 (the run has 40)"),
         ("--seed 5", "--seed 5 (the run has 0)"),
         ("--config {}", "--depth 7 (the run has 2)"),
     ] {
         let line = format!("crops {flags} --checkpoint {{}} --data {{}} --out {{}}");
         let toml: &[&Path] = if flags.contains("{}") { &[&toml] } else { &[] };
-        refuses_saying(&line, &[toml, &[&file, data.path(), &sheets]].concat(), &[said]);
+        refuses_with(&line, &[toml, &[&file, data.path(), &sheets]].concat(), &[expected]);
         let line = format!("eval knn {flags} --checkpoint {{}} --data {{}}");
-        refuses_saying(&line, &[toml, &[&file, data.path()]].concat(), &[said]);
+        refuses_with(&line, &[toml, &[&file, data.path()]].concat(), &[expected]);
         assert!(!sheets.exists());
     }
-    refuses_saying("eval knn --small --checkpoint {} --data {}", &[&file, data.path()], &["not made with --small"]);
+    refuses_with("eval knn --small --checkpoint {} --data {}", &[&file, data.path()], &["not made with --small"]);
     // What the run has, how files are read and what is the probe's own may be given.
     succeeds("eval knn --global-size 40 --ignore-exif --checkpoint {} --data {}", &[&file, data.path()]);
     for line in ["eval linear --seed 5 --epochs 2 --batch 16 --lr 0.01", "eval logistic --seed 5 --iterations 2"] {

@@ -43,7 +43,7 @@ fn a_run_becomes_a_page_and_events() {
     succeeds("train --resume --epochs 3 --out {}", &[&run]);
     let rows = log(&run);
     assert_eq!((rows.len(), records(&run).len()), (3 * STEPS + 3, 1 + 3 * STEPS + 3));
-    assert!(rows.last().unwrap()["knn_top1_student"].is_number(), "the student is judged after the last epoch");
+    assert!(rows.last().unwrap()["knn_top1_student"].is_number(), "the student is evaluated after the last epoch");
     let again: Value = serde_json::from_slice(&fs::read(run.join("run.json")).unwrap()).unwrap();
     assert_eq!(again["command"], manifest["command"]);
 
@@ -64,7 +64,7 @@ fn a_run_becomes_a_page_and_events() {
         "What the teacher attends to",
         "before training",
         "after epoch 1",
-        "Nearest neighbours",
+        "Nearest neighbors",
         "Confusion",
         "The same again",
         "Manifest",
@@ -113,5 +113,5 @@ fn what_is_missing_is_said_and_names_are_not_markup() {
     // An empty log is a page as well; no log is an error.
     let run = folder(&[("log.jsonl", Vec::new())]);
     assert!(page(run.path(), "").contains("No step was logged"));
-    refuses_saying("report {}", &[&run.path().join("none")], &["cannot read", "the folder of a run"]);
+    refuses_with("report {}", &[&run.path().join("none")], &["cannot read", "the folder of a run"]);
 }

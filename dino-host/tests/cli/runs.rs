@@ -49,7 +49,7 @@ fn what_the_error_of_a_run_away_advises_can_be_done() {
     // The state in which it failed is kept aside: with the same numbers, the same step fails.
     let failed = fs::read(run.join("before_failure.safetensors")).unwrap();
     assert_eq!(header(&failed)["__metadata__"]["step"], "3");
-    refuses_saying("train --resume --out {}", &[&run], &["stopped being finite in step 3"]);
+    refuses_with("train --resume --out {}", &[&run], &["stopped being finite in step 3"]);
 
     let done = dino(&advice, &[&run]);
     assert_eq!(done.code, 0, "{}", done.err);
@@ -89,42 +89,42 @@ fn keys_that_every_step_reads_may_change_and_it_is_recorded() {
     assert_eq!(later[11..], [json!({"step": 4 * STEPS, "key": "epochs", "from": 4, "to": 5})]);
     // Prototypes that move are not frozen again.
     let before = content(&run);
-    refuses_saying("train --resume --epochs 9 --freeze-last-layer 7 --out {}", &[&run], &["move already"]);
+    refuses_with("train --resume --epochs 9 --freeze-last-layer 7 --out {}", &[&run], &["move already"]);
     assert!(content(&run) == before);
 }
 
 /// Two keys that change no number leave the weights as they are.
 #[test]
-fn how_often_is_judged_and_saved_changes_no_weight() {
+fn how_often_a_run_is_evaluated_and_saved_changes_no_weight() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
-    let [whole, pieces] = ["whole", "pieces"].map(|name| dir.path().join(name));
+    let [whole, resumed] = ["whole", "resumed"].map(|name| dir.path().join(name));
     let line = format!("train {TINY} --epochs 3 --data {{}} --out {{}}");
     succeeds(&line, &[data.path(), &whole]);
-    let stopped = dino(&format!("{line} --time-limit 1ms"), &[data.path(), &pieces]);
+    let stopped = dino(&format!("{line} --time-limit 1ms"), &[data.path(), &resumed]);
     assert_eq!(stopped.code, 130, "{}", stopped.err);
     assert!(stopped.err.contains("in time for --time-limit 1ms; go on with: train --resume --out"), "{}", stopped.err);
-    assert_eq!(recorded(&pieces, "step"), 1);
-    succeeds("train --resume --save-every 1 --knn-every 0 --threads 1 --out {}", &[&pieces]);
+    assert_eq!(recorded(&resumed, "step"), 1);
+    succeeds("train --resume --save-every 1 --knn-every 0 --threads 1 --out {}", &[&resumed]);
     let tensors = |run: &Path| {
         let bytes = weights(run);
         let n = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
         bytes[8 + n..].to_vec()
     };
-    assert!(tensors(&whole) == tensors(&pieces));
-    assert!(pieces.join("checkpoint0001.safetensors").exists());
+    assert!(tensors(&whole) == tensors(&resumed));
+    assert!(resumed.join("checkpoint0001.safetensors").exists());
 }
 
 /// Stopped for time again and again, also where an epoch's steps are done and it is not evaluated yet, a run ends as one that had time.
 #[test]
 fn a_run_in_many_short_times_is_the_same_run() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
-    let [whole, pieces] = ["whole", "pieces"].map(|name| dir.path().join(name));
+    let [whole, resumed] = ["whole", "resumed"].map(|name| dir.path().join(name));
     let line = format!("train {TINY} --epochs 2 --save-every 1 --data {{}} --out {{}}");
     succeeds(&line, &[data.path(), &whole]);
-    let mut code = dino(&format!("{line} --time-limit 1ms"), &[data.path(), &pieces]).code;
+    let mut code = dino(&format!("{line} --time-limit 1ms"), &[data.path(), &resumed]).code;
     let mut sittings = 1;
     while code == 130 {
-        code = dino("train --resume --time-limit 1ms --out {}", &[&pieces]).code;
+        code = dino("train --resume --time-limit 1ms --out {}", &[&resumed]).code;
         sittings += 1;
     }
     // A step each, and the last epoch is evaluated in a start of its own.
@@ -132,11 +132,11 @@ fn a_run_in_many_short_times_is_the_same_run() {
     for file in
         ["checkpoint.safetensors", "teacher.safetensors", "checkpoint0000.safetensors", "checkpoint0001.safetensors"]
     {
-        assert!(fs::read(whole.join(file)).unwrap() == fs::read(pieces.join(file)).unwrap(), "{file}");
+        assert!(fs::read(whole.join(file)).unwrap() == fs::read(resumed.join(file)).unwrap(), "{file}");
     }
-    assert_eq!(log_without_clock(&whole), log_without_clock(&pieces));
+    assert_eq!(log_without_clock(&whole), log_without_clock(&resumed));
     for time in ["0", "soon", "3:55", "-1h"] {
-        refuses(&format!("train --resume --time-limit={time} --out {{}}"), &[&pieces]);
+        refuses(&format!("train --resume --time-limit={time} --out {{}}"), &[&resumed]);
     }
 }
 
@@ -146,32 +146,32 @@ fn an_end_that_lies_behind_is_refused() {
     let run = dir.path().join("run");
     succeeds(&format!("{GRAY} --epochs 2"), &[&idx(), &run]);
     let before = content(&run);
-    refuses_saying("train --resume --epochs 1 --out {}", &[&run], &["2 epochs", "--epochs 2 or more"]);
+    refuses_with("train --resume --epochs 1 --out {}", &[&run], &["2 epochs", "--epochs 2 or more"]);
     let done = dino("train --resume --epochs 2 --out {}", &[&run]);
     assert!(done.code == 0 && done.err.contains("is finished: 2 epochs, 100 steps"), "{}", done.err);
     assert!(content(&run) == before);
     // In the third epoch, the third cannot be left out.
     assert_eq!(dino("train --resume --epochs 9 --time-limit 1ms --out {}", &[&run]).code, 130);
     let before = content(&run);
-    refuses_saying("train --resume --epochs 2 --out {}", &[&run], &["under way", "--epochs 3 or more"]);
+    refuses_with("train --resume --epochs 2 --out {}", &[&run], &["under way", "--epochs 3 or more"]);
     assert!(content(&run) == before);
     succeeds("train --resume --epochs 3 --out {}", &[&run]);
     assert_eq!(recorded(&run, "step"), 150);
 }
 
 /// Class folders of images, `count` of them in the train part, and what a run over them is.
-fn pictures(count: u32) -> tempfile::TempDir {
+fn images(count: u32) -> tempfile::TempDir {
     let mut files = Vec::new();
     for i in 0..count + 8 {
         let (part, class) = (if i < count { "train" } else { "val" }, i % 2);
-        files.push((format!("{part}/{class}/{i:02}.png"), picture(image::ImageFormat::Png, i)));
+        files.push((format!("{part}/{class}/{i:02}.png"), image_bytes(image::ImageFormat::Png, i)));
     }
     folder(&files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect::<Vec<_>>())
 }
 
 #[test]
 fn a_changed_set_is_accepted_and_recorded() {
-    let (data, dir) = (pictures(35), tempfile::tempdir().unwrap());
+    let (data, dir) = (images(35), tempfile::tempdir().unwrap());
     let run = dir.path().join("run");
     let line = format!("train {TINY} --epochs 4 --time-limit 1ms --data {{}} --out {{}}");
     assert_eq!(dino(&line, &[data.path(), &run]).code, 130);
@@ -182,7 +182,7 @@ fn a_changed_set_is_accepted_and_recorded() {
     // An image less: as many steps in an epoch as before.
     fs::remove_file(data.path().join("train/1/33.png")).unwrap();
     let before = content(&run);
-    refuses_saying("train --resume --out {}", &[&run], &["(35 then, 34 now)", "--accept-changed-data"]);
+    refuses_with("train --resume --out {}", &[&run], &["(35 then, 34 now)", "--accept-changed-data"]);
     assert!(content(&run) == before);
     let done = dino("train --resume --accept-changed-data --time-limit 1ms --out {}", &[&run]);
     assert_eq!(done.code, 130, "{}", done.err);
@@ -195,9 +195,10 @@ fn a_changed_set_is_accepted_and_recorded() {
 
     // Twice as many, and another test part: three quarters of the first epoch stay done, six of eight steps.
     for i in 0..34 {
-        fs::write(data.path().join(format!("train/0/more{i}.png")), picture(image::ImageFormat::Png, 100 + i)).unwrap();
+        fs::write(data.path().join(format!("train/0/more{i}.png")), image_bytes(image::ImageFormat::Png, 100 + i))
+            .unwrap();
     }
-    fs::write(data.path().join("val/0/more.png"), picture(image::ImageFormat::Png, 99)).unwrap();
+    fs::write(data.path().join("val/0/more.png"), image_bytes(image::ImageFormat::Png, 99)).unwrap();
     let done = dino("train --resume --accept-changed-data --out {}", &[&run]);
     assert_eq!(done.code, 0, "{}", done.err);
     assert!(
@@ -234,7 +235,7 @@ fn a_changed_set_is_accepted_and_recorded() {
     succeeds("train --resume --epochs 5 --out {}", &[&run]);
     assert_eq!(recorded(&run, "step"), 37);
     succeeds("report {} --data {}", &[&run, data.path()]);
-    refuses_saying(
+    refuses_with(
         &format!("train {TINY} --accept-changed-data --data builtin --out {{}}"),
         &[&dir.path().join("x")],
         &["--resume"],
@@ -244,11 +245,11 @@ fn a_changed_set_is_accepted_and_recorded() {
 /// An image is counted by its name: a set that was moved has other messages, and the same images.
 #[test]
 fn unreadable_images_are_counted_once_over_a_move() {
-    let (data, dir) = (pictures(32), tempfile::tempdir().unwrap());
+    let (data, dir) = (images(32), tempfile::tempdir().unwrap());
     let [run, moved] = ["run", "moved"].map(|name| dir.path().join(name));
     // In both parts under one name.
-    fs::write(data.path().join("train/0/00.png"), "no picture").unwrap();
-    fs::write(data.path().join("val/0/00.png"), "no picture").unwrap();
+    fs::write(data.path().join("train/0/00.png"), "not an image").unwrap();
+    fs::write(data.path().join("val/0/00.png"), "not an image").unwrap();
     let line = format!("train {TINY} --epochs 2 --data {{}} --out {{}}");
     let done = dino(&line, &[data.path(), &run]);
     assert_eq!((done.code, done.err.matches("WARNING").count()), (0, 2), "{}", done.err);
@@ -279,7 +280,7 @@ fn changes_of_a_future_that_is_dropped_go_with_it() {
 }
 
 #[test]
-fn schedules_that_never_arrive_are_said() {
+fn schedules_that_never_arrive_are_reported() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
     let flags = "--freeze-last-layer 3 --warmup-teacher-temp-epochs 30 --teacher-temp 0.07";
     let line = format!(
@@ -288,8 +289,9 @@ fn schedules_that_never_arrive_are_said() {
     );
     let done = dino(&line, &[data.path(), &dir.path().join("run")]);
     assert_eq!(done.code, 0, "{}", done.err);
-    for said in ["it reaches 50 % of --lr", "does not reach --teacher-temp 0.07", "--freeze-last-layer 1 lets them"] {
-        assert_eq!(done.err.matches(said).count(), 1, "{said}: {}", done.err);
+    for expected in ["it reaches 50 % of --lr", "does not reach --teacher-temp 0.07", "--freeze-last-layer 1 lets them"]
+    {
+        assert_eq!(done.err.matches(expected).count(), 1, "{expected}: {}", done.err);
     }
 }
 
@@ -363,9 +365,10 @@ mod unix {
         let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
         for (ignored, sent) in [("HUP", "-HUP"), ("INT", "-INT"), ("USR1 HUP", "-USR1")] {
             let run = dir.path().join(sent);
-            let words = words(&format!("train {TINY} {ENDLESS}"), &[data.path(), &run]);
-            let words: Vec<String> = words.iter().map(|w| format!("'{w}'")).collect();
-            let script = format!("trap '' {ignored}; exec '{}' {}", env!("CARGO_BIN_EXE_dino-host"), words.join(" "));
+            let arguments = arguments(&format!("train {TINY} {ENDLESS}"), &[data.path(), &run]);
+            let arguments: Vec<String> = arguments.iter().map(|w| format!("'{w}'")).collect();
+            let script =
+                format!("trap '' {ignored}; exec '{}' {}", env!("CARGO_BIN_EXE_dino-host"), arguments.join(" "));
             let child = Command::new("sh").args(["-c", &script]).stderr(std::process::Stdio::piped()).spawn().unwrap();
             wait("a row", || has_rows(&run));
             signal(&child, sent);
@@ -387,10 +390,10 @@ mod unix {
         let mut child = command(&line, &[data.path(), &run]).spawn().unwrap();
         wait("a row", || has_rows(&run));
         let pid = child.id().to_string();
-        let said = ["run is being written by process", pid.as_str(), "since 20"];
-        refuses_saying("train --resume --out {}", &[&run], &said);
-        refuses_saying("train --resume --epochs 7 --out {}", &[&run.join("../run")], &said);
-        refuses_saying(&line, &[data.path(), &run], &said);
+        let expected = ["run is being written by process", pid.as_str(), "since 20"];
+        refuses_with("train --resume --out {}", &[&run], &expected);
+        refuses_with("train --resume --epochs 7 --out {}", &[&run.join("../run")], &expected);
+        refuses_with(&line, &[data.path(), &run], &expected);
         // Who only reads is let in.
         succeeds("eval knn --checkpoint {} --data {}", &[&run.join("checkpoint.safetensors"), data.path()]);
         assert!(child.try_wait().unwrap().is_none());

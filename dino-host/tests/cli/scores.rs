@@ -48,11 +48,11 @@ fn votes_hold_at_any_temperature() {
     assert_eq!(high, at("1e4"));
     assert!(high[1][1] >= 80.0 && low[1][1] >= 60.0, "{high:?} {low:?}");
     for bad in ["0", "-1", "nan", "inf", "-inf"] {
-        refuses_saying(&format!("{PIXELS} --temperature={bad}"), &[&idx], &["--temperature", "0.07"]);
+        refuses_with(&format!("{PIXELS} --temperature={bad}"), &[&idx], &["--temperature", "0.07"]);
     }
     for bad in ["0", "nan", "1e-50", "1e50"] {
-        refuses_saying(&format!("plan --small --teacher-temp={bad}"), &[], &["--teacher-temp"]);
-        refuses_saying(&format!("plan --small --student-temp={bad}"), &[], &["--student-temp"]);
+        refuses_with(&format!("plan --small --teacher-temp={bad}"), &[], &["--teacher-temp"]);
+        refuses_with(&format!("plan --small --student-temp={bad}"), &[], &["--student-temp"]);
     }
 }
 
@@ -67,7 +67,7 @@ fn gradient(width: u32, height: u32, seed: u32) -> Vec<u8> {
 }
 
 /// Two classes in class folders, `size` of image i.
-fn pictures(size: impl Fn(u32) -> (u32, u32)) -> tempfile::TempDir {
+fn images(size: impl Fn(u32) -> (u32, u32)) -> tempfile::TempDir {
     let files: Vec<(String, Vec<u8>)> = (0..16)
         .map(|i| {
             let (width, height) = size(i);
@@ -85,16 +85,16 @@ fn one_rule_makes_the_views_of_all_pictures_and_is_said_and_recorded() {
         let found = json(&format!("eval knn {net} {flags} --k 1 --leave-one-out --data {{}}"), &[data]);
         found["eval_view"].as_str().unwrap().to_string()
     };
-    let (same, large) = (pictures(|_| (32, 32)), pictures(|_| (48, 40)));
+    let (same, large) = (images(|_| (32, 32)), images(|_| (48, 40)));
     // The first image has the crops' size and the others have not, and the other way round.
-    let [first, rest] = [0, 1].map(|k| pictures(move |i| if (i == 0) == (k == 0) { (32, 32) } else { (48, 40) }));
+    let [first, rest] = [0, 1].map(|k| images(move |i| if (i == 0) == (k == 0) { (32, 32) } else { (48, 40) }));
     assert_eq!(rule("", same.path()), "whole");
     assert_eq!(rule("", large.path()), "resize-crop");
     assert_eq!(rule("", first.path()), "whole");
     assert_eq!(rule("", rest.path()), "resize-crop");
     assert_eq!(rule("--eval-view resize-crop", same.path()), "resize-crop");
     assert_eq!(rule("--eval-view whole", rest.path()), "whole");
-    refuses_saying("eval knn --eval-view crop --data {}", &[same.path()], &["--eval-view", "resize-crop or whole"]);
+    refuses_with("eval knn --eval-view crop --data {}", &[same.path()], &["--eval-view", "resize-crop or whole"]);
 
     // A run decides it by its training images, and what it made states so ever after, whatever set is evaluated.
     let dir = tempfile::tempdir().unwrap();
@@ -126,8 +126,8 @@ fn one_rule_makes_the_views_of_all_pictures_and_is_said_and_recorded() {
     let path = dir.path().join("old.safetensors");
     std::fs::write(&path, old).unwrap();
     let done = dino("eval knn --k 1 --leave-one-out --checkpoint {} --data {}", &[&path, same.path()]);
-    assert!(done.out.contains("images whole at 32 x 32 pixels"), "{}", done.out);
-    assert_eq!(done.err.matches("do not say how pictures become evaluation views").count(), 1, "{}", done.err);
+    assert!(done.out.contains("entire images at 32 x 32 pixels"), "{}", done.out);
+    assert_eq!(done.err.matches("do not state how images become evaluation views").count(), 1, "{}", done.err);
     // Of images of one size nothing has changed.
     let line = "eval knn --k 1,3 --leave-one-out --checkpoint {} --data {}";
     for data in [&same, &large] {
@@ -148,19 +148,19 @@ fn one_rule_makes_the_views_of_all_pictures_and_is_said_and_recorded() {
 fn a_chosen_rate_trains_once_more_on_all_images() {
     let idx = case("idx");
     let line = "eval linear --which pixels --channels 1 --mean 0.5 --std 0.25 --epochs 5 --rates 0.1,0.5,1 --data {}";
-    let [whole, split] = ["test", "train-split"].map(|on| json(&format!("{line} --choose-on {on}"), &[&idx]));
-    assert_eq!((&whole["left_out"], &whole["trained_again"]), (&0.into(), &Value::Null));
+    let [reported, split] = ["test", "train-split"].map(|on| json(&format!("{line} --choose-on {on}"), &[&idx]));
+    assert_eq!((&reported["left_out"], &reported["trained_again"]), (&0.into(), &Value::Null));
     assert_eq!(split["left_out"], 40);
     // What is reported is the head of the chosen rate as it is when nothing is left out.
     let chosen = split["lr"].as_f64().unwrap();
-    let same = whole["grid"].as_array().unwrap().iter().find(|s| s["lr"].as_f64() == Some(chosen)).unwrap();
+    let same = reported["grid"].as_array().unwrap().iter().find(|s| s["lr"].as_f64() == Some(chosen)).unwrap();
     assert_eq!(&split["trained_again"], same);
     assert_eq!((&split["top1"], &split["top5"]), (&same["top1"], &same["top5"]));
     // The grid was trained on 360 of the 400, and is not the same.
-    assert_ne!(split["grid"], whole["grid"]);
-    let said = succeeds(&format!("{line} --choose-on train-split"), &[&idx]);
+    assert_ne!(split["grid"], reported["grid"]);
+    let text = succeeds(&format!("{line} --choose-on train-split"), &[&idx]);
     assert!(
-        said.contains("360 of 400 training images") && said.contains("once more with") && said.contains("on all 400")
+        text.contains("360 of 400 training images") && text.contains("once more with") && text.contains("on all 400")
     );
 }
 
@@ -178,18 +178,18 @@ fn a_run_scores_as_many_images_as_asked_for() {
         let header = 8 + u64::from_le_bytes(*weights.first_chunk().unwrap()) as usize;
         (row, weights[header..].to_vec(), done.err)
     };
-    let (default, weights, said) = run("default", "");
-    assert!(!said.contains("k-NN scores"), "{said}");
+    let (default, weights, text) = run("default", "");
+    assert!(!text.contains("k-NN scores"), "{text}");
     let (all, same, _) = run("all", "--knn-images 0");
     assert_eq!((&all["knn_top1"], &all["feature_rank"]), (&default["knn_top1"], &default["feature_rank"]));
-    let (few, again, said) = run("few", "--knn-images 12");
-    assert_eq!(said.matches("k-NN scores 12 of 16 test images by 12 of 72 training images; --knn-images 0").count(), 1);
+    let (few, again, text) = run("few", "--knn-images 12");
+    assert_eq!(text.matches("k-NN scores 12 of 16 test images by 12 of 72 training images; --knn-images 0").count(), 1);
     assert_ne!(few["feature_rank"], all["feature_rank"]);
     assert_eq!(few["feature_rank"], run("twice", "--knn-images 12").0["feature_rank"]);
     // Training does not know of it.
     assert!(weights == same && weights == again);
     assert!(!run("never", "--knn-images 12 --knn-every 0").2.contains("k-NN scores"));
-    refuses_saying("plan --small --knn-images many", &[], &["--knn-images", "auto"]);
+    refuses_with("plan --small --knn-images many", &[], &["--knn-images", "auto"]);
     let file = dir.path().join("c.toml");
     for (text, ok) in [("knn-images = 5", true), ("knn-images = \"auto\"", true), ("knn-images = \"all\"", false)] {
         std::fs::write(&file, text).unwrap();
@@ -253,7 +253,7 @@ fn hostile_sets_give_numbers_or_a_line() {
 /// Weights whose features overflow: named, and nothing is written.
 #[test]
 fn features_that_are_not_finite_are_named() {
-    let (data, dir) = (pictures(|_| (32, 32)), tempfile::tempdir().unwrap());
+    let (data, dir) = (images(|_| (32, 32)), tempfile::tempdir().unwrap());
     let run = dir.path().join("run");
     succeeds(&format!("train {TINY} --epochs 1 --global-size 32 --data {{}} --out {{}}"), &[data.path(), &run]);
     let mut bytes = std::fs::read(run.join("teacher.safetensors")).unwrap();
@@ -265,7 +265,7 @@ fn features_that_are_not_finite_are_named() {
     std::fs::write(&huge, bytes).unwrap();
     let out = dir.path().join("out");
     for line in ["eval knn", "eval linear", "eval logistic --fraction 1", "eval retrieval"] {
-        refuses_saying(
+        refuses_with(
             &format!("{line} --checkpoint {{}} --data {{}}"),
             &[&huge, data.path()],
             &["the features of", "not finite"],
@@ -273,7 +273,7 @@ fn features_that_are_not_finite_are_named() {
     }
     for line in ["features", "neighbours"] {
         let line = format!("{line} --checkpoint {{}} --data {{}} --out {{}}");
-        refuses_saying(&line, &[&huge, data.path(), &out], &[".png are not finite"]);
+        refuses_with(&line, &[&huge, data.path(), &out], &[".png are not finite"]);
     }
     assert!(!out.join("features.npy").exists() && !out.join("neighbours.json").exists());
 }

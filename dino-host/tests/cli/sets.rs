@@ -9,7 +9,7 @@ fn case(name: &str) -> PathBuf {
 
 #[test]
 fn training_goes_on_where_the_test_part_has_no_labels() {
-    let png = |i| picture(image::ImageFormat::Png, i);
+    let png = |i| image_bytes(image::ImageFormat::Png, i);
     let files: Vec<(String, Vec<u8>)> = (0..8)
         .map(|i| (format!("train/{}/{i}.png", ["ant", "bee"][i % 2]), png(i as u32)))
         .chain((8..11).map(|i| (format!("val/images/{i}.png"), png(i as u32))))
@@ -19,13 +19,13 @@ fn training_goes_on_where_the_test_part_has_no_labels() {
     let run = data.path().join(".run");
     let done = dino(&format!("train {TINY} --epochs 1 --data {{}} --out {{}}"), &[data.path(), &run]);
     assert_eq!(done.code, 0, "{}", done.err);
-    let said: Vec<&str> = done.err.lines().filter(|line| line.starts_with("note: ") && line.contains("val")).collect();
-    assert!(said.len() == 1 && said[0].contains("without labels") && !done.err.contains("k-NN"), "{}", done.err);
+    let notes: Vec<&str> = done.err.lines().filter(|line| line.starts_with("note: ") && line.contains("val")).collect();
+    assert!(notes.len() == 1 && notes[0].contains("without labels") && !done.err.contains("k-NN"), "{}", done.err);
     let epoch = log(&run).into_iter().find(|row| row["kind"] == "epoch").unwrap();
     assert!(epoch["knn_top1"].is_null() && epoch["feature_rank"].is_number(), "{epoch}");
     succeeds("report {}", &[&run]);
     for eval in ["eval knn --which pixels", "eval linear --which pixels --epochs 1", "eval logistic --which pixels"] {
-        refuses_saying(
+        refuses_with(
             &format!("{eval} --data {{}}"),
             &[data.path()],
             &["the test part", "no labels", "leave-one-out train"],
@@ -45,7 +45,7 @@ fn among_one_class_there_is_no_accuracy() {
         "eval logistic --which pixels",
         "eval retrieval",
     ] {
-        refuses_saying(&format!("{eval} --data {{}}"), &[&nested], &["one class, images", "nested/images/2024"]);
+        refuses_with(&format!("{eval} --data {{}}"), &[&nested], &["one class, images", "nested/images/2024"]);
     }
     succeeds("eval knn --which pixels --k 1 --leave-one-out --data {}", &[&nested.join("images/2024")]);
     let run = dir.path().join("run");
@@ -86,7 +86,7 @@ fn configurations_with_a_byte_order_mark() {
     }
     std::fs::write(&file, b"batch = 4\n\xff\n").unwrap();
     std::fs::remove_dir_all(&run).unwrap();
-    refuses_saying(
+    refuses_with(
         &format!("train {TINY} --config {{}} --data {{}} --out {{}}"),
         &[&file, data.path(), &run],
         &["c.toml", "line 2"],

@@ -121,8 +121,8 @@ fn a_run_without_any_streams() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
     let run = dir.path().join("run");
     let shell = |redirections: &str, line: &str, paths: &[&Path]| {
-        let words: Vec<String> = words(line, paths).iter().map(|w| format!("'{w}'")).collect();
-        let script = format!("'{}' {} {redirections}", env!("CARGO_BIN_EXE_dino-host"), words.join(" "));
+        let arguments: Vec<String> = arguments(line, paths).iter().map(|w| format!("'{w}'")).collect();
+        let script = format!("'{}' {} {redirections}", env!("CARGO_BIN_EXE_dino-host"), arguments.join(" "));
         std::process::Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output().unwrap().status.code()
     };
     let line = format!("train {TINY} --epochs 1 --data {{}} --out {{}}");
@@ -144,9 +144,9 @@ fn a_log_that_cannot_be_written_costs_no_step() {
     let size = |name: &str| fs::metadata(whole.join(name)).unwrap().len();
     let blocks = size("checkpoint.safetensors").div_ceil(512);
     assert!(size("log.jsonl") > 512 * blocks + 2000, "{} and {blocks}", size("log.jsonl"));
-    let words: Vec<String> = words(&line, &[data.path(), &run]).iter().map(|w| format!("'{w}'")).collect();
+    let arguments: Vec<String> = arguments(&line, &[data.path(), &run]).iter().map(|w| format!("'{w}'")).collect();
     let script =
-        format!("trap '' XFSZ; ulimit -f {blocks}; exec '{}' {}", env!("CARGO_BIN_EXE_dino-host"), words.join(" "));
+        format!("trap '' XFSZ; ulimit -f {blocks}; exec '{}' {}", env!("CARGO_BIN_EXE_dino-host"), arguments.join(" "));
     let done = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
     let (code, _, err) = ended(&line, done);
     assert_eq!(code, 2, "{err}");

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 /// The header of a PNG file that claims 60,000 x 60,000 pixels, and nothing after it.
 fn bomb() -> Vec<u8> {
-    let mut bytes = picture(Png, 1);
+    let mut bytes = image_bytes(Png, 1);
     bytes[16..20].copy_from_slice(&60_000u32.to_be_bytes());
     bytes[20..24].copy_from_slice(&60_000u32.to_be_bytes());
     bytes
@@ -16,7 +16,7 @@ fn bomb() -> Vec<u8> {
 
 /// The bad files by name.
 fn bad() -> Vec<(&'static str, Vec<u8>)> {
-    let (png, jpeg) = (picture(Png, 3), picture(Jpeg, 3));
+    let (png, jpeg) = (image_bytes(Png, 3), image_bytes(Jpeg, 3));
     let mut damaged = png.clone();
     damaged.iter_mut().skip(60).step_by(7).for_each(|byte| *byte ^= 0x55);
     vec![
@@ -40,7 +40,7 @@ fn mixed() -> TempDir {
         let format = if i % 5 == 0 { Jpeg } else { Png };
         fs::create_dir_all(dir.path().join(part).join(["a", "b"][i as usize % 2])).unwrap();
         let name = format!("{part}/{}/good{i:02}.png", ["a", "b"][i as usize % 2]);
-        fs::write(dir.path().join(name), picture(format, i)).unwrap();
+        fs::write(dir.path().join(name), image_bytes(format, i)).unwrap();
     }
     dir
 }
@@ -77,11 +77,11 @@ fn bad_files_cost_a_warning_each_and_never_the_run() {
         assert!(epochs.len() == 3 && epochs.iter().all(|r| r["knn_top1"].is_f64()), "{epochs:?}");
         fs::read(run.join("teacher.safetensors")).unwrap()
     });
-    assert!(runs[0] == runs[1], "what takes a bad image's place depends on the number of threads");
+    assert!(runs[0] == runs[1], "what replaces a bad image depends on the number of threads");
 }
 
 #[test]
-fn strict_stops_at_the_first_bad_file_and_keeps_what_was_learnt() {
+fn strict_stops_at_the_first_bad_file_and_keeps_what_was_learned() {
     let (data, out) = (mixed(), tempfile::tempdir().unwrap());
     let run = out.path().join("run");
     // One bad file is left, which does not come in the first batch.
@@ -89,7 +89,7 @@ fn strict_stops_at_the_first_bad_file_and_keeps_what_was_learnt() {
         fs::remove_file(data.path().join(name)).unwrap();
     }
     let line = format!("train {TINY} --seed 1 --strict --epochs 2 --data {{}} --out {{}}");
-    refuses_saying(&line, &[data.path(), &run], &["train/a/cut.png"]);
+    refuses_with(&line, &[data.path(), &run], &["train/a/cut.png"]);
     let steps = log(&run).iter().filter(|r| r["kind"] == "step").count();
     assert!(steps > 0, "a bad file in the first batch shows nothing: another --seed");
     assert_eq!(saved_step(&run), steps);
@@ -111,7 +111,7 @@ fn strict_stops_at_a_bad_test_file_and_keeps_the_epoch() {
         fs::remove_file(data.path().join(name)).unwrap();
     }
     let line = format!("train {TINY} --strict --epochs 3 --save-every 1 --data {{}} --out {{}}");
-    refuses_saying(&line, &[data.path(), &run], &["val/b/noise.jpg"]);
+    refuses_with(&line, &[data.path(), &run], &["val/b/noise.jpg"]);
     let count = |kind: &str| log(&run).iter().filter(|r| r["kind"] == kind).count();
     assert_eq!((saved_step(&run), count("step"), count("epoch")), (8, 8, 1));
     let epoch = log(&run).into_iter().find(|r| r["kind"] == "epoch").unwrap();
@@ -148,9 +148,9 @@ fn a_bad_first_file_changes_no_configuration() {
             let name = data.path().join(format!("{}/{i:02}.png", ["a", "b"][i as usize % 2]));
             fs::create_dir_all(name.parent().unwrap()).unwrap();
             let pixel = |x: u32, y: u32| image::Rgba([(5 * x + i) as u8, (7 * y) as u8, (x * y) as u8, 200]);
-            let picture = image::DynamicImage::from(image::RgbaImage::from_fn(32, 32, pixel));
-            let picture = if channels == 3 { picture.into_rgb8().into() } else { picture };
-            picture.save(name).unwrap();
+            let image = image::DynamicImage::from(image::RgbaImage::from_fn(32, 32, pixel));
+            let image = if channels == 3 { image.into_rgb8().into() } else { image };
+            image.save(name).unwrap();
         }
         fs::write(data.path().join("a/00.png"), b"\x89PNG\r\n\x1a\n and no more").unwrap();
         let line = format!("train {TINY} --channels {channels} --epochs 1 --data {{}} --out {{}}");
@@ -196,7 +196,7 @@ fn nothing_but_bad_files_is_an_error_that_says_why() {
         fs::write(data.path().join(format!("{i}.jpg")), [0; 9]).unwrap();
     }
     let line = format!("train {TINY} --data {{}} --out {{}}");
-    refuses_saying(&line, &[data.path(), &out.path().join("run")], &["cannot be read", ".jpg"]);
+    refuses_with(&line, &[data.path(), &out.path().join("run")], &["cannot be read", ".jpg"]);
 }
 
 #[test]
@@ -209,14 +209,15 @@ fn contact_sheets_show_the_crops_of_a_run() {
     let index = fs::read_to_string(sheets.join("index.tsv")).unwrap();
     assert_eq!(index.lines().count(), 11, "{index}");
     assert!(!bad().iter().any(|(name, _)| index.contains(name.split_once('/').unwrap().1)), "{index}");
-    let pictures = ["sheet-000.png", "sheet-001.png"].map(|name| image::open(sheets.join(name)).unwrap().into_rgb8());
+    let sheet_images =
+        ["sheet-000.png", "sheet-001.png"].map(|name| image::open(sheets.join(name)).unwrap().into_rgb8());
     // Crops of 40 pixels are drawn four times as large: eight rows on the first contact sheet, two on the second.
-    assert_eq!(pictures.each_ref().map(|p| p.height()), [8 * 160 + 7 * 4, 2 * 160 + 4]);
-    assert!(pictures[0].pixels().any(|p| p.0[0] != p.0[1]), "no colour");
+    assert_eq!(sheet_images.each_ref().map(|p| p.height()), [8 * 160 + 7 * 4, 2 * 160 + 4]);
+    assert!(sheet_images[0].pixels().any(|p| p.0[0] != p.0[1]), "no color");
     assert_eq!(dino(line, &[data.path(), &again]).code, 0);
     assert!(content(&sheets).iter().map(|f| &f.1).eq(content(&again).iter().map(|f| &f.1)), "not the same twice");
-    refuses_saying("crops --data {} --out {} --images 0", &[data.path(), &sheets], &["--images"]);
-    refuses_saying("crops --strict --small --images 72 --data {} --out {}", &[data.path(), &sheets], &["train/"]);
+    refuses_with("crops --data {} --out {} --images 0", &[data.path(), &sheets], &["--images"]);
+    refuses_with("crops --strict --small --images 72 --data {} --out {}", &[data.path(), &sheets], &["train/"]);
 }
 
 /// Four channels as RGBA images; a fifth of the files have three.
@@ -224,7 +225,7 @@ fn contact_sheets_show_the_crops_of_a_run() {
 fn any_number_of_channels_is_trained_on_and_shown() {
     let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     ["train", "val"].iter().for_each(|part| fs::create_dir(data.path().join(part)).unwrap());
-    fs::write(data.path().join("val/00.png"), picture(Png, 0)).unwrap();
+    fs::write(data.path().join("val/00.png"), image_bytes(Png, 0)).unwrap();
     for i in 0..40u32 {
         let name = data.path().join(format!("train/{i:02}.png"));
         let value = |x: u32, y: u32, c: u32| (7 * x + 3 * y * (c + 1) + 11 * i) as u8;
@@ -255,10 +256,10 @@ fn any_number_of_channels_is_trained_on_and_shown() {
     assert!(four.contains("--brightness, --contrast, --saturation, --hue, --gray"), "{four}");
     assert_eq!(four.matches("has 3 channels, 4 are asked for").count(), 8, "{four}");
     assert!(!run(3).contains("not changed by"));
-    refuses_saying("plan --small --channels 0", &[], &["--channels"]);
-    refuses_saying("plan --small --channels 2 --mean 0.5", &[], &["--mean takes 2"]);
+    refuses_with("plan --small --channels 0", &[], &["--channels"]);
+    refuses_with("plan --small --channels 2 --mean 0.5", &[], &["--mean takes 2"]);
     let line = format!("train {TINY} --channels 2 --data builtin --out {{}}");
-    refuses_saying(&line, &[&out.path().join("none")], &["builtin has 3 channels, 2 are asked for"]);
+    refuses_with(&line, &[&out.path().join("none")], &["builtin has 3 channels, 2 are asked for"]);
 }
 
 #[test]
@@ -297,12 +298,12 @@ fn features_are_written_for_every_image_that_can_be_read() {
     // A list that cannot be written leaves no array without one.
     let to = out.path().join("taken");
     fs::create_dir_all(to.join("images.tsv/in the way")).unwrap();
-    refuses_saying("features --checkpoint {} --data {} --out {}", &[&checkpoint, data.path(), &to], &["images.tsv"]);
+    refuses_with("features --checkpoint {} --data {} --out {}", &[&checkpoint, data.path(), &to], &["images.tsv"]);
     assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
     let nothing = folder(&[("a/1.png", vec![]), ("b/2.png", vec![0; 9])]);
     let to = out.path().join("nothing");
     let line = "features --checkpoint {} --data {} --out {}";
-    refuses_saying(line, &[&checkpoint, nothing.path(), &to], &["none of the images could be read"]);
+    refuses_with(line, &[&checkpoint, nothing.path(), &to], &["none of the images could be read"]);
     assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
     let to = out.path().join("strict");
     refuses("features --strict --checkpoint {} --data {} --out {}", &[&checkpoint, data.path(), &to]);
@@ -326,18 +327,18 @@ fn white_is_found_recorded_and_kept() {
         let manifest: serde_json::Value = serde_json::from_slice(&fs::read(run.join("run.json")).unwrap()).unwrap();
         (manifest["config"]["white"].clone(), done.err, run)
     };
-    let (white, said, _) = run("whole", "");
+    let (white, text, _) = run("whole", "");
     assert_eq!(white, 65535);
-    assert!(said.contains("17 of 256 levels") && said.contains("--white 4000"), "{said}");
-    let (white, said, found) = run("auto", "--white auto");
+    assert!(text.contains("17 of 256 levels") && text.contains("--white 4000"), "{text}");
+    let (white, text, found) = run("auto", "--white auto");
     assert_eq!(white, 4000);
-    assert!(said.contains("--white auto is 4000") && !said.contains("levels"), "{said}");
+    assert!(text.contains("--white auto is 4000") && !text.contains("levels"), "{text}");
     let (white, ..) = run("number", "--white 4095");
     assert_eq!(white, 4095);
     // The flag of the first start may be in the second's command line.
     let line = format!("train {TINY} --epochs 2 --white auto --resume --data {{}} --out {{}}");
     succeeds(&line, &[data.path(), &found]);
-    refuses_saying(
+    refuses_with(
         "train --resume --epochs 3 --white 4095 --data {} --out {}",
         &[data.path(), &found],
         &["--white 4095 (the run has 4000)"],
@@ -349,7 +350,7 @@ fn white_is_found_recorded_and_kept() {
         succeeds(&format!("eval knn --checkpoint {{}} --k 5 {flags} --json --data {{}}"), &[&checkpoint, data.path()])
     };
     assert_eq!(features(""), features("--white 4000"));
-    refuses_saying(
+    refuses_with(
         "eval knn --checkpoint {} --white auto --data {}",
         &[&found.join("teacher.safetensors"), data.path()],
         &["--white auto is for training"],
@@ -364,9 +365,9 @@ fn white_is_found_recorded_and_kept() {
 fn files_without_an_end_mark_are_counted_once() {
     let (data, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for i in 0..40u8 {
-        let picture = image::RgbImage::from_fn(40, 40, |x, y| image::Rgb([6 * x as u8, 6 * y as u8, i]));
+        let image = image::RgbImage::from_fn(40, 40, |x, y| image::Rgb([6 * x as u8, 6 * y as u8, i]));
         let mut jpeg = std::io::Cursor::new(Vec::new());
-        picture.write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
+        image.write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
         let mut jpeg = jpeg.into_inner();
         if i < 12 {
             jpeg.truncate(jpeg.len() - 2);

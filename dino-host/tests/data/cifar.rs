@@ -226,25 +226,25 @@ fn python_files_that_are_not_right() {
     );
     assert_eq!((set.image(0).unwrap().pixels, set.image(1).unwrap().pixels), (vec![7; 3072], vec![200; 3072]));
 
-    let says = |bytes: Vec<u8>| refusal(folder(&[("data_batch_1", bytes)]).path(), "data_batch_1");
-    let (data, whole) = (vec![1; 6144], pickled(&[("labels", vec![1, 2])], &[1; 6144]));
-    assert!(says(pickled(&[("labels", vec![1])], &data)).contains("1 labels for 2 images"));
-    assert!(says(pickled(&[("fine_labels", vec![1, 2])], &data)).contains("`labels`"));
-    assert!(says(pickled(&[("labels", vec![1, 10])], &data)).contains("record 1 has label 10"));
-    for cut in [2, 10, 100, 200, 300, whole.len() - 1] {
-        says(whole[..cut].to_vec());
+    let reports = |bytes: Vec<u8>| refusal(folder(&[("data_batch_1", bytes)]).path(), "data_batch_1");
+    let (data, complete) = (vec![1; 6144], pickled(&[("labels", vec![1, 2])], &[1; 6144]));
+    assert!(reports(pickled(&[("labels", vec![1])], &data)).contains("1 labels for 2 images"));
+    assert!(reports(pickled(&[("fine_labels", vec![1, 2])], &data)).contains("`labels`"));
+    assert!(reports(pickled(&[("labels", vec![1, 10])], &data)).contains("record 1 has label 10"));
+    for cut in [2, 10, 100, 200, 300, complete.len() - 1] {
+        reports(complete[..cut].to_vec());
     }
-    let mut narrow = whole.clone();
+    let mut narrow = complete.clone();
     let at = narrow.windows(3).position(|w| w == [b'M', 0, 12]).unwrap();
     narrow[at + 1] = 1;
-    assert!(says(narrow).contains("3072 columns"));
-    let dir = folder(&[("data_batch_1", whole.clone()), ("data_batch_3", whole.clone())]);
+    assert!(reports(narrow).contains("3072 columns"));
+    let dir = folder(&[("data_batch_1", complete.clone()), ("data_batch_3", complete.clone())]);
     assert!(refusal(dir.path(), "data_batch_2").contains("cifar-10-python.tar.gz"));
     let archive = {
         let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
         let mut header = tar::Header::new_gnu();
-        header.set_size(whole.len() as u64);
-        builder.append_data(&mut header, "cifar-10-batches-py/data_batch_1", &whole[..]).unwrap();
+        header.set_size(complete.len() as u64);
+        builder.append_data(&mut header, "cifar-10-batches-py/data_batch_1", &complete[..]).unwrap();
         builder.into_inner().unwrap().finish().unwrap()
     };
     let dir = folder(&[("cifar-10-python.tar.gz", archive)]);

@@ -35,7 +35,7 @@ fn class_folders_with_a_test_part() {
     put(dir.path(), "val/bird/new.png", &png(0));
     let splits = open(dir.path()).unwrap();
     assert_eq!(names(&*splits.test), ["cat/y.png", "dog/x.png"]);
-    says(&splits, &["1 of 3 classes", "val", "bird", "1 image left out"]);
+    reports(&splits, &["1 of 3 classes", "val", "bird", "1 image left out"]);
 }
 
 #[test]
@@ -117,11 +117,13 @@ fn links_are_followed_but_not_in_circles() {
     put(dir.path(), "b/empty.png", b"");
     let set = everything(dir.path());
     assert_eq!(names(&*set).len(), 9);
-    for (bad, says) in [("b/gone.png", "No such file"), ("b/ring.png", "symbolic links"), ("b/empty.png", "is empty")] {
+    for (bad, reports) in
+        [("b/gone.png", "No such file"), ("b/ring.png", "symbolic links"), ("b/empty.png", "is empty")]
+    {
         let i = names(&*set).iter().position(|name| name == bad).expect(bad);
         assert_eq!(set.label(i), Some(1));
         let text = set.image(i).expect_err(bad).to_string();
-        assert!(text.contains(bad) && text.contains(says), "{text}");
+        assert!(text.contains(bad) && text.contains(reports), "{text}");
     }
 
     let dir = folder(&[("train/a/1.png", png(1))]);

@@ -133,7 +133,7 @@ fn labels_of_qmnist_and_of_other_types() {
 }
 
 #[test]
-fn emnist_is_turned_upright_and_says_so() {
+fn emnist_is_transposed_back_with_a_note() {
     let files = |set: &str| {
         folder(&[
             (&format!("{set}-letters-train-images-idx3-ubyte"), idx(&[2, 2, 3])),
@@ -175,40 +175,40 @@ fn other_sets_beside_are_named() {
 #[test]
 fn files_that_are_not_right() {
     let images = "train-images-idx3-ubyte";
-    let says = |name: &str, bytes: Vec<u8>| refusal(folder(&[(name, bytes)]).path(), name);
+    let reports = |name: &str, bytes: Vec<u8>| refusal(folder(&[(name, bytes)]).path(), name);
     let good = idx(&[5, 3, 4]);
     for cut in [0, 3, 4, 15] {
-        assert!(says(images, good[..cut].to_vec()).contains("cut short"), "{cut}");
+        assert!(reports(images, good[..cut].to_vec()).contains("cut short"), "{cut}");
     }
-    let text = says(images, good[..16 + 59].to_vec());
+    let text = reports(images, good[..16 + 59].to_vec());
     assert!(text.contains("cut short") && text.contains("59") && text.contains("60 bytes"), "{text}");
-    assert!(says(images, [&good[..], &[0]].concat()).contains("too long"));
-    assert!(says(images, gz(&good)).contains("is it packed"));
-    assert!(says("train-images-idx3-ubyte.gz", good.clone()).contains("cannot unpack"));
+    assert!(reports(images, [&good[..], &[0]].concat()).contains("too long"));
+    assert!(reports(images, gz(&good)).contains("is it packed"));
+    assert!(reports("train-images-idx3-ubyte.gz", good.clone()).contains("cannot unpack"));
     let packed = gz(&good);
     for cut in 0..packed.len() {
-        says("train-images-idx3-ubyte.gz", packed[..cut].to_vec());
+        reports("train-images-idx3-ubyte.gz", packed[..cut].to_vec());
     }
-    assert!(says("train-images-idx3-ubyte.gz", gz(&[&good[..], &[0; 9]].concat())).contains("too long"));
+    assert!(reports("train-images-idx3-ubyte.gz", gz(&[&good[..], &[0; 9]].concat())).contains("too long"));
     let with = |at: usize, byte: u8| {
         let mut bytes = good.clone();
         bytes[at] = byte;
         bytes
     };
-    assert!(says(images, with(1, 1)).contains("begins with"));
-    assert!(says(images, with(2, 0x0d)).contains("0x0d"));
-    assert!(says(images, with(3, 1)).contains("1 dimensions"));
-    assert!(says(images, with(4, 0xff)).contains("dimensions"));
-    assert!(says(images, header(&[0, 3, 4])).contains("0 images"));
-    assert!(says("images-idx4-ubyte", header(&[0, u32::MAX, u32::MAX, u32::MAX])).contains("0 images"));
-    assert!(says(images, header(&[7, 0, 4])).contains("4 x 0"));
+    assert!(reports(images, with(1, 1)).contains("begins with"));
+    assert!(reports(images, with(2, 0x0d)).contains("0x0d"));
+    assert!(reports(images, with(3, 1)).contains("1 dimensions"));
+    assert!(reports(images, with(4, 0xff)).contains("dimensions"));
+    assert!(reports(images, header(&[0, 3, 4])).contains("0 images"));
+    assert!(reports("images-idx4-ubyte", header(&[0, u32::MAX, u32::MAX, u32::MAX])).contains("0 images"));
+    assert!(reports(images, header(&[7, 0, 4])).contains("4 x 0"));
     // Claims of any size are refused without being allocated.
     for dims in [[u32::MAX; 3], [1, 60_000, 60_000], [100, 60_000, 1_000]] {
-        says(images, header(&dims));
-        says("train-images-idx3-ubyte.gz", gz(&header(&dims)));
+        reports(images, header(&dims));
+        reports("train-images-idx3-ubyte.gz", gz(&header(&dims)));
     }
     let long = [&header(&[1, 40_000, 1])[..], &[0; 40_000]].concat();
-    assert!(says(images, long).contains("32768"));
+    assert!(reports(images, long).contains("32768"));
 
     let pair = |labels: Vec<u8>| folder(&[(images, good.clone()), ("train-labels-idx1-ubyte", labels)]);
     let text = refusal(pair(with_labels(&[1, 2])).path(), "train-labels");
@@ -225,5 +225,5 @@ fn files_that_are_not_right() {
 fn the_held_out_tenth_says_which_classes_it_misses() {
     let labels = [&[0, 0, 8, 1, 0, 0, 0, 12][..], &(0..12).collect::<Vec<u8>>()].concat();
     let dir = folder(&[("train-images-idx3-ubyte", idx(&[12, 2, 2])), ("train-labels-idx1-ubyte", labels)]);
-    says(&open(dir.path()).unwrap(), &["held-out tenth", "of 12 classes"]);
+    reports(&open(dir.path()).unwrap(), &["held-out tenth", "of 12 classes"]);
 }

@@ -65,15 +65,15 @@ fn a_train_list_has_its_test_part_beside_it() {
     put(dir.path(), "val.csv", b"# none\nc 3.jpg,cat\n");
     let splits = open(&path).unwrap();
     assert_eq!((splits.test.len(), splits.test.label(0), splits.test.classes().len()), (1, None, 0));
-    says(&splits, &["no class of", "val.csv", "cat", "without accuracy"]);
+    reports(&splits, &["no class of", "val.csv", "cat", "without accuracy"]);
     put(dir.path(), "val.csv", b"c 3.jpg,cat\na/1.png,ant\n");
     let splits = open(&path).unwrap();
     assert_eq!((names(&*splits.test), splits.test.label(0)), (vec!["a/1.png".to_string()], Some(0)));
-    says(&splits, &["1 of 2 classes", "cat", "1 image left out"]);
+    reports(&splits, &["1 of 2 classes", "cat", "1 image left out"]);
     put(dir.path(), "val.csv", b"c 3.jpg\n");
     let splits = open(&path).unwrap();
     assert_eq!((splits.test.label(0), splits.test.classes().len(), splits.train.classes().len()), (None, 0, 2));
-    says(&splits, &["val.csv has no labels"]);
+    reports(&splits, &["val.csv has no labels"]);
     put(dir.path(), "val.csv", b"");
     refusal(&path, "val.csv");
     put(dir.path(), "train.csv", b"a/1.png,0\nb/2.png,1\n");
@@ -83,27 +83,27 @@ fn a_train_list_has_its_test_part_beside_it() {
 
 #[test]
 fn errors_name_the_line() {
-    let says = |text: &[u8], line: usize| {
+    let reports = |text: &[u8], line: usize| {
         let dir = folder(&[("set.csv", text.to_vec())]);
         refusal(&dir.path().join("set.csv"), &format!("set.csv line {line}"))
     };
-    assert!(says(b"one,two\nthree,four\n", 1).contains("one is not named as a picture"));
-    assert!(says(b"1.png,a\n2.jp2,a\n", 2).contains("not read (.jp2)"));
-    assert!(says(b"path,label\n1.png,a\n2.png\n", 3).contains("no label"));
-    assert!(says(b"path,label\n1.png,a\n,a\n", 3).contains("no path"));
-    assert!(says(b"path,label\n1.png,a\n1.png,b\n", 3).contains("line 2 already"));
-    assert!(says(b"path,label\n\"1.png,a\n2.png,b\n", 2).contains("a quote is not closed"));
-    let text = says(b"path,animal,colour\n1.png,a,r\n2.png,b,r\n3.png,b,s\n", 2);
+    assert!(reports(b"one,two\nthree,four\n", 1).contains("one does not have the ending of an image"));
+    assert!(reports(b"1.png,a\n2.jp2,a\n", 2).contains("not read (.jp2)"));
+    assert!(reports(b"path,label\n1.png,a\n2.png\n", 3).contains("no label"));
+    assert!(reports(b"path,label\n1.png,a\n,a\n", 3).contains("no path"));
+    assert!(reports(b"path,label\n1.png,a\n1.png,b\n", 3).contains("line 2 already"));
+    assert!(reports(b"path,label\n\"1.png,a\n2.png,b\n", 2).contains("a quote is not closed"));
+    let text = reports(b"path,animal,colour\n1.png,a,r\n2.png,b,r\n3.png,b,s\n", 2);
     assert!(text.contains("which column is the label: animal, colour?"), "{text}");
-    let text = says(b"picture 1,picture 2\n1.png,2.png\n", 2);
+    let text = reports(b"picture 1,picture 2\n1.png,2.png\n", 2);
     assert!(text.contains("which column is the path: picture 1, picture 2?"), "{text}");
-    assert!(says(b"1.png,a\n\n# x\n2.png\n", 4).contains("no label, but line 1 has a label"));
-    assert!(says(b"1.png\n2.png,a\n", 2).contains("a label, but line 1 has no label"));
-    assert!(says(b"1.png,a\n2.png,\n", 2).contains("no label after"));
-    assert!(says(b"1.png,a\n,a\n", 2).contains("no path"));
-    assert!(says(b"1.png,a,b\n", 1).contains("more than"));
-    assert!(says(b"1.png,a\n2.png,a\n1.png,b\n", 3).contains("line 1 already"));
-    assert!(says(b"1.png,a\n2\xff.png,a\n", 2).contains("UTF-8"));
+    assert!(reports(b"1.png,a\n\n# x\n2.png\n", 4).contains("no label, but line 1 has a label"));
+    assert!(reports(b"1.png\n2.png,a\n", 2).contains("a label, but line 1 has no label"));
+    assert!(reports(b"1.png,a\n2.png,\n", 2).contains("no label after"));
+    assert!(reports(b"1.png,a\n,a\n", 2).contains("no path"));
+    assert!(reports(b"1.png,a,b\n", 1).contains("more than"));
+    assert!(reports(b"1.png,a\n2.png,a\n1.png,b\n", 3).contains("line 1 already"));
+    assert!(reports(b"1.png,a\n2\xff.png,a\n", 2).contains("UTF-8"));
     for text in [&b""[..], b"\n\n", b"# nothing\n", b"path,label\n"] {
         let dir = folder(&[("set.csv", text.to_vec())]);
         assert!(refusal(&dir.path().join("set.csv"), "set.csv").contains("names no file"));
@@ -199,7 +199,7 @@ fn parts_of_lists() {
     put(dir.path(), "valid.csv", b"2.png,x\n3.png,x\n");
     let splits = open(&dir.path().join("train.csv")).unwrap();
     assert_eq!(splits.test.len(), 2);
-    says(&splits, &["not used", "valid.csv", "test.csv"]);
+    reports(&splits, &["not used", "valid.csv", "test.csv"]);
 
     put(dir.path(), "all.csv", b"file,class,split\n0.png,x,train\n1.png,y,train\n2.png,y,val\n3.png,x,test\n");
     let splits = open(&dir.path().join("all.csv")).unwrap();
@@ -207,7 +207,7 @@ fn parts_of_lists() {
         (names(&*splits.train), names(&*splits.test)),
         (vec!["0.png".into(), "1.png".into()], vec!["2.png".into()])
     );
-    says(&splits, &["1 line of a third part"]);
+    reports(&splits, &["1 line of a third part"]);
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn things_that_are_no_data_set() {
     let dir = listed("set.dat", "hello");
     for name in ["set.dat", "a/1.png", "c 3.jpg"] {
         let text = refusal(&dir.path().join(name), name);
-        assert!(text.contains("single picture") == name.ends_with('g'), "{text}");
+        assert!(text.contains("single image") == name.ends_with('g'), "{text}");
         let formats = ["PNG", "WebP", "TIFF", "CIFAR-100", "idx3", ".csv", ".tar.zst", "train/"];
         assert!(formats.iter().all(|f| text.contains(f)), "{text}");
     }
@@ -251,7 +251,7 @@ fn things_that_are_no_data_set() {
 /// What is no file is never read: a pipe would be waited for, a device has no end.
 #[cfg(unix)]
 #[test]
-fn devices_and_folders_called_pictures() {
+fn devices_and_folders_named_like_images() {
     use std::os::unix::fs::symlink;
     let dir = listed("set.txt", "zero.png\nfolder.png\na/1.png\n");
     symlink("/dev/zero", dir.path().join("zero.png")).unwrap();

@@ -108,9 +108,9 @@ fn everything(path: &Path) -> Box<dyn Dataset> {
 
 /// One of the set's notes has every one of `words`.
 #[track_caller]
-fn says(splits: &Splits, words: &[&str]) {
-    let said = |note: &String| words.iter().all(|word| note.contains(word));
-    assert!(splits.notes.iter().any(said), "{words:?} are not said: {:?}", splits.notes);
+fn reports(splits: &Splits, words: &[&str]) {
+    let has_all = |note: &String| words.iter().all(|word| note.contains(word));
+    assert!(splits.notes.iter().any(has_all), "{words:?} are not noted: {:?}", splits.notes);
 }
 
 /// The full text of the error that opening gives; it must name the path that ends in `named`.

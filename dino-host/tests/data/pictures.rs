@@ -87,7 +87,7 @@ fn rare_jpegs_are_right_or_refused() {
 }
 
 #[test]
-fn pictures_from_the_field() {
+fn images_from_the_field() {
     let case = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/data/pictures").join(name);
     for (name, most) in [("420-three-scans.jpg", 1.0), ("tiles-planar.tif", 0.0), ("bigtiff.tif", 0.0)] {
         let stem = name.split('.').next().unwrap();
@@ -109,22 +109,22 @@ fn with_remark(name: &str, bytes: &[u8]) -> (Option<Image>, Option<String>) {
     let files = data::files::Files::open(&[dir.path().join(name)], Decode::default()).unwrap();
     let unreadable = data::Unreadable::default();
     let image = unreadable.image(&files, 0).unwrap();
-    let said = unreadable.endless();
-    assert_eq!(unreadable.endless(), None, "it is said once");
-    (image, said)
+    let remark = unreadable.endless();
+    assert_eq!(unreadable.endless(), None, "it is reported once");
+    (image, remark)
 }
 
 #[test]
-fn a_file_without_its_end_mark_is_used_and_said() {
+fn a_file_without_its_end_mark_is_used_and_reported() {
     let endless = |name: &str, bytes: &[u8], expected: &Image| {
-        let (image, said) = with_remark(name, bytes);
+        let (image, remark) = with_remark(name, bytes);
         assert!(
             image.as_ref() == Some(expected),
             "{name}: {}",
-            if image.is_some() { "another picture" } else { "unreadable" }
+            if image.is_some() { "another image" } else { "unreadable" }
         );
-        let said = said.unwrap_or_else(|| panic!("{name}: nothing is said"));
-        assert!(said.contains(name) && said.contains("lacks its end mark"), "{said}");
+        let remark = remark.unwrap_or_else(|| panic!("{name}: nothing is reported"));
+        assert!(remark.contains(name) && remark.contains("lacks its end mark"), "{remark}");
     };
     let jpegs = rare(false).into_iter().chain(["420.jpg", "progressive.jpg", "grey.jpg", "ycck.jpg"].map(golden));
     for path in jpegs {
@@ -143,19 +143,19 @@ fn a_file_without_its_end_mark_is_used_and_said() {
         assert!(decode_bytes(&path, &zeros, Decode::default()).is_err(), "{name}: zeros are no data");
     }
     let read = |name: &str| (fs::read(golden(name)).unwrap(), decode(&golden(name)).unwrap());
-    let (png, picture) = read("rgb.png");
-    endless("rgb.png", &png[..png.len() - 12], &picture);
-    endless("rgb.png", &png[..png.len() - 5], &picture);
+    let (png, image) = read("rgb.png");
+    endless("rgb.png", &png[..png.len() - 12], &image);
+    endless("rgb.png", &png[..png.len() - 5], &image);
     assert!(with_remark("rgb.png", &png[..png.len() - 13]).0.is_none(), "the pixels' checksum is cut");
     for name in ["grey.gif", "animated.gif"] {
-        let (gif, picture) = read(name);
+        let (gif, image) = read(name);
         assert_eq!(with_remark(name, &gif).1, None);
-        endless(name, &gif[..gif.len() - 1], &picture);
+        endless(name, &gif[..gif.len() - 1], &image);
     }
-    let (mut webp, picture) = read("lossless.webp");
+    let (mut webp, image) = read("lossless.webp");
     let length = u32::from_le_bytes(webp[4..8].try_into().unwrap());
     webp[4..8].copy_from_slice(&(length + 8).to_le_bytes());
-    endless("lossless.webp", &webp, &picture);
+    endless("lossless.webp", &webp, &image);
 }
 
 #[test]
@@ -226,10 +226,10 @@ fn orientation_is_followed_or_not() {
         let sideways = if tag < 5 { (40, 24) } else { (24, 40) };
         assert_eq!((raw.width, raw.height), sideways);
         assert!((tag == 1) == (raw == upright), "{tag}");
-        let turned = decode(&path).unwrap();
-        assert_eq!((turned.width, turned.height), (40, 24));
+        let rotated = decode(&path).unwrap();
+        assert_eq!((rotated.width, rotated.height), (40, 24));
         // The red corner is back at the top left.
-        assert!(turned.pixels[3 * (2 * 40 + 5)] > 200 && turned.pixels[3 * (2 * 40 + 5) + 1] < 60, "{tag}");
+        assert!(rotated.pixels[3 * (2 * 40 + 5)] > 200 && rotated.pixels[3 * (2 * 40 + 5) + 1] < 60, "{tag}");
     }
 }
 
@@ -245,15 +245,15 @@ fn channels_are_what_is_asked_for() {
     for name in ["rgba.png", "rgba.tif", "alpha.webp"] {
         let four = as_channels(name, 4).unwrap();
         assert_eq!((four.channels, four.pixels.len()), (4, 4 * 40 * 24), "{name}");
-        assert_eq!(four.pixels[3], gray.pixels[0], "{name}: the transparency is the grey picture");
+        assert_eq!(four.pixels[3], gray.pixels[0], "{name}: the transparency is the gray image");
     }
     let two = as_channels("la.png", 2).unwrap();
     assert_eq!((&two.pixels[..2], two.pixels.len()), (&[gray.pixels[0]; 2][..], 2 * 40 * 24));
     for (name, has, asked) in [("rgb.png", 3, 4), ("grey.jpg", 1, 2), ("rgba.png", 4, 2), ("rgb.png", 3, 13)] {
         let text = as_channels(name, asked).unwrap_err().to_string();
-        let says =
+        let expected =
             [format!("has {has} channels"), format!("{asked} are asked"), format!("--channels {asked}"), name.into()];
-        assert!(says.iter().all(|s| text.contains(s)), "{text}");
+        assert!(expected.iter().all(|s| text.contains(s)), "{text}");
     }
 }
 
@@ -342,7 +342,7 @@ fn tiff_has_any_number_of_bands() {
 
 /// Small files that claim 60,000 x 60,000 pixels: refused by what they claim, before anything is allocated for it.
 #[test]
-fn small_files_that_claim_large_pictures() {
+fn small_files_that_claim_large_images() {
     let read = |name: &str| fs::read(golden(name)).unwrap();
     let side = 60_000u32;
     let mut png = read("rgb.png");
@@ -476,9 +476,9 @@ fn files_that_cannot_be_decoded_are_named() {
     let mut files: Vec<_> = cases.iter().map(|(name, bytes, _)| (*name, bytes.clone())).collect();
     files.push(("fine.png", png.clone()));
     let dir = folder(&files);
-    for (name, _, says) in &cases {
+    for (name, _, expected) in &cases {
         let text = decode(&dir.path().join(name)).expect_err(name).to_string();
-        assert!(text.contains(name) && text.contains(says) && text.contains("hint:"), "{name}: {text}");
+        assert!(text.contains(name) && text.contains(expected) && text.contains("hint:"), "{name}: {text}");
     }
     assert!(decode(&dir.path().join("fine.png")).is_ok());
     assert!(decode(&dir.path().join("missing.png")).unwrap_err().to_string().contains("missing.png"));
@@ -493,8 +493,8 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn every_cut_of_a_file_is_refused_or_whole() {
-    let mut whole = 0;
+fn every_cut_of_a_file_is_refused_or_complete() {
+    let mut complete = 0;
     for name in goldens() {
         let path = golden(&name);
         let bytes = fs::read(&path).unwrap();
@@ -511,12 +511,12 @@ fn every_cut_of_a_file_is_refused_or_whole() {
                 Ok(found) => {
                     let end = !name.ends_with("jpg") || cut >= bytes.len() - 2;
                     assert!(found == expected && end, "{name} cut at {cut} of {}", bytes.len());
-                    whole += 1;
+                    complete += 1;
                 }
             }
         }
     }
-    assert!(whole > 0);
+    assert!(complete > 0);
 }
 
 #[test]

@@ -115,32 +115,32 @@ fn folders_of_shards_and_their_test_parts() {
 
 #[test]
 fn shards_that_are_not_right() {
-    let says = |bytes: Vec<u8>| {
+    let reports = |bytes: Vec<u8>| {
         // The same for a packed one, but for the name.
         let dir = folder(&[("bad.tar", bytes.clone()), ("bad2.tar.gz", gz(&bytes)), ("bad3.tar.zst", zst(&bytes))]);
         refusal(&dir.path().join("bad2.tar.gz"), "bad2.tar.gz");
         refusal(&dir.path().join("bad3.tar.zst"), "bad3.tar.zst");
         refusal(&dir.path().join("bad.tar"), "bad.tar")
     };
-    let text = says(tarred(&[("x/1.png", png(1)), ("x/2.cls", b"3".to_vec()), ("x/3.png", png(1))]));
+    let text = reports(tarred(&[("x/1.png", png(1)), ("x/2.cls", b"3".to_vec()), ("x/3.png", png(1))]));
     assert!(text.contains("x/2 has no image"), "{text}");
-    assert!(says(tarred(&[("readme", vec![])])).contains("holds no images: readme has no image"));
-    assert!(says(tarred(&[])).contains("no images"));
+    assert!(reports(tarred(&[("readme", vec![])])).contains("holds no images: readme has no image"));
+    assert!(reports(tarred(&[])).contains("no images"));
     assert!(
-        says(tarred(&[("1.png", png(1)), ("2.png", png(1)), ("1.cls", b"1".to_vec())])).contains("1 do not follow")
+        reports(tarred(&[("1.png", png(1)), ("2.png", png(1)), ("1.cls", b"1".to_vec())])).contains("1 do not follow")
     );
     for label in ["", "x", "-1", "1.5", "99999999", &" ".repeat(100)] {
-        let text = says(tarred(&[("1.png", png(1)), ("1.cls", label.into())]));
+        let text = reports(tarred(&[("1.png", png(1)), ("1.cls", label.into())]));
         assert!(text.contains("1.cls is not the number"), "{text}");
     }
-    let text = says(tarred(&[("1.png", png(1)), ("1.cls", b"1".to_vec()), ("2.png", png(1))]));
+    let text = reports(tarred(&[("1.png", png(1)), ("1.cls", b"1".to_vec()), ("2.png", png(1))]));
     assert!(text.contains("2.png has no label"), "{text}");
-    says(vec![]);
-    says(b"this is no archive".repeat(100));
+    reports(vec![]);
+    reports(b"this is no archive".repeat(100));
     let good = tarred(&[("1.png", png(1)), ("2.png", png(2))]);
-    assert!(says([&good[..], &good].concat()).contains("goes on after its end"));
+    assert!(reports([&good[..], &good].concat()).contains("goes on after its end"));
     for cut in (0..2048).step_by(97).chain([512, 1024, 1536, 2048]) {
-        says(good[..cut].to_vec());
+        reports(good[..cut].to_vec());
     }
     let (packed, packed_zst) = (gz(&good), zst(&good));
     for (name, bytes) in [("cut.tar.gz", packed), ("cut.tar.zst", packed_zst)] {
@@ -294,5 +294,5 @@ fn the_held_out_tenth_says_which_classes_it_misses() {
         .flat_map(|(i, (image, label))| [(image.as_str(), png(i as u8)), (label, i.to_string().into_bytes())])
         .collect();
     let dir = folder(&[("set.tar", tarred(&members))]);
-    says(&open(dir.path()).unwrap(), &["held-out tenth", "of 12 classes"]);
+    reports(&open(dir.path()).unwrap(), &["held-out tenth", "of 12 classes"]);
 }

@@ -53,15 +53,15 @@ fn published_files() {
 
 #[test]
 fn files_that_are_not_right() {
-    let says = |images: Vec<u8>, labels: Vec<u8>, named: &str| {
+    let reports = |images: Vec<u8>, labels: Vec<u8>, named: &str| {
         refusal(folder(&[("train_X.bin", images), ("train_y.bin", labels)]).path(), named)
     };
-    assert!(says(images(2)[1..].to_vec(), vec![1, 1], "train_X.bin").contains("not a multiple of 27648"));
-    says(vec![], vec![], "train_X.bin");
-    assert!(says(images(2), vec![1], "train_y.bin").contains("fewer labels than 2"));
-    assert!(says(images(2), vec![1, 1, 1], "train_y.bin").contains("more labels"));
+    assert!(reports(images(2)[1..].to_vec(), vec![1, 1], "train_X.bin").contains("not a multiple of 27648"));
+    reports(vec![], vec![], "train_X.bin");
+    assert!(reports(images(2), vec![1], "train_y.bin").contains("fewer labels than 2"));
+    assert!(reports(images(2), vec![1, 1, 1], "train_y.bin").contains("more labels"));
     for bad in [0, 11] {
-        assert!(says(images(2), vec![1, bad], "train_y.bin").contains(&format!("label 1 is {bad}")));
+        assert!(reports(images(2), vec![1, bad], "train_y.bin").contains(&format!("label 1 is {bad}")));
     }
     let dir = folder(&[("train_X.bin", images(2)), ("train_y.bin", vec![1, 1]), ("test_X.bin", images(1))]);
     assert!(refusal(dir.path(), "test has none").contains("test_y.bin"));

@@ -97,8 +97,8 @@ fn arrays_that_are_no_pictures() {
         ("fortran", "ascontiguousarray"),
         ("volumes", "no axis is that of the channels"),
         ("either", "both axes may be the channels"),
-        ("flat", "no array of pictures"),
-        ("objects", "no array of pictures"),
+        ("flat", "no array of images"),
+        ("objects", "no array of images"),
     ] {
         let text = refusal(&table(&format!("no/{name}.npy")), &format!("{name}.npy"));
         assert!(text.contains(words), "{text}");
@@ -107,10 +107,10 @@ fn arrays_that_are_no_pictures() {
     let how = Decode { channels: 5, ..Decode::default() };
     assert!(data::open(&table("no/volumes.npy"), how).unwrap_err().to_string().contains("both axes"));
     for name in ["medmnist.npz", "packed.npz", "npy/x_train.npy"] {
-        let whole = fs::read(table(name)).unwrap();
+        let complete = fs::read(table(name)).unwrap();
         let file = if name.ends_with("npz") { "a.npz" } else { "a.npy" };
-        for cut in (0..whole.len()).step_by(41).chain([whole.len() - 1]) {
-            refusal(&folder(&[(file, whole[..cut].to_vec())]).path().join(file), file);
+        for cut in (0..complete.len()).step_by(41).chain([complete.len() - 1]) {
+            refusal(&folder(&[(file, complete[..cut].to_vec())]).path().join(file), file);
         }
     }
     // A claim of any size is refused before anything is allocated for it.
@@ -188,14 +188,14 @@ fn other_tables() {
     }
     let text = refusal(&table("zstd.parquet"), "zstd.parquet");
     assert!(text.contains("ZSTD") && text.contains("compression='snappy'"), "{text}");
-    assert!(refusal(&table("urls.parquet"), "urls.parquet").contains("no column of pictures, but url, label"));
-    let whole = fs::read(table("plain.parquet")).unwrap();
-    for cut in (0..whole.len()).step_by(13).chain([whole.len() - 1]) {
-        refusal(&folder(&[("a.parquet", whole[..cut].to_vec())]).path().join("a.parquet"), "a.parquet");
+    assert!(refusal(&table("urls.parquet"), "urls.parquet").contains("no column of images, but url, label"));
+    let complete = fs::read(table("plain.parquet")).unwrap();
+    for cut in (0..complete.len()).step_by(13).chain([complete.len() - 1]) {
+        refusal(&folder(&[("a.parquet", complete[..cut].to_vec())]).path().join("a.parquet"), "a.parquet");
     }
     // Damaged anywhere: an error where it shows, and never a panic.
-    for at in 0..whole.len() {
-        let mut bytes = whole.clone();
+    for at in 0..complete.len() {
+        let mut bytes = complete.clone();
         bytes[at] ^= 0x55;
         let dir = folder(&[("a.parquet", bytes)]);
         if let Ok(splits) = open(&dir.path().join("a.parquet")) {

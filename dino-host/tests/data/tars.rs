@@ -28,7 +28,7 @@ fn shard(bytes: Vec<u8>) -> (Vec<String>, Splits) {
 }
 
 /// `(name, color)` of members, all images.
-fn pictures(names: &[&str]) -> Vec<u8> {
+fn images(names: &[&str]) -> Vec<u8> {
     tarred(&names.iter().enumerate().map(|(i, n)| (*n, png(i as u8))).collect::<Vec<_>>())
 }
 
@@ -40,7 +40,7 @@ fn the_picture_with_the_plain_ending_is_the_samples() {
     found.sort();
     assert_eq!(found, (0..6).map(|i| format!("depth/s{i}.jpg")).collect::<Vec<_>>());
     assert!((0..6).all(|i| all.image(i).unwrap().pixels[0] > 200), "red, not blue");
-    noted(&splits, &["6 pictures are not used", "s0.depth.png beside s0.jpg"]);
+    noted(&splits, &["6 images are not used", "s0.depth.png beside s0.jpg"]);
 
     // A choice that remains is printed, once for all samples.
     let views = |i: u8| {
@@ -49,34 +49,34 @@ fn the_picture_with_the_plain_ending_is_the_samples() {
     let members: Vec<_> = (0..5).flat_map(views).collect();
     let (found, splits) = shard(tarred(&members.iter().map(|(n, b)| (n.as_str(), b.clone())).collect::<Vec<_>>()));
     assert_eq!((found.len(), found[0].as_str(), splits.notes.len()), (5, "s/0.left.png", 1));
-    noted(&splits, &["5 samples have several pictures", "0.left.png and not 0.right.png"]);
-    let (found, splits) = shard(pictures(&["a.jpg", "a.png", "b.png"]));
+    noted(&splits, &["5 samples have several images", "0.left.png and not 0.right.png"]);
+    let (found, splits) = shard(images(&["a.jpg", "a.png", "b.png"]));
     assert_eq!(found, ["s/a.jpg", "s/b.png"]);
-    noted(&splits, &["1 sample has several pictures", "a.jpg and not a.png"]);
+    noted(&splits, &["1 sample has several images", "a.jpg and not a.png"]);
 }
 
 #[test]
 fn dots_in_names_lose_no_picture() {
     let splits = open(&case("dots.tar")).unwrap();
     assert_eq!(splits.train.len() + splits.test.len(), 8);
-    noted(&splits, &["8 pictures' names have more than one dot", "scan_0.5mm_00.png"]);
+    noted(&splits, &["8 images' names have more than one dot", "scan_0.5mm_00.png"]);
 
     // Whatever order they come in, with labels or without.
-    let (found, _) = shard(pictures(&["x/a.1.png", "x/b.1.png", "x/a.2.png", "x/b.2.png"]));
+    let (found, _) = shard(images(&["x/a.1.png", "x/b.1.png", "x/a.2.png", "x/b.2.png"]));
     assert_eq!(found, ["s/x/a.1.png", "s/x/a.2.png", "s/x/b.1.png", "s/x/b.2.png"]);
-    let labelled = tarred(&[
+    let labeled = tarred(&[
         ("v1.0_a.cls", b"1".to_vec()),
         ("v1.0_a.png", png(1)),
         ("v1.0_b.cls", b"0".to_vec()),
         ("v1.0_b.png", png(0)),
     ]);
-    let dir = folder(&[("s.tar", labelled)]);
+    let dir = folder(&[("s.tar", labeled)]);
     let set = everything(&dir.path().join("s.tar"));
     for i in 0..2 {
         assert_eq!(set.label(i), Some(u32::from(set.image(i).unwrap().pixels[0])), "{}", set.name(i));
     }
     // One name with dots alone is not reported.
-    assert!(shard(pictures(&["a.b.png", "c.png"])).1.notes.is_empty());
+    assert!(shard(images(&["a.b.png", "c.png"])).1.notes.is_empty());
 }
 
 #[test]
@@ -88,11 +88,11 @@ fn what_belongs_to_no_picture_is_passed_over() {
         ("a.png", png(1)),
         ("a.txt", b"a caption".to_vec()),
         ("b.json", b"{}".to_vec()),
-        ("b.txt", b"no picture".to_vec()),
+        ("b.txt", b"not an image".to_vec()),
         ("c.png", png(1)),
     ]));
     assert_eq!(found, ["s/a.png", "s/c.png"]);
-    noted(&splits, &["5 members of shards belong to no picture", "LICENSE"]);
+    noted(&splits, &["5 members of shards belong to no image", "LICENSE"]);
 
     let mut builder = Builder::new(Vec::new());
     append(&mut builder, EntryType::Directory, "d/", &[]);
@@ -137,7 +137,7 @@ fn header(kind: EntryType, name: &str, size: u64) -> Header {
 const END: [u8; 1024] = [0; 1024];
 
 #[test]
-fn sparse_files_are_passed_over_whole() {
+fn sparse_files_are_skipped_entirely() {
     // GNU's own: where its chunks are stored takes a block more, and its name is in the header.
     let mut gnu = Header::new_gnu();
     gnu.set_entry_type(EntryType::GNUSparse);
@@ -212,7 +212,7 @@ fn long_names_in_every_dialect_and_bounded() {
 fn parts_by_any_name_in_any_case() {
     let one = |name: &str| {
         let key = name.replace(['.', '/'], "");
-        pictures(&[&format!("{key}1.png"), &format!("{key}2.png")])
+        images(&[&format!("{key}1.png"), &format!("{key}2.png")])
     };
     let lengths = |names: &[&str], path: &str| {
         let files: Vec<_> = names.iter().map(|n| (*n, one(n))).collect();
@@ -220,29 +220,29 @@ fn parts_by_any_name_in_any_case() {
         let splits = open(&dir.path().join(path)).unwrap();
         (splits.train.len(), splits.test.len(), splits.held_out, splits.notes.join("; "))
     };
-    let said = |found: (usize, usize, bool, String), train, test, words: &[&str]| {
+    let reported = |found: (usize, usize, bool, String), train, test, words: &[&str]| {
         assert_eq!((found.0, found.1, found.2), (train, test, false), "{found:?}");
         assert!(words.iter().all(|word| found.3.contains(word)) && found.3.is_empty() == words.is_empty(), "{found:?}");
     };
-    said(
+    reported(
         lengths(&["imagenet-train-000000.tar", "imagenet-train-000001.tar", "imagenet-validation-000000.tar"], ""),
         4,
         2,
         &[],
     );
-    said(
+    reported(
         lengths(&["Train_00.tar", "Valid_00.tar", "TEST_00.tar"], ""),
         2,
         2,
         &["not used", "TEST_00.tar", "Valid_00.tar"],
     );
-    said(lengths(&["train.tar", "dev.tar", "extra.tar"], ""), 4, 2, &["taken for training", "extra.tar"]);
-    said(lengths(&["Training/a.tar", "valid/a.tar", "test/a.tar"], ""), 2, 2, &["not used", "test/a.tar"]);
+    reported(lengths(&["train.tar", "dev.tar", "extra.tar"], ""), 4, 2, &["taken for training", "extra.tar"]);
+    reported(lengths(&["Training/a.tar", "valid/a.tar", "test/a.tar"], ""), 2, 2, &["not used", "test/a.tar"]);
     // A file by itself finds its test part, and what else there is is printed.
-    said(lengths(&["train.tar", "val.tar"], "train.tar"), 2, 2, &[]);
-    said(lengths(&["train.tar", "Validation.tar", "test.tar", "other-val.tar"], "train.tar"), 2, 2, &["test.tar"]);
+    reported(lengths(&["train.tar", "val.tar"], "train.tar"), 2, 2, &[]);
+    reported(lengths(&["train.tar", "Validation.tar", "test.tar", "other-val.tar"], "train.tar"), 2, 2, &["test.tar"]);
     let several = ["a-train-0.tar", "a-train-1.tar", "a-val-0.tar", "a-val-1.tar", "b-val-0.tar"];
-    said(lengths(&several, "a-train-0.tar"), 2, 4, &["not used, for one file was named", "a-train-1.tar"]);
+    reported(lengths(&several, "a-train-0.tar"), 2, 4, &["not used, for one file was named", "a-train-1.tar"]);
     assert!(lengths(&several, "a-val-0.tar").2, "a test part that is asked for by name is trained on");
     assert!(lengths(&["some.tar", "val.tar"], "some.tar").2);
 }

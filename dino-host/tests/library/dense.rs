@@ -32,7 +32,7 @@ fn numbers(value: &Value) -> Vec<f32> {
     list(value).iter().map(|x| x.as_f64().expect("a number") as f32).collect()
 }
 
-fn whole(value: &Value) -> usize {
+fn integer(value: &Value) -> usize {
     value.as_f64().expect("a number") as usize
 }
 
@@ -53,12 +53,12 @@ fn masks_are_propagated_as_published() {
     let fixture = fixture();
     assert_eq!(list(&fixture["videos"]).len(), 3);
     for (v, video) in list(&fixture["videos"]).iter().enumerate() {
-        let pair = |key: &str| [whole(&video[key][0]), whole(&video[key][1])];
-        let (grid, size, classes) = (pair("grid"), pair("size"), whole(&video["classes"]));
+        let pair = |key: &str| [integer(&video[key][0]), integer(&video[key][1])];
+        let (grid, size, classes) = (pair("grid"), pair("size"), integer(&video["classes"]));
         let params = Params {
-            previous: whole(&video["previous"]),
-            radius: whole(&video["radius"]),
-            top: whole(&video["top"]),
+            previous: integer(&video["previous"]),
+            radius: integer(&video["radius"]),
+            top: integer(&video["top"]),
             temperature: video["temperature"].as_f64().unwrap(),
         };
         let ids = |key: &str| numbers(&video[key]).iter().map(|&x| x as u8).collect::<Vec<u8>>();
@@ -71,7 +71,7 @@ fn masks_are_propagated_as_published() {
         for (t, tokens) in features.iter().enumerate().skip(1) {
             let got = p.next(tokens.clone());
             close(got, &numbers(&video["segs"][t - 1]), &format!("video {v}, frame {t}"));
-            let mask = segment(got, classes, grid, whole(&video["patch"]), size);
+            let mask = segment(got, classes, grid, integer(&video["patch"]), size);
             let text: String = mask.ids.iter().map(|id| id.to_string()).collect();
             assert_eq!(text, video["masks"][t - 1].as_str().unwrap(), "video {v}, frame {t}");
             seen += 1;
@@ -85,13 +85,13 @@ fn regions_boundaries_and_statistics_are_davis() {
     let fixture = fixture();
     for pair in list(&fixture["pairs"]) {
         let of = |key: &str| pair[key].as_str().unwrap().bytes().map(|b| b == b'1').collect::<Vec<bool>>();
-        let (a, b, width) = (of("a"), of("b"), whole(&pair["width"]));
-        let judged = vec![true; a.len()];
+        let (a, b, width) = (of("a"), of("b"), integer(&pair["width"]));
+        let scored = vec![true; a.len()];
         let (j, f) =
-            (measures::region(&a, &b, &judged), measures::boundary(&a, &b, &judged, width, measures::BOUNDARY));
+            (measures::region(&a, &b, &scored), measures::boundary(&a, &b, &scored, width, measures::BOUNDARY));
         let want = |key: &str| pair[key].as_f64().unwrap();
         assert!((j - want("j")).abs() < 1e-12 && (f - want("f")).abs() < 1e-12, "{width}: J {j}, F {f}, {pair}");
-        assert!(want("f") > 0.1 && want("f") < 1.0, "a case that says something");
+        assert!(want("f") > 0.1 && want("f") < 1.0, "a case that shows something");
     }
     for case in list(&fixture["statistics"]) {
         let values: Vec<f64> = list(&case["values"]).iter().map(|x| x.as_f64().unwrap()).collect();
@@ -105,13 +105,13 @@ fn regions_boundaries_and_statistics_are_davis() {
 #[test]
 fn average_precision_is_revisitops() {
     let r = &fixture()["retrieval"];
-    let columns = whole(&r["columns"]);
+    let columns = integer(&r["columns"]);
     let truth: Vec<Truth> = serde_json::from_value(r["gnd"].clone()).unwrap();
-    let ks: Vec<usize> = list(&r["k"]).iter().map(whole).collect();
+    let ks: Vec<usize> = list(&r["k"]).iter().map(integer).collect();
     let got = retrieval::by_truth(rows(&r["bank"], columns), rows(&r["queries"], columns), &truth, &ks).unwrap();
     for (scores, protocol) in got.iter().zip(["easy", "medium", "hard"]) {
         let want = &r["scores"][protocol];
-        assert_eq!(scores.queries, whole(&want["queries"]), "{protocol}");
+        assert_eq!(scores.queries, integer(&want["queries"]), "{protocol}");
         assert!((scores.map - want["map"].as_f64().unwrap()).abs() < CLOSE, "{protocol}: {scores:?}");
         for (got, want) in scores.precision.iter().zip(list(&want["precision"])) {
             assert!((got - want.as_f64().unwrap()).abs() < CLOSE, "{protocol}: {scores:?}");
@@ -124,7 +124,7 @@ fn average_precision_is_revisitops() {
 fn generalised_means_and_whitening_are_the_published() {
     let c = &fixture()["copies"];
     close(&generalized_mean(&numbers(&c["patches"]), 6, 4.0), &numbers(&c["gem"]), "the generalised mean");
-    let columns = whole(&c["columns"]);
+    let columns = integer(&c["columns"]);
     for (uncentred, name) in [(false, "centred"), (true, "uncentred")] {
         let whitening = Whitening::learn(&rows(&c["learn"], columns), uncentred).unwrap();
         let white = normalize(whitening.apply(&rows(&c["rows"], columns)));
@@ -142,17 +142,17 @@ fn smaller_images_are_pillows_and_scales_are_torchs() {
         (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
     };
     let l = &fixture["lanczos"];
-    let (height, width) = (whole(&l["height"]), whole(&l["width"]));
+    let (height, width) = (integer(&l["height"]), integer(&l["width"]));
     let image = Image { width, height, channels: 3, pixels: bytes(l) };
     for case in list(&l["cases"]) {
-        let (h, w) = (whole(&case["height"]), whole(&case["width"]));
-        let whole = Region::whole(height, width);
-        let got = resized_crop(&image, whole, h, w, Filter::Lanczos, Order::Pillow13);
+        let (h, w) = (integer(&case["height"]), integer(&case["width"]));
+        let all = Region::full(height, width);
+        let got = resized_crop(&image, all, h, w, Filter::Lanczos, Order::Pillow13);
         assert_eq!(got.pixels, bytes(case), "{w} x {h}");
     }
     let m = &fixture["multi_scale"];
     for case in list(&m["cases"]) {
-        let (scale, to) = (case["scale"].as_f64().unwrap(), [whole(&case["size"][0]), whole(&case["size"][1])]);
+        let (scale, to) = (case["scale"].as_f64().unwrap(), [integer(&case["size"][0]), integer(&case["size"][1])]);
         assert_eq!(to, [13, 17].map(|n| (n as f64 * scale) as usize));
         let got = bilinear(&numbers(&m["x"]), [13, 17], to, [1.0 / scale; 2]);
         close(&got, &numbers(&case["y"]), &format!("scale {scale}"));

@@ -118,7 +118,7 @@ fn gaussian_blur() {
 const NAMES: [&str; 4] = ["brightness", "contrast", "saturation", "hue"];
 
 #[test]
-fn colour_operations() {
+fn color_operations() {
     let fixtures = Fixtures::load();
     for (op, name) in color::Op::ALL.into_iter().zip(NAMES) {
         for (n, factor) in fixtures.floats(&format!("color.{name}.factors")).into_iter().enumerate() {
@@ -131,7 +131,7 @@ fn colour_operations() {
 }
 
 #[test]
-fn colour_operations_in_a_row() {
+fn color_operations_in_a_row() {
     let fixtures = Fixtures::load();
     for n in fixtures.numbered("jitter", ".order") {
         let factors = fixtures.floats(&format!("jitter{n}.factors"));
@@ -177,7 +177,7 @@ fn evaluation_views_follow_their_rule_whatever_the_image() {
     assert!(out == normalized(&augment::resize_and_center(&image, 256, 224)));
 
     let square =
-        resized_crop(&image, Region::whole(image.height, image.width), 32, 32, Filter::Bicubic, Order::Pillow12);
+        resized_crop(&image, Region::full(image.height, image.width), 32, 32, Filter::Bicubic, Order::Pillow12);
     let mut out = vec![0.0; 3 * 32 * 32];
     augment::eval_view(&square, 32, EvalView::Whole, mean, std, &mut out);
     assert!(out == normalized(&square));
@@ -185,7 +185,7 @@ fn evaluation_views_follow_their_rule_whatever_the_image() {
     augment::eval_view(&square, 32, EvalView::ResizeCrop, mean, std, &mut out);
     assert!(out == normalized(&augment::resize_and_center(&square, 37, 32)));
     let oblong =
-        resized_crop(&image, Region::whole(image.height, image.width), 32, 40, Filter::Bicubic, Order::Pillow12);
+        resized_crop(&image, Region::full(image.height, image.width), 32, 40, Filter::Bicubic, Order::Pillow12);
     augment::eval_view(&oblong, 32, EvalView::ResizeCrop, mean, std, &mut out);
     assert!(out == normalized(&augment::resize_and_center(&oblong, 37, 32)));
     augment::eval_view(&oblong, 32, EvalView::Whole, mean, std, &mut out);
@@ -197,7 +197,7 @@ fn any_shape_can_be_resized() {
     for (h, w) in [(1, 1), (1, 300), (300, 1), (2, 3)] {
         let image = Image { height: h, width: w, channels: 3, pixels: vec![77; h * w * 3] };
         for size in [1, 2, 7, 33] {
-            let crop = resized_crop(&image, Region::whole(h, w), size, size + 1, Filter::Bicubic, Order::Pillow12);
+            let crop = resized_crop(&image, Region::full(h, w), size, size + 1, Filter::Bicubic, Order::Pillow12);
             assert!(crop.pixels.len() == size * (size + 1) * 3 && crop.pixels.iter().all(|&x| x == 77));
             let mut out = vec![0.0; 3 * size * size];
             for view in [EvalView::ResizeCrop, EvalView::Whole] {

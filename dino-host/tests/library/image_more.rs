@@ -19,7 +19,7 @@ fn fixture(name: &str) -> Value {
 }
 
 fn number(value: &Value) -> usize {
-    value.as_u64().expect("a whole number") as usize
+    value.as_u64().expect("an integer") as usize
 }
 
 fn pair(value: &Value) -> [f64; 2] {
@@ -52,7 +52,7 @@ fn box_filter_and_grey_images_are_pillows() {
                 Some("bilinear") => Filter::Bilinear,
                 _ => Filter::Bicubic,
             };
-            resized_crop(&source, Region::whole(h, w), want.height, want.width, filter, order)
+            resized_crop(&source, Region::full(h, w), want.height, want.width, filter, order)
         } else {
             let mut p = planes(&source);
             match op {
@@ -133,10 +133,10 @@ fn channels_do_not_mix() {
         let each: Vec<Image> = (0..channels).map(|c| channel(&all, c)).collect();
         for (h, w) in [(16, 16), (7, 61), (2, 3)] {
             for order in [Order::Pillow12, Order::Pillow13] {
-                let whole = Region::whole(height, width);
-                let resized = resized_crop(&all, whole, h, w, Filter::Bicubic, order);
+                let full = Region::full(height, width);
+                let resized = resized_crop(&all, full, h, w, Filter::Bicubic, order);
                 for (c, one) in each.iter().enumerate() {
-                    assert!(channel(&resized, c) == resized_crop(one, whole, h, w, Filter::Bicubic, order));
+                    assert!(channel(&resized, c) == resized_crop(one, full, h, w, Filter::Bicubic, order));
                 }
             }
         }

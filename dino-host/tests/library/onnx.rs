@@ -163,7 +163,7 @@ fn text<'a>(message: &[(u64, u64, &'a [u8])], field: u64) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_model_holds_the_published_tensors_and_a_sound_graph() {
+fn a_model_holds_the_published_tensors_and_a_valid_graph() {
     let config = config("vit_tiny", 8, 32, "published");
     let weights = weights(&config);
     let folder = tempfile::tempdir().unwrap();

@@ -205,8 +205,8 @@ fn mean_and_deviation_by_hand() {
 fn features_that_are_no_numbers_and_recipes_without_steps_are_refused() {
     let mut x = rows("linear.x");
     x[[3, 2]] = f32::NAN;
-    let said = scores::check(x.view(), "training").unwrap_err().to_string();
-    assert!(said.contains("training image 3") && said.contains("not finite"), "{said}");
+    let text = scores::check(x.view(), "training").unwrap_err().to_string();
+    assert!(text.contains("training image 3") && text.contains("not finite"), "{text}");
     assert!(scores::check(Array2::zeros((0, 4)).view(), "test").unwrap_err().to_string().contains("no test images"));
     let recipe = Recipe { epochs: 1, batch: 8, rates: vec![0.1], seed: 0 };
     assert!(recipe.check().is_ok());
@@ -289,10 +289,10 @@ fn heads_of_others_are_read_and_misshapen_ones_refused() {
         assert_eq!((head.weight.row(1).to_vec(), head.bias, about), (vec![4.0, 5.0, 6.0], b.to_vec(), None));
     }
     assert_eq!(write(&[("fc.weight", &[2, 3], &w)]).unwrap().0.bias, [0.0; 2]);
-    let said = |tensors: &[(&str, &[usize], &[f32])]| write(tensors).unwrap_err().to_string();
-    assert!(said(&[("linear.weight", &[6], &w)]).contains("[6]"));
-    assert!(said(&[("linear.weight", &[0, 3], &[])]).contains("[0, 3]"));
-    assert!(said(&[("linear.weight", &[2, 3], &w), ("linear.bias", &[3], &w[..3])]).contains("2 rows"));
-    assert!(said(&[("linear.weight", &[1, 2], &[1.0, f32::NAN])]).contains("not finite"));
-    assert!(said(&[("something", &[2], &b)]).contains("no linear.weight"));
+    let refused = |tensors: &[(&str, &[usize], &[f32])]| write(tensors).unwrap_err().to_string();
+    assert!(refused(&[("linear.weight", &[6], &w)]).contains("[6]"));
+    assert!(refused(&[("linear.weight", &[0, 3], &[])]).contains("[0, 3]"));
+    assert!(refused(&[("linear.weight", &[2, 3], &w), ("linear.bias", &[3], &w[..3])]).contains("2 rows"));
+    assert!(refused(&[("linear.weight", &[1, 2], &[1.0, f32::NAN])]).contains("not finite"));
+    assert!(refused(&[("something", &[2], &b)]).contains("no linear.weight"));
 }

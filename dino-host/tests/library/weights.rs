@@ -189,12 +189,12 @@ fn conversions_keep_every_bit() {
         let (w, full) = (load(&out, &Options { head: true, ..options() }), Options { head: true, ..options() });
         assert_eq!(w.head, load(&golden("full.pth"), &full).head, "{kind}");
     }
-    refuses_saying(
+    refuses_with(
         "convert {} --heads 2 --head --to hf {}",
         &[&golden("full.pth"), &dir.path().join("x")],
         &["no place"],
     );
-    refuses_saying(
+    refuses_with(
         "convert {} --heads 2 --head --to npy {}",
         &[&golden("legacy.pth"), &dir.path().join("x")],
         &["no projection head"],
@@ -274,7 +274,7 @@ fn differences_are_said_aloud() {
     for part in ["LayerNorms add 1e-12", "position-resize size", "Hugging Face names", "2 heads, "] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    refuses_saying(
+    refuses_with(
         "convert {} --to official {}",
         &[&golden("official.pth"), &out],
         &["how many attention heads", "--heads N"],
@@ -307,14 +307,14 @@ fn differences_are_said_aloud() {
         config[change.0] = change.1;
         fs::write(hf.join("config.json"), config.to_string()).unwrap();
         fs::copy(golden("hf/model.safetensors"), hf.join("model.safetensors")).unwrap();
-        refuses_saying("convert {} --to timm {}", &[&hf, &out], &[word]);
+        refuses_with("convert {} --to timm {}", &[&hf, &out], &[word]);
     }
-    refuses_saying(
+    refuses_with(
         "convert {} --dialect hf --heads 2 --to timm {}",
         &[&golden("official.pth"), &out],
         &["none of a class token"],
     );
-    refuses_saying(
+    refuses_with(
         "convert {} --dialect own --to timm {}",
         &[&golden("official.pth"), &out],
         &["not written by this program"],

@@ -166,7 +166,7 @@ impl Operand for Optimizer {
     }
 }
 
-/// Ops over all parameters read or write whole pools: the gradients ([`Use::Get`], [`Use::GradOnly`]), or what the optimizer moves.
+/// Ops over all parameters read or write entire pools: the gradients ([`Use::Get`], [`Use::GradOnly`]), or what the optimizer moves.
 impl Operand for &dyn ParamTable {
     fn access(&self, access: Use, t: &mut Accesses) {
         let len = self.len();

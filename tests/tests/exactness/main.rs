@@ -139,20 +139,20 @@ fn any_number_of_threads_makes_the_same_crops() {
 
 /// Stopped after every single step: whatever a resume forgets shows in the weights or in the log.
 fn stopped_after_every_step(config: &Config) -> Left {
-    let (whole, pieces) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    assert_eq!(train(config, whole.path(), false, false), Outcome::Finished);
+    let (at_once, resumed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    assert_eq!(train(config, at_once.path(), false, false), Outcome::Finished);
     let mut sittings = 1;
-    let mut outcome = train(config, pieces.path(), false, true);
+    let mut outcome = train(config, resumed.path(), false, true);
     while outcome == Outcome::Interrupted {
-        let recorded = train::recorded(pieces.path()).unwrap();
+        let recorded = train::recorded(resumed.path()).unwrap();
         assert_eq!(recorded, *config, "the configuration in the checkpoint");
-        outcome = train(&recorded, pieces.path(), true, true);
+        outcome = train(&recorded, resumed.path(), true, true);
         sittings += 1;
     }
     assert_eq!(sittings, config.epochs as usize * (IMAGES / config.batch));
-    let whole = left(whole.path());
-    assert_same(&whole, &left(pieces.path()), "stopped after every step");
-    whole
+    let at_once = left(at_once.path());
+    assert_same(&at_once, &left(resumed.path()), "stopped after every step");
+    at_once
 }
 
 #[test]

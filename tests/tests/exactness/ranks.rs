@@ -164,10 +164,10 @@ fn the_bits_depend_on_the_number_of_shards() {
 for_backends!([reference: Reference<f32>, cpu: Cpu] [shards_are_added_by_halves]);
 
 /// Any number of them; no op meets a span that is not its own.
-fn shards_are_added_by_halves<F: Factory>(who: &str) {
+fn shards_are_added_by_halves<F: Factory>(test: &str) {
     for shards in 1..=9 {
         let plan = plan(shards, false, shards, 1);
-        assert_eq!(plan.shard_sums.len() > 0, shards > 1, "{who}: one shard keeps nothing aside");
+        assert_eq!(plan.shard_sums.len() > 0, shards > 1, "{test}: one shard keeps nothing aside");
         let (views, h) = (random_views(&plan, 9), hyper_numbers());
         let mut run = Run::random(plan, Checked::new(make_poisoned::<F>(plan.pools)), 3);
         let (span, sums) = (Span { at: 0, len: plan.table.len() }, plan.sums());
@@ -191,11 +191,11 @@ fn shards_are_added_by_halves<F: Factory>(who: &str) {
         add_by_halves(&mut each, len);
         run.accumulate(&h, &views);
         let found = take(&mut run);
-        assert!(found == each[..len], "{who}: {shards} shards");
+        assert!(found == each[..len], "{test}: {shards} shards");
         step::reduce(&mut run.o, &plan);
-        assert!(found == take(&mut run), "{who}: alone, a sum over processes is what there is");
+        assert!(found == take(&mut run), "{test}: alone, a sum over processes is what there is");
         step::commit(&mut run.o, &plan);
-        assert_eq!(run.o.violation, None, "{who}: {shards} shards");
+        assert_eq!(run.o.violation, None, "{test}: {shards} shards");
     }
 }
 

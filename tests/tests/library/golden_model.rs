@@ -104,7 +104,7 @@ fn plan(f: &Fixture, train_gain: bool, (parts, stream_crops): Split) -> Plan {
         recompute: parts > 1,
         stream_crops,
     })
-    .expect("a sound plan")
+    .expect("a valid plan")
 }
 
 /// The constants are meant as the decimals they print as, not as their f32 roundings.
@@ -136,10 +136,10 @@ fn hyper(f: &Fixture, i: usize, clip_grad: f64, frozen: usize) -> Hyper {
 }
 
 fn initial<'a>(f: &'a Fixture, net: Net, name: &str, gain: Option<&'a Tensor>) -> &'a Tensor {
-    let who = if net == Net::Student { "student" } else { "teacher" };
+    let network = if net == Net::Student { "student" } else { "teacher" };
     match gain {
         Some(gain) if name == "head.last_layer.weight_g" => gain,
-        _ => f.get(&format!("init.{who}.{name}")),
+        _ => f.get(&format!("init.{network}.{name}")),
     }
 }
 
@@ -205,7 +205,7 @@ fn class_rows(normed: &[f64], crops: usize, cols: usize) -> Vec<f64> {
     normed.chunks(normed.len() / crops).flat_map(|crop| crop[..cols].to_vec()).collect()
 }
 
-fn forward_taps<F: Factory>(who: &str) {
+fn forward_taps<F: Factory>(test: &str) {
     let f = Fixture::open("vit_train");
     let Table { backbone, .. } = table(&f, false);
     let Backbone::Vit(vit) = backbone;
@@ -234,21 +234,21 @@ fn forward_taps<F: Factory>(who: &str) {
             }
         }
         // The form that training uses: class rows alone.
-        let p = FeaturePlan::new(backbone, crops, Output::Class, 0).expect("a sound plan");
+        let p = FeaturePlan::new(backbone, crops, Output::Class, 0).expect("a valid plan");
         let mut o = features::<F>(&f, net, &p, &pixels);
         f.assert_golden(&format!("{name}.cls"), &read(&mut o, p.pass.y()));
     }
-    f.finish(who, TAPS, &[]);
+    f.finish(test, TAPS, &[]);
 }
 
-fn odd_images<F: Factory>(who: &str) {
+fn odd_images<F: Factory>(test: &str) {
     let f = Fixture::open("vit_train");
     let Table { backbone, .. } = table(&f, false);
     let Backbone::Vit(vit) = backbone;
     for odd in f.between("in.odd", "") {
         let x = f.get(&format!("in.odd{odd}"));
         let crops = Crops::one(Group { count: x.shape[0], height: x.shape[2], width: x.shape[3] });
-        let p = FeaturePlan::new(backbone, crops, Output::Dense, usize::MAX).expect("a sound plan");
+        let p = FeaturePlan::new(backbone, crops, Output::Dense, usize::MAX).expect("a valid plan");
         let mut o = features::<F>(&f, Net::Student, &p, &x.data);
         p.pass.attention(&mut o, p.attention, p.pools.longest);
         f.assert_golden(&format!("out.odd{odd}.attn"), &read(&mut o, p.attention));
@@ -260,15 +260,15 @@ fn odd_images<F: Factory>(who: &str) {
         positions.extend(read(&mut o, network.positions.group(0).0));
         f.assert_golden(&format!("out.odd{odd}.pos"), &positions);
 
-        let p = FeaturePlan::new(backbone, crops, Output::Class, 0).expect("a sound plan");
+        let p = FeaturePlan::new(backbone, crops, Output::Class, 0).expect("a valid plan");
         let mut o = features::<F>(&f, Net::Student, &p, &x.data);
         f.assert_golden(&format!("out.odd{odd}.cls"), &read(&mut o, p.pass.y()));
     }
-    f.finish(who, ODD, &[]);
+    f.finish(test, ODD, &[]);
 }
 
 /// The class rows of the last blocks, against the recorded streams and the norm's formula in f64.
-fn last_blocks<F: Factory>(_who: &str) {
+fn last_blocks<F: Factory>(_test: &str) {
     let f = Fixture::open("vit_train");
     let Table { backbone, .. } = table(&f, false);
     let Backbone::Vit(vit) = backbone;
@@ -290,7 +290,7 @@ fn last_blocks<F: Factory>(_who: &str) {
     };
     let group = Group { count: images, height: views[0].height, width: views[0].width };
     for output in [Output::Class, Output::Dense] {
-        let p = BlocksPlan::new(backbone, Crops::one(group), output, vit.depth).expect("a sound plan");
+        let p = BlocksPlan::new(backbone, Crops::one(group), output, vit.depth).expect("a valid plan");
         let plan = FeaturePlan { pools: p.pools, ..p.plan };
         let mut o = features::<F>(&f, Net::Student, &plan, &views[0].pixels);
         write(&mut o, plan.pixels, &views[0].pixels); // the first pass has written over them
@@ -307,7 +307,7 @@ fn last_blocks<F: Factory>(_who: &str) {
 }
 
 /// All groups of different sizes in one ragged batch, both forms, against each group alone.
-fn class_form_equals_dense_form<F: Factory>(_who: &str) {
+fn class_form_equals_dense_form<F: Factory>(_test: &str) {
     let f = Fixture::open("vit_train");
     let Table { backbone, .. } = table(&f, false);
     let Backbone::Vit(vit) = backbone;
@@ -315,16 +315,16 @@ fn class_form_equals_dense_form<F: Factory>(_who: &str) {
     for odd in f.between("in.odd", "") {
         let x = f.get(&format!("in.odd{odd}"));
         let group = Group { count: x.shape[0], height: x.shape[2], width: x.shape[3] };
-        let p = FeaturePlan::new(backbone, Crops::one(group), Output::Class, 0).expect("a sound plan");
+        let p = FeaturePlan::new(backbone, Crops::one(group), Output::Class, 0).expect("a valid plan");
         let mut o = features::<F>(&f, Net::Student, &p, &x.data);
         alone.extend(read(&mut o, p.pass.y()));
         crops = crops.with(group);
         pixels.extend(&x.data);
     }
-    let p = FeaturePlan::new(backbone, crops, Output::Class, 0).expect("a sound plan");
+    let p = FeaturePlan::new(backbone, crops, Output::Class, 0).expect("a valid plan");
     let mut o = features::<F>(&f, Net::Student, &p, &pixels);
     let class = read(&mut o, p.pass.y());
-    let p = FeaturePlan::new(backbone, crops, Output::Dense, 0).expect("a sound plan");
+    let p = FeaturePlan::new(backbone, crops, Output::Dense, 0).expect("a valid plan");
     let mut o = features::<F>(&f, Net::Student, &p, &pixels);
     let dense = read(&mut o, p.pass.y());
     let Pass::Vit(pass) = p.pass;
@@ -344,7 +344,7 @@ fn assert_close(what: &str, a: &[f64], b: &[f64], tolerance: f64) {
 
 // --------------------------------------------------------------------------------------------------- loss and gradients
 
-fn head_and_loss<F: Factory>(who: &str) {
+fn head_and_loss<F: Factory>(test: &str) {
     let f = Fixture::open("vit_train");
     let mut run = start::<F>(&f, false, None, WHOLE);
     let h = hyper(&f, 0, 0.0, 0);
@@ -382,10 +382,10 @@ fn head_and_loss<F: Factory>(who: &str) {
 
     dino_kernel::step::commit(&mut run.o, &p);
     f.assert_golden("out.center", &read(&mut run.o, p.targets.rows.offset));
-    f.finish(who, HEAD, &[]);
+    f.finish(test, HEAD, &[]);
 }
 
-fn gradients<F: Factory>(who: &str) {
+fn gradients<F: Factory>(test: &str) {
     let f = Fixture::open("vit_train");
     // The file states the gain's gradient too, though scenario A does not train it.
     let mut run = start::<F>(&f, true, None, WHOLE);
@@ -405,7 +405,7 @@ fn gradients<F: Factory>(who: &str) {
             assert_eq!(frozen.grad(&spec), run.grad(&spec), "{}", spec.name);
         }
     }
-    f.finish(who, GRADIENTS, &[]);
+    f.finish(test, GRADIENTS, &[]);
 }
 
 // --------------------------------------------------------------------------------------------------------------- steps
@@ -418,11 +418,11 @@ fn compare<O: dino_kernel::backend::Update + Memory>(
     done: usize,
     gain: Option<&Tensor>,
 ) {
-    for (net, who) in [(Net::Student, "student"), (Net::Teacher, "teacher")] {
+    for (net, network) in [(Net::Student, "student"), (Net::Teacher, "teacher")] {
         for spec in run.specs() {
             let name = spec.name.to_string();
             let got = run.parameter(net, &spec);
-            f.assert_parameter(&format!("{tag}after{done}.{who}.{name}"), initial(f, net, &name, gain), &got);
+            f.assert_parameter(&format!("{tag}after{done}.{network}.{name}"), initial(f, net, &name, gain), &got);
         }
     }
     f.assert_golden(&format!("{tag}after{done}.center"), &read(&mut run.o, run.plan.targets.rows.offset));
@@ -461,16 +461,16 @@ fn splits(f: &Fixture) -> impl Iterator<Item = Split> {
     (1..=batch).filter(move |parts| batch.is_multiple_of(*parts)).flat_map(|parts| [(parts, false), (parts, true)])
 }
 
-fn scenario_a<F: Factory>(who: &str) {
+fn scenario_a<F: Factory>(test: &str) {
     let f = Fixture::open("vit_train");
     for split in splits(&f) {
         let mut run = start::<F>(&f, false, None, split);
         scenario::<F>(&f, "", &mut run, None, 0.0, 0);
     }
-    f.finish(who, SCENARIO_A, &[]);
+    f.finish(test, SCENARIO_A, &[]);
 }
 
-fn scenario_b<F: Factory>(who: &str) {
+fn scenario_b<F: Factory>(test: &str) {
     let f = Fixture::open("vit_train");
     let (clip, frozen) = (f.get("hp.b").data[0], f.get("hp.b").data[1] as usize);
     let gain = Some(f.get("b.init.weight_g"));
@@ -510,5 +510,5 @@ fn scenario_b<F: Factory>(who: &str) {
     let total = norms.iter().map(|n| n * n).sum::<f64>().sqrt();
     let (got, want) = (run.monitor(monitor::GRAD_NORM), total);
     assert!((got - want).abs() <= 1e-6 * want, "gradient norm {got}, want {want}");
-    f.finish(who, SCENARIO_B, &[]);
+    f.finish(test, SCENARIO_B, &[]);
 }

@@ -120,16 +120,16 @@ fn either_backend_goes_on_from_the_others_checkpoint() {
     let found = losses(&mixed);
     assert_eq!(found.len(), cpu.len());
     for (c, m) in cpu.iter().zip(&found) {
-        assert!((c - m).abs() <= 1e-4 * c, "CPU {cpu:?}, in turns {found:?}");
+        assert!((c - m).abs() <= 1e-4 * c, "CPU {cpu:?}, in several passes {found:?}");
     }
 
     // A run on the GPU alone that is stopped after every step has the bits of one that is not.
-    let (whole, stopped) = (at("whole"), at("stopped"));
-    train::<Gpu>(&options, &config, &whole, false, false);
+    let (at_once, stopped) = (at("once"), at("stopped"));
+    train::<Gpu>(&options, &config, &at_once, false, false);
     assert_eq!(train::<Gpu>(&options, &config, &stopped, false, true), Outcome::Interrupted);
     while train::<Gpu>(&options, &config, &stopped, true, true) == Outcome::Interrupted {}
-    assert_eq!(losses(&whole), losses(&stopped));
-    assert!(checkpoint(&whole) == checkpoint(&stopped), "stopped after every step: other weights");
+    assert_eq!(losses(&at_once), losses(&stopped));
+    assert!(checkpoint(&at_once) == checkpoint(&stopped), "stopped after every step: other weights");
 }
 
 /// |a - b| / |a|.

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 fn four_epochs_beat_random_features_and_pixels() {
     let config = Config { epochs: 4, depth: 2, weight_decay: 0.04, weight_decay_end: 0.4, ..Config::small() }
         .resolve()
-        .expect("the small preset is sound");
+        .expect("the small preset is valid");
     let splits = data::builtin(config.global_size, 3);
     let table = config.table();
     let mut random = vec![0.0; table.len()];

@@ -63,8 +63,8 @@ fn small() -> impl Strategy<Value = Config> {
     )
 }
 
-/// What a plan's door lets through, stated once more. (Sizes are small here.)
-fn sound_backbone(Backbone::Vit(v): &Backbone, crops: &Crops) -> bool {
+/// What `Plan::new` accepts, stated once more. (Sizes are small here.)
+fn valid_backbone(Backbone::Vit(v): &Backbone, crops: &Crops) -> bool {
     v.channels > 0
         && v.dim > 0
         && v.mlp > 0
@@ -74,8 +74,8 @@ fn sound_backbone(Backbone::Vit(v): &Backbone, crops: &Crops) -> bool {
         && crops.groups().iter().all(|g| g.count > 0 && g.height.min(g.width) >= v.patch)
 }
 
-fn sound(c: &Config) -> bool {
-    sound_backbone(&c.backbone, &c.views)
+fn valid(c: &Config) -> bool {
+    valid_backbone(&c.backbone, &c.views)
         && (1..=8).contains(&c.head.layers)
         && c.micro_batch > 0
         && c.batch.is_multiple_of(c.micro_batch)
@@ -83,13 +83,13 @@ fn sound(c: &Config) -> bool {
 }
 
 /// Accepted or refused as it should be; where accepted, a step meets no violation, fills its pools to the last element, and its
-/// gradient predicts the loss along a random direction, which it would not if two things that live at once shared a place.
+/// gradient predicts the loss along a random direction, which it would not if two live ranges shared memory.
 #[test]
-fn a_plan_is_refused_or_sound() {
+fn a_plan_is_refused_or_valid() {
     let accepted = Cell::new(0);
     proptest!(cases(400), |(config in small(), seed in 0u64..1000)| {
             let plan = Plan::new(config);
-            prop_assert_eq!(plan.is_ok(), sound(&config), "{:?}", plan.err());
+            prop_assert_eq!(plan.is_ok(), valid(&config), "{:?}", plan.err());
             let Ok(plan) = plan else { return Ok(()) };
             accepted.set(accepted.get() + 1);
             let mut run = Run::random(plan, Checked::new(make_poisoned::<Reference<f64>>(plan.pools)), seed);
@@ -146,11 +146,11 @@ fn a_plan_is_refused_or_sound() {
 
 /// A forward pass: the same, in both forms, and the forms agree.
 #[test]
-fn a_feature_plan_is_refused_or_sound() {
+fn a_feature_plan_is_refused_or_valid() {
     let accepted = Cell::new(0);
     proptest!(cases(400), |(config in small(), queries in 0usize..5, seed in 0u64..1000)| {
             let (backbone, crops) = (config.backbone, config.views);
-            let good = sound_backbone(&backbone, &crops) && !crops.is_empty();
+            let good = valid_backbone(&backbone, &crops) && !crops.is_empty();
             let Backbone::Vit(vit) = backbone;
             let mut class = Vec::new();
             for output in [Output::Class, Output::Dense] {
@@ -234,7 +234,7 @@ fn hostile_sizes_are_answered() {
             if let Ok(plan) = Plan::new(config) {
                 accepted.set(accepted.get() + 1);
                 prop_assert!(plan.pools.total() > 0 && plan.parts() > 0);
-                prop_assert!(plan.pools.weights >= 2 * prototypes * bottleneck, "room for the prototypes");
+                prop_assert!(plan.pools.weights >= 2 * prototypes * bottleneck, "memory for the prototypes");
                 // What a backend keeps beside the pools goes by the same sizes.
                 let bytes = Cpu::memory(&NoOptions {}, plan.pools).into_iter().map(|item| item.1);
                 prop_assert!(bytes.into_iter().try_fold(0u64, u64::checked_add).is_some_and(|all| all < 1 << 63));
@@ -253,7 +253,7 @@ fn hostile_sizes_are_answered() {
 
 /// Products that only overflow when two large sizes meet, each of them harmless alone.
 #[test]
-fn products_that_overflow_are_refused() {
+fn sizes_that_overflow_are_refused() {
     let vit = |image, depth| {
         Backbone::Vit(Vit {
             image,
@@ -391,7 +391,7 @@ impl Tolerance for Cpu {
 
 /// The gradients, the teacher's sum and the center do not depend on how a batch and its crops were split, with stochastic depth drawn by
 /// image and view.
-fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
+fn any_split_of_a_batch<F: Factory + Tolerance>(test: &str) {
     let backbone = Backbone::Vit(Vit {
         image: 12,
         patch: 4,
@@ -410,7 +410,7 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
     let whole = Config { drop_path: true, recompute: false, ..ordinary(backbone, head, views, [batch, batch]) };
     // Passes of one shape and of two: 10 tokens, 10, 5 + 5, 5 + 3, 3 + 7.
     let passes = |stream_crops| {
-        let plan = Plan::new(Config { stream_crops, ..whole }).expect("a sound plan");
+        let plan = Plan::new(Config { stream_crops, ..whole }).expect("a valid plan");
         plan.passes().map(|pass| pass.dims.views).collect::<Vec<_>>()
     };
     assert_eq!((passes(false), passes(true)), (vec![8], vec![1, 1, 2, 2, 2]));
@@ -418,7 +418,8 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
     let splits =
         [1, 2, 4, 8].into_iter().flat_map(|m| [(m, false, 1), (m, true, 1)]).filter(|s| *s != (batch, false, 1));
     for (micro_batch, stream_crops, shards) in splits.chain([(2, false, 2), (1, true, 8)]) {
-        let what = format!("micro-batch {micro_batch} of {batch}, {shards} shards, crops in turns: {stream_crops}");
+        let what =
+            format!("micro-batch {micro_batch} of {batch}, {shards} shards, crops in several passes: {stream_crops}");
         let parts = split::<F>(Config { micro_batch, stream_crops, ..whole }, shards);
         let mut worst = (0.0, String::new());
         for ((name, want), (_, got)) in once.iter().zip(&parts) {
@@ -428,7 +429,7 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
                 if keys.contains(&i) {
                     assert!(
                         (got[i] - want[i]).abs() <= F::GRADIENT,
-                        "{who}: {name}: key bias {} and {}",
+                        "{test}: {name}: key bias {} and {}",
                         got[i],
                         want[i]
                     );
@@ -438,17 +439,17 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(who: &str) {
                 }
             }
             let error = (difference / size).sqrt();
-            assert!(error <= F::GRADIENT, "{who}: {what}: {name}: relative difference {error:.3e}");
+            assert!(error <= F::GRADIENT, "{test}: {what}: {name}: relative difference {error:.3e}");
             if error > worst.0 {
                 worst = (error, name.clone());
             }
         }
-        println!("{who}: {what}: worst relative difference {:.1e} ({})", worst.0, worst.1);
+        println!("{test}: {what}: worst relative difference {:.1e} ({})", worst.0, worst.1);
     }
 }
 
 /// A step that keeps little and computes it again, and one that keeps all.
-fn computing_again_changes_no_bit<F: Factory>(who: &str) {
+fn computing_again_changes_no_bit<F: Factory>(test: &str) {
     let backbone = Backbone::Vit(Vit {
         image: 12,
         patch: 4,
@@ -467,16 +468,16 @@ fn computing_again_changes_no_bit<F: Factory>(who: &str) {
         let config = Config { drop_path, recompute: false, ..ordinary(backbone, head, views, [6, 3]) };
         let [kept, again] = [false, true].map(|recompute| split::<F>(Config { recompute, ..config }, 1));
         for ((name, kept), (_, again)) in kept.iter().zip(&again) {
-            assert!(kept == again, "{who}: {name} with stochastic depth {drop_path}");
+            assert!(kept == again, "{test}: {name} with stochastic depth {drop_path}");
         }
         let [kept, again] = [false, true].map(|recompute| Plan::new(Config { recompute, ..config }).unwrap().pools);
-        assert!(again.acts < kept.acts, "{who}: {} elements of activations, not fewer than {}", again.acts, kept.acts);
+        assert!(again.acts < kept.acts, "{test}: {} elements of activations, not fewer than {}", again.acts, kept.acts);
     }
 }
 
 /// Everything that contract 8 lists, named.
 fn split<F: Factory>(config: Config, shards: usize) -> Vec<(String, Vec<f64>)> {
-    let plan = Plan::sharded(config, Sharding { shards, ranks: 1 }).expect("a sound plan");
+    let plan = Plan::sharded(config, Sharding { shards, ranks: 1 }).expect("a valid plan");
     let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 3);
     let views = random_views(&run.plan, 9);
     run.accumulate(&Hyper { clip_grad: 0.0, ..hyper_numbers() }, &views);
@@ -513,7 +514,7 @@ fn a_fault_is_traced_to_its_crop() {
     for stream_crops in [false, true] {
         let ordinary = ordinary(backbone, head, views, [3, micro_batch]);
         let config = Config { drop_path: true, stream_crops, ..ordinary };
-        let plan = Plan::new(config).expect("a sound plan");
+        let plan = Plan::new(config).expect("a valid plan");
         let mut before = 0;
         for rows in plan.passes().map(|pass| pass.dims.rows()) {
             for row in 0..rows {
@@ -521,7 +522,7 @@ fn a_fault_is_traced_to_its_crop() {
                 let at = plan.drop.0.at + backbone.branches() * before + row;
                 let found = first_violation(plan, Pool::State, at);
                 let (view, image) = ((before + row) / micro_batch, (before + row) % micro_batch);
-                assert_eq!(found, (Op::add_scaled, Some((view, image))), "in turns: {stream_crops}");
+                assert_eq!(found, (Op::add_scaled, Some((view, image))), "in several passes: {stream_crops}");
             }
             before += rows;
         }

@@ -25,17 +25,17 @@ pub struct Attention<O: Args> {
     /// The block whose class token attends: 1 is the first [default: the last]
     #[arg(long)]
     block: Option<usize>,
-    /// Folder of images, any sizes (needs --masks; --data is not used then)
+    /// Folder of images, of any sizes (needs --masks; --data is not used then)
     #[arg(long, value_name = "DIR", requires = "masks")]
     images: Option<PathBuf>,
     /// Folder of their objects' masks: PNG files of the same names, in the same folders; 0 is the background, 255 beside other numbers
-    /// is not judged
+    /// is not scored
     #[arg(long, value_name = "DIR", requires = "images")]
     masks: Option<PathBuf>,
     /// With --images: shorter side that they are resized to, pixels
     #[arg(long, default_value_t = 480)]
     size: usize,
-    /// With --images: take every so-manieth only, as the frames of a video are much alike
+    /// With --images: take only every N-th image, as the frames of a video are much alike
     #[arg(long, default_value_t = 1)]
     every: usize,
 }

@@ -20,20 +20,20 @@ pub struct Copies<O: Args> {
     /// Whose tokens, a list for one table [default: teacher with --checkpoint, else random]
     #[arg(long, value_delimiter = ',')]
     which: Vec<Which>,
-    /// Make the copies: of images of --data (any data set), sought among all its images. Otherwise --data is a folder like Copydays:
+    /// Make copies of images of --data (any data set), and search for their originals in it. Otherwise --data is a folder like Copydays:
     /// original/, and copies in strong/, jpegqual/20/, …
     #[arg(long)]
     attack: bool,
-    /// With --attack: copies of so many images, evenly spaced over the set
+    /// With --attack: the number of images to copy, evenly spaced over the set
     #[arg(long, default_value_t = 157)]
     queries: usize,
     /// Images that are no originals, to be told apart from them (any data set)
     #[arg(long, value_name = "PATH")]
     distractors: Option<String>,
-    /// Images to learn whitening from (any data set); none: no whitening
+    /// Images to learn whitening from (any data set) [default: no whitening]
     #[arg(long, value_name = "PATH")]
     whiten: Option<String>,
-    /// Learn whitening from descriptors whose mean was not taken away, as the published code does
+    /// Learn whitening from descriptors whose mean was not subtracted, as the published code does
     #[arg(long)]
     uncentred: bool,
     /// Side of the square that images are squashed to, pixels
@@ -42,12 +42,12 @@ pub struct Copies<O: Args> {
     /// Exponent of the patch tokens' generalized mean
     #[arg(long, default_value_t = 4.0)]
     gem: f64,
-    /// An original counts when it is among the first so many
+    /// An original counts as found when it is among the first N
     #[arg(long, default_value_t = 20)]
     top: usize,
 }
 
-/// What is sought among what, whatever the network.
+/// The queries and the images they are searched in, for any network.
 struct Task<'a> {
     originals: &'a dyn Dataset,
     /// Name, images, and the originals' indices of each.
@@ -67,14 +67,14 @@ pub fn run<D: Device>(args: Copies<D::Options>) -> Result<u8> {
     }
     let (config, networks) = networks::<D>(&args.source, &args.which)?;
     let config = config.decoding_whole();
-    let whole = |data: &Option<String>| -> Result<Vec<Box<dyn Dataset>>> {
+    let both_parts = |data: &Option<String>| -> Result<Vec<Box<dyn Dataset>>> {
         let Some(data) = data else { return Ok(Vec::new()) };
         let splits = open(data, &config)?;
         Ok(vec![splits.train, splits.test])
     };
-    let (distractors, whiten) = (whole(&args.distractors)?, whole(&args.whiten)?);
+    let (distractors, whiten) = (both_parts(&args.distractors)?, both_parts(&args.whiten)?);
     if args.attack {
-        let set = Whole(whole(&Some(args.source.data.clone()))?);
+        let set = BothParts(both_parts(&Some(args.source.data.clone()))?);
         let count = args.queries.min(set.len());
         let of: Vec<usize> = (0..count).map(|i| i * set.len() / count).collect();
         let attacked: Vec<(String, Attacked)> =
@@ -93,16 +93,16 @@ pub fn run<D: Device>(args: Copies<D::Options>) -> Result<u8> {
 }
 
 /// Both parts of a data set, one after the other.
-struct Whole(Vec<Box<dyn Dataset>>);
+struct BothParts(Vec<Box<dyn Dataset>>);
 
-impl Whole {
+impl BothParts {
     fn at(&self, i: usize) -> (&dyn Dataset, usize) {
         let first = self.0[0].len();
         if i < first { (&*self.0[0], i) } else { (&*self.0[1], i - first) }
     }
 }
 
-impl Dataset for Whole {
+impl Dataset for BothParts {
     fn len(&self) -> usize {
         self.0.iter().map(|s| s.len()).sum()
     }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 pub struct Knn<O: Args> {
     #[command(flatten)]
     source: Source<O>,
-    /// Neighbors, a list
+    /// Number of neighbors k, a list
     #[arg(long, value_delimiter = ',', default_value = "10,20,100,200")]
     k: Vec<usize>,
     #[arg(long, default_value_t = knn::TEMPERATURE)]
@@ -41,13 +41,13 @@ enum Part {
 /// The k whose predictions are shown class by class, where it is among those requested: the published best.
 const SHOWN: usize = 20;
 
-/// What the vote gave for one network, or for pixels.
+/// The result of the vote for one network, or for pixels.
 struct Vote {
     name: String,
     /// Numbers an image.
     width: usize,
     labels: Labels,
-    /// How images were made ready, by name and in words.
+    /// How images were preprocessed, by name and as text.
     view: &'static str,
     seen: String,
     scores: Vec<Score>,
@@ -106,7 +106,7 @@ fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject) -> Result<Vote> {
                     bank.nrows(),
                     queries.nrows()
                 ))
-                .hint("--leave-one-out judges a set by itself"));
+                .hint("--leave-one-out evaluates a set on itself"));
             }
             scores::check(bank.view(), "training")?;
             scores::check(queries.view(), "test")?;

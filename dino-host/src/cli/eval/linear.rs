@@ -25,28 +25,28 @@ pub struct Linear<O: Args> {
     /// Whose features [default: teacher with --checkpoint, else pixels]
     #[arg(long)]
     which: Option<Which>,
-    /// Class tokens of so many last blocks, one after the other [default: 4, or all of a shallower network]
+    /// Use the class tokens of the last N blocks, concatenated [default: 4, or all of a shallower network]
     #[arg(long)]
     blocks: Option<usize>,
-    /// And the mean patch token of the last block (published for ViT-B, with --blocks 1)
+    /// Add the mean patch token of the last block (published for ViT-B, with --blocks 1)
     #[arg(long)]
     mean_patch: bool,
     /// Learning rates per 256 images of a batch, a list, all trained at once; --lr names one (published: 0.001), --epochs [100] and
     /// --batch [128] are the probe's
     #[arg(long, value_delimiter = ',', default_values_t = linear::RATES)]
     rates: Vec<f64>,
-    /// Random crops and mirror images, other ones every epoch: the backbone runs every epoch, as published. Otherwise features of
-    /// evaluation views, computed once
+    /// Train on random crops and mirror images, new ones every epoch: the backbone runs every epoch, as published. Otherwise features of
+    /// evaluation views are computed once
     #[arg(long)]
     augmented: bool,
-    /// What the best rate is chosen by: the images that are reported, as published, or a tenth of the training images, left out for
+    /// Images the best rate is chosen on: those that are reported, as published, or a tenth of the training images, left out for
     /// it; the head is then trained once more on all of them with that rate
     #[arg(long, value_name = "PART", default_value = "test")]
     choose_on: ChooseOn,
     /// Write the best head, as safetensors
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// Judge this head instead of training one
+    /// Evaluate this head instead of training one
     #[arg(long, value_name = "FILE", conflicts_with_all = ["save", "augmented", "choose_on", "rates"])]
     evaluate: Option<PathBuf>,
     #[command(flatten)]
@@ -255,7 +255,7 @@ fn evaluate<D: Device>(args: &Linear<D::Options>, file: &Path) -> Result<u8> {
         Some(about) => about.order,
         None if mean_patch && blocks == 1 => {
             errln!(
-                "note: {} does not say in which order it takes its numbers: as the published heads do, class and mean patch in turn",
+                "note: {} does not state the order of its inputs: the published order is used, class token and mean patch token interleaved",
                 file.display()
             );
             Order::Alternating
@@ -284,7 +284,7 @@ fn evaluate<D: Device>(args: &Linear<D::Options>, file: &Path) -> Result<u8> {
     print(args, &subject, (blocks, mean_patch), &labels, &queries, &head, None)
 }
 
-/// What a grid of rates gave.
+/// The results of a grid of rates.
 struct Grid<'a> {
     recipe: &'a Recipe,
     /// On the reported images.
@@ -293,7 +293,7 @@ struct Grid<'a> {
     held: Option<&'a [Score]>,
     /// How many those are.
     left_out: usize,
-    /// What the best rate gave, trained once more on all training images, where some had been left out.
+    /// The result of the best rate, trained once more on all training images, where some had been left out.
     again: Option<Score>,
     best: usize,
 }
@@ -340,7 +340,7 @@ fn print<O: Args>(
         (_, false) => format!(" (class tokens of {blocks} blocks)"),
         (_, true) => format!(" (class tokens of {blocks} blocks, mean patch)"),
     };
-    outln!("linear probe, {name}, {width} numbers an image{tokens}, judged on {}", labels.test.len());
+    outln!("linear probe, {name}, {width} numbers an image{tokens}, evaluated on {}", labels.test.len());
     outln!("{}", subject.seen());
     match grid {
         None => outln!("top-1 {:.2} %, top-5 {top5:.2} %", class_scores.top1),

@@ -19,25 +19,25 @@ pub struct Logistic<O: Args> {
     /// Whose features [default: teacher with --checkpoint, else pixels]
     #[arg(long)]
     which: Option<Which>,
-    /// Labelled images of every class, a list
+    /// Labeled images of every class, a list
     #[arg(long, value_delimiter = ',')]
     shots: Vec<usize>,
     /// Part of every class that has labels, a list [default without --shots: 0.01,0.1]
     #[arg(long, value_delimiter = ',')]
     fraction: Vec<f64>,
-    /// Random draws of those images: mean and standard deviation are given
+    /// Number of random draws of those images; the mean and standard deviation over them are printed
     #[arg(long, default_value_t = 5)]
     draws: u32,
-    /// What is done to features first
+    /// How features are preprocessed
     #[arg(long, default_value = "l2")]
     scale: Scale,
     /// Strengths of the penalty l2/2 |W|^2 on the mean loss; of several, cross-validation within the drawn images chooses
     #[arg(long, value_delimiter = ',', default_values_t = logistic::GRID)]
     l2: Vec<f64>,
-    /// The solution is found when no element of the gradient is larger
+    /// The solver stops when no element of the gradient is larger
     #[arg(long, default_value_t = 1e-5)]
     stop: f64,
-    /// Steps of the solver at most
+    /// Most steps of the solver
     #[arg(long, default_value_t = 1000)]
     iterations: usize,
     #[command(flatten)]
@@ -116,19 +116,19 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
     }
     let (name, scale) = (subject.name(), format!("{:?}", args.scale).to_lowercase());
     let (of, on) = (labels.train.len(), labels.test.len());
-    outln!("logistic regression, {name}, {width} numbers an image (scale {scale}), drawn from {of}, judged on {on}");
+    outln!("logistic regression, {name}, {width} numbers an image (scale {scale}), drawn from {of}, evaluated on {on}");
     outln!("{}", subject.seen());
     print_rows(&rows, &recipe);
     print_baseline(&baseline, labels.count(&labels.train).iter().filter(|n| **n > 0).count());
-    print_detail(&args.detail, &class_scores, &labels.classes, &format!("labelled {last}, all draws together"));
+    print_detail(&args.detail, &class_scores, &labels.classes, &format!("labeled {last}, all draws together"));
     Ok(0)
 }
 
-/// A line a protocol, and what is to know of their draws.
+/// One line for each protocol, and notes on its draws.
 fn print_rows(rows: &[(Few, Vec<Outcome>)], recipe: &Recipe) {
     outln!(
         "{:>10} {:>8} {:>6} {:>16} {:>16}  penalty l2, {}",
-        "labelled",
+        "labeled",
         "images",
         "draws",
         "top-1 %",

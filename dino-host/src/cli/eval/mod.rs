@@ -19,15 +19,15 @@ pub enum Eval<O: Args> {
     Knn(knn::Knn<O>),
     /// Linear probe: one layer on frozen features, by SGD, for a grid of learning rates at once
     Linear(linear::Linear<O>),
-    /// Low-shot: logistic regression on the frozen features of a few labelled images
+    /// Low-shot: logistic regression on the frozen features of a few labeled images
     Logistic(logistic::Logistic<O>),
     /// How well the attention covers objects (Jaccard index with exact masks), of the built-in set or a folder
     Attention(attention::Attention<O>),
     /// Image retrieval by class tokens: mean average precision
     Retrieval(retrieval::Retrieval<O>),
-    /// Copy detection: which original an image was made from (Copydays, or attacks on own images)
+    /// Copy detection: which original an image was made from (Copydays, or attacks on images of any set)
     Copies(copies::Copies<O>),
-    /// Video object segmentation: the first frame's masks carried on by the likeness of patches (DAVIS)
+    /// Video object segmentation: the first frame's masks are propagated by the similarity of patches (DAVIS)
     Video(video::Video<O>),
 }
 

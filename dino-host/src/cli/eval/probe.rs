@@ -20,15 +20,15 @@ const LISTED: usize = 20;
 
 #[derive(Args)]
 pub struct Detail {
-    /// Print every class' share of right answers
+    /// Print the accuracy of every class
     #[arg(long)]
     pub per_class: bool,
-    /// Print which class was taken for which: the matrix, or above 20 classes the most frequent confusions
+    /// Print which class was predicted for which: the confusion matrix, or above 20 classes the most frequent confusions
     #[arg(long)]
     pub confusion: bool,
 }
 
-/// A network or pixels, and the set that its features are of.
+/// A network or pixels, and the data set whose features are extracted.
 pub struct Subject {
     pub which: Which,
     pub config: Config,
@@ -49,7 +49,7 @@ impl Subject {
         let subject = Subject::of_training_part::<D>(source, which)?;
         if subject.splits.test.classes().is_empty() {
             return Err(Error::new(format!("the test part of {} has no labels that fit its training part", source.data))
-                .hint("eval knn --leave-one-out train judges the training part by itself; a list of labels beside the pictures is read too"));
+                .hint("eval knn --leave-one-out train evaluates the training part on itself; a list of labels beside the images is read too"));
         }
         Ok(subject)
     }
@@ -108,7 +108,7 @@ impl Subject {
         format!("{:?}", self.which).to_lowercase()
     }
 
-    /// What a table states of the images' size.
+    /// What a table prints about the size of the images.
     pub fn seen(&self) -> String {
         seen(&self.config, self.view)
     }
@@ -165,29 +165,31 @@ impl Subject {
     }
 }
 
-/// What a table states of the images' size.
+/// What a table prints about the size of the images.
 pub fn seen(config: &Config, view: EvalView) -> String {
     let size = config.global_size;
     match view {
-        EvalView::Whole => format!("images whole at {size} x {size} pixels"),
+        EvalView::Whole => format!("entire images at {size} x {size} pixels"),
         EvalView::ResizeCrop => {
             format!("images resized to {} pixels, {size} x {size} cut out (resize-crop)", view.short(size))
         }
     }
 }
 
-/// Of one class everything is right, whatever the features are.
+/// With one class every prediction is right, whatever the features are.
 pub fn one_class(data: &str, class: &str) -> Error {
     let hint = match data::several_below(Path::new(data)) {
         Some(below) => format!("--data {} has several folders, which are taken for classes", below.display()),
-        None => "two class folders or more, or a list with labels; neighbours and pca need no labels".into(),
+        None => {
+            "two class folders or more, or a list with labels; the commands neighbours and pca need no labels".into()
+        }
     };
     Error::new(format!("{data} has one class, {class}: there is nothing to tell it from")).hint(hint)
 }
 
 pub fn unlabelled(data: &str) -> Error {
     Error::new(format!("{data} has no labels"))
-        .hint("class folders give labels, or a list beside the pictures: labels.csv with the columns file and label")
+        .hint("class folders give labels, or a list beside the images: labels.csv with the columns file and label")
 }
 
 /// The labels of the images that could be read.

@@ -24,17 +24,17 @@ pub struct Retrieval<O: Args> {
     /// Whose class tokens, a list for one table [default: teacher with --checkpoint, else random]
     #[arg(long, value_delimiter = ',')]
     which: Vec<Which>,
-    /// Precision among the first so many, a list
+    /// Ranks k of the precision at k, a list
     #[arg(long, value_delimiter = ',', default_value = "1,5,10")]
     k: Vec<usize>,
-    /// Make the longer side of images at most so many pixels and take them whole [default: the square evaluation view of the run;
+    /// Use entire images, whose longer side is at most this many pixels [default: the square evaluation view of the run;
     /// 224 with --ground-truth]
     #[arg(long)]
     size: Option<usize>,
     /// Add the tokens of three scales: 1, 0.71, 0.5 (needs --size or --ground-truth)
     #[arg(long)]
     multi_scale: bool,
-    /// Every test image is sought among the other test images, instead of the train part
+    /// Search for every test image among the other test images, instead of in the train part
     #[arg(long)]
     leave_one_out: bool,
     /// Ground truth of revisited Oxford or Paris as JSON (imlist, qimlist, gnd); --data is the folder of the images
@@ -55,7 +55,7 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
         return Err(Error::new("--k is above 0").hint("published: --k 1,5,10"));
     }
     if args.multi_scale && args.size.is_none() && args.ground_truth.is_none() {
-        return Err(Error::new("--multi-scale takes images whole, and --size is not given")
+        return Err(Error::new("--multi-scale needs entire images, and --size is not given")
             .hint("for example --size 224 --multi-scale"));
     }
     let truth = args.ground_truth.as_deref().map(GroundTruth::read).transpose()?;
@@ -77,7 +77,7 @@ pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
             let boxes = truth.gnd.iter().map(|g| g.bbx.filter(|_| !args.whole_queries)).collect();
             let queries = Files { paths: paths(&truth.qimlist)?, boxes, how };
             let all: Vec<_> = truth.gnd.iter().map(|g| g.truth.clone()).collect();
-            // A row is matched to an image by its place, so none may be left out.
+            // A row is matched to an image by its index, so none may be left out.
             let unreadable = Unreadable::new(true);
             for (name, weights) in &networks {
                 let take = |set: &dyn Dataset| tokens::<D>(&args, &config, weights, set, &unreadable, Some(size));

@@ -33,23 +33,23 @@ pub struct Video<O: Args> {
     /// Whose patches, a list for one table [default: teacher with --checkpoint, else random]
     #[arg(long, value_delimiter = ',')]
     which: Vec<Which>,
-    /// The network of the checkpoint that lies under these words of its names (`backbone`, `state_dict_ema`), as the teacher
+    /// Take the network whose tensor names begin with this prefix (`backbone`, `state_dict_ema`) for the teacher
     #[arg(long, value_name = "PREFIX", requires = "checkpoint")]
     network: Option<String>,
-    /// Shorter side of the frames, pixels; cut to whole patches
+    /// Shorter side of the frames, pixels; cropped to a multiple of the patch
     #[arg(long, default_value_t = 480)]
     size: usize,
-    /// The longer side is cut to a multiple of this, as published, which squashes the frame a little; 0, or where patches do not
-    /// divide it: to whole patches
+    /// The longer side is resized to a multiple of this, as published, which squashes the frame a little; 0, or where patches do not
+    /// divide it: to a multiple of the patch
     #[arg(long, default_value_t = 64)]
     multiple: usize,
-    /// Frames before each one whose masks are looked at, besides the first
+    /// Number of preceding frames whose masks a frame takes its classes from, besides the first frame
     #[arg(long, default_value_t = 7)]
     previous: usize,
-    /// Patches that a source may be away, in rows and in columns; 0 = any
+    /// Largest distance of a source patch, in rows and in columns; 0 = any
     #[arg(long, default_value_t = 12)]
     radius: usize,
-    /// Most alike patches that a patch takes its class from
+    /// Number of most similar patches that a patch takes its class from
     #[arg(long, default_value_t = 5)]
     top: usize,
     /// Weight of a source: exp(cosine / temperature)
@@ -89,9 +89,9 @@ pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
     // Named before minutes of work.
     for (sequence, scorer) in sequences.iter().zip(&scorers) {
         if scorer.objects.is_empty() {
-            errln!("note: the first mask of {} has no object: it is not judged", sequence.name);
+            errln!("note: the first mask of {} has no object: it is not scored", sequence.name);
         } else if scorer.frames() == 0 {
-            errln!("note: {} has no mask between its first and last frame: it is not judged", sequence.name);
+            errln!("note: {} has no mask between its first and last frame: it is not scored", sequence.name);
         }
     }
     let frames: usize = sequences.iter().map(|s| s.frames.len()).sum();
@@ -136,12 +136,12 @@ pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
         );
         sequences.iter().zip(rows).for_each(|(s, row)| match Score::mean(row) {
             Some(row) => line(&s.name, &row),
-            None => outln!("{:<20} not judged", s.name),
+            None => outln!("{:<20} not scored", s.name),
         });
         // As DAVIS has it, over the objects of all sequences.
         match Score::mean(rows.iter().flatten()) {
             Some(mean) => line("mean", &mean),
-            None => outln!("{:<20} nothing to judge", "mean"),
+            None => outln!("{:<20} nothing to score", "mean"),
         }
     }
     Ok(0)

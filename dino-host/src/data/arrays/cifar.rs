@@ -237,7 +237,7 @@ fn check_labels(path: &Path, version: Version, records: &[u8], classes: usize) -
 
 fn length_hint(version: Version, length: u64) -> String {
     let record = version.record() as u64;
-    let whole = length / record;
+    let images = length / record;
     let other = if version == Version::Ten { Version::Hundred } else { Version::Ten };
     if length == 0 {
         format!("the file is empty; a {} file has {record} bytes an image", version.name())
@@ -248,14 +248,14 @@ fn length_hint(version: Version, length: u64) -> String {
             version.name(),
             other.name()
         )
-    } else if whole == 0 {
+    } else if images == 0 {
         format!("one image takes {record} bytes (label, then 32 x 32 R, G and B; CIFAR-100 has two labels)")
     } else {
-        let (low, high) = (whole * record, (whole + 1) * record);
+        let (low, high) = (images * record, (images + 1) * record);
         format!(
-            "read as {}: {whole} images take {low} bytes, {} take {high}; the file may be cut short",
+            "read as {}: {images} images take {low} bytes, {} take {high}; the file may be cut short",
             version.name(),
-            whole + 1
+            images + 1
         )
     }
 }

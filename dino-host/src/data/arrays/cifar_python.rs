@@ -38,7 +38,7 @@ pub(crate) fn records(path: &Path, version: Version) -> Result<Vec<u8>> {
     let mut labels = Vec::new();
     for key in keys {
         let list = read.entry(key).and_then(|id| read.numbers(id));
-        labels.push(list.ok_or_else(|| wrong(path, &format!("no list `{key}` of whole numbers below 256")))?);
+        labels.push(list.ok_or_else(|| wrong(path, &format!("no list `{key}` of integers below 256")))?);
     }
     let images = data.len() / PIXELS;
     if let Some(list) = labels.iter().find(|list| list.len() != images) {

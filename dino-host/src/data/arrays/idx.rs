@@ -3,7 +3,7 @@
 //!
 //! Images are `*images-idx3-ubyte` (n, height, width) or `*images-idx4-ubyte` (n, height, width, channels), labels
 //! `*labels-idx1-ubyte` with the same beginning, or QMNIST's `*labels-idx2-int`, whose column 0 is the label;
-//! `images.idx3-ubyte`, as some programs unpack it, is the same. A word of the beginning means the part, as in
+//! `images.idx3-ubyte`, as some programs unpack it, is the same. A word of the prefix names the part, as in
 //! `emnist-letters-train-`; `t10k` is MNIST's test part. EMNIST stores its images transposed: they are transposed back.
 
 use std::fs;
@@ -94,7 +94,7 @@ fn splits(folder: &Path, train: &Pair, pairs: &[Pair], how: Decode) -> Result<Sp
     }
     if parts.iter().any(|part| part.layout == Layout::Columns) {
         notes.push(format!(
-            "{}: EMNIST's files hold every image transposed; they are turned upright (a file whose name has no \"emnist\" is \
+            "{}: EMNIST's files hold every image transposed; they are transposed back (a file whose name has no \"emnist\" is \
              taken as it is)",
             folder.display()
         ));
@@ -181,7 +181,7 @@ fn labels(path: &Path, notes: &mut Vec<String>) -> Result<Vec<u32>> {
         match (label as usize) < MAX_CLASSES {
             true => Ok(label),
             false => Err(Error::new(format!("{}: label {i} is {}", path.display(), label as i32))
-                .hint(format!("labels are whole numbers from 0 and below {MAX_CLASSES}"))),
+                .hint(format!("labels are integers from 0 and below {MAX_CLASSES}"))),
         }
     };
     bytes.chunks_exact(width * columns).enumerate().map(label).collect()
@@ -223,7 +223,7 @@ fn read(path: &Path, ranks: &[u8], kinds: &[(u8, usize)]) -> Result<Numbers> {
     };
     let Some(&(_, width)) = kinds.iter().find(|k| k.0 == kind && ranks.contains(&rank)) else {
         return Err(Error::new(format!("{} has type {kind:#04x} and {rank} dimensions", path.display())).hint(
-            "images are unsigned bytes (0x08) in 3 dimensions (n, height, width) or 4 (with channels), labels whole numbers \
+            "images are unsigned bytes (0x08) in 3 dimensions (n, height, width) or 4 (with channels), labels integers \
              (0x08, 0x09, 0x0b, 0x0c) in 1, or in 2 with the label in column 0",
         ));
     };
@@ -233,8 +233,8 @@ fn read(path: &Path, ranks: &[u8], kinds: &[(u8, usize)]) -> Result<Numbers> {
         reader.read_exact(&mut dim).map_err(failed)?;
         dims.push(u32::from_be_bytes(dim) as usize);
     }
-    let product = dims.iter().try_fold(width as u64, |p, &d| p.checked_mul(d as u64)).filter(|&p| p <= MAX_ARRAY);
-    let Some(expected) = product else {
+    let bytes = dims.iter().try_fold(width as u64, |p, &d| p.checked_mul(d as u64)).filter(|&p| p <= MAX_ARRAY);
+    let Some(expected) = bytes else {
         return Err(Error::new(format!("{} claims the dimensions {dims:?}", path.display()))
             .hint(format!("up to {} GiB are read", MAX_ARRAY >> 30)));
     };

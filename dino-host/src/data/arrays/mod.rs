@@ -58,7 +58,7 @@ pub(crate) fn check_dims(path: &Path, [n, height, width, channels]: [usize; 4]) 
 
 /// The pixels of one image as (height, width, channels).
 pub(crate) fn rows(stored: &[u8], [height, width, channels]: [usize; 3], layout: Layout) -> Vec<u8> {
-    let place = |y: usize, x: usize, c: usize| match layout {
+    let offset = |y: usize, x: usize, c: usize| match layout {
         Layout::Rows => (y * width + x) * channels + c,
         Layout::Planes => (c * height + y) * width + x,
         Layout::Columns => (c * width + x) * height + y,
@@ -66,13 +66,13 @@ pub(crate) fn rows(stored: &[u8], [height, width, channels]: [usize; 3], layout:
     let mut pixels = Vec::with_capacity(stored.len());
     for y in 0..height {
         for x in 0..width {
-            pixels.extend((0..channels).map(|c| stored[place(y, x, c)]));
+            pixels.extend((0..channels).map(|c| stored[offset(y, x, c)]));
         }
     }
     pixels
 }
 
-/// One set or two of one folder, the training part first, as a data set: their labels become places among the classes.
+/// One set or two of one folder, the training part first, as a data set: their labels become indices of the classes.
 pub(crate) fn splits(folder: &Path, mut sets: Vec<Arrays>, notes: Vec<String>) -> Result<Splits> {
     let labels: Vec<&mut u32> = sets.iter_mut().flat_map(|set| set.labels.iter_mut().flatten()).collect();
     if !labels.is_empty() {

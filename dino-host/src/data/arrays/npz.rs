@@ -1,7 +1,7 @@
 //! NumPy's arrays: an `.npz` archive (MedMNIST's `train_images`, `train_labels`, ..., Keras's `x_train`, `y_train`, ...), or `.npy`
-//! files called alike.
+//! files of such names.
 //!
-//! A word of an array's name means its part. In every part there is one array of images: unsigned bytes, (n, height, width),
+//! A word of an array's name tells its part. In every part there is one array of images: unsigned bytes, (n, height, width),
 //! (n, height, width, channels) or (n, channels, height, width), where the axis of 1, 3, 4 or `--channels` values is that of the
 //! channels; and perhaps one of labels, integers, (n) or (n, 1). Arrays are read into memory in full.
 
@@ -28,7 +28,7 @@ const LABELS: [&str; 7] = ["labels", "label", "y", "targets", "target", "lbls", 
 
 /// What an array is, from its header.
 struct Array {
-    /// The file, or the archive and the array's place in it.
+    /// The file, or the archive and the array's index in it.
     path: PathBuf,
     entry: Option<usize>,
     name: String,
@@ -168,7 +168,7 @@ fn single(path: &Path) -> Result<Array> {
 
 fn damaged(path: &Path, what: &dyn std::fmt::Display) -> Error {
     Error::new(format!("cannot read {}: {what}", path.display()))
-        .hint("is it what numpy.savez or numpy.save writes, and whole? Copy or save it again")
+        .hint("is it what numpy.savez or numpy.save writes, and complete? Copy or save it again")
 }
 
 /// Type and shape of an array; what follows are its elements. The error is a part of a sentence.
@@ -235,7 +235,7 @@ impl Array {
         let size = self.shape.iter().try_fold(width, |size, &d| size.checked_mul(d as u64)).filter(|&s| s <= MAX_ARRAY);
         let Some(size) = size else {
             return Err(Error::new(format!("{} claims the shape {:?}", self.shown(), self.shape)).hint(format!(
-                "arrays of up to {} GiB are read; write its pictures into a folder, or into shards",
+                "arrays of up to {} GiB are read; write its images into a folder, or into shards",
                 MAX_ARRAY >> 30
             )));
         };
@@ -258,7 +258,7 @@ impl Array {
             n => Err(damaged(
                 &self.path,
                 &format!(
-                    "{} has {}{n} bytes and not {size} as its shape {:?} says",
+                    "{} has {}{n} bytes and not the {size} of its shape {:?}",
                     self.name,
                     if n > size { "at least " } else { "" },
                     self.shape
@@ -274,20 +274,20 @@ impl Array {
         };
         if self.kind.letter() != Some(('u', 1)) {
             let hint = match self.kind.letter() {
-                Some(('f', _)) => "pictures are bytes, 0 to 255: numpy.rint(x * 255).astype('uint8') where x is 0 to 1",
-                Some(('i' | 'u', _)) => "pictures are bytes, 0 to 255: x.astype('uint8') where no value is larger",
-                _ => "pictures are bytes, 0 to 255, of the type uint8",
+                Some(('f', _)) => "images are bytes, 0 to 255: numpy.rint(x * 255).astype('uint8') where x is 0 to 1",
+                Some(('i' | 'u', _)) => "images are bytes, 0 to 255: x.astype('uint8') where no value is larger",
+                _ => "images are bytes, 0 to 255, of the type uint8",
             };
             return Err(Error::new(format!("{} is of the type {}", self.shown(), self.kind.text)).hint(hint));
         }
         if self.kind.fortran {
-            return unclear("its axes lie in Fortran's order", "save numpy.ascontiguousarray(x)");
+            return unclear("its axes are in Fortran's order", "save numpy.ascontiguousarray(x)");
         }
         let channels = |d: usize| matches!(d, 1 | 3 | 4) || d == how.channels;
         let hint = "(n, height, width), (n, height, width, channels) or (n, channels, height, width), with 1, 3, 4 or --channels \
                     channels";
         let dims = match self.shape[..] {
-            [_, _, 1 | 3 | 4] => return unclear("is it one picture, or are they many of no width?", hint),
+            [_, _, 1 | 3 | 4] => return unclear("is it one image, or are they many without a width?", hint),
             [n, h, w] => ([n, h, w, 1], Layout::Rows),
             [n, a, b, c] => match (channels(a), channels(c)) {
                 (false, true) => ([n, a, b, c], Layout::Rows),
@@ -295,7 +295,7 @@ impl Array {
                 (true, true) => return unclear("both axes may be the channels", hint),
                 (false, false) => return unclear("no axis is that of the channels", hint),
             },
-            _ => return unclear("pictures have 3 or 4 axes", hint),
+            _ => return unclear("images have 3 or 4 axes", hint),
         };
         check_dims(Path::new(&self.shown()), dims.0)?;
         Ok(dims)
@@ -304,13 +304,13 @@ impl Array {
     /// One label an image.
     fn labels(&self, images: usize) -> Result<Vec<u32>> {
         let (letter, width) = self.kind.letter().unwrap_or(('?', 0));
-        let whole = matches!((letter, width), ('u' | 'i', 1 | 2 | 4 | 8) | ('f', 4 | 8) | ('b', 1));
-        if !whole {
+        let integers = matches!((letter, width), ('u' | 'i', 1 | 2 | 4 | 8) | ('f', 4 | 8) | ('b', 1));
+        if !integers {
             return Err(Error::new(format!("{} is of the type {}", self.shown(), self.kind.text))
-                .hint("labels are whole numbers: numpy.unique(names, return_inverse=True)[1] numbers the classes"));
+                .hint("labels are integers: numpy.unique(names, return_inverse=True)[1] numbers the classes"));
         }
         if self.shape[0] != images {
-            return Err(Error::new(format!("{} has {} labels for {images} pictures", self.shown(), self.shape[0]))
+            return Err(Error::new(format!("{} has {} labels for {images} images", self.shown(), self.shape[0]))
                 .hint("the two arrays are not of the same set"));
         }
         let bytes = self.read()?;
@@ -331,7 +331,7 @@ impl Array {
             match value >= 0.0 && value < MAX_CLASSES as f64 && value.fract() == 0.0 {
                 true => Ok(value as u32),
                 false => Err(Error::new(format!("{}: label {i} is {value}", self.shown()))
-                    .hint(format!("labels are whole numbers from 0 and below {MAX_CLASSES}"))),
+                    .hint(format!("labels are integers from 0 and below {MAX_CLASSES}"))),
             }
         };
         bytes.chunks_exact(width).enumerate().map(number).collect()
@@ -387,15 +387,15 @@ fn of_one_part(
     notes: &mut Vec<String>,
     used: &mut Vec<String>,
 ) -> Result<Arrays> {
-    let pictures: Vec<&Array> = arrays.iter().copied().filter(|a| a.has_images()).collect();
-    let called: Vec<&Array> = pictures.iter().copied().filter(|a| a.called(&IMAGES)).collect();
-    let pictures = if called.is_empty() { pictures } else { called };
-    let images = match pictures[..] {
+    let of_images: Vec<&Array> = arrays.iter().copied().filter(|a| a.has_images()).collect();
+    let called: Vec<&Array> = of_images.iter().copied().filter(|a| a.called(&IMAGES)).collect();
+    let of_images = if called.is_empty() { of_images } else { called };
+    let images = match of_images[..] {
         [one] => one,
         [] => {
             let all = arrays.iter().map(|a| format!("{} {:?} {}", a.name, a.shape, a.kind.text)).collect::<Vec<_>>();
-            return Err(Error::new(format!("{} holds no array of pictures, but {}", what.display(), all.join(", ")))
-                .hint("pictures are bytes (uint8) in 3 axes (n, height, width) or 4 (with channels)"));
+            return Err(Error::new(format!("{} holds no array of images, but {}", what.display(), all.join(", ")))
+                .hint("images are bytes (uint8) in 3 axes (n, height, width) or 4 (with channels)"));
         }
         [first, second, ..] => {
             return Err(Error::new(format!(
@@ -404,27 +404,20 @@ fn of_one_part(
                 first.shown(),
                 second.shown()
             ))
-            .hint("pass one file, with one array of pictures for every part"));
+            .hint("pass one file, with one array of images for every part"));
         }
     };
     let (dims, layout) = images.dims(how)?;
     used.push(images.shown());
-    let one_a_picture = |a: &&&Array| matches!(a.shape[..], [_] | [_, 1]);
+    let one_an_image = |a: &&&Array| matches!(a.shape[..], [_] | [_, 1]);
     let (labels, other): (Vec<&Array>, Vec<&Array>) = {
         let called = |a: &&Array| a.called(&LABELS) || (a.called(&["arr"]) && a.shape == [dims[0]]);
         let all: Vec<&Array> = arrays.iter().copied().filter(called).collect();
-        (
-            all.iter().filter(one_a_picture).copied().collect(),
-            all.iter().filter(|a| !one_a_picture(a)).copied().collect(),
-        )
+        (all.iter().filter(one_an_image).copied().collect(), all.iter().filter(|a| !one_an_image(a)).copied().collect())
     };
     if let (Some(other), true) = (other.first(), labels.is_empty()) {
         used.push(other.shown());
-        notes.push(format!(
-            "no labels: {} has the shape {:?}, and not one label a picture",
-            other.shown(),
-            other.shape
-        ));
+        notes.push(format!("no labels: {} has the shape {:?}, and not one label an image", other.shown(), other.shape));
     }
     let labels = match labels[..] {
         [] => None,
@@ -434,7 +427,7 @@ fn of_one_part(
         }
         [first, second, ..] => {
             return Err(Error::new(format!("{} and {} may both be the labels", first.shown(), second.shown()))
-                .hint("save the pictures with one array of labels"));
+                .hint("save the images with one array of labels"));
         }
     };
     Ok(Arrays { name: images.name.clone(), pixels: images.read()?, dims, layout, labels, classes: Vec::new(), how })

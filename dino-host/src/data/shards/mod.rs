@@ -87,9 +87,9 @@ fn splits(
     let mut train = ShardSet::read(train, how)?;
     let mut test = if test.is_empty() { None } else { Some(ShardSet::read(test, how)?) };
     if let Some(test) = &test {
-        let labelled = |set: &ShardSet| set.samples[0].label.is_some();
-        if labelled(&train) != labelled(test) {
-            let (with, without) = if labelled(&train) { (&train, test) } else { (test, &train) };
+        let labeled = |set: &ShardSet| set.samples[0].label.is_some();
+        if labeled(&train) != labeled(test) {
+            let (with, without) = if labeled(&train) { (&train, test) } else { (test, &train) };
             let path = |set: &ShardSet| set.shards[0].path.display().to_string();
             return Err(Error::new(format!("{} has labels, {} has none", path(with), path(without)))
                 .hint("a label is a member .cls beside the image"));
@@ -141,8 +141,8 @@ impl ShardSet {
         }
         let (classes, kept) = (Vec::new(), Cache::new(together));
         let set = ShardSet { shards, samples, starts, classes, how, together, unpacked, kept, passed };
-        let labelled = |i: &usize| set.samples[*i].label.is_some();
-        if let (Some(with), Some(without)) = ((0..set.len()).find(labelled), (0..set.len()).find(|i| !labelled(i))) {
+        let labeled = |i: &usize| set.samples[*i].label.is_some();
+        if let (Some(with), Some(without)) = ((0..set.len()).find(labeled), (0..set.len()).find(|i| !labeled(i))) {
             let path = |i| set.shards[set.shard_of(i)].path.join(&set.samples[i].member).display().to_string();
             return Err(Error::new(format!("{} has no label, {} has one", path(without), path(with)))
                 .hint("a label is a member .cls beside the image; all samples have one or none has"));
@@ -199,7 +199,7 @@ impl Dataset for ShardSet {
     fn shards(&self) -> Option<Shards> {
         Some(Shards { starts: self.starts.clone(), together: self.together })
     }
-    /// Names, labels, places and sizes; the pixels are not read.
+    /// Names, labels, offsets and sizes; the pixels are not read.
     fn fingerprint(&self) -> String {
         let mut hash = Fnv::new();
         self.classes.iter().for_each(|class| hash.text(class));
@@ -240,7 +240,7 @@ mod tests {
         (dir, set)
     }
 
-    /// A batch that needs many shards at once, and threads at as many places of it.
+    /// A batch that needs many shards at once, and threads at as many positions in it.
     #[test]
     fn every_packed_shard_is_unpacked_once_an_epoch() {
         let (_dir, set) = packed(200, 50);

@@ -115,8 +115,8 @@ impl Passed {
         [
             line(
                 &self.no_image,
-                "member of a shard belongs to no picture and is passed over",
-                "members of shards belong to no picture and are passed over",
+                "member of a shard belongs to no image and is skipped",
+                "members of shards belong to no image and are skipped",
                 "",
             ),
             line(
@@ -129,13 +129,13 @@ impl Passed {
                 &self.choices,
                 "sample has",
                 "samples have",
-                " several pictures, and no one of them is called by the sample's name and its ending alone; the first is taken",
+                " several images, and none of them is named by the sample's name and an ending alone; the first is taken",
             ),
-            line(&self.beside, "picture is", "pictures are", " not used, for another one is called by the sample's name alone"),
+            line(&self.beside, "image is", "images are", " not used, as another one is named by the sample's name alone"),
             line(
                 &self.dots,
-                "picture's name has",
-                "pictures' names have",
+                "image's name has",
+                "images' names have",
                 " more than one dot and nothing beside that is called by what comes before the first: each is a sample",
             ),
         ]
@@ -150,7 +150,7 @@ const SAMPLE: &str = "a sample is NAME.jpg (or .png, .webp, .bmp, .tif) and perh
 impl Shard {
     pub fn failed(&self, error: &std::io::Error) -> Error {
         Error::new(format!("cannot read {}: {error}", self.path.display()))
-            .hint("is it a tar archive, and whole? Copy it again")
+            .hint("is it a tar archive, and complete? Copy it again")
     }
 
     /// The unpacked bytes, one more than are allowed at most.
@@ -212,7 +212,7 @@ impl Shard {
         let mut passed = Passed { no_file: listing.no_file, ..Passed::default() };
         let members: Vec<tar::Member> =
             listing.members.into_iter().filter(|m| !file_name(&m.name).starts_with('.')).collect();
-        let whole: HashSet<&str> = members
+        let plain_keys: HashSet<&str> = members
             .iter()
             .map(|m| cut(&m.name, str::find))
             .filter(|cut| !cut.1.contains('.'))
@@ -223,7 +223,7 @@ impl Shard {
         let mut group = Group::default();
         for member in &members {
             let (mut key, mut ending) = cut(&member.name, str::find);
-            if !whole.contains(key) {
+            if !plain_keys.contains(key) {
                 if is_image_file(Path::new(&member.name)) {
                     dotted.entry(key).or_default().push(&member.name);
                 }
@@ -241,10 +241,10 @@ impl Shard {
             if ending == "cls" {
                 group.label = Some(member.text.as_deref().and_then(label).ok_or_else(|| {
                     Error::new(format!("{shard}: {} is not the number of a class", member.name))
-                        .hint(format!("it is a whole number below {MAX_CLASSES} as text"))
+                        .hint(format!("it is an integer below {MAX_CLASSES} as text"))
                 })?);
             } else if is_image_file(Path::new(&member.name)) {
-                group.pictures.push((member, !ending.contains('.')));
+                group.images.push((member, !ending.contains('.')));
             }
         }
         samples.extend(group.finish(&shard, &mut passed)?);
@@ -284,23 +284,23 @@ struct Group<'a> {
     key: Option<&'a str>,
     members: usize,
     /// And whether it is called by the key and one ending alone.
-    pictures: Vec<(&'a tar::Member, bool)>,
+    images: Vec<(&'a tar::Member, bool)>,
     label: Option<u32>,
 }
 
 impl Group<'_> {
     fn finish(self, shard: &dyn std::fmt::Display, passed: &mut Passed) -> Result<Option<Sample>> {
         let Some(key) = self.key else { return Ok(None) };
-        let Some(first) = self.pictures.iter().find(|p| p.1).or(self.pictures.first()) else {
+        let Some(first) = self.images.iter().find(|p| p.1).or(self.images.first()) else {
             if self.label.is_some() {
                 return Err(Error::new(format!("{shard}: the sample {key} has no image")).hint(SAMPLE));
             }
             passed.no_image.add(self.members, || key.to_string());
             return Ok(None);
         };
-        let others = || self.pictures.iter().map(|p| p.0).filter(|other| !std::ptr::eq(*other, first.0));
+        let others = || self.images.iter().map(|p| p.0).filter(|other| !std::ptr::eq(*other, first.0));
         if let Some(other) = others().next() {
-            if self.pictures.iter().filter(|p| p.1).count() == 1 {
+            if self.images.iter().filter(|p| p.1).count() == 1 {
                 passed.beside.add(others().count(), || format!("{} beside {}", other.name, first.0.name));
             } else {
                 passed.choices.add(1, || format!("{} and not {}", first.0.name, other.name));

@@ -128,11 +128,11 @@ pub fn solarize(planes: &mut [u8], threshold: u8) {
 /// Rotates the color circle by `shift` of a full rotation, in −0.5 ..= 0.5: the 8-bit hue moves by trunc(255 shift). A shift
 /// of zero still rounds through HSV. Three channels.
 pub fn hue(planes: &mut [u8], shift: f64) {
-    turn(planes, (shift * 255.0) as i32); // modulo 256, so that negative shifts wrap around
+    rotate_hue(planes, (shift * 255.0) as i32); // modulo 256, so that negative shifts wrap around
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn turn(planes: &mut [u8], shift: i32) {
+fn rotate_hue(planes: &mut [u8], shift: i32) {
     let [r, g, b] = rgb(planes);
     for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
         let [h, s, v] = rgb_to_hsv([*r, *g, *b].map(i32::from));
@@ -156,9 +156,9 @@ fn rgb_to_hsv([r, g, b]: [i32; 3]) -> [i32; 3] {
     } else {
         if r == min { 3.0 + m } else { 5.0 - m }
     } / 6.0;
-    let turn = if h < 0.0 { h + 1.0 } else { h };
+    let hue = if h < 0.0 { h + 1.0 } else { h };
     let colored = (max != min) as i32;
-    [truncate(turn * 255.0) * colored, truncate(s * 255.0) * colored, max]
+    [truncate(hue * 255.0) * colored, truncate(s * 255.0) * colored, max]
 }
 
 /// A channel of hue h is v (1 − s w), where w grows from zero to one over a sixth of the circle, stays for two and falls again.
@@ -209,8 +209,8 @@ mod tests {
         } else {
             4.0 + gc - rc
         } as f32;
-        let turn = ((h as f64 / 6.0 + 1.0) % 1.0) as f32;
-        [(turn as f64 * 255.0) as i32, (s as f64 * 255.0) as i32, max]
+        let hue = ((h as f64 / 6.0 + 1.0) % 1.0) as f32;
+        [(hue as f64 * 255.0) as i32, (s as f64 * 255.0) as i32, max]
     }
 
     fn pillow_rgb([h, s, v]: [i32; 3]) -> [i32; 3] {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn every_colour_is_converted_as_pillow_does() {
+    fn every_color_is_converted_as_pillow_does() {
         for n in 0..1 << 24 {
             let color = [n & 255, n >> 8 & 255, n >> 16];
             assert_eq!(rgb_to_hsv(color), pillow_hsv(color), "{color:?} to HSV");

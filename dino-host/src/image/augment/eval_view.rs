@@ -60,6 +60,6 @@ fn center(image: &Image, short: usize, size: usize) -> Vec<u8> {
     let offset = |n: usize| ((n - size) as f64 / 2.0).round_ties_even() as usize;
     let window = Region { top: offset(height), left: offset(width), height: size, width: size };
     let mut pixels = Vec::new();
-    Resizer::default().run(&mut pixels, image, Region::whole(h, w), (height, width), window, Filter::Bicubic);
+    Resizer::default().run(&mut pixels, image, Region::full(h, w), (height, width), window, Filter::Bicubic);
     pixels
 }

@@ -52,7 +52,7 @@ impl Augment {
         let Scratch { resizer, pixels, blur } = scratch;
 
         let source = region::random_region(image.height, image.width, scale, self.ratio, rng);
-        resizer.run(pixels, image, source, (size, size), Region::whole(size, size), Filter::Bicubic);
+        resizer.run(pixels, image, source, (size, size), Region::full(size, size), Filter::Bicubic);
         if rng.chance(self.flip) {
             mirror(pixels, size);
         }
@@ -99,7 +99,7 @@ impl Augment {
 pub fn random_resized_crop(image: &Image, size: usize, rng: &mut Rng) -> Image {
     let source = region::random_region(image.height, image.width, [0.08, 1.0], [3.0 / 4.0, 4.0 / 3.0], rng);
     let mut pixels = Vec::new();
-    Resizer::default().run(&mut pixels, image, source, (size, size), Region::whole(size, size), Filter::Bilinear);
+    Resizer::default().run(&mut pixels, image, source, (size, size), Region::full(size, size), Filter::Bilinear);
     if rng.chance(0.5) {
         mirror(&mut pixels, size);
     }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     /// Every pixel different from its neighbors, no symmetry.
-    fn picture(height: usize, width: usize) -> Image {
+    fn gradient(height: usize, width: usize) -> Image {
         let mut r = Rng::new(1, 0, 0, 0, Kind::Test, 0);
         let pixels = (0..height * width * 3).map(|i| (i as u32 / 3 % 97 * 2 + r.below(60)) as u8).collect();
         Image { width, height, channels: 3, pixels }
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_crop_depends_on_its_key_alone() {
-        let (recipe, image) = (Augment { global_size: 32, local_size: 16, ..Augment::default() }, picture(50, 70));
+        let (recipe, image) = (Augment { global_size: 32, local_size: 16, ..Augment::default() }, gradient(50, 70));
         let mut scratch = Scratch::default();
         let mut out = vec![0.0; 3 * 32 * 32];
         for n in 0..20 {
@@ -206,7 +206,7 @@ mod tests {
             let expected = areas.clone().map(|a| a * fit(a)).sum::<f64>() / areas.map(fit).sum::<f64>();
             assert!((area - expected).abs() < 0.01, "mean area {area}, expected {expected}");
             assert!(log_ratio.abs() < 0.02, "mean log ratio {log_ratio}");
-            assert!((top / fitting - 0.5).abs() < 0.03, "mean place {}", top / fitting);
+            assert!((top / fitting - 0.5).abs() < 0.03, "mean position {}", top / fitting);
         }
     }
 
@@ -215,7 +215,7 @@ mod tests {
         let region = |h, w| region::random_region(h, w, [0.9, 1.0], [3.0 / 4.0, 4.0 / 3.0], &mut rng(0, 0));
         assert_eq!(region(30, 300), Region { top: 0, left: 130, height: 30, width: 40 });
         assert_eq!(region(300, 30), Region { top: 130, left: 0, height: 40, width: 30 });
-        assert_eq!(region(1, 1), Region::whole(1, 1));
+        assert_eq!(region(1, 1), Region::full(1, 1));
         assert_eq!((region(1, 500).height, region(500, 1).width), (1, 1));
     }
 
@@ -223,7 +223,7 @@ mod tests {
     fn frequencies_are_those_of_the_recipe() {
         let published = Augment::default();
         // The entire image, so that only the step in question can change it.
-        let whole = Augment {
+        let plain = Augment {
             global_size: 8,
             local_size: 8,
             global_crops_scale: [1.0; 2],
@@ -231,19 +231,19 @@ mod tests {
             ratio: [1.0; 2],
             ..plain()
         };
-        let image = picture(8, 8);
+        let image = gradient(8, 8);
         let changed = |recipe: &Augment, view| {
-            let same = crop(&whole, &image, view, 0);
+            let same = crop(&plain, &image, view, 0);
             let recipe = recipe.clone();
-            move |n| crop(&recipe, &picture(8, 8), view, n) != same
+            move |n| crop(&recipe, &gradient(8, 8), view, n) != same
         };
         let n = 2000;
-        let flip = Augment { flip: published.flip, ..whole.clone() };
-        let jitter = Augment { jitter_prob: published.jitter_prob, ..whole.clone() };
-        let gray = Augment { gray_prob: published.gray_prob, ..whole.clone() };
-        let solarize = Augment { solarize_prob: published.solarize_prob, ..whole.clone() };
+        let flip = Augment { flip: published.flip, ..plain.clone() };
+        let jitter = Augment { jitter_prob: published.jitter_prob, ..plain.clone() };
+        let gray = Augment { gray_prob: published.gray_prob, ..plain.clone() };
+        let solarize = Augment { solarize_prob: published.solarize_prob, ..plain.clone() };
         // A blur of the least radius leaves some images as they are.
-        let blur = Augment { blur_probs: published.blur_probs, blur_radius: [1.0, 2.0], ..whole.clone() };
+        let blur = Augment { blur_probs: published.blur_probs, blur_radius: [1.0, 2.0], ..plain.clone() };
         for (view, blurred) in [(0, 1.0), (1, 0.1), (2, 0.5)] {
             expect_frequency(0.5, n, changed(&flip, view));
             expect_frequency(0.8, n, changed(&jitter, view));
@@ -260,10 +260,10 @@ mod tests {
     }
 
     #[test]
-    fn every_order_of_the_colour_operations_comes_up() {
+    fn every_order_of_the_color_operations_comes_up() {
         // Brightness and contrast by fixed factors: which went first shows in the result.
         let recipe = Augment { brightness: 0.4, contrast: 0.4, saturation: 0.2, hue: 0.1, ..plain() };
-        let image = picture(16, 16);
+        let image = gradient(16, 16);
         let mut seen = std::collections::HashSet::new();
         for n in 0..300 {
             let mut pixels = image.pixels.clone();
@@ -303,7 +303,7 @@ mod tests {
         let recipe = Augment { global_size: 8, local_size: 4, ..Augment::default() };
         for (h, w) in [(1, 1), (1, 40), (40, 1), (2, 3), (300, 7)] {
             for view in 0..3 {
-                (0..20).for_each(|n| drop(crop(&recipe, &picture(h, w), view, n)));
+                (0..20).for_each(|n| drop(crop(&recipe, &gradient(h, w), view, n)));
             }
         }
     }

@@ -151,14 +151,14 @@ impl Augment {
         for (key, x) in [("brightness", self.brightness), ("contrast", self.contrast), ("saturation", self.saturation)]
         {
             if !(0.0..=100.0).contains(&x) {
-                return fail(key, &x, "the factor lies within 1 ± this; 0 turns it off");
+                return fail(key, &x, "the factor is within 1 ± this; 0 turns it off");
             }
         }
         if !(0.0..=0.5).contains(&self.hue) {
-            return fail("hue", &self.hue, "part of a full turn, 0 to 0.5");
+            return fail("hue", &self.hue, "part of the full circle, 0 to 0.5");
         }
         if self.channels == 0 {
-            return fail("channels", &self.channels, "3 for colours, 1 for grey, or the number of bands, at least 1");
+            return fail("channels", &self.channels, "3 for colors, 1 for gray, or the number of bands, at least 1");
         }
         for (key, values) in [("mean", &self.mean), ("std", &self.std)] {
             if values.len() != self.channels {

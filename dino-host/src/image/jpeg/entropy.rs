@@ -98,20 +98,20 @@ struct Plane {
     open: [u8; 64],
 }
 
-/// A Huffman code: of every length 1 to 16 how many words it has, and the symbols in their order.
+/// A Huffman code: of every length 1 to 16 how many codes it has, and the symbols in their order.
 struct Table {
     counts: [u8; 16],
     symbols: Vec<u8>,
 }
 
 impl Table {
-    /// The tables of a segment into their places: 0 to 3 for first coefficients, 4 to 7 for the others.
+    /// The tables of a segment by destination: 0 to 3 for first coefficients, 4 to 7 for the others.
     fn read_all(mut body: &[u8], tables: &mut [Option<Table>; 8]) -> Option<()> {
-        while let Some((&place, rest)) = body.split_first() {
+        while let Some((&byte, rest)) = body.split_first() {
             let (counts, rest) = rest.split_first_chunk::<16>()?;
             let (symbols, rest) = rest.split_at_checked(counts.iter().map(|n| usize::from(*n)).sum())?;
-            let place = usize::from(place >> 4) * 4 + usize::from(place & 15);
-            *tables.get_mut(place)? = Some(Table { counts: *counts, symbols: symbols.to_vec() });
+            let slot = usize::from(byte >> 4) * 4 + usize::from(byte & 15);
+            *tables.get_mut(slot)? = Some(Table { counts: *counts, symbols: symbols.to_vec() });
             body = rest;
         }
         Some(())

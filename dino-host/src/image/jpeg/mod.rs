@@ -94,7 +94,7 @@ impl Frame {
 
 /// The head of a scan, ITU-T T.81, B.2.3.
 struct Scan {
-    /// Places in the frame, and numbers of the tables for the first and the other coefficients.
+    /// Indices in the frame, and numbers of the tables for the first and the other coefficients.
     components: Vec<(usize, u8, u8)>,
     first: u8,
     last: u8,
@@ -108,10 +108,10 @@ impl Scan {
         let (&n, rest) = body.split_first()?;
         let (named, tail) = rest.split_at_checked(2 * usize::from(n))?;
         let tail = tail.first_chunk::<3>()?;
-        let place = |&[id, tables]: &[u8; 2]| {
+        let component = |&[id, tables]: &[u8; 2]| {
             Some((frame.components.iter().position(|c| c.id == id)?, tables >> 4, tables & 15))
         };
-        let components = named.as_chunks().0.iter().map(place).collect::<Option<Vec<_>>>()?;
+        let components = named.as_chunks().0.iter().map(component).collect::<Option<Vec<_>>>()?;
         Some(Scan { components, first: tail[0], last: tail[1], before: tail[2] >> 4, bit: tail[2] & 15 })
     }
 }

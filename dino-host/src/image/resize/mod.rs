@@ -88,7 +88,7 @@ pub struct Region {
 
 impl Region {
     /// All of an image of this size.
-    pub fn whole(height: usize, width: usize) -> Region {
+    pub fn full(height: usize, width: usize) -> Region {
         Region { top: 0, left: 0, height, width }
     }
 }
@@ -181,7 +181,7 @@ impl Resizer {
             other.resize(window.height * stride, 0);
             strip.run(other, stride, columns, channels, window.height, |y| &middle[y * wide_stride..][..wide]);
             for (y, line) in other.chunks_exact(stride).take(window.height).enumerate() {
-                place(out, window, y, line);
+                write_line(out, window, y, line);
             }
         } else {
             middle.resize(needed.len() * stride, 0);
@@ -189,14 +189,14 @@ impl Resizer {
             other.resize(stride, 0);
             for (y, (low, weights)) in rows.iter().enumerate() {
                 passes::vertical(other, &middle[(low - needed.start) * stride..], stride, weights);
-                place(out, window, y, other);
+                write_line(out, window, y, other);
             }
         }
     }
 }
 
 /// Row `y` of every plane from a line `(channels, width)`, which may be longer.
-fn place(out: &mut [u8], window: Region, y: usize, line: &[u8]) {
+fn write_line(out: &mut [u8], window: Region, y: usize, line: &[u8]) {
     let planes = out.chunks_exact_mut(window.height * window.width);
     for (plane, row) in planes.zip(line.chunks_exact(window.width)) {
         plane[y * window.width..][..window.width].copy_from_slice(row);
@@ -205,13 +205,13 @@ fn place(out: &mut [u8], window: Region, y: usize, line: &[u8]) {
 
 /// The entire image at another size.
 pub fn resize(image: &Image, height: usize, width: usize, filter: Filter) -> Image {
-    resized_crop(image, Region::whole(image.height, image.width), height, width, filter, Order::default())
+    resized_crop(image, Region::full(image.height, image.width), height, width, filter, Order::default())
 }
 
 /// The part `source` of the image at another size. `source` is within the image and is not empty.
 pub fn resized_crop(image: &Image, source: Region, height: usize, width: usize, filter: Filter, order: Order) -> Image {
     let mut planes = Vec::new();
     let mut resizer = Resizer { order, ..Resizer::default() };
-    resizer.run(&mut planes, image, source, (height, width), Region::whole(height, width), filter);
+    resizer.run(&mut planes, image, source, (height, width), Region::full(height, width), filter);
     Image { width, height, channels: image.channels, pixels: interleaved(&planes, image.channels) }
 }

@@ -15,7 +15,7 @@ fn round(sum: i32) -> u8 {
     (sum >> FRACTION).clamp(0, 255) as u8
 }
 
-/// Transposes 16 x 16 bytes. Interleaving the two halves moves every bit of an index one place up; four times swaps
+/// Transposes 16 x 16 bytes. Interleaving the two halves moves every bit of an index up by one; four times swaps
 /// row and column.
 #[inline(always)]
 fn transpose(mut block: [u8; STRIP * STRIP]) -> [u8; STRIP * STRIP] {

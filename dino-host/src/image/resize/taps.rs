@@ -19,8 +19,8 @@ impl Taps {
         self.spans.clear();
         self.weights.clear();
         let scale = n_in as f64 / n_out as f64;
-        let stretch = scale.max(1.0);
-        let (reach, shrink) = (filter.radius() * stretch, 1.0 / stretch);
+        let widen = scale.max(1.0);
+        let (reach, shrink) = (filter.radius() * widen, 1.0 / widen);
         for o in from..from + count {
             let center = (o as f64 + 0.5) * scale;
             let low = (center - reach + 0.5).max(0.0) as usize;

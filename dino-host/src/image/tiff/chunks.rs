@@ -32,14 +32,14 @@ pub(crate) struct Chunks<'a> {
     /// Samples are differences to their left neighbor.
     differences: bool,
     /// The bits of every byte are in the other order.
-    turned: bool,
+    bits_reversed: bool,
     big_endian: bool,
     /// Planes one after the other, each in chunks of its own.
     planes: bool,
     /// Width and height of a chunk, that of a strip the image's width.
     chunk: (usize, usize),
     /// Where the chunks begin in the file, and their lengths.
-    places: Vec<(u64, u64)>,
+    spans: Vec<(u64, u64)>,
     tables: Vec<u8>,
 }
 
@@ -99,11 +99,11 @@ impl<'a> Chunks<'a> {
             photometric,
             compression,
             differences: predictor == 2,
-            turned: one(tag(Tag::FillOrder)?, 1) == 2,
+            bits_reversed: one(tag(Tag::FillOrder)?, 1) == 2,
             big_endian: bytes.starts_with(b"MM"),
             planes,
             chunk,
-            places: starts.into_iter().zip(lengths).collect(),
+            spans: starts.into_iter().zip(lengths).collect(),
             tables: tag(Tag::JPEGTables)?.into_iter().map(|x| x as u8).collect(),
         })
     }
@@ -125,16 +125,16 @@ impl<'a> Chunks<'a> {
         let (across, down) = (self.width.div_ceil(self.chunk.0), self.height.div_ceil(self.chunk.1));
         let (planes, together) = if self.planes { (self.samples, 1) } else { (1, self.samples) };
         let count = across * down * planes;
-        if self.places.len() < count {
-            return Err(damaged(path, &format!("{} of {count} strips or tiles", self.places.len())));
+        if self.spans.len() < count {
+            return Err(damaged(path, &format!("{} of {count} strips or tiles", self.spans.len())));
         }
         let row_bytes = (self.chunk.0 * together).checked_mul(self.bits).map_or(usize::MAX, |bits| bits.div_ceil(8));
         let chunk_bytes = row_bytes.saturating_mul(self.chunk.1.min(self.height)) as u64;
         check_size(path, (self.width as u32, self.height as u32), chunk_bytes)?;
         let mut out = vec![0; self.width * self.height * self.samples * wide];
         for index in 0..count {
-            let (plane, place) = (index / (across * down), index % (across * down));
-            let (left, top) = (place % across * self.chunk.0, place / across * self.chunk.1);
+            let (plane, position) = (index / (across * down), index % (across * down));
+            let (left, top) = (position % across * self.chunk.0, position / across * self.chunk.1);
             let (columns, rows) = (self.chunk.0.min(self.width - left), self.chunk.1.min(self.height - top));
             let (chunk, row_bytes) = self.unpacked(path, decoder, index, row_bytes, rows)?;
             for (y, row) in chunk.chunks_exact(row_bytes).take(rows).enumerate() {
@@ -161,12 +161,12 @@ impl<'a> Chunks<'a> {
         row_bytes: usize,
         rows: usize,
     ) -> Result<(Vec<u8>, usize)> {
-        let (start, length) = self.places[index];
+        let (start, length) = self.spans[index];
         let end = start.saturating_add(length);
         let stored = usize::try_from(start).ok().zip(usize::try_from(end).ok()).and_then(|(a, b)| self.bytes.get(a..b));
         let stored =
-            stored.ok_or_else(|| damaged(path, &format!("strip or tile {index} lies beyond the end of the file")))?;
-        let turned = |stored: &'a [u8]| match self.turned {
+            stored.ok_or_else(|| damaged(path, &format!("strip or tile {index} is beyond the end of the file")))?;
+        let in_order = |stored: &'a [u8]| match self.bits_reversed {
             true => Cow::Owned(stored.iter().map(|b| b.reverse_bits()).collect::<Vec<u8>>()),
             false => Cow::Borrowed(stored),
         };
@@ -178,9 +178,10 @@ impl<'a> Chunks<'a> {
                     image.height >= rows && image.channels == self.samples && image.width * image.channels >= row_bytes;
                 return match fits {
                     true => Ok((image.pixels, image.width * image.channels)),
-                    false => {
-                        Err(damaged(path, &format!("strip or tile {index} has another size than the picture says")))
-                    }
+                    false => Err(damaged(
+                        path,
+                        &format!("strip or tile {index} has another size than the image header states"),
+                    )),
                 };
             }
             FAX4 => match decoder.read_chunk(index as u32).map_err(|e| failed(path, e))? {
@@ -191,10 +192,10 @@ impl<'a> Chunks<'a> {
                 }
                 _ => 0,
             },
-            LZW => lzw(&turned(stored), &mut out),
-            PACKBITS => packbits(&turned(stored), &mut out),
+            LZW => lzw(&in_order(stored), &mut out),
+            PACKBITS => packbits(&in_order(stored), &mut out),
             PLAIN => {
-                let stored = turned(stored);
+                let stored = in_order(stored);
                 let n = stored.len().min(out.len());
                 out[..n].copy_from_slice(&stored[..n]);
                 n
@@ -203,7 +204,7 @@ impl<'a> Chunks<'a> {
                 Ok(decoder) => filled(decoder, &mut out),
                 Err(_) => 0,
             },
-            _ => filled(flate2::read::ZlibDecoder::new(&*turned(stored)), &mut out),
+            _ => filled(flate2::read::ZlibDecoder::new(&*in_order(stored)), &mut out),
         };
         match reached == out.len() {
             true => Ok((out, row_bytes)),
@@ -275,12 +276,12 @@ fn filled(mut decoder: impl Read, out: &mut [u8]) -> usize {
 fn packbits(mut data: &[u8], out: &mut [u8]) -> usize {
     let mut filled = 0;
     while let Some((&head, rest)) = data.split_first() {
-        let room = out.len() - filled;
+        let left = out.len() - filled;
         match head as i8 {
             -128 => data = rest,
             n @ 0.. => {
                 let n = (n as usize + 1).min(rest.len());
-                let taken = n.min(room);
+                let taken = n.min(left);
                 out[filled..filled + taken].copy_from_slice(&rest[..taken]);
                 filled += taken;
                 data = &rest[n..];
@@ -288,7 +289,7 @@ fn packbits(mut data: &[u8], out: &mut [u8]) -> usize {
             n => {
                 let Some((&value, rest)) = rest.split_first() else { break };
                 let taken = (1 - isize::from(n)) as usize;
-                let taken = taken.min(room);
+                let taken = taken.min(left);
                 out[filled..filled + taken].fill(value);
                 filled += taken;
                 data = rest;

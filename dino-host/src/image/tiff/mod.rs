@@ -82,7 +82,7 @@ pub(crate) fn read(path: &Path, bytes: &[u8], white: u16) -> Result<Found> {
     }
     if spare > usize::from(photometric == RGB) && !matches!(photometric, WHITE_IS_ZERO | GRAY) {
         let color = decoder.colortype().unwrap_or(ColorType::Gray(bits as u8));
-        return Err(unsupported(path, &format!("{samples} bands called {color:?}: save them as grey (MINISBLACK)")));
+        return Err(unsupported(path, &format!("{samples} bands called {color:?}: save them as gray (MINISBLACK)")));
     }
     // 1: the colors are multiplied with it; 2: they are not.
     let kind = if spare == 1 { extras.first().copied().unwrap_or(0) } else { 0 };
@@ -107,7 +107,7 @@ pub(crate) fn read(path: &Path, bytes: &[u8], white: u16) -> Result<Found> {
     let mut channels = samples;
     match photometric {
         PALETTE => {
-            let colors = palette(&map, 1 << bits).ok_or_else(|| damaged(path, &"a palette without its colours"))?;
+            let colors = palette(&map, 1 << bits).ok_or_else(|| damaged(path, &"a palette without its colors"))?;
             (channels, pixels) = (3, pixels.iter().flat_map(|&i| colors[usize::from(i)]).collect());
         }
         CMYK => (channels, pixels) = (3, pixels.as_chunks().0.iter().flat_map(cmyk_to_rgb).collect()),

@@ -2,7 +2,7 @@
 
     python make.py [--out DIR]
 
-All hold the numbers of plain.pth, of which every tensor is a view, so that a file has one storage. Beside them lie, in extras-*.pth, values of
+All hold the numbers of plain.pth, of which every tensor is a view, so that a file has one storage. Beside them are, in extras-*.pth, values of
 the kinds that checkpoints are found with; some names are of classes that exist nowhere but here. hostile.pth runs a command when Python
 loads it.
 """

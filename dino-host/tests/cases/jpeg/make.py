@@ -18,18 +18,18 @@ W, H = 21, 19
 JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 
 
-def picture():
+def gradient():
     image = Image.new("RGB", (W, H))
     for y in range(H):
         for x in range(W):
-            colour = (128 + 100 * math.sin(x / 7 + y / 11), 40 + 180 * x / (W - 1), 40 + 180 * y / (H - 1))
-            image.putpixel((x, y), tuple(map(int, (230, 40, 40) if x < W / 3 and y < H / 3 else colour)))
+            color = (128 + 100 * math.sin(x / 7 + y / 11), 40 + 180 * x / (W - 1), 40 + 180 * y / (H - 1))
+            image.putpixel((x, y), tuple(map(int, (230, 40, 40) if x < W / 3 and y < H / 3 else color)))
     return image
 
 
 def cjpeg(*args, scans=None):
     ppm = io.BytesIO()
-    picture().save(ppm, "PPM")
+    gradient().save(ppm, "PPM")
     with tempfile.NamedTemporaryFile("w", suffix=".scans") as script:
         if scans:
             script.write(scans)
@@ -109,14 +109,14 @@ for factors in ["1x1,2x2,2x2", "1x2,2x1,1x1", "2x2,1x2,2x1", "3x1,1x1,1x1", "4x1
     put(f"factors-{name}", cjpeg("-sample", factors))
     put(f"factors-{name}-progressive", cjpeg("-sample", factors, "-progressive"))
 rgb, ycc = bare(cjpeg("-rgb", "-sample", "1x1")), bare(cjpeg("-sample", "2x2"))
-put("colour-called-rgb", named(rgb, b"RGB"))
-put("colour-called-rgb-small-letters", named(ycc, b"rgb"))
-put("colour-from-0", named(ycc, b"\0\1\2"))
-put("colour-called-rgb-but-jfif", insert(named(ycc, b"RGB"), JFIF))
-put("colour-called-rgb-but-adobe-1", insert(named(ycc, b"RGB"), adobe(1)))
-put("colour-adobe-0", insert(rgb, adobe(0)))
-put("colour-adobe-0-but-jfif", insert(ycc, adobe(0) + JFIF))
-put("colour-adobe-2-of-three", insert(ycc, adobe(2)))
+put("color-called-rgb", named(rgb, b"RGB"))
+put("color-called-rgb-small-letters", named(ycc, b"rgb"))
+put("color-from-0", named(ycc, b"\0\1\2"))
+put("color-called-rgb-but-jfif", insert(named(ycc, b"RGB"), JFIF))
+put("color-called-rgb-but-adobe-1", insert(named(ycc, b"RGB"), adobe(1)))
+put("color-adobe-0", insert(rgb, adobe(0)))
+put("color-adobe-0-but-jfif", insert(ycc, adobe(0) + JFIF))
+put("color-adobe-2-of-three", insert(ycc, adobe(2)))
 put("refused-factors-4x1-2x1-1x1-apart", cjpeg("-sample", "4x1,2x1,1x1", scans=APART))
 put("refused-arithmetic", cjpeg("-arithmetic"))
 plain = cjpeg("-sample", "2x2")

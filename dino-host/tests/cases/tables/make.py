@@ -1,6 +1,6 @@
 """Makes the inputs beside it: NumPy's arrays, parquet tables and a pickle as Python 3 writes it. (numpy 2.4, pyarrow 26, pillow 12)
 
-Picture i of a table is of 4 x 3 pixels of the colour (10 i, 0, 0); picture i of an array counts up from i.
+Image i of a table has 4 x 3 pixels of the color (10 i, 0, 0); image i of an array counts up from i.
 """
 
 import io

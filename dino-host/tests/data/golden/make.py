@@ -1,4 +1,4 @@
-"""Makes the pictures in this folder with Pillow: NAME.EXT and, as NAME.EXT.png, what Pillow's convert("RGB") makes of it.
+"""Makes the images in this folder with Pillow: NAME.EXT and, as NAME.EXT.png, what Pillow's convert("RGB") makes of it.
 
 Written by Pillow 13.0.0: python make.py
 """
@@ -72,7 +72,7 @@ open("cmyk-plain.jpg", "wb").write(data)
 with Image.open("cmyk-plain.jpg") as found:
     found.convert("RGB").save("cmyk-plain.jpg.png", optimize=True)
 
-# Eight ways to store one picture. Expected is the upright one.
+# Eight ways to store one image. Expected is the upright one.
 for tag in range(1, 9):
     stored = rgb
     for step in {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}.get(tag, []):
@@ -173,7 +173,7 @@ for bits in (1, 2, 4):
         tiff(f"{bits}-bits-{'turned' if turned else 'plain'}.tif", bits, 1, rows, order)
     colours = [(x * 37 + 11) % 256 * 257 for x in range(3 << bits)]
     tiff(f"palette-{bits}-bits.tif", bits, 3, [packed(row, bits, False) for row in levels], [(320, colours)])
-# Red, green and blue in a JPEG that does not say so: the TIFF does.
+# Red, green and blue in a JPEG that does not state it: the TIFF does.
 within = io.BytesIO()
 rgb.save(within, "JPEG", keep_rgb=True, **jpeg)
 within = within.getvalue()
@@ -192,7 +192,7 @@ rgb.quantize(16).save("animated.gif", save_all=True, append_images=[grey.quantiz
 with Image.open("animated.gif") as found:
     found.convert("RGB").save("animated.gif.png", optimize=True)
 save("grey.gif", grey)
-# The first picture is smaller than the canvas, reaches beyond it, and has a transparent colour.
+# The first image is smaller than the canvas, reaches beyond it, and has a transparent color.
 whole = io.BytesIO()
 rgb.crop((0, 0, 9, 7)).quantize(8).save(whole, "GIF")
 whole = bytearray(whole.getvalue())

@@ -36,10 +36,10 @@ fn load(bytes: Vec<u8>) -> Weights {
 }
 
 #[track_caller]
-fn refused(bytes: Vec<u8>, said: &[&str]) {
+fn refused(bytes: Vec<u8>, expected: &[&str]) {
     let text = parsed(bytes, &options()).unwrap_err();
     assert_eq!(text.lines().count(), 2, "{text}");
-    said.iter().for_each(|s| assert!(text.contains(s), "{s:?} is not said: {text}"));
+    expected.iter().for_each(|s| assert!(text.contains(s), "{s:?} is not reported: {text}"));
 }
 
 /// The tensors of plain.pth plus `add`, as a dictionary under names with `prefix`, and its storages.
@@ -139,7 +139,7 @@ fn the_name_of_an_archive_changes_nothing() {
 #[test]
 fn what_pytorch_writes_is_read() {
     let first = plain().backbone;
-    for (name, container, said) in [
+    for (name, container, expected) in [
         ("extras-2.pth", "state_dict.", &["__main__.AttributeDict", "nothing was executed", "under `state_dict`"][..]),
         ("extras-5.pth", "state_dict.", &["__main__.AttributeDict", "nothing was executed"]),
         ("extras-legacy.pth", "state_dict.", &["__main__.AttributeDict", "nothing was executed"]),
@@ -152,19 +152,19 @@ fn what_pytorch_writes_is_read() {
         let w = load(fs::read(golden(name)).unwrap());
         assert_eq!((w.backbone, w.report.container.as_str()), (first.clone(), container), "{name}");
         let notes = w.report.notes.join("\n");
-        said.iter().for_each(|s| assert!(notes.contains(s), "{name}: {s:?} is not said: {notes}"));
+        expected.iter().for_each(|s| assert!(notes.contains(s), "{name}: {s:?} is not reported: {notes}"));
     }
     let whole = fs::read(golden("script.pt")).unwrap();
     for bytes in [&whole, &fs::read(golden("module-legacy.pth")).unwrap()] {
         (0..bytes.len()).step_by(61).for_each(|n| drop(parsed(bytes[..n].to_vec(), &options())));
     }
     // What is no plain tensor is refused by its name where it is wanted.
-    for (name, said) in [
+    for (name, expected) in [
         ("quantised.pth", "blocks.0.attn.qkv.weight is no plain tensor: torch._utils._rebuild_qtensor makes it"),
         ("complex.pth", "blocks.0.attn.qkv.weight holds complex64"),
         ("numpy.pth", "made by numpy._core.multiarray._reconstruct"),
     ] {
-        refused(fs::read(golden(name)).unwrap(), &[said]);
+        refused(fs::read(golden(name)).unwrap(), &[expected]);
     }
 }
 
@@ -174,9 +174,9 @@ fn nothing_that_a_pickle_names_is_executed() {
     let dir = tempfile::tempdir().unwrap();
     let mut convert = command("convert {} out --to official --heads 1", &[&golden("hostile.pth")]);
     let done = convert.current_dir(dir.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    let expected = String::from_utf8_lossy(&done.stdout).into_owned();
     assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
-    assert!(said.contains("its pickle names posix.system: nothing was executed"), "{said}");
+    assert!(expected.contains("its pickle names posix.system: nothing was executed"), "{expected}");
     let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["out"]);
     assert_eq!(load(fs::read(dir.path().join("out")).unwrap()).backbone, plain().backbone);
@@ -247,8 +247,8 @@ fn containers_of_all_programs_are_opened() {
         assert_eq!(of(None, Some(&name(teacher))).backbone, first, "{teacher}");
         let taken = of(None, Some(&name(student)));
         let all = weights::write::backbone(&taken.config, &taken.backbone);
-        let sound = weights::write::backbone(&taken.config, &other);
-        assert!(all.iter().zip(&sound).all(|(a, b)| a.values == b.values), "{student}");
+        let intact = weights::write::backbone(&taken.config, &other);
+        assert!(all.iter().zip(&intact).all(|(a, b)| a.values == b.values), "{student}");
         let notes = of(None, None).report.notes.join("\n");
         assert!(notes.contains(&format!("`{}` is taken", name(teacher))) && notes.contains(&name(student)), "{notes}");
     }
@@ -306,18 +306,18 @@ fn a_network_is_named_in_every_command() {
     let file = dir.path().join("two.pth");
     fs::write(&file, wrapped(&[("left/", 0.0), ("right/backbone.", 1.0)], vec![])).unwrap();
     let (data, out) = (case("idx"), dir.path().join("out"));
-    refuses_saying(
+    refuses_with(
         "convert {} {} --to official --heads 1",
         &[&file, &out],
         &["2 networks: `left`, `right.backbone`", "--network left"],
     );
-    refuses_saying("convert {} {} --to official --heads 1 --network up", &[&file, &out], &["called up", "`left`"]);
+    refuses_with("convert {} {} --to official --heads 1 --network up", &[&file, &out], &["called up", "`left`"]);
     let other: Vec<f32> = plain().backbone.iter().map(|x| x + 1.0).collect();
     for (name, add) in [("left", 0), ("right", 1), ("right.backbone", 1)] {
         succeeds(&format!("convert {{}} {{}} --to official --heads 1 --network {name}"), &[&file, &out]);
         let w = load(fs::read(&out).unwrap());
-        let sound = if add == 0 { plain().backbone } else { other.clone() };
-        let [a, b] = [&w.backbone, &sound].map(|w| weights::write::backbone(&plain().config, w)[3].values.to_vec());
+        let intact = if add == 0 { plain().backbone } else { other.clone() };
+        let [a, b] = [&w.backbone, &intact].map(|w| weights::write::backbone(&plain().config, w)[3].values.to_vec());
         assert_eq!(a, b, "{name}");
     }
     let own = dir.path().join("own");
@@ -327,7 +327,7 @@ fn a_network_is_named_in_every_command() {
         succeeds(&format!("eval knn --checkpoint {{}} {line} {flags}"), &[file, &data])
     };
     assert_eq!(knn("--heads 1 --network right", &file), knn("", &own));
-    refuses_saying(
+    refuses_with(
         "eval knn --heads 1 --network left --which student --checkpoint {} --data {}",
         &[&file, &data],
         &["--which student"],
@@ -342,12 +342,12 @@ fn a_network_is_named_in_every_command() {
     // A run's own two networks by the same flag.
     let checkpoint = run.join("checkpoint.safetensors");
     succeeds("convert {} {} --to official --network student", &[&checkpoint, &out]);
-    refuses_saying(
+    refuses_with(
         "convert {} {} --to official --network ema",
         &[&checkpoint, &out],
         &["called ema", "teacher or student"],
     );
-    refuses_saying("convert {} {} --to official", &[&run, &out], &["a folder", "teacher.safetensors"]);
+    refuses_with("convert {} {} --to official", &[&run, &out], &["a folder", "teacher.safetensors"]);
 }
 
 /// Hugging Face's parts with an index, in a folder and by the index itself.
@@ -380,13 +380,13 @@ fn weights_in_parts_are_one() {
     extra.insert("blocks.7.norm1.bias".into(), json!("model-00000-of-00003.safetensors"));
     write(&extra);
     assert!(open(&index).unwrap_err().contains("none of its parts has blocks.7.norm1.bias"));
-    for (name, said) in
+    for (name, expected) in
         [("../other", "does not lie beside it"), ("none.safetensors", "every part"), ("..", "does not lie")]
     {
         extra.insert("blocks.7.norm1.bias".into(), json!(name));
         write(&extra);
         let text = open(&index).unwrap_err();
-        assert!(text.contains(said), "{text}");
+        assert!(text.contains(expected), "{text}");
     }
     write(&serde_json::Map::new());
     assert!(open(&index).is_err());
@@ -403,7 +403,7 @@ fn weights_in_parts_are_one() {
 #[test]
 fn other_files_are_called_by_their_names() {
     let zip = |name: &str| archive(&[(name.to_string(), vec![1, 2, 3])], Way::default());
-    for (bytes, said) in [
+    for (bytes, expected) in [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n".to_vec(), "Git LFS"),
         (b"\n<!DOCTYPE html><html>".to_vec(), "a web page"),
         (vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3], "gunzip"),
@@ -415,8 +415,8 @@ fn other_files_are_called_by_their_names() {
         (zip("archive/models/model.json"), "torch.export"),
         (zip("readme.txt"), "0 entries of the kind NAME/data.pkl"),
     ] {
-        refused(bytes.clone(), &[said]);
-        assert!(!parsed(bytes, &options()).unwrap_err().contains("damaged"), "{said}");
+        refused(bytes.clone(), &[expected]);
+        assert!(!parsed(bytes, &options()).unwrap_err().contains("damaged"), "{expected}");
     }
 }
 
@@ -433,9 +433,9 @@ fn published_heads_are_read_in_their_order() {
         let found: Value = serde_json::from_str(&done.out).unwrap();
         (found["top1"].as_f64().unwrap(), done.err)
     };
-    let (found, said) = top1("--blocks 1 --mean-patch", &right);
+    let (found, expected) = top1("--blocks 1 --mean-patch", &right);
     assert_eq!(found, 100.0);
-    assert!(said.contains("class and mean patch in turn"), "{said}");
+    assert!(expected.contains("class token and mean patch token interleaved"), "{expected}");
     // The same in a .pth, with and without `module.`, beside what a run of the probe saves.
     let bytes = fs::read(&right).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -480,7 +480,7 @@ fn published_heads_are_read_in_their_order() {
         ];
         let metadata = std::collections::HashMap::from([("linear_probe".to_string(), about.to_string())]);
         fs::write(&path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
-        let (found, said) = top1("", &path);
-        assert!(found == 100.0 && !said.contains("in turn"), "{order:?}: {found} {said}");
+        let (found, expected) = top1("", &path);
+        assert!(found == 100.0 && !expected.contains("interleaved"), "{order:?}: {found} {expected}");
     }
 }
