@@ -3,6 +3,8 @@
 #include "scalars.cuh"
 #include "clip.cu"
 #include "adamw.cu"
+#include "sgd.cu"
+#include "lars.cu"
 #include "ema.cu"
 #include "center.cu"
 

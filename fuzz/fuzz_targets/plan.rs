@@ -13,7 +13,7 @@ use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::objective::Objective;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
-use dino_kernel::optim::{AdamW, Optimizer, TeacherRule};
+use dino_kernel::optim::{AdamW, Lars, Optimizer, Sgd, TeacherRule};
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::step::{self, Hyper};
@@ -27,6 +27,17 @@ fn size(u: &mut Unstructured) -> arbitrary::Result<usize> {
         x => (x % 16) as usize,
     })
 }
+
+const OPTIMIZERS: [Optimizer; 3] =
+    [Optimizer::AdamW(AdamW::PUBLISHED), Optimizer::Sgd(Sgd::PUBLISHED), Optimizer::Lars(Lars::PUBLISHED)];
+
+const TEACHERS: [TeacherRule; 5] = [
+    TeacherRule::Ema { start: 0.99, end: 1.0 },
+    TeacherRule::PreviousEpoch,
+    TeacherRule::PreviousIteration,
+    TeacherRule::Student,
+    TeacherRule::Frozen,
+];
 
 #[derive(Debug)]
 struct Sizes(Config);
@@ -64,8 +75,8 @@ impl<'a> Arbitrary<'a> for Sizes {
             backbone,
             head,
             objective: Objective::PUBLISHED,
-            optimizer: Optimizer::AdamW(AdamW::PUBLISHED),
-            teacher: TeacherRule::Ema { start: 0.99, end: 1.0 },
+            optimizer: *u.choose(&OPTIMIZERS)?,
+            teacher: *u.choose(&TEACHERS)?,
             views,
             batch,
             micro_batch,

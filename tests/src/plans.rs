@@ -1,6 +1,6 @@
 //! Random plans for the agreement of backends.
 
-use crate::training::{OBJECTIVE, OPTIMIZER, TEACHER};
+use crate::training::{OBJECTIVE, OPTIMIZER, OPTIMIZERS, TEACHER, TEACHERS};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
@@ -47,7 +47,7 @@ pub fn smallest() -> Plan {
 }
 
 prop_compose! {
-    /// Small models of every kind: grids that are not square, ragged crops, heads of any width, one head layer to four.
+    /// Small models of every kind: grids that are not square, ragged crops, heads of any width, one head layer to four; every optimizer.
     pub fn configs()(
         // Widths of a few channels leave gradients that are nothing but cancellation; those are compared in f64 elsewhere.
         (heads, head_dim, depth, patch) in (1usize..4, 8usize..40, 1usize..4, 1usize..6),
@@ -68,7 +68,9 @@ prop_compose! {
             views = views.with(group(count, rows, cols));
         }
         let head = Head { inp: backbone.dim(), layers, hidden, bottleneck, prototypes, train_gain };
-        Config { drop_path, recompute, stream_crops, ..ordinary(backbone, head, views, [images * parts, images]) }
+        let (optimizer, teacher) = (OPTIMIZERS[prototypes % OPTIMIZERS.len()], TEACHERS[hidden % TEACHERS.len()]);
+        let rest = ordinary(backbone, head, views, [images * parts, images]);
+        Config { optimizer, teacher, drop_path, recompute, stream_crops, ..rest }
     }
 }
 

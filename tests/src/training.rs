@@ -6,7 +6,7 @@ use dino_kernel::backend::{LossDims, LossSpans, Memory, Prototypes, Rows, Studen
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Pool, Span, Weight};
 use dino_kernel::objective::Objective;
-use dino_kernel::optim::{AdamW, Optimizer, TeacherRule};
+use dino_kernel::optim::{AdamW, Lars, Optimizer, Sgd, TeacherRule};
 use dino_kernel::params::Spec;
 use dino_kernel::plan::Plan;
 use dino_kernel::rng::{Kind, Rng};
@@ -17,8 +17,12 @@ use dino_kernel::step::{self, Hyper};
 pub const OBJECTIVE: Objective = Objective::PUBLISHED;
 /// The rules of a test's plan, where it is not about them.
 pub const OPTIMIZER: Optimizer = Optimizer::AdamW(AdamW::PUBLISHED);
+/// Every optimizer.
+pub const OPTIMIZERS: [Optimizer; 3] = [OPTIMIZER, Optimizer::Sgd(Sgd::PUBLISHED), Optimizer::Lars(Lars::PUBLISHED)];
 /// See [`OPTIMIZER`].
 pub const TEACHER: TeacherRule = TeacherRule::Ema { start: 0.9, end: 1.0 };
+/// A teacher that moves after the optimizer, and one that moves before it: what a plan knows of its rule.
+pub const TEACHERS: [TeacherRule; 2] = [TEACHER, TeacherRule::PreviousIteration];
 
 /// Which network of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ pub(crate) struct Chunks {
     pub chunks: u64,
     /// Where each tensor's chunks begin, and where the last one's end.
     pub first: u64,
-    /// Sums of squares, of the chunks and of the tensors, and every tensor's factor.
+    /// Sums of squares, of the chunks (room for two each) and of the tensors, and every tensor's factor.
     pub squares: u64,
     pub tensor_squares: u64,
     pub factors: u64,
@@ -75,7 +75,7 @@ impl Gpu {
         let memory = [
             Buffer::new(size_of_val(&chunks[..]))?,
             Buffer::new(size_of_val(&first[..]))?,
-            Buffer::new(8 * chunks.len())?,
+            Buffer::new(16 * chunks.len())?,
             Buffer::new(8 * tensors.len())?,
             Buffer::new(4 * tensors.len())?,
         ];

@@ -85,12 +85,24 @@ impl Update for Gpu {
     fn optimize(&mut self, rule: Optimizer, table: &dyn ParamTable, monitor: State, hyper: State) {
         let Some(c) = self.chunks(table) else { return };
         let (monitor, hyper, grads) = (self.state(monitor), self.state(hyper), self.all_grads().0);
-        let ([weights, shadow], [first, second]) = (self.networks(0), self.slots(rule, table.len()));
-        let kernel = match rule {
-            Optimizer::AdamW(_) => &self.kernels.adamw,
-        };
-        let arguments = args![weights, shadow, first, second, grads, c.chunks, monitor, hyper];
-        self.launch(kernel, Shape::blocks(c.count), arguments);
+        let ([weights, shadow], slots) = (self.networks(0), self.slots(rule, table.len()));
+        let (k, blocks) = (self.kernels, Shape::blocks(c.count));
+        match (rule, slots) {
+            (Optimizer::AdamW(_), [first, second]) => {
+                let arguments = args![weights, shadow, first, second, grads, c.chunks, monitor, hyper];
+                self.launch(&k.adamw, blocks, arguments);
+            }
+            (Optimizer::Sgd(_), [buffer, _]) => {
+                self.launch(&k.sgd, blocks, args![weights, shadow, buffer, grads, c.chunks, monitor, hyper]);
+            }
+            (Optimizer::Lars(_), [buffer, _]) => {
+                self.launch(&k.lars_squares, blocks, args![c.squares, weights, grads, c.chunks, monitor, hyper]);
+                let arguments = args![c.factors, c.squares, c.first, c.chunks, monitor, hyper];
+                self.launch(&k.lars_factors, Shape::blocks(c.tensors), arguments);
+                let arguments = args![weights, shadow, buffer, grads, c.factors, c.chunks, monitor, hyper];
+                self.launch(&k.lars, blocks, arguments);
+            }
+        }
     }
 
     fn ema(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {

@@ -5,7 +5,7 @@ use crate::image::White;
 use clap::Args;
 use dino_kernel::init::LINEAR_STD;
 use dino_kernel::ops::layernorm;
-use dino_kernel::optim::AdamW;
+use dino_kernel::optim::{AdamW, Lars, Sgd};
 use serde::{Deserialize, Serialize};
 
 /// Declares `Flags` (every key optional: flags and files) and `Config` (every key with its value).
@@ -88,7 +88,9 @@ keys! {
     #[arg(long, help_heading = "Head")] bottleneck: usize = 256;
     /// Freeze the gain of the prototypes at 1
     #[arg(long, help_heading = "Head")] norm_last_layer: bool = true;
-    /// Teacher momentum at the start; rises to 1 along a cosine
+    /// Where the teacher comes from: ema (an average of the student), previous-epoch, previous-iteration or student (copies of it), frozen (stays as it begins)
+    #[arg(long, help_heading = "Teacher", value_name = "RULE")] teacher: String = "ema".into();
+    /// Teacher momentum at the start; rises to 1 along a cosine; for --teacher ema
     #[arg(long, help_heading = "Teacher")] momentum_teacher: f64 = 0.996;
     /// Teacher temperature at the start
     #[arg(long, help_heading = "Teacher")] warmup_teacher_temp: f64 = 0.04;
@@ -108,7 +110,7 @@ keys! {
     #[arg(long, help_heading = "Training", num_args = 0..=1, default_missing_value = "true")] stream_crops: bool = false;
     /// Epochs
     #[arg(long, help_heading = "Training")] epochs: u64 = 100;
-    /// Optimizer: adamw
+    /// Optimizer: adamw, sgd or lars
     #[arg(long, help_heading = "Training")] optimizer: String = "adamw".into();
     /// Learning rate per 256 images of batch
     #[arg(long, help_heading = "Training")] lr: f64 = 0.0005;
@@ -132,6 +134,10 @@ keys! {
     #[arg(long, help_heading = "Training")] beta2: f64 = AdamW::PUBLISHED.beta2;
     /// Adam's epsilon
     #[arg(long, help_heading = "Training")] adam_eps: f64 = AdamW::PUBLISHED.eps;
+    /// Momentum of SGD and LARS
+    #[arg(long, help_heading = "Training")] sgd_momentum: f64 = Sgd::PUBLISHED.momentum;
+    /// LARS's trust coefficient: the length of a tensor's update over the tensor's norm, before the learning rate
+    #[arg(long, help_heading = "Training")] lars_eta: f64 = Lars::PUBLISHED.eta;
     /// Seed of everything random
     #[arg(long, help_heading = "Training")] seed: u64 = 0;
     /// Keep a numbered checkpoint every N epochs; 0 = only the latest

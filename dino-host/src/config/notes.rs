@@ -43,11 +43,27 @@ impl Config {
                 epochs - 1
             ));
         }
-        if self.momentum_teacher == 1.0 {
+        if self.momentum_teacher == 1.0 && self.teacher == "ema" {
             notes.push("--momentum-teacher 1: the teacher stays as it begins".into());
         }
         if self.center_momentum == 1.0 {
             notes.push("--center-momentum 1: the center stays at 0".into());
+        }
+        let published = Config::published();
+        let constants = [
+            ("beta1", self.beta1, published.beta1, &["adamw"][..]),
+            ("beta2", self.beta2, published.beta2, &["adamw"]),
+            ("adam-eps", self.adam_eps, published.adam_eps, &["adamw"]),
+            ("sgd-momentum", self.sgd_momentum, published.sgd_momentum, &["sgd", "lars"]),
+            ("lars-eta", self.lars_eta, published.lars_eta, &["lars"]),
+        ];
+        for (key, value, published, optimizers) in constants {
+            if value != published && !optimizers.contains(&self.optimizer.as_str()) {
+                notes.push(format!(
+                    "--{key} {value} changes nothing: --optimizer {} has no such constant",
+                    self.optimizer
+                ));
+            }
         }
         notes
     }
@@ -76,5 +92,11 @@ mod tests {
         noted(|c| c.freeze_last_layer = 5, "--freeze-last-layer 4");
         noted(|c| c.momentum_teacher = 1.0, "stays as it begins");
         noted(|c| c.center_momentum = 1.0, "center");
+        noted(|c| c.lars_eta = 0.01, "--lars-eta 0.01 changes nothing");
+        noted(|c| (c.optimizer, c.beta2) = ("sgd".into(), 0.99), "--beta2 0.99 changes nothing");
+        let used = Config { optimizer: "lars".into(), sgd_momentum: 0.8, lars_eta: 0.01, ..Config::published() };
+        assert_eq!(used.never_arrives(), [""; 0]);
+        let frozen = Config { teacher: "frozen".into(), momentum_teacher: 1.0, ..Config::published() };
+        assert_eq!(frozen.never_arrives(), [""; 0]);
     }
 }

@@ -1,6 +1,7 @@
 //! Values that depend on others filled in, and every value checked.
 
 use super::Config;
+use super::schedule::{OPTIMIZERS, TEACHERS};
 use crate::device::MICRO_BATCH_TOKENS;
 use crate::error::{Error, Result};
 use dino_kernel::model::Vit;
@@ -78,10 +79,13 @@ impl Config {
         Ok(())
     }
 
-    /// Optimizer, schedules, initial weights.
+    /// Optimizer, teacher, schedules, initial weights.
     fn check_training(&self) -> Result<()> {
-        if self.optimizer != "adamw" {
-            return bad("optimizer", &self.optimizer, "adamw; others are not supported yet");
+        if !OPTIMIZERS.contains(&self.optimizer.as_str()) {
+            return bad("optimizer", &self.optimizer, &OPTIMIZERS.join(", "));
+        }
+        if !TEACHERS.contains(&self.teacher.as_str()) {
+            return bad("teacher", &self.teacher, &TEACHERS.join(", "));
         }
         let positive = [("student-temp", self.student_temp), ("teacher-temp", self.teacher_temp)];
         for (flag, x) in positive.into_iter().chain([("warmup-teacher-temp", self.warmup_teacher_temp)]) {
@@ -99,9 +103,10 @@ impl Config {
             ("center-momentum", self.center_momentum),
             ("beta1", self.beta1),
             ("beta2", self.beta2),
+            ("sgd-momentum", self.sgd_momentum),
         ];
         for (flag, x) in unit {
-            if !(0.0..=1.0).contains(&x) || (flag.starts_with("beta") && x == 1.0) {
+            if !(0.0..=1.0).contains(&x) || (flag != "momentum-teacher" && flag != "center-momentum" && x == 1.0) {
                 return bad(flag, &x, "a momentum is between 0 and 1");
             }
         }
@@ -117,6 +122,9 @@ impl Config {
             if !(x >= 0.0 && x.is_finite()) {
                 return bad(flag, &x, "a finite number, at least 0");
             }
+        }
+        if !(self.lars_eta > 0.0 && self.lars_eta <= 1.0) {
+            return bad("lars-eta", &self.lars_eta, "above 0, at most 1; published: 0.001");
         }
         if !(self.init_std > 0.0 && self.init_std <= 1.0) {
             return bad("init-std", &self.init_std, "above 0, at most 1; published: 0.02");

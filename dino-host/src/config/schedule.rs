@@ -1,9 +1,14 @@
 //! The recipe's numbers as functions of the step.
 
 use super::Config;
-use dino_kernel::optim::{AdamW, Optimizer, TeacherRule};
+use dino_kernel::optim::{AdamW, Lars, Optimizer, Sgd, TeacherRule};
 use dino_kernel::schedule::{Cosine, TeacherTemp};
 use dino_kernel::step::Hyper;
+
+/// Values of `--optimizer`.
+pub(super) const OPTIMIZERS: [&str; 3] = ["adamw", "sgd", "lars"];
+/// Values of `--teacher`.
+pub(super) const TEACHERS: [&str; 5] = ["ema", "previous-epoch", "previous-iteration", "student", "frozen"];
 
 /// The schedules of a run, made once.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,14 +26,25 @@ pub struct Schedules {
 }
 
 impl Config {
-    /// How gradients move parameters.
+    /// How gradients move parameters: AdamW where the value is none of [`OPTIMIZERS`], which [`Config::resolve`] refuses.
     pub fn optimizer(&self) -> Optimizer {
-        Optimizer::AdamW(AdamW { beta1: self.beta1, beta2: self.beta2, eps: self.adam_eps })
+        let momentum = self.sgd_momentum;
+        match self.optimizer.as_str() {
+            "sgd" => Optimizer::Sgd(Sgd { momentum }),
+            "lars" => Optimizer::Lars(Lars { momentum, eta: self.lars_eta }),
+            _ => Optimizer::AdamW(AdamW { beta1: self.beta1, beta2: self.beta2, eps: self.adam_eps }),
+        }
     }
 
-    /// Where the teacher comes from.
+    /// Where the teacher comes from: an average where the value is none of [`TEACHERS`], which [`Config::resolve`] refuses.
     pub fn teacher(&self) -> TeacherRule {
-        TeacherRule::Ema { start: self.momentum_teacher, end: 1.0 }
+        match self.teacher.as_str() {
+            "previous-epoch" => TeacherRule::PreviousEpoch,
+            "previous-iteration" => TeacherRule::PreviousIteration,
+            "student" => TeacherRule::Student,
+            "frozen" => TeacherRule::Frozen,
+            _ => TeacherRule::Ema { start: self.momentum_teacher, end: 1.0 },
+        }
     }
 
     /// The schedules, with `per_epoch` steps in an epoch.

@@ -43,6 +43,26 @@ fn a_checkpoint_older_than_a_key_reads_as_it_was_made() {
     assert!(read.ignore_exif && !Config::published().ignore_exif);
     assert_eq!(read, Config { batch: 8, ignore_exif: true, ..Config::published() });
     assert!(serde_json::from_str::<Config>(r#"{"bacth": 8}"#).is_err());
+    // Before there was a key for the teacher, it was the average; the optimizer was always written down.
+    assert_eq!((read.optimizer.as_str(), read.teacher.as_str()), ("adamw", "ema"));
+}
+
+/// The momentum of a step, of an epoch of three, under every rule for the teacher.
+#[test]
+fn a_teacher_rule_copies_and_keeps_at_its_steps() {
+    let rates = |teacher: &str| {
+        let config = Config { teacher: teacher.into(), epochs: 2, momentum_teacher: 0.9, ..Config::tiny() };
+        let config = config.resolve().unwrap();
+        (0..6).map(|step| config.schedules(3).at(step).momentum).collect::<Vec<f64>>()
+    };
+    assert_eq!(rates("previous-epoch"), [1.0, 1.0, 0.0, 1.0, 1.0, 0.0]);
+    assert_eq!(rates("previous-iteration"), [0.0; 6]);
+    assert_eq!(rates("student"), [0.0; 6]);
+    assert_eq!(rates("frozen"), [1.0; 6]);
+    assert!(rates("ema").iter().all(|m| (0.9..1.0).contains(m)));
+    let before = |teacher: &str| Config { teacher: teacher.into(), ..Config::tiny() }.teacher().before_update();
+    let first = ["ema", "previous-epoch", "previous-iteration", "student", "frozen"].map(before);
+    assert_eq!(first, [false, false, true, false, false]);
 }
 
 #[test]
@@ -57,6 +77,10 @@ fn bad_values_are_refused_by_flag() {
     refuse(|c| c.heads = 5, "--heads 4");
     refuse(|c| c.micro_batch = 7, "--micro-batch 8");
     refuse(|c| c.lr = f64::NAN, "--lr");
+    refuse(|c| c.optimizer = "adam".into(), "adamw, sgd, lars");
+    refuse(|c| c.teacher = "mean".into(), "ema, previous-epoch, previous-iteration, student, frozen");
+    refuse(|c| c.sgd_momentum = 1.0, "--sgd-momentum");
+    refuse(|c| c.lars_eta = 0.0, "--lars-eta");
     refuse(|c| c.arch = "resnet50".into(), "--arch");
     refuse(|c| c.local_size = 4, "--patch-size 4");
     refuse(|c| c.mean = vec![0.5], "--mean");

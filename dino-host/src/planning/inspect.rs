@@ -42,6 +42,9 @@ struct Report {
     head: usize,
     /// The tensors of a run's checkpoint, and of the teacher's.
     checkpoints: [Size; 2],
+    /// Values of `--optimizer` and `--teacher`.
+    optimizer: String,
+    teacher: String,
 }
 
 /// How the optimizer treats a parameter.
@@ -115,6 +118,8 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
             file("checkpoint.safetensors", (2 + slots.len()) * parameters + plan.targets.rows.offset.len()),
             file("teacher.safetensors", backbone),
         ],
+        optimizer: config.optimizer.clone(),
+        teacher: config.teacher.clone(),
     }
 }
 
@@ -180,6 +185,8 @@ fn as_json(r: &Report) -> Value {
         "memory": r.memory.iter().map(item).collect::<Vec<_>>(),
         "memory_total": r.all_memory(),
         "parameters": {"backbone": r.backbone, "head": r.head, "all": r.backbone + r.head},
+        "optimizer": r.optimizer,
+        "teacher": r.teacher,
         "checkpoints": r.checkpoints.iter().map(sized).collect::<Vec<_>>(),
         "tensors": r.tensors.iter().map(row).collect::<Vec<_>>(),
         "spans": r.spans.iter().map(row).collect::<Vec<_>>(),
@@ -232,6 +239,7 @@ fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
     let (b, h, c) = (r.backbone, r.head, &plan.config);
     writeln!(out, "(tensors alone: a header of some KiB comes on top)\n")?;
     writeln!(out, "parameters: {b} backbone + {h} head = {}, in {} tensors", b + h, r.tensors.len())?;
+    writeln!(out, "optimizer: {}; teacher: {}", r.optimizer, r.teacher)?;
     writeln!(
         out,
         "a step: {} images in {} parts of {}, {} crops each{}",
@@ -321,6 +329,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_optimizer_takes_what_its_state_is() {
+        let states = |optimizer: &str| {
+            let config = Config { optimizer: optimizer.into(), ..Config::tiny() }.resolve().unwrap();
+            let plan = config.plan(true).unwrap();
+            let json = as_json(&report::<Cpu>(&NoOptions {}, &config, &plan));
+            assert_eq!((&json["optimizer"], &json["teacher"]), (&optimizer.into(), &"ema".into()));
+            let pools = json["pools"].as_array().unwrap();
+            let names = pools.iter().filter_map(|p| p["name"].as_str().unwrap().strip_prefix("optimizer "));
+            let names: Vec<String> = names.map(String::from).collect();
+            let file = json["checkpoints"][0]["elements"].as_u64().unwrap() as usize;
+            let networks = plan.table.parameters() * (2 + names.len()) + plan.targets.rows.offset.len();
+            assert_eq!((plan.pools.slots, file), (names.len() * plan.table.len(), networks));
+            names
+        };
+        assert_eq!(states("adamw"), ["exp_avg", "exp_avg_sq"]);
+        assert_eq!(states("sgd"), ["momentum_buffer"]);
+        assert_eq!(states("lars"), ["mu"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const FREE: [&str; 4] = ["save-every", "knn-every", "knn-images", "eval-view"];
 
 /// Keys that every step reads anew. They hold from the step on at which they change.
-const ANEW: [&str; 18] = [
+const ANEW: [&str; 21] = [
     "epochs",
     "lr",
     "warmup-epochs",
@@ -19,6 +19,7 @@ const ANEW: [&str; 18] = [
     "weight-decay",
     "weight-decay-end",
     "clip-grad",
+    "teacher",
     "momentum-teacher",
     "warmup-teacher-temp",
     "teacher-temp",
@@ -30,6 +31,8 @@ const ANEW: [&str; 18] = [
     "beta1",
     "beta2",
     "adam-eps",
+    "sgd-momentum",
+    "lars-eta",
 ];
 
 /// Keys without which the weights do not fit.

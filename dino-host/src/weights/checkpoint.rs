@@ -1,7 +1,8 @@
 //! Checkpoints: safetensors files with the published key names, written aside and renamed.
 //!
 //! `checkpoint.safetensors` holds a full run: `student.` and `teacher.` + `backbone.X` / `head.X`, `optimizer.` + the name of an
-//! array of the optimizer's state (AdamW: `exp_avg`, `exp_avg_sq`) + the same, `center`; in its header the step, the epoch's loss so far and the configuration.
+//! array of the optimizer's state (AdamW: `exp_avg`, `exp_avg_sq`; SGD: `momentum_buffer`; LARS: `mu`) + the same, `center`; in its
+//! header the step, the epoch's loss so far and the configuration.
 //! `teacher.safetensors` holds the teacher's backbone under bare published names.
 
 use crate::config::Config;

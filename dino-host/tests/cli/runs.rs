@@ -93,6 +93,35 @@ fn keys_that_every_step_reads_may_change_and_it_is_recorded() {
     assert!(content(&run) == before);
 }
 
+/// An optimizer's state is of no use to another one; a rule for the teacher has no state.
+#[test]
+fn an_optimizer_stays_and_a_teacher_rule_may_change() {
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let run = dir.path().join("run");
+    succeeds(&format!("train {TINY} --optimizer sgd --epochs 2 --data {{}} --out {{}}"), &[data.path(), &run]);
+    assert_eq!(
+        (&manifest(&run)["config"]["optimizer"], &manifest(&run)["config"]["teacher"]),
+        (&json!("sgd"), &json!("ema"))
+    );
+    let before = content(&run);
+    let said = ["cannot go on with --optimizer \"lars\" (the run has \"sgd\")", "--init-from"];
+    refuses_saying("train --resume --epochs 3 --optimizer lars --out {}", &[&run], &said);
+    assert!(content(&run) == before);
+    succeeds("train --resume --epochs 4 --teacher previous-epoch --sgd-momentum 0.8 --out {}", &[&run]);
+    let changes = manifest(&run)["changes"].clone();
+    assert!(
+        changes
+            .as_array()
+            .unwrap()
+            .contains(&json!({"step": 2 * STEPS, "key": "teacher", "from": "ema", "to": "previous-epoch"})),
+        "{changes}"
+    );
+    let momenta: Vec<f64> = rows(&run, "step").iter().map(|row| row["momentum"].as_f64().unwrap()).collect();
+    assert!(momenta[..2 * STEPS].iter().all(|m| (0.9..1.0).contains(m)));
+    let epoch: Vec<f64> = (0..STEPS).map(|step| if step + 1 == STEPS { 0.0 } else { 1.0 }).collect();
+    assert_eq!(momenta[2 * STEPS..], [epoch.clone(), epoch].concat());
+}
+
 /// Two keys that change no number leave the weights as they are.
 #[test]
 fn how_often_a_run_is_evaluated_and_saved_changes_no_weight() {

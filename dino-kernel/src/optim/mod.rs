@@ -6,6 +6,8 @@
 
 pub mod adamw;
 pub mod clip;
+pub mod lars;
+pub mod sgd;
 pub mod teacher;
 
 use crate::params::{ParamGroup, Spec};
@@ -13,6 +15,8 @@ use crate::real::Real;
 use crate::scalars::{BLOCK, NUMBERS, WITHHELD, hyper};
 pub use adamw::AdamW;
 use core::ops::Range;
+pub use lars::Lars;
+pub use sgd::Sgd;
 pub use teacher::TeacherRule;
 
 /// Most arrays of state that a rule keeps.
@@ -26,6 +30,10 @@ pub type Slots<'a, T> = [&'a mut [T]; SLOTS];
 pub enum Optimizer {
     /// Adam with decoupled weight decay.
     AdamW(AdamW),
+    /// Stochastic gradient descent with momentum; weight decay is a part of the gradient.
+    Sgd(Sgd),
+    /// The same with updates scaled tensor by tensor, for large batches.
+    Lars(Lars),
 }
 
 /// What a rule is told of a step, for a group of parameters.
@@ -44,6 +52,8 @@ impl Optimizer {
     pub const fn slots(&self) -> &'static [&'static str] {
         match self {
             Optimizer::AdamW(_) => &["exp_avg", "exp_avg_sq"],
+            Optimizer::Sgd(_) => &["momentum_buffer"],
+            Optimizer::Lars(_) => &["mu"],
         }
     }
 
@@ -51,36 +61,40 @@ impl Optimizer {
     pub fn numbers(&self, at: At, group: ParamGroup) -> [f64; NUMBERS] {
         match self {
             Optimizer::AdamW(rule) => rule.numbers(at, group),
+            Optimizer::Sgd(rule) => rule.numbers(at, group),
+            Optimizer::Lars(rule) => rule.numbers(at, group),
         }
     }
 
     /// Whether a tensor's update depends on norms of the full tensor ([`Optimizer::norms`], [`Optimizer::trust`]).
     pub const fn needs_norms(&self) -> bool {
-        match self {
-            Optimizer::AdamW(_) => false,
-        }
+        matches!(self, Optimizer::Lars(_))
     }
 
     /// What [`Optimizer::trust`] goes by, of a chunk of a tensor: two sums of squares, to be added up chunk by chunk.
     #[inline(always)]
-    pub fn norms<T: Real>(&self, _p: &[T], _g: &[T], _h: &[T; NUMBERS]) -> [f64; 2] {
+    pub fn norms<T: Real>(&self, p: &[T], g: &[T], h: &[T; NUMBERS]) -> [f64; 2] {
         match self {
-            Optimizer::AdamW(_) => [0.0; 2],
+            Optimizer::AdamW(_) | Optimizer::Sgd(_) => [0.0; 2],
+            Optimizer::Lars(_) => lars::norms(p, g, h),
         }
     }
 
     /// The factor of a full tensor's update, from its two sums; 1 for a rule that needs no norms.
-    pub fn trust<T: Real>(&self, _norms: [f64; 2], _h: &[T; NUMBERS]) -> T {
+    pub fn trust<T: Real>(&self, norms: [f64; 2], h: &[T; NUMBERS]) -> T {
         match self {
-            Optimizer::AdamW(_) => T::ONE,
+            Optimizer::AdamW(_) | Optimizer::Sgd(_) => T::ONE,
+            Optimizer::Lars(_) => lars::trust(norms, h),
         }
     }
 
     /// Updates a chunk: parameters and slots from gradients, all of one length. The arm is that of the plan; its numbers are `h`.
     #[inline(always)]
-    pub fn apply<T: Real>(&self, p: &mut [T], slots: Slots<T>, g: &[T], _trust: T, h: &[T; NUMBERS]) {
+    pub fn apply<T: Real>(&self, p: &mut [T], slots: Slots<T>, g: &[T], trust: T, h: &[T; NUMBERS]) {
         match self {
             Optimizer::AdamW(_) => adamw::apply(p, slots, g, h),
+            Optimizer::Sgd(_) => sgd::apply(p, slots, g, h),
+            Optimizer::Lars(_) => lars::apply(p, slots, g, trust, h),
         }
     }
 

@@ -14,21 +14,30 @@ pub enum TeacherRule {
         /// Momentum that the last step comes near.
         end: f64,
     },
+    /// The student as it was at the end of the epoch before; in the first epoch, as it began.
+    PreviousEpoch,
+    /// The student as it was before this step's update.
+    PreviousIteration,
+    /// The student itself.
+    Student,
+    /// What it began as.
+    Frozen,
 }
 
 impl TeacherRule {
     /// Whether the teacher moves before the optimizer does. It is the same in every step, so that a step stays one graph.
     pub const fn before_update(&self) -> bool {
-        match self {
-            TeacherRule::Ema { .. } => false,
-        }
+        matches!(self, TeacherRule::PreviousIteration)
     }
 
     /// How much of itself the teacher keeps in step `step` (from 0) of `steps`, `per_epoch` of which are an epoch: at 1 all of it, at 0
     /// nothing. What it takes of the student is the rest, the rate of [`blend`].
-    pub fn momentum(&self, step: u64, _per_epoch: u64, steps: u64) -> f64 {
+    pub fn momentum(&self, step: u64, per_epoch: u64, steps: u64) -> f64 {
         match *self {
             TeacherRule::Ema { start, end } => Cosine::new(start, end, steps).at(step),
+            TeacherRule::PreviousEpoch if (step + 1).is_multiple_of(per_epoch) => 0.0,
+            TeacherRule::PreviousIteration | TeacherRule::Student => 0.0,
+            TeacherRule::PreviousEpoch | TeacherRule::Frozen => 1.0,
         }
     }
 }

@@ -10,7 +10,9 @@ use dino_host::data::loader::{self, Recipe};
 use dino_host::data::order::order;
 use dino_host::data::{Splits, Unreadable};
 use dino_host::train::{self, Outcome};
+use safetensors::SafeTensors;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 const IMAGES: usize = 40;
@@ -43,6 +45,11 @@ fn config() -> Config {
 /// The same with local crops, one after another.
 fn streamed() -> Config {
     Config { local_crops_number: 5, stream_crops: true, ..config() }
+}
+
+/// The same with another optimizer and another rule for the teacher; without a warm-up, so that the first step moves weights.
+fn ruled(optimizer: &str, teacher: &str) -> Config {
+    Config { optimizer: optimizer.into(), teacher: teacher.into(), warmup_epochs: 0, ..config() }
 }
 
 /// Trains in `out` until it is done, or for one step.
@@ -101,7 +108,7 @@ fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    for config in [config(), streamed()] {
+    for config in [config(), streamed(), ruled("lars", "previous-epoch")] {
         let on = |threads| {
             let dir = tempfile::tempdir().unwrap();
             assert_eq!(with_threads(threads, || train(&config, dir.path(), false, false)), Outcome::Finished);
@@ -137,16 +144,18 @@ fn any_number_of_threads_makes_the_same_crops() {
     }
 }
 
-/// Stopped after every single step: whatever a resume forgets shows in the weights or in the log.
-fn stopped_after_every_step(config: &Config) -> Left {
+/// Stopped after every single step: whatever a resume forgets shows in the weights or in the log. `after` sees the folder every time.
+fn stopped_after_every_step(config: &Config, mut after: impl FnMut(&Path)) -> Left {
     let (at_once, resumed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     assert_eq!(train(config, at_once.path(), false, false), Outcome::Finished);
     let mut sittings = 1;
     let mut outcome = train(config, resumed.path(), false, true);
+    after(resumed.path());
     while outcome == Outcome::Interrupted {
         let recorded = train::recorded(resumed.path()).unwrap();
         assert_eq!(recorded, *config, "the configuration in the checkpoint");
         outcome = train(&recorded, resumed.path(), true, true);
+        after(resumed.path());
         sittings += 1;
     }
     assert_eq!(sittings, config.epochs as usize * (IMAGES / config.batch));
@@ -158,8 +167,59 @@ fn stopped_after_every_step(config: &Config) -> Left {
 #[test]
 fn a_run_stopped_after_every_step_gives_the_same_bits() {
     for config in [config(), streamed()] {
-        let left = stopped_after_every_step(&config);
+        let left = stopped_after_every_step(&config, |_| ());
         assert_eq!(left.files.len(), 2 + 2, "checkpoint, teacher and two numbered checkpoints");
+    }
+}
+
+/// The student's and the teacher's weights in a run's checkpoint, and the names of its optimizer's arrays.
+fn networks(out: &Path) -> ([Vec<u8>; 2], BTreeSet<String>) {
+    let bytes = std::fs::read(out.join(train::CHECKPOINT)).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut names = file.names();
+    names.sort();
+    let network = |prefix| {
+        let of = names.iter().filter(|name| name.starts_with(prefix));
+        of.flat_map(|name| file.tensor(name).unwrap().data().to_vec()).collect()
+    };
+    let arrays = names.iter().filter_map(|name| name.strip_prefix("optimizer.")?.split('.').next());
+    ([network("student."), network("teacher.")], arrays.map(String::from).collect())
+}
+
+/// Every optimizer and every rule for the teacher, stopped after every step: the same bits as a run that was not, the optimizer's
+/// state under its own names, and a teacher that is which student's copy its rule says.
+#[test]
+fn every_rule_survives_stops() {
+    let per_epoch = IMAGES / 8;
+    // Whose copy the teacher is after a step: the student's after so many steps.
+    type Copied = Option<fn(usize, usize) -> usize>;
+    let rules: [(&str, &str, &[&str], Copied); 5] = [
+        ("sgd", "frozen", &["momentum_buffer"], Some(|_, _| 0)),
+        ("adamw", "student", &["exp_avg", "exp_avg_sq"], Some(|step, _| step)),
+        ("lars", "previous-iteration", &["mu"], Some(|step, _| step - 1)),
+        ("sgd", "previous-epoch", &["momentum_buffer"], Some(|step, per_epoch| step / per_epoch * per_epoch)),
+        ("lars", "ema", &["mu"], None),
+    ];
+    let mut start: Option<Vec<u8>> = None;
+    for (optimizer, teacher, arrays, copied) in rules {
+        let mut steps: Vec<[Vec<u8>; 2]> = Vec::new();
+        stopped_after_every_step(&ruled(optimizer, teacher), |out| {
+            let (networks, names) = networks(out);
+            assert!(names.iter().eq(arrays), "{optimizer}: {names:?}");
+            steps.push(networks);
+        });
+        // The frozen teacher is the student before the first step, which is the same in all of these runs.
+        let start = start.get_or_insert_with(|| steps[0][1].clone()).clone();
+        let students: Vec<Vec<u8>> =
+            std::iter::once(start).chain(steps.iter().map(|[student, _]| student.clone())).collect();
+        assert_eq!(students.len(), 1 + 2 * per_epoch);
+        for (i, [_, follower]) in steps.iter().enumerate() {
+            let step = i + 1;
+            assert!(students[step] != students[i], "{optimizer}: step {step} moves nothing");
+            let same: Vec<usize> = (0..students.len()).filter(|&other| students[other] == *follower).collect();
+            let want: Vec<usize> = copied.map(|of| of(step, per_epoch)).into_iter().collect();
+            assert_eq!(same, want, "{optimizer}, {teacher}, step {step}");
+        }
     }
 }
 
@@ -176,7 +236,7 @@ fn a_verdict_survives_stops() {
         knn_every: 0,
         ..config()
     };
-    let left = stopped_after_every_step(&collapsing.resolve().unwrap());
+    let left = stopped_after_every_step(&collapsing.resolve().unwrap(), |_| ());
     let verdicts: Vec<&Value> = left.log.iter().filter(|r| r["kind"] == "epoch").map(|r| &r["verdict"]).collect();
     assert_eq!((verdicts[0], verdicts[7]), (&"healthy".into(), &"uniform collapse".into()));
 }

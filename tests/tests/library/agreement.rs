@@ -9,6 +9,7 @@ use dino_kernel::mem::{Pool, Span};
 use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
+use dino_kernel::optim::{Optimizer, TeacherRule};
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::Hyper;
@@ -17,7 +18,7 @@ use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
 use tests::for_backends;
 use tests::gpu::{OnGpu, f32_bound};
 use tests::plans::{configs, ordinary};
-use tests::training::{Run, View, hyper_numbers, random_views};
+use tests::training::{OPTIMIZERS, Run, TEACHERS, View, hyper_numbers, random_views};
 
 // The reference agrees with itself, of course: the comparison is valid.
 for_backends!([reference: Reference<f32>, cpu: Cpu] [agrees_with_the_reference_word_by_word]);
@@ -127,6 +128,12 @@ fn kept<O: Update + Memory>(run: &mut Run<O>) -> Vec<f64> {
 
 /// A host that reads reports late has queued further steps by then: they change nothing, until the host clears HALTED.
 fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
+    for (optimizer, teacher) in OPTIMIZERS.into_iter().zip(TEACHERS.into_iter().cycle()) {
+        a_step_that_is_not_finite_changes_nothing::<F>(who, optimizer, teacher);
+    }
+}
+
+fn a_step_that_is_not_finite_changes_nothing<F: Factory>(who: &str, optimizer: Optimizer, teacher: TeacherRule) {
     let backbone = Backbone::Vit(Vit {
         image: 8,
         patch: 4,
@@ -140,7 +147,8 @@ fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
     });
     let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
     let views = Crops::one(Group { count: 2, height: 8, width: 8 });
-    let plan = Plan::new(Config { drop_path: true, ..ordinary(backbone, head, views, [4, 2]) }).expect("a sound plan");
+    let config = Config { optimizer, teacher, drop_path: true, ..ordinary(backbone, head, views, [4, 2]) };
+    let plan = Plan::new(config).expect("a sound plan");
     let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 1);
     let (h, good) = (hyper_numbers(), random_views(&plan, 2));
     let mut bad = good.clone();

@@ -7,8 +7,10 @@ use dino_kernel::mem::Pool;
 use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
+use dino_kernel::optim::lars::block as lars_block;
+use dino_kernel::optim::{At, Lars, Optimizer, Sgd};
 use dino_kernel::params::{ParamGroup, Spec};
-use dino_kernel::plan::Plan;
+use dino_kernel::plan::{Config, Plan};
 use dino_kernel::scalars::{hyper, monitor};
 use dino_kernel::schedule::{Cosine, TeacherTemp};
 use dino_kernel::step::Hyper;
@@ -20,9 +22,7 @@ use tests::gpu::OnGpu;
 use tests::plans::ordinary;
 use tests::training::{Net, OBJECTIVE, OPTIMIZER, Run, loss_over_logits, teacher_copies_and_keeps, teacher_probs};
 
-for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [loss, adamw, clip, ema, teacher_rates]);
-
-const LATER: &str = "this optimizer is not implemented yet";
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 1024>] [loss, adamw, sgd, lars, clip, ema, teacher_rates]);
 
 /// Neutral numbers; each test sets what it is about.
 fn quiet() -> Hyper {
@@ -78,7 +78,7 @@ fn loss<F: Factory>(who: &str) {
 // ----------------------------------------------------------------------------------------------------------- optimizer
 
 /// A network whose tensors take any of the file's parameters, which are then the first elements of theirs.
-fn roomy<F: Factory>(longest: usize) -> Run<F::Backend> {
+fn roomy<F: Factory>(longest: usize, optimizer: Optimizer) -> Run<F::Backend> {
     let side = longest.max(2);
     let backbone = Backbone::Vit(Vit {
         image: 1,
@@ -93,7 +93,7 @@ fn roomy<F: Factory>(longest: usize) -> Run<F::Backend> {
     });
     let head = Head { inp: side, layers: 1, hidden: 1, bottleneck: side, prototypes: side, train_gain: true };
     let views = Crops::one(Group { count: 2, height: 1, width: 1 });
-    let config = ordinary(backbone, head, views, [1, 1]);
+    let config = Config { optimizer, ..ordinary(backbone, head, views, [1, 1]) };
     let mut run = Run::new::<F>(Plan::new(config).expect("a sound plan"));
     for net in [Net::Student, Net::Teacher] {
         run.load(net, |spec| vec![0.0; spec.at.len()]);
@@ -125,16 +125,28 @@ fn put_grad<O: Memory>(o: &mut O, spec: &Spec, values: &[f64]) {
     o.write(Pool::Grads, spec.at.0.at, values);
 }
 
-fn adamw<F: Factory>(who: &str) {
-    let f = Fixture::open("optim");
-    let names: Vec<&str> = f.between("p", "");
-    let steps = f.get("hp.lr").data.len();
+/// What [`walk`] leaves behind.
+struct Walk<O> {
+    run: Run<O>,
+    names: Vec<String>,
+    specs: Vec<Spec>,
+    lens: Vec<usize>,
+    withheld: Vec<bool>,
+    /// The last step's numbers.
+    last: Hyper,
+}
+
+/// All steps of the file with one of its optimizers, whose tensors begin with `prefix`; every parameter is compared after every step.
+fn walk<F: Factory>(f: &Fixture, prefix: &str, optimizer: Optimizer, rates: &str) -> Walk<F::Backend> {
+    let names: Vec<String> = f.between("p", "").into_iter().map(String::from).collect();
+    let steps = f.get(rates).data.len();
     let counts = f.get("adamw.t").sizes();
-    // A tensor with fewer steps was withheld in the first ones.
+    // A tensor with fewer steps was withheld in the first ones, from every optimizer.
     let withheld: Vec<bool> = counts.iter().map(|&t| t < steps).collect();
     let frozen = steps - counts.iter().min().unwrap();
     let p: Vec<_> = names.iter().map(|i| f.get(&format!("p{i}"))).collect();
-    let mut run = roomy::<F>(p.iter().map(|p| p.data.len()).max().unwrap());
+    let lens: Vec<usize> = p.iter().map(|p| p.data.len()).collect();
+    let mut run = roomy::<F>(*lens.iter().max().unwrap(), optimizer);
     let shapes: Vec<&[usize]> = p.iter().map(|p| p.shape.as_slice()).collect();
     let specs = stand_ins(&run, &shapes, &withheld);
     for (p, spec) in p.iter().zip(&specs) {
@@ -143,7 +155,7 @@ fn adamw<F: Factory>(who: &str) {
     let mut last = quiet();
     for step in 0..steps {
         last = Hyper {
-            lr: f.get("hp.lr").data[step],
+            lr: f.get(rates).data[step],
             weight_decay: f.get("hp.wd").data[step],
             step: step as u64 + 1,
             step_last: (step + 1).saturating_sub(frozen) as u64,
@@ -155,26 +167,58 @@ fn adamw<F: Factory>(who: &str) {
             put_grad(&mut run.o, spec, &f.get(&format!("g{i}.{step}")).data);
         }
         run.o.optimize(run.plan.config.optimizer, &run.plan.table, run.plan.monitor, run.plan.hyper);
-        for ((i, p), spec) in names.iter().zip(&p).zip(&specs) {
+        for ((i, len), spec) in names.iter().zip(&lens).zip(&specs) {
             let got = run.parameter(Net::Student, spec);
-            f.assert_golden(&format!("adamw.p{i}.{step}"), &got[..p.data.len()]);
-            assert!(got[p.data.len()..].iter().all(|&x| x == 0.0), "without a gradient, zero stays zero");
+            f.assert_golden(&format!("{prefix}p{i}.{step}"), &got[..*len]);
+            assert!(got[*len..].iter().all(|&x| x == 0.0), "without a gradient, zero stays zero");
         }
     }
-    for ((i, p), spec) in names.iter().zip(&p).zip(&specs) {
-        f.assert_golden(&format!("adamw.m{i}"), &run.slot(0, spec)[..p.data.len()]);
-        f.assert_golden(&format!("adamw.v{i}"), &run.slot(1, spec)[..p.data.len()]);
+    Walk { run, names, specs, lens, withheld, last }
+}
+
+fn adamw<F: Factory>(who: &str) {
+    let f = Fixture::open("optim");
+    let Walk { mut run, names, specs, lens, withheld, last } = walk::<F>(&f, "adamw.", OPTIMIZER, "hp.lr");
+    for ((i, len), spec) in names.iter().zip(lens).zip(&specs) {
+        f.assert_golden(&format!("adamw.m{i}"), &run.slot(0, spec)[..len]);
+        f.assert_golden(&format!("adamw.v{i}"), &run.slot(1, spec)[..len]);
     }
     let t: Vec<f64> = withheld.iter().map(|&w| if w { last.step_last } else { last.step } as f64).collect();
     f.assert_golden("adamw.t", &t);
-    f.finish(who, &["adamw.", "sgd.", "lars."], &[("sgd.", LATER), ("lars.", LATER)]);
+    f.finish(who, &["adamw."], &[]);
+}
+
+fn sgd<F: Factory>(who: &str) {
+    let f = Fixture::open("optim");
+    walk::<F>(&f, "sgd.", Optimizer::Sgd(Sgd::PUBLISHED), "sgd.lr");
+    f.finish(who, &["sgd."], &[]);
+}
+
+fn lars<F: Factory>(who: &str) {
+    let f = Fixture::open("optim");
+    walk::<F>(&f, "lars.", Optimizer::Lars(Lars::PUBLISHED), "lars.lr");
+    f.finish(who, &["lars."], &[]);
+}
+
+/// LARS tells tensors by their number of axes, numbers come by the group: they agree, the gain of the prototypes (K, 1) included.
+#[test]
+fn lars_scales_tensors_of_several_axes_alone() {
+    let run = roomy::<Reference<f32>>(4, Optimizer::Lars(Lars::PUBLISHED));
+    let at = At { lr: 0.1, weight_decay: 0.2, step: 1 };
+    for spec in run.specs() {
+        let numbers = run.plan.config.optimizer.numbers(at, spec.group);
+        let scaled = if spec.rank == 1 { [0.0, 0.0] } else { [0.2, 0.001] };
+        assert_eq!([numbers[lars_block::DECAY], numbers[lars_block::ETA]], scaled, "{}", spec.name);
+    }
+    let gain = run.specs().into_iter().find(|spec| spec.name.leaf == "last_layer.weight_g").expect("a gain");
+    assert_eq!((gain.rank, gain.group), (2, ParamGroup::LastDecay));
 }
 
 fn clip<F: Factory>(who: &str) {
     let f = Fixture::open("optim");
     let names = f.between("clip.g", "");
     let gradients: Vec<_> = names.iter().map(|i| f.get(&format!("clip.g{i}"))).collect();
-    let mut run = roomy::<F>(gradients.iter().map(|g| g.data.len()).max().unwrap());
+    let mut run = roomy::<F>(gradients.iter().map(|g| g.data.len()).max().unwrap(), OPTIMIZER);
     let shapes: Vec<&[usize]> = gradients.iter().map(|g| g.shape.as_slice()).collect();
     let specs = stand_ins(&run, &shapes, &vec![false; shapes.len()]);
     run.set_hyper(&Hyper { clip_grad: f.get("clip.limit").scalar(), ..quiet() });
@@ -200,7 +244,7 @@ fn clip<F: Factory>(who: &str) {
 fn ema<F: Factory>(who: &str) {
     let f = Fixture::open("optim");
     let (student, teacher) = (&f.get("ema.student").data, &f.get("ema.teacher").data);
-    let mut run = roomy::<F>(student.len());
+    let mut run = roomy::<F>(student.len(), OPTIMIZER);
     run.set_hyper(&Hyper { momentum: f.get("ema.m").scalar(), ..quiet() });
     // Every parameter is averaged, a frozen one too.
     for spec in run.specs() {

@@ -11,7 +11,7 @@ use dino_kernel::mem::{Act, Pool, Span, Weight};
 use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
-use dino_kernel::optim::{AdamW, Optimizer};
+use dino_kernel::optim::{AdamW, Lars, Optimizer};
 use dino_kernel::plan::{Config, Plan, Pools};
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::{self, Hyper};
@@ -20,7 +20,7 @@ use tests::cases::{Call, Row, TABLE, numbers, ragged, row};
 use tests::for_backends;
 use tests::gpu::{OnGpu, bf16_bound, f32_bound, ready};
 use tests::plans::{ordinary, smallest};
-use tests::training::{Run, hyper_numbers, teacher_copies_and_keeps};
+use tests::training::{OPTIMIZERS, Run, hyper_numbers, teacher_copies_and_keeps};
 
 /// Two backends in lockstep.
 type Pair<F> = Lockstep<<F as Both>::A, <F as Both>::B>;
@@ -207,7 +207,9 @@ fn repelling_heads<F: Both>(_: &str) {
 /// What a step ends with, over random gradients: clipping and not, the last layer frozen and not, gains trained and not, then a
 /// gradient that is not finite, and the step after it. More tensors than a block has threads, and a tensor of two chunks.
 fn optimizer<F: Both>(_: &str) {
-    for train_gain in [false, true] {
+    let adamw = Optimizer::AdamW(AdamW { eps: 1e-3, ..AdamW::PUBLISHED });
+    let [_, sgd, lars] = OPTIMIZERS;
+    for (optimizer, train_gain) in [(adamw, false), (adamw, true), (sgd, true), (lars, false), (lars, true)] {
         let backbone = Backbone::Vit(Vit {
             image: 4,
             patch: 2,
@@ -221,11 +223,13 @@ fn optimizer<F: Both>(_: &str) {
         });
         let head = Head { inp: 8, layers: 2, hidden: 700, bottleneck: 37, prototypes: 301, train_gain };
         let views = Crops::one(Group { count: 2, height: 4, width: 4 });
-        let optimizer = Optimizer::AdamW(AdamW { eps: 1e-3, ..AdamW::PUBLISHED });
         let config = Config { optimizer, ..ordinary(backbone, head, views, [2, 2]) };
         let plan = Plan::new(config).expect("a sound plan");
         let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 1);
         assert!(run.specs().len() > 256 && run.specs().iter().any(|s| s.at.len() > 1 << 14));
+        // A parameter of zeros has no norm that an update could go by.
+        let zero = run.specs().into_iter().find(|s| s.rank > 1).expect("a tensor of several axes").at;
+        write(&mut run.o, zero, &vec![0.0; zero.len()]);
         let (s, t, n) = (&plan.student, &plan.teacher, plan.prototype_rows());
         run.o.prototype_scale(s.scale, s.head_weights.v, s.head_weights.g, n);
         run.o.prototype_scale(t.scale, t.head_weights.v, t.head_weights.g, n);
@@ -248,7 +252,7 @@ fn optimizer<F: Both>(_: &str) {
             let at = run.specs().iter().map(|s| s.at.0.at + s.at.len()).max().unwrap().min(end) - 1;
             run.o.write(Pool::Grads, at, &[last]);
             step::commit(&mut run.o, &plan);
-            check::<F>(&mut run.o, 700, 0.0, &(what, train_gain));
+            check::<F>(&mut run.o, 700, 0.0, &(what, optimizer, train_gain));
             let halted = if i < 4 { 0.0 } else { 1.0 };
             assert_eq!(run.monitor(monitor::HALTED), halted, "{what}");
             assert_eq!(run.monitor(monitor::FINITE), 1.0 - halted, "{what}");
@@ -259,7 +263,7 @@ fn optimizer<F: Both>(_: &str) {
             run.o.write(Pool::State, plan.monitor.0.at + monitor::LOSS, &[loss]);
             random_grads(&mut run.o, 20);
             step::commit(&mut run.o, &plan);
-            check::<F>(&mut run.o, 700, 0.0, &(loss, train_gain));
+            check::<F>(&mut run.o, 700, 0.0, &(loss, optimizer, train_gain));
             assert_eq!(run.monitor(monitor::FINITE), 0.0, "{loss}");
         }
     }
@@ -276,7 +280,14 @@ fn teacher_rates<F: Both>(_: &str) {
 
 /// After an update the operands of matmuls are what they are when the same weights are written anew. (In lockstep they always are written.)
 fn matmuls_see_the_new_weights<F: Both>(_: &str) {
-    let plan = smallest();
+    let [adamw, sgd, _] = OPTIMIZERS;
+    // Published updates are smaller than a rounding of bf16.
+    let lars = Optimizer::Lars(Lars { eta: 1.0, ..Lars::PUBLISHED });
+    [adamw, sgd, lars].into_iter().for_each(matmuls_see_what_it_writes::<F>);
+}
+
+fn matmuls_see_what_it_writes<F: Both>(optimizer: Optimizer) {
+    let plan = Plan::new(Config { optimizer, ..smallest().config }).expect("a valid plan");
     let all = 2 * plan.table.len();
     // Beyond the plan's activations: a unit matrix, and its matmul with all weights.
     let (unit, y) = (Act(Span { at: plan.pools.acts, len: 256 }), Act(Span { at: plan.pools.acts + 256, len: all }));

@@ -11,7 +11,7 @@ use dino_kernel::model::{Backbone, Head, Output, Pass, Vit};
 use dino_kernel::objective::Targets;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
-use dino_kernel::optim::adamw;
+use dino_kernel::optim::{adamw, lars, sgd};
 use dino_kernel::params::ParamGroup;
 use dino_kernel::plan::{Config, FeaturePlan, Plan, PlanError, Sharding};
 use dino_kernel::real::Real;
@@ -594,5 +594,7 @@ fn kernels_read_scalars_from_the_same_slots() {
     assert_eq!(scalars, [hyper::SLOTS, &block, monitor::SLOTS]);
     assert_eq!(hyper::LEN, hyper::GROUPS + ParamGroup::ALL.len() * BLOCK);
     assert_eq!(enums(include_str!("../../../dino-gpu/kernels/adamw.cu")), [adamw::block::SLOTS]);
+    assert_eq!(enums(include_str!("../../../dino-gpu/kernels/sgd.cu")), [sgd::block::SLOTS]);
+    assert_eq!(enums(include_str!("../../../dino-gpu/kernels/lars.cu")), [lars::block::SLOTS]);
     assert!(ParamGroup::ALL.iter().enumerate().all(|(i, group)| *group as usize == i));
 }
