@@ -14,7 +14,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 KERNELS = HERE.parent / "kernels"
 SEEDS = ["", "1", "2", "3", "4"]
-WORDS, PLANS = "gpu_words", "gpu_agreement"
+# The program of the single ops, the beginning of the names of those that run on the GPU, and the program of the random plans.
+OPS, ON_GPU, PLANS = "library", r"op_agreement::(gpu_)?(f32|bf16)::", "gpu_agreement"
 
 SWITCH = r'''#pragma once
 // Which mistake is made in which kernel, and, where asked, which of them the kernels reach.
@@ -151,7 +152,7 @@ def build(rows, folder):
 
 
 def binaries():
-    line = ["cargo", "test", "-p", "tests", "--test", WORDS, "--test", PLANS, "--no-run", "--message-format=json"]
+    line = ["cargo", "test", "-p", "tests", "--test", OPS, "--test", PLANS, "--no-run", "--message-format=json"]
     found = {}
     for message in subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines():
         message = json.loads(message)
@@ -165,8 +166,8 @@ class Runner:
         self.programs, self.library, self.times = binaries(), str(library), {}
 
     def tests(self):
-        listed = subprocess.run([self.programs[WORDS], "--list"], check=True, stdout=subprocess.PIPE, text=True).stdout
-        return [line.split(": ")[0] for line in listed.splitlines() if line.endswith(": test")]
+        listed = subprocess.run([self.programs[OPS], "--list"], check=True, stdout=subprocess.PIPE, text=True).stdout
+        return [line.split(": ")[0] for line in listed.splitlines() if line.endswith(": test") and re.match(ON_GPU, line)]
 
     @functools.cache
     def sound(self, test, seed):
@@ -174,7 +175,7 @@ class Runner:
 
     def passes(self, test, seed="", **more):
         """A test by its name, or all of the random plans. Their cases are the same every time."""
-        line = [self.programs[PLANS]] if test == PLANS else [self.programs[WORDS], "--exact", test]
+        line = [self.programs[PLANS]] if test == PLANS else [self.programs[OPS], "--exact", test]
         quiet = {"PROPTEST_RNG_SEED": "1", "PROPTEST_MAX_SHRINK_ITERS": "0", "PROPTEST_DISABLE_FAILURE_PERSISTENCE": "true"}
         env = {**os.environ, **quiet, "DINO_LIBCUDA": self.library, "RUST_BACKTRACE": "0", **more}
         env.pop("CUDA_CPU_SEED", None)
@@ -256,7 +257,7 @@ def write(rows, caught, missed, card, bare, kernels, began):
     out = ["# Mistakes in the kernels, and what notices them", "",
            f"`dino-gpu/emulate/mutations.py`, {day}, {(time.time() - began) / 60:.0f} minutes: {len(rows)} mistakes, made one at a time in every kernel that they",
            f"reach: {pairs} caught, {len(missed)} missed, {len(card)} that only a card can notice. {kernels - len(bare)} of {kernels} kernels have a mistake that is caught.", "",
-           "Tests are those of `tests/tests/gpu_words.rs`, and `gpu_agreement` where none of them does; seeds are `CUDA_CPU_SEED`.", ""]
+           "Tests are those of `tests/tests/library/op_agreement.rs`, and `gpu_agreement` where none of them does; seeds are `CUDA_CPU_SEED`.", ""]
     if missed or bare:
         out += ["Missed:", ""] + [f"- {row}: {kernel}" for row, kernel in missed] + [f"- {k}: nothing" for k in sorted(bare)] + [""]
     out += ["| where | mistake | kernels | caught by |", "|---|---|---|---|"]
