@@ -5,6 +5,7 @@
 #include "adamw.cu"
 #include "ema.cu"
 #include "center.cu"
+#include "column_lse.cu"
 
 #define act float
 #define KERNEL(name) name##_f32
@@ -16,6 +17,7 @@
 #include "norm.cu"
 #include "attention.cu"
 #include "loss.cu"
+#include "mse.cu"
 #undef act
 #undef KERNEL
 
@@ -31,6 +33,7 @@
 #include "norm.cu"
 #include "attention.cu"
 #include "loss.cu"
+#include "mse.cu"
 #undef act
 #undef KERNEL
 

@@ -172,10 +172,12 @@ pub fn save<D: Device>(path: &Path, o: &mut D, p: &Plan, config: &Config, progre
             tensors.push((format!("{prefix}{}", key(&spec)), Out { shape: spec.shape().to_vec(), values }));
         });
     }
-    let center = p.targets.rows.offset;
-    let mut values = vec![0.0; center.len()];
-    o.download(Pool::State, center.0.at, &mut values);
-    tensors.push(("center".into(), Out { shape: vec![1, values.len()], values }));
+    if p.config.objective.has_center() {
+        let center = p.targets.rows.offset;
+        let mut values = vec![0.0; center.len()];
+        o.download(Pool::State, center.0.at, &mut values);
+        tensors.push(("center".into(), Out { shape: vec![1, values.len()], values }));
+    }
     o.sync()?; // what a lost device gave must not replace a good file
     check_finite(&tensors)?;
     Ok(write(path, tensors, metadata(config, progress))?)
@@ -311,8 +313,10 @@ impl Checkpoint {
         if let Some(e) = error {
             return Err(e);
         }
-        let center = p.targets.rows.offset;
-        found.push((Pool::State, center.0.at, self.tensor("center", &[1, center.len()])?));
+        if p.config.objective.has_center() {
+            let center = p.targets.rows.offset;
+            found.push((Pool::State, center.0.at, self.tensor("center", &[1, center.len()])?));
+        }
         Ok(found)
     }
 
