@@ -103,6 +103,7 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
         pool("statistics", Pool::Stats, pools.stats),
         pool("state", Pool::State, pools.state),
     ]);
+    let center = if plan.config.objective.has_center() { plan.targets.rows.offset.len() } else { 0 };
     Report {
         pools: sizes,
         kind: D::KIND,
@@ -112,7 +113,7 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
         backbone,
         head: parameters - backbone,
         checkpoints: [
-            file("checkpoint.safetensors", (2 + slots.len()) * parameters + plan.targets.rows.offset.len()),
+            file("checkpoint.safetensors", (2 + slots.len()) * parameters + center),
             file("teacher.safetensors", backbone),
         ],
     }

@@ -1,18 +1,24 @@
 //! Objectives against their plain matrix forms in f64, where every logit and every target is there at once.
 
-use dino_host::cpu::Cpu;
+use dino_host::config::Config;
+use dino_host::cpu::{Cpu, NoOptions};
+use dino_host::data::Splits;
+use dino_host::data::builtin::{Builtin, Part};
+use dino_host::train::LOG;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
-use dino_kernel::plan::{Config, Net, Plan};
+use dino_kernel::plan::{self, Net, Plan};
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::Hyper;
+use serde_json::Value;
 use tests::backend::{Factory, Reference, make_poisoned, read};
 use tests::for_backends;
 use tests::gpu::OnGpu;
 use tests::plans::{objectives, ordinary};
+use tests::runs::train;
 use tests::training::{Run, hyper_numbers, random_views};
 
 /// What may be off, relative to a tensor's norm, by what the backend computes in.
@@ -141,8 +147,8 @@ fn is_its_matrix_form<F: Factory + Tolerance>(who: &str, objective: Objective, t
     let group = |count, side| Group { count, height: side, width: side };
     let views = Crops::one(group(2, 8)).with(group(2, 4));
     let (images, teachers, c) = (5, 2, head.bottleneck);
-    let plan =
-        Plan::new(Config { objective, ..ordinary(backbone, head, views, [images, images]) }).expect("a valid plan");
+    let plan = Plan::new(plan::Config { objective, ..ordinary(backbone, head, views, [images, images]) })
+        .expect("a valid plan");
     let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 4);
     let h = Hyper { teacher_temp, ..hyper_numbers() };
     run.accumulate(&h, &random_views(&plan, 8));
@@ -190,5 +196,49 @@ fn is_its_matrix_form<F: Factory + Tolerance>(who: &str, objective: Objective, t
     println!("{who}: {objective:?}, temperature {teacher_temp}: {found:.2?}");
     for (what, error) in found {
         assert!(error <= F::RELATIVE, "{who}: {objective:?}: {what} is off by {error:.1e}, relative");
+    }
+}
+
+/// Without a center one prototype takes everything; with one, or with equal shares of the batch, nothing else changed, it does not.
+#[test]
+fn collapse_is_named_where_it_happens() {
+    let part = |count, part| Box::new(Builtin::new(32, count, part, 0));
+    let splits =
+        Splits { train: part(40, Part::Train), test: part(12, Part::Test), held_out: false, notes: Vec::new() };
+    let verdict = |targets: &str, loss: &str| {
+        let config = Config {
+            embed_dim: 24,
+            depth: 1,
+            heads: 2,
+            hidden: 32,
+            out_dim: 64,
+            bottleneck: 16,
+            global_size: 20,
+            momentum_teacher: 0.9,
+            batch: 8,
+            micro_batch: 4,
+            epochs: 24,
+            knn_every: 0,
+            save_every: 0,
+            targets: targets.into(),
+            loss: loss.into(),
+            ..Config::small()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let config = config.resolve().unwrap();
+        train::<Cpu>(&NoOptions {}, &splits, &config, folder.path(), false, false);
+        let text = std::fs::read_to_string(folder.path().join(LOG)).unwrap();
+        let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let of = |kind: &str| rows.iter().rfind(|row| row["kind"] == kind).unwrap().clone();
+        let (step, epoch) = (of("step"), of("epoch"));
+        println!("{targets}, {loss}: loss {}, entropy {}, {}", step["loss"], step["teacher_entropy"], epoch["verdict"]);
+        assert_eq!(step["kl"].is_null(), loss == "mse", "a squared error has no KL");
+        epoch["verdict"].as_str().unwrap().to_string()
+    };
+    for loss in ["cross-entropy", "mse"] {
+        assert_eq!(verdict("none", loss), "one-dimensional collapse");
+        for targets in ["center", "softmax-batch", "sinkhorn-knopp"] {
+            assert_eq!(verdict(targets, loss), "healthy");
+        }
     }
 }
