@@ -145,9 +145,9 @@ impl Gpu {
         p: Prototypes,
         hyper: State,
         n: LossDims,
+        block: usize,
     ) {
-        let (c, block) = (n.bottleneck, n.teachers * n.images);
-        let rows = z.len() / c;
+        let (c, rows) = (n.bottleneck, n.teachers * n.images);
         // The workspace: a tile's running sums of 16 bytes a prototype, then its logits.
         let Some(tile) = self.loss_tile(0, 16 + 4 * block, n.prototypes) else { return };
         let (running, v) = (self.workspace_at(), self.factor(p.v));
@@ -188,7 +188,6 @@ impl Gpu {
     }
 
     /// The student's logits of prototypes `at .. at + width`, and the teacher's probabilities.
-    #[allow(clippy::too_many_arguments)]
     fn tile_forward(
         &mut self,
         w: &Tile,

@@ -42,8 +42,8 @@ impl Update for Gpu {
         self.streamed_mse(out, student, targets, hyper, n);
     }
 
-    fn column_lse(&mut self, offset: State, z: Act, lse: Stat, p: Prototypes, hyper: State, n: LossDims) {
-        self.streamed_column_lse(offset, z, lse, p, hyper, n);
+    fn column_lse(&mut self, offset: State, z: Act, lse: Stat, p: Prototypes, hyper: State, n: LossDims, block: usize) {
+        self.streamed_column_lse(offset, z, lse, p, hyper, n, block);
     }
 
     fn copy(&mut self, y: Act, x: Act) {

@@ -8,17 +8,17 @@ use dino_kernel::backend::LossDims;
 use dino_kernel::scalars::hyper;
 use rayon::prelude::*;
 
-/// offset (K); lse (rows, 2), or empty for rows whose log-sum-exp is 0; `n` is a micro-batch's.
+/// offset (K); lse (rows, 2), or empty for rows whose log-sum-exp is 0; `block` rows at once.
 pub fn forward(
     offset: &mut [f32],
     teacher: Rows,
     lse: &[f32],
     h: &[f32; hyper::LEN],
     n: LossDims,
+    block: usize,
     scratch: &mut Vec<f32>,
 ) {
-    let (c, block, strip, slope) =
-        (n.bottleneck, n.teachers * n.images, strip_len(n.prototypes), h[hyper::INV_TEACHER_TEMP]);
+    let (c, strip, slope) = (n.bottleneck, strip_len(n.prototypes), h[hyper::INV_TEACHER_TEMP]);
     let len = block * TILE;
     scratch.resize(scratch.len().max(n.prototypes.div_ceil(strip) * len), 0.0);
     let tasks = scratch.par_chunks_mut(len).zip(offset.par_chunks_mut(strip)).enumerate();

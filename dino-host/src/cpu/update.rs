@@ -62,12 +62,12 @@ impl Update for Cpu {
         self.compare(mse::forward_backward, out, student, targets, hyper, n);
     }
 
-    fn column_lse(&mut self, offset: State, z: Act, lse: Stat, p: Prototypes, hyper: State, n: LossDims) {
+    fn column_lse(&mut self, offset: State, z: Act, lse: Stat, p: Prototypes, hyper: State, n: LossDims, block: usize) {
         let h = self.hyper(hyper);
         let teacher =
             loss::Rows { z: &self.acts[z.range()], v: &self.weights[p.v.range()], scale: &self.stats[p.scale.range()] };
         let lse = &self.stats[lse.range()];
-        column_lse::forward(&mut self.state[offset.range()], teacher, lse, &h, n, &mut self.scratch);
+        column_lse::forward(&mut self.state[offset.range()], teacher, lse, &h, n, block, &mut self.scratch);
     }
 
     fn copy(&mut self, y: Act, x: Act) {

@@ -130,9 +130,9 @@ pub trait Update: Backward + Collective {
     /// row, loss = sum over its teachers of sum_k (p_k - q_k)^2 (not yet divided). See [`crate::ops::mse`].
     fn mse_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims);
     /// Per prototype: offset (K) = teacher_temp times the log-sum-exp over the teacher rows z of logit / teacher_temp - r, r the row's
-    /// log-sum-exp in `lse` (rows, 2), 0 where `lse` is empty. z has the rows of any number of micro-batches, `n` is that of one: so many
-    /// rows are multiplied at once. See [`crate::ops::column_lse`].
-    fn column_lse(&mut self, offset: State, z: Act, lse: Stat, p: Prototypes, hyper: State, n: LossDims);
+    /// log-sum-exp in `lse` (rows, 2), 0 where `lse` is empty. `n` counts all images; `block` rows, a micro-batch's, are multiplied at
+    /// once. See [`crate::ops::column_lse`].
+    fn column_lse(&mut self, offset: State, z: Act, lse: Stat, p: Prototypes, hyper: State, n: LossDims, block: usize);
     /// y = x.
     fn copy(&mut self, y: Act, x: Act);
     /// sum (cols) += column sums of x: the teacher's l2-normalized bottleneck rows, from which the mean logits follow by linearity.

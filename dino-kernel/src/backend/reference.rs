@@ -248,7 +248,16 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         mse::forward_backward(LossOut { loss, lse, dz, dw }, student, targets, h, n);
     }
 
-    fn column_lse(&mut self, offset: State, z: Act, lse: Stat, p: Prototypes, hyper: State, n: LossDims) {
+    fn column_lse(
+        &mut self,
+        offset: State,
+        z: Act,
+        lse: Stat,
+        p: Prototypes,
+        hyper: State,
+        n: LossDims,
+        _block: usize,
+    ) {
         let [offset, h] = split(self.state, [offset.0, hyper.0]);
         let (v, scale) = (&self.weights[p.v.range()], &self.stats[p.scale.range()]);
         let rows = Logits { z: &self.acts[z.range()], v, scale };

@@ -16,14 +16,15 @@ use crate::mem::State;
 /// The offsets of the targets, T c_k, from the teacher's rows of the full batch. `n` is a micro-batch's.
 pub(super) fn offsets<O: Update>(o: &mut O, t: &TargetSpans, iterations: u32, hyper: State, n: LossDims) {
     let (BatchSpans { z, lse, entropy }, TargetRows { prototypes, offset, .. }) = (t.batch, t.rows);
-    o.column_lse(offset, z, lse.part(0, 0), prototypes, hyper, n);
     let rows = n.teachers * n.images;
+    let all = LossDims { images: z.len() / n.bottleneck / n.teachers, ..n };
+    o.column_lse(offset, z, lse.part(0, 0), prototypes, hyper, all, rows);
     for _ in 1..iterations {
         for first in (0..lse.len() / 2).step_by(rows) {
             let z = z.part(first * n.bottleneck, rows * n.bottleneck);
             let part = TargetRows { z, lse: lse.part(2 * first, 2 * rows), prototypes, offset };
             o.teacher_lse(entropy, part, hyper, n);
         }
-        o.column_lse(offset, z, lse, prototypes, hyper, n);
+        o.column_lse(offset, z, lse, prototypes, hyper, all, rows);
     }
 }

@@ -15,7 +15,7 @@ pub fn forward<T: Real>(offset: &mut [T], teacher: Logits<T>, lse: &[T], h: &[T]
     let lse = lse.as_chunks::<2>().0;
     for (k, offset) in offset.iter_mut().enumerate() {
         let mut sum = LogSumExp::new(sharpen);
-        for row in 0..teacher.z.len() / c {
+        for row in 0..n.teachers * n.images {
             let [top, ln] = lse.get(row).copied().unwrap_or([T::ZERO; 2]);
             sum.push(teacher.at(row, k, c) - top - ln / sharpen);
         }

@@ -58,7 +58,7 @@ fn column_lse(b: &mut Build, sizes: &[usize]) -> Calls {
     let &[rows, block, bottleneck, prototypes, temperatures, with_lse] = sizes else {
         panic!("sizes of a log-sum-exp of columns: {sizes:?}");
     };
-    let n = LossDims { images: block / 2, first_view: 0, views: 4, teachers: 2, bottleneck, prototypes };
+    let n = LossDims { images: rows, first_view: 0, views: 4, teachers: 1, bottleneck, prototypes };
     let unit = 1.0 / (bottleneck as f64).sqrt();
     let z = b.input_around("z", rows * bottleneck, unit, 0.0);
     let copy = b.output("copy", z.len());
@@ -70,7 +70,7 @@ fn column_lse(b: &mut Build, sizes: &[usize]) -> Calls {
     let h = Hyper { teacher_temp, student_temp, ..hyper_numbers() };
     let hyper = b.state(&h.derive(OPTIMIZER, OBJECTIVE, n.images, n.views, n.teachers));
     Calls::forward(prototypes.max(rows), move |o| {
-        o.column_lse(offset, z, lse, p, hyper, n);
+        o.column_lse(offset, z, lse, p, hyper, n, block);
         o.copy(copy, z);
     })
 }
