@@ -132,8 +132,7 @@ fn main() {
         let numbers = hyper(n).numbers(&PLAN);
         o.state[PLAN.hyper.range()].iter_mut().zip(numbers).for_each(|(to, x)| *to = x as f32);
         step::begin(&mut o, &PLAN);
-        draw(&mut o.acts[PLAN.pixels.range()], n);
-        step::micro_batch(&mut o, &PLAN);
+        step::accumulate(&mut o, &PLAN, |o, _| draw(&mut o.acts[PLAN.pixels.range()], n));
         step::commit(&mut o, &PLAN);
         let found = &o.state[PLAN.monitor.range()];
         let loss = found[monitor::LOSS] / (IMAGES * PLAN.teachers() * (PLAN.views() - 1)) as f32;

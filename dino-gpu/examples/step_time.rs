@@ -190,15 +190,12 @@ fn gib(bytes: u64) -> f64 {
 
 /// The ops of a step without its uploads, launched one by one with a single wait at the end: what the GPU computes, milliseconds.
 fn ops_alone(work: &Work, gpu: &mut Gpu, steps: usize) -> Result<Vec<f64>> {
-    let parts = work.config.batch / work.config.micro_batch;
     let mut times = Vec::new();
     for _ in 0..steps {
         gpu.sync()?;
         let start = Instant::now();
         step::begin(gpu, &work.plan);
-        for _ in 0..parts {
-            step::micro_batch(gpu, &work.plan);
-        }
+        step::accumulate(gpu, &work.plan, |_, _| ());
         step::commit(gpu, &work.plan);
         gpu.sync()?;
         times.push(start.elapsed().as_secs_f64() * 1e3);

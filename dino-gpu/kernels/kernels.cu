@@ -7,6 +7,7 @@
 #include "lars.cu"
 #include "ema.cu"
 #include "center.cu"
+#include "column_lse.cu"
 
 #define act float
 #define KERNEL(name) name##_f32
@@ -18,6 +19,7 @@
 #include "norm.cu"
 #include "attention.cu"
 #include "loss.cu"
+#include "mse.cu"
 #undef act
 #undef KERNEL
 
@@ -33,6 +35,7 @@
 #include "norm.cu"
 #include "attention.cu"
 #include "loss.cu"
+#include "mse.cu"
 #undef act
 #undef KERNEL
 

@@ -140,12 +140,12 @@ macro_rules! kernels {
 
 // What does not depend on the activation type, what is compiled for either, and what runs on the tensor cores, with its shared memory.
 kernels! {
-    common: adamw, center_norm, clip_apply, clip_factors, clip_norm, clip_squares, commit_center, ema, gemm_f32, lars,
-        lars_factors, lars_squares, loss_running, loss_targets, prototype_scale, sgd, shadow_weights, split_sum, sum_stat,
-        weight_norm_backward;
+    common: adamw, center_norm, clip_apply, clip_factors, clip_norm, clip_squares, column_running, commit_center, ema, gemm_f32,
+        lars, lars_factors, lars_squares, loss_running, loss_targets, mse_inner, prototype_scale, sgd, shadow_weights, split_sum,
+        sum_stat, weight_norm_backward;
     typed: add, add_scaled, attend, attend_dkv, attend_dq, attention_rows, column_sums, embed, embed_backward, from_f32,
-        gather_class, gelu, gelu_backward, l2_normalise, l2_normalise_backward, layernorm, layernorm_backward, loss_gradient, patchify,
-        resize_positions, resize_positions_backward, scale_columns, scatter_class_acc, sum_rows;
+        gather_class, gelu, gelu_backward, l2_normalise, l2_normalise_backward, layernorm, layernorm_backward, loss_gradient, mse_gradient,
+        patchify, resize_positions, resize_positions_backward, scale_columns, scatter_class_acc, sum_rows;
     tensor: gemm_nt_bf16 = 30720, gemm_nt_bf16_128 = 61440, gemm_nn_bf16 = 29184, gemm_nn_bf16_128 = 56832, gemm_tn_bf16 = 27648,
         gemm_tn_bf16_128 = 52224, attention_delta_bf16 = 0,
         attention_fwd_bf16_32 = 25600, attention_dq_bf16_32 = 30720, attention_dkv_bf16_32 = 31744,

@@ -144,12 +144,10 @@ pub trait Device: Update + Memory + Sized {
 pub fn issue_step<O: Update>(o: &mut O, plan: &Plan, step: &Step, mut put: impl FnMut(&mut O, Pool, usize, &[f32])) {
     put(o, Pool::State, plan.hyper.0.at, &step.hyper);
     step::begin(o, plan);
-    for (number, part) in step.parts.iter().enumerate() {
-        put(o, Pool::State, plan.drop.0.at, &part.drop);
-        put(o, Pool::Acts, plan.pixels.0.at, part.pixels);
-        step::micro_batch(o, plan);
-        step::end_part(o, plan, number);
-    }
+    step::accumulate(o, plan, |o, part| {
+        put(o, Pool::State, plan.drop.0.at, &step.parts[part].drop);
+        put(o, Pool::Acts, plan.pixels.0.at, step.parts[part].pixels);
+    });
     step::reduce(o, plan);
     step::commit(o, plan);
 }

@@ -1,7 +1,11 @@
 //! One optimization step, reading like the paper's algorithm 1, and the numbers that change from step to step.
 //!
-//! A step is: [`begin`], then per micro-batch [`micro_batch`] (forward, backward, accumulate) and [`end_part`], then [`reduce`] and
-//! [`commit`]: given the center, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the
+//! A step is: [`begin`], then [`accumulate`], then [`reduce`] and [`commit`]. To accumulate is per micro-batch [`micro_batch`] (forward,
+//! backward, accumulate) and [`end_part`]. Where the targets depend on the full batch ([`Objective::whole_batch`]), every micro-batch comes twice:
+//! first all of them through [`teacher_rows`] and [`keep_rows`], after which [`offsets`] forms what the targets need of them, then each
+//! between [`take_rows`] and [`end_part`] as above. A device that captures the parts of a step calls them one by one.
+//!
+//! Given the center, or the offsets, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the
 //! same gradients, teacher sum and center. In a process alone with one shard, `end_part` and `reduce` do nothing. Nothing in a step
 //! reads the device or depends on anything but the pools.
 
@@ -70,6 +74,37 @@ impl Hyper {
     }
 }
 
+/// Everything of a step between its beginning and its reduction. `put` brings the data of a micro-batch (from 0) to where the plan has them, each time that
+/// it comes: pixels and stochastic-depth scales.
+pub fn accumulate<O: Update>(o: &mut O, p: &Plan, put: impl FnMut(&mut O, usize)) {
+    accumulate_each(o, p, put, |_, _, _| ());
+}
+
+/// The same; `each` is called after a teacher's pass with the number of the micro-batch and none, and after every one of the student's
+/// with that number and its own.
+pub fn accumulate_each<O: Update>(
+    o: &mut O,
+    p: &Plan,
+    mut put: impl FnMut(&mut O, usize),
+    mut each: impl FnMut(&mut O, usize, Option<usize>),
+) {
+    if p.config.objective.whole_batch() {
+        for part in 0..p.parts() {
+            put(o, part);
+            teacher_rows(o, p);
+            keep_rows(o, p, part);
+            each(o, part, None);
+        }
+        offsets(o, p);
+    }
+    for part in 0..p.parts() {
+        put(o, part);
+        take_rows(o, p, part);
+        micro_batch_each(o, p, |o, pass| each(o, part, pass));
+        end_part(o, p, part);
+    }
+}
+
 /// Once per step: what the weights alone determine.
 pub fn begin<O: Update>(o: &mut O, p: &Plan) {
     let n = p.prototype_rows();
@@ -80,6 +115,31 @@ pub fn begin<O: Update>(o: &mut O, p: &Plan) {
     p.teacher.backbone.begin(o);
     o.prototype_scale(p.student.scale, p.student.head_weights.v, p.student.head_weights.g, n);
     o.prototype_scale(p.teacher.scale, p.teacher.head_weights.v, p.teacher.head_weights.g, n);
+}
+
+/// With targets that depend on the full batch: the teacher's rows of the micro-batch whose pixels are at `p.pixels`.
+pub fn teacher_rows<O: Update>(o: &mut O, p: &Plan) {
+    let (backbone, head) = (&p.teacher_pass, &p.teacher_head);
+    p.student.backbone.prepare(o, p.pixels);
+    backbone.forward(o);
+    p.table.head.forward(o, &p.teacher.head_weights, head, backbone.y());
+}
+
+/// Then: they are kept as those of micro-batch `part` (from 0).
+pub fn keep_rows<O: Update>(o: &mut O, p: &Plan, part: usize) {
+    o.copy(p.targets.kept(part), p.targets.rows.z);
+}
+
+/// With those of all micro-batches kept: the offsets of the targets.
+pub fn offsets<O: Update>(o: &mut O, p: &Plan) {
+    p.config.objective.offsets(o, &p.targets, p.hyper, p.loss_dims());
+}
+
+/// Before [`micro_batch`] number `part`: where the teacher's rows were kept, they are put back, and its pass is not made again.
+pub fn take_rows<O: Update>(o: &mut O, p: &Plan, part: usize) {
+    if p.config.objective.whole_batch() {
+        o.copy(p.targets.rows.z, p.targets.kept(part));
+    }
 }
 
 /// Forward and backward of the micro-batch whose pixels are at `p.pixels`; gradients and the teacher's sum accumulate.
@@ -98,14 +158,15 @@ pub fn micro_batch_each<O: Update>(o: &mut O, p: &Plan, mut each: impl FnMut(&mu
     o.sum_stat(p.monitor.part(monitor::LOSS, 1), p.loss);
 }
 
-/// The teacher's pass over the global crops, which come first. It saves nothing but its l2-normalized bottleneck rows.
+/// The teacher's pass over the global crops, which come first, unless its rows are there; and the targets. The pass saves nothing but
+/// its l2-normalized bottleneck rows.
 fn teacher<O: Update>(o: &mut O, p: &Plan) {
-    let (head, t, n) = (&p.table.head, &p.teacher, p.loss_dims());
-    let (backbone, head_acts) = (&p.teacher_pass, &p.teacher_head);
-    p.student.backbone.prepare(o, p.pixels);
-    backbone.forward(o);
-    head.forward(o, &t.head_weights, head_acts, backbone.y());
-    p.config.objective.targets(o, &p.targets, p.monitor, p.hyper, n);
+    if p.config.objective.whole_batch() {
+        p.student.backbone.prepare(o, p.pixels);
+    } else {
+        teacher_rows(o, p);
+    }
+    p.config.objective.targets(o, &p.targets, p.monitor, p.hyper, p.loss_dims());
 }
 
 /// The student's forward and backward pass over some views or all.

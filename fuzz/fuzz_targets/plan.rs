@@ -10,7 +10,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
 use dino_kernel::model::{Backbone, Head, Vit};
-use dino_kernel::objective::Objective;
+use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::optim::{AdamW, Lars, Optimizer, Sgd, TeacherRule};
@@ -71,10 +71,16 @@ impl<'a> Arbitrary<'a> for Sizes {
         let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: u.arbitrary()? };
         let micro_batch = size(u)?;
         let batch = if u.ratio(9, 10)? { micro_batch.wrapping_mul(size(u)?) } else { size(u)? };
+        let targets = match u.int_in_range(0..=3u8)? {
+            0 => Targets::Plain,
+            1 => Targets::SinkhornKnopp { iterations: u.int_in_range(0..=4)? },
+            _ => Targets::Centered { momentum: 0.9 },
+        };
+        let divergence = if u.arbitrary()? { Divergence::SquaredError } else { Divergence::CrossEntropy };
         Ok(Sizes(Config {
             backbone,
             head,
-            objective: Objective::PUBLISHED,
+            objective: Objective { targets, divergence },
             optimizer: *u.choose(&OPTIMIZERS)?,
             teacher: *u.choose(&TEACHERS)?,
             views,
@@ -127,10 +133,7 @@ fuzz_target!(|sizes: Sizes| {
         state: &mut state,
     });
     step::begin(&mut o, &p);
-    for _ in 0..p.parts() {
-        o.inner.write(Pool::Acts, p.pixels.0.at, &pixels);
-        step::micro_batch(&mut o, &p);
-    }
+    step::accumulate(&mut o, &p, |o, _| o.inner.write(Pool::Acts, p.pixels.0.at, &pixels));
     step::commit(&mut o, &p);
     assert!(o.violation.is_none(), "{:?} under {:?}", o.violation, p.config);
 });

@@ -122,8 +122,8 @@ const HALF_ULP: f64 = 1.0 / 256.0;
 /// way; the loss the gradient of the logits, which the prototypes' gradients are made of as well.
 pub fn bf16_bound(op: Op, pool: Pool, k: f64) -> f64 {
     let roundings = match (pool, op) {
-        (Pool::Acts, Op::linear_gelu | Op::attention | Op::attention_backward | Op::dino_loss) => 2.0,
-        (Pool::Acts, _) | (Pool::Grads, Op::dino_loss) => 1.0,
+        (Pool::Acts, Op::linear_gelu | Op::attention | Op::attention_backward | Op::dino_loss | Op::mse_loss) => 2.0,
+        (Pool::Acts, _) | (Pool::Grads, Op::dino_loss | Op::mse_loss) => 1.0,
         _ => 0.0,
     };
     roundings * HALF_ULP + f32_bound(k)
@@ -134,7 +134,7 @@ pub fn bf16_bound(op: Op, pool: Pool, k: f64) -> f64 {
 /// (What bf16 drops is the same on both sides.)
 pub fn sharpened(bound: f64, op: Op, coldest: f64, bottleneck: usize) -> f64 {
     match op {
-        Op::teacher_lse | Op::dino_loss | Op::sum_stat => {
+        Op::teacher_lse | Op::dino_loss | Op::mse_loss | Op::sum_stat => {
             bound + (2.0 + (bottleneck as f64).sqrt()) * f32::EPSILON as f64 / coldest
         }
         _ => bound,
@@ -162,8 +162,10 @@ pub fn step_beside_cpu<F: Factory>(
     // Where student and teacher are one-hot on the same prototype, the gradient p - q of a row is what cancellation leaves of the two, so
     // its error is measured by their size.
     let (images, pairs) = (plan.config.micro_batch as f64, plan.teachers() * (plan.views() - 1) * plan.config.batch);
-    for pool in [Pool::Acts, Pool::Grads] {
-        run.o.floor[Op::dino_loss as usize][pool as usize] = images.sqrt() / (student_temp * pairs as f64);
+    for op in [Op::dino_loss, Op::mse_loss] {
+        for pool in [Pool::Acts, Pool::Grads] {
+            run.o.floor[op as usize][pool as usize] = images.sqrt() / (student_temp * pairs as f64);
+        }
     }
     run.step(&Hyper { teacher_temp, student_temp, ..hyper_numbers() }, &random_views(&plan, seed));
     assert_eq!(run.monitor(monitor::FINITE), 1.0);

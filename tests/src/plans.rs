@@ -3,6 +3,7 @@
 use crate::training::{OBJECTIVE, OPTIMIZER, OPTIMIZERS, TEACHER, TEACHERS};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::model::{Backbone, Head, Vit};
+use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan};
@@ -26,6 +27,18 @@ pub fn ordinary(backbone: Backbone, head: Head, views: Crops, [batch, micro_batc
         recompute,
         stream_crops,
     }
+}
+
+/// Every objective: each kind of targets with each kind of loss, the published one first.
+pub fn objectives() -> Vec<Objective> {
+    let targets = [
+        OBJECTIVE.targets,
+        Targets::SinkhornKnopp { iterations: 1 },
+        Targets::SinkhornKnopp { iterations: 3 },
+        Targets::Plain,
+    ];
+    let of = |divergence| targets.map(|targets| Objective { targets, divergence });
+    [of(Divergence::CrossEntropy), of(Divergence::SquaredError)].concat()
 }
 
 /// A plan of one narrow block, two crops of two images: the parameters are what its tests are about.
@@ -58,6 +71,7 @@ prop_compose! {
         (layers, hidden, bottleneck, prototypes) in (1usize..5, 8usize..70, 4usize..40, 8usize..700),
         (images, parts, drop_path, train_gain) in (1usize..4, 1usize..3, any::<bool>(), any::<bool>()),
         (recompute, stream_crops) in any::<(bool, bool)>(),
+        objective in prop::sample::select(objectives()),
     ) -> Config {
         let backbone = Backbone::Vit(Vit {
             image: grid * patch, patch, channels: 3, dim: heads * head_dim, depth, heads, mlp, positions: Interpolation::Published, eps: EPS,
@@ -70,7 +84,7 @@ prop_compose! {
         let head = Head { inp: backbone.dim(), layers, hidden, bottleneck, prototypes, train_gain };
         let (optimizer, teacher) = (OPTIMIZERS[prototypes % OPTIMIZERS.len()], TEACHERS[hidden % TEACHERS.len()]);
         let rest = ordinary(backbone, head, views, [images * parts, images]);
-        Config { optimizer, teacher, drop_path, recompute, stream_crops, ..rest }
+        Config { objective, optimizer, teacher, drop_path, recompute, stream_crops, ..rest }
     }
 }
 

@@ -155,28 +155,15 @@ impl<O: Update + Memory> Run<O> {
 
     /// Puts micro-batch `part` of the batch into place: its crops, and which of their branches are dropped.
     pub fn put_part(&mut self, views: &[View], part: usize) {
-        let mut pixels = Vec::with_capacity(self.plan.pixels.len());
-        for view in views {
-            let part_len = view.pixels.len() / self.plan.parts();
-            pixels.extend_from_slice(&view.pixels[part * part_len..][..part_len]);
-        }
-        write(&mut self.o, self.plan.pixels, &pixels);
-        let (micro_batch, drop) = (self.plan.config.micro_batch, self.plan.drop);
-        let images: Vec<u32> = (0..micro_batch).map(|i| (part * micro_batch + i) as u32).collect();
-        let mut scales = vec![0.0; drop.len()];
-        self.plan.drop_path(&mut scales, 1, 0, &images, self.drop_rate);
-        write(&mut self.o, drop, &scales);
+        put_part(&mut self.o, &self.plan, self.drop_rate, views, part);
     }
 
     /// Everything of a step but its commit: forward, loss, gradients; the prototypes' gradient is still the raw one.
     pub fn accumulate(&mut self, h: &Hyper, views: &[View]) {
         self.set_hyper(h);
         step::begin(&mut self.o, &self.plan);
-        for part in 0..self.plan.parts() {
-            self.put_part(views, part);
-            step::micro_batch(&mut self.o, &self.plan);
-            step::end_part(&mut self.o, &self.plan, part);
-        }
+        let (plan, drop_rate) = (self.plan, self.drop_rate);
+        step::accumulate(&mut self.o, &plan, |o, part| put_part(o, &plan, drop_rate, views, part));
     }
 
     /// The first op of a commit: raw prototype gradients become those of directions and gains.
@@ -192,6 +179,21 @@ impl<O: Update + Memory> Run<O> {
         step::reduce(&mut self.o, &self.plan);
         step::commit(&mut self.o, &self.plan);
     }
+}
+
+/// See [`Run::put_part`].
+fn put_part<O: Memory>(o: &mut O, plan: &Plan, drop_rate: f64, views: &[View], part: usize) {
+    let mut pixels = Vec::with_capacity(plan.pixels.len());
+    for view in views {
+        let part_len = view.pixels.len() / plan.parts();
+        pixels.extend_from_slice(&view.pixels[part * part_len..][..part_len]);
+    }
+    write(o, plan.pixels, &pixels);
+    let (micro_batch, drop) = (plan.config.micro_batch, plan.drop);
+    let images: Vec<u32> = (0..micro_batch).map(|i| (part * micro_batch + i) as u32).collect();
+    let mut scales = vec![0.0; drop.len()];
+    plan.drop_path(&mut scales, 1, 0, &images, drop_rate);
+    write(o, drop, &scales);
 }
 
 /// What the loss ops give for given logits.

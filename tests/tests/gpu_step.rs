@@ -6,15 +6,16 @@ use dino_host::device::{Device, Part, QUEUE, Step};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Pool;
 use dino_kernel::model::{Backbone, Head, Vit};
+use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan};
 use dino_kernel::scalars::monitor;
 use tests::gpu::{Ground, emulation_count, ground};
 use tests::plans::ordinary;
-use tests::training::{Run, hyper_numbers, normals};
+use tests::training::{OBJECTIVE, Run, hyper_numbers, normals};
 
-fn plan(parts: usize, stream_crops: bool) -> Plan {
+fn plan(parts: usize, stream_crops: bool, objective: Objective) -> Plan {
     let backbone = Backbone::Vit(Vit {
         image: 16,
         patch: 8,
@@ -28,13 +29,18 @@ fn plan(parts: usize, stream_crops: bool) -> Plan {
     });
     let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
-    Plan::new(Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [2 * parts, 2]) })
-        .expect("a valid plan")
+    let ordinary = ordinary(backbone, head, views, [2 * parts, 2]);
+    Plan::new(Config { drop_path: true, stream_crops, objective, ..ordinary }).expect("a valid plan")
 }
 
 /// Six steps, reports one step late as the trainer takes them: the monitors, the weights, and what the last four steps cost.
-fn steps(launch: Launch, parts: usize, stream_crops: bool) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, [i64; 5]) {
-    let plan = plan(parts, stream_crops);
+fn steps(
+    launch: Launch,
+    parts: usize,
+    stream_crops: bool,
+    objective: Objective,
+) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, [i64; 5]) {
+    let plan = plan(parts, stream_crops, objective);
     let options = Options { precision: Precision::Bf16, launch, workspace: 128, ..Options::default() };
     let before = emulation_count(c"live_bytes");
     let gpu = Gpu::create(&options, plan.pools).expect("it fits");
@@ -83,17 +89,21 @@ fn a_step_leaves_the_host_alone() {
             return eprintln!("SKIPPED a_step_leaves_the_host_alone: only the emulation counts, this is {other:?}");
         }
     }
-    for (parts, stream) in [(1, false), (1, true), (3, false), (3, true)] {
-        let (monitors, weights, cost) = steps(Launch::Graph, parts, stream);
+    // The targets of the last depend on the full batch, whose micro-batches are sent twice.
+    let whole = Objective { targets: Targets::SinkhornKnopp { iterations: 3 }, divergence: Divergence::SquaredError };
+    let centered = [(1, false), (1, true), (3, false), (3, true)].map(|(parts, stream)| (parts, stream, OBJECTIVE));
+    for (parts, stream, objective) in centered.into_iter().chain([(1, false, whole), (3, true, whole)]) {
+        let (monitors, weights, cost) = steps(Launch::Graph, parts, stream, objective);
         assert_eq!(monitors.len(), 6);
         assert!(monitors.iter().all(|m| m[monitor::FINITE] == 1.0));
         // With several micro-batches the host may not run further ahead than the two pinned buffers: it waits for a copy, not for work.
-        let waits = if parts == 1 { 0 } else { 4 * parts as i64 };
+        let sent = if objective.whole_batch() { 2 * parts } else { parts };
+        let waits = if sent == 1 { 0 } else { 4 * sent as i64 };
         assert_eq!(cost[0], 0, "allocations");
         assert!(cost[1] <= waits, "{} waits in four steps", cost[1]);
         assert_eq!(cost[2..], [0; 3], "pageable copies, refusals in a capture, guards");
 
-        let (direct, same, cost) = steps(Launch::Direct, parts, stream);
+        let (direct, same, cost) = steps(Launch::Direct, parts, stream, objective);
         assert_eq!(cost[0], 0, "allocations");
         assert_eq!(monitors, direct, "as graphs and kernel by kernel");
         assert!(weights == same, "as graphs and kernel by kernel: other weights");

@@ -45,7 +45,7 @@ pub struct Gpu {
     capturing: bool,
     table: Option<DeviceTable>,
     staging: Option<Staging>,
-    graphs: Option<[Graph; 3]>,
+    graphs: Option<Vec<Graph>>,
     /// Steps queued so far.
     steps: usize,
     /// The first thing that went wrong; ops cannot fail, so it waits for `sync`.
@@ -240,6 +240,11 @@ impl Gpu {
             self.fail(e);
             true
         })
+    }
+
+    pub(crate) fn copy_bytes(&mut self, to: u64, from: u64, bytes: usize) {
+        let r = self.stream.copy(to, from, bytes);
+        self.note(r);
     }
 
     pub(crate) fn clear_bytes(&mut self, at: u64, bytes: usize) {

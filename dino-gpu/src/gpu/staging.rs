@@ -1,6 +1,7 @@
 //! Steps: what goes in and out beside them, and how they are queued, captured and replayed. The host runs one step ahead.
 
 use super::Gpu;
+use super::graph::Part;
 use crate::args;
 use crate::cuda::{Buffer, Event, Pinned, Stream};
 use crate::kernels::Shape;
@@ -55,7 +56,8 @@ impl Staging {
 }
 
 impl Gpu {
-    /// Queues one step; `hyper` this step's numbers, `parts` the micro-batches' (stochastic-depth scales, pixels).
+    /// Queues one step; `hyper` this step's numbers, `parts` the micro-batches' (stochastic-depth scales, pixels). Where the targets depend
+    /// on the full batch, they are sent twice.
     ///
     /// # Errors
     /// The device fails, or failed before, or has no memory for the staging buffers.
@@ -63,7 +65,7 @@ impl Gpu {
         &mut self,
         plan: &Plan,
         numbers: &[f32; hyper::LEN],
-        parts: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+        parts: impl Iterator<Item = (&'a [f32], &'a [f32])> + Clone,
     ) -> Result<()> {
         self.check()?;
         let staging = self.staging.take().map_or_else(|| Staging::new(plan.pools.input), Ok);
@@ -90,7 +92,7 @@ impl Gpu {
         &mut self,
         plan: &Plan,
         numbers: &[f32; hyper::LEN],
-        parts: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+        parts: impl Iterator<Item = (&'a [f32], &'a [f32])> + Clone,
         staging: &mut Staging,
     ) -> Result<()> {
         // The slot was that of the step before the last: free, unless the caller has not read its report.
@@ -101,40 +103,56 @@ impl Gpu {
         staging.hyper[slot].get_mut().copy_from_slice(numbers);
         // SAFETY: pinned, of that length, and left alone until this step's report is read.
         unsafe { self.stream.upload(self.state(plan.hyper), staging.hyper[slot].address(), 4 * hyper::LEN)? };
-        self.issue(0, plan)?;
-        let (pixels, drop) = (plan.pixels, plan.drop);
-        for (number, (scales, values)) in parts.enumerate() {
-            let slot = staging.parts % 2;
-            // The slot's last copy is done if its step is; within a step of many micro-batches the host keeps two ahead.
-            if staging.parts >= staging.done + 2 {
-                staging.copied[slot].wait()?;
+        self.issue(Part::Begin, plan)?;
+        if plan.config.objective.whole_batch() {
+            for (number, part) in parts.clone().enumerate() {
+                self.send_part(plan, part, staging)?;
+                self.issue(Part::TeacherRows, plan)?;
+                step::keep_rows(self, plan, number);
             }
-            let host = staging.pinned[slot].get_mut();
-            host[..values.len()].copy_from_slice(values);
-            host[pixels.len()..][..scales.len()].copy_from_slice(scales);
-            staging.copies.wait_for(&staging.consumed[slot])?;
-            let staged = &staging.staged[slot];
-            // SAFETY: pinned, of that length, and left alone until `copied`.
-            unsafe { staging.copies.upload(staged.at, staging.pinned[slot].address(), staged.bytes)? };
-            staging.copies.record(&staging.copied[slot])?;
-            self.stream.wait_for(&staging.copied[slot])?;
-            let arguments = args![self.act(pixels), staged.at, pixels.len() as i64];
-            self.kernels.from_f32.launch(&self.stream, Shape::flat(pixels.len()), arguments)?;
-            if !scales.is_empty() {
-                self.stream.copy(self.state(drop), staged.at + 4 * pixels.len() as u64, 4 * scales.len())?;
-            }
-            self.stream.record(&staging.consumed[slot])?;
-            staging.parts += 1;
-            self.issue(1, plan)?;
+            self.issue(Part::Offsets, plan)?;
+        }
+        for (number, part) in parts.enumerate() {
+            self.send_part(plan, part, staging)?;
+            // Between two graphs, for the rows of every part are kept at another address.
+            step::take_rows(self, plan, number);
+            self.issue(Part::MicroBatch, plan)?;
             step::end_part(self, plan, number);
         }
         // Between two graphs: sums over processes need not be captured.
         step::reduce(self, plan);
-        self.issue(2, plan)?;
+        self.issue(Part::Commit, plan)?;
         // SAFETY: pinned, of that length, and read only after `reported`.
         unsafe { self.stream.download(staging.report[slot].address(), self.state(plan.monitor), 4 * monitor::LEN)? };
         staging.ends[slot] = staging.parts;
         self.stream.record(&staging.reported[slot])
+    }
+
+    /// Queues the copies of a micro-batch's stochastic-depth scales and pixels to where the plan has them.
+    fn send_part(&mut self, plan: &Plan, (scales, values): (&[f32], &[f32]), staging: &mut Staging) -> Result<()> {
+        let (pixels, drop) = (plan.pixels, plan.drop);
+        let slot = staging.parts % 2;
+        // The slot's last copy is done if its step is; within a step of many micro-batches the host keeps two ahead.
+        if staging.parts >= staging.done + 2 {
+            staging.copied[slot].wait()?;
+        }
+        let host = staging.pinned[slot].get_mut();
+        host[..values.len()].copy_from_slice(values);
+        host[pixels.len()..][..scales.len()].copy_from_slice(scales);
+        staging.copies.wait_for(&staging.consumed[slot])?;
+        let staged = &staging.staged[slot];
+        // SAFETY: pinned, of that length, and left alone until `copied`.
+        unsafe { staging.copies.upload(staged.at, staging.pinned[slot].address(), staged.bytes)? };
+        staging.copies.record(&staging.copied[slot])?;
+        self.stream.wait_for(&staging.copied[slot])?;
+        let arguments = args![self.act(pixels), staged.at, pixels.len() as i64];
+        self.kernels.from_f32.launch(&self.stream, Shape::flat(pixels.len()), arguments)?;
+        if !scales.is_empty() {
+            self.stream.copy(self.state(drop), staged.at + 4 * pixels.len() as u64, 4 * scales.len())?;
+        }
+        self.stream.record(&staging.consumed[slot])?;
+        staging.parts += 1;
+        Ok(())
     }
 
     /// The monitor of the oldest of the last `queued` steps (one or two), once it has run.

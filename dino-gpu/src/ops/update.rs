@@ -38,6 +38,19 @@ impl Update for Gpu {
         self.streamed_loss(out, student, targets, hyper, n);
     }
 
+    fn mse_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims) {
+        self.streamed_mse(out, student, targets, hyper, n);
+    }
+
+    fn column_lse(&mut self, offset: State, z: Act, lse: Stat, p: Prototypes, hyper: State, n: LossDims, block: usize) {
+        self.streamed_column_lse(offset, z, lse, p, hyper, n, block);
+    }
+
+    fn copy(&mut self, y: Act, x: Act) {
+        let (to, from) = (self.act(y), self.act(x));
+        self.copy_bytes(to, from, self.act_bytes() * x.len());
+    }
+
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
         let (sum, x) = (self.state(sum), self.act(x));
         self.launch(&self.kernels.sum_rows, Shape::flat(n.cols), args![sum, x, n.rows as i32, n.cols as i32]);

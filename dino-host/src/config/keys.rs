@@ -100,8 +100,14 @@ keys! {
     #[arg(long, help_heading = "Teacher")] warmup_teacher_temp_epochs: u64 = 0;
     /// Student temperature
     #[arg(long, help_heading = "Teacher")] student_temp: f64 = 0.1;
+    /// What is subtracted from the teacher's logits before their softmax: center (a running mean), sinkhorn-knopp or softmax-batch (so that every prototype gets an equal share of the batch; softmax-batch is one iteration), or none
+    #[arg(long, help_heading = "Teacher")] targets: String = "center".into();
     /// Momentum of the center
-    #[arg(long, help_heading = "Teacher")] center_momentum: f64 = 0.9;
+    #[arg(long, alias = "centre-momentum", help_heading = "Teacher")] center_momentum: f64 = 0.9;
+    /// Iterations of --targets sinkhorn-knopp
+    #[arg(long, help_heading = "Teacher")] sinkhorn_iterations: u32 = 3;
+    /// How the student's outputs are compared with the teacher's: cross-entropy, or mse (the squared error between the softmax outputs)
+    #[arg(long, help_heading = "Teacher")] loss: String = "cross-entropy".into();
     /// Images of an optimization step
     #[arg(long, help_heading = "Training")] batch: usize = 64;
     /// Images that go through the model at once (divides --batch; gradients are the same); 0 = the most that make up to 8192 tokens on a CPU, 65536 on a GPU

@@ -40,8 +40,14 @@ impl Config {
 
     /// What the student learns.
     pub fn objective(&self) -> Objective {
-        let targets = Targets::Centered { momentum: self.center_momentum };
-        Objective { targets, divergence: Divergence::CrossEntropy }
+        let targets = match self.targets.as_str() {
+            "sinkhorn-knopp" => Targets::SinkhornKnopp { iterations: self.sinkhorn_iterations },
+            "softmax-batch" => Targets::SinkhornKnopp { iterations: 1 },
+            "none" => Targets::Plain,
+            _ => Targets::Centered { momentum: self.center_momentum },
+        };
+        let divergence = if self.loss == "mse" { Divergence::SquaredError } else { Divergence::CrossEntropy };
+        Objective { targets, divergence }
     }
 
     /// The memory plan of a training step, on a device that computes some things again in the backward pass
@@ -102,6 +108,7 @@ fn remedy(e: PlanError) -> String {
             format!("{} shards: as many micro-batches in each", divisor(micro_batches, shards))
         }
         PlanError::Ranks { shards, ranks } => format!("{shards} shards suit {} processes", divisor(shards, ranks)),
+        PlanError::WholeBatch { .. } => "one process, or --targets center or none".into(),
         PlanError::Blocks { depth, .. } => format!("--blocks 1 to {depth}"),
         PlanError::TooLarge => "a smaller --micro-batch, --stream-crops, smaller crops, width or --out-dim".into(),
     }

@@ -8,6 +8,8 @@ use dino_kernel::model::Vit;
 
 /// Channels an image may have: hyperspectral cameras stay well below it.
 const MOST_CHANNELS: usize = 1024;
+/// Iterations after which Sinkhorn-Knopp has long come to rest.
+const MOST_ITERATIONS: u32 = 100;
 
 impl Config {
     /// Fills in what depends on other keys and checks every value.
@@ -45,6 +47,7 @@ impl Config {
         }
         self.fit_normalization()?;
         self.check_training()?;
+        self.check_objective()?;
         self.check_model()?;
         self.check_lists()?;
         self.augment().check()?;
@@ -145,6 +148,34 @@ impl Config {
             if n > u32::MAX as u64 {
                 return bad(flag, &n, "at most 4294967295");
             }
+        }
+        Ok(())
+    }
+
+    /// Targets and loss. What another kind of targets would use is refused, rather than left unused.
+    fn check_objective(&mut self) -> Result<()> {
+        if self.targets == "centre" {
+            self.targets = "center".into();
+        }
+        let (targets, published) = (self.targets.as_str(), Config::published());
+        if !["center", "sinkhorn-knopp", "softmax-batch", "none"].contains(&targets) {
+            return bad("targets", &self.targets, "center, sinkhorn-knopp, softmax-batch or none");
+        }
+        if !["cross-entropy", "mse"].contains(&self.loss.as_str()) {
+            return bad("loss", &self.loss, "cross-entropy or mse");
+        }
+        if !(1..=MOST_ITERATIONS).contains(&self.sinkhorn_iterations) {
+            return bad("sinkhorn-iterations", &self.sinkhorn_iterations, "1 to 100; published: 3");
+        }
+        let unused = |flag: &str, value: &dyn std::fmt::Display, of: &str| {
+            Err(Error::new(format!("--{flag} {value} has no meaning with --targets {targets}"))
+                .hint(format!("--targets {of}, or leave --{flag} out")))
+        };
+        if targets != "center" && self.center_momentum != published.center_momentum {
+            return unused("center-momentum", &self.center_momentum, "center");
+        }
+        if targets != "sinkhorn-knopp" && self.sinkhorn_iterations != published.sinkhorn_iterations {
+            return unused("sinkhorn-iterations", &self.sinkhorn_iterations, "sinkhorn-knopp");
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 use super::*;
 use dino_kernel::model::{Backbone, Vit};
+use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::params::Part;
 
 #[test]
@@ -84,4 +85,37 @@ fn bad_values_are_refused_by_flag() {
     refuse(|c| c.arch = "resnet50".into(), "--arch");
     refuse(|c| c.local_size = 4, "--patch-size 4");
     refuse(|c| c.mean = vec![0.5], "--mean");
+}
+
+#[test]
+fn objectives_have_their_keys() {
+    let of = |change: fn(&mut Config)| {
+        let mut c = Config::tiny();
+        change(&mut c);
+        c.resolve()
+    };
+    let targets = |change| of(change).unwrap().objective().targets;
+    assert_eq!(of(|_| ()).unwrap().objective(), Objective::PUBLISHED);
+    assert_eq!(targets(|c| c.targets = "none".into()), Targets::Plain);
+    assert_eq!(targets(|c| c.targets = "softmax-batch".into()), Targets::SinkhornKnopp { iterations: 1 });
+    assert_eq!(targets(|c| c.targets = "sinkhorn-knopp".into()), Targets::SinkhornKnopp { iterations: 3 });
+    let more = |c: &mut Config| (c.targets, c.sinkhorn_iterations) = ("sinkhorn-knopp".into(), 5);
+    assert_eq!(targets(more), Targets::SinkhornKnopp { iterations: 5 });
+    let spelled = of(|c| c.targets = "centre".into()).unwrap();
+    assert_eq!((spelled.targets.as_str(), spelled.objective()), ("center", Objective::PUBLISHED));
+    assert_eq!(of(|c| c.loss = "mse".into()).unwrap().objective().divergence, Divergence::SquaredError);
+
+    let refused = |change, parts: &[&str]| {
+        let message = of(change).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    };
+    refused(|c| c.targets = "swav".into(), &["--targets", "sinkhorn-knopp, softmax-batch or none"]);
+    refused(|c| c.loss = "l1".into(), &["--loss", "cross-entropy or mse"]);
+    refused(|c| c.sinkhorn_iterations = 0, &["--sinkhorn-iterations 0"]);
+    let no_center = |c: &mut Config| (c.targets, c.center_momentum) = ("none".into(), 0.99);
+    refused(no_center, &["--center-momentum 0.99 has no meaning with --targets none", "--targets center"]);
+    refused(
+        |c| c.sinkhorn_iterations = 5,
+        &["--sinkhorn-iterations 5", "--targets center", "--targets sinkhorn-knopp"],
+    );
 }

@@ -15,7 +15,7 @@ use dino_kernel::scalars::hyper;
 use rayon::prelude::*;
 
 /// Prototypes per tile.
-const TILE: usize = 256;
+pub(super) const TILE: usize = 256;
 /// How far apart rows of a transposed tile are.
 const LD: usize = row_of(TILE);
 /// Most strips.
@@ -31,7 +31,7 @@ pub struct Rows<'a> {
 
 impl Rows<'_> {
     /// s (rows, tile) = z times prototypes `at .. at + tile`, not yet scaled.
-    fn matmul(&self, s: &mut [f32], at: usize, tile: usize, bottleneck: usize) {
+    pub(super) fn matmul(&self, s: &mut [f32], at: usize, tile: usize, bottleneck: usize) {
         let rows = self.z.len() / bottleneck;
         with_scratch(LD * bottleneck, |transposed| {
             transpose(transposed, LD, &self.v[at * bottleneck..], bottleneck, [tile, bottleneck]);
@@ -54,16 +54,16 @@ pub fn transposed_len(n: LossDims) -> usize {
 }
 
 /// Prototypes per strip: full tiles.
-fn strip_len(prototypes: usize) -> usize {
+pub(super) fn strip_len(prototypes: usize) -> usize {
     prototypes.div_ceil(TILE).div_ceil(STRIPS) * TILE
 }
 
 /// Elements of a strip's own memory: student logits, teacher probabilities, summed targets of a row, what the rows met, dz.
-fn share(n: LossDims) -> usize {
+pub(super) fn share(n: LossDims) -> usize {
     (n.rows() + n.teachers * n.images + 1) * TILE + n.rows() * (1 + n.bottleneck)
 }
 
-/// Elements that [`forward_backward`] and [`teacher_lse`] take of their scratch.
+/// Elements that the ops of the loss take of their scratch.
 pub fn scratch_len(n: LossDims) -> usize {
     match n.prototypes {
         0 => 0,
@@ -72,7 +72,13 @@ pub fn scratch_len(n: LossDims) -> usize {
 }
 
 /// The running softmax of every row over all prototypes, strips merged in order.
-fn sweep(network: Rows, offset: Option<&[f32]>, slope: f32, n: LossDims, scratch: &mut Vec<f32>) -> Vec<Running> {
+pub(super) fn sweep(
+    network: Rows,
+    offset: Option<&[f32]>,
+    slope: f32,
+    n: LossDims,
+    scratch: &mut Vec<f32>,
+) -> Vec<Running> {
     let rows = network.z.len() / n.bottleneck;
     let strip = strip_len(n.prototypes);
     let strips = n.prototypes.div_ceil(strip);

@@ -6,9 +6,11 @@
 mod attention;
 mod backward;
 mod collective;
+mod column_lse;
 mod device;
 mod forward;
 mod loss;
+mod mse;
 mod update;
 
 use crate::dist::Group;

@@ -1,6 +1,6 @@
 //! The loss, and what makes new weights of gradients, on the CPU.
 
-use super::{CHUNK, Cpu, loss, split};
+use super::{CHUNK, Cpu, column_lse, loss, mse, split};
 use crate::linalg::rows;
 use dino_kernel::backend::*;
 use dino_kernel::mem::{Act, Stat, State, Weight};
@@ -9,6 +9,33 @@ use dino_kernel::optim::{self, Optimizer, clip};
 use dino_kernel::params::ParamTable;
 use dino_kernel::scalars::{hyper, monitor};
 use rayon::prelude::*;
+
+/// A loss over slices.
+type Loss = fn(LossOut<f32>, loss::Rows, loss::Targets, &[f32; hyper::LEN], LossDims, &mut Vec<f32>);
+
+impl Cpu {
+    /// Student rows against their targets.
+    fn compare(
+        &mut self,
+        by: Loss,
+        out: LossSpans,
+        student: StudentRows,
+        targets: TargetRows,
+        hyper: State,
+        n: LossDims,
+    ) {
+        let h = self.hyper(hyper);
+        let (own, others) = (student.prototypes, targets.prototypes);
+        let [dz, z, z_teacher] = split(&mut self.acts, [out.dz.0, student.z.0, targets.z.0]);
+        let [loss, lse, lse_teacher, scale, scale_teacher] =
+            split(&mut self.stats, [out.loss.0, out.lse.0, targets.lse.0, own.scale.0, others.scale.0]);
+        let out = LossOut { loss, lse, dz, dw: &mut self.grads[own.v.range()] };
+        let student = loss::Rows { z, v: &self.weights[own.v.range()], scale };
+        let rows = loss::Rows { z: z_teacher, v: &self.weights[others.v.range()], scale: scale_teacher };
+        let targets = loss::Targets { rows, lse: lse_teacher, offset: &self.state[targets.offset.range()] };
+        by(out, student, targets, &h, n, &mut self.scratch);
+    }
+}
 
 impl Update for Cpu {
     fn zero_grads(&mut self) {
@@ -28,16 +55,23 @@ impl Update for Cpu {
     }
 
     fn dino_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims) {
+        self.compare(loss::forward_backward, out, student, targets, hyper, n);
+    }
+
+    fn mse_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims) {
+        self.compare(mse::forward_backward, out, student, targets, hyper, n);
+    }
+
+    fn column_lse(&mut self, offset: State, z: Act, lse: Stat, p: Prototypes, hyper: State, n: LossDims, block: usize) {
         let h = self.hyper(hyper);
-        let (own, others) = (student.prototypes, targets.prototypes);
-        let [dz, z, z_teacher] = split(&mut self.acts, [out.dz.0, student.z.0, targets.z.0]);
-        let [loss, lse, lse_teacher, scale, scale_teacher] =
-            split(&mut self.stats, [out.loss.0, out.lse.0, targets.lse.0, own.scale.0, others.scale.0]);
-        let out = LossOut { loss, lse, dz, dw: &mut self.grads[own.v.range()] };
-        let student = loss::Rows { z, v: &self.weights[own.v.range()], scale };
-        let rows = loss::Rows { z: z_teacher, v: &self.weights[others.v.range()], scale: scale_teacher };
-        let targets = loss::Targets { rows, lse: lse_teacher, offset: &self.state[targets.offset.range()] };
-        loss::forward_backward(out, student, targets, &h, n, &mut self.scratch);
+        let teacher =
+            loss::Rows { z: &self.acts[z.range()], v: &self.weights[p.v.range()], scale: &self.stats[p.scale.range()] };
+        let lse = &self.stats[lse.range()];
+        column_lse::forward(&mut self.state[offset.range()], teacher, lse, &h, n, block, &mut self.scratch);
+    }
+
+    fn copy(&mut self, y: Act, x: Act) {
+        self.reference().copy(y, x);
     }
 
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {

@@ -301,6 +301,81 @@ pub fn student_row(
     met
 }
 
+/// One teacher row over some prototypes: raw logits `s` become the terms of their columns, `x[k] = s[k] scale[k] - top - ln`.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn column_terms(s: &mut [f32], scale: &[f32], top: f32, ln: f32) {
+    for (x, &scale) in s.iter_mut().zip(scale) {
+        *x = *x * scale - top - ln;
+    }
+}
+
+/// The running log-sum-exp of every column over some rows x (rows, columns): its largest x, and the sum of exp(slope (x - top)).
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn column_totals(tops: &mut [f32], totals: &mut [f64], x: &[f32], slope: f32) {
+    let mut before = [0.0; 256];
+    let before = &mut before[..tops.len()];
+    before.copy_from_slice(tops);
+    for row in x.chunks(tops.len()) {
+        for (top, &x) in tops.iter_mut().zip(row) {
+            *top = if x > *top { x } else { *top };
+        }
+    }
+    for ((total, &before), &top) in totals.iter_mut().zip(&*before).zip(&*tops) {
+        *total *= fast::exp((before - top) * slope) as f64;
+    }
+    for row in x.chunks(tops.len()) {
+        for ((total, &x), &top) in totals.iter_mut().zip(row).zip(&*tops) {
+            *total += fast::exp((x - top) * slope) as f64;
+        }
+    }
+}
+
+/// Sum of (x - y)^2, in the lanes of `dino_kernel::ops`.
+#[inline(always)]
+fn squared_distance(x: &[f32], y: &[f32]) -> f32 {
+    let ((xs, x_tail), (ys, y_tail)) = (x.as_chunks::<16>(), y.as_chunks::<16>());
+    let mut lanes = [0.0f32; 16];
+    for (x, y) in xs.iter().zip(ys) {
+        for i in 0..16 {
+            lanes[i] += (x[i] - y[i]) * (x[i] - y[i]);
+        }
+    }
+    x_tail.iter().zip(y_tail).fold(ops::sum(&lanes), |sum, (x, y)| sum + (x - y) * (x - y))
+}
+
+/// One student row over some prototypes, of the squared error: raw logits `s` become probabilities p; of targets q, one slice a teacher
+/// row, `sum` takes their sum. Returns sum p (pairs p - sum) and the sum of (p - q)^2.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn squared_error(
+    s: &mut [f32],
+    sum: &mut [f32],
+    targets: &[&[f32]],
+    scale: &[f32],
+    slope: f32,
+    lse: [f32; 2],
+) -> [f32; 2] {
+    logits(s, scale, None);
+    s.iter_mut().for_each(|x| *x = fast::exp((*x - lse[0]) * slope - lse[1]));
+    sum.fill(0.0);
+    let mut error = 0.0;
+    for q in targets {
+        sum.iter_mut().zip(*q).for_each(|(sum, q)| *sum += q);
+        error += squared_distance(s, q);
+    }
+    let pairs = targets.len() as f32;
+    // p (pairs p - sum), whose terms are of either sign.
+    sum.iter_mut().zip(&*s).for_each(|(sum, p)| *sum = pairs * p - *sum);
+    [ops::dot(s, sum), error]
+}
+
+/// Probabilities p and what [`squared_error`] leaves of the targets, d = pairs p - their sum, become dL/ds = p (d - inner) gradient_scale.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn squared_error_gradient(p: &mut [f32], d: &[f32], inner: f32, gradient_scale: f32) {
+    for (p, &d) in p.iter_mut().zip(d) {
+        *p = *p * (d - inner) * gradient_scale;
+    }
+}
+
 /// `x[k] *= scale[k]`.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn scale_columns(x: &mut [f32], scale: &[f32]) {

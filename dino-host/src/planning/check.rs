@@ -118,11 +118,11 @@ impl Case {
     fn accumulate(&self, o: &mut (impl Memory + Update)) {
         let p = &self.plan;
         step::begin(o, p);
-        for [pixels, drop] in &self.parts {
+        step::accumulate(o, p, |o, part| {
+            let [pixels, drop] = &self.parts[part];
             o.write(Pool::Acts, p.pixels.0.at, pixels);
             o.write(Pool::State, p.drop.0.at, drop);
-            step::micro_batch(o, p);
-        }
+        });
     }
 
     fn loss(&self, o: &mut (impl Memory + Update)) -> f64 {

@@ -106,6 +106,7 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
         pool("statistics", Pool::Stats, pools.stats),
         pool("state", Pool::State, pools.state),
     ]);
+    let center = if plan.config.objective.has_center() { plan.targets.rows.offset.len() } else { 0 };
     Report {
         pools: sizes,
         kind: D::KIND,
@@ -115,7 +116,7 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
         backbone,
         head: parameters - backbone,
         checkpoints: [
-            file("checkpoint.safetensors", (2 + slots.len()) * parameters + plan.targets.rows.offset.len()),
+            file("checkpoint.safetensors", (2 + slots.len()) * parameters + center),
             file("teacher.safetensors", backbone),
         ],
         optimizer: config.optimizer.clone(),

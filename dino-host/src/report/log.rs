@@ -2,7 +2,8 @@
 
 use crate::error::Error;
 use crate::train::collapse::{CollapseDetector, Health};
-use crate::train::metrics::{self, ENTROPY, KL, LOSS, LOSS_MINUS_LN_K, METRICS};
+use crate::train::metrics::{self, ENTROPY, LOSS, LOSS_MINUS_LN_K, METRICS};
+use dino_kernel::objective::Divergence;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::borrow::Cow;
 use std::fmt;
@@ -160,11 +161,11 @@ impl Rows {
     }
 
     /// What the watch of training reports of these rows.
-    pub fn health(&self, prototypes: usize) -> Health {
+    pub fn health(&self, divergence: Divergence, prototypes: usize) -> Health {
         let mut detector = CollapseDetector::new(prototypes);
         for (_, row) in &self.steps {
-            if row[ENTROPY].is_finite() && row[KL].is_finite() {
-                detector.step(row[ENTROPY] as f64, row[KL] as f64);
+            if row[ENTROPY].is_finite() && row[LOSS].is_finite() {
+                detector.step(divergence, row[LOSS] as f64, row[ENTROPY] as f64);
             }
         }
         detector.health()

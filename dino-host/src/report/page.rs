@@ -8,6 +8,7 @@ use crate::train::collapse::Health;
 use crate::train::metrics::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use dino_kernel::objective::{Divergence, Objective};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 use std::fmt::Write;
@@ -108,6 +109,11 @@ impl Page<'_> {
         self.config.map(|c| (c.out_dim as f64).ln()).or(self.rows.ln_k)
     }
 
+    /// What the run's student learns; the published objective where that is not known.
+    fn objective(&self) -> Objective {
+        self.config.map_or(Objective::PUBLISHED, |c| c.objective())
+    }
+
     fn top(&self) -> Markup {
         let text = |key: &str| self.manifest[key].as_str().map(visible);
         let of = |set: &str| self.manifest[set]["images"].as_u64();
@@ -149,8 +155,9 @@ impl Page<'_> {
 
     /// Whether something is wrong with the run, what, and how that shows.
     fn health(&self) -> (bool, &'static str, String) {
-        let (rows, ln_k, last) = (self.rows, self.ln_k(), self.last_epoch());
-        let health = ln_k.map_or(Health::Healthy, |ln_k| rows.health(ln_k.exp().round() as usize));
+        let (rows, ln_k, last, objective) = (self.rows, self.ln_k(), self.last_epoch(), self.objective());
+        let health =
+            ln_k.map_or(Health::Healthy, |ln_k| rows.health(objective.divergence, ln_k.exp().round() as usize));
         match health {
             _ if rows.steps.is_empty() => {
                 (true, "No step was logged.", "There is nothing to evaluate yet.".to_string())
@@ -164,8 +171,10 @@ impl Page<'_> {
                 });
                 format!("The teacher tells images apart: no sign of collapse.{share}")
             }),
-            Health::Uniform => (true, "Uniform collapse.", capital(health.explanation())),
-            Health::OneDimensional => (true, "One-dimensional collapse.", capital(health.explanation())),
+            Health::Uniform => (true, "Uniform collapse.", capital(health.explanation(objective.targets))),
+            Health::OneDimensional => {
+                (true, "One-dimensional collapse.", capital(health.explanation(objective.targets)))
+            }
         }
     }
 
@@ -235,7 +244,11 @@ impl Page<'_> {
         let mut wait = line("", DATA_WAIT);
         wait.points.iter_mut().for_each(|p| p.1 *= 100.0);
         let charts = html! {
-            (chart("Loss", unit(LOSS), vec![line("loss", LOSS)], ln_k()))
+            @if self.objective().divergence == Divergence::CrossEntropy {
+                (chart("Loss", unit(LOSS), vec![line("loss", LOSS)], ln_k()))
+            } @else {
+                (chart("Loss", "squared error", vec![line("loss", LOSS)], vec![]))
+            }
             (chart(
                 "k-NN accuracy",
                 "%, k = 20",

@@ -3,6 +3,7 @@
 //! Without centering one prototype takes everything (teacher entropy -> 0); without sharpening the output becomes uniform (entropy ->
 //! ln K). In both the teacher's output is the same whatever its input, so KL = cross-entropy - entropy -> 0 while the loss looks steady.
 
+use dino_kernel::objective::{Divergence, Targets};
 use ndarray::{Array2, Axis};
 
 /// What is wrong, if anything is.
@@ -26,17 +27,25 @@ impl Health {
         }
     }
 
-    /// What it means and what to do.
-    pub const fn explanation(self) -> &'static str {
-        match self {
-            Health::Healthy => "the teacher tells images apart again",
-            Health::Uniform => {
+    /// What it means and what to do, in a run with this kind of targets.
+    pub const fn explanation(self, targets: Targets) -> &'static str {
+        match (self, targets) {
+            (Health::Healthy, _) => "the teacher tells images apart again",
+            (Health::Uniform, _) => {
                 "the teacher's output is almost uniform, so the student learns nothing (uniform collapse): \
                  lower --teacher-temp, lower --lr, raise --freeze-last-layer or use fewer prototypes (--out-dim)"
             }
-            Health::OneDimensional => {
+            (Health::OneDimensional, Targets::Centered { .. }) => {
                 "the teacher gives every image the same few prototypes (one-dimensional collapse): \
                  check --center-momentum (0.9), raise --teacher-temp or lower --lr"
+            }
+            (Health::OneDimensional, Targets::Plain) => {
+                "the teacher gives every image the same few prototypes (one-dimensional collapse): \
+                 nothing keeps it from that with --targets none; --targets center does"
+            }
+            (Health::OneDimensional, Targets::SinkhornKnopp { .. }) => {
+                "the teacher gives every image the same few prototypes (one-dimensional collapse): \
+                 raise --batch, raise --teacher-temp or lower --lr"
             }
         }
     }
@@ -64,8 +73,15 @@ impl CollapseDetector {
         CollapseDetector { ln_k, mean: None, streak: 0, suspect: Health::Healthy, health: Health::Healthy }
     }
 
-    /// Takes in a step; returns the health when it changes.
-    pub fn step(&mut self, entropy: f64, kl: f64) -> Option<Health> {
+    /// Takes in a step's loss, of this kind, and teacher entropy; returns the health when it changes.
+    ///
+    /// The squared error of softmax outputs is measured by their own size: sum q^2 is at least exp(-entropy). One that is a hundredth of it
+    /// stands for a KL of a hundredth of ln K.
+    pub fn step(&mut self, divergence: Divergence, loss: f64, entropy: f64) -> Option<Health> {
+        let kl = match divergence {
+            Divergence::CrossEntropy => loss - entropy,
+            Divergence::SquaredError => self.ln_k * loss * entropy.exp(),
+        };
         let rate = 2.0 / (PATIENCE as f64 + 1.0);
         let (h, d) = self.mean.unwrap_or((entropy, kl));
         let (h, d) = (h + rate * (entropy - h), d + rate * (kl - d));
@@ -109,7 +125,7 @@ mod tests {
     fn run(entropy: f64, kl: f64) -> Health {
         let mut detector = CollapseDetector::new(1024);
         (0..200).for_each(|_| {
-            detector.step(entropy, kl);
+            detector.step(Divergence::CrossEntropy, entropy + kl, entropy);
         });
         detector.health()
     }
@@ -121,6 +137,30 @@ mod tests {
         assert_eq!(run(4.0, 1.5), Health::Healthy);
         // Early in a healthy run the entropy is close to ln K, but images still differ.
         assert_eq!(run(6.8, 0.5), Health::Healthy);
+    }
+
+    /// Two outputs that are one-hot on different prototypes are 2 apart; uniform ones have squares of 1 / K in all.
+    #[test]
+    fn squared_errors_show_the_same_collapses() {
+        let run = |entropy: f64, loss: f64| {
+            let mut detector = CollapseDetector::new(1024);
+            (0..200).for_each(|_| {
+                detector.step(Divergence::SquaredError, loss, entropy);
+            });
+            detector.health()
+        };
+        assert_eq!(run(6.92, 1e-7), Health::Uniform);
+        assert_eq!(run(0.01, 0.001), Health::OneDimensional);
+        assert_eq!(run(0.01, 0.5), Health::Healthy);
+        assert_eq!(run(6.8, 0.0005), Health::Healthy);
+    }
+
+    #[test]
+    fn what_to_do_fits_the_targets() {
+        let none = Health::OneDimensional.explanation(Targets::Plain);
+        assert!(none.contains("--targets center does") && !none.contains("--center-momentum"));
+        let centered = Health::OneDimensional.explanation(Targets::Centered { momentum: 0.9 });
+        assert!(centered.contains("--center-momentum"));
     }
 
     #[test]

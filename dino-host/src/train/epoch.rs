@@ -14,6 +14,7 @@ use crate::viz::gallery;
 use crate::viz::neighbors::Members;
 use crate::weights::checkpoint::{self, Progress, Unsaved};
 use dino_kernel::mem::Pool;
+use dino_kernel::objective::Divergence;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
@@ -99,8 +100,11 @@ impl<D: Device> Trainer<'_, D> {
         self.progress = ended;
         self.save()?;
         // Printed when it is true: whoever stops the program at this line loses nothing.
-        let ln_k = (config.out_dim as f64).ln();
-        self.screen.print(&format!("epoch {epoch}: loss {loss:.4} (ln K {ln_k:.4}){scores}"));
+        let ln_k = match self.plan.config.objective.divergence {
+            Divergence::CrossEntropy => format!(" (ln K {:.4})", (config.out_dim as f64).ln()),
+            Divergence::SquaredError => String::new(),
+        };
+        self.screen.print(&format!("epoch {epoch}: loss {loss:.4}{ln_k}{scores}"));
         self.run.unreadable.endless().iter().for_each(|line| self.screen.print(line));
         failed.map_or(Ok(()), Err)
     }

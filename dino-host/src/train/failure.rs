@@ -108,15 +108,15 @@ impl<D: Device> Trainer<'_, D> {
         // The micro-batch and the pass that the violation came in; none if no crop had been seen.
         let mut during = None;
         let mut innocent = checked.violation.is_none();
-        for (number, part) in data.parts.iter().enumerate() {
-            checked.inner.upload(Pool::State, plan.drop.0.at, &part.drop);
-            checked.inner.upload(Pool::Acts, plan.pixels.0.at, part.pixels);
-            step::micro_batch_each(&mut checked, plan, |o, pass| {
-                if innocent && o.violation.is_some() {
-                    (during, innocent) = (Some((number, pass)), false);
-                }
-            });
-        }
+        let put = |o: &mut Checked<&mut D>, part: usize| {
+            o.inner.upload(Pool::State, plan.drop.0.at, &data.parts[part].drop);
+            o.inner.upload(Pool::Acts, plan.pixels.0.at, data.parts[part].pixels);
+        };
+        step::accumulate_each(&mut checked, plan, put, |o, part, pass| {
+            if innocent && o.violation.is_some() {
+                (during, innocent) = (Some((part, pass)), false);
+            }
+        });
         step::commit(&mut checked, plan);
         let location = match checked.violation {
             Some((Violation::NonFinite(access, index), op, number)) => {

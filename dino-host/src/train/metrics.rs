@@ -1,6 +1,7 @@
 //! What every step reports: one table for the rows of `log.jsonl`, the scalars of TensorBoard and the charts of a report.
 
 use crate::io::json::number;
+use dino_kernel::objective::Divergence;
 use dino_kernel::plan::Plan;
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::Hyper;
@@ -9,8 +10,10 @@ use serde_json::{Map, Value};
 /// What the device reports of a step, as means.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
-    /// Cross-entropy of a pair of views, nats.
+    /// Cross-entropy of a pair of views, nats, or their squared error.
     pub loss: f64,
+    /// Which of the two.
+    pub divergence: Divergence,
     /// Entropy of the teacher's output, nats.
     pub entropy: f64,
     /// L2 norm of the student's gradient before clipping.
@@ -24,10 +27,21 @@ impl Report {
     pub fn new(m: &[f32; monitor::LEN], plan: &Plan) -> Report {
         let (images, teachers) = (plan.config.batch, plan.teachers());
         Report {
+            divergence: plan.config.objective.divergence,
             loss: m[monitor::LOSS] as f64 / (images * teachers * (plan.views() - 1)) as f64,
             entropy: m[monitor::ENTROPY] as f64 / (images * teachers) as f64,
             grad_norm: m[monitor::GRAD_NORM] as f64,
             center_norm: m[monitor::CENTER_NORM] as f64,
+        }
+    }
+}
+
+impl Report {
+    /// The loss where it is a cross-entropy; what is formed of it in nats is no number of a squared error.
+    fn nats(&self) -> f64 {
+        match self.divergence {
+            Divergence::CrossEntropy => self.loss,
+            Divergence::SquaredError => f64::NAN,
         }
     }
 }
@@ -74,9 +88,9 @@ macro_rules! metrics {
 
 metrics! {
     LOSS: "loss", "train/loss", "nats", |s| s.report.loss;
-    LOSS_MINUS_LN_K: "loss_minus_ln_k", "train/loss_minus_ln_k", "nats", |s| s.report.loss - s.ln_k;
+    LOSS_MINUS_LN_K: "loss_minus_ln_k", "train/loss_minus_ln_k", "nats", |s| s.report.nats() - s.ln_k;
     ENTROPY: "teacher_entropy", "train/teacher_entropy", "nats", |s| s.report.entropy;
-    KL: "kl", "train/kl", "nats", |s| s.report.loss - s.report.entropy;
+    KL: "kl", "train/kl", "nats", |s| s.report.nats() - s.report.entropy;
     GRAD_NORM: "grad_norm", "train/grad_norm", "", |s| s.report.grad_norm;
     CENTER_NORM: "center_norm", "train/center_norm", "", |s| s.report.center_norm;
     LR: "lr", "train/lr", "", |s| s.hyper.lr;

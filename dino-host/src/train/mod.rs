@@ -163,8 +163,8 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
             _ => (),
         }
         before = seconds;
-        if let (Some(entropy), Some(kl)) = (row["teacher_entropy"].as_f64(), row["kl"].as_f64()) {
-            detector.step(entropy, kl);
+        if let (Some(entropy), Some(loss)) = (row["teacher_entropy"].as_f64(), row["loss"].as_f64()) {
+            detector.step(plan.config.objective.divergence, loss, entropy);
         }
         true
     })?;
@@ -385,9 +385,10 @@ impl<D: Device> Trainer<'_, D> {
         metrics::row(&numbers).into_iter().for_each(|(key, value)| row[key] = value);
         self.row(row)?;
         self.screen.step(of.number + 1, epoch, self.run.config.epochs, r.loss, rate, wait);
-        if let Some(health) = self.detector.step(r.entropy, r.loss - r.entropy) {
+        if let Some(health) = self.detector.step(r.divergence, r.loss, r.entropy) {
             let level = if health == Health::Healthy { "note" } else { "WARNING" };
-            self.screen.print(&format!("{level}, step {step}: {}", health.explanation()));
+            let explanation = health.explanation(self.plan.config.objective.targets);
+            self.screen.print(&format!("{level}, step {step}: {explanation}"));
         }
         Ok(())
     }

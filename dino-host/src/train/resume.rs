@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const FREE: [&str; 4] = ["save-every", "knn-every", "knn-images", "eval-view"];
 
 /// Keys that every step reads anew. They hold from the step on at which they change.
-const ANEW: [&str; 21] = [
+const ANEW: [&str; 22] = [
     "epochs",
     "lr",
     "warmup-epochs",
@@ -26,6 +26,7 @@ const ANEW: [&str; 21] = [
     "warmup-teacher-temp-epochs",
     "student-temp",
     "center-momentum",
+    "sinkhorn-iterations",
     "freeze-last-layer",
     "drop-path-rate",
     "beta1",

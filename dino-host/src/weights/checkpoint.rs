@@ -133,8 +133,15 @@ fn stored(p: &Plan) -> Vec<Stored> {
             pool,
         }));
     }
-    let center = p.targets.rows.offset;
-    all.push(Stored { key: "center".into(), shape: vec![1, center.len()], pool: Pool::State, at: center.0.range() });
+    if p.config.objective.has_center() {
+        let center = p.targets.rows.offset;
+        all.push(Stored {
+            key: "center".into(),
+            shape: vec![1, center.len()],
+            pool: Pool::State,
+            at: center.0.range(),
+        });
+    }
     all
 }
 

@@ -74,14 +74,14 @@ pub struct TargetRows {
     pub lse: Stat,
     /// The teacher's prototypes.
     pub prototypes: Prototypes,
-    /// What is subtracted from the logits (K), by the rule of the targets: the center.
+    /// What is subtracted from the logits (K), by the rule of the targets: the center, say.
     pub offset: State,
 }
 
 /// What the loss writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LossSpans {
-    /// Cross-entropy of every student row with its targets (rows).
+    /// Cross-entropy, or squared error, of every student row with its targets (rows).
     pub loss: Stat,
     /// Log-sum-exp of every student row (rows, 2), as [`super::Update::teacher_lse`] keeps the teacher's.
     pub lse: Stat,

@@ -224,6 +224,9 @@ macro_rules! ops {
                 zero(Set x: State;);
                 teacher_lse(Set entropy: Stat, Set targets: TargetRows, Get hyper: State; n: LossDims);
                 dino_loss(Set out: LossSpans, Grad student: StudentRows, Get targets: TargetRows, Get hyper: State; n: LossDims);
+                mse_loss(Set out: LossSpans, Grad student: StudentRows, Get targets: TargetRows, Get hyper: State; n: LossDims);
+                column_lse(Set offset: State, Get z: Act, Get lse: Stat, Get p: Prototypes, Get hyper: State; n: LossDims, block: usize);
+                copy(Set y: Act, Get x: Act;);
                 sum_rows(Acc sum: State, Get x: Act; n: Rows);
                 sum_stat(Acc sum: State, Get x: Stat;);
                 keep_sums(Set kept: State, Get table: &dyn ParamTable, Get sums: Sums;);

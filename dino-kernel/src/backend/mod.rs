@@ -126,6 +126,15 @@ pub trait Update: Backward + Collective {
     /// yet divided); dz = the gradient of the mean; the raw gradient of the matmul dL/d(normalized prototype) accumulates at
     /// `student.prototypes.v` (see [`Update::weight_norm_backward`]). The targets are formed again from `targets.lse`. Streams over K.
     fn dino_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims);
+    /// The mean squared error of student rows with their targets in the place of the cross-entropy ([`Update::dino_loss`]): per student
+    /// row, loss = sum over its teachers of sum_k (p_k - q_k)^2 (not yet divided). See [`crate::ops::mse`].
+    fn mse_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims);
+    /// Per prototype: offset (K) = teacher_temp times the log-sum-exp over the teacher rows z of logit / teacher_temp - r, r the row's
+    /// log-sum-exp in `lse` (rows, 2), 0 where `lse` is empty. `n` counts all images; `block` rows, a micro-batch's, are multiplied at
+    /// once. See [`crate::ops::column_lse`].
+    fn column_lse(&mut self, offset: State, z: Act, lse: Stat, p: Prototypes, hyper: State, n: LossDims, block: usize);
+    /// y = x.
+    fn copy(&mut self, y: Act, x: Act);
     /// sum (cols) += column sums of x: the teacher's l2-normalized bottleneck rows, from which the mean logits follow by linearity.
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows);
     /// `sum[at] +=` sum of x, for the monitors.

@@ -7,6 +7,7 @@ use crate::crops::Ragged;
 use crate::mem::{Act, Pool, Span, Stat, State, Weight};
 use crate::ops;
 use crate::ops::loss::{Logits, LossOut, Targets};
+use crate::ops::{column_lse, mse};
 use crate::optim::{self, Optimizer, clip, teacher};
 use crate::params::ParamTable;
 use crate::real::Real;
@@ -232,6 +233,40 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         let targets = Targets { logits, lse: lse_teacher, offset: &self.state[targets.offset.range()] };
         let h = &self.state[hyper.range()];
         ops::loss::forward_backward(LossOut { loss, lse, dz, dw }, student, targets, h, n);
+    }
+
+    fn mse_loss(&mut self, out: LossSpans, student: StudentRows, targets: TargetRows, hyper: State, n: LossDims) {
+        let (own, others) = (student.prototypes, targets.prototypes);
+        let [dz, z, z_teacher] = split(self.acts, [out.dz.0, student.z.0, targets.z.0]);
+        let [loss, lse, lse_teacher, scale, scale_teacher] =
+            split(self.stats, [out.loss.0, out.lse.0, targets.lse.0, own.scale.0, others.scale.0]);
+        let dw = &mut self.grads[own.v.range()];
+        let student = Logits { z, v: &self.weights[own.v.range()], scale };
+        let logits = Logits { z: z_teacher, v: &self.weights[others.v.range()], scale: scale_teacher };
+        let targets = Targets { logits, lse: lse_teacher, offset: &self.state[targets.offset.range()] };
+        let h = &self.state[hyper.range()];
+        mse::forward_backward(LossOut { loss, lse, dz, dw }, student, targets, h, n);
+    }
+
+    fn column_lse(
+        &mut self,
+        offset: State,
+        z: Act,
+        lse: Stat,
+        p: Prototypes,
+        hyper: State,
+        n: LossDims,
+        _block: usize,
+    ) {
+        let [offset, h] = split(self.state, [offset.0, hyper.0]);
+        let (v, scale) = (&self.weights[p.v.range()], &self.stats[p.scale.range()]);
+        let rows = Logits { z: &self.acts[z.range()], v, scale };
+        column_lse::forward(offset, rows, &self.stats[lse.range()], h, n);
+    }
+
+    fn copy(&mut self, y: Act, x: Act) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        y.copy_from_slice(x);
     }
 
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {

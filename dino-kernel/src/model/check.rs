@@ -83,6 +83,11 @@ pub enum PlanError {
         /// Number of processes.
         ranks: usize,
     },
+    /// Targets that depend on the full batch, which so many processes share.
+    WholeBatch {
+        /// Number of processes.
+        ranks: usize,
+    },
     /// So many last blocks do not exist.
     Blocks {
         /// Blocks that were asked for.
@@ -121,6 +126,9 @@ impl fmt::Display for PlanError {
             PlanError::Ranks { shards, ranks } => {
                 write!(f, "{shards} shards cannot be dealt to {ranks} processes, the same power of two to each")
             }
+            PlanError::WholeBatch { ranks } => {
+                write!(f, "targets that depend on the full batch cannot be formed by {ranks} processes that share it")
+            }
             PlanError::Blocks { blocks, depth } => write!(f, "the last {blocks} blocks of {depth}: needs 1 to {depth}"),
             PlanError::TooLarge => f.write_str("the plan needs more memory than this machine can address"),
         }
@@ -152,10 +160,12 @@ impl Bounds {
 
     /// Whether such pools can be addressed, a backend's scratch beside them included.
     pub(crate) const fn fit(self) -> bool {
-        const MOST: u128 = isize::MAX as u128 / 64;
         self.weights <= MOST && self.acts <= MOST && self.state <= MOST
     }
 }
+
+/// Most elements of a pool: its bytes, and those of a backend's scratch, can be addressed.
+pub(crate) const MOST: u128 = isize::MAX as u128 / 64;
 
 /// A product that saturates.
 pub(crate) const fn mul(a: u128, b: usize) -> u128 {

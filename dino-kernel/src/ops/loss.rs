@@ -56,7 +56,7 @@ impl<T: Real> LogSumExp<T> {
 
 /// lse - slope x, differences first.
 #[inline(always)]
-fn below<T: Real>(lse: [T; 2], x: T, slope: T) -> T {
+pub(super) fn below<T: Real>(lse: [T; 2], x: T, slope: T) -> T {
     (lse[0] - x) * slope + lse[1]
 }
 
@@ -74,7 +74,7 @@ pub struct Logits<'a, T> {
 impl<T: Real> Logits<'_, T> {
     /// The logit of prototype `k` in row `row`, of rows of `c` columns.
     #[inline(always)]
-    fn at(&self, row: usize, k: usize, c: usize) -> T {
+    pub(super) fn at(&self, row: usize, k: usize, c: usize) -> T {
         dot(&self.z[row * c..][..c], &self.v[k * c..][..c]) * self.scale[k]
     }
 }

@@ -4,11 +4,13 @@
 //! everywhere.
 
 pub mod attention;
+pub mod column_lse;
 pub mod embed;
 pub mod gelu;
 pub mod layernorm;
 pub mod linear;
 pub mod loss;
+pub mod mse;
 pub mod norm;
 pub mod position;
 pub mod residual;

@@ -2,8 +2,9 @@
 
 use super::Config;
 use crate::crops::Crops;
-use crate::model::check::{MAX_BRANCHES, MAX_VIEWS, PlanError, mul};
+use crate::model::check::{MAX_BRANCHES, MAX_VIEWS, MOST, PlanError, mul};
 use crate::model::head::MAX_LAYERS;
+use crate::objective::Targets;
 use crate::scalars::MAX_TEACHERS;
 
 /// Crops of `images` images.
@@ -18,7 +19,7 @@ const fn count(views: &Crops, images: usize) -> u128 {
 
 /// Whether there is a plan for a training step of this configuration.
 pub(super) const fn check(config: &Config) -> Result<(), PlanError> {
-    let Config { backbone, head, views, batch, micro_batch, drop_path, .. } = *config;
+    let Config { backbone, head, objective, views, batch, micro_batch, drop_path, .. } = *config;
     if let Err(e) = backbone.check(&views) {
         return Err(e);
     }
@@ -45,6 +46,13 @@ pub(super) const fn check(config: &Config) -> Result<(), PlanError> {
     }
     if !batch.is_multiple_of(micro_batch) {
         return Err(PlanError::MicroBatch { batch, micro_batch });
+    }
+    if let Targets::SinkhornKnopp { iterations: 0 } = objective.targets {
+        return Err(PlanError::Zero("the number of Sinkhorn-Knopp iterations"));
+    }
+    // Of every teacher row of the batch the bottleneck row, and two numbers.
+    if objective.whole_batch() && mul(mul(mul(1, batch), teachers), head.bottleneck.saturating_add(2)) > MOST {
+        return Err(PlanError::TooLarge);
     }
     Ok(())
 }

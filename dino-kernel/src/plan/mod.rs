@@ -178,13 +178,16 @@ impl Plan {
     ///
     /// # Errors
     /// A size is zero or too large, sizes of backbone, head, views and batch do not fit each other, or the micro-batches cannot be dealt
-    /// to these shards and ranks.
+    /// to these shards and ranks, or the targets depend on the full batch and several processes share it.
     pub const fn sharded(config: Config, sharding: Sharding) -> Result<Plan, PlanError> {
         if let Err(e) = check(&config) {
             return Err(e);
         }
         if let Err(e) = sharding.check(config.batch / config.micro_batch) {
             return Err(e);
+        }
+        if config.objective.whole_batch() && sharding.ranks > 1 {
+            return Err(PlanError::WholeBatch { ranks: sharding.ranks });
         }
         let Config { backbone, head, views, micro_batch, drop_path, .. } = config;
         let table = Table { backbone, head };
@@ -209,7 +212,8 @@ impl Plan {
         let drop = l.state(if drop_path { backbone.branches() * rows } else { 0 });
         let prototypes = head.prototypes(&teacher.head_weights, teacher.scale);
         let n = Rows { rows: head.prototypes, cols: head.bottleneck };
-        let targets = TargetSpans::new(teacher_head.z, rows_teacher, prototypes, n, &mut l);
+        let parts = config.batch / micro_batch / sharding.ranks;
+        let targets = TargetSpans::new(&config.objective, teacher_head.z, [rows_teacher, parts], prototypes, n, &mut l);
         let Some(kept) = sharding.kept_len(&table) else { return Err(PlanError::TooLarge) };
         let shard_sums = l.state(kept);
         let (hyper, monitor) = (l.state(hyper::LEN), l.state(monitor::LEN));

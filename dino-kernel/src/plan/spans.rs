@@ -22,14 +22,18 @@ impl Plan {
         }
         self.teacher_pass.spans("teacher.", &mut step);
         self.teacher_head.visit("teacher.", &mut step);
+        let (targets, centered) = (&self.targets, self.config.objective.has_center());
         let spans = [
             ("drop_path", Pool::State, self.drop.0),
             ("loss", Pool::Stats, self.loss.0),
             ("lse", Pool::Stats, self.lse.0),
-            ("lse_teacher", Pool::Stats, self.targets.rows.lse.0),
-            ("entropy", Pool::Stats, self.targets.entropy.0),
-            ("center", Pool::State, self.targets.rows.offset.0),
-            ("teacher_sum", Pool::State, self.targets.sum.0),
+            ("lse_teacher", Pool::Stats, targets.rows.lse.0),
+            ("entropy", Pool::Stats, targets.entropy.0),
+            (if centered { "center" } else { "offset" }, Pool::State, targets.rows.offset.0),
+            ("teacher_sum", Pool::State, targets.sum.0),
+            ("batch_rows", Pool::Acts, targets.batch.z.0),
+            ("batch_lse", Pool::Stats, targets.batch.lse.0),
+            ("batch_entropy", Pool::Stats, targets.batch.entropy.0),
             ("shard_sums", Pool::State, self.shard_sums.0),
             ("hyper", Pool::State, self.hyper.0),
             ("monitor", Pool::State, self.monitor.0),

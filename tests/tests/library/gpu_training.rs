@@ -100,6 +100,26 @@ fn twenty_steps_have_the_losses_of_the_cpu() {
     assert!(cpu[19] != cpu[0]);
 }
 
+/// Targets that depend on the full batch, in two micro-batches, against the CPU and as graphs.
+#[test]
+fn targets_of_the_full_batch_train_as_on_the_cpu() {
+    if !ready("targets_of_the_full_batch_train_as_on_the_cpu") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { targets: "sinkhorn-knopp".into(), loss: "mse".into(), ..config(1) };
+    let at = |name: &str| folder.path().join(name);
+    train::<Cpu>(&NoOptions {}, &config, &at("cpu"), false, false);
+    train::<Gpu>(&gpu(Precision::F32, Launch::Graph), &config, &at("graph"), false, false);
+    train::<Gpu>(&gpu(Precision::F32, Launch::Direct), &config, &at("direct"), false, false);
+    let [cpu, graph, direct] = ["cpu", "graph", "direct"].map(|name| losses(&at(name)));
+    assert_eq!((cpu.len(), &graph), (5, &direct));
+    assert!(checkpoint(&at("graph")) == checkpoint(&at("direct")), "kernel by kernel: other weights");
+    for (c, g) in cpu.iter().zip(&graph) {
+        assert!((c - g).abs() <= 1e-4 * c, "CPU {cpu:?}, GPU {graph:?}");
+    }
+}
+
 #[test]
 fn either_backend_goes_on_from_the_others_checkpoint() {
     if !ready("either_backend_goes_on_from_the_others_checkpoint") {

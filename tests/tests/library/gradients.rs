@@ -6,6 +6,7 @@ use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Act, Pool, Span};
 use dino_kernel::model::{Backbone, Head, Vit};
+use dino_kernel::objective::Divergence;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::{self, Interpolation};
 use dino_kernel::plan::{Config, Plan};
@@ -13,7 +14,7 @@ use dino_kernel::scalars::hyper;
 use dino_kernel::step::Hyper;
 use tests::backend::{Arena, Place, Reference, make_poisoned, read, read_grad, read_span, write, write_grad};
 use tests::cases::{Case, TABLE, Wrt};
-use tests::plans::ordinary;
+use tests::plans::{objectives, ordinary};
 use tests::training::{OBJECTIVE, OPTIMIZER, Run, hyper_numbers, normals, random_views};
 
 type Backend = Train<'static, f64>;
@@ -140,6 +141,12 @@ fn embed_with_resized_positions() {
 /// The loss and its gradient come from one op; the weight norm's backward makes the raw gradient those of v and g.
 #[test]
 fn loss_and_weight_norm() {
+    for divergence in [Divergence::CrossEntropy, Divergence::SquaredError] {
+        loss_and_weight_norm_by(divergence);
+    }
+}
+
+fn loss_and_weight_norm_by(divergence: Divergence) {
     let n = LossDims { images: 2, first_view: 0, views: 4, teachers: 2, bottleneck: 5, prototypes: 67 };
     let (c, k) = (n.bottleneck, n.prototypes);
     let h = hyper_numbers().derive(OPTIMIZER, OBJECTIVE, n.images, n.views, n.teachers);
@@ -157,7 +164,11 @@ fn loss_and_weight_norm() {
         o.prototype_scale(scale, v, g, Rows { rows: k, cols: c });
         let targets = TargetRows { z: zt, lse: lse_t, prototypes: teacher, offset: center };
         o.teacher_lse(entropy, targets, numbers, n);
-        o.dino_loss(LossSpans { loss, lse, dz }, StudentRows { z, prototypes: student }, targets, numbers, n);
+        let (out, student) = (LossSpans { loss, lse, dz }, StudentRows { z, prototypes: student });
+        match divergence {
+            Divergence::CrossEntropy => o.dino_loss(out, student, targets, numbers, n),
+            Divergence::SquaredError => o.mse_loss(out, student, targets, numbers, n),
+        }
     };
     let mut value = |o: &mut Backend| {
         say(o);
@@ -218,7 +229,7 @@ fn loss_by_groups_of_views() {
     }
 }
 
-/// The loss with respect to every parameter: ragged groups that are not square, positions resized, stochastic depth, a trained gain,
+/// The loss of every objective with respect to every parameter: ragged groups that are not square, positions resized, stochastic depth, a trained gain,
 /// two micro-batches.
 #[test]
 fn whole_model() {
@@ -236,7 +247,15 @@ fn whole_model() {
     let head = Head { inp: 6, layers: 3, hidden: 7, bottleneck: 5, prototypes: 11, train_gain: true };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 6, 6)).with(group(1, 4, 7)).with(group(1, 2, 5));
-    let config = Config { drop_path: true, ..ordinary(backbone, head, views, [4, 2]) };
+    for objective in objectives() {
+        let config = Config { drop_path: true, objective, ..ordinary(backbone, head, views, [4, 2]) };
+        let worst = whole_model_of(config);
+        println!("whole model, {objective:?}: worst relative error {worst:.1e}");
+    }
+}
+
+/// Its largest relative error.
+fn whole_model_of(config: Config) -> f64 {
     let plan = Plan::new(config).expect("a sound plan");
     let mut run = Run::random(plan, make_poisoned::<Reference<f64>>(plan.pools), 5);
     let pixels = random_views(&run.plan, 20);
@@ -274,5 +293,5 @@ fn whole_model() {
         worst = worst.max(error);
         assert!(error <= 1e-7, "{}: relative error {error:.3e}, allowed 1e-7", spec.name);
     }
-    println!("whole model: worst relative error {worst:.1e}");
+    worst
 }

@@ -10,5 +10,6 @@ mod golden_ops;
 mod gpu_training;
 mod gradients;
 mod learning;
+mod objectives;
 mod op_agreement;
 mod plans;

@@ -52,7 +52,7 @@ impl Work for LossDims {
         let matmul = |rows: usize| 2 * (rows * self.bottleneck * self.prototypes) as u64;
         let teacher = matmul(self.teachers * self.images);
         match op {
-            Op::teacher_lse => teacher,
+            Op::teacher_lse | Op::column_lse => teacher,
             // The teacher's logits again: counted once a micro-batch, even where the student's crops are streamed in several passes.
             _ if self.first_view == 0 => 3 * matmul(self.rows()) + teacher,
             _ => 3 * matmul(self.rows()),
