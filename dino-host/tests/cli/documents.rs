@@ -60,6 +60,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo install", "it writes outside of the project"),
     ("cargo +nightly fuzz", "it needs a nightly compiler; CI runs every target"),
     ("cargo run --release -p dino-gpu --example", "it is a program of another crate"),
+    ("cargo bench -p tests", "it is a program of another crate"),
     ("python3 dino-gpu/emulate/mutations.py", "it takes minutes"),
 ];
 

@@ -105,7 +105,7 @@ fn an_optimizer_stays_and_a_teacher_rule_may_change() {
     );
     let before = content(&run);
     let said = ["cannot go on with --optimizer \"lars\" (the run has \"sgd\")", "--init-from"];
-    refuses_saying("train --resume --epochs 3 --optimizer lars --out {}", &[&run], &said);
+    refuses_with("train --resume --epochs 3 --optimizer lars --out {}", &[&run], &said);
     assert!(content(&run) == before);
     succeeds("train --resume --epochs 4 --teacher previous-epoch --sgd-momentum 0.8 --out {}", &[&run]);
     let changes = manifest(&run)["changes"].clone();

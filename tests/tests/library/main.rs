@@ -13,3 +13,4 @@ mod learning;
 mod objectives;
 mod op_agreement;
 mod plans;
+mod splits;
