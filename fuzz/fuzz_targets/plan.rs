@@ -9,6 +9,7 @@ use dino_kernel::backend::wrap::Checked;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
+use dino_kernel::model::resnet::{Block, ResNet, Stage, Stem};
 use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::objective::Objective;
 use dino_kernel::ops::layernorm::EPS;
@@ -26,6 +27,17 @@ fn size(u: &mut Unstructured) -> arbitrary::Result<usize> {
         1 => u.arbitrary::<u32>()? as usize,
         x => (x % 16) as usize,
     })
+}
+
+/// A residual network of up to three stages.
+fn resnet(u: &mut Unstructured) -> arbitrary::Result<ResNet> {
+    let stem = Stem { width: size(u)?, kernel: size(u)?, stride: size(u)?, pool: u.arbitrary()? };
+    let block = if u.arbitrary()? { Block::Basic } else { Block::Bottleneck };
+    let mut resnet = ResNet::new(size(u)?, size(u)?, stem, block);
+    for _ in 0..u.int_in_range(0..=3)? {
+        resnet = resnet.with(Stage { width: size(u)?, blocks: size(u)?, stride: size(u)? });
+    }
+    Ok(resnet)
 }
 
 #[derive(Debug)]
@@ -51,13 +63,15 @@ impl<'a> Arbitrary<'a> for Sizes {
             positions,
             eps: EPS,
         });
+        let backbone = if u.ratio(1, 3)? { Backbone::ResNet(resnet(u)?) } else { backbone };
+        let dim = backbone.dim();
         let mut views = Crops::EMPTY;
         for _ in 0..u.int_in_range(0..=2)? {
             views = views.with(Group { count: size(u)?, height: side(u)?, width: side(u)? });
         }
         let inp = if u.ratio(9, 10)? { dim } else { size(u)? };
         let (layers, hidden, bottleneck, prototypes) = (size(u)?, size(u)?, size(u)?, size(u)?);
-        let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: u.arbitrary()? };
+        let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: u.arbitrary()?, batch_norm: u.arbitrary()? };
         let micro_batch = size(u)?;
         let batch = if u.ratio(9, 10)? { micro_batch.wrapping_mul(size(u)?) } else { size(u)? };
         Ok(Sizes(Config {
@@ -72,6 +86,7 @@ impl<'a> Arbitrary<'a> for Sizes {
             drop_path: u.arbitrary()?,
             recompute: u.arbitrary()?,
             stream_crops: u.arbitrary()?,
+            bn_group: if u.arbitrary()? { Some(size(u)?) } else { None },
         }))
     }
 }
@@ -90,8 +105,7 @@ const HYPER: Hyper = Hyper {
 
 fuzz_target!(|sizes: Sizes| {
     let Ok(p) = Plan::new(sizes.0) else { return };
-    let Backbone::Vit(vit) = p.config.backbone;
-    let work = p.pools.total() as u128 * p.parts() as u128 * vit.dim.max(vit.mlp) as u128;
+    let work = p.pools.total() as u128 * p.parts() as u128 * p.pools.widest as u128;
     if p.pools.total() > 200_000 || p.parts() > 3 || work > 2_000_000 {
         return;
     }

@@ -34,6 +34,7 @@ impl Config {
             bottleneck: self.bottleneck,
             prototypes: self.out_dim,
             train_gain: !self.norm_last_layer,
+            batch_norm: false,
         };
         Table { backbone, head }
     }
@@ -71,6 +72,7 @@ impl Config {
             drop_path,
             recompute,
             stream_crops,
+            bn_group: None,
         };
         Plan::new(config).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
     }
@@ -103,6 +105,14 @@ fn remedy(e: PlanError) -> String {
         }
         PlanError::Ranks { shards, ranks } => format!("{shards} shards suit {} processes", divisor(shards, ranks)),
         PlanError::Blocks { depth, .. } => format!("--blocks 1 to {depth}"),
+        PlanError::EvenKernel { .. } => "a filter of side 3, 5 or 7".into(),
+        PlanError::StageBlocks { most, .. } => format!("up to {most} blocks a stage"),
+        PlanError::BatchGroup { .. } => {
+            "a batch norm's group is never cut: another --micro-batch, or --bn-group".into()
+        }
+        PlanError::OneValue { .. } => "a larger --batch-size or --bn-group, or larger crops".into(),
+        PlanError::StreamedHead => "without --stream-crops, or a head without batch norm".into(),
+        PlanError::BatchRanks { .. } => "one process with more --threads".into(),
         PlanError::TooLarge => "a smaller --micro-batch, --stream-crops, smaller crops, width or --out-dim".into(),
     }
 }

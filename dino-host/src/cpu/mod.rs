@@ -5,10 +5,13 @@
 
 mod attention;
 mod backward;
+mod batchnorm;
 mod collective;
+mod conv;
 mod device;
 mod forward;
 mod loss;
+mod pool;
 mod update;
 
 use crate::dist::Group;

@@ -19,7 +19,9 @@ pub fn write(path: &Path, config: &Config, weights: &[f32]) -> Result<()> {
     }
     let [mean, std] = [&config.mean, &config.std].map(|v| v.iter().map(|&x| x as f32).collect::<Vec<f32>>());
     let mut head = vec![0; 124 + 8 * backbone.channels()];
-    let len = flat::header(&mut head, &backbone, &mean, &std, weights);
+    let Some(len) = flat::header(&mut head, &backbone, &mean, &std, weights) else {
+        return Err(Error::new("a ResNet has no flat blob").hint("--to official or --to timm writes its weights"));
+    };
     write_atomically(path, |file| {
         let mut file = BufWriter::new(file);
         file.write_all(&head[..len])?;
@@ -106,7 +108,7 @@ mod tests {
         assert_eq!((published[8], bytes[8], published.len()), (1, 2, bytes.len()));
         for (blob, eps) in [(&published, 1e-6), (&bytes, 1e-12)] {
             let flat = Flat::parse(blob).unwrap();
-            let Backbone::Vit(vit) = flat.backbone;
+            let Backbone::Vit(vit) = flat.backbone else { panic!("the blob of a ViT") };
             assert_eq!((vit.eps, flat.len(), flat.statistics(2)), (eps, weights.len(), [0.125, 0.25]));
             let mut copy = vec![0.0; weights.len()];
             flat.copy(&mut copy);

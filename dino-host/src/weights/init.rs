@@ -49,7 +49,10 @@ pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, 
         said.push(format!("the file does not say how many attention heads it has: {} as the run", config.heads));
     }
     let (from, to) = (given.config.table(), config.table());
-    let (Backbone::Vit(a), Backbone::Vit(b)) = (from.backbone, to.backbone);
+    let (Backbone::Vit(a), Backbone::Vit(b)) = (from.backbone, to.backbone) else {
+        return Err(Error::new(format!("{} and the run have backbones of different kinds", file.display()))
+            .hint("weights of a ViT start a ViT: a fitting --arch, or another file"));
+    };
     same_shape(file, &a, &b)?;
     if a.channels != b.channels && !channels {
         let (has, wants) = (a.channels, b.channels);

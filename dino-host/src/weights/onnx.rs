@@ -48,6 +48,9 @@ const DOUBLE: i64 = 11;
 /// # Errors
 /// A fixed size holds no patch, the model would be larger than an ONNX file can be, or the file cannot be written.
 pub fn write(path: &Path, config: &Config, weights: &[f32], size: Size) -> Result<()> {
+    if !matches!(config.table().backbone, Backbone::Vit(_)) {
+        return Err(Error::new("only a ViT has an ONNX graph").hint("--to official or --to timm writes the weights"));
+    }
     let patch = config.patch_size;
     if let Size::Fixed { height, width } = size
         && height.min(width) < patch
@@ -247,10 +250,16 @@ fn value(name: &str, axes: &[std::result::Result<usize, &str>]) -> Message {
     Message::new().bytes(1, name).bytes(2, Message::new().bytes(1, Message::new().int(1, FLOAT).bytes(2, shape)))
 }
 
+/// The shape, which [`write`] has found to be a ViT's.
+fn vit(config: &Config) -> Vit {
+    let Backbone::Vit(vit) = config.table().backbone else { unreachable!("refused before") };
+    vit
+}
+
 /// The full network, as `dino_kernel::model::vit` has it.
 fn network<'a>(g: &mut Graph<'a>, config: &Config, weights: &'a [f32], size: Size) {
     let table = config.table();
-    let (Backbone::Vit(vit), c) = (table.backbone, config.embed_dim as i64);
+    let (vit, c) = (vit(config), config.embed_dim as i64);
     table.visit(|spec| {
         let name = spec.name.to_string();
         // Resized ones are written below.
@@ -351,7 +360,7 @@ fn fixed_positions<'a>(config: &Config, weights: &'a [f32], group: Group) -> Raw
             all = &weights[spec.at.range()];
         }
     });
-    let (Backbone::Vit(vit), c) = (table.backbone, config.embed_dim);
+    let (vit, c) = (vit(config), config.embed_dim);
     let (side, to) = (vit.image / vit.patch, group.grid(vit.patch));
     if position::is_native(group, vit.patch, side) {
         return Raw::Weights(all);

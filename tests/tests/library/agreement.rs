@@ -61,7 +61,8 @@ fn long_crops_agree_on_any_number_of_threads() {
         positions: Interpolation::Published,
         eps: EPS,
     });
-    let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: false };
+    let head =
+        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: false, batch_norm: false };
     let views = Crops::one(Group { count: 2, height: 68, width: 69 });
     let config = ordinary(backbone, head, views, [1, 1]);
     for threads in [1, 3, 16] {
@@ -138,7 +139,8 @@ fn a_step_that_is_not_finite_is_the_last<F: Factory>(who: &str) {
         positions: Interpolation::Published,
         eps: EPS,
     });
-    let head = Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true };
+    let head =
+        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true, batch_norm: false };
     let views = Crops::one(Group { count: 2, height: 8, width: 8 });
     let plan = Plan::new(Config { drop_path: true, ..ordinary(backbone, head, views, [4, 2]) }).expect("a sound plan");
     let mut run = Run::random(plan, make_poisoned::<F>(plan.pools), 1);
