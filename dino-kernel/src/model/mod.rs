@@ -51,6 +51,7 @@ pub enum Backbone {
 
 /// A shape with weights, and what outlives a pass, over the crops of a micro-batch.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant)] // a plan has one, and no heap to box it on
 pub enum Network {
     /// A vision transformer's.
     Vit(vit::Network),
@@ -60,6 +61,7 @@ pub enum Network {
 
 /// A network's forward pass over some of its crops and, if it has gradients, its backward pass: everything that they read and write.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant)] // as above
 pub enum Pass {
     /// A vision transformer's.
     Vit(vit::Pass),

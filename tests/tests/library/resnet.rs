@@ -215,12 +215,12 @@ fn small_networks() -> [ResNet; 3] {
     ]
 }
 
-/// The loss along random directions of every parameter: the gradient predicts it. (A ReLU has kinks, and so has a max pool: a step short
+/// The loss along a random direction of every parameter: the gradient predicts it. (A ReLU has kinks, and so has a max pool: a step short
 /// enough meets none.)
 #[test]
 fn whole_model() {
     for (i, resnet) in small_networks().into_iter().enumerate() {
-        for (recompute, batch_norm) in [(true, false), (false, true), (true, true)] {
+        for (recompute, batch_norm) in [(true, false), (false, true)] {
             let views = Crops::one(group(2, 9, 8)).with(group(2, 6, 5));
             let ordinary = ordinary(Backbone::ResNet(resnet), head(resnet, batch_norm), views, [6, 6]);
             let plan = Plan::new(Config { recompute, bn_group: Some(3), ..ordinary }).expect("a sound plan");
@@ -232,22 +232,20 @@ fn whole_model() {
             let all = found.iter().flat_map(|(_, g)| g).map(|g| g * g).sum::<f64>().sqrt();
             for (ordinal, (spec, gradient)) in found.iter().enumerate() {
                 let start = run.parameter(Net::Student, spec);
-                for seed in 0..2 {
-                    let direction = normals(100 * seed + ordinal as u64, start.len());
-                    let mut at = |by: f64| {
-                        let moved: Vec<f64> = start.iter().zip(&direction).map(|(x, d)| x + by * d).collect();
-                        run.o.write(Pool::Weights, spec.at.0.at, &moved);
-                        run.accumulate(&h, &pixels);
-                        run.loss()
-                    };
-                    let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
-                    let size = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-                    let found = [1e-4, 1e-5, 1e-6]
-                        .map(|h| (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h));
-                    at(0.0);
-                    let near = |found: &f64| (found - slope).abs() <= 1e-7 * size + 1e-9 * all;
-                    assert!(found.iter().any(near), "network {i}: {}: {found:?}, by the gradient {slope}", spec.name);
-                }
+                let direction = normals(ordinal as u64, start.len());
+                let mut at = |by: f64| {
+                    let moved: Vec<f64> = start.iter().zip(&direction).map(|(x, d)| x + by * d).collect();
+                    run.o.write(Pool::Weights, spec.at.0.at, &moved);
+                    run.accumulate(&h, &pixels);
+                    run.loss()
+                };
+                let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
+                let size = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
+                let mut along = |h: f64| (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+                let near = |found: f64| (found - slope).abs() <= 1e-7 * size + 1e-9 * all;
+                let found = [1e-4, 1e-5, 1e-6].into_iter().any(|h| near(along(h)));
+                run.o.write(Pool::Weights, spec.at.0.at, &start);
+                assert!(found, "network {i}: {}: the gradient's slope is {slope}", spec.name);
             }
             step::commit(&mut run.o, &plan);
             assert_eq!(run.o.violation, None);
