@@ -39,7 +39,8 @@ const VIT: Vit = Vit {
     positions: Interpolation::Published,
     eps: EPS,
 };
-const HEAD: Head = Head { inp: 16, layers: 2, hidden: 32, bottleneck: 16, prototypes: 64, train_gain: false };
+const HEAD: Head =
+    Head { inp: 16, layers: 2, hidden: 32, bottleneck: 16, prototypes: 64, train_gain: false, batch_norm: false };
 const IMAGES: usize = 4;
 const PLAN: Plan = {
     let (batch, micro_batch) = (IMAGES, IMAGES);
@@ -55,6 +56,7 @@ const PLAN: Plan = {
         drop_path: false,
         recompute: true,
         stream_crops: false,
+        bn_group: None,
     };
     match Plan::new(config) {
         Ok(plan) => plan,

@@ -163,7 +163,7 @@ impl Work {
 
     /// Floating-point operations of a step: the matmuls of the forward pass, and twice that backward, the teacher forward alone.
     fn operations(&self) -> f64 {
-        let (Backbone::Vit(vit), head) = (self.plan.table.backbone, self.plan.table.head);
+        let (Backbone::Vit(vit), head) = (self.plan.table.backbone, self.plan.table.head) else { return f64::NAN };
         let crop = |side: usize| {
             let (n, c) = ((side / vit.patch).pow(2) + 1, vit.dim);
             let block = n * c * (4 * c + 2 * vit.mlp) + 2 * n * n * c;

@@ -120,6 +120,17 @@ impl Crops {
         n
     }
 
+    /// The pixels of these crops as rows: feature maps as an op sees them.
+    pub const fn maps(&self) -> Ragged {
+        let mut r = Ragged { groups: [[0; 2]; MAX_GROUPS], len: self.len };
+        let mut i = 0;
+        while i < self.len {
+            r.groups[i] = [self.groups[i].count, self.groups[i].height * self.groups[i].width];
+            i += 1;
+        }
+        r
+    }
+
     /// Patches, all crops.
     pub const fn patches(&self, patch: usize) -> usize {
         let (mut n, mut i) = (0, 0);
@@ -163,6 +174,17 @@ impl Ragged {
     /// (crops, tokens of each) of every group.
     pub fn groups(&self) -> &[[usize; 2]] {
         &self.groups[..self.len]
+    }
+
+    /// (crops, rows of each) of group `i`.
+    pub const fn group(&self, i: usize) -> [usize; 2] {
+        self.groups[i]
+    }
+
+    /// Number of groups.
+    #[allow(clippy::len_without_is_empty)]
+    pub const fn len(&self) -> usize {
+        self.len
     }
 
     /// The same without the class tokens.

@@ -195,10 +195,11 @@ impl<'a> Flat<'a> {
     }
 }
 
-/// Writes what comes before the weights to the first bytes of `out`; returns how many these are. `mean` and `std`: a number a channel;
+/// Writes what comes before the weights to the first bytes of `out`; returns how many these are, none for a family of backbones that has
+/// no blob (a ResNet). `mean` and `std`: a number a channel;
 /// `weights`: the backbone in the table's layout. `out` must have at least 124 bytes and 8 a channel.
-pub fn header(out: &mut [u8], backbone: &Backbone, mean: &[f32], std: &[f32], weights: &[f32]) -> usize {
-    let FlatShape { sizes, eps } = backbone.flat();
+pub fn header(out: &mut [u8], backbone: &Backbone, mean: &[f32], std: &[f32], weights: &[f32]) -> Option<usize> {
+    let FlatShape { sizes, eps } = backbone.flat()?;
     let version = VERSIONS[(eps != EPS) as usize];
     let (first, end) = (means(version), head(version, backbone.channels()));
     out[..end].fill(0);
@@ -217,7 +218,7 @@ pub fn header(out: &mut [u8], backbone: &Backbone, mean: &[f32], std: &[f32], we
     out[8..12].copy_from_slice(&version.to_le_bytes());
     let numbers = weights.iter().fold(crc_step(!0, &out[16..end]), |crc, x| crc_step(crc, &x.to_le_bytes()));
     out[12..16].copy_from_slice(&(!numbers).to_le_bytes());
-    end
+    Some(end)
 }
 
 /// CRC-32 of IEEE 802.3 (reflected, polynomial 0xEDB88320).

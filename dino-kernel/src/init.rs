@@ -28,6 +28,7 @@ pub fn weights<T: Real>(w: &mut [T], table: &dyn ParamTable, seed: u64, linear_s
                 Init::Ones => 1.0,
                 Init::TruncNormal(std) => normal(&mut rng, std),
                 Init::Linear => normal(&mut rng, linear_std),
+                Init::FanOut(n) => libm::sqrt(2.0 / n as f64) * rng.normal(),
                 Init::FanIn(n) => {
                     let bound = 1.0 / libm::sqrt(n as f64);
                     rng.range(-bound, bound)

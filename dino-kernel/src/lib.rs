@@ -61,12 +61,12 @@
 //!     Vit { image: 16, patch: 4, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: POSITIONS, eps: EPS };
 //! const POOLS: Pools = match Plan::new(Config {
 //!     backbone: Backbone::Vit(VIT),
-//!     head: Head { inp: 16, layers: 2, hidden: 32, bottleneck: 16, prototypes: 64, train_gain: false },
+//!     head: Head { inp: 16, layers: 2, hidden: 32, bottleneck: 16, prototypes: 64, train_gain: false, batch_norm: false },
 //!     objective: Objective::PUBLISHED,
 //!     optimizer: Optimizer::AdamW(AdamW::PUBLISHED),
 //!     teacher: TeacherRule::Ema { start: 0.996, end: 1.0 },
 //!     views: Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 2, height: 8, width: 8 }),
-//!     batch: 4, micro_batch: 4, drop_path: false, recompute: true, stream_crops: false,
+//!     batch: 4, micro_batch: 4, drop_path: false, recompute: true, stream_crops: false, bn_group: None,
 //! }) {
 //!     Ok(plan) => plan.pools,
 //!     Err(_) => panic!("the program does not compile"),

@@ -1,7 +1,7 @@
 //! The parameter table's row. A parameter is declared once: name, shape, initializer, role; its offset is where the cursor
 //! was. The row drives initialization, parameter groups, per-tensor clip, checkpoint keys, upload and the printed plan.
 
-use crate::mem::{Cursor, Weight};
+use crate::mem::{Cursor, State, Weight};
 use core::fmt;
 
 /// The published key of a parameter, without allocation: `blocks.` 3 `.` `attn.qkv.weight`.
@@ -40,6 +40,8 @@ pub enum Init {
     Linear,
     /// Uniform in +-1/sqrt(fan_in): PyTorch's default for convolutions and linear layers.
     FanIn(usize),
+    /// Normal with variance 2 / fan_out (He et al. 2015): torchvision's for the convolutions of a ResNet.
+    FanOut(usize),
 }
 
 /// What of a network a parameter belongs to.
@@ -137,4 +139,22 @@ pub(crate) const fn spec<const R: usize>(
         i += 1;
     }
     Spec { name, dims, rank: R, init, part: Part::Backbone, group, frozen: false, at: Weight(c.take(len)) }
+}
+
+/// Numbers of a network that are no parameters: passes in training move them, evaluation reads them, files carry them (the running mean
+/// and variance of a batch norm). Student and teacher have their own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Buffer {
+    /// The published key.
+    pub name: Name,
+    /// What every element starts as.
+    pub value: f64,
+    /// Its elements (C), counted from the network's first buffer: `running.part(at, len)` is where a network with buffers at `running` has
+    /// them.
+    pub at: State,
+}
+
+/// Declares a buffer and takes its span.
+pub(crate) const fn buffer(name: Name, len: usize, value: f64, c: &mut Cursor) -> Buffer {
+    Buffer { name, value, at: State(c.take(len)) }
 }

@@ -111,8 +111,12 @@ pub fn begin<O: Update>(o: &mut O, p: &Plan) {
     o.zero_grads();
     o.zero(p.monitor.part(0, monitor::HALTED));
     p.config.objective.begin(o, &p.targets);
-    p.student.backbone.begin(o);
-    p.teacher.backbone.begin(o);
+    for net in [&p.student, &p.teacher] {
+        net.backbone.begin(o);
+        if net.running.len() > 0 {
+            o.copy_running(net.moved, net.running);
+        }
+    }
     o.prototype_scale(p.student.scale, p.student.head_weights.v, p.student.head_weights.g, n);
     o.prototype_scale(p.teacher.scale, p.teacher.head_weights.v, p.teacher.head_weights.g, n);
 }
@@ -218,6 +222,14 @@ pub fn commit<O: Update>(o: &mut O, p: &Plan) {
     o.clip(p.monitor, &p.table, p.hyper);
     // The teacher's logits are those of this step's weights, so the center comes before the average moves them.
     p.config.objective.commit(o, &p.targets, p.monitor, p.hyper, n);
+    for net in [&p.student, &p.teacher] {
+        if net.running.len() > 0 {
+            o.commit_running(net.running, net.moved, p.monitor);
+        }
+    }
+    if p.student.running.len() > 0 {
+        o.follow_running(p.teacher.running, p.student.running, p.monitor, p.hyper);
+    }
     let rule = p.config.teacher;
     if rule.before_update() {
         o.ema(p.monitor, &p.table, p.hyper);

@@ -9,6 +9,7 @@ use dino_kernel::backend::wrap::Checked;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
+use dino_kernel::model::resnet::{Block, ResNet, Stage, Stem};
 use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
@@ -39,6 +40,17 @@ const TEACHERS: [TeacherRule; 5] = [
     TeacherRule::Frozen,
 ];
 
+/// A residual network of up to three stages.
+fn resnet(u: &mut Unstructured) -> arbitrary::Result<ResNet> {
+    let stem = Stem { width: size(u)?, kernel: size(u)?, stride: size(u)?, pool: u.arbitrary()? };
+    let block = if u.arbitrary()? { Block::Basic } else { Block::Bottleneck };
+    let mut resnet = ResNet::new(size(u)?, size(u)?, stem, block);
+    for _ in 0..u.int_in_range(0..=3)? {
+        resnet = resnet.with(Stage { width: size(u)?, blocks: size(u)?, stride: size(u)? });
+    }
+    Ok(resnet)
+}
+
 #[derive(Debug)]
 struct Sizes(Config);
 
@@ -62,13 +74,15 @@ impl<'a> Arbitrary<'a> for Sizes {
             positions,
             eps: EPS,
         });
+        let backbone = if u.ratio(1, 3)? { Backbone::ResNet(resnet(u)?) } else { backbone };
+        let dim = backbone.dim();
         let mut views = Crops::EMPTY;
         for _ in 0..u.int_in_range(0..=2)? {
             views = views.with(Group { count: size(u)?, height: side(u)?, width: side(u)? });
         }
         let inp = if u.ratio(9, 10)? { dim } else { size(u)? };
         let (layers, hidden, bottleneck, prototypes) = (size(u)?, size(u)?, size(u)?, size(u)?);
-        let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: u.arbitrary()? };
+        let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: u.arbitrary()?, batch_norm: u.arbitrary()? };
         let micro_batch = size(u)?;
         let batch = if u.ratio(9, 10)? { micro_batch.wrapping_mul(size(u)?) } else { size(u)? };
         let targets = match u.int_in_range(0..=3u8)? {
@@ -89,6 +103,7 @@ impl<'a> Arbitrary<'a> for Sizes {
             drop_path: u.arbitrary()?,
             recompute: u.arbitrary()?,
             stream_crops: u.arbitrary()?,
+            bn_group: if u.arbitrary()? { Some(size(u)?) } else { None },
         }))
     }
 }
@@ -107,8 +122,7 @@ const HYPER: Hyper = Hyper {
 
 fuzz_target!(|sizes: Sizes| {
     let Ok(p) = Plan::new(sizes.0) else { return };
-    let Backbone::Vit(vit) = p.config.backbone;
-    let work = p.pools.total() as u128 * p.parts() as u128 * vit.dim.max(vit.mlp) as u128;
+    let work = p.pools.total() as u128 * p.parts() as u128 * p.pools.widest as u128;
     if p.pools.total() > 200_000 || p.parts() > 3 || work > 2_000_000 {
         return;
     }

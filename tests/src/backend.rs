@@ -204,6 +204,8 @@ impl Arena {
             longest: 0,
             head_dim: 0,
             widest: 0,
+            filters: 0,
+            sums: 0,
         };
         let mut o = make_poisoned::<F>(pools);
         for (pool, span, values) in self.writes {

@@ -1,6 +1,6 @@
 //! Golden tensors: `X.safetensors` with `X.json` beside it, and the pass rules that the latter states for every tensor.
 //!
-//! The folder is `tests/golden`, or `$DINO_FIXTURES` if set: a second set with other shapes, seeds and hyper-parameters runs
+//! The folder is `tests/golden`, or `tests/cases` for what that one has no room for, or `$DINO_FIXTURES` if set: a second set with other shapes, seeds and hyper-parameters runs
 //! through the same tests, so nothing here or in the tests knows a size.
 
 use safetensors::{Dtype, SafeTensors};
@@ -72,11 +72,13 @@ impl Worst {
     }
 }
 
-fn folder() -> PathBuf {
-    match std::env::var_os("DINO_FIXTURES") {
-        Some(folder) => folder.into(),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden"),
+/// The file of this name.
+fn path(file: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("DINO_FIXTURES") {
+        return PathBuf::from(folder).join(file);
     }
+    let [golden, cases] = ["golden", "cases"].map(|f| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(f).join(file));
+    if cases.exists() { cases } else { golden }
 }
 
 fn numbers(name: &str, dtype: Dtype, bytes: &[u8]) -> Vec<f64> {
@@ -93,7 +95,7 @@ impl Fixture {
     /// Reads `name`.safetensors and `name`.json.
     pub fn open(name: &str) -> Fixture {
         let read = |ending: &str| {
-            let path = folder().join(format!("{name}.{ending}"));
+            let path = path(&format!("{name}.{ending}"));
             std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
         };
         let bytes = read("safetensors");
@@ -137,6 +139,11 @@ impl Fixture {
     /// A number that the json states of a tensor.
     pub fn note(&self, key: &str, field: &str) -> Option<f64> {
         self.info["tensors"][key][field].as_f64()
+    }
+
+    /// A text that the json states of a tensor.
+    pub fn text(&self, key: &str, field: &str) -> &str {
+        self.info["tensors"][key][field].as_str().unwrap_or_else(|| panic!("{}: no {field} of {key:?}", self.name))
     }
 
     fn atol(&self, key: &str) -> f64 {

@@ -26,6 +26,7 @@ pub fn ordinary(backbone: Backbone, head: Head, views: Crops, [batch, micro_batc
         drop_path,
         recompute,
         stream_crops,
+        bn_group: None,
     }
 }
 
@@ -54,7 +55,8 @@ pub fn smallest() -> Plan {
         positions: Interpolation::Published,
         eps: EPS,
     });
-    let head = Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false };
+    let head =
+        Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false, batch_norm: false };
     let views = Crops::one(Group { count: 2, height: 4, width: 4 });
     Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a valid plan")
 }
@@ -81,7 +83,7 @@ prop_compose! {
         if let Some((count, rows, cols)) = locals {
             views = views.with(group(count, rows, cols));
         }
-        let head = Head { inp: backbone.dim(), layers, hidden, bottleneck, prototypes, train_gain };
+        let head = Head { inp: backbone.dim(), layers, hidden, bottleneck, prototypes, train_gain, batch_norm: false };
         let (optimizer, teacher) = (OPTIMIZERS[prototypes % OPTIMIZERS.len()], TEACHERS[hidden % TEACHERS.len()]);
         let rest = ordinary(backbone, head, views, [images * parts, images]);
         Config { objective, optimizer, teacher, drop_path, recompute, stream_crops, ..rest }

@@ -320,8 +320,8 @@ fn random_parameters<O: Update + Memory>(run: &mut Run<O>, seed: u64) {
         run.load(net, |spec| {
             ordinal += 1;
             let name = spec.name.to_string();
-            let one =
-                if name.contains("norm") && name.ends_with("weight") || name.ends_with("weight_g") { 1.0 } else { 0.0 };
+            // A vector named weight is the gain of a norm.
+            let one = if spec.rank == 1 && name.ends_with("weight") || name.ends_with("weight_g") { 1.0 } else { 0.0 };
             let fan_in: usize = spec.shape()[1..].iter().product();
             let deviation = if spec.rank > 1 { 1.0 / (fan_in as f64).sqrt() } else { 0.3 };
             let deviation = if name.ends_with("weight_g") { 0.2 } else { deviation };

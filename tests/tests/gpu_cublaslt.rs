@@ -61,7 +61,7 @@ fn plans() -> impl Strategy<Value = Config> {
     (configs(), any::<bool>()).prop_map(|(mut c, aligned)| {
         if aligned {
             let up = |x: usize| x.next_multiple_of(8);
-            let Backbone::Vit(vit) = &mut c.backbone;
+            let Backbone::Vit(vit) = &mut c.backbone else { panic!("a ViT") };
             vit.dim = vit.heads * up(vit.dim / vit.heads);
             (vit.mlp, c.head.inp) = (up(vit.mlp), vit.dim);
             (c.head.hidden, c.head.bottleneck) = (up(c.head.hidden), up(c.head.bottleneck));
@@ -80,7 +80,7 @@ fn ops_agree() {
     proptest!(tests::plans::cases(12), |(config in plans(), seed in 0..1u64 << 32, temp in 0.02f64..1.0)| {
         let (run, parts) = step_beside_cpu::<WithLibrary>(config, seed, [temp, 0.1], bf16_bound);
         parts.iter().for_each(|(_, part)| worst.set(worst.get().max(*part)));
-        let Backbone::Vit(vit) = config.backbone;
+        let Backbone::Vit(vit) = config.backbone else { panic!("a ViT") };
         let widths = [vit.dim, vit.mlp, config.head.hidden, config.head.bottleneck, config.head.prototypes];
         if widths.iter().all(|x| x.is_multiple_of(8)) {
             // Of every block the forward passes of both networks (four matmuls each) and the backward pass (eight).
@@ -111,7 +111,8 @@ fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::
         positions: Interpolation::Published,
         eps: EPS,
     });
-    let head = Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false };
+    let head =
+        Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false, batch_norm: false };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
     let plan = Plan::new(Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [4, 2]) })
         .expect("a valid plan");

@@ -62,7 +62,8 @@ fn plan(prototypes: usize, batch: usize, micro_batch: usize, stream_crops: bool)
         positions: Interpolation::Published,
         eps: EPS,
     });
-    let head = Head { inp: 96, layers: 3, hidden: 128, bottleneck: 32, prototypes, train_gain: false };
+    let head =
+        Head { inp: 96, layers: 3, hidden: 128, bottleneck: 32, prototypes, train_gain: false, batch_norm: false };
     let group = |count, side| Group { count, height: side, width: side };
     let views = Crops::one(group(2, 96)).with(group(2, 48));
     let ordinary = ordinary(backbone, head, views, [batch, micro_batch]);

@@ -69,8 +69,13 @@ impl Gpu {
     /// Allocates the pools, zeroed.
     ///
     /// # Errors
-    /// There is no GPU, the pools do not fit its free memory, or cuBLASLt is asked for and is not there.
+    /// There is no GPU, the pools do not fit its free memory, cuBLASLt is asked for and is not there, or the plan has convolutions or batch
+    /// norms, which have no kernels.
     pub fn create(options: &Options, pools: Pools) -> Result<Gpu> {
+        if pools.filters > 0 || pools.sums > 0 {
+            return Err(Error::new("convolutions and batch norms have no CUDA kernels")
+                .hint("dino-host trains a ResNet on the CPU; a ViT without batch norm in its head runs here"));
+        }
         let card = Card::get()?;
         let wanted: u64 = memory(options, pools).iter().map(|(_, bytes)| bytes).sum();
         let (free, total) = card.free()?;
@@ -207,6 +212,11 @@ impl Gpu {
     /// Keeps the first error.
     pub(crate) fn fail(&mut self, e: Error) {
         self.first_error.get_or_insert(e);
+    }
+
+    /// The op has no kernel. Plans that call it are refused before ([`Gpu::create`]).
+    pub(crate) fn no_kernel(&mut self, op: &str) {
+        self.fail(Error::new(format!("the op {op} has no CUDA kernel")).hint("dino-host runs it on the CPU"));
     }
 
     /// An op needs this many bytes of workspace, and there are fewer.

@@ -117,6 +117,39 @@ impl Backward for Gpu {
         self.launch(&self.kernels.resize_positions_backward, Shape::flat(n.from[0] * n.from[1] * n.cols), arguments);
     }
 
+    fn convolve_backward(&mut self, _dx: Act, _dy: Act, _x: Act, _w: Weight, _n: Conv) {
+        self.no_kernel("convolve_backward");
+    }
+
+    fn convolve_backward_acc(&mut self, _dx_acc: Act, _dy: Act, _x: Act, _w: Weight, _n: Conv) {
+        self.no_kernel("convolve_backward_acc");
+    }
+
+    fn convolve_backward_params(&mut self, _dy: Act, _x: Act, _w: Weight, _n: Conv) {
+        self.no_kernel("convolve_backward_params");
+    }
+
+    fn batch_normalize_backward(
+        &mut self,
+        _dx: Act,
+        _dy: Act,
+        _x: Act,
+        _y: Act,
+        _stats: NormStats,
+        _w: Affine,
+        _n: BatchNorm,
+    ) {
+        self.no_kernel("batch_normalize_backward");
+    }
+
+    fn max_pool_backward(&mut self, _dx: Act, _dy: Act, _x: Act, _n: MaxPool) {
+        self.no_kernel("max_pool_backward");
+    }
+
+    fn average_pool_backward(&mut self, _dx: Act, _dy: Act, _n: Ragged, _cols: usize) {
+        self.no_kernel("average_pool_backward");
+    }
+
     fn clear(&mut self, x: Act) {
         let (at, bytes) = (self.act(x), x.len() * self.act_bytes());
         self.clear_bytes(at, bytes);

@@ -79,6 +79,30 @@ impl Forward for Gpu {
         self.normalize([y, sum], stats, [x, branch], w, n);
     }
 
+    fn convolve(&mut self, _y: Act, _x: Act, _w: Weight, _n: Conv) {
+        self.no_kernel("convolve");
+    }
+
+    fn batch_statistics(&mut self, _stats: NormStats, _running: Running, _x: Act, _n: BatchNorm) {
+        self.no_kernel("batch_statistics");
+    }
+
+    fn running_statistics(&mut self, _stats: NormStats, _running: Running, _eps: f64) {
+        self.no_kernel("running_statistics");
+    }
+
+    fn batch_normalize(&mut self, _y: Act, _x: Act, _residual: Act, _stats: NormStats, _w: Affine, _n: BatchNorm) {
+        self.no_kernel("batch_normalize");
+    }
+
+    fn max_pool(&mut self, _y: Act, _x: Act, _n: MaxPool) {
+        self.no_kernel("max_pool");
+    }
+
+    fn average_pool(&mut self, _y: Act, _x: Act, _n: Ragged, _cols: usize) {
+        self.no_kernel("average_pool");
+    }
+
     fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid) {
         let (y, table, rows, cols) = (self.act(y), self.weight(table), self.state(rows), self.state(cols));
         let [from, to] = [n.from, n.to].map(|g| g.map(|x| x as i32));

@@ -118,6 +118,18 @@ impl Update for Gpu {
         }
     }
 
+    fn copy_running(&mut self, _y: State, _x: State) {
+        self.no_kernel("copy_running");
+    }
+
+    fn commit_running(&mut self, _running: State, _moved: State, _monitor: State) {
+        self.no_kernel("commit_running");
+    }
+
+    fn follow_running(&mut self, _teacher: State, _student: State, _monitor: State, _hyper: State) {
+        self.no_kernel("follow_running");
+    }
+
     fn ema(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {
         let len = table.len();
         let ([student, _], [teacher, weights_bf16]) = (self.networks(0), self.networks(len));

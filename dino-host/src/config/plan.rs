@@ -3,6 +3,7 @@
 use super::Config;
 use crate::error::{Error, Result};
 use dino_kernel::crops::{Crops, Group};
+use dino_kernel::model::resnet::{Block, MAX_STAGES, ResNet, Stage, Stem};
 use dino_kernel::model::{Backbone, Head, Table, Vit};
 use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::position::Interpolation;
@@ -14,9 +15,23 @@ impl Config {
         (self.embed_dim as f64 * self.mlp_ratio) as usize
     }
 
+    /// The shape of the residual network that `arch` names, if it names one.
+    pub fn resnet(&self) -> Option<ResNet> {
+        self.arch.starts_with("resnet").then(|| {
+            let block = if self.block == "bottleneck" { Block::Bottleneck } else { Block::Basic };
+            let width = self.widths.first().copied().unwrap_or(0);
+            let stem = if self.stem == "3x3" { Stem::small(width) } else { Stem::published(width) };
+            let stem = Stem { stride: self.stem_stride, ..stem };
+            let stages = self.widths.iter().zip(&self.blocks).take(MAX_STAGES).enumerate();
+            stages.fold(ResNet::new(self.global_size, self.channels, stem, block), |resnet, (i, (&width, &blocks))| {
+                resnet.with(Stage { width, blocks, stride: if i == 0 { 1 } else { 2 } })
+            })
+        })
+    }
+
     /// The networks' parameters.
     pub fn table(&self) -> Table {
-        let backbone = Backbone::Vit(Vit {
+        let vit = Vit {
             image: self.global_size,
             patch: self.patch_size,
             channels: self.channels,
@@ -26,7 +41,8 @@ impl Config {
             mlp: self.mlp(),
             positions: if self.position_resize == "size" { Interpolation::Size } else { Interpolation::Published },
             eps: self.norm_eps,
-        });
+        };
+        let backbone = self.resnet().map_or(Backbone::Vit(vit), Backbone::ResNet);
         let head = Head {
             inp: self.embed_dim,
             layers: self.head_layers,
@@ -34,6 +50,7 @@ impl Config {
             bottleneck: self.bottleneck,
             prototypes: self.out_dim,
             train_gain: !self.norm_last_layer,
+            batch_norm: false,
         };
         Table { backbone, head }
     }
@@ -77,6 +94,7 @@ impl Config {
             drop_path,
             recompute,
             stream_crops,
+            bn_group: (self.bn_group > 0).then_some(self.bn_group),
         };
         Plan::new(config).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
     }
@@ -110,6 +128,15 @@ fn remedy(e: PlanError) -> String {
         PlanError::Ranks { shards, ranks } => format!("{shards} shards suit {} processes", divisor(shards, ranks)),
         PlanError::WholeBatch { .. } => "one process, or --targets center or none".into(),
         PlanError::Blocks { depth, .. } => format!("--blocks 1 to {depth}"),
+        PlanError::EvenKernel { .. } => "a filter of side 3, 5 or 7".into(),
+        PlanError::StageBlocks { most, .. } => format!("up to {most} blocks a stage"),
+        PlanError::BatchGroup { batch, group, .. } => match divisor(batch, group) {
+            fits if fits == group => format!("--micro-batch {group} or a multiple of it, or a smaller --bn-group"),
+            fits => format!("--bn-group {fits} divides --batch {batch}"),
+        },
+        PlanError::OneValue { .. } => "a larger --batch or --bn-group, or larger crops".into(),
+        PlanError::StreamedHead => "without --stream-crops, or a head without batch norm".into(),
+        PlanError::BatchRanks { .. } => "one process with more --threads".into(),
         PlanError::TooLarge => "a smaller --micro-batch, --stream-crops, smaller crops, width or --out-dim".into(),
     }
 }

@@ -5,7 +5,10 @@ use super::schedule::{OPTIMIZERS, TEACHERS};
 use crate::device::MICRO_BATCH_TOKENS;
 use crate::error::{Error, Result};
 use dino_kernel::model::Vit;
+use dino_kernel::model::resnet::MAX_STAGES;
 
+/// The values of `--arch`.
+const ARCHS: &str = "vit_tiny, vit_small, vit_base, resnet18, resnet34, resnet50 or resnet_small";
 /// Channels an image may have: hyperspectral cameras stay well below it.
 const MOST_CHANNELS: usize = 1024;
 /// Iterations after which Sinkhorn-Knopp has long come to rest.
@@ -26,22 +29,11 @@ impl Config {
     /// # Errors
     /// As [`Config::resolve`].
     pub fn resolve_for(mut self, most: usize) -> Result<Config> {
-        let shape = match self.arch.strip_prefix("vit_").or(self.arch.strip_prefix("deit_")) {
-            Some("tiny") => Vit::TINY_16,
-            Some("small") => Vit::SMALL_16,
-            Some("base") => Vit::BASE_16,
-            _ => {
-                return bad(
-                    "arch",
-                    &self.arch,
-                    "vit_tiny, vit_small or vit_base; other backbones are not supported yet",
-                );
-            }
-        };
-        let fill = |key: &mut usize, preset| *key = if *key == 0 { preset } else { *key };
-        fill(&mut self.embed_dim, shape.dim);
-        fill(&mut self.depth, shape.depth);
-        fill(&mut self.heads, shape.heads);
+        if self.arch.starts_with("resnet") {
+            self.fill_resnet()?
+        } else {
+            self.fill_vit()?
+        }
         if self.micro_batch == 0 {
             self.micro_batch = self.suitable_micro_batch(most);
         }
@@ -55,8 +47,84 @@ impl Config {
         Ok(self)
     }
 
-    /// The largest divisor of the batch whose crops make up to `most` tokens.
+    /// What `--arch` sets of a vision transformer.
+    fn fill_vit(&mut self) -> Result<()> {
+        let shape = match self.arch.strip_prefix("vit_").or(self.arch.strip_prefix("deit_")) {
+            Some("tiny") => Vit::TINY_16,
+            Some("small") => Vit::SMALL_16,
+            Some("base") => Vit::BASE_16,
+            _ => return bad("arch", &self.arch, ARCHS),
+        };
+        let of_resnets = [
+            ("widths", !self.widths.is_empty()),
+            ("blocks", !self.blocks.is_empty()),
+            ("block", self.block != "auto"),
+            ("stem", self.stem != "auto"),
+            ("stem-stride", self.stem_stride != 0),
+            ("bn-group", self.bn_group != 0),
+        ];
+        if let Some((flag, _)) = of_resnets.iter().find(|(_, given)| *given) {
+            return Err(Error::new(format!("--{flag} has no meaning with --arch {}", self.arch))
+                .hint(format!("leave it out, or --arch resnet50, resnet_small and the like: {ARCHS}")));
+        }
+        let fill = |key: &mut usize, preset| *key = if *key == 0 { preset } else { *key };
+        fill(&mut self.embed_dim, shape.dim);
+        fill(&mut self.depth, shape.depth);
+        fill(&mut self.heads, shape.heads);
+        Ok(())
+    }
+
+    /// What `--arch` sets of a residual network, and the width of its features. Keys of vision transformers are not read.
+    fn fill_resnet(&mut self) -> Result<()> {
+        let torchvision = [64, 128, 256, 512];
+        let (widths, blocks, block, stem) = match self.arch.as_str() {
+            "resnet18" => (&torchvision[..], &[2, 2, 2, 2][..], "basic", "7x7"),
+            "resnet34" => (&torchvision[..], &[3, 4, 6, 3][..], "basic", "7x7"),
+            "resnet50" => (&torchvision[..], &[3, 4, 6, 3][..], "bottleneck", "7x7"),
+            "resnet_small" => (&[32, 64, 128][..], &[2, 2, 2][..], "basic", "3x3"),
+            _ => return bad("arch", &self.arch, ARCHS),
+        };
+        let fill = |key: &mut Vec<usize>, preset: &[usize]| {
+            if key.is_empty() {
+                *key = preset.to_vec();
+            }
+        };
+        fill(&mut self.widths, widths);
+        fill(&mut self.blocks, blocks);
+        for (flag, key, preset, known) in
+            [("block", &mut self.block, block, ["basic", "bottleneck"]), ("stem", &mut self.stem, stem, ["7x7", "3x3"])]
+        {
+            if key == "auto" {
+                *key = preset.into();
+            }
+            if !known.contains(&key.as_str()) {
+                return bad(flag, key, &format!("auto, {}", known.join(" or ")));
+            }
+        }
+        if self.stem_stride == 0 {
+            self.stem_stride = if self.stem == "7x7" { 2 } else { 1 };
+        }
+        if self.widths.len() != self.blocks.len() || self.widths.len() > MAX_STAGES {
+            let (widths, blocks) = (self.widths.len(), self.blocks.len());
+            return Err(Error::new(format!("--widths names {widths} stages and --blocks {blocks}"))
+                .hint(format!("one number a stage each, 1 to {MAX_STAGES} stages")));
+        }
+        self.embed_dim = self.resnet().map_or(0, |resnet| resnet.dim());
+        Ok(())
+    }
+
+    /// The largest divisor of the batch whose crops make up to `most` tokens; of a ResNet one that cuts no group of a batch norm.
     fn suitable_micro_batch(&self, most: usize) -> usize {
+        if self.resnet().is_some() {
+            // As many pixels as a ViT/16 makes a token of.
+            let pixels = |side: usize| side.saturating_mul(side).div_ceil(256);
+            let local = self.local_crops_number.saturating_mul(pixels(self.local_size));
+            let tokens = pixels(self.global_size).saturating_mul(2).saturating_add(local).max(1);
+            let group = if self.bn_group == 0 { self.batch } else { self.bn_group }.max(1);
+            let most = (most / tokens / group).clamp(1, (self.batch / group).max(1));
+            let groups = (1..=most).rev().find(|n| self.batch.is_multiple_of(n * group)).unwrap_or(1);
+            return groups * group;
+        }
         let side = |pixels: usize| (pixels / self.patch_size.max(1)).saturating_pow(2).saturating_add(1);
         let local = self.local_crops_number.saturating_mul(side(self.local_size));
         let tokens = side(self.global_size).saturating_mul(2).saturating_add(local);

@@ -1,11 +1,18 @@
 //! Backward passes on the CPU.
 
-use super::{CHUNK, Cpu, attention, crops, crops_of, split};
+use super::{CHUNK, Cpu, attention, batchnorm, conv, crops, crops_of, pool, split};
 use crate::linalg::{gemm, rows};
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
 use dino_kernel::mem::{Act, Stat, State, Weight};
 use rayon::prelude::*;
+
+impl Cpu {
+    fn convolve_input_gradient(&mut self, dx: Act, dy: Act, w: Weight, n: Conv, accumulate: bool) {
+        let [dx, dy] = split(&mut self.acts, [dx.0, dy.0]);
+        conv::input_gradient(dx, dy, &self.weights[w.range()], n, accumulate, &mut self.scratch);
+    }
+}
 
 impl Backward for Cpu {
     fn linear_backward(&mut self, dx: Act, dy: Act, x: Act, w: Affine, n: Mat) {
@@ -81,6 +88,46 @@ impl Backward for Cpu {
 
     fn resize_positions_backward(&mut self, dy: Act, table: Weight, rows: State, cols: State, n: Grid) {
         self.reference().resize_positions_backward(dy, table, rows, cols, n);
+    }
+
+    fn convolve_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, n: Conv) {
+        self.convolve_input_gradient(dx, dy, w, n, false);
+        self.convolve_backward_params(dy, x, w, n);
+    }
+
+    fn convolve_backward_acc(&mut self, dx_acc: Act, dy: Act, x: Act, w: Weight, n: Conv) {
+        self.convolve_input_gradient(dx_acc, dy, w, n, true);
+        self.convolve_backward_params(dy, x, w, n);
+    }
+
+    fn convolve_backward_params(&mut self, dy: Act, x: Act, w: Weight, n: Conv) {
+        let (dw, dy, x) = (&mut self.grads[w.range()], &self.acts[dy.range()], &self.acts[x.range()]);
+        conv::weight_gradient(dw, dy, x, n, &mut self.scratch);
+    }
+
+    fn batch_normalize_backward(
+        &mut self,
+        dx: Act,
+        dy: Act,
+        x: Act,
+        y: Act,
+        stats: NormStats,
+        w: Affine,
+        n: BatchNorm,
+    ) {
+        let [dx, dy, x, y] = split(&mut self.acts, [dx.0, dy.0, x.0, y.0]);
+        let grads = split(&mut self.grads, [w.w.0, w.b.0]);
+        let stats = [stats.mean, stats.rstd].map(|s| &self.stats[s.range()]);
+        batchnorm::backward([dx, dy], grads, [x, y], stats, &self.weights[w.w.range()], n, &mut self.scratch);
+    }
+
+    fn max_pool_backward(&mut self, dx: Act, dy: Act, x: Act, n: MaxPool) {
+        let [dx, dy, x] = split(&mut self.acts, [dx.0, dy.0, x.0]);
+        pool::max_backward(dx, dy, x, n);
+    }
+
+    fn average_pool_backward(&mut self, dx: Act, dy: Act, n: Ragged, cols: usize) {
+        self.reference().average_pool_backward(dx, dy, n, cols);
     }
 
     fn clear(&mut self, x: Act) {

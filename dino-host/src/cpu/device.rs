@@ -1,6 +1,6 @@
 //! The CPU as the trainer's device.
 
-use super::{Cpu, NoOptions, attention, loss};
+use super::{Cpu, NoOptions, attention, conv, loss};
 use crate::device::{self, Device, Step};
 use crate::dist::Group;
 use crate::error::{Error, Result};
@@ -15,6 +15,12 @@ impl Device for Cpu {
     const RECOMPUTE: bool = true;
 
     fn memory(_: &NoOptions, n: Pools) -> Vec<(&'static str, u64)> {
+        // One buffer serves all ops.
+        let (of_loss, of_maps) = (loss::scratch_len(n.loss), conv::scratch_len(n.filters).max(n.sums));
+        let scratch = match of_loss > of_maps {
+            true => ("scratch of the loss", of_loss),
+            false => ("scratch of convolutions and batch norms", of_maps),
+        };
         let pools = [
             ("weights", n.weights),
             ("gradients", n.grads),
@@ -22,7 +28,7 @@ impl Device for Cpu {
             ("activations", n.acts),
             ("statistics", n.stats),
             ("state", n.state),
-            ("scratch of the loss", loss::scratch_len(n.loss)),
+            scratch,
         ];
         pools.map(|(name, len)| (name, 4 * len as u64)).to_vec()
     }
@@ -30,7 +36,8 @@ impl Device for Cpu {
     fn thread_scratch(pools: Pools) -> u64 {
         let scratch =
             attention::scratch_len(pools).max(gemm::scratch_len(pools.widest)).max(loss::transposed_len(pools.loss));
-        4 * (scratch + gemm::packed_len(pools.widest)) as u64
+        let gathered = if pools.filters > 0 { conv::buffer_len() } else { 0 };
+        4 * (scratch + gathered + gemm::packed_len(pools.widest)) as u64
     }
 
     fn new(_: &NoOptions, pools: Pools) -> Result<Cpu> {

@@ -1,6 +1,6 @@
 //! Forward passes on the CPU.
 
-use super::{CHUNK, Cpu, attention, crops, crops_of, split};
+use super::{CHUNK, Cpu, attention, batchnorm, conv, crops, crops_of, pool, split};
 use crate::linalg::{gemm, rows};
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
@@ -68,6 +68,38 @@ impl Forward for Cpu {
                 rows::layernorm(y, mean, rstd, sum, w, b, n.eps);
             },
         );
+    }
+
+    fn convolve(&mut self, y: Act, x: Act, w: Weight, n: Conv) {
+        let [y, x] = split(&mut self.acts, [y.0, x.0]);
+        conv::forward(y, x, &self.weights[w.range()], n, &mut self.scratch);
+    }
+
+    fn batch_statistics(&mut self, stats: NormStats, running: Running, x: Act, n: BatchNorm) {
+        let stats = split(&mut self.stats, [stats.mean.0, stats.rstd.0]);
+        let running = split(&mut self.state, [running.mean.0, running.var.0]);
+        batchnorm::statistics(stats, running, &self.acts[x.range()], n, &mut self.scratch);
+    }
+
+    fn running_statistics(&mut self, stats: NormStats, running: Running, eps: f64) {
+        self.reference().running_statistics(stats, running, eps);
+    }
+
+    fn batch_normalize(&mut self, y: Act, x: Act, residual: Act, stats: NormStats, w: Affine, n: BatchNorm) {
+        let [y, x, residual] = split(&mut self.acts, [y.0, x.0, residual.0]);
+        let stats = [stats.mean, stats.rstd].map(|s| &self.stats[s.range()]);
+        let affine = [w.w, w.b].map(|w| &self.weights[w.range()]);
+        batchnorm::normalize(y, x, residual, stats, affine, n);
+    }
+
+    fn max_pool(&mut self, y: Act, x: Act, n: MaxPool) {
+        let [y, x] = split(&mut self.acts, [y.0, x.0]);
+        pool::max_forward(y, x, n);
+    }
+
+    fn average_pool(&mut self, y: Act, x: Act, n: Ragged, cols: usize) {
+        let [y, x] = split(&mut self.acts, [y.0, x.0]);
+        pool::average_forward(y, x, n, cols);
     }
 
     fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid) {

@@ -5,12 +5,15 @@
 
 mod attention;
 mod backward;
+mod batchnorm;
 mod collective;
 mod column_lse;
+mod conv;
 mod device;
 mod forward;
 mod loss;
 mod mse;
+mod pool;
 mod update;
 
 use crate::dist::Group;

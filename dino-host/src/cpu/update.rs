@@ -166,6 +166,18 @@ impl Update for Cpu {
         });
     }
 
+    fn copy_running(&mut self, y: State, x: State) {
+        self.reference().copy_running(y, x);
+    }
+
+    fn commit_running(&mut self, running: State, moved: State, m: State) {
+        self.reference().commit_running(running, moved, m);
+    }
+
+    fn follow_running(&mut self, teacher: State, student: State, m: State, hyper: State) {
+        self.reference().follow_running(teacher, student, m, hyper);
+    }
+
     fn ema(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
         let rate = self.hyper(hyper)[hyper::TEACHER_RATE];
         if self.finite(m) {

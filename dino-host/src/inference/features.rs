@@ -38,13 +38,15 @@ pub(crate) fn scoring_pools(config: &Config) -> Option<Pools> {
     BlocksPlan::new(config.table().backbone, Crops::one(group), Output::Class, 1).ok().map(|plan| plan.pools)
 }
 
-/// A device that holds a backbone.
+/// A device that holds a backbone: its parameters, then its buffers, if it has any.
 pub(super) fn start<D: Device>(options: &D::Options, plan: &FeaturePlan, weights: &[f32]) -> Result<D> {
     let mut device = D::new(options, plan.pools)?;
+    let (parameters, buffers) = weights.split_at(plan.backbone.len().min(weights.len()));
     let mut state = vec![0.0; plan.pools.state];
     plan.initial_state(&mut state);
+    state[plan.network.running().range()][..buffers.len()].copy_from_slice(buffers);
     device.upload(Pool::State, 0, &state);
-    device.upload(Pool::Weights, 0, weights);
+    device.upload(Pool::Weights, 0, parameters);
     Ok(device)
 }
 

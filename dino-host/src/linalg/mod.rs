@@ -1,5 +1,6 @@
 //! Linear algebra that the CPU backend and the evaluations share: matmuls, kernels over rows, transposes, eigenvectors.
 
+pub mod columns;
 pub mod eigen;
 pub mod fast;
 pub mod gemm;

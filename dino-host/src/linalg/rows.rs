@@ -2,7 +2,8 @@
 //! the fixed order of `dino_kernel::ops`, and multiply-adds are fused where the ops do so, so every choice gives the same bits.
 
 use super::fast;
-use dino_kernel::backend::{LayerNorm, Rows};
+use dino_kernel::backend::{LayerNorm, MaxPool, Rows};
+use dino_kernel::crops::Group;
 use dino_kernel::ops;
 use dino_kernel::optim::{Optimizer, Slots, teacher};
 use dino_kernel::scalars::{NUMBERS, hyper};
@@ -432,4 +433,22 @@ pub fn weight_norm_backward(dv: &mut [f32], dg: Option<&mut [f32]>, v: &[f32], s
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn commit_center(center: &mut [f32], sum: &[f32], v: &[f32], scale: &[f32], h: &[f32; hyper::LEN]) {
     ops::loss::commit_center(center, sum, v, scale, h);
+}
+
+/// See [`ops::max_pool::forward_row`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn max_pool(y: &mut [f32], x: &[f32], row: usize, map: Group, n: MaxPool) {
+    ops::max_pool::forward_row(y, x, row, map, n);
+}
+
+/// See [`ops::max_pool::backward_map`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn max_pool_backward(dx: &mut [f32], dy: &[f32], x: &[f32], map: Group, n: MaxPool) {
+    ops::max_pool::backward_map(dx, dy, x, map, n);
+}
+
+/// See [`ops::average_pool::forward_crop`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn average_pool(y: &mut [f32], x: &[f32]) {
+    ops::average_pool::forward_crop(y, x);
 }

@@ -46,7 +46,15 @@ fn tiny(stream_crops: bool) -> plan::Config {
     let group = |count, height, width| Group { count, height, width };
     plan::Config {
         backbone,
-        head: Head { inp: 24, layers: 3, hidden: 32, bottleneck: 12, prototypes: 67, train_gain: true },
+        head: Head {
+            inp: 24,
+            layers: 3,
+            hidden: 32,
+            bottleneck: 12,
+            prototypes: 67,
+            train_gain: true,
+            batch_norm: false,
+        },
         objective: Objective::PUBLISHED,
         optimizer: Optimizer::AdamW(AdamW::PUBLISHED),
         teacher: TeacherRule::Ema { start: 0.99, end: 1.0 },
@@ -56,6 +64,7 @@ fn tiny(stream_crops: bool) -> plan::Config {
         drop_path: true,
         recompute: true,
         stream_crops,
+        bn_group: None,
     }
 }
 

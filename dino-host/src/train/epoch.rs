@@ -22,10 +22,16 @@ use std::time::{Duration, Instant};
 const KNN: (usize, f64) = (20, knn::TEMPERATURE);
 
 impl<D: Device> Trainer<'_, D> {
-    /// The backbone of the student (at 0) or the teacher (at the table's length), as the device has it now.
+    /// The backbone of the student (at 0) or the teacher (at the table's length), as the device has it now: parameters, then buffers.
     fn backbone(&mut self, at: usize) -> Result<Vec<f32>> {
-        let mut weights = vec![0.0; self.plan.table.backbone_len()];
-        self.device.download(Pool::Weights, at, &mut weights);
+        let table = &self.plan.table;
+        let running = if at == 0 { self.plan.student.running } else { self.plan.teacher.running };
+        let mut weights = vec![0.0; table.backbone_numbers()];
+        let (parameters, buffers) = weights.split_at_mut(table.backbone_len());
+        self.device.download(Pool::Weights, at, parameters);
+        if !buffers.is_empty() {
+            self.device.download(Pool::State, running.0.at, buffers);
+        }
         self.device.sync().map_err(|e| self.lost(e))?;
         Ok(weights)
     }

@@ -37,8 +37,13 @@ const ANEW: [&str; 22] = [
 ];
 
 /// Keys without which the weights do not fit.
-const SHAPE: [&str; 13] = [
+const SHAPE: [&str; 18] = [
     "arch",
+    "widths",
+    "blocks",
+    "block",
+    "stem",
+    "stem-stride",
     "patch-size",
     "embed-dim",
     "depth",

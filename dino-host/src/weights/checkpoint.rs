@@ -126,11 +126,19 @@ fn stored(p: &Plan) -> Vec<Stored> {
         networks.into_iter().chain(slots.map(|(i, name)| (format!("optimizer.{name}."), Pool::Slots, i * len)));
     let mut all = Vec::new();
     for (prefix, pool, first) in ranges {
-        all.extend(entries(&p.table).into_iter().map(|entry| Stored {
+        all.extend(entries(&p.table).into_iter().filter(|entry| !entry.buffer).map(|entry| Stored {
             key: format!("{prefix}{}", entry.key()),
             at: first + entry.at.start..first + entry.at.end,
             shape: entry.shape,
             pool,
+        }));
+    }
+    for (prefix, running) in [("student.", p.student.running), ("teacher.", p.teacher.running)] {
+        all.extend(entries(&p.table).into_iter().filter(|entry| entry.buffer).map(|entry| Stored {
+            key: format!("{prefix}{}", entry.key()),
+            at: running.0.at + entry.at.start..running.0.at + entry.at.end,
+            shape: entry.shape,
+            pool: Pool::State,
         }));
     }
     if p.config.objective.has_center() {
@@ -368,11 +376,12 @@ impl Checkpoint {
             if (entry.part == Part::Backbone) == head {
                 continue;
             }
+            let at = entry.in_backbone(&table);
             let key = if bare { entry.name } else { format!("{network}.{}", entry.key()) };
-            found.push((entry.at, self.tensor(&key, &entry.shape)?));
+            found.push((at, self.tensor(&key, &entry.shape)?));
         }
         let first = if head { table.backbone_len() } else { 0 };
-        let mut weights = vec![0.0; if head { table.len() } else { table.backbone_len() } - first];
+        let mut weights = vec![0.0; if head { table.len() } else { table.backbone_numbers() } - first];
         for (at, values) in &found {
             weights[at.start - first..at.end - first].copy_from_slice(values);
         }

@@ -4,30 +4,42 @@ use dino_kernel::model::Table;
 use dino_kernel::params::Part;
 use std::ops::Range;
 
-/// A tensor of a network. Its name and shape are what a file has, whatever it is: a parameter, as all of them are now, or what a network
-/// keeps beside its parameters and no optimizer sees (the running statistics of a batch norm).
+/// A tensor of a network. Its name and shape are what a file has, whatever it is: a parameter, or a buffer, which a network keeps beside
+/// its parameters and no optimizer sees (the running statistics of a batch norm).
 pub(super) struct Entry {
     /// The published name, without a prefix in a backbone, with `head.` in a head.
     pub(super) name: String,
     pub(super) shape: Vec<usize>,
     pub(super) part: Part,
-    /// Where a network's numbers have it, which are the parameters in the table's layout. What is no parameter has its place behind them.
+    /// Where it is in the table's layout: of a parameter among the parameters, of a buffer among the buffers.
     pub(super) at: Range<usize>,
+    /// Whether it is a buffer.
+    pub(super) buffer: bool,
 }
 
 impl Entry {
+    /// Where it is among a backbone's numbers ([`Table::backbone_numbers`]).
+    pub(super) fn in_backbone(&self, table: &Table) -> Range<usize> {
+        let first = if self.buffer { table.backbone_len() } else { 0 };
+        first + self.at.start..first + self.at.end
+    }
+
     /// Its key in a checkpoint: `backbone.X` or `head.X`.
     pub(super) fn key(&self) -> String {
         if self.part == Part::Backbone { format!("backbone.{}", self.name) } else { self.name.clone() }
     }
 }
 
-/// Every tensor of a network, in the published order.
+/// Every tensor of a network, in the published order, the buffers after the parameters.
 pub(super) fn entries(table: &Table) -> Vec<Entry> {
     let mut all = vec![];
     table.visit(|spec| {
         let (name, shape) = (spec.name.to_string(), spec.shape().to_vec());
-        all.push(Entry { name, shape, part: spec.part, at: spec.at.range() });
+        all.push(Entry { name, shape, part: spec.part, at: spec.at.range(), buffer: false });
+    });
+    table.visit_buffers(|b| {
+        let part = if b.name.part == "head." { Part::Head } else { Part::Backbone };
+        all.push(Entry { name: b.name.to_string(), shape: vec![b.at.len()], part, at: b.at.range(), buffer: true });
     });
     all
 }

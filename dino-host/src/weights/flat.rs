@@ -19,7 +19,9 @@ pub fn write(path: &Path, config: &Config, weights: &[f32]) -> Result<()> {
     }
     let [mean, std] = [&config.mean, &config.std].map(|v| v.iter().map(|&x| x as f32).collect::<Vec<f32>>());
     let mut head = vec![0; 124 + 8 * backbone.channels()];
-    let len = flat::header(&mut head, &backbone, &mean, &std, weights);
+    let Some(len) = flat::header(&mut head, &backbone, &mean, &std, weights) else {
+        return Err(Error::new("a ResNet has no flat blob").hint("--to official or --to timm writes its weights"));
+    };
     write_atomically(path, |file| {
         let mut file = BufWriter::new(file);
         file.write_all(&head[..len])?;

@@ -130,7 +130,7 @@ impl Report {
 pub struct Weights {
     /// Of the run, for files of this program; read off the shapes else, with the published rest.
     pub config: Config,
-    /// In the table's layout, [`dino_kernel::model::Table::backbone_len`] numbers.
+    /// In the table's layout, [`dino_kernel::model::Table::backbone_numbers`] numbers.
     pub backbone: Vec<f32>,
     /// The rest of the table, if it was asked for and is there.
     pub head: Option<Vec<f32>>,
@@ -387,7 +387,8 @@ fn published_names(
     let names = network.family.names();
     let published = |name: &str| (names.published)(naming, name);
     for (key, name) in bare {
-        match published(&name).filter(|p| !keys.contains_key(p) && harmless(&name).is_none()) {
+        let known = published(&name).filter(|_| !name.ends_with(".num_batches_tracked"));
+        match known.filter(|p| !keys.contains_key(p) && harmless(&name).is_none()) {
             Some(part) => drop(keys.insert(part, key.to_owned())),
             None => others.push((key.to_owned(), name)),
         }
@@ -464,7 +465,12 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
             continue;
         }
         let spelled = (names.spelled)(report.naming, &entry.name);
-        let (mut shape, mut at) = (entry.shape, entry.at.start);
+        let first = match (entry.buffer, with_head) {
+            (false, _) => 0,
+            (true, false) => table.backbone_len(),
+            (true, true) => table.len(),
+        };
+        let (mut shape, mut at) = (entry.shape, first + entry.at.start);
         shape[0] /= spelled.len();
         let len: usize = shape.iter().product();
         for (i, shown) in spelled.iter().enumerate() {
@@ -488,6 +494,10 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
         .extra
         .extend(keys.iter().filter(|(tensor_part, _)| !wanted.contains(tensor_part)).map(|(_, key)| key.clone()));
     for (key, name) in others {
+        // A batch norm's count of its batches: no number of it is used here or in evaluation.
+        if name.ends_with(".num_batches_tracked") {
+            continue;
+        }
         match harmless(&name) {
             Some(what) if options.allow_extra => {
                 if !report.left_out.iter().any(|known| known == what) {
@@ -499,11 +509,14 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
     }
     report.check()?;
 
-    let mut all = values(file, parts, if with_head { table.len() } else { table.backbone_len() }, report)?;
+    let parameters = if with_head { table.len() } else { table.backbone_len() };
+    let mut all = values(file, parts, parameters + table.backbone.buffers_len(), report)?;
+    let buffers = all.split_off(parameters);
     if options.head && !has_head {
         report.notes.push("there is no projection head in it".into());
     }
     let head = with_head.then(|| all.split_off(table.backbone_len()));
+    all.extend(buffers);
     Ok(Weights { config, backbone: all, head, heads_stated, report: report.clone() })
 }
 

@@ -18,7 +18,17 @@ impl Affine {
     }
 }
 
-/// Mean and 1 / standard deviation of every row (rows), which a layer norm keeps for its backward pass.
+/// Running mean and variance of every column (C), which a batch norm keeps for evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Mean (C).
+    pub mean: State,
+    /// Unbiased variance (C).
+    pub var: State,
+}
+
+/// Mean and 1 / standard deviation of every row (rows), which a layer norm keeps for its backward pass; of a batch norm those of every
+/// group and column (groups, C).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormStats {
     /// Mean of every row (rows).

@@ -104,6 +104,13 @@ impl Operand for NormStats {
     }
 }
 
+impl Operand for Running {
+    fn access(&self, access: Use, t: &mut Accesses) {
+        self.mean.access(access, t);
+        self.var.access(access, t);
+    }
+}
+
 impl Operand for Attention {
     fn access(&self, access: Use, t: &mut Accesses) {
         self.y.access(access, t);
@@ -195,6 +202,12 @@ macro_rules! ops {
                 add(Set y: Act, Get x: Act, Get branch: Act;);
                 add_scaled(Set y: Act, Get x: Act, Get branch: Act, Get scale: State; n: Ragged, cols: usize);
                 add_layernorm(Set y: Act, Set sum: Act, Set stats: NormStats, Get x: Act, Get branch: Act, Get w: Affine; n: LayerNorm);
+                convolve(Set y: Act, Get x: Act, Get w: Weight; n: Conv);
+                batch_statistics(Set stats: NormStats, Acc running: Running, Get x: Act; n: BatchNorm);
+                running_statistics(Set stats: NormStats, Get running: Running; eps: f64);
+                batch_normalize(Set y: Act, Get x: Act, Get residual: Act, Get stats: NormStats, Get w: Affine; n: BatchNorm);
+                max_pool(Set y: Act, Get x: Act; n: MaxPool);
+                average_pool(Set y: Act, Get x: Act; n: Ragged, cols: usize);
                 resize_positions(Set y: Act, Get table: Weight, Get rows: State, Get cols: State; n: Grid);
                 embed(Set y: Act, Get patches: Act, Get class: Weight, Get class_position: Weight, Get positions: Act; n: Embed);
                 attention(Set out: Attention, Get qkv: Act; n: Heads);
@@ -215,6 +228,12 @@ macro_rules! ops {
                 attention_class_backward(Set dx: ClassQkv, Get dy: Act, Get out: Attention, Get x: ClassQkv; n: Heads);
                 embed_backward(Set dpatches: Act, Set dpositions: Act, Get dy: Act, GradOnly class: Weight, GradOnly class_position: Weight; n: Embed);
                 resize_positions_backward(Get dy: Act, GradOnly table: Weight, Get rows: State, Get cols: State; n: Grid);
+                convolve_backward(Set dx: Act, Get dy: Act, Get x: Act, Grad w: Weight; n: Conv);
+                convolve_backward_acc(Acc dx_acc: Act, Get dy: Act, Get x: Act, Grad w: Weight; n: Conv);
+                convolve_backward_params(Get dy: Act, Get x: Act, GradOnly w: Weight; n: Conv);
+                batch_normalize_backward(Set dx: Act, Acc dy: Act, Get x: Act, Get y: Act, Get stats: NormStats, Grad w: Affine; n: BatchNorm);
+                max_pool_backward(Set dx: Act, Get dy: Act, Get x: Act; n: MaxPool);
+                average_pool_backward(Set dx: Act, Get dy: Act; n: Ragged, cols: usize);
                 clear(Set x: Act;);
                 scatter_class_acc(Acc dx_acc: Act, Get dy: Act; n: Ragged, cols: usize);
                 l2_normalize_backward(Set dx: Act, Get dy: Act, Get y: Act, Get norm: Stat; n: Rows);
@@ -235,6 +254,9 @@ macro_rules! ops {
                 clip(Acc monitor: State, GradOnly table: &dyn ParamTable, Get hyper: State;);
                 commit_center(Acc center: State, Acc monitor: State, Get sum: State, Get teacher: Prototypes, Get hyper: State; n: Rows);
                 optimize(Get rule: Optimizer, Acc table: &dyn ParamTable, Get monitor: State, Get hyper: State;);
+                copy_running(Set y: State, Get x: State;);
+                commit_running(Acc running: State, Get moved: State, Get monitor: State;);
+                follow_running(Acc teacher: State, Get student: State, Get monitor: State, Get hyper: State;);
                 ema(Get monitor: State, Acc table: &dyn ParamTable, Get hyper: State;);
             }
         }

@@ -56,6 +56,20 @@ pub trait Forward {
         self.add(sum, x, branch);
         self.layernorm(y, stats, sum, w, n);
     }
+    /// y (output pixels, out) = the convolution of x (pixels, inp) with w (out, inp, kernel, kernel), pixels outside being 0.
+    fn convolve(&mut self, y: Act, x: Act, w: Weight, n: Conv);
+    /// Mean and 1 / standard deviation (groups, C) of the columns of x (rows, C) over every group of rows, biased variance; the running
+    /// mean and unbiased variance move a tenth of the way, once for every group.
+    fn batch_statistics(&mut self, stats: NormStats, running: Running, x: Act, n: BatchNorm);
+    /// The same numbers (C) from the running ones: what evaluation normalizes by.
+    fn running_statistics(&mut self, stats: NormStats, running: Running, eps: f64);
+    /// y = (x - mean) * rstd * w + b + residual, by column, with each group's statistics; its ReLU if `n` has one. The residual may be
+    /// empty.
+    fn batch_normalize(&mut self, y: Act, x: Act, residual: Act, stats: NormStats, w: Affine, n: BatchNorm);
+    /// y (output pixels, C) = the largest of x (pixels, C) over each window.
+    fn max_pool(&mut self, y: Act, x: Act, n: MaxPool);
+    /// y (crops, C) = the mean of x (rows, C) over each crop's rows.
+    fn average_pool(&mut self, y: Act, x: Act, n: Ragged, cols: usize);
     /// y (to, C) = the patch part of the table (from, C), resampled by the small matrices `rows (to[0], from[0])`
     /// and `cols (to[1], from[1])`.
     fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid);
@@ -105,6 +119,19 @@ pub trait Backward: Forward {
     );
     /// The table accumulates the transpose of [`Forward::resize_positions`].
     fn resize_positions_backward(&mut self, dy: Act, table: Weight, rows: State, cols: State, n: Grid);
+    /// dx = the transpose of [`Forward::convolve`] of dy; dw += its gradient.
+    fn convolve_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, n: Conv);
+    /// The same where the input is a residual stream, whose gradient has other parts.
+    fn convolve_backward_acc(&mut self, dx_acc: Act, dy: Act, x: Act, w: Weight, n: Conv);
+    /// dw alone. For the first convolution, whose input is data.
+    fn convolve_backward_params(&mut self, dy: Act, x: Act, w: Weight, n: Conv);
+    /// dx from dy, of [`Forward::batch_statistics`] and [`Forward::batch_normalize`] together; dy leaves as the gradient in front of the
+    /// ReLU, which is the residual's too (without one it stays); gain and bias accumulate. `y` is read for the ReLU alone.
+    fn batch_normalize_backward(&mut self, dx: Act, dy: Act, x: Act, y: Act, stats: NormStats, w: Affine, n: BatchNorm);
+    /// dx = dy where x was the first largest of a window, row-major, summed over windows; elsewhere 0.
+    fn max_pool_backward(&mut self, dx: Act, dy: Act, x: Act, n: MaxPool);
+    /// dx (rows, C) = dy (crops, C) / rows of the crop.
+    fn average_pool_backward(&mut self, dx: Act, dy: Act, n: Ragged, cols: usize);
     /// x = 0, where a gradient is about to accumulate.
     fn clear(&mut self, x: Act);
     /// dx_acc += dy in the class rows.
@@ -153,6 +180,13 @@ pub trait Update: Backward + Collective {
     fn commit_center(&mut self, center: State, monitor: State, sum: State, teacher: Prototypes, hyper: State, n: Rows);
     /// Every tensor that is neither frozen nor withheld moves by the rule, with its group's numbers. Nothing if the step is not finite.
     fn optimize(&mut self, rule: Optimizer, table: &dyn ParamTable, monitor: State, hyper: State);
+    /// y = x. What the passes of a step move from is copied, and moves for good in [`Update::commit_running`].
+    fn copy_running(&mut self, y: State, x: State);
+    /// running = moved, what the passes of a step have made of it. Nothing if the step is not finite.
+    fn commit_running(&mut self, running: State, moved: State, monitor: State);
+    /// The teacher's running statistics become the student's in a step whose rate is 1, in which [`Update::ema`] copies; else they stay
+    /// the teacher's own. Nothing if the step is not finite.
+    fn follow_running(&mut self, teacher: State, student: State, monitor: State, hyper: State);
     /// teacher += rate (student - teacher), every parameter, as [`crate::optim::teacher::blend`] does it. Nothing if the step is not
     /// finite.
     fn ema(&mut self, monitor: State, table: &dyn ParamTable, hyper: State);

@@ -75,6 +75,40 @@ impl<T: Real, W: Deref<Target = [T]>> Forward for Reference<'_, T, W> {
         ops::residual::add_scaled(y, x, branch, &self.state[scale.range()], n, cols);
     }
 
+    fn convolve(&mut self, y: Act, x: Act, w: Weight, n: Conv) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        ops::conv::forward(y, x, &self.weights[w.range()], n);
+    }
+
+    fn batch_statistics(&mut self, stats: NormStats, running: Running, x: Act, n: BatchNorm) {
+        let [mean, rstd] = split(self.stats, [stats.mean.0, stats.rstd.0]);
+        let running = split(self.state, [running.mean.0, running.var.0]);
+        ops::batchnorm::statistics(mean, rstd, running, &self.acts[x.range()], n);
+    }
+
+    fn running_statistics(&mut self, stats: NormStats, running: Running, eps: f64) {
+        let [mean, rstd] = split(self.stats, [stats.mean.0, stats.rstd.0]);
+        let running = [&self.state[running.mean.range()], &self.state[running.var.range()]];
+        ops::batchnorm::of_running(mean, rstd, running, eps);
+    }
+
+    fn batch_normalize(&mut self, y: Act, x: Act, residual: Act, stats: NormStats, w: Affine, n: BatchNorm) {
+        let [y, x, residual] = split(self.acts, [y.0, x.0, residual.0]);
+        let stats = [&self.stats[stats.mean.range()], &self.stats[stats.rstd.range()]];
+        let affine = [&self.weights[w.w.range()], &self.weights[w.b.range()]];
+        ops::batchnorm::normalize(y, x, residual, stats, affine, n);
+    }
+
+    fn max_pool(&mut self, y: Act, x: Act, n: MaxPool) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        ops::max_pool::forward(y, x, n);
+    }
+
+    fn average_pool(&mut self, y: Act, x: Act, n: Ragged, cols: usize) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        ops::average_pool::forward(y, x, n, cols);
+    }
+
     fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid) {
         let (rows, cols) = (&self.state[rows.range()], &self.state[cols.range()]);
         ops::position::forward(&mut self.acts[y.range()], &self.weights[table.range()], rows, cols, n);
@@ -185,6 +219,49 @@ impl<T: Real, W: DerefMut<Target = [T]>> Backward for Reference<'_, T, W> {
     fn resize_positions_backward(&mut self, dy: Act, table: Weight, rows: State, cols: State, n: Grid) {
         let (rows, cols) = (&self.state[rows.range()], &self.state[cols.range()]);
         ops::position::backward(&mut self.grads[table.range()], &self.acts[dy.range()], rows, cols, n);
+    }
+
+    fn convolve_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, n: Conv) {
+        self.clear(dx);
+        self.convolve_backward_acc(dx, dy, x, w, n);
+    }
+
+    fn convolve_backward_acc(&mut self, dx_acc: Act, dy: Act, x: Act, w: Weight, n: Conv) {
+        {
+            let [dx, dy] = split(self.acts, [dx_acc.0, dy.0]);
+            ops::conv::backward_input(dx, dy, &self.weights[w.range()], n);
+        }
+        self.convolve_backward_params(dy, x, w, n);
+    }
+
+    fn convolve_backward_params(&mut self, dy: Act, x: Act, w: Weight, n: Conv) {
+        ops::conv::backward_params(&mut self.grads[w.range()], &self.acts[dy.range()], &self.acts[x.range()], n);
+    }
+
+    fn batch_normalize_backward(
+        &mut self,
+        dx: Act,
+        dy: Act,
+        x: Act,
+        y: Act,
+        stats: NormStats,
+        w: Affine,
+        n: BatchNorm,
+    ) {
+        let [dx, dy, x, y] = split(self.acts, [dx.0, dy.0, x.0, y.0]);
+        let grads = split(self.grads, [w.w.0, w.b.0]);
+        let stats = [&self.stats[stats.mean.range()], &self.stats[stats.rstd.range()]];
+        ops::batchnorm::backward(dx, dy, grads, [x, y], stats, &self.weights[w.w.range()], n);
+    }
+
+    fn max_pool_backward(&mut self, dx: Act, dy: Act, x: Act, n: MaxPool) {
+        let [dx, dy, x] = split(self.acts, [dx.0, dy.0, x.0]);
+        ops::max_pool::backward(dx, dy, x, n);
+    }
+
+    fn average_pool_backward(&mut self, dx: Act, dy: Act, n: Ragged, cols: usize) {
+        let [dx, dy] = split(self.acts, [dx.0, dy.0]);
+        ops::average_pool::backward(dx, dy, n, cols);
     }
 
     fn clear(&mut self, x: Act) {
@@ -335,6 +412,24 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
             let trust = if rule.needs_norms() { rule.trust(rule.norms(p, g, h), h) } else { T::ONE };
             rule.apply(p, optim::part(&mut slots, spec.at.range()), g, trust, h);
         });
+    }
+
+    fn copy_running(&mut self, y: State, x: State) {
+        let [y, x] = split(self.state, [y.0, x.0]);
+        y.copy_from_slice(x);
+    }
+
+    fn commit_running(&mut self, running: State, moved: State, m: State) {
+        if self.state[m.0.at + monitor::FINITE] == T::ONE {
+            self.copy_running(running, moved);
+        }
+    }
+
+    fn follow_running(&mut self, teacher: State, student: State, m: State, hyper: State) {
+        let rate = self.state[hyper.0.at + hyper::TEACHER_RATE];
+        if self.state[m.0.at + monitor::FINITE] == T::ONE && rate == T::ONE {
+            self.copy_running(teacher, student);
+        }
     }
 
     fn ema(&mut self, m: State, table: &dyn ParamTable, hyper: State) {

@@ -48,6 +48,39 @@ pub enum PlanError {
         /// Side of a patch, pixels.
         patch: usize,
     },
+    /// The side of a filter must be odd, so that it has a middle.
+    EvenKernel {
+        /// Side of the filter, pixels.
+        kernel: usize,
+    },
+    /// A stage has more blocks than a plan takes.
+    StageBlocks {
+        /// Blocks of the stage.
+        blocks: usize,
+        /// Most blocks.
+        most: usize,
+    },
+    /// Batch norm takes statistics over groups of images, which do not divide the batch, or which the micro-batches would cut.
+    BatchGroup {
+        /// Images of a step.
+        batch: usize,
+        /// Images at once.
+        micro_batch: usize,
+        /// Images of a group.
+        group: usize,
+    },
+    /// A group has one value a channel, which has no variance.
+    OneValue {
+        /// Images of a group.
+        group: usize,
+    },
+    /// Batch norm in the head takes statistics over all crops, which `stream_crops` would send through it one after another.
+    StreamedHead,
+    /// Batch norm takes statistics over images of several processes.
+    BatchRanks {
+        /// Number of processes.
+        ranks: usize,
+    },
     /// There must be a teacher view and at least two views in all.
     Views {
         /// Views of the first group.
@@ -110,6 +143,33 @@ impl fmt::Display for PlanError {
             PlanError::HeadInput { dim, inp } => write!(f, "the head takes {inp} channels, the backbone gives {dim}"),
             PlanError::HeadLayers { layers } => write!(f, "the head has {layers} layers, not 1 to {MAX_LAYERS}"),
             PlanError::SmallCrop { side, patch } => write!(f, "a side of {side} pixels holds no patch of {patch}"),
+            PlanError::EvenKernel { kernel } => {
+                write!(f, "a filter of side {kernel} has no middle: an odd one, such as {}", kernel.saturating_sub(1))
+            }
+            PlanError::StageBlocks { blocks, most } => write!(f, "a stage of {blocks} blocks: at most {most}"),
+            PlanError::BatchGroup { batch, micro_batch, group } => {
+                if group == 0 || !batch.is_multiple_of(group) {
+                    return write!(f, "a batch of {batch} is not a multiple of batch norm's groups of {group} images");
+                }
+                write!(f, "micro-batches of {micro_batch} images would cut batch norm's groups of {group}: these fit: ")?;
+                // The few smallest, and the batch itself.
+                let fits = |n: &usize| batch.is_multiple_of(group.saturating_mul(*n));
+                for n in (1..batch / group).filter(fits).take(6) {
+                    write!(f, "{}, ", n * group)?;
+                }
+                write!(f, "{batch}")
+            }
+            PlanError::OneValue { group } => write!(
+                f,
+                "batch norm over {group} images has one value a channel, which has no variance: more images or larger crops"
+            ),
+            PlanError::StreamedHead => {
+                f.write_str("batch norm in the head takes all crops together: not with crops in turns, a smaller batch takes less memory")
+            }
+            PlanError::BatchRanks { ranks } => write!(
+                f,
+                "batch norm's running statistics are of one process, not of {ranks}: a process alone, with threads"
+            ),
             PlanError::Views { teachers, views } => {
                 write!(f, "{teachers} teacher views of {views} in all: needs 1 to {MAX_TEACHERS} of at least 2")
             }

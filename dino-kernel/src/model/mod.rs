@@ -12,25 +12,31 @@
 //!    the network and is stored in the state pool, because weights are only read during a pass.
 //! 2. An arm in every match of this file: the compiler lists them.
 //! 3. What its rows can be used for: [`Backbone::gives`]. Whoever needs more than one row a crop asks there.
-//! 4. Where its statistics are taken over a batch (batch norm), a split of the batch or of its crops is another computation: such a
-//!    backbone states so here, and `plan/check.rs` refuses micro-batches and `stream_crops` for it.
+//! 4. Where its statistics are taken over a batch (batch norm), a split of the batch or of its crops is another computation:
+//!    [`Backbone::batch_statistics`] states so. `plan/check.rs` then refuses micro-batches that cut a group of images, and `stream_crops`
+//!    goes by sizes. What its passes move is listed by [`Backbone::buffers`].
 //! 5. In dino-host, a file for the family and an arm in each of `weights/{names, infer, init, onnx, write}`, its tensors that are no
 //!    parameters in `weights/entries.rs` and in `stored` of `weights/checkpoint.rs`, and its presets in `config`.
 
 pub(crate) mod check;
 pub mod head;
+pub mod resnet;
 pub(crate) mod spans;
+mod table;
 pub mod vit;
 
 pub use check::{Bounds, PlanError};
 pub use head::Head;
+pub use resnet::ResNet;
+pub use table::Table;
 pub use vit::Vit;
 pub use vit::drop_path::DropPath;
 
-use crate::backend::{Backward, Forward, NormStats};
+use crate::backend::{Backward, BatchNorm, Forward, NormStats};
 use crate::crops::{Crops, Group, Ragged};
-use crate::mem::{Act, Cursor, Layout, Pool, Span, State, Weight};
-use crate::params::{Name, ParamTable, Spec};
+use crate::mem::{Act, Cursor, Layout, Pool, Span, State};
+use crate::ops::batchnorm::EPS;
+use crate::params::{Buffer, Name, Spec};
 use crate::real::Real;
 use core::ops::Range;
 use spans::Lookup;
@@ -40,20 +46,28 @@ use spans::Lookup;
 pub enum Backbone {
     /// A vision transformer.
     Vit(Vit),
+    /// A residual network.
+    ResNet(ResNet),
 }
 
 /// A shape with weights, and what outlives a pass, over the crops of a micro-batch.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant)] // a plan has one, and no heap to box it on
 pub enum Network {
     /// A vision transformer's.
     Vit(vit::Network),
+    /// A residual network's.
+    ResNet(resnet::Network),
 }
 
 /// A network's forward pass over some of its crops and, if it has gradients, its backward pass: everything that they read and write.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant)] // as above
 pub enum Pass {
     /// A vision transformer's.
     Vit(vit::Pass),
+    /// A residual network's.
+    ResNet(resnet::Pass),
 }
 
 /// What a backbone gives beside one row a crop.
@@ -86,6 +100,39 @@ pub enum Save {
     Least,
 }
 
+/// Where batch norms take mean and variance from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Statistics {
+    /// Training: from the rows themselves, over groups of images ([`BatchNorm`]); the running ones move.
+    Groups {
+        /// Images that the crops are of.
+        images: usize,
+        /// Images of a group.
+        group: usize,
+    },
+    /// Evaluation: the running ones.
+    Running,
+}
+
+impl Statistics {
+    /// A batch norm of rows of so many columns.
+    pub(crate) const fn norm(self, rows: Ragged, cols: usize, relu: bool) -> BatchNorm {
+        match self {
+            Statistics::Groups { images, group } => BatchNorm { rows, images, group, cols, eps: EPS, relu },
+            // The same numbers for all rows: one group.
+            Statistics::Running => {
+                let rows = rows.rows();
+                BatchNorm { rows: Ragged::single(rows), images: rows, group: rows, cols, eps: EPS, relu }
+            }
+        }
+    }
+
+    /// Groups that have numbers of their own, of crops of these sizes.
+    pub(crate) const fn groups(self, crops: &Crops) -> usize {
+        self.norm(crops.maps(), 1, false).groups()
+    }
+}
+
 /// What a backend's own scratch depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extents {
@@ -95,6 +142,10 @@ pub struct Extents {
     pub head_dim: usize,
     /// Columns of the widest operand of a linear layer: for matmuls.
     pub widest: usize,
+    /// Elements of the largest weight of a convolution; 0 without one.
+    pub filters: usize,
+    /// Partial sums of the largest batch norm ([`BatchNorm::blocks`]); 0 without one.
+    pub sums: usize,
 }
 
 /// A network with a single pass, which saves nothing: for features and maps of an image.
@@ -145,6 +196,7 @@ impl Backbone {
     pub const fn check(&self, crops: &Crops) -> Result<(), PlanError> {
         match self {
             Backbone::Vit(v) => v.check(crops),
+            Backbone::ResNet(r) => r.check(crops),
         }
     }
 
@@ -153,6 +205,7 @@ impl Backbone {
     pub const fn bounds(&self, crops: &Crops, images: usize, queries: usize) -> Bounds {
         match self {
             Backbone::Vit(v) => v.bounds(crops, images, queries),
+            Backbone::ResNet(r) => r.bounds(crops, images),
         }
     }
 
@@ -160,6 +213,7 @@ impl Backbone {
     pub const fn gives(&self) -> Gives {
         match self {
             Backbone::Vit(_) => Gives { tokens: true, attention: true },
+            Backbone::ResNet(_) => Gives { tokens: false, attention: false },
         }
     }
 
@@ -167,6 +221,7 @@ impl Backbone {
     pub const fn image(&self) -> usize {
         match self {
             Backbone::Vit(v) => v.image,
+            Backbone::ResNet(r) => r.image,
         }
     }
 
@@ -174,6 +229,7 @@ impl Backbone {
     pub const fn channels(&self) -> usize {
         match self {
             Backbone::Vit(v) => v.channels,
+            Backbone::ResNet(r) => r.channels,
         }
     }
 
@@ -181,6 +237,7 @@ impl Backbone {
     pub const fn dim(&self) -> usize {
         match self {
             Backbone::Vit(v) => v.dim,
+            Backbone::ResNet(r) => r.dim(),
         }
     }
 
@@ -188,6 +245,7 @@ impl Backbone {
     pub const fn blocks(&self) -> usize {
         match self {
             Backbone::Vit(v) => v.depth,
+            Backbone::ResNet(_) => 1,
         }
     }
 
@@ -195,6 +253,10 @@ impl Backbone {
     pub const fn grid(&self, image: Group) -> [usize; 2] {
         match self {
             Backbone::Vit(v) => image.grid(v.patch),
+            Backbone::ResNet(r) => {
+                let map = r.last_maps(Crops::one(image)).group(0);
+                [map.height, map.width]
+            }
         }
     }
 
@@ -202,6 +264,7 @@ impl Backbone {
     pub const fn branches(&self) -> usize {
         match self {
             Backbone::Vit(v) => 2 * v.depth,
+            Backbone::ResNet(_) => 0,
         }
     }
 
@@ -209,15 +272,23 @@ impl Backbone {
     pub const fn cost(&self, crops: &Crops) -> usize {
         match self {
             Backbone::Vit(v) => crops.tokens(v.patch).rows(),
+            // As many pixels as a ViT/16 makes a token of.
+            Backbone::ResNet(_) => crops.pixels().div_ceil(256),
         }
     }
 
     /// What a backend's own scratch for a pass over these crops depends on.
-    pub const fn extents(&self, crops: &Crops) -> Extents {
+    /// `group`: images of a batch norm's group; none where it goes by running statistics.
+    pub const fn extents(&self, crops: &Crops, group: Option<usize>) -> Extents {
         match self {
-            Backbone::Vit(v) => {
-                Extents { longest: crops.tokens(v.patch).longest(), head_dim: v.dim / v.heads, widest: v.widest() }
-            }
+            Backbone::Vit(v) => Extents {
+                longest: crops.tokens(v.patch).longest(),
+                head_dim: v.dim / v.heads,
+                widest: v.widest(),
+                filters: 0,
+                sums: 0,
+            },
+            Backbone::ResNet(r) => r.extents(*crops, group),
         }
     }
 
@@ -225,23 +296,62 @@ impl Backbone {
     pub fn params(&self, l: &mut Layout, f: &mut impl FnMut(Spec)) {
         match self {
             Backbone::Vit(v) => v.visit(&mut l.weights, f),
+            Backbone::ResNet(r) => r.visit(&mut l.weights, f),
         }
     }
 
     /// Elements of its parameters, alignment included.
     #[allow(clippy::len_without_is_empty)]
     pub const fn len(&self) -> usize {
-        let mut l = Layout::new();
-        match self {
-            Backbone::Vit(v) => v.weights(&mut l.weights),
-        };
-        l.weights.next
+        self.sizes().weights.next
     }
 
-    /// The network over the crops of a micro-batch: the student's.
-    pub const fn network(&self, crops: Crops, l: &mut Layout) -> Network {
+    /// Where its parameters and buffers end, from 0 on.
+    const fn sizes(&self) -> Layout {
+        let mut l = Layout::new();
+        match self {
+            Backbone::Vit(v) => {
+                v.weights(&mut l.weights);
+            }
+            Backbone::ResNet(r) => r.skip(&mut l),
+        }
+        l
+    }
+
+    /// Whether what a pass makes of a crop depends on the other crops of the batch: then it takes groups of images as they are.
+    pub const fn batch_statistics(&self) -> bool {
+        match self {
+            Backbone::Vit(_) => false,
+            Backbone::ResNet(_) => true,
+        }
+    }
+
+    /// Whether every group of so many images has a variance, whatever the size of its crops.
+    pub(crate) const fn groups_vary(&self, views: &Crops, group: usize) -> bool {
+        match self {
+            Backbone::Vit(_) => true,
+            Backbone::ResNet(r) => r.groups_vary(views, group),
+        }
+    }
+
+    /// Calls `f` for every buffer, in the published order.
+    pub fn buffers(&self, l: &mut Layout, f: &mut impl FnMut(Buffer)) {
+        match self {
+            Backbone::Vit(_) => {}
+            Backbone::ResNet(r) => r.visit_buffers(&mut l.state, f),
+        }
+    }
+
+    /// Elements of its buffers, alignment included.
+    pub const fn buffers_len(&self) -> usize {
+        self.sizes().state.next
+    }
+
+    /// The network over the crops of a micro-batch: the student's. Its buffers are at `running`.
+    pub const fn network(&self, crops: Crops, statistics: Statistics, running: State, l: &mut Layout) -> Network {
         match self {
             Backbone::Vit(v) => Network::Vit(v.network(crops, l)),
+            Backbone::ResNet(r) => Network::ResNet(r.network(crops, statistics, running, l)),
         }
     }
 
@@ -252,12 +362,21 @@ impl Backbone {
                 let (network, pixels, pass, attention) = v.inference(crops, output, queries, l);
                 Inference { network: Network::Vit(network), pixels, pass: Pass::Vit(pass), attention }
             }
+            Backbone::ResNet(r) => {
+                let running = l.state(self.buffers_len());
+                let network = r.network(crops, Statistics::Running, running, l);
+                let (pixels, pass) = network.inference(output, l);
+                let (network, pass) = (Network::ResNet(network), Pass::ResNet(pass));
+                Inference { network, pixels, pass, attention: Act::EMPTY }
+            }
         }
     }
 
-    pub(crate) const fn flat(&self) -> FlatShape {
+    /// None for a family that has no blob.
+    pub(crate) const fn flat(&self) -> Option<FlatShape> {
         match self {
-            Backbone::Vit(v) => v.flat(),
+            Backbone::Vit(v) => Some(v.flat()),
+            Backbone::ResNet(_) => None,
         }
     }
 
@@ -271,11 +390,12 @@ impl Backbone {
 }
 
 impl Network {
-    /// The teacher beside this student: its weights are `by` elements further on, its crops are the first of these, and it reads the same
-    /// input.
-    pub const fn teacher(&self, by: usize, crops: Crops, l: &mut Layout) -> Network {
+    /// The teacher beside this student: its weights are `by` elements further on, its crops are the first of these, it reads the same
+    /// input, and its buffers are at `running`.
+    pub const fn teacher(&self, by: usize, crops: Crops, running: State, l: &mut Layout) -> Network {
         match self {
             Network::Vit(n) => Network::Vit(n.teacher(by, crops, l)),
+            Network::ResNet(n) => Network::ResNet(n.teacher(by, crops, running)),
         }
     }
 
@@ -284,6 +404,7 @@ impl Network {
     pub const fn pixels(&self, passes: &mut Layout) -> Act {
         match self {
             Network::Vit(n) => n.pixels(passes),
+            Network::ResNet(n) => n.pixels(passes),
         }
     }
 
@@ -291,6 +412,7 @@ impl Network {
     pub const fn input(&self) -> Act {
         match self {
             Network::Vit(n) => n.patches,
+            Network::ResNet(n) => n.input,
         }
     }
 
@@ -305,6 +427,15 @@ impl Network {
     ) -> Pass {
         match self {
             Network::Vit(n) => Pass::Vit(n.pass([first, count], output, save, drop, l)),
+            Network::ResNet(n) => Pass::ResNet(n.pass([first, count], output, save, l)),
+        }
+    }
+
+    /// The buffers that its passes read or move; empty without any ([`Backbone::buffers`]).
+    pub const fn running(&self) -> State {
+        match self {
+            Network::Vit(_) => State::EMPTY,
+            Network::ResNet(n) => n.running,
         }
     }
 
@@ -312,6 +443,11 @@ impl Network {
     pub fn initial_state<T: Real>(&self, state: &mut [T]) {
         match self {
             Network::Vit(n) => n.initial_state(state),
+            Network::ResNet(n) => {
+                n.resnet.visit_buffers(&mut Cursor::new(), &mut |b| {
+                    state[n.running.part(b.at.0.at, b.at.len()).range()].fill(T::of(b.value));
+                });
+            }
         }
     }
 
@@ -319,6 +455,7 @@ impl Network {
     pub fn begin<O: Forward>(&self, o: &mut O) {
         match self {
             Network::Vit(n) => n.begin(o),
+            Network::ResNet(_) => {}
         }
     }
 
@@ -326,6 +463,7 @@ impl Network {
     pub fn prepare<O: Forward>(&self, o: &mut O, pixels: Act) {
         match self {
             Network::Vit(n) => n.prepare(o, pixels),
+            Network::ResNet(n) => n.prepare(o, pixels),
         }
     }
 
@@ -333,6 +471,7 @@ impl Network {
     pub fn spans(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span, Ragged)) {
         match self {
             Network::Vit(n) => n.positions.visit(part, f),
+            Network::ResNet(_) => {}
         }
     }
 }
@@ -342,6 +481,7 @@ impl Pass {
     pub const fn with_gradients(self, l: &mut Layout) -> Pass {
         match self {
             Pass::Vit(p) => Pass::Vit(p.with_gradients(l)),
+            Pass::ResNet(p) => Pass::ResNet(p.with_gradients(l)),
         }
     }
 
@@ -349,6 +489,7 @@ impl Pass {
     pub fn forward<O: Forward>(&self, o: &mut O) {
         match self {
             Pass::Vit(p) => p.forward(o),
+            Pass::ResNet(p) => p.forward(o),
         }
     }
 
@@ -356,6 +497,7 @@ impl Pass {
     pub fn forward_keeping<O: Forward>(&self, o: &mut O, kept: &Earlier) {
         match self {
             Pass::Vit(p) => p.forward_keeping(o, kept),
+            Pass::ResNet(p) => p.forward(o),
         }
     }
 
@@ -363,6 +505,7 @@ impl Pass {
     pub fn backward<O: Backward>(&self, o: &mut O) {
         match self {
             Pass::Vit(p) => p.backward(o),
+            Pass::ResNet(p) => p.backward(o),
         }
     }
 
@@ -370,6 +513,7 @@ impl Pass {
     pub const fn y(&self) -> Act {
         match self {
             Pass::Vit(p) => p.acts.y(),
+            Pass::ResNet(p) => p.y(),
         }
     }
 
@@ -377,6 +521,7 @@ impl Pass {
     pub const fn dy(&self) -> Act {
         match self {
             Pass::Vit(p) => p.grads.dy,
+            Pass::ResNet(p) => p.grads.dy,
         }
     }
 
@@ -384,6 +529,7 @@ impl Pass {
     pub fn attention<O: Forward>(&self, o: &mut O, y: Act, queries: usize) {
         match self {
             Pass::Vit(p) => p.attention(o, y, queries),
+            Pass::ResNet(_) => {}
         }
     }
 
@@ -391,6 +537,7 @@ impl Pass {
     pub fn draw<T: Real>(&self, scales: &mut [T], key: DropPath, views: Range<usize>, images: &[u32]) {
         match self {
             Pass::Vit(p) => p.draw(scales, key, views, images),
+            Pass::ResNet(_) => {}
         }
     }
 
@@ -398,6 +545,7 @@ impl Pass {
     pub fn spans(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span, Ragged)) {
         match self {
             Pass::Vit(p) => p.spans(part, f),
+            Pass::ResNet(p) => p.spans(part, f),
         }
     }
 
@@ -405,11 +553,17 @@ impl Pass {
     pub fn gradient_spans(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span, Ragged)) {
         match self {
             Pass::Vit(p) => p.gradient_spans(part, f),
+            Pass::ResNet(p) => p.gradient_spans(part, f),
         }
     }
 
     /// Offers every matrix of the pass, parts of spans that some ops use with other rows included.
     pub(crate) fn find(&self, lookup: &mut Lookup) {
+        // Parts first: one may be as long as its span, and only the part has rows then.
+        match self {
+            Pass::Vit(p) => p.reused(&mut |span, rows| lookup.offer(span, rows)),
+            Pass::ResNet(p) => p.reused(&mut |span, rows| lookup.offer(span, rows)),
+        }
         let mut offer = |_, pool, span, rows| {
             if pool == Pool::Acts {
                 lookup.offer(span, rows);
@@ -417,73 +571,5 @@ impl Pass {
         };
         self.spans("", &mut offer);
         self.gradient_spans("", &mut offer);
-        match self {
-            Pass::Vit(p) => p.reused(&mut |span, rows| lookup.offer(span, rows)),
-        }
-    }
-}
-
-/// Every parameter of one network, backbone first: the single source of offsets, initializers, roles and checkpoint keys.
-/// The teacher has the same table, [`Table::len`] elements further on.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Table {
-    /// The backbone's shape.
-    pub backbone: Backbone,
-    /// The head's shape.
-    pub head: Head,
-}
-
-impl Table {
-    /// Calls `f` for every parameter, in the published order.
-    pub fn visit(&self, mut f: impl FnMut(Spec)) {
-        let mut l = Layout::new();
-        self.backbone.params(&mut l, &mut f);
-        self.head.visit(&mut l.weights, &mut f);
-    }
-
-    /// Elements of one network, alignment included.
-    pub const fn len(&self) -> usize {
-        let mut c = Cursor { next: self.backbone.len() };
-        self.head.weights(&mut c);
-        c.next
-    }
-
-    /// A network always has parameters.
-    pub const fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Elements of the backbone alone: a prefix of the network, so that inference needs no more.
-    pub const fn backbone_len(&self) -> usize {
-        self.backbone.len()
-    }
-
-    /// Number of tensors.
-    pub fn tensors(&self) -> usize {
-        let mut n = 0;
-        self.visit(|_| n += 1);
-        n
-    }
-
-    /// Number of parameters, alignment excluded.
-    pub fn parameters(&self) -> usize {
-        let mut n = 0;
-        self.visit(|s| n += s.at.len());
-        n
-    }
-
-    /// The teacher's copy of a student weight.
-    pub const fn teacher(&self, w: Weight) -> Weight {
-        w.shift(self.len())
-    }
-}
-
-impl ParamTable for Table {
-    fn visit(&self, f: &mut dyn FnMut(Spec)) {
-        Table::visit(self, f);
-    }
-
-    fn len(&self) -> usize {
-        Table::len(self)
     }
 }

@@ -4,12 +4,16 @@
 //! everywhere.
 
 pub mod attention;
+pub mod average_pool;
+pub mod batchnorm;
 pub mod column_lse;
+pub mod conv;
 pub mod embed;
 pub mod gelu;
 pub mod layernorm;
 pub mod linear;
 pub mod loss;
+pub mod max_pool;
 pub mod mse;
 pub mod norm;
 pub mod position;

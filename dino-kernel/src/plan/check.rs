@@ -20,6 +20,7 @@ const fn count(views: &Crops, images: usize) -> u128 {
 /// Whether there is a plan for a training step of this configuration.
 pub(super) const fn check(config: &Config) -> Result<(), PlanError> {
     let Config { backbone, head, objective, views, batch, micro_batch, drop_path, .. } = *config;
+    let group = config.group();
     if let Err(e) = backbone.check(&views) {
         return Err(e);
     }
@@ -53,6 +54,18 @@ pub(super) const fn check(config: &Config) -> Result<(), PlanError> {
     // Of every teacher row of the batch the bottleneck row, and two numbers.
     if objective.whole_batch() && mul(mul(mul(1, batch), teachers), head.bottleneck.saturating_add(2)) > MOST {
         return Err(PlanError::TooLarge);
+    }
+    if backbone.batch_statistics() || head.batch_norm {
+        if group == 0 || !batch.is_multiple_of(group) || !micro_batch.is_multiple_of(group) {
+            return Err(PlanError::BatchGroup { batch, micro_batch, group });
+        }
+        let head_varies = !head.batch_norm || teachers * group > 1;
+        if !head_varies || !backbone.groups_vary(&views, group) {
+            return Err(PlanError::OneValue { group });
+        }
+        if head.batch_norm && config.stream_crops {
+            return Err(PlanError::StreamedHead);
+        }
     }
     Ok(())
 }

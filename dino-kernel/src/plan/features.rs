@@ -47,7 +47,7 @@ impl FeaturePlan {
         }
         let mut l = Layout::new();
         let Inference { network, pixels, pass, attention } = backbone.inference(crops, output, queries, &mut l);
-        let Extents { longest, head_dim, widest } = backbone.extents(&crops);
+        let Extents { longest, head_dim, widest, filters, sums } = backbone.extents(&crops, None);
         let pools = Pools {
             weights: l.weights.next,
             grads: 0,
@@ -60,6 +60,8 @@ impl FeaturePlan {
             longest,
             head_dim,
             widest,
+            filters,
+            sums,
         };
         Ok(FeaturePlan { backbone, network, pixels, pass, attention, pools })
     }

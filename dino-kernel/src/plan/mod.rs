@@ -12,7 +12,7 @@ use crate::mem::{Act, Layout, Pool, Span, Stat, State, max};
 pub use crate::model::PlanError;
 use crate::model::head::{HeadActs, HeadGrads, HeadWeights};
 use crate::model::spans::Lookup;
-use crate::model::{Backbone, DropPath, Extents, Head, Network, Output, Pass, Save, Table};
+use crate::model::{Backbone, DropPath, Extents, Head, Network, Output, Pass, Save, Statistics, Table};
 use crate::objective::{Objective, TargetSpans};
 use crate::optim::{Optimizer, TeacherRule};
 use crate::params::Name;
@@ -48,7 +48,21 @@ pub struct Config {
     /// Whether the student's crops go through it one after another, as many views at once as have no more tokens than the largest
     /// one ([`Plan::passes`]), instead of all together: activations of one global crop an image. The teacher's targets are then
     /// formed again for every pass.
+    /// With a backbone of batch statistics the views of one size go together, since those are taken by size.
     pub stream_crops: bool,
+    /// Images that batch norms take their statistics over: a divisor of the micro-batch. None is the full batch, as the published code
+    /// does it by summing over its processes; a number is what each of several cards would see without that. Nothing else reads it.
+    pub bn_group: Option<usize>,
+}
+
+impl Config {
+    /// Images of a batch norm's group.
+    pub const fn group(&self) -> usize {
+        match self.bn_group {
+            Some(group) => group,
+            None => self.batch,
+        }
+    }
 }
 
 /// Elements of every pool.
@@ -77,6 +91,10 @@ pub struct Pools {
     pub head_dim: usize,
     /// Columns of the widest operand of a linear layer, the prototypes aside: what a backend's own scratch for matmuls depends on.
     pub widest: usize,
+    /// Elements of the largest weight of a convolution, or 0: what a backend's own scratch for convolutions depends on.
+    pub filters: usize,
+    /// Partial sums of the largest batch norm ([`crate::dims::BatchNorm::blocks`]), or 0: a backend's own scratch for it.
+    pub sums: usize,
 }
 
 impl Pools {
@@ -95,6 +113,10 @@ pub struct Net {
     pub head_weights: HeadWeights,
     /// g / |v| of every prototype.
     pub scale: Stat,
+    /// The network's buffers as of the last step ([`Table::visit_buffers`]): what checkpoints and evaluation take. Empty without any.
+    pub running: State,
+    /// The same in the middle of a step: a copy that the passes move, and that becomes the buffers if the step is taken.
+    pub moved: State,
 }
 
 /// The student's forward and backward pass over some views of a micro-batch. Passes run one after another in the same scratch; of
@@ -189,6 +211,9 @@ impl Plan {
         if config.objective.whole_batch() && sharding.ranks > 1 {
             return Err(PlanError::WholeBatch { ranks: sharding.ranks });
         }
+        if (config.backbone.batch_statistics() || config.head.batch_norm) && sharding.ranks > 1 {
+            return Err(PlanError::BatchRanks { ranks: sharding.ranks });
+        }
         let Config { backbone, head, views, micro_batch, drop_path, .. } = config;
         let table = Table { backbone, head };
         let crops = times(views, micro_batch);
@@ -198,15 +223,28 @@ impl Plan {
 
         // What outlives a pass comes first. The teacher's pass and the student's passes share the rest, for they come one after another;
         // so do pixels that are not read again once the passes' input is made of them.
-        let network = backbone.network(crops, &mut l);
-        let head_weights = head.weights(&mut l.weights);
-        let network_teacher = network.teacher(table.len(), globals, &mut l);
-        let teacher_head = head.acts(rows_teacher, false, &mut l);
-        let student = Net { backbone: network, head_weights, scale: l.stat(head.prototypes) };
+        let group = config.group();
+        let statistics = Statistics::Groups { images: micro_batch, group };
+        let buffers = table.buffers_len();
+        let [running, moved] = [l.state(2 * buffers), l.state(2 * buffers)];
+        let network = backbone.network(crops, statistics, moved.part(0, buffers), &mut l);
+        let head_buffers = moved.0.at + backbone.buffers_len();
+        let head_weights = head.weights(&mut l.weights, head_buffers);
+        let network_teacher = network.teacher(table.len(), globals, moved.part(buffers, buffers), &mut l);
+        let teacher_head = head.acts(rows_teacher, false, statistics, &mut l);
+        let student = Net {
+            backbone: network,
+            head_weights,
+            scale: l.stat(head.prototypes),
+            running: running.part(0, buffers),
+            moved: moved.part(0, buffers),
+        };
         let teacher = Net {
             backbone: network_teacher,
-            head_weights: head_weights.shift(table.len()),
+            head_weights: head_weights.shift(table.len(), buffers),
             scale: l.stat(head.prototypes),
+            running: running.part(buffers, buffers),
+            moved: moved.part(buffers, buffers),
         };
         let (loss, lse) = (l.stat(rows), l.stat(2 * rows));
         let drop = l.state(if drop_path { backbone.branches() * rows } else { 0 });
@@ -222,7 +260,7 @@ impl Plan {
         let mut early = passes;
         let pixels = network.pixels(&mut early);
         let teacher_pass = network_teacher.pass([0, rows_teacher], Output::Class, Save::Nothing, State::EMPTY, &mut l);
-        let Extents { longest, head_dim, widest } = backbone.extents(&crops);
+        let Extents { longest, head_dim, widest, filters, sums } = backbone.extents(&crops, Some(group));
         let pools = Pools {
             weights: 2 * table.len(),
             grads: table.len(),
@@ -235,6 +273,8 @@ impl Plan {
             longest,
             head_dim,
             widest: max(widest, max(head.inp, max(head.hidden, head.bottleneck))),
+            filters,
+            sums: max(sums, head.sums(rows, group)),
         };
         let mut plan = Plan {
             config,
@@ -284,6 +324,9 @@ impl Plan {
         if !self.config.stream_crops {
             return self.views() - first;
         }
+        if backbone.batch_statistics() {
+            return views.part(first, self.views() - first).group(0).count;
+        }
         let (mut most, mut i) = (0, 0);
         while i < views.len() {
             most = max(most, backbone.cost(&Crops::one(Group { count: 1, ..views.group(i) })));
@@ -306,7 +349,8 @@ impl Plan {
         let drop = self.drop.part(scales * row, scales * rows);
         let save = if recompute { Save::Least } else { Save::All };
         let backbone = self.student.backbone.pass([row, rows], Output::Class, save, drop, &mut l);
-        let head_acts = head.acts(rows, true, &mut l);
+        let statistics = Statistics::Groups { images: micro_batch, group: self.config.group() };
+        let head_acts = head.acts(rows, true, statistics, &mut l);
         let pass = StudentPass {
             dims: LossDims { first_view: first, views: n, ..self.loss_dims() },
             backbone: backbone.with_gradients(&mut l),
@@ -358,8 +402,14 @@ impl Plan {
     /// What the state pool holds before the first step: what the networks keep there; all else is zero.
     pub fn initial_state<T: Real>(&self, state: &mut [T]) {
         state.fill(T::ZERO);
-        self.student.backbone.initial_state(state);
-        self.teacher.backbone.initial_state(state);
+        for net in [&self.student, &self.teacher] {
+            net.backbone.initial_state(state);
+            self.table.visit_buffers(|b| {
+                for pool in [net.running, net.moved] {
+                    state[pool.part(b.at.0.at, b.at.len()).range()].fill(T::of(b.value));
+                }
+            });
+        }
     }
 
     /// The stochastic-depth scales of a micro-batch, in the layout of `self.drop`. `images` are the ids of the micro-batch's images.

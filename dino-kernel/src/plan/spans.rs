@@ -18,7 +18,12 @@ impl Plan {
         pass_on(&mut step, "step.", "", 0, none, spans);
         for (part, n) in [("teacher.", &self.teacher), ("student.", &self.student)] {
             n.backbone.spans(part, &mut step);
-            pass_on(&mut step, part, "", 0, none, [("head.scale", Pool::Stats, n.scale.0)]);
+            let spans = [
+                ("head.scale", Pool::Stats, n.scale.0),
+                ("running", Pool::State, n.running.0),
+                ("running.moved", Pool::State, n.moved.0),
+            ];
+            pass_on(&mut step, part, "", 0, none, spans);
         }
         self.teacher_pass.spans("teacher.", &mut step);
         self.teacher_head.visit("teacher.", &mut step);

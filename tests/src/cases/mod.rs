@@ -148,8 +148,15 @@ pub const OF_A_STEP: &[Op] = &[
     Op::clip,
     Op::commit_center,
     Op::optimize,
+    Op::copy_running,
+    Op::commit_running,
+    Op::follow_running,
     Op::ema,
 ];
+
+/// Ops that have no CUDA kernel: plans that call them are refused there.
+pub const WITHOUT_KERNEL: &[Op] =
+    &[Op::convolve, Op::batch_statistics, Op::running_statistics, Op::batch_normalize, Op::max_pool, Op::average_pool];
 
 #[test]
 fn every_op_has_a_row() {

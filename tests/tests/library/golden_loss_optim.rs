@@ -91,7 +91,15 @@ fn roomy<F: Factory>(longest: usize, optimizer: Optimizer) -> Run<F::Backend> {
         positions: Interpolation::Published,
         eps: EPS,
     });
-    let head = Head { inp: side, layers: 1, hidden: 1, bottleneck: side, prototypes: side, train_gain: true };
+    let head = Head {
+        inp: side,
+        layers: 1,
+        hidden: 1,
+        bottleneck: side,
+        prototypes: side,
+        train_gain: true,
+        batch_norm: false,
+    };
     let views = Crops::one(Group { count: 2, height: 1, width: 1 });
     let config = Config { optimizer, ..ordinary(backbone, head, views, [1, 1]) };
     let mut run = Run::new::<F>(Plan::new(config).expect("a sound plan"));

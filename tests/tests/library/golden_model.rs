@@ -5,7 +5,7 @@ use dino_host::cpu::Cpu;
 use dino_kernel::backend::{Forward, LossDims, Mat, Memory, Prototypes};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Layout, Pool, State};
-use dino_kernel::model::{Backbone, Extents, Head, Network, Output, Pass, Save, Table, Vit};
+use dino_kernel::model::{Backbone, Extents, Head, Network, Output, Pass, Save, Statistics, Table, Vit};
 use dino_kernel::objective::{Objective, Targets};
 use dino_kernel::ops::layernorm;
 use dino_kernel::ops::position::Interpolation;
@@ -75,7 +75,7 @@ fn table(f: &Fixture, train_gain: bool) -> Table {
         positions: Interpolation::Published,
         eps: layernorm::EPS,
     });
-    Table { backbone, head: Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain } }
+    Table { backbone, head: Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain, batch_norm: false } }
 }
 
 /// The crops of step `i`, one entry a view.
@@ -103,6 +103,7 @@ fn plan(f: &Fixture, train_gain: bool, (parts, stream_crops): Split) -> Plan {
         drop_path: false,
         recompute: parts > 1,
         stream_crops,
+        bn_group: None,
     })
     .expect("a valid plan")
 }
@@ -163,13 +164,13 @@ fn start<F: Factory>(f: &Fixture, train_gain: bool, gain: Option<&Tensor>, split
 
 /// A dense pass that keeps every block's stream, with memory for all attention rows.
 fn dense_plan(backbone: Backbone, crops: Crops) -> FeaturePlan {
-    let Backbone::Vit(vit) = backbone;
+    let Backbone::Vit(vit) = backbone else { panic!("a ViT") };
     let mut l = Layout::new();
-    let network = backbone.network(crops, &mut l);
+    let network = backbone.network(crops, Statistics::Running, State::EMPTY, &mut l);
     let pixels = network.pixels(&mut l);
     let pass = network.pass([0, crops.count()], Output::Dense, Save::All, State::EMPTY, &mut l);
     let attention = l.act(crops.tokens(vit.patch).squares() * vit.heads);
-    let Extents { longest, head_dim, widest } = backbone.extents(&crops);
+    let Extents { longest, head_dim, widest, filters, sums } = backbone.extents(&crops, None);
     let pools = Pools {
         weights: l.weights.next,
         grads: 0,
@@ -182,6 +183,8 @@ fn dense_plan(backbone: Backbone, crops: Crops) -> FeaturePlan {
         longest,
         head_dim,
         widest,
+        filters,
+        sums,
     };
     FeaturePlan { backbone, network, pixels, pass, attention, pools }
 }
@@ -208,7 +211,7 @@ fn class_rows(normed: &[f64], crops: usize, cols: usize) -> Vec<f64> {
 fn forward_taps<F: Factory>(test: &str) {
     let f = Fixture::open("vit_train");
     let Table { backbone, .. } = table(&f, false);
-    let Backbone::Vit(vit) = backbone;
+    let Backbone::Vit(vit) = backbone else { panic!("a ViT") };
     let (views, globals) = (views(&f, 0), f.get("cfg.crops").sizes()[1]);
     for (net, name, which) in [
         (Net::Student, "out.student.global", &views[..globals]),
@@ -227,7 +230,7 @@ fn forward_taps<F: Factory>(test: &str) {
         f.assert_golden(&format!("{name}.normed"), &normed);
         f.assert_golden(&format!("{name}.cls"), &class_rows(&normed, crops.count(), vit.dim));
         if net == Net::Student {
-            let Pass::Vit(pass) = p.pass;
+            let Pass::Vit(pass) = p.pass else { panic!("a ViT") };
             f.assert_golden(&format!("{name}.tokens"), &read(&mut o, pass.acts.stream(0)));
             for i in 0..vit.depth {
                 f.assert_golden(&format!("{name}.block{i}"), &read(&mut o, pass.acts.stream(i + 1)));
@@ -244,7 +247,7 @@ fn forward_taps<F: Factory>(test: &str) {
 fn odd_images<F: Factory>(test: &str) {
     let f = Fixture::open("vit_train");
     let Table { backbone, .. } = table(&f, false);
-    let Backbone::Vit(vit) = backbone;
+    let Backbone::Vit(vit) = backbone else { panic!("a ViT") };
     for odd in f.between("in.odd", "") {
         let x = f.get(&format!("in.odd{odd}"));
         let crops = Crops::one(Group { count: x.shape[0], height: x.shape[2], width: x.shape[3] });
@@ -256,7 +259,7 @@ fn odd_images<F: Factory>(test: &str) {
         f.assert_golden(&format!("out.odd{odd}.cls"), &cls);
         // The class token's own position is never resized.
         let mut positions = f.get("init.student.pos_embed").data[..vit.dim].to_vec();
-        let Network::Vit(network) = p.network;
+        let Network::Vit(network) = p.network else { panic!("a ViT") };
         positions.extend(read(&mut o, network.positions.group(0).0));
         f.assert_golden(&format!("out.odd{odd}.pos"), &positions);
 
@@ -271,7 +274,7 @@ fn odd_images<F: Factory>(test: &str) {
 fn last_blocks<F: Factory>(_test: &str) {
     let f = Fixture::open("vit_train");
     let Table { backbone, .. } = table(&f, false);
-    let Backbone::Vit(vit) = backbone;
+    let Backbone::Vit(vit) = backbone else { panic!("a ViT") };
     let (views, images) = (&views(&f, 0)[..1], f.get("cfg.crops").sizes()[0]);
     let globals = f.get("cfg.crops").sizes()[1];
     let [w, b] = ["weight", "bias"].map(|x| &f.get(&format!("init.student.norm.{x}")).data);
@@ -310,7 +313,7 @@ fn last_blocks<F: Factory>(_test: &str) {
 fn class_form_equals_dense_form<F: Factory>(_test: &str) {
     let f = Fixture::open("vit_train");
     let Table { backbone, .. } = table(&f, false);
-    let Backbone::Vit(vit) = backbone;
+    let Backbone::Vit(vit) = backbone else { panic!("a ViT") };
     let (mut crops, mut pixels, mut alone) = (Crops::EMPTY, Vec::new(), Vec::new());
     for odd in f.between("in.odd", "") {
         let x = f.get(&format!("in.odd{odd}"));
@@ -327,7 +330,7 @@ fn class_form_equals_dense_form<F: Factory>(_test: &str) {
     let p = FeaturePlan::new(backbone, crops, Output::Dense, 0).expect("a valid plan");
     let mut o = features::<F>(&f, Net::Student, &p, &pixels);
     let dense = read(&mut o, p.pass.y());
-    let Pass::Vit(pass) = p.pass;
+    let Pass::Vit(pass) = p.pass else { panic!("a ViT") };
     let rows = pass.acts.tokens();
     let dense: Vec<f64> = rows.each().flat_map(|(first, _)| dense[first * vit.dim..][..vit.dim].to_vec()).collect();
     assert_close("class form against dense form", &class, &dense, 2e-6);

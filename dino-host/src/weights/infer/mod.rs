@@ -1,6 +1,7 @@
 //! The architecture of a foreign file, read off the shapes of its tensors and off what is stored beside it. A family of networks has a
 //! file here, and an arm in [`config`].
 
+mod resnet;
 mod vit;
 
 use super::names::{Family, TensorPart};
@@ -43,6 +44,7 @@ impl<'a> Source<'a> {
 pub(super) fn config(family: Family, source: Source, report: &mut Report) -> Result<(Config, bool)> {
     let (config, heads_stated) = match family {
         Family::Vit => vit::config(source, report)?,
+        Family::ResNet => (resnet::config(source, report)?, true),
     };
     let name = &source.file.name;
     let config =

@@ -51,6 +51,10 @@ pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, 
     }
     let mut weights = match (given.config.table().backbone, config.table().backbone) {
         (Backbone::Vit(a), Backbone::Vit(b)) => vit::start(file, &given, config, channels, [&a, &b], &mut said)?,
+        _ => {
+            return Err(Error::new(format!("{} and the run have backbones of different families", file.display()))
+                .hint("weights of a ViT start a ViT: a fitting --arch, or another file"));
+        }
     };
     let head = head(&mut weights, &given, config, wanted)?;
     said.push(head.clone());

@@ -1,5 +1,6 @@
 //! What tensors are called, by this program and by others. A family of networks has a file here, and an arm in [`Family::names`].
 
+mod resnet;
 mod vit;
 
 use clap::ValueEnum;
@@ -66,16 +67,19 @@ pub struct Names {
 pub enum Family {
     /// Vision transformers.
     Vit,
+    /// Residual networks.
+    ResNet,
 }
 
 impl Family {
     /// All of them, in the order in which a file is searched for them.
-    pub const ALL: [Family; 1] = [Family::Vit];
+    pub const ALL: [Family; 2] = [Family::Vit, Family::ResNet];
 
     /// The family of a shape.
     pub fn of(backbone: &Backbone) -> Family {
         match backbone {
             Backbone::Vit(_) => Family::Vit,
+            Backbone::ResNet(_) => Family::ResNet,
         }
     }
 
@@ -83,6 +87,7 @@ impl Family {
     pub fn names(self) -> &'static Names {
         match self {
             Family::Vit => &vit::NAMES,
+            Family::ResNet => &resnet::NAMES,
         }
     }
 }

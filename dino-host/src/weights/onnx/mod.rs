@@ -51,6 +51,11 @@ pub fn write(path: &Path, config: &Config, weights: &[f32], size: Size) -> Resul
     let table = config.table();
     match &table.backbone {
         Backbone::Vit(vit) => vit::network(&mut g, vit, &table, weights, size)?,
+        Backbone::ResNet(_) => {
+            return Err(
+                Error::new("only a ViT has an ONNX graph").hint("--to official or --to timm writes the weights")
+            );
+        }
     }
     let tensors: usize = g.tensors.iter().map(|t| t.len()).sum();
     let length = g.nodes.0.len() + tensors;

@@ -31,15 +31,17 @@ pub struct Named<'a> {
 
 /// The tensors of a backbone (`weights` in the table's layout) in the published order.
 pub fn backbone<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
-    let all = entries(&config.table()).into_iter().filter(|entry| entry.part == Part::Backbone);
-    all.map(|entry| Named { name: entry.name, shape: entry.shape, values: &weights[entry.at] }).collect()
+    let table = config.table();
+    let all = entries(&table).into_iter().filter(|entry| entry.part == Part::Backbone);
+    all.map(|entry| Named { values: &weights[entry.in_backbone(&table)], name: entry.name, shape: entry.shape })
+        .collect()
 }
 
 /// The tensors of a projection head, laid out as the table behind the backbone.
 pub fn head<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
     let table = config.table();
     let first = table.backbone_len();
-    let all = entries(&table).into_iter().filter(|entry| entry.part != Part::Backbone);
+    let all = entries(&table).into_iter().filter(|entry| entry.part != Part::Backbone && !entry.buffer);
     all.map(|entry| Named {
         name: entry.name,
         shape: entry.shape,
@@ -65,6 +67,13 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
         }
     };
     let family = Family::of(&config.table().backbone);
+    let not_hf = || {
+        Err(Error::new("a ResNet is not written under Hugging Face's names")
+            .hint("--to official and --to timm write torchvision's names"))
+    };
+    if family == Family::ResNet && naming == Naming::Hf {
+        return not_hf();
+    }
     for t in backbone(config, &weights.backbone) {
         // Of several names, each has an equal part of the rows.
         let names = (family.names().spelled)(naming, &t.name);
@@ -79,11 +88,15 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
         tensors.push((name, Out { shape: t.shape, values: t.values.to_vec() }));
     }
     // What the names and shapes do not tell, for when it is read again here; other programs do not read it.
-    let settings = json!({
+    let mut settings = json!({
         "heads": config.heads, "mean": config.mean, "std": config.std, "position-resize": config.position_resize,
         "eval-view": config.eval_view,
         "norm-eps": config.norm_eps,
     });
+    if family == Family::ResNet {
+        settings["stem-stride"] = config.stem_stride.into();
+        settings["global-size"] = config.global_size.into();
+    }
     let foreign = || BTreeMap::from([("format", "pt".to_string()), (SETTINGS, settings.to_string())]);
     match naming {
         Naming::Own => {
@@ -100,6 +113,7 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
             checkpoint::write(&model, tensors, foreign())?;
             match family {
                 Family::Vit => vit::hugging_face(config, out, &model),
+                Family::ResNet => not_hf(),
             }
         }
     }

@@ -60,13 +60,23 @@ impl Work for LossDims {
     }
 }
 
+impl Work for Conv {
+    fn operations(&self, op: Op) -> u64 {
+        let matmul = 2 * (self.output().maps().rows() * self.filter() * self.out) as u64;
+        if matches!(op, Op::convolve_backward | Op::convolve_backward_acc) { 2 * matmul } else { matmul }
+    }
+}
+
 impl Work for Rows {}
+impl Work for BatchNorm {}
+impl Work for MaxPool {}
 impl Work for LayerNorm {}
 impl Work for Patches {}
 impl Work for Grid {}
 impl Work for Embed {}
 impl Work for Ragged {}
 impl Work for usize {}
+impl Work for f64 {}
 impl Work for bool {}
 
 /// A profile by op. The clock is the caller's: the core has none.
