@@ -224,8 +224,11 @@ fn block<F: Factory>(who: &str, case: &str, block: Block, stride: usize) {
     f.finish(who, &[&format!("{case}.")], &[]);
 }
 
+/// Rows of a list, by name.
+type Named<T> = Vec<(String, T)>;
+
 /// Parameters and buffers whose names begin so, under the rest of their names.
-fn lists(backbone: &Backbone, prefix: &str) -> (Vec<(String, Spec)>, Vec<(String, Buffer)>) {
+fn lists(backbone: &Backbone, prefix: &str) -> (Named<Spec>, Named<Buffer>) {
     let (mut specs, mut buffers) = (Vec::new(), Vec::new());
     let rest = |name: String| name.strip_prefix(prefix).map(str::to_owned);
     backbone.params(&mut Layout::new(), &mut |s| specs.extend(rest(s.name.to_string()).map(|name| (name, s))));
