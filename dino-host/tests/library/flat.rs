@@ -81,7 +81,7 @@ fn the_epsilon_is_in_the_blob() {
     assert_eq!((published[8], bytes[8], published.len()), (1, 2, bytes.len()));
     for (blob, eps) in [(&published, 1e-6), (&bytes, 1e-12)] {
         let flat = Flat::parse(blob).unwrap();
-        let Backbone::Vit(vit) = flat.backbone;
+        let Backbone::Vit(vit) = flat.backbone else { panic!("the blob of a ViT") };
         assert_eq!((vit.eps, flat.len(), flat.statistics(2)), (eps, weights.len(), [0.125, 0.25]));
         let mut copy = vec![0.0; weights.len()];
         flat.copy(&mut copy);
