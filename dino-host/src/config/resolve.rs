@@ -121,6 +121,9 @@ impl Config {
             let local = self.local_crops_number.saturating_mul(pixels(self.local_size));
             let tokens = pixels(self.global_size).saturating_mul(2).saturating_add(local).max(1);
             let group = if self.bn_group == 0 { self.batch } else { self.bn_group }.max(1);
+            if !self.batch.is_multiple_of(group) {
+                return self.batch; // refused by the plan, which names the group
+            }
             let most = (most / tokens / group).clamp(1, (self.batch / group).max(1));
             let groups = (1..=most).rev().find(|n| self.batch.is_multiple_of(n * group)).unwrap_or(1);
             return groups * group;

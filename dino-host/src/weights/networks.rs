@@ -100,8 +100,10 @@ pub fn choose(file: &File, wanted: Option<&str>, called: Option<&str>) -> Result
             only(fit.clone()).or(only(fit.into_iter().filter(|n| n.segments().next() == Some(called)).collect()));
         return match chosen {
             Some(chosen) => Ok((chosen, vec![])),
-            None if networks.is_empty() => Err(Error::new(format!("{} has no vision transformer", file.name))
-                .hint("leave --network out to see what is in it")),
+            None if networks.is_empty() => {
+                Err(Error::new(format!("{} has no network of a kind that this program knows", file.name))
+                    .hint("leave --network out to see what is in it"))
+            }
             None => Err(Error::new(format!(
                 "{} has not one network called {called}: it has {}",
                 file.name,

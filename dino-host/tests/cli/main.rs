@@ -9,6 +9,7 @@ mod examples;
 mod probes;
 mod refusals;
 mod report;
+mod resnet;
 mod runs;
 mod scores;
 mod sets;

@@ -57,6 +57,17 @@ fn whole_batch() -> Config {
     Config { targets: "sinkhorn-knopp".into(), loss: "mse".into(), ..config() }
 }
 
+/// A residual network, whose batch norms go by half of the batch at a time, and whose teacher copies it now and then.
+fn resnet() -> Config {
+    let shape = Config { arch: "resnet_small".into(), widths: vec![8, 12], blocks: vec![1, 1], ..Config::small() };
+    let (batch, micro_batch, bn_group) = (8, 4, 4);
+    let (optimizer, teacher) = ("sgd".into(), "previous-epoch".into());
+    let (out_dim, hidden, bottleneck, epochs, save_every) = (600, 64, 64, 2, 1);
+    let head = Config { out_dim, hidden, bottleneck, ..shape };
+    let config = Config { batch, micro_batch, bn_group, epochs, save_every, optimizer, teacher, lr: 0.05, ..head };
+    config.resolve().unwrap()
+}
+
 /// Trains in `out` until it is done, or for one step.
 fn train(config: &Config, out: &Path, resume: bool, one_step: bool) -> Outcome {
     tests::runs::train::<Cpu>(&NoOptions {}, &splits(), config, out, resume, one_step)
@@ -113,7 +124,7 @@ fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    for config in [config(), streamed(), ruled("lars", "previous-epoch"), whole_batch()] {
+    for config in [config(), streamed(), ruled("lars", "previous-epoch"), whole_batch(), resnet()] {
         let on = |threads| {
             let dir = tempfile::tempdir().unwrap();
             assert_eq!(with_threads(threads, || train(&config, dir.path(), false, false)), Outcome::Finished);
@@ -171,7 +182,7 @@ fn stopped_after_every_step(config: &Config, mut after: impl FnMut(&Path)) -> Le
 
 #[test]
 fn a_run_stopped_after_every_step_gives_the_same_bits() {
-    for config in [config(), streamed(), whole_batch()] {
+    for config in [config(), streamed(), whole_batch(), resnet()] {
         let left = stopped_after_every_step(&config, |_| ());
         assert_eq!(left.files.len(), 2 + 2, "checkpoint, teacher and two numbered checkpoints");
     }

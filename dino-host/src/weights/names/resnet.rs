@@ -4,7 +4,8 @@ use super::{Names, Naming, TensorPart};
 
 /// A residual network's.
 pub static NAMES: Names = Names {
-    marks: &[("conv1.weight", 0), ("bn1.running_mean", 1), ("layer1.0.conv1.weight", 2)],
+    // Not the stem's: a block has a `conv1` and a `bn1` as well.
+    marks: &[("layer1.0.conv1.weight", 0), ("layer1.0.bn1.running_mean", 1), ("layer1.0.conv2.weight", 2)],
     attribute: "resnet.",
     reads: "it reads torchvision's residual networks of basic or bottleneck blocks, as DINO's ResNet-50 is",
     is_hf: |name| name.starts_with("embedder.embedder.") || name.starts_with("encoder.stages."),

@@ -53,7 +53,7 @@ pub fn write(path: &Path, config: &Config, weights: &[f32], size: Size) -> Resul
         Backbone::Vit(vit) => vit::network(&mut g, vit, &table, weights, size)?,
         Backbone::ResNet(_) => {
             return Err(
-                Error::new("only a ViT has an ONNX graph").hint("--to official or --to timm writes the weights")
+                Error::new("a ResNet has no ONNX graph yet").hint("--to official or --to timm writes the weights")
             );
         }
     }
