@@ -59,7 +59,7 @@ macro_rules! keys {
 }
 
 keys! {
-    /// vit_tiny, vit_small or vit_base (deit_ is an alias), whose shape --embed-dim, --depth and --heads override; resnet18, resnet34, resnet50 or resnet_small (for small images), whose shape --widths, --blocks, --block and --stem override
+    /// vit_tiny, vit_small or vit_base (deit_ is an alias), whose shape --embed-dim, --depth and --heads override; resnet18, resnet34, resnet50 or resnet_small (for small images), whose shape --widths, --stage-blocks, --block-kind and --stem override
     #[arg(long, help_heading = "Model")] arch: String = "vit_small".into();
     /// Side of a patch, pixels
     #[arg(long, help_heading = "Model")] patch_size: usize = 16;
@@ -76,9 +76,9 @@ keys! {
     /// Channels of the 3x3 convolutions of each stage of a ResNet; none = as --arch sets them
     #[arg(long, help_heading = "Model", num_args = 1.., value_name = "WIDTH")] widths: Vec<usize> = vec![];
     /// Residual blocks of each stage of a ResNet; none = as --arch sets them
-    #[arg(long, help_heading = "Model", num_args = 1.., value_name = "N")] blocks: Vec<usize> = vec![];
+    #[arg(long, help_heading = "Model", num_args = 1.., value_name = "N")] stage_blocks: Vec<usize> = vec![];
     /// Kind of a ResNet's blocks: basic (two 3x3) or bottleneck (1x1, 3x3, 1x1); auto = as --arch sets it
-    #[arg(long, help_heading = "Model")] block: String = "auto".into();
+    #[arg(long, help_heading = "Model")] block_kind: String = "auto".into();
     /// A ResNet's first convolution, as wide as its first stage: 7x7 (and a max pool after it) or 3x3 (without one, for small images); auto = as --arch sets it
     #[arg(long, help_heading = "Model")] stem: String = "auto".into();
     /// Its stride; 0 = 2 for 7x7, 1 for 3x3

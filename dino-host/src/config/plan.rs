@@ -18,11 +18,11 @@ impl Config {
     /// The shape of the residual network that `arch` names, if it names one.
     pub fn resnet(&self) -> Option<ResNet> {
         self.arch.starts_with("resnet").then(|| {
-            let block = if self.block == "bottleneck" { Block::Bottleneck } else { Block::Basic };
+            let block = if self.block_kind == "bottleneck" { Block::Bottleneck } else { Block::Basic };
             let width = self.widths.first().copied().unwrap_or(0);
             let stem = if self.stem == "3x3" { Stem::small(width) } else { Stem::published(width) };
             let stem = Stem { stride: self.stem_stride, ..stem };
-            let stages = self.widths.iter().zip(&self.blocks).take(MAX_STAGES).enumerate();
+            let stages = self.widths.iter().zip(&self.stage_blocks).take(MAX_STAGES).enumerate();
             stages.fold(ResNet::new(self.global_size, self.channels, stem, block), |resnet, (i, (&width, &blocks))| {
                 resnet.with(Stage { width, blocks, stride: if i == 0 { 1 } else { 2 } })
             })

@@ -57,8 +57,8 @@ impl Config {
         };
         let of_resnets = [
             ("widths", !self.widths.is_empty()),
-            ("blocks", !self.blocks.is_empty()),
-            ("block", self.block != "auto"),
+            ("stage-blocks", !self.stage_blocks.is_empty()),
+            ("block-kind", self.block_kind != "auto"),
             ("stem", self.stem != "auto"),
             ("stem-stride", self.stem_stride != 0),
             ("bn-group", self.bn_group != 0),
@@ -90,10 +90,11 @@ impl Config {
             }
         };
         fill(&mut self.widths, widths);
-        fill(&mut self.blocks, blocks);
-        for (flag, key, preset, known) in
-            [("block", &mut self.block, block, ["basic", "bottleneck"]), ("stem", &mut self.stem, stem, ["7x7", "3x3"])]
-        {
+        fill(&mut self.stage_blocks, blocks);
+        for (flag, key, preset, known) in [
+            ("block-kind", &mut self.block_kind, block, ["basic", "bottleneck"]),
+            ("stem", &mut self.stem, stem, ["7x7", "3x3"]),
+        ] {
             if key == "auto" {
                 *key = preset.into();
             }
@@ -104,9 +105,9 @@ impl Config {
         if self.stem_stride == 0 {
             self.stem_stride = if self.stem == "7x7" { 2 } else { 1 };
         }
-        if self.widths.len() != self.blocks.len() || self.widths.len() > MAX_STAGES {
-            let (widths, blocks) = (self.widths.len(), self.blocks.len());
-            return Err(Error::new(format!("--widths names {widths} stages and --blocks {blocks}"))
+        if self.widths.len() != self.stage_blocks.len() || self.widths.len() > MAX_STAGES {
+            let (widths, blocks) = (self.widths.len(), self.stage_blocks.len());
+            return Err(Error::new(format!("--widths names {widths} stages and --stage-blocks {blocks}"))
                 .hint(format!("one number a stage each, 1 to {MAX_STAGES} stages")));
         }
         self.embed_dim = self.resnet().map_or(0, |resnet| resnet.dim());

@@ -82,7 +82,7 @@ fn bad_values_are_refused_by_flag() {
     refuse(|c| c.teacher = "mean".into(), "ema, previous-epoch, previous-iteration, student, frozen");
     refuse(|c| c.sgd_momentum = 1.0, "--sgd-momentum");
     refuse(|c| c.lars_eta = 0.0, "--lars-eta");
-    refuse(|c| c.arch = "resnet50".into(), "--arch");
+    refuse(|c| c.arch = "resnet51".into(), "--arch");
     refuse(|c| c.local_size = 4, "--patch-size 4");
     refuse(|c| c.mean = vec![0.5], "--mean");
 }

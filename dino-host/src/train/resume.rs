@@ -40,8 +40,8 @@ const ANEW: [&str; 22] = [
 const SHAPE: [&str; 18] = [
     "arch",
     "widths",
-    "blocks",
-    "block",
+    "stage-blocks",
+    "block-kind",
     "stem",
     "stem-stride",
     "patch-size",

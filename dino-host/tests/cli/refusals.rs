@@ -64,7 +64,7 @@ fn values_that_make_no_sense() {
         ("--warmup-epochs 18446744073709551615", "--warmup-epochs"),
         ("--freeze-last-layer 18446744073709551615", "--freeze-last-layer"),
         ("--mlp-ratio 1e300", "memory"),
-        ("--arch resnet50", "--arch"),
+        ("--arch resnet51", "--arch"),
         ("--optimizer adam", "--optimizer"),
         ("--teacher mean", "--teacher"),
         ("--jitter 2", "--jitter"),

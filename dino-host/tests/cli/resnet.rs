@@ -4,7 +4,7 @@ use crate::common::*;
 use serde_json::Value;
 
 /// A network that trains in seconds.
-const RESNET: &str = "--small --arch resnet_small --widths 8 12 --blocks 1 1 --out-dim 64 --hidden 32 --bottleneck 16 --batch 8 \
+const RESNET: &str = "--small --arch resnet_small --widths 8 12 --stage-blocks 1 1 --out-dim 64 --hidden 32 --bottleneck 16 --batch 8 \
                       --warmup-epochs 1";
 
 #[test]
@@ -62,8 +62,8 @@ fn sizes_that_do_not_fit_are_refused_with_those_that_do() {
     plan("--micro-batch 4", &["4", "--micro-batch 8"]);
     plan("--bn-group 3", &["groups of 3", "--bn-group 2 divides --batch 8"]);
     plan("--bn-group 4 --micro-batch 2", &["2", "--micro-batch 4"]);
-    refuses_with("plan --arch resnet18 --widths 8", &[], &["--widths names 1 stages and --blocks 4"]);
-    plan("--block square", &["--block", "basic or bottleneck"]);
+    refuses_with("plan --arch resnet18 --widths 8", &[], &["--widths names 1 stages and --stage-blocks 4"]);
+    plan("--block-kind square", &["--block-kind", "basic or bottleneck"]);
     plan("--stem 5x5", &["--stem", "7x7 or 3x3"]);
     refuses_with("plan --arch resnet51", &[], &["--arch", "resnet50"]);
     refuses_with("plan --small --widths 8 12", &[], &["--widths has no meaning with --arch vit_tiny", "resnet"]);

@@ -59,7 +59,8 @@ fn whole_batch() -> Config {
 
 /// A residual network, whose batch norms go by half of the batch at a time, and whose teacher copies it now and then.
 fn resnet() -> Config {
-    let shape = Config { arch: "resnet_small".into(), widths: vec![8, 12], blocks: vec![1, 1], ..Config::small() };
+    let shape =
+        Config { arch: "resnet_small".into(), widths: vec![8, 12], stage_blocks: vec![1, 1], ..Config::small() };
     let (batch, micro_batch, bn_group) = (8, 4, 4);
     let (optimizer, teacher) = ("sgd".into(), "previous-epoch".into());
     let (out_dim, hidden, bottleneck, epochs, save_every) = (600, 64, 64, 2, 1);

@@ -43,11 +43,11 @@ pub(super) fn config(source: Source, report: &mut Report) -> Result<Config> {
     let stated = |key: &str| settings[key].as_u64().and_then(|n| usize::try_from(n).ok());
     let mut config = Config {
         arch: arch.into(),
-        block: block.into(),
+        block_kind: block.into(),
         stem: stem.into(),
         stem_stride: stated("stem-stride").unwrap_or(0),
         widths,
-        blocks,
+        stage_blocks: blocks,
         channels,
         eval_view: eval_view(&settings),
         ..Config::published()
