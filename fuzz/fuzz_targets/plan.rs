@@ -82,7 +82,15 @@ impl<'a> Arbitrary<'a> for Sizes {
         }
         let inp = if u.ratio(9, 10)? { dim } else { size(u)? };
         let (layers, hidden, bottleneck, prototypes) = (size(u)?, size(u)?, size(u)?, size(u)?);
-        let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: u.arbitrary()?, batch_norm: u.arbitrary()? };
+        let head = Head {
+            inp,
+            layers,
+            hidden,
+            bottleneck,
+            prototypes,
+            train_gain: u.arbitrary()?,
+            batch_norm: u.arbitrary()?,
+        };
         let micro_batch = size(u)?;
         let batch = if u.ratio(9, 10)? { micro_batch.wrapping_mul(size(u)?) } else { size(u)? };
         let targets = match u.int_in_range(0..=3u8)? {

@@ -6,7 +6,7 @@
 //! y = relu(branch(x) + shortcut(x)); the branch is two 3 x 3 convolutions (basic) or 1 x 1, 3 x 3 and 1 x 1 (bottleneck), each followed
 //! by a batch norm and, but for the last, a ReLU. The shortcut is x, or a 1 x 1 convolution and a batch norm where the shape changes.
 //!
-//! Everything is made of one part, a convolution and the batch norm after it ([`Unit`]): the stem is one, a block two to four.
+//! Everything is made of one part, a convolution and the batch norm after it (a unit): the stem is one, a block two to four.
 //! Activations are rows of channels, a row for every pixel of every crop, so crops of several sizes are one matrix.
 
 mod acts;
