@@ -26,7 +26,7 @@ pub struct Schedules {
 }
 
 impl Config {
-    /// How gradients move parameters: AdamW where the value is none of [`OPTIMIZERS`], which [`Config::resolve`] refuses.
+    /// How gradients move parameters: AdamW where the value names no optimizer, which [`Config::resolve`] refuses.
     pub fn optimizer(&self) -> Optimizer {
         let momentum = self.sgd_momentum;
         match self.optimizer.as_str() {
@@ -36,7 +36,7 @@ impl Config {
         }
     }
 
-    /// Where the teacher comes from: an average where the value is none of [`TEACHERS`], which [`Config::resolve`] refuses.
+    /// Where the teacher comes from: an average where the value names no rule, which [`Config::resolve`] refuses.
     pub fn teacher(&self) -> TeacherRule {
         match self.teacher.as_str() {
             "previous-epoch" => TeacherRule::PreviousEpoch,

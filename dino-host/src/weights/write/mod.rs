@@ -1,5 +1,5 @@
 //! Weights for other programs: safetensors under the published names, timm's or Hugging Face's, or an array a tensor. What Hugging Face
-//! stores beside them differs from family to family: each has a file here, and an arm in [`safetensors`].
+//! stores beside them differs from family to family: each has a file here, and an arm in [`safetensors()`].
 
 mod vit;
 
