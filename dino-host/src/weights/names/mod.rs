@@ -40,7 +40,7 @@ pub struct TensorPart {
 }
 
 /// What the tensors of a family of networks are called, parameters or not: a published name is one that the list of the family's tensors
-/// has ([`super::entries`]).
+/// has (`entries.rs`).
 pub struct Names {
     /// Names that every such network has, in each way of naming, and which of its tensors each is: where a file has two of these tensors
     /// under one prefix, it has such a network there.
