@@ -70,3 +70,42 @@ fn sizes_that_do_not_fit_are_refused_with_those_that_do() {
     succeeds(&format!("plan {RESNET} --bn-group 4 --micro-batch 4"), &[]);
     succeeds("plan --arch resnet50 --batch 4", &[]);
 }
+
+/// A file that has the names of a ResNet and shapes of none is refused in a line.
+#[test]
+fn hostile_files_are_refused() {
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("hostile.safetensors");
+    let tensors = |block: Value, mean: Value, stem: Value| {
+        let mut at = 0;
+        let mut header = serde_json::Map::new();
+        for (name, shape) in
+            [("conv1.weight", stem), ("layer1.0.bn1.running_mean", mean), ("layer1.0.conv1.weight", block)]
+        {
+            let len = 4 * shape.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product::<u64>();
+            header.insert(
+                name.into(),
+                serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, at + len]}),
+            );
+            at += len;
+        }
+        let header = serde_json::to_vec(&header).unwrap();
+        [&(header.len() as u64).to_le_bytes()[..], &header, &vec![0; at as usize]].concat()
+    };
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    for (block, mean, stem) in [
+        ("[]", "[8]", "[8, 3, 3, 3]"),
+        ("[8, 8, 3, 3]", "[]", "[8, 3, 3, 3]"),
+        ("[8, 8, 3, 3]", "[8]", "[8, 3, 5, 5]"),
+        ("[8, 8, 3, 3]", "[8]", "[]"),
+        ("[0, 8, 3, 3]", "[0]", "[8, 3, 3, 3]"),
+        ("[4611686018427387904, 0, 3, 3]", "[8]", "[8, 3, 3, 3]"),
+        ("[8, 8, 3, 3]", "[8]", "[9, 3, 3, 3]"),
+    ] {
+        std::fs::write(&path, tensors(json(block), json(mean), json(stem))).unwrap();
+        // The keys that do not fit are listed on stdout.
+        let done = dino("convert {} --to npy {}", &[&path, &out.path().join("npy")]);
+        assert!(done.code == 2 && !done.err.contains("panicked"), "{block} {mean} {stem}: {}", done.err);
+        assert!(done.err.contains("hostile.safetensors") && done.err.contains("  hint: "), "{}", done.err);
+    }
+}

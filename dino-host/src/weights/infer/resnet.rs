@@ -25,7 +25,7 @@ pub(super) fn config(source: Source, report: &mut Report) -> Result<Config> {
     let block = if source.shape("layer1.0.conv3.weight").is_some() { "bottleneck" } else { "basic" };
     let (mut widths, mut blocks) = (vec![], vec![]);
     for stage in 1..=MAX_STAGES {
-        let width = |block: usize| source.shape(&format!("layer{stage}.{block}.conv1.weight")).map(|shape| shape[0]);
+        let width = |block: usize| source.shape(&format!("layer{stage}.{block}.conv1.weight"))?.first().copied();
         let Some(first) = width(0) else { break };
         widths.push(first);
         blocks.push((0..MAX_BLOCKS).take_while(|block| width(*block).is_some()).count());
