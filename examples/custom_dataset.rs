@@ -97,6 +97,7 @@ fn run(out: PathBuf) -> Result<()> {
         stop: &stop,
         time_limit: None,
         command: std::env::args().collect(),
+        screen: None,
     })?;
     Ok(())
 }

@@ -19,6 +19,7 @@
 //! | [`inference`] | a trained backbone: features of a set, dense features of images | `config`, `data`, `device`, `image`, `io` |
 //! | [`eval`] | scores of features and attention | `config`, `data`, `device`, `image`, `inference`, `io`, `linalg`, `weights` |
 //! | [`viz`] | every figure | `config`, `data`, `device`, `eval`, `image`, `inference`, `io`, `linalg` |
+//! | [`ablate`] | the paper's ablations: variants of a configuration side by side | `config`, `data`, `device`, `inference`, `io`, `report`, `train` |
 //! | [`report`] | a run on one HTML page | `config`, `data`, `device`, `eval`, `inference`, `io`, `train`, `viz`, `weights` |
 //! | [`weights`] | checkpoints, and other programs' weights, read and written | `config`, `device`, `image`, `io` |
 //! | [`planning`] | memory of a run, and gradient checks, before anything is trained | `config`, `cpu`, `device`, `inference`, `io` |
@@ -34,6 +35,7 @@
 #[macro_use]
 pub mod io; // first: its macros are used everywhere below
 
+pub mod ablate;
 pub mod cli;
 pub mod config;
 pub mod cpu;

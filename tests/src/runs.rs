@@ -30,6 +30,7 @@ pub fn train<D: Device>(
         stop: &stop,
         time_limit: None,
         command: Vec::new(),
+        screen: None,
     };
     train::run::<D>(&run).unwrap()
 }

@@ -1,5 +1,6 @@
 //! The command line, generic over the device: `dino-host` runs it on the CPU.
 
+mod ablate;
 mod attend;
 mod convert;
 mod crops;
@@ -32,6 +33,8 @@ struct Cli<O: Args> {
 enum Command<O: Args> {
     /// Train a student and its teacher
     Train(train::Train<O>),
+    /// Train the paper's variants of a configuration and compare what comes of them
+    Ablate(ablate::Ablate<O>),
     /// Evaluate features
     #[command(subcommand)]
     Eval(eval::Eval<O>),
@@ -110,6 +113,7 @@ fn brief(text: &str) -> Error {
 fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
     match command {
         Command::Train(args) => train::run::<D>(args),
+        Command::Ablate(args) => ablate::run::<D>(args),
         Command::Eval(what) => eval::run::<D>(what),
         Command::Features(args) => features::run::<D>(args),
         Command::Convert(args) => convert::run(args),

@@ -27,6 +27,9 @@ pub struct Plan<O: Args> {
 /// # Errors
 /// `--device` names another device, the configuration is not valid, or no micro-batch fits `--mem-limit`.
 pub fn run<D: Device>(args: Plan<D::Options>) -> Result<u8> {
+    if args.model.lists_presets() {
+        return Ok(0);
+    }
     args.device.as_deref().map_or(Ok(()), inspect::check_kind::<D>)?;
     threads(args.shared.threads)?;
     let options = &args.shared.device;

@@ -1,6 +1,6 @@
 //! What the commands share: flags, and what they mean.
 
-use crate::config::{Config, Flags};
+use crate::config::{Config, Flags, PRESETS};
 use crate::data::{self, Dataset, Splits, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -28,6 +28,9 @@ pub struct Model {
     /// Start from the small preset: minutes on two cores
     #[arg(long)]
     pub small: bool,
+    /// Start from a published configuration; without a name they are listed with their sources
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with = "small")]
+    pub preset: Option<String>,
     /// Read keys from a TOML file; flags win
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
@@ -36,13 +39,34 @@ pub struct Model {
 }
 
 impl Model {
-    /// What the user named, flags over file.
+    /// What the user named: flags over the file over the published configuration.
     ///
     /// # Errors
-    /// The configuration file cannot be read.
+    /// The configuration file cannot be read, or there is no such published configuration.
     pub fn named(&self) -> Result<Flags> {
         let file = self.config.as_deref().map(Config::file).transpose()?.unwrap_or_default();
-        Ok(self.flags.clone().over(file))
+        let preset = self.preset.as_deref().map(Config::preset).transpose()?.unwrap_or_default();
+        Ok(self.flags.clone().over(file).over(preset))
+    }
+
+    /// Whether `--preset` without a name is given; then the published configurations are printed.
+    pub fn lists_presets(&self) -> bool {
+        let asked = self.preset.as_deref() == Some("");
+        for preset in PRESETS.iter().filter(|_| asked) {
+            outln!("{}\n    {}\n    {}", preset.name, preset.source, preset.keys.replace('\n', "\n    "));
+        }
+        asked
+    }
+
+    /// The configuration of a new run before anything that depends on other keys is filled in.
+    ///
+    /// # Errors
+    /// As [`Model::named`].
+    pub fn start(&self, data: Option<&str>) -> Result<Config> {
+        let named = self.named()?;
+        let mut config = if self.small { small(data, named.channels) } else { Config::published() };
+        config.set(&named);
+        Ok(config)
     }
 
     /// The configuration of a new run: preset, file and flags, with `--white auto` resolved on `data`.
@@ -50,10 +74,7 @@ impl Model {
     /// # Errors
     /// The configuration file cannot be read, a value is not valid, or the data for `--white auto` cannot be used.
     pub fn resolve<D: Device>(&self, data: Option<&str>) -> Result<Config> {
-        let named = self.named()?;
-        let mut config = if self.small { small(data, named.channels) } else { Config::published() };
-        config.set(&named);
-        let mut config = config.resolve_for(D::MICRO_BATCH_TOKENS)?;
+        let mut config = self.start(data)?.resolve_for(D::MICRO_BATCH_TOKENS)?;
         if let (White::Found(_), Some(data)) = (config.white, data) {
             config.white = found_white(data, &config)?;
         }
@@ -299,8 +320,9 @@ pub fn network<D: Device>(source: &Source<D::Options>, which: Which) -> Result<(
         Some((config, _)) => recorded(config, &source.model)?,
         // Without a checkpoint the small preset decides how the crops are made.
         None => {
-            let (config, flags) = (source.model.config.clone(), source.model.flags.clone());
-            Model { small: true, config, flags }.resolve::<D>(Some(&source.data))?
+            let Model { preset, config, flags, .. } = &source.model;
+            let (small, preset) = (preset.is_none(), preset.clone());
+            Model { small, preset, config: config.clone(), flags: flags.clone() }.resolve::<D>(Some(&source.data))?
         }
     };
     let weights = match (which, checkpoint) {

@@ -57,7 +57,7 @@ pub struct Train<O: Args> {
 }
 
 /// A time for the command line, where an error is a text.
-fn time(text: &str) -> Result<train::Limit, String> {
+pub(super) fn time(text: &str) -> Result<train::Limit, String> {
     text.parse().map_err(|e: Error| format!("{}: {}", e.message, e.hint.unwrap_or_default()))
 }
 
@@ -119,6 +119,9 @@ fn holds_a_run(out: &Path) -> Error {
 /// # Errors
 /// The device, the configuration, the data set, the initial weights or the run's folder are not usable, or training fails.
 pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
+    if args.model.lists_presets() {
+        return Ok(0);
+    }
     let started = Instant::now();
     start::<D>(&args.shared)?;
     let device = &args.shared.device;
@@ -197,6 +200,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         stop: &STOP,
         time_limit: args.time_limit.map(|limit| (started, limit)),
         command,
+        screen: None,
     };
     Ok(match train::run(&run)? {
         Outcome::Finished => 0,

@@ -102,8 +102,10 @@ keys! {
     #[arg(long, help_heading = "Head")] norm_last_layer: bool = true;
     /// Where the teacher comes from: ema (an average of the student), previous-epoch, previous-iteration or student (copies of it), frozen (stays as it begins)
     #[arg(long, help_heading = "Teacher", value_name = "RULE")] teacher: String = "ema".into();
-    /// Teacher momentum at the start; rises to 1 along a cosine; for --teacher ema
+    /// Teacher momentum at the start; for --teacher ema
     #[arg(long, help_heading = "Teacher")] momentum_teacher: f64 = 0.996;
+    /// Teacher momentum at the end, to which it comes along a cosine; below 1 the teacher follows the student of a short run to its end
+    #[arg(long, help_heading = "Teacher")] momentum_teacher_end: f64 = 1.0;
     /// Teacher temperature at the start
     #[arg(long, help_heading = "Teacher")] warmup_teacher_temp: f64 = 0.04;
     /// Teacher temperature after its warm-up; above 0.07 is unstable

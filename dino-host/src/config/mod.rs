@@ -1,6 +1,6 @@
 //! Every key of the recipe, declared once for the flag, the configuration file, `run.json` and the help.
 //!
-//! Values come from, in this order: the published recipe, a preset (`--small`), `--config FILE.toml`, the flags.
+//! Values come from, in this order: the published recipe, a preset (`--small`, `--preset`), `--config FILE.toml`, the flags.
 
 mod file;
 mod keys;
@@ -13,6 +13,7 @@ mod schedule;
 
 pub use keys::{Config, Flags};
 pub use knn_images::KnnImages;
+pub use presets::{PRESETS, Preset};
 pub use schedule::Schedules;
 
 use crate::image::Decode;

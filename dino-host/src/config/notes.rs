@@ -43,8 +43,15 @@ impl Config {
                 epochs - 1
             ));
         }
-        if self.momentum_teacher == 1.0 && self.teacher == "ema" {
-            notes.push("--momentum-teacher 1: the teacher stays as it begins".into());
+        match (self.teacher.as_str(), self.momentum_teacher, self.momentum_teacher_end) {
+            ("ema", 1.0, 1.0) => notes.push("--momentum-teacher 1: the teacher stays as it begins".into()),
+            ("ema", start, end) if end < start => {
+                notes.push(format!("the teacher's momentum falls, from {start} to --momentum-teacher-end {end}"));
+            }
+            ("ema", ..) | (_, _, 1.0) => (),
+            (teacher, _, end) => {
+                notes.push(format!("--momentum-teacher-end {end} changes nothing: --teacher {teacher} is no average"));
+            }
         }
         if self.center_momentum == 1.0 {
             notes.push("--center-momentum 1: the center stays at 0".into());
@@ -91,6 +98,8 @@ mod tests {
         noted(|c| (c.warmup_teacher_temp_epochs, c.teacher_temp) = (30, 0.07), "--teacher-temp 0.07");
         noted(|c| c.freeze_last_layer = 5, "--freeze-last-layer 4");
         noted(|c| c.momentum_teacher = 1.0, "stays as it begins");
+        noted(|c| c.momentum_teacher_end = 0.9, "falls, from 0.996 to --momentum-teacher-end 0.9");
+        noted(|c| (c.teacher, c.momentum_teacher_end) = ("student".into(), 0.99), "is no average");
         noted(|c| c.center_momentum = 1.0, "center");
         noted(|c| c.lars_eta = 0.01, "--lars-eta 0.01 changes nothing");
         noted(|c| (c.optimizer, c.beta2) = ("sgd".into(), 0.99), "--beta2 0.99 changes nothing");

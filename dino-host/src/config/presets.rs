@@ -1,10 +1,82 @@
 //! Sets of values with a name.
 
-use super::Config;
+use super::{Config, Flags};
+use crate::error::{Error, Result};
 #[cfg(test)]
 use dino_kernel::init::LINEAR_STD;
 
+/// A published configuration: what it has other values of than the published code's defaults.
+pub struct Preset {
+    /// As `--preset` takes it.
+    pub name: &'static str,
+    /// Where it is published.
+    pub source: &'static str,
+    /// Its keys, in TOML.
+    pub keys: &'static str,
+}
+
+/// The published configurations. Batches are those of all cards together.
+pub const PRESETS: [Preset; 9] = [
+    Preset {
+        name: "vit-small-16",
+        source: "README of the published code: ViT-S/16, 100 epochs on 8 cards, 69.3 % k-NN",
+        keys: "arch = 'vit_small'\nbatch = 512\nepochs = 100",
+    },
+    Preset {
+        name: "vit-small-16-boosted",
+        source: "README, boosted: ViT-S/16, 300 epochs on 16 cards, 72.8 % k-NN",
+        keys: "arch = 'vit_small'\nbatch = 1024\nepochs = 300\nteacher-temp = 0.07\nwarmup-teacher-temp-epochs = 30\nnorm-last-layer = false",
+    },
+    Preset {
+        name: "vit-small-16-paper",
+        source: "paper: ViT-S/16, 800 epochs on 16 cards, 10 local crops, 74.5 % k-NN",
+        keys: "arch = 'vit_small'\nbatch = 1024\nepochs = 800\nteacher-temp = 0.07\nwarmup-teacher-temp-epochs = 30\nnorm-last-layer = false\nlocal-crops-number = 10\nglobal-crops-scale = [0.25, 1.0]\nlocal-crops-scale = [0.05, 0.25]",
+    },
+    Preset {
+        name: "vit-small-16-two-crops",
+        source: "author, issue 122 of the published code: ViT-S/16 without local crops, 300 epochs, 67.9 % k-NN",
+        keys: "arch = 'vit_small'\nbatch = 1024\nepochs = 300\nclip-grad = 0.0\nmin-lr = 1e-5\nglobal-crops-scale = [0.14, 1.0]\nlocal-crops-number = 0",
+    },
+    Preset {
+        name: "vit-small-8",
+        source: "author, issue 104: ViT-S/8, 16 images on each of 64 cards",
+        keys: "arch = 'vit_small'\npatch-size = 8\nbatch = 1024",
+    },
+    Preset {
+        name: "vit-small-16-vissl",
+        source: "VISSL's configuration: ViT-S/16, 300 epochs on 16 cards; what it counts in steps is in epochs here",
+        keys: "arch = 'vit_small'\nbatch = 1024\nepochs = 300\nteacher-temp = 0.07\nwarmup-teacher-temp-epochs = 30",
+    },
+    Preset {
+        name: "vit-small-16-small-batch",
+        source: "author, issue 104, and the help of --momentum_teacher: batches of 256 with a slower teacher",
+        keys: "arch = 'vit_small'\nbatch = 256\nmomentum-teacher = 0.9995",
+    },
+    Preset {
+        name: "resnet50",
+        source: "arguments of the released ResNet-50: LARS, 800 epochs, batch 4080 on 80 cards, 67.5 % k-NN",
+        keys: "arch = 'resnet50'\noptimizer = 'lars'\nbatch = 4080\nepochs = 800\nlr = 0.3\nmin-lr = 0.0048\nweight-decay = 1e-6\nweight-decay-end = 1e-6\nclip-grad = 0.0\nteacher-temp = 0.07\nwarmup-teacher-temp-epochs = 50\nout-dim = 60000\nhead-layers = 2\nhidden = 4096\nuse-bn-in-head = true\nlocal-crops-number = 6\nglobal-crops-scale = [0.14, 1.0]\nlocal-crops-scale = [0.05, 0.14]",
+    },
+    Preset {
+        name: "resnet50-sgd",
+        source: "README, ResNet-50 with small batches: SGD, 100 epochs on 8 cards",
+        keys: "arch = 'resnet50'\noptimizer = 'sgd'\nbatch = 512\nepochs = 100\nlr = 0.03\nweight-decay = 1e-4\nweight-decay-end = 1e-4\nglobal-crops-scale = [0.14, 1.0]\nlocal-crops-scale = [0.05, 0.14]",
+    },
+];
+
 impl Config {
+    /// The keys of a published configuration.
+    ///
+    /// # Errors
+    /// There is none of this name; the hint lists them.
+    pub fn preset(name: &str) -> Result<Flags> {
+        let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) else {
+            let names = PRESETS.map(|preset| preset.name).join(", ");
+            return Err(Error::new(format!("there is no published configuration {name:?}")).hint(names));
+        };
+        Config::parse(preset.name, preset.keys)
+    }
+
     /// What a checkpoint that does not state it was made with: the published values, and images as they are stored, for orientation was
     /// ignored before there was a key for it.
     pub(super) fn before_keys() -> Config {

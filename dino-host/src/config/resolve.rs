@@ -175,13 +175,15 @@ impl Config {
         }
         let unit = [
             ("momentum-teacher", self.momentum_teacher),
+            ("momentum-teacher-end", self.momentum_teacher_end),
             ("center-momentum", self.center_momentum),
             ("beta1", self.beta1),
             ("beta2", self.beta2),
             ("sgd-momentum", self.sgd_momentum),
         ];
         for (flag, x) in unit {
-            if !(0.0..=1.0).contains(&x) || (flag != "momentum-teacher" && flag != "center-momentum" && x == 1.0) {
+            let of_state = ["momentum-teacher", "momentum-teacher-end", "center-momentum"].contains(&flag);
+            if !(0.0..=1.0).contains(&x) || (!of_state && x == 1.0) {
                 return bad(flag, &x, "a momentum is between 0 and 1");
             }
         }

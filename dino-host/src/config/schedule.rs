@@ -43,7 +43,7 @@ impl Config {
             "previous-iteration" => TeacherRule::PreviousIteration,
             "student" => TeacherRule::Student,
             "frozen" => TeacherRule::Frozen,
-            _ => TeacherRule::Ema { start: self.momentum_teacher, end: 1.0 },
+            _ => TeacherRule::Ema { start: self.momentum_teacher, end: self.momentum_teacher_end },
         }
     }
 

@@ -1,9 +1,14 @@
 //! Line charts as SVG.
 
 use maud::{Markup, html};
+use std::borrow::Cow;
 
 /// Most bins along a line. Where there are more points, neighboring ones share a bin, which keeps their mean and extremes.
 const BINS: usize = 500;
+/// Characters of a name that fits beside its line; where one is longer, all are below the chart.
+const BESIDE: usize = 10;
+/// Colors of lines, after which they begin again.
+const COLORS: usize = 8;
 /// Size, and the margins left, above, right and below of the lines.
 const WIDTH: f64 = 400.0;
 const HEIGHT: f64 = 210.0;
@@ -38,7 +43,7 @@ pub fn thin(points: &[(f64, f64)], bins: usize) -> Vec<Option<Bin>> {
 }
 
 pub struct Line {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     pub points: Vec<(f64, f64)>,
     /// Few points, each to be seen.
     pub dots: bool,
@@ -102,6 +107,8 @@ impl Chart {
         let at_y = |y: f64| HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
 
         let mut texts = Vec::new();
+        let named = lines.len() + self.marks.len() > 1;
+        let legend = named && lines.iter().any(|(line, _)| line.name.chars().count() > BESIDE);
         // Height and class of what is written at the right end.
         let mut labels: Vec<(f64, String, &str)> = Vec::new();
         for (name, y) in &self.marks {
@@ -116,8 +123,8 @@ impl Chart {
             let high = found.iter().fold(f64::NEG_INFINITY, |m, p| m.max(p.max));
             let [a1, b1, low, high] = [a.mean, b.mean, low, high].map(short);
             texts.push(format!("{}: from {a1} to {b1}, least {low}, greatest {high}", line.name));
-            if lines.len() + self.marks.len() > 1 {
-                labels.push((at_y(b.mean), format!("c{i}"), line.name));
+            if named && !legend {
+                labels.push((at_y(b.mean), color(i), &line.name));
             }
             let numbers: Vec<String> =
                 found.iter().map(|p| format!("{:.1} {} {}", at_x(p.x), short(p.x), short(p.mean))).collect();
@@ -160,9 +167,17 @@ impl Chart {
                     }
                     path.cursor d="" {}
                 }
+                @if legend {
+                    p.legend { @for (i, (line, _)) in lines.iter().enumerate() { span class=(color(i)) { (line.name) } } }
+                }
             }
         }
     }
+}
+
+/// The class of line number `i`.
+fn color(i: usize) -> String {
+    format!("c{}", i % COLORS)
 }
 
 fn tenths(x: f64) -> String {
@@ -182,13 +197,13 @@ fn curve(i: usize, bins: &[Option<Bin>], dots: bool, at: impl Fn(f64, f64) -> (S
         @for part in parts {
             @if part.iter().any(|p| p.max > p.min) {
                 @let (above, below) = (part.iter().map(|p| (p.x, p.max)), part.iter().rev().map(|p| (p.x, p.min)));
-                path class={ "band c" (i) } d={ "M" (way(&mut above.chain(below))) "Z" } {}
+                path class={ "band " (color(i)) } d={ "M" (way(&mut above.chain(below))) "Z" } {}
             }
-            path class={ "line c" (i) } d={ "M" (way(&mut part.iter().map(|p| (p.x, p.mean)))) } {}
+            path class={ "line " (color(i)) } d={ "M" (way(&mut part.iter().map(|p| (p.x, p.mean)))) } {}
             @if (dots && part.len() <= 40) || part.len() == 1 {
                 @for p in &part {
                     @let (x, y) = at(p.x, p.mean);
-                    circle class={ "dot c" (i) } cx=(x) cy=(y) r="2.6" {}
+                    circle class={ "dot " (color(i)) } cx=(x) cy=(y) r="2.6" {}
                 }
             }
         }
@@ -223,7 +238,7 @@ mod tests {
             let mut points: Vec<(f64, f64)> = (0..steps).map(|i| (i as f64, 5.0 + (i % 7) as f64 / 10.0)).collect();
             points[steps / 3].1 = 1234.0;
             points[steps / 2].1 = -77.0;
-            let lines = vec![Line { name: "loss", points, dots: false }];
+            let lines = vec![Line { name: "loss".into(), points, dots: false }];
             Chart { title: "t", unit: "", along: "step", lines, marks: vec![] }.draw().into_string()
         };
         let (short, long) = (draw(1_000), draw(1_000_000));
@@ -244,7 +259,7 @@ mod tests {
     #[test]
     fn hard_numbers_still_make_a_chart() {
         let draw = |points: Vec<(f64, f64)>| {
-            let lines = vec![Line { name: "a", points, dots: true }];
+            let lines = vec![Line { name: "a".into(), points, dots: true }];
             Chart { title: "<t>", unit: "", along: "step", lines, marks: vec![] }.draw().into_string()
         };
         assert_eq!(draw(vec![]), "");

@@ -2,10 +2,10 @@
 //!
 //! `log` reads the rows, `evidence` gathers what needs weights and images, `chart` and `page` write.
 
-mod chart;
+pub(crate) mod chart;
 mod evidence;
-mod log;
-mod page;
+pub(crate) mod log;
+pub(crate) mod page;
 
 use crate::config::Config;
 use crate::data::Splits;

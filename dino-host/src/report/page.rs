@@ -13,11 +13,16 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 use std::fmt::Write;
 
+/// The style of a page.
+pub const CSS: &str = include_str!("page.css");
+/// Its script: numbers under the pointer.
+pub const JS: &str = include_str!("page.js");
+
 /// Classes of which a matrix is drawn.
 const MATRIX: usize = 20;
 
 /// Text from outside with its control characters made visible. The template sees to it that it opens no tag and ends no attribute.
-fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
@@ -88,7 +93,7 @@ impl Page<'_> {
                     };
                     link rel="icon" href="data:,";
                     title { "DINO run " (visible(self.name)) }
-                    style { (PreEscaped(include_str!("page.css"))) }
+                    style { (PreEscaped(CSS)) }
                 }
                 body {
                     (self.top())
@@ -98,7 +103,7 @@ impl Page<'_> {
                     (self.confusion())
                     (self.epochs())
                     (self.rest())
-                    script { (PreEscaped(include_str!("page.js"))) }
+                    script { (PreEscaped(JS)) }
                 }
             }
         };
@@ -228,13 +233,13 @@ impl Page<'_> {
         let per_epoch = rows.per_epoch().filter(|_| rows.epochs.len() > 1);
         let along = if per_epoch.is_some() { "epochs done" } else { "step" };
         let x = |step: u64| per_epoch.map_or(step as f64, |n| (step + 1) as f64 / n);
-        let line = |name, column: usize| {
+        let line = |name: &'static str, column: usize| {
             let points = rows.steps.iter().map(|r| (x(r.0), r.1[column] as f64)).collect();
-            Line { name, points, dots: false }
+            Line { name: name.into(), points, dots: false }
         };
-        let scored = |name, f: fn(&Epoch) -> Option<f64>| {
+        let scored = |name: &'static str, f: fn(&Epoch) -> Option<f64>| {
             let points = rows.epochs.iter().filter_map(|e| Some((x(e.step), f(e)?))).collect();
-            Line { name, points, dots: true }
+            Line { name: name.into(), points, dots: true }
         };
         let unit = |column: usize| METRICS[column].unit;
         let chart = |title, unit, lines, marks| Chart { title, unit, along, lines, marks }.draw();

@@ -17,6 +17,7 @@ pub use clock::Limit;
 pub use epoch::evaluate;
 pub use owner::Owner;
 pub use resume::{Recorded, epochs};
+pub use screen::Shared as SharedScreen;
 
 use crate::config::{Config, Schedules};
 use crate::data::loader::{self, Batch, Recipe};
@@ -67,6 +68,8 @@ pub struct Run<'a, D: Device> {
     pub time_limit: Option<(Instant, Limit)>,
     /// The arguments of the command line, for `run.json`.
     pub command: Vec<String>,
+    /// Of a run that is one of several at a time.
+    pub screen: Option<SharedScreen>,
 }
 
 /// How a run ended.
@@ -168,7 +171,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         }
         true
     })?;
-    let mut screen = Screen::new(config.epochs * per_epoch, progress.position());
+    let mut screen = Screen::new(config.epochs * per_epoch, progress.position(), run.screen.clone());
     screen.print(&format!("on {}", device.name()));
     notes.iter().for_each(|line| screen.print(line));
     let (train, test) = (run.splits.train.len(), run.splits.test.len());

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const FREE: [&str; 4] = ["save-every", "knn-every", "knn-images", "eval-view"];
 
 /// Keys that every step reads anew. They hold from the step on at which they change.
-const ANEW: [&str; 22] = [
+const ANEW: [&str; 23] = [
     "epochs",
     "lr",
     "warmup-epochs",
@@ -21,6 +21,7 @@ const ANEW: [&str; 22] = [
     "clip-grad",
     "teacher",
     "momentum-teacher",
+    "momentum-teacher-end",
     "warmup-teacher-temp",
     "teacher-temp",
     "warmup-teacher-temp-epochs",

@@ -1,12 +1,22 @@
 //! What a run prints while it goes on.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
+
+/// Where a run that is one of several draws its bar, and what its lines begin with.
+#[derive(Clone)]
+pub struct Shared {
+    /// The bars of all.
+    pub bars: MultiProgress,
+    /// The run's name.
+    pub label: String,
+}
 
 /// A progress bar on a terminal, plain lines otherwise.
 pub struct Screen {
     bar: Option<ProgressBar>,
+    shared: Option<Shared>,
     total: u64,
     started: Instant,
     first: u64,
@@ -14,13 +24,17 @@ pub struct Screen {
 }
 
 impl Screen {
-    pub fn new(total: u64, done: u64) -> Screen {
+    pub fn new(total: u64, done: u64, shared: Option<Shared>) -> Screen {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(total).with_position(done);
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            let style = ProgressStyle::with_template("{prefix}{bar:30} {pos}/{len} steps, {eta} left, {msg}");
+            let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            match &shared {
+                Some(Shared { bars, label }) => bars.add(bar.with_prefix(format!("{label}: "))),
+                None => bar,
+            }
         });
-        Screen { bar, total, started: Instant::now(), first: done, spoke: Instant::now() }
+        Screen { bar, shared, total, started: Instant::now(), first: done, spoke: Instant::now() }
     }
 
     pub fn step(&mut self, done: u64, epoch: u64, epochs: u64, loss: f64, rate: f64, wait: f64) {
@@ -35,22 +49,25 @@ impl Screen {
                 self.spoke = Instant::now();
                 let pace = self.started.elapsed().as_secs_f64() / (done - self.first) as f64;
                 let left = pace * (self.total - done) as f64;
-                errln!("step {done}/{}, {message}, {left:.0} s left", self.total);
+                self.print(&format!("step {done}/{}, {message}, {left:.0} s left", self.total));
             }
             None => (),
         }
     }
 
     pub fn print(&mut self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| errln!("{text}")),
-            None => errln!("{text}"),
+        match (&self.shared, &self.bar) {
+            (Some(Shared { bars, label }), _) => bars.suspend(|| errln!("{label}: {text}")),
+            (None, Some(bar)) => bar.suspend(|| errln!("{text}")),
+            (None, None) => errln!("{text}"),
         }
     }
 
     pub fn finish(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish();
+        match (&self.shared, &self.bar) {
+            (Some(_), Some(bar)) => bar.finish_and_clear(),
+            (None, Some(bar)) => bar.finish(),
+            (_, None) => (),
         }
     }
 }

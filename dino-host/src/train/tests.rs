@@ -132,6 +132,7 @@ fn train_on<D: Device>(config: Config, stop: bool, set: Box<dyn Dataset>) -> (Re
         stop,
         time_limit: None,
         command: Vec::new(),
+        screen: None,
     };
     let outcome = super::run(&run);
     let mut files = Files::new();

@@ -1,5 +1,6 @@
 //! The command line as a user meets it: the program is run as a process.
 
+mod ablate;
 mod common;
 mod crash;
 mod dense;

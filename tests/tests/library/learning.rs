@@ -44,6 +44,7 @@ fn four_epochs_beat_random_features_and_pixels() {
         stop: &stop,
         time_limit: None,
         command: Vec::new(),
+        screen: None,
     };
     assert_eq!(train::run::<Cpu>(&run).expect("a run"), Outcome::Finished);
     let log = std::fs::read_to_string(run.out.join(train::LOG)).expect("a log");
