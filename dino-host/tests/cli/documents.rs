@@ -42,6 +42,7 @@ const RUN: &str = "--embed-dim 24 --depth 2 --heads 2 --patch-size 8 --out-dim 6
 
 /// Flags that make a command's work small: what a line of the command has is replaced, what it lacks is added.
 const TINY: &[(&str, &str)] = &[
+    ("ablate", "--rows loss --seeds 1"),
     ("eval linear", "--epochs 2"),
     ("eval video", "--size 32"),
     ("eval copies", "--size 32 --queries 3"),
@@ -255,6 +256,8 @@ impl Desk {
         } else if command == "train" {
             let out = self.fresh("run");
             (self.run, self.resumed) = (Some(out), 0);
+            set(&mut arguments, RUN);
+        } else if command == "ablate" {
             set(&mut arguments, RUN);
         }
         let tiny = TINY.iter().filter(|(of, _)| command == *of || command.starts_with(&format!("{of} ")));

@@ -32,6 +32,7 @@ fn help_and_version() {
         "--help",
         "help",
         "train --help",
+        "ablate --help",
         "eval --help",
         "eval knn --help",
         "eval linear --help",
