@@ -40,7 +40,7 @@ const VIT: Vit = Vit {
     eps: EPS,
 };
 const HEAD: Head =
-    Head { inp: 16, layers: 2, hidden: 32, bottleneck: 16, prototypes: 64, train_gain: false, batch_norm: false };
+    Head { inp: 16, layers: 2, hidden: 32, bottleneck: 16, prototypes: 64, train_gain: false, ..Head::PUBLISHED };
 const IMAGES: usize = 4;
 const PLAN: Plan = {
     let (batch, micro_batch) = (IMAGES, IMAGES);

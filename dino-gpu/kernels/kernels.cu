@@ -12,6 +12,7 @@
 #define act float
 #define KERNEL(name) name##_f32
 #include "gelu.cu"
+#include "relu.cu"
 #include "residual.cu"
 #include "layernorm.cu"
 #include "embed.cu"
@@ -28,6 +29,7 @@
 #define act bf16
 #define KERNEL(name) name##_bf16
 #include "gelu.cu"
+#include "relu.cu"
 #include "residual.cu"
 #include "layernorm.cu"
 #include "embed.cu"

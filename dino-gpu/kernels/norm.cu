@@ -2,14 +2,14 @@
 #ifndef NORM_ONCE
 #define NORM_ONCE
 
-// scale (rows) = g / |v|; v (rows, cols).
+// scale (rows) = g / |v|; v (rows, cols). Without gains (null) it is 1.
 extern "C" __global__ void prototype_scale(float* __restrict__ scale, const float* __restrict__ v, const float* __restrict__ g, int rows, int cols) {
   long long row = WARP_ROW();
   if (row >= rows) return;
   float s = 0;
   for (int c = LANE(); c < cols; c += 32) s += v[row * cols + c] * v[row * cols + c];
   s = warp_sum(s);
-  if (LANE() == 0) scale[row] = g[row] / sqrtf(s);
+  if (LANE() == 0) scale[row] = g ? g[row] / sqrtf(s) : 1.f;
 }
 REGISTER(prototype_scale);
 

@@ -145,7 +145,7 @@ kernels! {
         sum_stat, weight_norm_backward;
     typed: add, add_scaled, attend, attend_dkv, attend_dq, attention_rows, column_sums, embed, embed_backward, from_f32,
         gather_class, gelu, gelu_backward, l2_normalise, l2_normalise_backward, layernorm, layernorm_backward, loss_gradient, mse_gradient,
-        patchify, resize_positions, resize_positions_backward, scale_columns, scatter_class_acc, sum_rows;
+        patchify, relu, relu_backward, resize_positions, resize_positions_backward, scale_columns, scatter_class_acc, sum_rows;
     tensor: gemm_nt_bf16 = 30720, gemm_nt_bf16_128 = 61440, gemm_nn_bf16 = 29184, gemm_nn_bf16_128 = 56832, gemm_tn_bf16 = 27648,
         gemm_tn_bf16_128 = 52224, attention_delta_bf16 = 0,
         attention_fwd_bf16_32 = 25600, attention_dq_bf16_32 = 30720, attention_dkv_bf16_32 = 31744,

@@ -120,8 +120,10 @@ impl Spec {
 pub trait ParamTable {
     /// Calls `f` for every tensor.
     fn visit(&self, f: &mut dyn FnMut(Spec));
-    /// Elements of one network, alignment included.
+    /// Elements of the student, alignment included.
     fn len(&self) -> usize;
+    /// Those of the teacher, which has the first of these tensors.
+    fn teacher_len(&self) -> usize;
 }
 
 /// Declares a parameter of the backbone and takes its span.

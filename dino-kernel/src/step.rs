@@ -126,7 +126,7 @@ pub fn teacher_rows<O: Update>(o: &mut O, p: &Plan) {
     let (backbone, head) = (&p.teacher_pass, &p.teacher_head);
     p.student.backbone.prepare(o, p.pixels);
     backbone.forward(o);
-    p.table.head.forward(o, &p.teacher.head_weights, head, backbone.y());
+    p.table.head.teacher().forward(o, &p.teacher.head_weights, head, backbone.y());
 }
 
 /// Then: they are kept as those of micro-batch `part` (from 0).
@@ -214,11 +214,20 @@ pub fn reduce<O: Update>(o: &mut O, p: &Plan) {
     o.all_reduce(&p.table, p.sums());
 }
 
+/// The first of a commit: the raw gradient of weight-normalized prototypes becomes that of their directions and gains. That of others is
+/// theirs already.
+pub fn weight_norm_backward<O: Update>(o: &mut O, p: &Plan) {
+    let (head, s) = (&p.table.head, &p.student);
+    if head.weight_norm {
+        let prototypes = head.prototypes(&s.head_weights, s.scale);
+        o.weight_norm_backward(prototypes, s.head_weights.g, head.train_gain, p.prototype_rows());
+    }
+}
+
 /// Once per step: clip, objective, optimizer, teacher. Every op is a no-op if anything was not finite, in this step or before.
 pub fn commit<O: Update>(o: &mut O, p: &Plan) {
-    let (s, n) = (&p.student, p.prototype_rows());
-    let student = p.table.head.prototypes(&s.head_weights, s.scale);
-    o.weight_norm_backward(student, s.head_weights.g, p.table.head.train_gain, n);
+    let n = p.prototype_rows();
+    weight_norm_backward(o, p);
     o.clip(p.monitor, &p.table, p.hyper);
     // The teacher's logits are those of this step's weights, so the center comes before the average moves them.
     p.config.objective.commit(o, &p.targets, p.monitor, p.hyper, n);
@@ -227,8 +236,9 @@ pub fn commit<O: Update>(o: &mut O, p: &Plan) {
             o.commit_running(net.running, net.moved, p.monitor);
         }
     }
-    if p.student.running.len() > 0 {
-        o.follow_running(p.teacher.running, p.student.running, p.monitor, p.hyper);
+    let followed = p.student.running.part(0, p.teacher.running.len());
+    if followed.len() > 0 {
+        o.follow_running(p.teacher.running, followed, p.monitor, p.hyper);
     }
     let rule = p.config.teacher;
     if rule.before_update() {

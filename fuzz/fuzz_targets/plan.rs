@@ -10,7 +10,7 @@ use dino_kernel::crops::{Crops, Group};
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
 use dino_kernel::model::resnet::{Block, ResNet, Stage, Stem};
-use dino_kernel::model::{Backbone, Head, Vit};
+use dino_kernel::model::{Activation, Backbone, Head, Vit};
 use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
@@ -81,7 +81,7 @@ impl<'a> Arbitrary<'a> for Sizes {
             views = views.with(Group { count: size(u)?, height: side(u)?, width: side(u)? });
         }
         let inp = if u.ratio(9, 10)? { dim } else { size(u)? };
-        let (layers, hidden, bottleneck, prototypes) = (size(u)?, size(u)?, size(u)?, size(u)?);
+        let (layers, hidden, bottleneck, prototypes) = (size(u)?, size(u)?, if u.ratio(1, 3)? { 0 } else { size(u)? }, size(u)?);
         let head = Head {
             inp,
             layers,
@@ -89,7 +89,11 @@ impl<'a> Arbitrary<'a> for Sizes {
             bottleneck,
             prototypes,
             train_gain: u.arbitrary()?,
+            activation: if u.arbitrary()? { Activation::Relu } else { Activation::Gelu },
             batch_norm: u.arbitrary()?,
+            l2_norm: u.arbitrary()?,
+            weight_norm: u.arbitrary()?,
+            predictor: if u.ratio(1, 3)? { size(u)? } else { 0 },
         };
         let micro_batch = size(u)?;
         let batch = if u.ratio(9, 10)? { micro_batch.wrapping_mul(size(u)?) } else { size(u)? };
@@ -140,7 +144,7 @@ fuzz_target!(|sizes: Sizes| {
     let mut rng = Rng::new(1, 0, 0, 0, Kind::Test, 0);
     let len = p.table.len();
     init::weights(&mut weights[..len], &p.table, 1, init::LINEAR_STD);
-    init::weights(&mut weights[len..], &p.table, 2, init::LINEAR_STD);
+    init::weights(&mut weights[len..], &p.table.of_teacher(), 2, init::LINEAR_STD);
     p.initial_state(&mut state);
     let images: Vec<u32> = (0..p.config.micro_batch as u32).collect();
     p.drop_path(&mut state[p.drop.range()], 1, 0, &images, 0.3);

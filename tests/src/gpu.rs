@@ -171,8 +171,7 @@ pub fn step_beside_cpu<F: Factory>(
     assert_eq!(run.monitor(monitor::FINITE), 1.0);
     let k = plan.config.backbone.cost(&plan.crops()).max(config.head.prototypes) as f64;
     let part = |m: &Mismatch| {
-        let bound =
-            sharpened(bound(m.op, m.access.pool, k), m.op, teacher_temp.min(student_temp), config.head.bottleneck);
+        let bound = sharpened(bound(m.op, m.access.pool, k), m.op, teacher_temp.min(student_temp), config.head.cols());
         assert!(m.error <= bound, "{m:?} exceeds {bound:e} under {config:?}");
         (m.op, m.error / bound)
     };

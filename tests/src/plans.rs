@@ -2,7 +2,7 @@
 
 use crate::training::{OBJECTIVE, OPTIMIZER, OPTIMIZERS, TEACHER, TEACHERS};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::model::{Backbone, Head, Vit};
+use dino_kernel::model::{Activation, Backbone, Head, Vit};
 use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
@@ -56,9 +56,60 @@ pub fn smallest() -> Plan {
         eps: EPS,
     });
     let head =
-        Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false, batch_norm: false };
+        Head { inp: 8, layers: 1, hidden: 9, bottleneck: 8, prototypes: 300, train_gain: false, ..Head::PUBLISHED };
     let views = Crops::one(Group { count: 2, height: 4, width: 4 });
     Plan::new(ordinary(backbone, head, views, [2, 2])).expect("a valid plan")
+}
+
+/// Every combination of what heads differ in, with these widths of input, hidden layers, bottleneck and predictor, and K.
+pub fn heads([inp, hidden, bottleneck, predictor, prototypes]: [usize; 5]) -> Vec<Head> {
+    let mut all = Vec::new();
+    let cases: usize = 3 * 2 * 2 * 2 * 2 * 3 * 2;
+    for case in 0..cases {
+        let mut rest = case;
+        let mut choice = |of: usize| {
+            let taken = rest % of;
+            rest /= of;
+            taken
+        };
+        let layers = 1 + choice(3);
+        let [relu, batch_norm, l2_norm, narrow, predicts] = [(); 5].map(|()| choice(2) == 1);
+        let gain = choice(3);
+        all.push(Head {
+            inp,
+            layers,
+            hidden,
+            bottleneck: if narrow { bottleneck } else { 0 },
+            prototypes,
+            activation: if relu { Activation::Relu } else { Activation::Gelu },
+            batch_norm,
+            l2_norm,
+            weight_norm: gain > 0,
+            train_gain: gain > 1,
+            predictor: if predicts { predictor } else { 0 },
+        });
+    }
+    assert_eq!(all.len(), cases);
+    all
+}
+
+/// A small ViT with this head: two crops of one size and one of another, in batches and micro-batches of so many images; a batch norm's
+/// groups are the micro-batches.
+pub fn with_head(head: Head, images: [usize; 2]) -> Config {
+    let backbone = Backbone::Vit(Vit {
+        image: 4,
+        patch: 2,
+        channels: 2,
+        dim: head.inp,
+        depth: 1,
+        heads: 2,
+        mlp: 7,
+        positions: Interpolation::Published,
+        eps: EPS,
+    });
+    let group = |count, height, width| Group { count, height, width };
+    let views = Crops::one(group(2, 4, 4)).with(group(1, 2, 4));
+    Config { bn_group: Some(images[1]), ..ordinary(backbone, head, views, images) }
 }
 
 prop_compose! {
@@ -83,7 +134,7 @@ prop_compose! {
         if let Some((count, rows, cols)) = locals {
             views = views.with(group(count, rows, cols));
         }
-        let head = Head { inp: backbone.dim(), layers, hidden, bottleneck, prototypes, train_gain, batch_norm: false };
+        let head = Head { inp: backbone.dim(), layers, hidden, bottleneck, prototypes, train_gain, ..Head::PUBLISHED };
         let (optimizer, teacher) = (OPTIMIZERS[prototypes % OPTIMIZERS.len()], TEACHERS[hidden % TEACHERS.len()]);
         let rest = ordinary(backbone, head, views, [images * parts, images]);
         Config { objective, optimizer, teacher, drop_path, recompute, stream_crops, ..rest }

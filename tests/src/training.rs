@@ -94,8 +94,14 @@ impl<O: Update + Memory> Run<O> {
 
     /// All rows of the parameter table.
     pub fn specs(&self) -> Vec<Spec> {
+        self.specs_of(Net::Student)
+    }
+
+    /// Those of a network: the teacher has no predictor.
+    pub fn specs_of(&self, net: Net) -> Vec<Spec> {
+        let table = if net == Net::Teacher { self.plan.table.of_teacher() } else { self.plan.table };
         let mut specs = Vec::new();
-        self.plan.table.visit(|s| specs.push(s));
+        table.visit(|s| specs.push(s));
         specs
     }
 
@@ -109,7 +115,7 @@ impl<O: Update + Memory> Run<O> {
 
     /// Sets every parameter of a network.
     pub fn load(&mut self, net: Net, mut values: impl FnMut(&Spec) -> Vec<f64>) {
-        for spec in self.specs() {
+        for spec in self.specs_of(net) {
             let at = self.place(net, &spec);
             write(&mut self.o, at, &values(&spec));
         }
@@ -168,9 +174,7 @@ impl<O: Update + Memory> Run<O> {
 
     /// The first op of a commit: raw prototype gradients become those of directions and gains.
     pub fn finish_grads(&mut self) {
-        let (w, n) = (self.plan.student.head_weights, self.plan.prototype_rows());
-        let train_gain = self.plan.table.head.train_gain;
-        self.o.weight_norm_backward(Prototypes { v: w.v, scale: self.plan.student.scale }, w.g, train_gain, n);
+        step::weight_norm_backward(&mut self.o, &self.plan);
     }
 
     /// A full step.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use tests::backend::Factory;
 use tests::gpu::{OnGpu, bf16_bound, f32_bound, step_beside_cpu};
-use tests::plans::configs;
+use tests::plans::{configs, heads, with_head};
 
 /// Random plans through `F`, and how near its bound every op came.
 fn ops<F: Factory>(test: &str, cases: u32, temps: Range<f64>, bound: fn(Op, Pool, f64) -> f64) {
@@ -41,4 +41,20 @@ fn bf16_agrees_op_by_op() {
 fn extreme_logits_agree_op_by_op() {
     ops::<OnGpu<false, 256>>("extreme_logits_agree_op_by_op", 6, 0.0003..0.01, |_, _, k| f32_bound(k));
     ops::<OnGpu<true, 256>>("extreme_logits_agree_op_by_op", 6, 0.0003..0.01, bf16_bound);
+}
+
+/// What heads differ in, batch norms aside: a part of the combinations in which every choice meets every other one.
+#[test]
+fn heads_agree_op_by_op() {
+    if !OnGpu::<false, 256>::ready("heads_agree_op_by_op") {
+        return;
+    }
+    let some = heads([24, 40, 17, 33, 300]).into_iter().filter(|head| !head.batch_norm).step_by(11);
+    for (seed, head) in some.enumerate() {
+        // Logits of rows that are not normalized are a few units apart, cosines less than one.
+        let temps = [if head.l2_norm { 0.3 } else { 2.0 }; 2];
+        let config = with_head(head, [4, 2]);
+        step_beside_cpu::<OnGpu<false, 256>>(config, seed as u64, temps, |_, _, k| f32_bound(k));
+        step_beside_cpu::<OnGpu<true, 256>>(config, seed as u64, temps, bf16_bound);
+    }
 }

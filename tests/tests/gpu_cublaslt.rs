@@ -112,7 +112,7 @@ fn steps(launch: Launch, gemm: Gemm, stream_crops: bool) -> (Vec<[f32; monitor::
         eps: EPS,
     });
     let head =
-        Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false, batch_norm: false };
+        Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false, ..Head::PUBLISHED };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
     let plan = Plan::new(Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [4, 2]) })
         .expect("a valid plan");

@@ -28,7 +28,7 @@ fn plan(parts: usize, stream_crops: bool, objective: Objective) -> Plan {
         eps: EPS,
     });
     let head =
-        Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false, batch_norm: false };
+        Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false, ..Head::PUBLISHED };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
     let ordinary = ordinary(backbone, head, views, [2 * parts, 2]);
     Plan::new(Config { drop_path: true, stream_crops, objective, ..ordinary }).expect("a valid plan")

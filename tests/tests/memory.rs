@@ -63,7 +63,7 @@ fn plan(prototypes: usize, batch: usize, micro_batch: usize, stream_crops: bool)
         eps: EPS,
     });
     let head =
-        Head { inp: 96, layers: 3, hidden: 128, bottleneck: 32, prototypes, train_gain: false, batch_norm: false };
+        Head { inp: 96, layers: 3, hidden: 128, bottleneck: 32, prototypes, train_gain: false, ..Head::PUBLISHED };
     let group = |count, side| Group { count, height: side, width: side };
     let views = Crops::one(group(2, 96)).with(group(2, 48));
     let ordinary = ordinary(backbone, head, views, [batch, micro_batch]);

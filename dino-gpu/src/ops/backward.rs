@@ -57,6 +57,12 @@ impl Backward for Gpu {
         self.launch(&self.kernels.gelu_backward, Shape::flat(len.div_ceil(4)), args![dx, dy, x, len as i64]);
     }
 
+    fn relu_backward(&mut self, dx: Act, dy: Act, x: Act) {
+        let len = dx.len();
+        let (dx, dy, x) = (self.act(dx), self.act(dy), self.act(x));
+        self.launch(&self.kernels.relu_backward, Shape::flat(len.div_ceil(4)), args![dx, dy, x, len as i64]);
+    }
+
     fn layernorm_backward(&mut self, dx_acc: Act, dy: Act, x: Act, stats: NormStats, w: Affine, n: Rows) {
         let (dx, dy, x) = (self.act(dx_acc), self.act(dy), self.act(x));
         let (mean, rstd) = (self.stat(stats.mean), self.stat(stats.rstd));

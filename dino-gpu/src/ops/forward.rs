@@ -48,6 +48,17 @@ impl Forward for Gpu {
         self.launch(&self.kernels.gelu, Shape::flat(len.div_ceil(4)), args![y, x, len as i64]);
     }
 
+    fn copy(&mut self, y: Act, x: Act) {
+        let (to, from) = (self.act(y), self.act(x));
+        self.copy_bytes(to, from, self.act_bytes() * x.len());
+    }
+
+    fn relu(&mut self, y: Act, x: Act) {
+        let len = y.len();
+        let (y, x) = (self.act(y), self.act(x));
+        self.launch(&self.kernels.relu, Shape::flat(len.div_ceil(4)), args![y, x, len as i64]);
+    }
+
     fn linear_gelu(&mut self, y: Act, pre: Act, x: Act, w: Affine, n: Mat) {
         let (y, pre, x, w, b) = (self.act(y), self.act(pre), self.act(x), self.factor(w.w), self.weight(w.b));
         self.matmul_nt(Out::Act(pre), x, w, [n.rows, n.out, n.inp], b, y);
@@ -177,7 +188,7 @@ impl Forward for Gpu {
     }
 
     fn prototype_scale(&mut self, scale: Stat, v: Weight, g: Weight, n: Rows) {
-        let (scale, v, g) = (self.stat(scale), self.weight(v), self.weight(g));
+        let (scale, v, g) = (self.stat(scale), self.weight(v), if g.len() > 0 { self.weight(g) } else { 0 });
         let arguments = args![scale, v, g, n.rows as i32, n.cols as i32];
         self.launch(&self.kernels.prototype_scale, Shape::warps(n.rows), arguments);
     }

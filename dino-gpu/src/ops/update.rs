@@ -46,11 +46,6 @@ impl Update for Gpu {
         self.streamed_column_lse(offset, z, lse, p, hyper, n, block);
     }
 
-    fn copy(&mut self, y: Act, x: Act) {
-        let (to, from) = (self.act(y), self.act(x));
-        self.copy_bytes(to, from, self.act_bytes() * x.len());
-    }
-
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
         let (sum, x) = (self.state(sum), self.act(x));
         self.launch(&self.kernels.sum_rows, Shape::flat(n.cols), args![sum, x, n.rows as i32, n.cols as i32]);
@@ -131,8 +126,8 @@ impl Update for Gpu {
     }
 
     fn ema(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {
-        let len = table.len();
-        let ([student, _], [teacher, weights_bf16]) = (self.networks(0), self.networks(len));
+        let len = table.teacher_len();
+        let ([student, _], [teacher, weights_bf16]) = (self.networks(0), self.networks(table.len()));
         let (monitor, hyper) = (self.state(monitor), self.state(hyper));
         self.launch(
             &self.kernels.ema,

@@ -1,6 +1,6 @@
 //! The keys: name, help, type and published value, each declared once.
 
-use super::KnnImages;
+use super::{KnnImages, Switch};
 use crate::image::White;
 use clap::Args;
 use dino_kernel::init::LINEAR_STD;
@@ -92,14 +92,26 @@ keys! {
     init_std: f64 = LINEAR_STD;
     /// Prototypes K
     #[arg(long, help_heading = "Head")] out_dim: usize = 65536;
-    /// Linear layers before the l2 normalization
+    /// Linear layers in front of the prototypes, 1 to 8; with --bottleneck 0 the prototypes are the last of them
     #[arg(long, help_heading = "Head")] head_layers: usize = 3;
     /// Width between the head's layers
     #[arg(long, help_heading = "Head")] hidden: usize = 2048;
-    /// Width of the l2-normalized rows
+    /// Width of the l2-normalized rows; 0 = no bottleneck: the last of the layers makes the logits
     #[arg(long, help_heading = "Head")] bottleneck: usize = 256;
-    /// Freeze the gain of the prototypes at 1
+    /// What is between the head's layers: gelu or relu
+    #[arg(long, help_heading = "Head")] activation: String = "gelu".into();
+    /// Put a batch norm in front of each activation of the head; statistics are of all crops of --bn-group images
+    #[arg(long, help_heading = "Head", num_args = 0..=1, default_missing_value = "true")] use_bn_in_head: bool = false;
+    /// l2-normalize the rows in front of the prototypes; auto = true with a bottleneck, false without
+    #[arg(long, help_heading = "Head", value_name = "BOOL")] l2_norm: Switch = Switch::Auto;
+    /// Normalize the prototypes' weights (weight norm); auto = true with a bottleneck, false without
+    #[arg(long, help_heading = "Head", value_name = "BOOL")] weight_norm: Switch = Switch::Auto;
+    /// Freeze the gain of the weight-normalized prototypes at 1
     #[arg(long, help_heading = "Head")] norm_last_layer: bool = true;
+    /// Give the student, not the teacher, a predictor in front of the l2 normalization: linear, activation (after a batch norm with --use-bn-in-head), linear
+    #[arg(long, help_heading = "Head", num_args = 0..=1, default_missing_value = "true")] predictor: bool = false;
+    /// Width between the predictor's layers; 0 = twice --hidden
+    #[arg(long, help_heading = "Head")] predictor_hidden: usize = 0;
     /// Where the teacher comes from: ema (an average of the student), previous-epoch, previous-iteration or student (copies of it), frozen (stays as it begins)
     #[arg(long, help_heading = "Teacher", value_name = "RULE")] teacher: String = "ema".into();
     /// Teacher momentum at the start; for --teacher ema

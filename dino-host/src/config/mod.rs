@@ -10,11 +10,13 @@ mod plan;
 mod presets;
 mod resolve;
 mod schedule;
+mod switch;
 
 pub use keys::{Config, Flags};
 pub use knn_images::KnnImages;
 pub use presets::{PRESETS, Preset};
 pub use schedule::Schedules;
+pub use switch::Switch;
 
 use crate::image::Decode;
 use crate::image::augment::{Augment, EvalView};

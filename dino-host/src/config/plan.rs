@@ -3,8 +3,9 @@
 use super::Config;
 use crate::error::{Error, Result};
 use dino_kernel::crops::{Crops, Group};
+use dino_kernel::model::head::MAX_LAYERS;
 use dino_kernel::model::resnet::{Block, MAX_STAGES, ResNet, Stage, Stem};
-use dino_kernel::model::{Backbone, Head, Table, Vit};
+use dino_kernel::model::{Activation, Backbone, Head, Table, Vit};
 use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{self, Plan, PlanError};
@@ -49,8 +50,12 @@ impl Config {
             hidden: self.hidden,
             bottleneck: self.bottleneck,
             prototypes: self.out_dim,
+            activation: if self.activation == "relu" { Activation::Relu } else { Activation::Gelu },
+            batch_norm: self.use_bn_in_head,
+            l2_norm: self.l2_norm.or(self.bottleneck > 0),
+            weight_norm: self.weight_norm.or(self.bottleneck > 0),
             train_gain: !self.norm_last_layer,
-            batch_norm: false,
+            predictor: if self.predictor { self.predictor_hidden } else { 0 },
         };
         Table { backbone, head }
     }
@@ -115,7 +120,7 @@ fn remedy(e: PlanError) -> String {
         }
         PlanError::HeadDim { dim, most, .. } => format!("--heads {} or more", dim.div_ceil(most)),
         PlanError::HeadInput { .. } => "the head follows --embed-dim".into(),
-        PlanError::HeadLayers { .. } => "--head-layers 3 is the published depth".into(),
+        PlanError::HeadLayers { .. } => format!("--head-layers 1 to {MAX_LAYERS}; 3 is the published depth"),
         PlanError::SmallCrop { side, .. } => format!("--patch-size {side} or smaller, or larger crops"),
         PlanError::Views { .. } => "there are two global crops; add --local-crops-number".into(),
         PlanError::Streams { .. } => "a smaller --local-crops-number or --depth".into(),
@@ -135,7 +140,7 @@ fn remedy(e: PlanError) -> String {
             fits => format!("--bn-group {fits} divides --batch {batch}"),
         },
         PlanError::OneValue { .. } => "a larger --batch or --bn-group, or larger crops".into(),
-        PlanError::StreamedHead => "without --stream-crops, or a head without batch norm".into(),
+        PlanError::StreamedHead => "without --stream-crops, or without --use-bn-in-head".into(),
         PlanError::BatchRanks { .. } => "one process with more --threads".into(),
         PlanError::TooLarge => "a smaller --micro-batch, --stream-crops, smaller crops, width or --out-dim".into(),
     }

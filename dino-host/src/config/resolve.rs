@@ -1,7 +1,7 @@
 //! Values that depend on others filled in, and every value checked.
 
-use super::Config;
 use super::schedule::{OPTIMIZERS, TEACHERS};
+use super::{Config, Switch};
 use crate::device::MICRO_BATCH_TOKENS;
 use crate::error::{Error, Result};
 use dino_kernel::model::Vit;
@@ -34,6 +34,7 @@ impl Config {
         } else {
             self.fill_vit()?
         }
+        self.fill_head()?;
         if self.micro_batch == 0 {
             self.micro_batch = self.suitable_micro_batch(most);
         }
@@ -61,7 +62,7 @@ impl Config {
             ("block-kind", self.block_kind != "auto"),
             ("stem", self.stem != "auto"),
             ("stem-stride", self.stem_stride != 0),
-            ("bn-group", self.bn_group != 0),
+            ("bn-group", self.bn_group != 0 && !self.use_bn_in_head),
         ];
         if let Some((flag, _)) = of_resnets.iter().find(|(_, given)| *given) {
             return Err(Error::new(format!("--{flag} has no meaning with --arch {}", self.arch))
@@ -114,13 +115,36 @@ impl Config {
         Ok(())
     }
 
-    /// The largest divisor of the batch whose crops make up to `most` tokens; of a ResNet one that cuts no group of a batch norm.
+    /// What the head leaves to the bottleneck, and the predictor's width.
+    fn fill_head(&mut self) -> Result<()> {
+        if !["gelu", "relu"].contains(&self.activation.as_str()) {
+            return bad("activation", &self.activation, "gelu or relu");
+        }
+        for switch in [&mut self.l2_norm, &mut self.weight_norm] {
+            *switch = Switch::Set(switch.or(self.bottleneck > 0));
+        }
+        if self.weight_norm == Switch::Set(false) && !self.norm_last_layer {
+            return Err(Error::new(
+                "--norm-last-layer false trains gains, and prototypes without weight norm have none",
+            )
+            .hint("leave it out, or --weight-norm true"));
+        }
+        if self.predictor && self.predictor_hidden == 0 {
+            self.predictor_hidden = self.hidden.saturating_mul(2);
+        }
+        Ok(())
+    }
+
+    /// The largest divisor of the batch whose crops make up to `most` tokens; with batch norms one that cuts none of their groups.
     fn suitable_micro_batch(&self, most: usize) -> usize {
-        if self.resnet().is_some() {
+        let side = |pixels: usize| match self.resnet() {
             // As many pixels as a ViT/16 makes a token of.
-            let pixels = |side: usize| side.saturating_mul(side).div_ceil(256);
-            let local = self.local_crops_number.saturating_mul(pixels(self.local_size));
-            let tokens = pixels(self.global_size).saturating_mul(2).saturating_add(local).max(1);
+            Some(_) => pixels.saturating_mul(pixels).div_ceil(256),
+            None => (pixels / self.patch_size.max(1)).saturating_pow(2).saturating_add(1),
+        };
+        let local = self.local_crops_number.saturating_mul(side(self.local_size));
+        let tokens = side(self.global_size).saturating_mul(2).saturating_add(local).max(1);
+        if self.resnet().is_some() || self.use_bn_in_head {
             let group = if self.bn_group == 0 { self.batch } else { self.bn_group }.max(1);
             if !self.batch.is_multiple_of(group) {
                 return self.batch; // refused by the plan, which names the group
@@ -129,9 +153,6 @@ impl Config {
             let groups = (1..=most).rev().find(|n| self.batch.is_multiple_of(n * group)).unwrap_or(1);
             return groups * group;
         }
-        let side = |pixels: usize| (pixels / self.patch_size.max(1)).saturating_pow(2).saturating_add(1);
-        let local = self.local_crops_number.saturating_mul(side(self.local_size));
-        let tokens = side(self.global_size).saturating_mul(2).saturating_add(local);
         let most = (most / tokens).clamp(1, self.batch.max(1));
         (1..=most).rev().find(|m| self.batch.is_multiple_of(*m)).unwrap_or(1)
     }

@@ -36,6 +36,14 @@ impl Backward for Cpu {
             .for_each(|((dx, dy), x)| rows::gelu_backward(dx, dy, x));
     }
 
+    fn relu_backward(&mut self, dx: Act, dy: Act, x: Act) {
+        let [dx, dy, x] = split(&mut self.acts, [dx.0, dy.0, x.0]);
+        dx.par_chunks_mut(CHUNK)
+            .zip(dy.par_chunks(CHUNK))
+            .zip(x.par_chunks(CHUNK))
+            .for_each(|((dx, dy), x)| rows::relu_backward(dx, dy, x));
+    }
+
     fn layernorm_backward(&mut self, dx_acc: Act, dy: Act, x: Act, stats: NormStats, w: Affine, n: Rows) {
         let [dx, dy, x] = split(&mut self.acts, [dx_acc.0, dy.0, x.0]);
         let [mean, rstd] = split(&mut self.stats, [stats.mean.0, stats.rstd.0]);

@@ -17,6 +17,15 @@ impl Forward for Cpu {
         gemm::linear(y, x, &self.weights[w.w.range()], &self.weights[w.b.range()], n.inp);
     }
 
+    fn copy(&mut self, y: Act, x: Act) {
+        self.reference().copy(y, x);
+    }
+
+    fn relu(&mut self, y: Act, x: Act) {
+        let [y, x] = split(&mut self.acts, [y.0, x.0]);
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| rows::relu(y, x));
+    }
+
     fn gelu(&mut self, y: Act, x: Act) {
         let [y, x] = split(&mut self.acts, [y.0, x.0]);
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| rows::gelu(y, x));
@@ -134,8 +143,12 @@ impl Forward for Cpu {
 
     fn prototype_scale(&mut self, scale: Stat, v: Weight, g: Weight, n: Rows) {
         let (v, g) = (&self.weights[v.range()], &self.weights[g.range()]);
-        let scale = self.stats[scale.range()].par_chunks_mut(256);
+        let scale = &mut self.stats[scale.range()];
+        if g.is_empty() {
+            return scale.fill(1.0);
+        }
         scale
+            .par_chunks_mut(256)
             .zip(v.par_chunks(256 * n.cols))
             .zip(g.par_chunks(256))
             .for_each(|((scale, v), g)| rows::prototype_scale(scale, v, g, n.cols));

@@ -70,10 +70,6 @@ impl Update for Cpu {
         column_lse::forward(&mut self.state[offset.range()], teacher, lse, &h, n, block, &mut self.scratch);
     }
 
-    fn copy(&mut self, y: Act, x: Act) {
-        self.reference().copy(y, x);
-    }
-
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
         self.reference().sum_rows(sum, x, n);
     }
@@ -182,8 +178,9 @@ impl Update for Cpu {
         let rate = self.hyper(hyper)[hyper::TEACHER_RATE];
         if self.finite(m) {
             let (student, teacher) = self.weights.split_at_mut(table.len());
-            let student = student.par_chunks(CHUNK);
-            teacher.par_chunks_mut(CHUNK).zip(student).for_each(|(t, s)| rows::ema(t, s, rate));
+            let len = table.teacher_len();
+            let student = student[..len].par_chunks(CHUNK);
+            teacher[..len].par_chunks_mut(CHUNK).zip(student).for_each(|(t, s)| rows::ema(t, s, rate));
         }
     }
 }

@@ -68,6 +68,18 @@ pub fn gelu_backward(dx: &mut [f32], dy: &[f32], x: &[f32]) {
     }
 }
 
+/// See [`ops::relu::forward`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn relu(y: &mut [f32], x: &[f32]) {
+    ops::relu::forward(y, x);
+}
+
+/// See [`ops::relu::backward`].
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn relu_backward(dx: &mut [f32], dy: &[f32], x: &[f32]) {
+    ops::relu::backward(dx, dy, x);
+}
+
 /// y = a + b.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn add(y: &mut [f32], a: &[f32], b: &[f32]) {

@@ -53,7 +53,7 @@ fn tiny(stream_crops: bool) -> plan::Config {
             bottleneck: 12,
             prototypes: 67,
             train_gain: true,
-            batch_norm: false,
+            ..Head::PUBLISHED
         },
         objective: Objective::PUBLISHED,
         optimizer: Optimizer::AdamW(AdamW::PUBLISHED),
@@ -174,9 +174,7 @@ fn gradients(case: &Case) -> Vec<Found> {
     case.load(&mut o);
     case.accumulate(&mut o);
     // The last layer's gradients are raw until the commit projects them.
-    let (s, n) = (&plan.student, plan.prototype_rows());
-    let prototypes = plan.table.head.prototypes(&s.head_weights, s.scale);
-    o.weight_norm_backward(prototypes, s.head_weights.g, plan.table.head.train_gain, n);
+    step::weight_norm_backward(&mut o, plan);
     let mut specs = Vec::new();
     plan.table.visit(|spec| specs.push(spec));
     let grads = &owned.pools[1];

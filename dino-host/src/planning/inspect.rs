@@ -90,7 +90,10 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
             bytes: bytes(pool, span.len),
         });
     });
-    let parameters = table.parameters();
+    // Buffers are in both networks, a predictor in the student alone.
+    let (parameters, both, mut buffers) = (table.parameters(), table.of_teacher(), [0; 2]);
+    table.visit_buffers(|b| buffers[0] += b.at.len());
+    both.visit_buffers(|b| buffers[1] += b.at.len());
     let pool = |name: &str, pool, elements| Size { name: name.into(), elements, bytes: bytes(pool, elements) };
     // Checkpoints are f32 whatever the device computes in.
     let file = |name: &str, elements| Size { name: name.into(), elements, bytes: 4 * elements as u64 };
@@ -116,7 +119,10 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
         backbone,
         head: parameters - backbone,
         checkpoints: [
-            file("checkpoint.safetensors", (2 + slots.len()) * parameters + center),
+            file(
+                "checkpoint.safetensors",
+                (1 + slots.len()) * parameters + both.parameters() + buffers.iter().sum::<usize>() + center,
+            ),
             file("teacher.safetensors", backbone),
         ],
         optimizer: config.optimizer.clone(),
@@ -202,7 +208,7 @@ fn mib(bytes: u64) -> f64 {
 fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
     let widest = |rows: &[Row]| rows.iter().map(|x| x.name.len()).max().unwrap_or(0);
     let w = widest(&r.tensors);
-    writeln!(out, "parameters of one network; the teacher's are stored {} elements later", plan.table.len())?;
+    writeln!(out, "parameters of the student; the teacher's are stored {} elements later", plan.table.len())?;
     writeln!(out, "{:<w$}  {:<16}  {:<18} {:>12} {:>14} {:>10}", "key", "shape", "role", "offset", "bytes", "MiB")?;
     for x in &r.tensors {
         let (shape, bytes, size) = (format!("{:?}", x.shape), x.bytes, mib(x.bytes));
@@ -268,6 +274,9 @@ mod tests {
             Config::tiny(),
             Config { stream_crops: true, drop_path_rate: 0.1, ..Config::tiny() },
             Config { stream_crops: true, batch: 16, ..published.clone() },
+            Config { predictor: true, use_bn_in_head: true, activation: "relu".into(), ..Config::tiny() },
+            Config { bottleneck: 0, predictor: true, head_layers: 1, ..Config::tiny() },
+            Config { bottleneck: 0, head_layers: 4, ..Config::tiny() },
             Config { drop_path_rate: 0.1, head_layers: 5, depth: 2, norm_last_layer: false, ..Config::tiny() },
             Config { head_layers: 1, local_crops_number: 0, batch: 2, ..Config::tiny() },
             Config { batch: 16, ..published },

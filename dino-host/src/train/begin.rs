@@ -37,7 +37,7 @@ pub fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan, per_epoch: u6
         weights
     });
     device.upload(Pool::Weights, 0, &weights);
-    device.upload(Pool::Weights, plan.table.len(), &weights);
+    device.upload(Pool::Weights, plan.table.len(), &weights[..plan.table.of_teacher().len()]);
     Ok((Progress::default(), Vec::new()))
 }
 

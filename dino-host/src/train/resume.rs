@@ -38,7 +38,7 @@ const ANEW: [&str; 23] = [
 ];
 
 /// Keys without which the weights do not fit.
-const SHAPE: [&str; 18] = [
+const SHAPE: [&str; 24] = [
     "arch",
     "widths",
     "stage-blocks",
@@ -55,7 +55,13 @@ const SHAPE: [&str; 18] = [
     "head-layers",
     "hidden",
     "bottleneck",
+    "activation",
+    "use-bn-in-head",
+    "l2-norm",
+    "weight-norm",
     "norm-last-layer",
+    "predictor",
+    "predictor-hidden",
     "channels",
 ];
 

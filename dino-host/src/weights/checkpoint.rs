@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
 use crate::weights::entries::entries;
 use dino_kernel::mem::Pool;
+#[cfg(doc)]
+use dino_kernel::model::Table;
 use dino_kernel::params::Part;
 use dino_kernel::plan::Plan;
 use safetensors::tensor::{Dtype, SafeTensors, View};
@@ -121,20 +123,21 @@ struct Stored {
 fn stored(p: &Plan) -> Vec<Stored> {
     let len = p.table.len();
     let slots = p.config.optimizer.slots().iter().enumerate();
-    let networks = [("student.".into(), Pool::Weights, 0), ("teacher.".into(), Pool::Weights, len)];
-    let ranges =
-        networks.into_iter().chain(slots.map(|(i, name)| (format!("optimizer.{name}."), Pool::Slots, i * len)));
+    let (student, teacher) = (p.table, p.table.of_teacher());
+    let networks = [("student.".into(), student, Pool::Weights, 0), ("teacher.".into(), teacher, Pool::Weights, len)];
+    let slots = slots.map(|(i, name)| (format!("optimizer.{name}."), student, Pool::Slots, i * len));
     let mut all = Vec::new();
-    for (prefix, pool, first) in ranges {
-        all.extend(entries(&p.table).into_iter().filter(|entry| !entry.buffer).map(|entry| Stored {
+    for (prefix, table, pool, first) in networks.into_iter().chain(slots) {
+        all.extend(entries(&table).into_iter().filter(|entry| !entry.buffer).map(|entry| Stored {
             key: format!("{prefix}{}", entry.key()),
             at: first + entry.at.start..first + entry.at.end,
             shape: entry.shape,
             pool,
         }));
     }
-    for (prefix, running) in [("student.", p.student.running), ("teacher.", p.teacher.running)] {
-        all.extend(entries(&p.table).into_iter().filter(|entry| entry.buffer).map(|entry| Stored {
+    for (prefix, table, running) in [("student.", student, p.student.running), ("teacher.", teacher, p.teacher.running)]
+    {
+        all.extend(entries(&table).into_iter().filter(|entry| entry.buffer).map(|entry| Stored {
             key: format!("{prefix}{}", entry.key()),
             at: running.0.at + entry.at.start..running.0.at + entry.at.end,
             shape: entry.shape,
@@ -355,7 +358,7 @@ impl Checkpoint {
         self.part(network, false)
     }
 
-    /// A network's projection head, in the layout of the table behind the backbone.
+    /// A network's projection head, [`Table::head_numbers`] numbers; a predictor, which the student alone has, is left out.
     ///
     /// # Errors
     /// As [`Checkpoint::load`], or the file holds no heads.
@@ -364,7 +367,7 @@ impl Checkpoint {
     }
 
     fn part(&self, network: &str, head: bool) -> Result<Vec<f32>> {
-        let table = self.config.table();
+        let table = self.config.table().of_teacher();
         let bare = self.is_bare();
         if bare && (network != "teacher" || head) {
             return Err(Error::new(format!("{} holds the teacher's backbone alone", self.path))
@@ -376,14 +379,13 @@ impl Checkpoint {
             if (entry.part == Part::Backbone) == head {
                 continue;
             }
-            let at = entry.in_backbone(&table);
+            let at = entry.in_part(&table);
             let key = if bare { entry.name } else { format!("{network}.{}", entry.key()) };
             found.push((at, self.tensor(&key, &entry.shape)?));
         }
-        let first = if head { table.backbone_len() } else { 0 };
-        let mut weights = vec![0.0; if head { table.len() } else { table.backbone_numbers() } - first];
+        let mut weights = vec![0.0; if head { table.head_numbers() } else { table.backbone_numbers() }];
         for (at, values) in &found {
-            weights[at.start - first..at.end - first].copy_from_slice(values);
+            weights[at.clone()].copy_from_slice(values);
         }
         Ok(weights)
     }

@@ -18,10 +18,18 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Where it is among a backbone's numbers ([`Table::backbone_numbers`]).
-    pub(super) fn in_backbone(&self, table: &Table) -> Range<usize> {
-        let first = if self.buffer { table.backbone_len() } else { 0 };
-        first + self.at.start..first + self.at.end
+    /// Where it is among the numbers of its part, the buffers after the parameters ([`Table::backbone_numbers`],
+    /// [`Table::head_numbers`]).
+    pub(super) fn in_part(&self, table: &Table) -> Range<usize> {
+        let (backbone, buffers) = (table.backbone_len(), table.backbone.buffers_len());
+        // What is before the part, and what of the part is before its buffers.
+        let (skipped, parameters) = match (self.part, self.buffer) {
+            (Part::Backbone, false) => (0, 0),
+            (Part::Backbone, true) => (0, backbone),
+            (Part::Head, false) => (backbone, 0),
+            (Part::Head, true) => (buffers, table.len() - backbone),
+        };
+        self.at.start - skipped + parameters..self.at.end - skipped + parameters
     }
 
     /// Its key in a checkpoint: `backbone.X` or `head.X`.

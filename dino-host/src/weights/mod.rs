@@ -132,7 +132,7 @@ pub struct Weights {
     pub config: Config,
     /// In the table's layout, [`dino_kernel::model::Table::backbone_numbers`] numbers.
     pub backbone: Vec<f32>,
-    /// The rest of the table, if it was asked for and is there.
+    /// The projection head, [`dino_kernel::model::Table::head_numbers`] numbers, if it was asked for and is there.
     pub head: Option<Vec<f32>>,
     /// Whether the file stated how many attention heads there are; else the caller did, or they are 64 wide.
     pub heads_stated: bool,
@@ -305,7 +305,11 @@ fn own(name: String, bytes: Vec<u8>, options: &Options) -> Result<Opened> {
     let bare = checkpoint.is_bare();
     let backbone = checkpoint.backbone(network)?;
     let head = if options.head && !bare { Some(checkpoint.head(network)?) } else { None };
-    let left_out = if bare || head.is_some() { vec![] } else { vec!["the projection head".into()] };
+    let mut left_out = if bare || head.is_some() { vec![] } else { vec!["the projection head".into()] };
+    let mut config = checkpoint.config;
+    if std::mem::take(&mut config.predictor) && network == "student" && head.is_some() {
+        left_out.push(PREDICTOR.into());
+    }
     let report = Report {
         file: name,
         format: Format::Safetensors,
@@ -317,9 +321,12 @@ fn own(name: String, bytes: Vec<u8>, options: &Options) -> Result<Opened> {
         left_out,
         notes: vec![],
     };
-    let weights = Weights { config: checkpoint.config, backbone, head, heads_stated: true, report: report.clone() };
+    let weights = Weights { config, backbone, head, heads_stated: true, report: report.clone() };
     Ok(Opened { report, weights: Ok(weights) })
 }
+
+/// Why no file of one network gets or gives a predictor.
+const PREDICTOR: &str = "the predictor, which a student has in the checkpoint of its run alone";
 
 /// Names of ours and the keys they have in the file.
 type Keys = BTreeMap<TensorPart, String>;
@@ -457,6 +464,11 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
         report.left_out.push(if has_head { "the projection head" } else { "a head of another kind" }.into());
     }
 
+    if keys.keys().any(part("head.predictor.")) {
+        keys.retain(|tensor_part, _| !part("head.predictor.")(tensor_part));
+        report.left_out.push(PREDICTOR.into());
+    }
+
     // What the table wants, chunk by chunk, and where it goes.
     let table = config.table();
     let (mut wanted, mut parts) = (BTreeSet::new(), vec![]);
@@ -465,12 +477,9 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
             continue;
         }
         let spelled = (names.spelled)(report.naming, &entry.name);
-        let first = match (entry.buffer, with_head) {
-            (false, _) => 0,
-            (true, false) => table.backbone_len(),
-            (true, true) => table.len(),
-        };
-        let (mut shape, mut at) = (entry.shape, first + entry.at.start);
+        let first = if entry.part == Part::Head { table.backbone_numbers() } else { 0 };
+        let mut at = first + entry.in_part(&table).start;
+        let mut shape = entry.shape;
         shape[0] /= spelled.len();
         let len: usize = shape.iter().product();
         for (i, shown) in spelled.iter().enumerate() {
@@ -509,14 +518,12 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
     }
     report.check()?;
 
-    let parameters = if with_head { table.len() } else { table.backbone_len() };
-    let mut all = values(file, parts, parameters + table.backbone.buffers_len(), report)?;
-    let buffers = all.split_off(parameters);
+    let in_head = if with_head { table.head_numbers() } else { 0 };
+    let mut all = values(file, parts, table.backbone_numbers() + in_head, report)?;
     if options.head && !has_head {
         report.notes.push("there is no projection head in it".into());
     }
-    let head = with_head.then(|| all.split_off(table.backbone_len()));
-    all.extend(buffers);
+    let head = with_head.then(|| all.split_off(table.backbone_numbers()));
     Ok(Weights { config, backbone: all, head, heads_stated, report: report.clone() })
 }
 
@@ -525,7 +532,8 @@ fn wrappers(family: Family) -> [&'static str; 2] {
     ["backbone.", family.names().attribute]
 }
 
-/// A name without what wrappers put in front, and with the prototypes' two tensors as PyTorch called them before 2.0.
+/// A name without what wrappers put in front, with the prototypes' two tensors as PyTorch called them before 2.0, and a head's layers
+/// always in a list.
 fn bared(name: &str, wrappers: [&str; 2]) -> String {
     let mut name = name;
     // Around some tensors of a network and not around others, in any order.
@@ -533,6 +541,9 @@ fn bared(name: &str, wrappers: [&str; 2]) -> String {
         name = inner;
     }
     match name {
+        // The published head of one layer has no list.
+        "head.mlp.weight" => "head.mlp.0.weight".into(),
+        "head.mlp.bias" => "head.mlp.0.bias".into(),
         "head.last_layer.parametrizations.weight.original0" => "head.last_layer.weight_g".into(),
         "head.last_layer.parametrizations.weight.original1" => "head.last_layer.weight_v".into(),
         _ => name.into(),

@@ -7,6 +7,7 @@ mod dense;
 mod documents;
 mod draw;
 mod examples;
+mod heads;
 mod probes;
 mod refusals;
 mod report;

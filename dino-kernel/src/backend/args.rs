@@ -57,7 +57,7 @@ pub struct ClassQkv {
 }
 
 /// The last layer of one network: directions `v` (K, bottleneck) and, per prototype, `scale` = g / |v|. Normalized prototypes
-/// are never materialized: logits are (z v^T) * scale.
+/// are never materialized: logits are (z v^T) * scale. Without weight normalization `v` are the prototypes, and every scale is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prototypes {
     /// Directions (K, bottleneck).

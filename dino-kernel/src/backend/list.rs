@@ -180,7 +180,7 @@ impl Operand for &dyn ParamTable {
         if matches!(access, Use::Get | Use::GradOnly) {
             t.push(Pool::Grads, Span { at: 0, len }, access != Use::Get);
         } else {
-            t.push(Pool::Weights, Span { at: 0, len: 2 * len }, true);
+            t.push(Pool::Weights, Span { at: 0, len: len + self.teacher_len() }, true);
             t.push(Pool::Slots, Span { at: 0, len: t.slots * len }, true);
         }
     }
@@ -197,6 +197,8 @@ macro_rules! ops {
                 patchify(Set y: Act, Get x: Act; n: Patches);
                 linear(Set y: Act, Get x: Act, Get w: Affine; n: Mat);
                 gelu(Set y: Act, Get x: Act;);
+                copy(Set y: Act, Get x: Act;);
+                relu(Set y: Act, Get x: Act;);
                 linear_gelu(Set y: Act, Set pre: Act, Get x: Act, Get w: Affine; n: Mat);
                 layernorm(Set y: Act, Set stats: NormStats, Get x: Act, Get w: Affine; n: LayerNorm);
                 add(Set y: Act, Get x: Act, Get branch: Act;);
@@ -222,6 +224,7 @@ macro_rules! ops {
                 linear_backward(Set dx: Act, Get dy: Act, Get x: Act, Grad w: Affine; n: Mat);
                 linear_backward_params(Get dy: Act, Get x: Act, GradOnly w: Affine; n: Mat);
                 gelu_backward(Set dx: Act, Get dy: Act, Get x: Act;);
+                relu_backward(Set dx: Act, Get dy: Act, Get x: Act;);
                 layernorm_backward(Acc dx_acc: Act, Get dy: Act, Get x: Act, Get stats: NormStats, Grad w: Affine; n: Rows);
                 scale_crops(Set y: Act, Get x: Act, Get scale: State; n: Ragged, cols: usize);
                 attention_backward(Set dqkv: Act, Get dy: Act, Get out: Attention, Get qkv: Act; n: Heads);
@@ -245,7 +248,6 @@ macro_rules! ops {
                 dino_loss(Set out: LossSpans, Grad student: StudentRows, Get targets: TargetRows, Get hyper: State; n: LossDims);
                 mse_loss(Set out: LossSpans, Grad student: StudentRows, Get targets: TargetRows, Get hyper: State; n: LossDims);
                 column_lse(Set offset: State, Get z: Act, Get lse: Stat, Get p: Prototypes, Get hyper: State; n: LossDims, block: usize);
-                copy(Set y: Act, Get x: Act;);
                 sum_rows(Acc sum: State, Get x: Act; n: Rows);
                 sum_stat(Acc sum: State, Get x: Stat;);
                 keep_sums(Set kept: State, Get table: &dyn ParamTable, Get sums: Sums;);

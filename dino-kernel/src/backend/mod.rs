@@ -45,6 +45,10 @@ pub trait Forward {
         self.linear(pre, x, w, n);
         self.gelu(y, pre);
     }
+    /// y = x.
+    fn copy(&mut self, y: Act, x: Act);
+    /// y = max(x, 0); NaN stays NaN.
+    fn relu(&mut self, y: Act, x: Act);
     /// y = (x - mean) * rstd * w + b over the last axis, biased variance.
     fn layernorm(&mut self, y: Act, stats: NormStats, x: Act, w: Affine, n: LayerNorm);
     /// y = x + branch.
@@ -85,7 +89,7 @@ pub trait Forward {
     fn gather_class(&mut self, y: Act, x: Act, n: Ragged, cols: usize);
     /// y = x / norm, norm = max(|x|, 1e-12) by row.
     fn l2_normalize(&mut self, y: Act, norm: Stat, x: Act, n: Rows);
-    /// `scale[k] = g[k] / |v[k]|`.
+    /// `scale[k] = g[k] / |v[k]|`; without gains 1: the prototypes are v as it is.
     fn prototype_scale(&mut self, scale: Stat, v: Weight, g: Weight, n: Rows);
     /// y (rows, K) = z v^T * scale. For tests and small heads: training streams the logits instead.
     fn logits(&mut self, y: Act, z: Act, p: Prototypes, n: Mat);
@@ -99,6 +103,8 @@ pub trait Backward: Forward {
     fn linear_backward_params(&mut self, dy: Act, x: Act, w: Affine, n: Mat);
     /// dx = dy (Phi(x) + x phi(x)).
     fn gelu_backward(&mut self, dx: Act, dy: Act, x: Act);
+    /// dx = dy where x > 0, else 0.
+    fn relu_backward(&mut self, dx: Act, dy: Act, x: Act);
     /// dx_acc += layer norm's gradient: its input is a residual stream.
     fn layernorm_backward(&mut self, dx_acc: Act, dy: Act, x: Act, stats: NormStats, w: Affine, n: Rows);
     /// `y = scale[crop] * x`: the gradient of a branch under stochastic depth.
@@ -160,8 +166,6 @@ pub trait Update: Backward + Collective {
     /// log-sum-exp in `lse` (rows, 2), 0 where `lse` is empty. `n` counts all images; `block` rows, a micro-batch's, are multiplied at
     /// once. See [`crate::ops::column_lse`].
     fn column_lse(&mut self, offset: State, z: Act, lse: Stat, p: Prototypes, hyper: State, n: LossDims, block: usize);
-    /// y = x.
-    fn copy(&mut self, y: Act, x: Act);
     /// sum (cols) += column sums of x: the teacher's l2-normalized bottleneck rows, from which the mean logits follow by linearity.
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows);
     /// `sum[at] +=` sum of x, for the monitors.

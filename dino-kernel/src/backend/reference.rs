@@ -54,6 +54,16 @@ impl<T: Real, W: Deref<Target = [T]>> Forward for Reference<'_, T, W> {
         ops::linear::forward(y, x, &self.weights[w.w.range()], &self.weights[w.b.range()], n);
     }
 
+    fn copy(&mut self, y: Act, x: Act) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        y.copy_from_slice(x);
+    }
+
+    fn relu(&mut self, y: Act, x: Act) {
+        let [y, x] = split(self.acts, [y.0, x.0]);
+        ops::relu::forward(y, x);
+    }
+
     fn gelu(&mut self, y: Act, x: Act) {
         let [y, x] = split(self.acts, [y.0, x.0]);
         ops::gelu::forward(y, x);
@@ -173,6 +183,11 @@ impl<T: Real, W: DerefMut<Target = [T]>> Backward for Reference<'_, T, W> {
     fn linear_backward_params(&mut self, dy: Act, x: Act, w: Affine, n: Mat) {
         let [dw, db] = split(self.grads, [w.w.0, w.b.0]);
         ops::linear::backward_params(dw, db, &self.acts[dy.range()], &self.acts[x.range()], n);
+    }
+
+    fn relu_backward(&mut self, dx: Act, dy: Act, x: Act) {
+        let [dx, dy, x] = split(self.acts, [dx.0, dy.0, x.0]);
+        ops::relu::backward(dx, dy, x);
     }
 
     fn gelu_backward(&mut self, dx: Act, dy: Act, x: Act) {
@@ -341,11 +356,6 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
         column_lse::forward(offset, rows, &self.stats[lse.range()], h, n);
     }
 
-    fn copy(&mut self, y: Act, x: Act) {
-        let [y, x] = split(self.acts, [y.0, x.0]);
-        y.copy_from_slice(x);
-    }
-
     fn sum_rows(&mut self, sum: State, x: Act, n: Rows) {
         let sum = &mut self.state[sum.range()];
         self.acts[x.range()].chunks(n.cols).for_each(|row| ops::axpy(sum, T::ONE, row));
@@ -435,7 +445,8 @@ impl<T: Real, W: DerefMut<Target = [T]>> Update for Reference<'_, T, W> {
     fn ema(&mut self, m: State, table: &dyn ParamTable, hyper: State) {
         if self.state[m.0.at + monitor::FINITE] == T::ONE {
             let (student, teacher) = self.weights.split_at_mut(table.len());
-            teacher::blend(teacher, student, self.state[hyper.0.at + hyper::TEACHER_RATE]);
+            let len = table.teacher_len();
+            teacher::blend(&mut teacher[..len], &student[..len], self.state[hyper.0.at + hyper::TEACHER_RATE]);
         }
     }
 }

@@ -26,7 +26,7 @@ mod table;
 pub mod vit;
 
 pub use check::{Bounds, PlanError};
-pub use head::Head;
+pub use head::{Activation, Head};
 pub use resnet::ResNet;
 pub use table::Table;
 pub use vit::Vit;

@@ -4,8 +4,8 @@ use super::{Backbone, Head};
 use crate::mem::{Cursor, Layout, Weight};
 use crate::params::{Buffer, ParamTable, Spec};
 
-/// Every parameter of one network, backbone first: the single source of offsets, initializers, roles and checkpoint keys.
-/// The teacher has the same table, [`Table::len`] elements further on.
+/// Every parameter of the student, backbone first: the single source of offsets, initializers, roles and checkpoint keys.
+/// The teacher has the same table, [`Table::len`] elements further on, without the predictor, which is the last of the student's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Table {
     /// The backbone's shape.
@@ -22,7 +22,12 @@ impl Table {
         self.head.visit(&mut l.weights, &mut f);
     }
 
-    /// Elements of one network, alignment included.
+    /// That of the teacher alone.
+    pub const fn of_teacher(&self) -> Table {
+        Table { backbone: self.backbone, head: self.head.teacher() }
+    }
+
+    /// Elements of the student, alignment included.
     pub const fn len(&self) -> usize {
         let mut c = Cursor { next: self.backbone.len() };
         self.head.weights(&mut c, 0);
@@ -44,6 +49,11 @@ impl Table {
         self.backbone.len() + self.backbone.buffers_len()
     }
 
+    /// Elements of the head's parameters and, after them, its buffers.
+    pub const fn head_numbers(&self) -> usize {
+        self.len() - self.backbone.len() + self.buffers_len() - self.backbone.buffers_len()
+    }
+
     /// Calls `f` for every buffer, in the published order. Each network has a set, at the offsets of [`Buffer::at`].
     pub fn visit_buffers(&self, mut f: impl FnMut(Buffer)) {
         let mut l = Layout::new();
@@ -51,7 +61,7 @@ impl Table {
         self.head.buffers(&mut l.state, &mut f);
     }
 
-    /// Elements of one network's buffers, alignment included; 0 without any.
+    /// Elements of the student's buffers, alignment included; 0 without any.
     pub const fn buffers_len(&self) -> usize {
         let mut c = Cursor { next: self.backbone.buffers_len() };
         self.head.skip_buffers(&mut c);
@@ -60,7 +70,7 @@ impl Table {
 
     /// Whether a step takes groups of images as they are: batch norms, in the backbone or in the head.
     pub const fn batch_statistics(&self) -> bool {
-        self.backbone.batch_statistics() || self.head.batch_norm
+        self.backbone.batch_statistics() || self.head.batch_statistics()
     }
 
     /// Number of tensors.
@@ -90,5 +100,9 @@ impl ParamTable for Table {
 
     fn len(&self) -> usize {
         Table::len(self)
+    }
+
+    fn teacher_len(&self) -> usize {
+        self.of_teacher().len()
     }
 }

@@ -17,6 +17,7 @@ pub mod max_pool;
 pub mod mse;
 pub mod norm;
 pub mod position;
+pub mod relu;
 pub mod residual;
 
 use crate::real::Real;

@@ -56,9 +56,12 @@ pub fn l2_backward<T: Real>(dx: &mut [T], dy: &[T], y: &[T], norms: &[T], n: Row
     }
 }
 
-/// scale (rows) = g / |v|; v (rows, cols), g (rows).
+/// scale (rows) = g / |v|; v (rows, cols), g (rows), or empty: then 1.
 #[inline(always)]
 pub fn prototype_scale<T: Real>(scale: &mut [T], v: &[T], g: &[T], n: Rows) {
+    if g.is_empty() {
+        return scale.fill(T::ONE);
+    }
     for k in 0..n.rows {
         let v = &v[k * n.cols..][..n.cols];
         scale[k] = g[k] / dot(v, v).sqrt();

@@ -24,8 +24,8 @@ pub(super) const fn check(config: &Config) -> Result<(), PlanError> {
     if let Err(e) = backbone.check(&views) {
         return Err(e);
     }
-    if head.hidden == 0 || head.bottleneck == 0 || head.prototypes == 0 || batch == 0 || micro_batch == 0 {
-        return Err(PlanError::Zero("head width, bottleneck, prototypes, batch and micro-batch"));
+    if head.hidden == 0 || head.prototypes == 0 || batch == 0 || micro_batch == 0 {
+        return Err(PlanError::Zero("head width, prototypes, batch and micro-batch"));
     }
     if head.inp != backbone.dim() {
         return Err(PlanError::HeadInput { dim: backbone.dim(), inp: head.inp });
@@ -52,18 +52,18 @@ pub(super) const fn check(config: &Config) -> Result<(), PlanError> {
         return Err(PlanError::Zero("the number of Sinkhorn-Knopp iterations"));
     }
     // Of every teacher row of the batch the bottleneck row, and two numbers.
-    if objective.whole_batch() && mul(mul(mul(1, batch), teachers), head.bottleneck.saturating_add(2)) > MOST {
+    if objective.whole_batch() && mul(mul(mul(1, batch), teachers), head.cols().saturating_add(2)) > MOST {
         return Err(PlanError::TooLarge);
     }
-    if backbone.batch_statistics() || head.batch_norm {
+    if backbone.batch_statistics() || head.batch_statistics() {
         if group == 0 || !batch.is_multiple_of(group) || !micro_batch.is_multiple_of(group) {
             return Err(PlanError::BatchGroup { batch, micro_batch, group });
         }
-        let head_varies = !head.batch_norm || teachers * group > 1;
+        let head_varies = !head.batch_statistics() || teachers * group > 1;
         if !head_varies || !backbone.groups_vary(&views, group) {
             return Err(PlanError::OneValue { group });
         }
-        if head.batch_norm && config.stream_crops {
+        if head.batch_statistics() && config.stream_crops {
             return Err(PlanError::StreamedHead);
         }
     }

@@ -211,7 +211,7 @@ impl Plan {
         if config.objective.whole_batch() && sharding.ranks > 1 {
             return Err(PlanError::WholeBatch { ranks: sharding.ranks });
         }
-        if (config.backbone.batch_statistics() || config.head.batch_norm) && sharding.ranks > 1 {
+        if (config.backbone.batch_statistics() || config.head.batch_statistics()) && sharding.ranks > 1 {
             return Err(PlanError::BatchRanks { ranks: sharding.ranks });
         }
         let Config { backbone, head, views, micro_batch, drop_path, .. } = config;
@@ -225,13 +225,13 @@ impl Plan {
         // so do pixels that are not read again once the passes' input is made of them.
         let group = config.group();
         let statistics = Statistics::Groups { images: micro_batch, group };
-        let buffers = table.buffers_len();
-        let [running, moved] = [l.state(2 * buffers), l.state(2 * buffers)];
+        let (buffers, teacher_buffers) = (table.buffers_len(), table.of_teacher().buffers_len());
+        let [running, moved] = [l.state(buffers + teacher_buffers), l.state(buffers + teacher_buffers)];
         let network = backbone.network(crops, statistics, moved.part(0, buffers), &mut l);
         let head_buffers = moved.0.at + backbone.buffers_len();
         let head_weights = head.weights(&mut l.weights, head_buffers);
-        let network_teacher = network.teacher(table.len(), globals, moved.part(buffers, buffers), &mut l);
-        let teacher_head = head.acts(rows_teacher, false, statistics, &mut l);
+        let network_teacher = network.teacher(table.len(), globals, moved.part(buffers, teacher_buffers), &mut l);
+        let teacher_head = head.teacher().acts(rows_teacher, false, statistics, &mut l);
         let student = Net {
             backbone: network,
             head_weights,
@@ -241,15 +241,15 @@ impl Plan {
         };
         let teacher = Net {
             backbone: network_teacher,
-            head_weights: head_weights.shift(table.len(), buffers),
+            head_weights: head_weights.teacher(table.len(), buffers),
             scale: l.stat(head.prototypes),
-            running: running.part(buffers, buffers),
-            moved: moved.part(buffers, buffers),
+            running: running.part(buffers, teacher_buffers),
+            moved: moved.part(buffers, teacher_buffers),
         };
         let (loss, lse) = (l.stat(rows), l.stat(2 * rows));
         let drop = l.state(if drop_path { backbone.branches() * rows } else { 0 });
         let prototypes = head.prototypes(&teacher.head_weights, teacher.scale);
-        let n = Rows { rows: head.prototypes, cols: head.bottleneck };
+        let n = Rows { rows: head.prototypes, cols: head.cols() };
         let parts = config.batch / micro_batch / sharding.ranks;
         let targets = TargetSpans::new(&config.objective, teacher_head.z, [rows_teacher, parts], prototypes, n, &mut l);
         let Some(kept) = sharding.kept_len(&table) else { return Err(PlanError::TooLarge) };
@@ -262,7 +262,7 @@ impl Plan {
         let teacher_pass = network_teacher.pass([0, rows_teacher], Output::Class, Save::Nothing, State::EMPTY, &mut l);
         let Extents { longest, head_dim, widest, filters, sums } = backbone.extents(&crops, Some(group));
         let pools = Pools {
-            weights: 2 * table.len(),
+            weights: table.len() + table.of_teacher().len(),
             grads: table.len(),
             slots: config.optimizer.slots().len() * table.len(),
             acts: max(l.acts.next, early.acts.next),
@@ -272,7 +272,7 @@ impl Plan {
             loss: LossDims::NONE,
             longest,
             head_dim,
-            widest: max(widest, max(head.inp, max(head.hidden, head.bottleneck))),
+            widest: max(widest, head.widest()),
             filters,
             sums: max(sums, head.sums(rows, group)),
         };
@@ -377,9 +377,9 @@ impl Plan {
         self.config.batch / self.config.micro_batch / self.sharding.ranks
     }
 
-    /// (K, bottleneck).
+    /// (K, [`Head::cols`]).
     pub const fn prototype_rows(&self) -> Rows {
-        Rows { rows: self.table.head.prototypes, cols: self.table.head.bottleneck }
+        Rows { rows: self.table.head.prototypes, cols: self.table.head.cols() }
     }
 
     /// Crops of a micro-batch.
@@ -394,7 +394,7 @@ impl Plan {
             first_view: 0,
             views: self.views(),
             teachers: self.teachers(),
-            bottleneck: self.table.head.bottleneck,
+            bottleneck: self.table.head.cols(),
             prototypes: self.table.head.prototypes,
         }
     }
@@ -402,9 +402,9 @@ impl Plan {
     /// What the state pool holds before the first step: what the networks keep there; all else is zero.
     pub fn initial_state<T: Real>(&self, state: &mut [T]) {
         state.fill(T::ZERO);
-        for net in [&self.student, &self.teacher] {
+        for (net, table) in [(&self.student, self.table), (&self.teacher, self.table.of_teacher())] {
             net.backbone.initial_state(state);
-            self.table.visit_buffers(|b| {
+            table.visit_buffers(|b| {
                 for pool in [net.running, net.moved] {
                     state[pool.part(b.at.0.at, b.at.len()).range()].fill(T::of(b.value));
                 }

@@ -64,7 +64,7 @@ const LOSSES: usize = 2;
 
 /// Elements of a shard's sums.
 const fn sums_len(table: &Table) -> usize {
-    table.len() + table.head.bottleneck + LOSSES
+    table.len() + table.head.cols() + LOSSES
 }
 
 /// How far apart kept sums are stored.

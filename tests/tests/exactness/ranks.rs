@@ -37,7 +37,7 @@ fn config(micro_batches: usize, stream_crops: bool) -> Config {
         eps: EPS,
     });
     let head =
-        Head { inp: 24, layers: 3, hidden: 32, bottleneck: 12, prototypes: 300, train_gain: true, batch_norm: false };
+        Head { inp: 24, layers: 3, hidden: 32, bottleneck: 12, prototypes: 300, train_gain: true, ..Head::PUBLISHED };
     let views: Crops = groups([(16, 16), (16, 16), (8, 8), (8, 8), (4, 13)].into_iter());
     Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [2 * micro_batches, 2]) }
 }

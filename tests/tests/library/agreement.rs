@@ -63,7 +63,7 @@ fn long_crops_agree_on_any_number_of_threads() {
         eps: EPS,
     });
     let head =
-        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: false, batch_norm: false };
+        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: false, ..Head::PUBLISHED };
     let views = Crops::one(Group { count: 2, height: 68, width: 69 });
     let config = ordinary(backbone, head, views, [1, 1]);
     for threads in [1, 3, 16] {
@@ -147,7 +147,7 @@ fn a_step_that_is_not_finite_changes_nothing<F: Factory>(who: &str, optimizer: O
         eps: EPS,
     });
     let head =
-        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true, batch_norm: false };
+        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true, ..Head::PUBLISHED };
     let views = Crops::one(Group { count: 2, height: 8, width: 8 });
     let config = Config { optimizer, teacher, drop_path: true, ..ordinary(backbone, head, views, [4, 2]) };
     let plan = Plan::new(config).expect("a sound plan");

@@ -98,7 +98,7 @@ fn roomy<F: Factory>(longest: usize, optimizer: Optimizer) -> Run<F::Backend> {
         bottleneck: side,
         prototypes: side,
         train_gain: true,
-        batch_norm: false,
+        ..Head::PUBLISHED
     };
     let views = Crops::one(Group { count: 2, height: 1, width: 1 });
     let config = Config { optimizer, ..ordinary(backbone, head, views, [1, 1]) };

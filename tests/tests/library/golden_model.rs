@@ -75,7 +75,7 @@ fn table(f: &Fixture, train_gain: bool) -> Table {
         positions: Interpolation::Published,
         eps: layernorm::EPS,
     });
-    Table { backbone, head: Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain, batch_norm: false } }
+    Table { backbone, head: Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain, ..Head::PUBLISHED } }
 }
 
 /// The crops of step `i`, one entry a view.

@@ -35,7 +35,7 @@ fn the_gpu_refuses_a_residual_network() {
     println!("SKIPPED golden_resnet on gpu: convolutions and batch norms have no CUDA kernels");
     let views = Crops::one(Group { count: 2, height: 32, width: 32 });
     let head =
-        Head { inp: 512, layers: 1, hidden: 8, bottleneck: 8, prototypes: 8, train_gain: false, batch_norm: false };
+        Head { inp: 512, layers: 1, hidden: 8, bottleneck: 8, prototypes: 8, train_gain: false, ..Head::PUBLISHED };
     let plan = Plan::new(ordinary(Backbone::ResNet(ResNet::RESNET_18), head, views, [2, 2])).expect("a sound plan");
     let refused = Gpu::create(&Options::default(), plan.pools).err().expect("no kernels").to_string();
     assert!(refused.contains("convolutions and batch norms have no CUDA kernels"), "{refused}");
@@ -280,6 +280,7 @@ fn training_step<F: Factory>(who: &str) {
         prototypes: shape("head.last_layer.weight_v")[0],
         train_gain: false,
         batch_norm: true,
+        ..Head::PUBLISHED
     };
     let cfg = f.get("mini.cfg").sizes();
     let view = |i: usize| {
@@ -337,8 +338,8 @@ fn training_step<F: Factory>(who: &str) {
 }
 
 /// Training streams the logits; here they are made of a network's rows z, in memory of their own.
-fn logits<F: Factory>(o: &mut F::Backend, plan: &Plan, net: &plan::Net, z: Act) -> Vec<f64> {
-    let (k, cols, z) = (plan.table.head.prototypes, plan.table.head.bottleneck, read(o, z));
+pub(crate) fn logits<F: Factory>(o: &mut F::Backend, plan: &Plan, net: &plan::Net, z: Act) -> Vec<f64> {
+    let (k, cols, z) = (plan.table.head.prototypes, plan.table.head.cols(), read(o, z));
     let mut a = Arena::new();
     let (y, at) = (a.act(z.len() / cols * k), a.input(&z));
     let (v, scale) = (a.weight(&read(o, net.head_weights.v)), a.stats(&read(o, net.scale)));

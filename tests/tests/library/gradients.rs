@@ -246,7 +246,7 @@ fn whole_model() {
         eps: EPS,
     });
     let head =
-        Head { inp: 6, layers: 3, hidden: 7, bottleneck: 5, prototypes: 11, train_gain: true, batch_norm: false };
+        Head { inp: 6, layers: 3, hidden: 7, bottleneck: 5, prototypes: 11, train_gain: true, ..Head::PUBLISHED };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 6, 6)).with(group(1, 4, 7)).with(group(1, 2, 5));
     let whole = Objective { targets: Targets::SinkhornKnopp { iterations: 3 }, divergence: Divergence::SquaredError };

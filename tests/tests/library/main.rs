@@ -3,6 +3,7 @@
 
 mod agreement;
 mod cpu_matmuls;
+mod golden_heads;
 mod golden_knn;
 mod golden_loss_optim;
 mod golden_model;
@@ -10,6 +11,7 @@ mod golden_ops;
 mod golden_resnet;
 mod gpu_training;
 mod gradients;
+mod heads;
 mod learning;
 mod objectives;
 mod op_agreement;

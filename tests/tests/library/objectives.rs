@@ -144,7 +144,7 @@ fn is_its_matrix_form<F: Factory + Tolerance>(who: &str, objective: Objective, t
         eps: EPS,
     });
     let head =
-        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 9, prototypes: 301, train_gain: true, batch_norm: false };
+        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 9, prototypes: 301, train_gain: true, ..Head::PUBLISHED };
     let group = |count, side| Group { count, height: side, width: side };
     let views = Crops::one(group(2, 8)).with(group(2, 4));
     let (images, teachers, c) = (5, 2, head.bottleneck);

@@ -230,7 +230,7 @@ fn optimizer<F: Both>(_: &str) {
             eps: EPS,
         });
         let head =
-            Head { inp: 8, layers: 2, hidden: 700, bottleneck: 37, prototypes: 301, train_gain, batch_norm: false };
+            Head { inp: 8, layers: 2, hidden: 700, bottleneck: 37, prototypes: 301, train_gain, ..Head::PUBLISHED };
         let views = Crops::one(Group { count: 2, height: 4, width: 4 });
         let config = Config { optimizer, ..ordinary(backbone, head, views, [2, 2]) };
         let plan = Plan::new(config).expect("a sound plan");

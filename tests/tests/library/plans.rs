@@ -55,7 +55,7 @@ fn small() -> impl Strategy<Value = Config> {
             let dim = heads * each + odd;
             let vit = Vit { image, patch, channels, dim, depth, heads, mlp, positions, eps: EPS };
             let backbone = Backbone::Vit(vit);
-            let head = Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain, batch_norm: false };
+            let head = Head { inp: dim, layers, hidden, bottleneck, prototypes, train_gain, ..Head::PUBLISHED };
             let group = |(count, height, width)| Group { count, height: side(height), width: side(width) };
             let views = groups.into_iter().map(group).fold(Crops::EMPTY, Crops::with);
             let ordinary = ordinary(backbone, head, views, [batch, micro_batch]);
@@ -232,7 +232,7 @@ fn hostile_sizes_are_answered() {
             let [image, patch, channels, dim, depth, heads, mlp, inp, layers, hidden, bottleneck, prototypes, batch, micro_batch, ..] = n;
             let positions = Interpolation::Published;
             let backbone = Backbone::Vit(Vit { image, patch, channels, dim, depth, heads, mlp, positions, eps: EPS });
-            let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: true, batch_norm: false };
+            let head = Head { inp, layers, hidden, bottleneck, prototypes, train_gain: true, ..Head::PUBLISHED };
             let ordinary = ordinary(backbone, head, views, [batch, micro_batch]);
             let config = Config { drop_path: true, recompute, stream_crops, objective, ..ordinary };
             if let Ok(plan) = Plan::new(config) {
@@ -272,7 +272,7 @@ fn sizes_that_overflow_are_refused() {
         })
     };
     let head =
-        Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false, batch_norm: false };
+        Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false, ..Head::PUBLISHED };
     let plan = |backbone, height| {
         let views = Crops::one(Group { count: 2, height, width: 1 });
         let config = Config { recompute: false, ..ordinary(backbone, head, views, [1, 1]) };
@@ -307,7 +307,7 @@ fn more_views_or_dropped_blocks_than_the_generator_tells_apart_are_refused() {
             eps: EPS,
         });
         let head =
-            Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false, batch_norm: false };
+            Head { inp: 1, layers: 1, hidden: 1, bottleneck: 1, prototypes: 1, train_gain: false, ..Head::PUBLISHED };
         let group = |count| Group { count, height: 1, width: 1 };
         let views = Crops::one(group(2)).with(group(views - 2));
         let config = Config { drop_path, recompute: false, ..ordinary(backbone, head, views, [1, 1]) };
@@ -339,7 +339,7 @@ fn a_batch_is_dealt_to_ranks_in_equal_shares_or_refused() {
         eps: EPS,
     });
     let head =
-        Head { inp: 4, layers: 1, hidden: 4, bottleneck: 4, prototypes: 8, train_gain: false, batch_norm: false };
+        Head { inp: 4, layers: 1, hidden: 4, bottleneck: 4, prototypes: 8, train_gain: false, ..Head::PUBLISHED };
     let mut accepted = 0;
     for micro_batches in [1, 2, 6, 12, 16] {
         let config = ordinary(backbone, head, Crops::one(group(2)), [3 * micro_batches, 3]);
@@ -402,7 +402,7 @@ fn a_fault_is_traced_to_its_crop() {
         eps: EPS,
     });
     let head =
-        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true, batch_norm: false };
+        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 40, train_gain: true, ..Head::PUBLISHED };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 8, 8)).with(group(3, 4, 4)).with(group(2, 8, 4));
     let micro_batch = 3;

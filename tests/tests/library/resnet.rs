@@ -199,7 +199,16 @@ fn convolve<F: Factory>(n: Conv) -> Vec<Vec<f64>> {
 // ------------------------------------------------------------------------------------------------------------- whole models
 
 fn head(resnet: ResNet, batch_norm: bool) -> Head {
-    Head { inp: resnet.dim(), layers: 3, hidden: 7, bottleneck: 5, prototypes: 11, train_gain: true, batch_norm }
+    Head {
+        inp: resnet.dim(),
+        layers: 3,
+        hidden: 7,
+        bottleneck: 5,
+        prototypes: 11,
+        train_gain: true,
+        batch_norm,
+        ..Head::PUBLISHED
+    }
 }
 
 /// Both kinds of blocks and stems, shortcuts of all kinds.
@@ -396,7 +405,7 @@ prop_compose! {
         if let Some((count, height, width)) = locals {
             views = views.with(group(count, height, width));
         }
-        let head = Head { layers, batch_norm, train_gain, hidden: 12, bottleneck: 8, prototypes: 60, inp: resnet.dim() };
+        let head = Head { layers, batch_norm, train_gain, hidden: 12, bottleneck: 8, prototypes: 60, inp: resnet.dim(), ..Head::PUBLISHED };
         let images_of = [images * groups * parts, images * groups];
         let stream_crops = stream_crops && !batch_norm;
         Config { recompute, stream_crops, bn_group: Some(images), ..ordinary(Backbone::ResNet(resnet), head, views, images_of) }

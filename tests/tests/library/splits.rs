@@ -45,7 +45,7 @@ fn any_split_of_a_batch<F: Factory + Tolerance>(test: &str) {
         eps: EPS,
     });
     let head =
-        Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true, batch_norm: false };
+        Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true, ..Head::PUBLISHED };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8)).with(group(2, 4, 8)).with(group(1, 8, 13));
     let batch = 8;
@@ -76,7 +76,7 @@ fn any_split_with_every_objective<F: Factory + Tolerance>(test: &str) {
         eps: EPS,
     });
     let head =
-        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 700, train_gain: true, batch_norm: false };
+        Head { inp: 12, layers: 2, hidden: 16, bottleneck: 8, prototypes: 700, train_gain: true, ..Head::PUBLISHED };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 8, 8)).with(group(2, 4, 4));
     for objective in objectives().into_iter().skip(1) {
@@ -136,7 +136,7 @@ fn computing_again_changes_no_bit<F: Factory>(test: &str) {
         eps: EPS,
     });
     let head =
-        Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true, batch_norm: false };
+        Head { inp: 24, layers: 3, hidden: 32, bottleneck: 16, prototypes: 200, train_gain: true, ..Head::PUBLISHED };
     let group = |count, height, width| Group { count, height, width };
     let views = Crops::one(group(2, 12, 12)).with(group(3, 8, 8));
     for drop_path in [false, true] {

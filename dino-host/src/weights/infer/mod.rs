@@ -6,7 +6,7 @@ mod vit;
 
 use super::names::{Family, TensorPart};
 use super::{File, Keys, Options, Report, Side};
-use crate::config::Config;
+use crate::config::{Config, Switch};
 use crate::error::{Error, Result};
 use crate::image::augment::EvalView;
 use serde_json::Value;
@@ -75,22 +75,30 @@ fn normalization(config: &mut Config, settings: &Value, side: &Side, report: &mu
     }
 }
 
-/// The projection head's sizes, where there is one.
+/// The projection head's shape, where there is one. What shapes do not tell is as published, unless the file's own settings state it.
 fn head(config: &mut Config, source: Source) -> Result<(), String> {
     let shape = |name: &str| source.shape(name);
-    let Some(&[prototypes, bottleneck]) = shape("head.last_layer.weight_v") else { return Ok(()) };
-    if shape("head.mlp.1.weight").is_some() {
-        return match source.options.head {
-            true => Err("its projection head has batch norms".into()),
-            false => Ok(()),
-        };
-    }
-    let linear =
-        |i: usize| shape(&format!("head.mlp.{}.weight", 2 * i)).or(shape("head.mlp.weight").filter(|_| i == 0));
+    let (directions, prototypes) = (shape("head.last_layer.weight_v"), shape("head.last_layer.weight"));
+    let Some(&[prototypes, cols]) = directions.or(prototypes) else { return Ok(()) };
+    // A batch norm is in the list after its linear layer, and has a weight too; an activation has none.
+    let normed = |i: usize| shape(&format!("head.mlp.{}.weight", 3 * i + 1)).is_some();
+    config.use_bn_in_head = normed(0);
+    let step = if config.use_bn_in_head { 3 } else { 2 };
+    let linear = |i: usize| shape(&format!("head.mlp.{}.weight", step * i));
     let layers = (0..16).take_while(|i| linear(*i).is_some()).count();
-    (config.out_dim, config.bottleneck, config.head_layers) = (prototypes, bottleneck, layers);
-    if let (true, Some(&[hidden, _])) = (layers > 1, linear(0)) {
+    let settings = source.settings()?;
+    // Without a bottleneck an activation follows every layer of the list, and the prototypes are one more.
+    let follows = config.use_bn_in_head && normed(layers.saturating_sub(1));
+    let bottleneck = layers > 0 && !follows && settings["bottleneck"] != 0;
+    (config.out_dim, config.bottleneck) = (prototypes, if bottleneck { cols } else { 0 });
+    config.head_layers = if bottleneck { layers } else { layers + 1 };
+    if let (true, Some(&[hidden, _])) = (config.head_layers > 1, linear(0)) {
         config.hidden = hidden;
+    }
+    config.weight_norm = Switch::Set(directions.is_some());
+    config.l2_norm = settings["l2-norm"].as_bool().map_or(Switch::Auto, Switch::Set);
+    if let Some(activation) = settings["activation"].as_str() {
+        config.activation = activation.into();
     }
     Ok(())
 }

@@ -100,12 +100,22 @@ fn head(weights: &mut [f32], given: &Weights, config: &Config, wanted: Head) -> 
     };
     let (from, to) = (given.config.table(), config.table());
     let (a, b) = (from.head, to.head);
-    let trunk = |h: &dino_kernel::model::Head| (h.layers, if h.layers > 1 { h.hidden } else { 0 }, h.bottleneck);
+    let trunk = |h: &dino_kernel::model::Head| {
+        (h.layers, if h.layers > 1 { h.hidden } else { 0 }, h.bottleneck, h.batch_norm, h.weight_norm)
+    };
     if trunk(&a) != trunk(&b) || (a.prototypes != b.prototypes && wanted == Head::Keep) {
         let words = |h: &dino_kernel::model::Head| {
             format!(
-                "--head-layers {} --hidden {} --bottleneck {} --out-dim {}",
-                h.layers, h.hidden, h.bottleneck, h.prototypes
+                "--head-layers {} --hidden {} --bottleneck {} --out-dim {}{}{}",
+                h.layers,
+                h.hidden,
+                h.bottleneck,
+                h.prototypes,
+                if h.batch_norm { " --use-bn-in-head" } else { "" },
+                match h.weight_norm {
+                    normalized if normalized == (h.bottleneck > 0) => String::new(),
+                    normalized => format!(" --weight-norm {normalized}"),
+                }
             )
         };
         let mut hint = format!("--init-head fresh draws one, or give the run its shape: {}", words(&a));
@@ -119,7 +129,9 @@ fn head(weights: &mut [f32], given: &Weights, config: &Config, wanted: Head) -> 
         ))
         .hint(hint));
     }
-    let targets = entries(&to).into_iter().filter(|entry| entry.part != Part::Backbone).map(|entry| entry.at);
+    // Running statistics of the head's batch norms are read by nothing, and begin anew; so does a predictor.
+    let targets = entries(&to.of_teacher()).into_iter().filter(|entry| entry.part == Part::Head && !entry.buffer);
+    let targets = targets.map(|entry| entry.at);
     for (t, range) in super::write::head(&given.config, values).iter().zip(targets) {
         // Rows are prototypes, the first axis; of the linear layers there are as many.
         let n = t.values.len().min(range.len());

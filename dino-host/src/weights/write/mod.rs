@@ -33,21 +33,14 @@ pub struct Named<'a> {
 pub fn backbone<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
     let table = config.table();
     let all = entries(&table).into_iter().filter(|entry| entry.part == Part::Backbone);
-    all.map(|entry| Named { values: &weights[entry.in_backbone(&table)], name: entry.name, shape: entry.shape })
-        .collect()
+    all.map(|entry| Named { values: &weights[entry.in_part(&table)], name: entry.name, shape: entry.shape }).collect()
 }
 
-/// The tensors of a projection head, laid out as the table behind the backbone.
+/// The tensors of a projection head (its `weights` in the table's layout), a predictor left out.
 pub fn head<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
-    let table = config.table();
-    let first = table.backbone_len();
-    let all = entries(&table).into_iter().filter(|entry| entry.part != Part::Backbone && !entry.buffer);
-    all.map(|entry| Named {
-        name: entry.name,
-        shape: entry.shape,
-        values: &weights[entry.at.start - first..entry.at.end - first],
-    })
-    .collect()
+    let table = config.table().of_teacher();
+    let all = entries(&table).into_iter().filter(|entry| entry.part == Part::Head);
+    all.map(|entry| Named { values: &weights[entry.in_part(&table)], name: entry.name, shape: entry.shape }).collect()
 }
 
 /// Writes safetensors with a program's names: a file, or Hugging Face's folder. Equal weights give equal bytes. Returns the lines to print.
@@ -93,6 +86,11 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
         "eval-view": config.eval_view,
         "norm-eps": config.norm_eps,
     });
+    if weights.head.is_some() {
+        settings["activation"] = config.activation.clone().into();
+        settings["l2-norm"] = config.l2_norm.or(true).into();
+        settings["bottleneck"] = config.bottleneck.into();
+    }
     if family == Family::ResNet {
         settings["stem-stride"] = config.stem_stride.into();
         settings["global-size"] = config.global_size.into();

@@ -1,4 +1,4 @@
-//! Linear layers and GELU.
+//! Linear layers, GELU and ReLU.
 
 use crate::cases::{Build, Calls, Golden, Row, Shapes};
 use dino_kernel::backend::{Mat, Op};
@@ -59,6 +59,16 @@ pub(super) const ROWS: &[Row] = &[
         }),
         build: gelu,
     },
+    Row {
+        name: "ReLU",
+        ops: &[Op::relu, Op::relu_backward],
+        small: &[&[41, 0]],
+        edges: super::residual::LENGTHS,
+        timed: &[1576 * 1536, 0],
+        workspace: 256,
+        golden: None,
+        build: relu,
+    },
 ];
 
 fn linear(b: &mut Build, sizes: &[usize]) -> Calls {
@@ -105,4 +115,14 @@ fn gelu(b: &mut Build, sizes: &[usize]) -> Calls {
     let dy = b.result(y);
     b.set(x, dx);
     Calls::forward(1, move |o| o.gelu(y, x)).backward(move |o| o.gelu_backward(dx, dy, x))
+}
+
+/// As [`gelu`].
+fn relu(b: &mut Build, sizes: &[usize]) -> Calls {
+    let (len, from) = (sizes[0], sizes[1]);
+    let x = b.input_around("x", len + from, 2.0, 0.0).part(from, len);
+    let (y, dx) = (b.output("y", len + from).part(from, len), b.output("dx", len + from).part(from, len));
+    let dy = b.result(y);
+    b.set(x, dx);
+    Calls::forward(1, move |o| o.relu(y, x)).backward(move |o| o.relu_backward(dx, dy, x))
 }

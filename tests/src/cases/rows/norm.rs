@@ -68,7 +68,14 @@ pub(super) const ROWS: &[Row] = &[
         name: "logits and weight norm",
         ops: &[Op::prototype_scale, Op::logits, Op::weight_norm_backward],
         small: &[],
-        edges: &[&[13, 37, 700, 0], &[4, 128, 5, 0], &[13, 37, 700, 1], &[4, 128, 5, 1]],
+        edges: &[
+            &[13, 37, 700, 0],
+            &[4, 128, 5, 0],
+            &[13, 37, 700, 1],
+            &[4, 128, 5, 1],
+            &[13, 37, 700, 2],
+            &[4, 128, 5, 2],
+        ],
         timed: &[40, 256, 4096, 1],
         workspace: 12,
         golden: None,
@@ -128,16 +135,20 @@ fn l2_normalize(b: &mut Build, sizes: &[usize]) -> Calls {
         .backward(move |o| o.l2_normalize_backward(dx, dy, y, norm, n))
 }
 
-/// (rows, bottleneck, prototypes, whether gains are trained). The backward op turns whatever gradient is there into that of directions
+/// (rows, bottleneck, prototypes, whether gains are trained: 2 without weight normalization). The backward op turns whatever gradient is there into that of directions
 /// and gains: `gradients` and `golden_ops` check it together with what makes that gradient.
 fn logits(b: &mut Build, sizes: &[usize]) -> Calls {
     let (n, train_gain) = (Mat { rows: sizes[0], inp: sizes[1], out: sizes[2] }, sizes[3] == 1);
     let (z, y) = (b.input("z", n.rows * n.inp), b.output("y", n.rows * n.out));
-    let (v, g) = (b.weight("v", n.out * n.inp, 1.0), b.weight("g", n.out, 1.0));
+    let (gains, v) = (if sizes[3] == 2 { 0 } else { n.out }, b.weight("v", n.out * n.inp, 1.0));
+    let g = b.weight("g", gains, 1.0);
     let (p, shape) = (Prototypes { v, scale: b.stat(n.out) }, Rows { rows: n.out, cols: n.inp });
-    Calls::forward(n.inp, move |o| {
+    let calls = Calls::forward(n.inp, move |o| {
         o.prototype_scale(p.scale, v, g, shape);
         o.logits(y, z, p, n);
-    })
-    .backward(move |o| o.weight_norm_backward(p, g, train_gain, shape))
+    });
+    if gains == 0 {
+        return calls;
+    }
+    calls.backward(move |o| o.weight_norm_backward(p, g, train_gain, shape))
 }
