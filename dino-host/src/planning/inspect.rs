@@ -268,7 +268,7 @@ mod tests {
     use crate::cpu::{Cpu, NoOptions};
     use dino_kernel::mem::Cursor;
 
-    fn configs() -> [Config; 6] {
+    fn configs() -> [Config; 9] {
         let published = Config::published();
         [
             Config::tiny(),

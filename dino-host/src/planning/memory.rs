@@ -88,7 +88,10 @@ pub fn fit<D: Device>(options: &D::Options, config: Config, streams: &[bool], li
         errln!("--mem-limit {limit}: --micro-batch {m}{streamed} takes {total}");
         return Ok(config);
     }
-    let least = sized(1, streams.contains(&true));
+    // The finest split that has a plan: batch norms take their groups of images as they are, and a head with them all crops.
+    let divisors = (1..=config.batch.min(MOST)).filter(|m| config.batch.is_multiple_of(*m));
+    let mut finest = divisors.flat_map(|m| streams.iter().rev().map(move |&s| sized(m, s)));
+    let least = finest.find(|c| c.plan(D::RECOMPUTE).is_ok()).unwrap_or(sized(1, streams.contains(&true)));
     let need = need::<D>(options, &least, &least.plan(D::RECOMPUTE)?);
     Err(Error::new(too_much(&need, &least, limit))
         .hint("that is the finest split: a smaller --out-dim, --arch or crops, fewer --threads, --knn-every 0 (which scores nothing), or a higher limit"))
