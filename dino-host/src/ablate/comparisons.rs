@@ -155,10 +155,18 @@ impl Row {
                 ("local-crops-number = 2", Silent),
                 ("local-crops-number = 6", Knn(72.7)),
             ]),
-            Row::Predictor => list(&[]),
-            Row::Head => {
-                list(&[("head-layers = 1", Knn(62.2)), ("head-layers = 2", Knn(68.0)), ("head-layers = 3", Knn(69.3))])
-            }
+            Row::Predictor => list(&[("predictor = false", Knn(72.8)), ("predictor = true", Knn(71.8))]),
+            Row::Head => list(&[
+                ("head-layers = 1", Knn(62.2)),
+                ("head-layers = 2", Knn(68.0)),
+                ("head-layers = 3", Knn(69.3)),
+                ("bottleneck = 0\nhead-layers = 1", Knn(61.6)),
+                ("bottleneck = 0\nhead-layers = 2", Knn(62.9)),
+                ("bottleneck = 0\nhead-layers = 3", Knn(0.1)),
+                ("bottleneck = 0\nhead-layers = 4", Knn(0.1)),
+                ("use-bn-in-head = true", Knn(68.6)),
+                ("activation = \"relu\"", Knn(68.9)),
+            ]),
             Row::Prototypes => {
                 let part =
                     |num: usize, den: usize, paper| (format!("out-dim = {}", base.out_dim * num / den), Knn(paper));

@@ -62,7 +62,10 @@ fn every_head_trains_and_resumes_to_the_same_bytes() {
         assert_eq!(count("teacher.head.predictor"), 0);
         assert!((count("last_layer.weight_g") > 0) != names["student.head.last_layer.weight"].is_object(), "{flags}");
         let last = log(&run).last().unwrap().clone();
-        assert!(last["train_loss"].as_f64().unwrap().is_finite() && last["knn_top1"].as_f64().is_some(), "{flags}: {last}");
+        assert!(
+            last["train_loss"].as_f64().unwrap().is_finite() && last["knn_top1"].as_f64().is_some(),
+            "{flags}: {last}"
+        );
         let again = resumed(&run, data.path());
         assert!(
             fs::read(again.join("checkpoint.safetensors")).unwrap() == bytes,
