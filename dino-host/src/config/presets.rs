@@ -1,6 +1,6 @@
 //! Sets of values with a name.
 
-use super::{Config, Flags, Switch};
+use super::{Config, Flags};
 use crate::error::{Error, Result};
 #[cfg(test)]
 use dino_kernel::init::LINEAR_STD;
@@ -78,10 +78,9 @@ impl Config {
     }
 
     /// What a checkpoint that does not state it was made with: the published values, and images as they are stored, for orientation was
-    /// ignored before there was a key for it. Its head has both normalizations.
+    /// ignored before there was a key for it.
     pub(super) fn before_keys() -> Config {
-        let normalized = Switch::Set(true);
-        Config { ignore_exif: true, l2_norm: normalized, weight_norm: normalized, ..Config::published() }
+        Config { ignore_exif: true, ..Config::published() }
     }
 
     /// What `--small` means: a ViT that learns something in minutes on two cores, made for the built-in set.

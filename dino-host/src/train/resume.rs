@@ -233,7 +233,8 @@ impl Recorded {
                 _ => (),
             }
         }
-        let config = serde_json::from_value(before).ok();
+        // A key that it is older than is what other keys make of it.
+        let config = serde_json::from_value::<Config>(before).ok().and_then(|config| config.resolve().ok());
         Known { manifest, config, train, test, changes: kept }
     }
 }
