@@ -6,7 +6,8 @@
 #     --data DIR        CIFAR-10 in its binary format: also a training run, with its k-NN curve
 #     --epochs N        epochs of that run, instead of the preset's
 #     --only LIST       some of: driver tests sanitizer cifar steps ops (comma between); all by default
-#     --case NAME       small16 (default), tiny16, base16 or cifar12, as in bench_gpu.py; or emulation: a model for --driver
+#     --case NAME       small16 (default), tiny16, base16 or cifar12, as in bench_gpu.py; resnet50 or resnet_small (on CIFAR's crops); or
+#                       emulation: a model for --driver
 #     --batch N         64 by default
 #     --rounds N        3 by default: how often each program of `steps` is run, one after another
 #     --steps N         20 by default: what each of them times, after 5 that it does not
@@ -48,6 +49,9 @@ case $case in
   base16) model=(--arch vit_base) ;;
   cifar12) model=(--patch-size 4 --embed-dim 192 --depth 12 --heads 3 --global-size 32 --local-size 16 --local-crops-number 4
     --hidden 512 --bottleneck 128 --out-dim 4096) ;;
+  resnet50) model=(--arch resnet50) ;;
+  resnet_small) model=(--arch resnet_small --global-size 32 --local-size 16 --local-crops-number 4 --hidden 512 --bottleneck 128
+    --out-dim 4096) ;;
   emulation) model=(--tiny) ;;
   *) usage ;;
 esac
@@ -184,13 +188,15 @@ fi
 # 5. Entire steps, against PyTorch: both alternate, several times over, so that a card that warms up or is shared favors neither.
 if wanted steps; then
   python=''
-  if [ "$case" = emulation ]; then skip PyTorch "it has no case of that name"
+  if [ "$case" = emulation ] || [[ $case == resnet* ]]; then skip PyTorch "it has no case of that name"
   elif [ ! -f "$reference/bench_gpu.py" ]; then skip PyTorch "no bench_gpu.py in $reference"
   elif ! python3 -c 'import torch, timm' 2>> "$log"; then skip PyTorch "python3 has no torch and timm"
   else python=python3; fi
   # All at once, as PyTorch does it and the trainer if not told; in parts, which takes a quarter of the memory; and, with about as
   # little, all images with their crops in several passes.
   micro=("--micro-batch $batch" "--micro-batch $(((batch + 3) / 4))" "--micro-batch $batch --stream-crops")
+  # A batch norm's group, the batch, may not be cut.
+  [[ $case != resnet* ]] || micro=("--micro-batch $batch" "--micro-batch $batch --stream-crops")
   for round in $(seq "$rounds"); do
     # shellcheck disable=SC2086 # flags are separate arguments
     for gemm in "${gemms[@]}"; do

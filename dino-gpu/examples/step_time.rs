@@ -19,7 +19,8 @@ use dino_kernel::backend::Op;
 use dino_kernel::backend::wrap::Timed;
 use dino_kernel::init;
 use dino_kernel::mem::Pool;
-use dino_kernel::model::Backbone;
+use dino_kernel::model::resnet::Block;
+use dino_kernel::model::{Backbone, ResNet};
 use dino_kernel::plan::Plan;
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::scalars::monitor;
@@ -163,11 +164,14 @@ impl Work {
 
     /// Floating-point operations of a step: the matmuls of the forward pass, and twice that backward, the teacher forward alone.
     fn operations(&self) -> f64 {
-        let (Backbone::Vit(vit), head) = (self.plan.table.backbone, self.plan.table.head) else { return f64::NAN };
-        let crop = |side: usize| {
-            let (n, c) = ((side / vit.patch).pow(2) + 1, vit.dim);
-            let block = n * c * (4 * c + 2 * vit.mlp) + 2 * n * n * c;
-            2 * (vit.depth * block + (n - 1) * vit.channels * vit.patch * vit.patch * c)
+        let head = self.plan.table.head;
+        let crop = |side: usize| match self.plan.table.backbone {
+            Backbone::Vit(vit) => {
+                let (n, c) = ((side / vit.patch).pow(2) + 1, vit.dim);
+                let block = n * c * (4 * c + 2 * vit.mlp) + 2 * n * n * c;
+                2 * (vit.depth * block + (n - 1) * vit.channels * vit.patch * vit.patch * c)
+            }
+            Backbone::ResNet(resnet) => 2 * multiplications(&resnet, side),
         };
         let (wide, layers) = (head.hidden, head.layers);
         let mlp = head.inp * wide + layers.saturating_sub(2) * wide * wide + wide * head.bottleneck;
@@ -176,6 +180,28 @@ impl Work {
         let student = teacher + self.config.local_crops_number * (crop(self.config.local_size) + row);
         self.config.batch as f64 * (teacher + 3 * student) as f64
     }
+}
+
+/// Multiplications of a residual network's convolutions over a square crop.
+fn multiplications(resnet: &ResNet, side: usize) -> usize {
+    let (stem, halve) = (resnet.stem, |side: usize, by: usize| side.div_ceil(by));
+    let mut side = halve(side, stem.stride);
+    let mut sum = side * side * stem.width * resnet.channels * stem.kernel * stem.kernel;
+    side = if stem.pool { halve(side, 2) } else { side };
+    let mut inp = stem.width;
+    for stage in resnet.stages() {
+        let (w, out) = (stage.width, stage.width * resnet.block.expansion());
+        for stride in std::iter::once(stage.stride).chain(std::iter::repeat_n(1, stage.blocks - 1)) {
+            let (read, written) = (side * side, halve(side, stride).pow(2));
+            sum += match resnet.block {
+                Block::Basic => written * 9 * w * (inp + w),
+                Block::Bottleneck => read * inp * w + written * w * (9 * w + out),
+            };
+            sum += if stride > 1 || inp != out { written * inp * out } else { 0 };
+            (side, inp) = (halve(side, stride), out);
+        }
+    }
+    sum
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -239,10 +265,14 @@ fn time(args: &Args) -> Result<()> {
     let tflops = |ms| work.operations() / ms / 1e9;
 
     println!("{}", gpu.name());
+    let patch = if matches!(work.plan.table.backbone, Backbone::Vit(_)) {
+        format!(" / {}", c.patch_size)
+    } else {
+        String::new()
+    };
     println!(
-        "{} / {}, 2 x {} + {} x {}, K {}, batch {} in micro-batches of {}{}; {options:?}",
+        "{}{patch}, 2 x {} + {} x {}, K {}, batch {} in micro-batches of {}{}; {options:?}",
         c.arch,
-        c.patch_size,
         c.global_size,
         c.local_crops_number,
         c.local_size,

@@ -57,12 +57,27 @@ __device__ __forceinline__ void load_tile(bf16* smem, const bf16* g, int ld, int
   }
 }
 
+// An operand that is a stored matrix of `rows` rows, the sum over k ending at k1. Whatever has `start` (the first row of the tile that
+// comes next) and `load` (its elements from k on to shared memory, STEP deep, zeros past the ends) can be an operand: conv_bf16.cu.
+template <int TILE, int THREADS, bool K_ROWS> struct Stored {
+  const bf16* g;
+  int ld, rows, k1, first;
+  bool packed;
+  __device__ __forceinline__ Stored(const bf16* g, int ld, int rows, int k1)
+      : g(g), ld(ld), rows(rows), k1(k1), first(0), packed(aligned16(g, ld)) {}
+  __device__ __forceinline__ void start(int row) { first = row; }
+  __device__ __forceinline__ void load(bf16* smem, int k) const {
+    if (K_ROWS) load_tile<STEP, TILE, THREADS>(smem, g, ld, k, k1, first, rows, packed);
+    else load_tile<TILE, STEP, THREADS>(smem, g, ld, first, rows, k, k1, packed);
+  }
+};
+
 // The sums of one tile over k in [k0, k1). store(row, column, v) then gets this thread's share of each row of its warp's part, two
 // neighbors in each group of eight columns: v[j] are columns column + 8 j and the next. All lanes of the warp call it together, also
 // for rows past m and columns past n, which the callee leaves out.
-template <int BM, int BN, int WARPS_M, int WARPS_N, bool A_K_ROWS, bool B_K_ROWS, class Store>
-__device__ __forceinline__ void multiply(const bf16* a, int lda, const bf16* b, int ldb, int m, int n, int k0, int k1, Store store) {
-  constexpr int THREADS = WARPS_M * WARPS_N * 32, WM = BM / WARPS_M, WN = BN / WARPS_N;
+template <int BM, int BN, int WARPS_M, int WARPS_N, bool A_K_ROWS, bool B_K_ROWS, class A, class B, class Store>
+__device__ __forceinline__ void multiply(A a, B b, int m, int k0, int k1, Store store) {
+  constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N;
   constexpr int A_STAGE = stage(BM, A_K_ROWS), B_STAGE = stage(BN, B_K_ROWS);
   constexpr int A_LD = A_K_ROWS ? BM + PAD : STEP + PAD, B_LD = B_K_ROWS ? BN + PAD : STEP + PAD;
   static_assert(WM % 16 == 0 && WN % 16 == 0, "full fragments");
@@ -72,20 +87,19 @@ __device__ __forceinline__ void multiply(const bf16* a, int lda, const bf16* b, 
   int warp = threadIdx.x >> 5, l = threadIdx.x & 31;
   int wm = warp / WARPS_N * WM, wn = warp % WARPS_N * WN;
   int n0 = blockIdx.x * BN, steps = k1 > k0 ? (k1 - k0 + STEP - 1) / STEP : 0;
-  bool a_packed = aligned16(a, lda), b_packed = aligned16(b, ldb);
+  b.start(n0);
 
   for (long long m_tile = (long long)blockIdx.y * BM; m_tile < m; m_tile += (long long)gridDim.y * BM) {
     int m0 = (int)m_tile;
+    a.start(m0);
     // An empty group past the end keeps the count that cp_wait goes by.
     auto load = [&](int t) {
       if (t < steps) {
         bf16* as = a_stages + t % STAGES * A_STAGE;
         bf16* bs = b_stages + t % STAGES * B_STAGE;
         int k = k0 + t * STEP;
-        if (A_K_ROWS) load_tile<STEP, BM, THREADS>(as, a, lda, k, k1, m0, m, a_packed);
-        else load_tile<BM, STEP, THREADS>(as, a, lda, m0, m, k, k1, a_packed);
-        if (B_K_ROWS) load_tile<STEP, BN, THREADS>(bs, b, ldb, k, k1, n0, n, b_packed);
-        else load_tile<BN, STEP, THREADS>(bs, b, ldb, n0, n, k, k1, b_packed);
+        a.load(as, k);
+        b.load(bs, k);
       }
       cp_commit();
     };
@@ -156,8 +170,16 @@ __device__ __forceinline__ void store_f32(float* c, int ldc, int m, int n, int r
 }
 
 // One row's share to bf16; where rows are aligned and the 32 columns exist (the same for all lanes), 16 bytes a lane.
-__device__ __forceinline__ void store_bf16(bf16* c, int ldc, int m, int n, int row, int col, const float2 (&v)[GROUPS]) {
+__device__ __forceinline__ void store_bf16(bf16* c, int ldc, int m, int n, int row, int col, float2 (&v)[GROUPS], bool add) {
   int pair = (threadIdx.x & 3) * 2, first = col - pair;
+  if (add && row < m) {
+    const bf16* old = c + (size_t)row * ldc + col;
+#pragma unroll
+    for (int j = 0; j < GROUPS; j++) {
+      if (col + 8 * j < n) v[j].x += __bfloat162float(old[8 * j]);
+      if (col + 8 * j + 1 < n) v[j].y += __bfloat162float(old[8 * j + 1]);
+    }
+  }
   if (aligned16(c, ldc) && first + 8 * GROUPS <= n) {
     uint32_t w[4];
 #pragma unroll
@@ -185,7 +207,9 @@ __device__ __forceinline__ float gelu_of_rounded(float v) {
 template <int TILE, int WARPS_M, int WARPS_N>
 __device__ __forceinline__ void nt(void* c, int ldc, const bf16* a, int lda, const bf16* b, int ldb, int m, int n, int k,
                                    const float* bias, void* gelu, int out_f32) {
-  multiply<TILE, TILE, WARPS_M, WARPS_N, false, false>(a, lda, b, ldb, m, n, 0, k, [=](int row, int col, float2 (&v)[GROUPS]) {
+  constexpr int THREADS = threads(TILE);
+  Stored<TILE, THREADS, false> left(a, lda, m, k), right(b, ldb, n, k);
+  multiply<TILE, TILE, WARPS_M, WARPS_N, false, false>(left, right, m, 0, k, [=](int row, int col, float2 (&v)[GROUPS]) {
     if (bias) {
 #pragma unroll
       for (int j = 0; j < GROUPS; j++) {
@@ -194,11 +218,11 @@ __device__ __forceinline__ void nt(void* c, int ldc, const bf16* a, int lda, con
       }
     }
     if (out_f32) store_f32((float*)c, ldc, m, n, row, col, v, false);
-    else store_bf16((bf16*)c, ldc, m, n, row, col, v);
+    else store_bf16((bf16*)c, ldc, m, n, row, col, v, false);
     if (gelu) {
 #pragma unroll
       for (int j = 0; j < GROUPS; j++) v[j] = make_float2(gelu_of_rounded(v[j].x), gelu_of_rounded(v[j].y));
-      store_bf16((bf16*)gelu, ldc, m, n, row, col, v);
+      store_bf16((bf16*)gelu, ldc, m, n, row, col, v, false);
     }
   });
 }
@@ -206,9 +230,12 @@ __device__ __forceinline__ void nt(void* c, int ldc, const bf16* a, int lda, con
 template <int TILE, int WARPS_M, int WARPS_N>
 __device__ __forceinline__ void nn(void* c, int ldc, const bf16* a, int lda, const bf16* b, int ldb, int m, int n, int k,
                                    int out_f32, int accumulate) {
-  multiply<TILE, TILE, WARPS_M, WARPS_N, false, true>(a, lda, b, ldb, m, n, 0, k, [=](int row, int col, float2 (&v)[GROUPS]) {
+  constexpr int THREADS = threads(TILE);
+  Stored<TILE, THREADS, false> left(a, lda, m, k);
+  Stored<TILE, THREADS, true> right(b, ldb, n, k);
+  multiply<TILE, TILE, WARPS_M, WARPS_N, false, true>(left, right, m, 0, k, [=](int row, int col, float2 (&v)[GROUPS]) {
     if (out_f32) store_f32((float*)c, ldc, m, n, row, col, v, accumulate);
-    else store_bf16((bf16*)c, ldc, m, n, row, col, v);
+    else store_bf16((bf16*)c, ldc, m, n, row, col, v, accumulate);
   });
 }
 
@@ -219,7 +246,9 @@ __device__ __forceinline__ void tn(float* c, int ldc, const bf16* a, int lda, co
   int k0 = (int)(first < k ? first : k), k1 = (int)(last < k ? last : k);
   float* part = c + blockIdx.z * split_stride;
   bool add = accumulate && gridDim.z == 1;
-  multiply<TILE, TILE, WARPS_M, WARPS_N, true, true>(a, lda, b, ldb, m, n, k0, k1, [=](int row, int col, float2 (&v)[GROUPS]) {
+  constexpr int THREADS = threads(TILE);
+  Stored<TILE, THREADS, true> left(a, lda, m, k1), right(b, ldb, n, k1);
+  multiply<TILE, TILE, WARPS_M, WARPS_N, true, true>(left, right, m, k0, k1, [=](int row, int col, float2 (&v)[GROUPS]) {
     store_f32(part, ldc, m, n, row, col, v, add);
   });
 }
@@ -239,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) gemm_nt_bf16_128(void* c, i
 }
 CPU_KERNEL(gemm_nt_bf16_128);
 
-// C (m, n) = A (m, k) B, B stored (k, n); C is f32 or bf16, and f32 may be added to.
+// C (m, n) = A (m, k) B, B stored (k, n); C is f32 or bf16. With `accumulate`, C += instead of C =.
 extern "C" __global__ void __launch_bounds__(128) gemm_nn_bf16(void* c, int ldc, const bf16* __restrict__ a, int lda,
     const bf16* __restrict__ b, int ldb, int m, int n, int k, int out_f32, int accumulate) {
   gemm_bf16::nn<64, 2, 2>(c, ldc, a, lda, b, ldb, m, n, k, out_f32, accumulate);

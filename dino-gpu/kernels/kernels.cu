@@ -21,10 +21,14 @@
 #include "attention.cu"
 #include "loss.cu"
 #include "mse.cu"
+#include "conv.cu"
+#include "batchnorm.cu"
+#include "pool.cu"
 #undef act
 #undef KERNEL
 
 #include "linear.cu"
+#include "conv_f32.cu"
 
 #define act bf16
 #define KERNEL(name) name##_bf16
@@ -38,8 +42,12 @@
 #include "attention.cu"
 #include "loss.cu"
 #include "mse.cu"
+#include "conv.cu"
+#include "batchnorm.cu"
+#include "pool.cu"
 #undef act
 #undef KERNEL
 
 #include "gemm_bf16.cuh"
 #include "attention_bf16.cu"
+#include "conv_bf16.cu"

@@ -25,9 +25,9 @@ impl Out {
 }
 
 /// Blocks that fill a large card twice: more tiles than this need no further splitting.
-const FILL: usize = 264;
+pub(crate) const FILL: usize = 264;
 /// Least depth of a split, so that its tile is worth starting.
-const DEPTH: usize = 512;
+pub(crate) const DEPTH: usize = 512;
 
 impl Gpu {
     /// The large tile where it makes enough blocks, else the small one, and the launch's shape.
@@ -117,7 +117,7 @@ impl Gpu {
         }
     }
 
-    /// y (m, n) = x (m, k) w, w (k, n); `accumulate` adds, f32 only.
+    /// y (m, n) = x (m, k) w, w (k, n); `accumulate` adds.
     pub(crate) fn matmul_nn(&mut self, y: Out, x: u64, w: u64, [m, n, k]: Size, accumulate: bool) {
         let f32_out = matches!(y, Out::F32(_));
         let matmul = Matmul { kind: Kind::Nn, size: [m, n, k], f32_out, accumulate, bias: false };

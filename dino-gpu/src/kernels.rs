@@ -65,6 +65,19 @@ impl Shape {
         Shape::new([rows.div_ceil(4), 1, 1], [128, 1])
     }
 
+    /// Four columns a thread, as many threads as a row has and at most a warp; a block goes on to further rows where there are many.
+    pub fn columns(rows: usize, cols: usize) -> Shape {
+        let [across, down] = Shape::across(cols);
+        let grid = [cols.div_ceil(4 * across), rows.div_ceil(down).min(65535), 1];
+        Shape::new(grid, [across as u32, down as u32])
+    }
+
+    /// Threads of such a block along the columns and along the rows.
+    pub fn across(cols: usize) -> [usize; 2] {
+        let across = cols.div_ceil(4).next_power_of_two().min(32);
+        [across, 256 / across]
+    }
+
     /// A block of 256 for each of `n`.
     pub fn blocks(n: usize) -> Shape {
         Shape::new([n, 1, 1], [256, 1])
@@ -140,14 +153,18 @@ macro_rules! kernels {
 
 // What does not depend on the activation type, what is compiled for either, and what runs on the tensor cores, with its shared memory.
 kernels! {
-    common: adamw, center_norm, clip_apply, clip_factors, clip_norm, clip_squares, column_running, commit_center, ema, gemm_f32,
-        lars, lars_factors, lars_squares, loss_running, loss_targets, mse_inner, prototype_scale, sgd, shadow_weights, split_sum,
+    common: adamw, batch_gradient_sums, batch_statistics, center_norm, clip_apply, clip_factors, clip_norm, clip_squares,
+        column_running, commit_center, commit_running, conv_f32, conv_weight_f32, ema, filter_sum, gemm_f32, lars, lars_factors,
+        lars_squares, loss_running, loss_targets, mse_inner, prototype_scale, running_statistics, sgd, shadow_weights, split_sum,
         sum_stat, weight_norm_backward;
-    typed: add, add_scaled, attend, attend_dkv, attend_dq, attention_rows, column_sums, embed, embed_backward, from_f32,
-        gather_class, gelu, gelu_backward, l2_normalise, l2_normalise_backward, layernorm, layernorm_backward, loss_gradient, mse_gradient,
-        patchify, relu, relu_backward, resize_positions, resize_positions_backward, scale_columns, scatter_class_acc, sum_rows;
+    typed: add, add_scaled, attend, attend_dkv, attend_dq, attention_rows, average_pool, average_pool_backward, batch_gradient,
+        batch_gradient_strips, batch_moments, batch_normalize, column_sums, embed, embed_backward, from_f32, gather_class, gelu,
+        gelu_backward, l2_normalise, l2_normalise_backward, layernorm, layernorm_backward, loss_gradient, max_pool,
+        max_pool_backward, mse_gradient, pack_filter, patchify, relu, relu_backward, resize_positions, resize_positions_backward,
+        scale_columns, scatter_class_acc, sum_rows;
     tensor: gemm_nt_bf16 = 30720, gemm_nt_bf16_128 = 61440, gemm_nn_bf16 = 29184, gemm_nn_bf16_128 = 56832, gemm_tn_bf16 = 27648,
-        gemm_tn_bf16_128 = 52224, attention_delta_bf16 = 0,
+        gemm_tn_bf16_128 = 52224, conv_bf16_64 = 30720, conv_bf16_128 = 61440, conv_weight_bf16_64 = 27648,
+        conv_weight_bf16_128 = 52224, attention_delta_bf16 = 0,
         attention_fwd_bf16_32 = 25600, attention_dq_bf16_32 = 30720, attention_dkv_bf16_32 = 31744,
         attention_fwd_bf16_64 = 46080, attention_dq_bf16_64 = 55296, attention_dkv_bf16_64 = 37376,
         attention_fwd_bf16_96 = 39936, attention_dq_bf16_96 = 53248, attention_dkv_bf16_96 = 53760,

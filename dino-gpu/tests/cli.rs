@@ -108,3 +108,33 @@ fn a_lost_device_leaves_the_last_checkpoint() {
     let end = |out: &Path| std::fs::read(out.join("checkpoint.safetensors")).unwrap();
     assert!(end(&lost) != saved && end(&lost) == end(&kept), "the resumed run has other weights");
 }
+
+/// A residual network trains, one step a graph or kernel by kernel, and `plan` counts the scratch memory of its convolutions and norms.
+#[test]
+fn a_residual_network_trains() {
+    let Some(driver) = emulation() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("images");
+    std::fs::create_dir(&data).unwrap();
+    tests::gpu::images(&data, 16, 8);
+    let model = "--arch resnet_small --widths 8 12 --stage-blocks 1 1 --out-dim 32 --hidden 16 --bottleneck 8 --global-size 16 \
+        --local-size 8 --local-crops-number 1 --batch 4";
+    let line = format!(
+        "train --data {} {model} --epochs 2 --warmup-epochs 0 --knn-every 0 --workspace 256 --threads 1 --out",
+        data.display()
+    );
+    let (graph, direct) = (folder.path().join("graph"), folder.path().join("direct"));
+    let o = run(&line, &[&graph], driver, &[]);
+    assert!(o.status.success(), "{}", printed(&o));
+    let o = run(&format!("train --launch direct {}", line.strip_prefix("train ").unwrap()), &[&direct], driver, &[]);
+    assert!(o.status.success(), "{}", printed(&o));
+    let end = |out: &Path| std::fs::read(out.join("checkpoint.safetensors")).unwrap();
+    assert!(end(&graph) == end(&direct), "kernel by kernel: other weights");
+
+    let o = run(&format!("plan {model} --device cuda --json"), &[], Path::new("/nowhere"), &[]);
+    let plan: Value = serde_json::from_slice(&o.stdout).unwrap();
+    let items = plan["memory"].as_array().unwrap();
+    let scratch = items.iter().find(|item| item["name"] == "scratch of convolutions and batch norms").expect("a row");
+    // The largest filter is 3 x 3 from 12 channels to 12; a norm has two sums for each of its blocks and channels.
+    assert!(scratch["bytes"].as_u64().unwrap() > 4 * 9 * 12 * 12, "{scratch}");
+}

@@ -204,8 +204,9 @@ impl Arena {
             longest: 0,
             head_dim: 0,
             widest: 0,
-            filters: 0,
-            sums: 0,
+            // No filter is larger, and no batch norm has more partial sums.
+            filters: l.weights.next,
+            sums: 2 * l.acts.next,
         };
         let mut o = make_poisoned::<F>(pools);
         for (pool, span, values) in self.writes {

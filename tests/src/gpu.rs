@@ -9,6 +9,7 @@ use dino_host::cpu::Cpu;
 use dino_kernel::backend::wrap::{Lockstep, Mismatch};
 use dino_kernel::backend::{Memory, Op};
 use dino_kernel::mem::{Pool, Span};
+use dino_kernel::model::Backbone;
 use dino_kernel::plan::{Config, Plan, Pools};
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::Hyper;
@@ -167,9 +168,19 @@ pub fn step_beside_cpu<F: Factory>(
             run.o.floor[op as usize][pool as usize] = images.sqrt() / (student_temp * pairs as f64);
         }
     }
+    // A bias in front of a batch norm has no gradient, so its error is measured by the terms of the sum: by the loss's gradient.
+    if config.head.batch_norm {
+        run.o.floor[Op::linear_backward as usize][Pool::Grads as usize] =
+            (config.micro_batch as f64).sqrt() / (student_temp * pairs as f64);
+    }
     run.step(&Hyper { teacher_temp, student_temp, ..hyper_numbers() }, &random_views(&plan, seed));
     assert_eq!(run.monitor(monitor::FINITE), 1.0);
-    let k = plan.config.backbone.cost(&plan.crops()).max(config.head.prototypes) as f64;
+    // The longest sum: the rows of a weight's gradient, or the prototypes.
+    let rows = match config.backbone {
+        Backbone::Vit(_) => config.backbone.cost(&plan.crops()),
+        Backbone::ResNet(_) => plan.crops().pixels(),
+    };
+    let k = rows.max(config.head.prototypes) as f64;
     let part = |m: &Mismatch| {
         let bound = sharpened(bound(m.op, m.access.pool, k), m.op, teacher_temp.min(student_temp), config.head.cols());
         assert!(m.error <= bound, "{m:?} exceeds {bound:e} under {config:?}");

@@ -2,7 +2,8 @@
 
 use crate::training::{OBJECTIVE, OPTIMIZER, OPTIMIZERS, TEACHER, TEACHERS};
 use dino_kernel::crops::{Crops, Group};
-use dino_kernel::model::{Activation, Backbone, Head, Vit};
+use dino_kernel::model::resnet::{Block, Stage, Stem};
+use dino_kernel::model::{Activation, Backbone, Head, ResNet, Vit};
 use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
@@ -138,6 +139,35 @@ prop_compose! {
         let (optimizer, teacher) = (OPTIMIZERS[prototypes % OPTIMIZERS.len()], TEACHERS[hidden % TEACHERS.len()]);
         let rest = ordinary(backbone, head, views, [images * parts, images]);
         Config { objective, optimizer, teacher, drop_path, recompute, stream_crops, ..rest }
+    }
+}
+
+prop_compose! {
+    /// Small residual networks of every kind, with and without batch norms in the head.
+    pub fn resnet_configs()(
+        (kernel, stem_stride, pool, bottleneck) in (0usize..4, 1usize..3, any::<bool>(), any::<bool>()),
+        stages in prop::collection::vec((2usize..9, 1usize..3, 1usize..3), 1..4),
+        // A filter of one element in front of a batch norm has no gradient: only its sign matters.
+        (width, channels) in (2usize..9, 2usize..4),
+        globals in (5usize..20, 5usize..20),
+        locals in prop::option::of((1usize..4, 4usize..12, 4usize..12)),
+        (layers, batch_norm, train_gain) in (1usize..4, any::<bool>(), any::<bool>()),
+        (images, groups, parts) in (3usize..6, 1usize..3, 1usize..3),
+        (recompute, stream_crops) in any::<(bool, bool)>(),
+    ) -> Config {
+        let maps = |count, height, width| Group { count, height, width };
+        let stem = Stem { width, kernel: 2 * kernel + 1, stride: stem_stride, pool };
+        let block = if bottleneck { Block::Bottleneck } else { Block::Basic };
+        let stage = |r: ResNet, (width, blocks, stride)| r.with(Stage { width, blocks, stride });
+        let resnet = stages.into_iter().fold(ResNet::new(9, channels, stem, block), stage);
+        let mut views = Crops::one(maps(2, globals.0, globals.1));
+        if let Some((count, height, width)) = locals {
+            views = views.with(maps(count, height, width));
+        }
+        let head = Head { layers, batch_norm, train_gain, hidden: 12, bottleneck: 8, prototypes: 60, inp: resnet.dim(), ..Head::PUBLISHED };
+        let images_of = [images * groups * parts, images * groups];
+        let stream_crops = stream_crops && !batch_norm;
+        Config { recompute, stream_crops, bn_group: Some(images), ..ordinary(Backbone::ResNet(resnet), head, views, images_of) }
     }
 }
 

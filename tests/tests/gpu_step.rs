@@ -5,7 +5,8 @@ use dino_gpu::{Gpu, Launch, Options, Precision};
 use dino_host::device::{Device, Part, QUEUE, Step};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::Pool;
-use dino_kernel::model::{Backbone, Head, Vit};
+use dino_kernel::model::resnet::{Block, Stage, Stem};
+use dino_kernel::model::{Backbone, Head, ResNet, Vit};
 use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
@@ -15,8 +16,19 @@ use tests::gpu::{Ground, emulation_count, ground};
 use tests::plans::ordinary;
 use tests::training::{OBJECTIVE, Run, hyper_numbers, normals};
 
-fn plan(parts: usize, stream_crops: bool, objective: Objective) -> Plan {
-    let backbone = Backbone::Vit(Vit {
+/// What is run.
+#[derive(Clone, Copy)]
+struct Case {
+    /// Micro-batches.
+    parts: usize,
+    stream_crops: bool,
+    objective: Objective,
+    /// A residual network with batch norms in its head, in the place of a transformer.
+    residual: bool,
+}
+
+fn plan(Case { parts, stream_crops, objective, residual }: Case) -> Plan {
+    let vit = Backbone::Vit(Vit {
         image: 16,
         patch: 8,
         channels: 3,
@@ -27,21 +39,30 @@ fn plan(parts: usize, stream_crops: bool, objective: Objective) -> Plan {
         positions: Interpolation::Published,
         eps: EPS,
     });
-    let head =
-        Head { inp: 16, layers: 2, hidden: 16, bottleneck: 8, prototypes: 80, train_gain: false, ..Head::PUBLISHED };
+    let stage = |stride| Stage { width: 16, blocks: 1, stride };
+    let stem = Stem { width: 8, kernel: 3, stride: 1, pool: true };
+    let resnet = ResNet::new(16, 3, stem, Block::Basic).with(stage(1)).with(stage(2));
+    let backbone = if residual { Backbone::ResNet(resnet) } else { vit };
+    let (inp, batch_norm) = (backbone.dim(), residual && !stream_crops);
+    let head = Head {
+        inp,
+        layers: 2,
+        hidden: 16,
+        bottleneck: 8,
+        prototypes: 80,
+        train_gain: false,
+        batch_norm,
+        ..Head::PUBLISHED
+    };
     let views = Crops::one(Group { count: 2, height: 16, width: 16 }).with(Group { count: 1, height: 8, width: 16 });
     let ordinary = ordinary(backbone, head, views, [2 * parts, 2]);
-    Plan::new(Config { drop_path: true, stream_crops, objective, ..ordinary }).expect("a valid plan")
+    let bn_group = residual.then_some(2);
+    Plan::new(Config { drop_path: !residual, stream_crops, objective, bn_group, ..ordinary }).expect("a valid plan")
 }
 
 /// Six steps, reports one step late as the trainer takes them: the monitors, the weights, and what the last four steps cost.
-fn steps(
-    launch: Launch,
-    parts: usize,
-    stream_crops: bool,
-    objective: Objective,
-) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, [i64; 5]) {
-    let plan = plan(parts, stream_crops, objective);
+fn steps(launch: Launch, case: Case) -> (Vec<[f32; monitor::LEN]>, Vec<f32>, [i64; 5]) {
+    let (plan, parts) = (plan(case), case.parts);
     let options = Options { precision: Precision::Bf16, launch, workspace: 128, ..Options::default() };
     let before = emulation_count(c"live_bytes");
     let gpu = Gpu::create(&options, plan.pools).expect("it fits");
@@ -92,9 +113,19 @@ fn a_step_leaves_the_host_alone() {
     }
     // The targets of the last depend on the full batch, whose micro-batches are sent twice.
     let whole = Objective { targets: Targets::SinkhornKnopp { iterations: 3 }, divergence: Divergence::SquaredError };
-    let centered = [(1, false), (1, true), (3, false), (3, true)].map(|(parts, stream)| (parts, stream, OBJECTIVE));
-    for (parts, stream, objective) in centered.into_iter().chain([(1, false, whole), (3, true, whole)]) {
-        let (monitors, weights, cost) = steps(Launch::Graph, parts, stream, objective);
+    let case = |parts, stream_crops, objective, residual| Case { parts, stream_crops, objective, residual };
+    for case in [
+        case(1, false, OBJECTIVE, false),
+        case(1, true, OBJECTIVE, false),
+        case(3, false, OBJECTIVE, false),
+        case(3, true, OBJECTIVE, false),
+        case(1, false, whole, false),
+        case(3, true, whole, false),
+        case(2, false, OBJECTIVE, true),
+        case(1, true, OBJECTIVE, true),
+    ] {
+        let (parts, objective) = (case.parts, case.objective);
+        let (monitors, weights, cost) = steps(Launch::Graph, case);
         assert_eq!(monitors.len(), 6);
         assert!(monitors.iter().all(|m| m[monitor::FINITE] == 1.0));
         // With several micro-batches the host may not run further ahead than the two pinned buffers: it waits for a copy, not for work.
@@ -104,7 +135,7 @@ fn a_step_leaves_the_host_alone() {
         assert!(cost[1] <= waits, "{} waits in four steps", cost[1]);
         assert_eq!(cost[2..], [0; 3], "pageable copies, refusals in a capture, guards");
 
-        let (direct, same, cost) = steps(Launch::Direct, parts, stream, objective);
+        let (direct, same, cost) = steps(Launch::Direct, case);
         assert_eq!(cost[0], 0, "allocations");
         assert_eq!(monitors, direct, "as graphs and kernel by kernel");
         assert!(weights == same, "as graphs and kernel by kernel: other weights");

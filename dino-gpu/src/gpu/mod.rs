@@ -39,6 +39,9 @@ pub struct Gpu {
     stats: Buffer,
     state: Buffer,
     workspace: Buffer,
+    /// A convolution's filter as a matmul's factor, or a part of its gradient; a batch norm's partial sums. Empty without any.
+    filters: Buffer,
+    sums: Buffer,
     /// cuBLASLt, where matmuls go there; it has the workspace's end.
     pub(crate) cublaslt: Option<CublasLt>,
     /// Whether launches are being recorded.
@@ -69,13 +72,8 @@ impl Gpu {
     /// Allocates the pools, zeroed.
     ///
     /// # Errors
-    /// There is no GPU, the pools do not fit its free memory, cuBLASLt is asked for and is not there, or the plan has convolutions or batch
-    /// norms, which have no kernels.
+    /// There is no GPU, the pools do not fit its free memory, or cuBLASLt is asked for and is not there.
     pub fn create(options: &Options, pools: Pools) -> Result<Gpu> {
-        if pools.filters > 0 || pools.sums > 0 {
-            return Err(Error::new("convolutions and batch norms have no CUDA kernels")
-                .hint("dino-host trains a ResNet on the CPU; a ViT without batch norm in its head runs here"));
-        }
         let card = Card::get()?;
         let wanted: u64 = memory(options, pools).iter().map(|(_, bytes)| bytes).sum();
         let (free, total) = card.free()?;
@@ -108,6 +106,8 @@ impl Gpu {
             stats: floats(pools.stats)?,
             state: floats(pools.state)?,
             workspace,
+            filters: floats(pools.filters)?,
+            sums: floats(pools.sums)?,
             cublaslt,
             capturing: false,
             table: None,
@@ -207,16 +207,21 @@ impl Gpu {
         self.workspace.bytes - self.cublaslt.as_ref().map_or(0, CublasLt::scratch)
     }
 
+    /// Memory for the largest filter: address, bytes.
+    pub(crate) fn filters(&self) -> (u64, usize) {
+        (self.filters.at, self.filters.bytes)
+    }
+
+    /// Memory for a batch norm's partial sums: address, bytes.
+    pub(crate) fn sums(&self) -> (u64, usize) {
+        (self.sums.at, self.sums.bytes)
+    }
+
     // Queueing.
 
     /// Keeps the first error.
     pub(crate) fn fail(&mut self, e: Error) {
         self.first_error.get_or_insert(e);
-    }
-
-    /// The op has no kernel. Plans that call it are refused before ([`Gpu::create`]).
-    pub(crate) fn no_kernel(&mut self, op: &str) {
-        self.fail(Error::new(format!("the op {op} has no CUDA kernel")).hint("dino-host runs it on the CPU"));
     }
 
     /// An op needs this many bytes of workspace, and there are fewer.

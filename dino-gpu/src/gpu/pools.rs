@@ -25,6 +25,9 @@ pub fn memory(options: &Options, pools: Pools) -> Vec<(&'static str, u64)> {
         ("workspace", (options.workspace << 10) as u64),
         ("input, staged twice", 2 * f32s(pools.input)),
     ];
+    if pools.filters + pools.sums > 0 {
+        list.push(("scratch of convolutions and batch norms", f32s(pools.filters + pools.sums)));
+    }
     if options.precision == Precision::Bf16 {
         list.push(("weights as bf16", 2 * pools.weights as u64));
     }

@@ -123,37 +123,39 @@ impl Backward for Gpu {
         self.launch(&self.kernels.resize_positions_backward, Shape::flat(n.from[0] * n.from[1] * n.cols), arguments);
     }
 
-    fn convolve_backward(&mut self, _dx: Act, _dy: Act, _x: Act, _w: Weight, _n: Conv) {
-        self.no_kernel("convolve_backward");
+    fn convolve_backward(&mut self, dx: Act, dy: Act, x: Act, w: Weight, n: Conv) {
+        self.convolution_input(dx, dy, w, n, false);
+        self.convolution_filter(dy, x, w, n);
     }
 
-    fn convolve_backward_acc(&mut self, _dx_acc: Act, _dy: Act, _x: Act, _w: Weight, _n: Conv) {
-        self.no_kernel("convolve_backward_acc");
+    fn convolve_backward_acc(&mut self, dx_acc: Act, dy: Act, x: Act, w: Weight, n: Conv) {
+        self.convolution_input(dx_acc, dy, w, n, true);
+        self.convolution_filter(dy, x, w, n);
     }
 
-    fn convolve_backward_params(&mut self, _dy: Act, _x: Act, _w: Weight, _n: Conv) {
-        self.no_kernel("convolve_backward_params");
+    fn convolve_backward_params(&mut self, dy: Act, x: Act, w: Weight, n: Conv) {
+        self.convolution_filter(dy, x, w, n);
     }
 
     fn batch_normalize_backward(
         &mut self,
-        _dx: Act,
-        _dy: Act,
-        _x: Act,
-        _y: Act,
-        _stats: NormStats,
-        _w: Affine,
-        _n: BatchNorm,
+        dx: Act,
+        dy: Act,
+        x: Act,
+        y: Act,
+        stats: NormStats,
+        w: Affine,
+        n: BatchNorm,
     ) {
-        self.no_kernel("batch_normalize_backward");
+        self.normalize_columns_backward([dx, dy], [x, y], stats, w, n);
     }
 
-    fn max_pool_backward(&mut self, _dx: Act, _dy: Act, _x: Act, _n: MaxPool) {
-        self.no_kernel("max_pool_backward");
+    fn max_pool_backward(&mut self, dx: Act, dy: Act, x: Act, n: MaxPool) {
+        self.pool_largest_backward(dx, dy, x, n);
     }
 
-    fn average_pool_backward(&mut self, _dx: Act, _dy: Act, _n: Ragged, _cols: usize) {
-        self.no_kernel("average_pool_backward");
+    fn average_pool_backward(&mut self, dx: Act, dy: Act, n: Ragged, cols: usize) {
+        self.pool_average_backward(dx, dy, n, cols);
     }
 
     fn clear(&mut self, x: Act) {

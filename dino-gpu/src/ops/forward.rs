@@ -90,28 +90,28 @@ impl Forward for Gpu {
         self.normalize([y, sum], stats, [x, branch], w, n);
     }
 
-    fn convolve(&mut self, _y: Act, _x: Act, _w: Weight, _n: Conv) {
-        self.no_kernel("convolve");
+    fn convolve(&mut self, y: Act, x: Act, w: Weight, n: Conv) {
+        self.convolution(y, x, w, n);
     }
 
-    fn batch_statistics(&mut self, _stats: NormStats, _running: Running, _x: Act, _n: BatchNorm) {
-        self.no_kernel("batch_statistics");
+    fn batch_statistics(&mut self, stats: NormStats, running: Running, x: Act, n: BatchNorm) {
+        self.group_statistics(stats, running, x, n);
     }
 
-    fn running_statistics(&mut self, _stats: NormStats, _running: Running, _eps: f64) {
-        self.no_kernel("running_statistics");
+    fn running_statistics(&mut self, stats: NormStats, running: Running, eps: f64) {
+        self.of_running(stats, running, eps);
     }
 
-    fn batch_normalize(&mut self, _y: Act, _x: Act, _residual: Act, _stats: NormStats, _w: Affine, _n: BatchNorm) {
-        self.no_kernel("batch_normalize");
+    fn batch_normalize(&mut self, y: Act, x: Act, residual: Act, stats: NormStats, w: Affine, n: BatchNorm) {
+        self.normalize_columns(y, x, residual, stats, w, n);
     }
 
-    fn max_pool(&mut self, _y: Act, _x: Act, _n: MaxPool) {
-        self.no_kernel("max_pool");
+    fn max_pool(&mut self, y: Act, x: Act, n: MaxPool) {
+        self.pool_largest(y, x, n);
     }
 
-    fn average_pool(&mut self, _y: Act, _x: Act, _n: Ragged, _cols: usize) {
-        self.no_kernel("average_pool");
+    fn average_pool(&mut self, y: Act, x: Act, n: Ragged, cols: usize) {
+        self.pool_average(y, x, n, cols);
     }
 
     fn resize_positions(&mut self, y: Act, table: Weight, rows: State, cols: State, n: Grid) {

@@ -4,8 +4,11 @@
 
 mod attention;
 mod backward;
+mod batchnorm;
+mod conv;
 mod forward;
 mod loss;
+mod pool;
 mod update;
 
 use dino_kernel::crops::Ragged;

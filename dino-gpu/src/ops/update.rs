@@ -3,7 +3,6 @@
 use crate::args;
 use crate::gpu::Gpu;
 use crate::kernels::Shape;
-use dino_host::error::Error;
 use dino_kernel::backend::*;
 use dino_kernel::mem::{Act, Stat, State, Weight};
 use dino_kernel::optim::Optimizer;
@@ -13,9 +12,10 @@ use dino_kernel::params::ParamTable;
 impl Collective for Gpu {}
 
 impl Gpu {
-    /// Sums of shards are kept and added by no kernel yet.
-    fn one_shard(&mut self) {
-        self.fail(Error::new("a GPU sums a batch as one shard only"));
+    /// What a shard sums, in the order it is kept in: address and elements.
+    fn shard_sums(&self, table: &dyn ParamTable, sums: Sums) -> [(u64, usize); 3] {
+        let [teacher, losses] = [sums.teacher, sums.losses].map(|s| (self.state(s), s.len()));
+        [(self.all_grads().0, table.len()), teacher, losses]
     }
 }
 
@@ -56,12 +56,20 @@ impl Update for Gpu {
         self.launch(&self.kernels.sum_stat, Shape::blocks(1), args![sum, at, x.len() as i32]);
     }
 
-    fn keep_sums(&mut self, _kept: State, _table: &dyn ParamTable, _sums: Sums) {
-        self.one_shard();
+    fn keep_sums(&mut self, kept: State, table: &dyn ParamTable, sums: Sums) {
+        let mut to = self.state(kept);
+        for (from, len) in self.shard_sums(table, sums) {
+            self.copy_bytes(to, from, 4 * len);
+            to += 4 * len as u64;
+        }
     }
 
-    fn add_sums(&mut self, _table: &dyn ParamTable, _sums: Sums, _kept: State) {
-        self.one_shard();
+    fn add_sums(&mut self, table: &dyn ParamTable, sums: Sums, kept: State) {
+        let mut from = self.state(kept);
+        for (to, len) in self.shard_sums(table, sums) {
+            self.sum_parts(to, from, len, 1, 0);
+            from += 4 * len as u64;
+        }
     }
 
     fn weight_norm_backward(&mut self, p: Prototypes, g: Weight, train_gain: bool, n: Rows) {
@@ -113,16 +121,21 @@ impl Update for Gpu {
         }
     }
 
-    fn copy_running(&mut self, _y: State, _x: State) {
-        self.no_kernel("copy_running");
+    fn copy_running(&mut self, y: State, x: State) {
+        let (to, from) = (self.state(y), self.state(x));
+        self.copy_bytes(to, from, 4 * x.len());
     }
 
-    fn commit_running(&mut self, _running: State, _moved: State, _monitor: State) {
-        self.no_kernel("commit_running");
+    fn commit_running(&mut self, running: State, moved: State, monitor: State) {
+        let arguments = args![self.state(running), self.state(moved), self.state(monitor), 0u64, moved.len() as i32];
+        self.launch(&self.kernels.commit_running, Shape::flat(moved.len()), arguments);
     }
 
-    fn follow_running(&mut self, _teacher: State, _student: State, _monitor: State, _hyper: State) {
-        self.no_kernel("follow_running");
+    fn follow_running(&mut self, teacher: State, student: State, monitor: State, hyper: State) {
+        let (to, from, monitor, hyper) =
+            (self.state(teacher), self.state(student), self.state(monitor), self.state(hyper));
+        let arguments = args![to, from, monitor, hyper, student.len() as i32];
+        self.launch(&self.kernels.commit_running, Shape::flat(student.len()), arguments);
     }
 
     fn ema(&mut self, monitor: State, table: &dyn ParamTable, hyper: State) {

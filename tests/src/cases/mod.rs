@@ -154,10 +154,6 @@ pub const OF_A_STEP: &[Op] = &[
     Op::ema,
 ];
 
-/// Ops that have no CUDA kernel: plans that call them are refused there.
-pub const WITHOUT_KERNEL: &[Op] =
-    &[Op::convolve, Op::batch_statistics, Op::running_statistics, Op::batch_normalize, Op::max_pool, Op::average_pool];
-
 #[test]
 fn every_op_has_a_row() {
     let has = |op: &Op| OF_A_STEP.contains(op) || TABLE.iter().flat_map(|t| t.iter()).any(|row| row.ops.contains(op));

@@ -1,7 +1,6 @@
 //! Residual networks against golden tensors: convolutions, pools, batch norms, blocks, and one training step of a small network with
 //! batch norms in its head.
 
-use dino_gpu::{Gpu, Options};
 use dino_host::cpu::Cpu;
 use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group, Ragged};
@@ -10,15 +9,16 @@ use dino_kernel::model::resnet::{Block, Stage, Stem};
 use dino_kernel::model::{Backbone, Head, Output, Pass, ResNet, Save, Statistics};
 use dino_kernel::ops::batchnorm::EPS;
 use dino_kernel::params::{Buffer, Spec};
-use dino_kernel::plan::{self, Config, FeaturePlan, Plan, Pools};
+use dino_kernel::plan::{self, Config, Plan, Pools};
 use dino_kernel::step::{self, Hyper};
 use tests::backend::{Arena, Factory, Reference, make_poisoned, read, read_grad, write};
 use tests::fixture::{Fixture, Tensor};
 use tests::for_backends;
+use tests::gpu::OnGpu;
 use tests::plans::ordinary;
 use tests::training::{Net, Run, View, groups, hyper_numbers};
 
-for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [
+for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu, gpu: OnGpu<false, 256>] [
     convolutions, max_pool, average_pool, batch_norm, basic_block, basic_block_down, bottleneck_down, training_step,
 ]);
 
@@ -27,20 +27,6 @@ fn every_golden_tensor_belongs_to_a_test() {
     let f = Fixture::open("convnet");
     let all = ["conv", "maxpool.", "avgpool.", "batchnorm", "basicblock", "bottleneck", "mini."];
     assert_eq!(f.outputs(&all), f.outputs(&[""]));
-}
-
-/// The GPU is not among the backends here: it has no kernels for these ops, and says so before it takes memory.
-#[test]
-fn the_gpu_refuses_a_residual_network() {
-    println!("SKIPPED golden_resnet on gpu: convolutions and batch norms have no CUDA kernels");
-    let views = Crops::one(Group { count: 2, height: 32, width: 32 });
-    let head =
-        Head { inp: 512, layers: 1, hidden: 8, bottleneck: 8, prototypes: 8, train_gain: false, ..Head::PUBLISHED };
-    let plan = Plan::new(ordinary(Backbone::ResNet(ResNet::RESNET_18), head, views, [2, 2])).expect("a sound plan");
-    let refused = Gpu::create(&Options::default(), plan.pools).err().expect("no kernels").to_string();
-    assert!(refused.contains("convolutions and batch norms have no CUDA kernels"), "{refused}");
-    let features = FeaturePlan::new(plan.table.backbone, views, Output::Class, 0).expect("a sound plan");
-    assert!(Gpu::create(&Options::default(), features.pools).is_err());
 }
 
 /// (images, channels, height, width) to rows of channels, a row for every pixel.

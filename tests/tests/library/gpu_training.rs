@@ -152,6 +152,44 @@ fn either_backend_goes_on_from_the_others_checkpoint() {
     assert!(checkpoint(&at_once) == checkpoint(&stopped), "stopped after every step: other weights");
 }
 
+/// A residual network whose batch norms go by two images: the losses of the CPU, and the same bits after a stop, running statistics
+/// included. (Graphs and kernel by kernel: `gpu_step`.)
+#[test]
+fn residual_networks_train_as_on_the_cpu() {
+    if !ready("residual_networks_train_as_on_the_cpu") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config {
+        arch: "resnet_small".into(),
+        widths: vec![8, 12],
+        stage_blocks: vec![1, 1],
+        bn_group: 2,
+        drop_path_rate: 0.0,
+        global_size: 16,
+        local_size: 8,
+        batch: 10,
+        ..config(1)
+    };
+    let config = config.resolve().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    train::<Cpu>(&NoOptions {}, &config, &at("cpu"), false, false);
+    let cpu = losses(&at("cpu"));
+    for (precision, bound) in [(Precision::F32, 1e-4), (Precision::Bf16, 4.0 / 256.0)] {
+        let out = at(&format!("{precision:?}"));
+        train::<Gpu>(&gpu(precision, Launch::Graph), &config, &out, false, false);
+        let found = losses(&out);
+        assert_eq!(found.len(), cpu.len());
+        for (c, g) in cpu.iter().zip(&found) {
+            assert!((c - g).abs() <= bound * c, "{precision:?}: CPU {cpu:?}, GPU {found:?}");
+        }
+    }
+    let (options, stopped) = (gpu(Precision::Bf16, Launch::Graph), at("stopped"));
+    assert_eq!(train::<Gpu>(&options, &config, &stopped, false, true), Outcome::Interrupted);
+    assert_eq!(train::<Gpu>(&options, &config, &stopped, true, false), Outcome::Finished);
+    assert!(checkpoint(&stopped) == checkpoint(&at("Bf16")), "stopped after a step: other weights or statistics");
+}
+
 /// |a - b| / |a|.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     let square = |x: f32, y: f32| f64::from(x - y).powi(2);

@@ -16,7 +16,7 @@ use dino_kernel::plan::{Config, Plan, Pools};
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::{self, Hyper};
 use tests::backend::{Arena, Factory, Reference, make_poisoned, read, read_span, write};
-use tests::cases::{Call, Row, TABLE, WITHOUT_KERNEL, numbers, ragged, row};
+use tests::cases::{Call, Row, TABLE, numbers, ragged, row};
 use tests::for_backends;
 use tests::gpu::{OnGpu, bf16_bound, f32_bound, ready};
 use tests::plans::{ordinary, smallest};
@@ -33,8 +33,6 @@ trait Both: Factory<Backend = Pair<Self>> {
     type B: Update + Memory;
     /// Whether the second keeps activations in bf16.
     const BF16: bool = false;
-    /// Ops that the second does not have.
-    const WITHOUT: &[Op] = &[];
     /// The same with a workspace of 12 KiB.
     type Small: Both;
 }
@@ -75,7 +73,6 @@ impl<const BF16: bool, const KIB: usize> Both for GpuBesideCpu<BF16, KIB> {
     type A = Cpu;
     type B = Gpu;
     const BF16: bool = BF16;
-    const WITHOUT: &[Op] = WITHOUT_KERNEL;
     type Small = GpuBesideCpu<BF16, 12>;
 }
 
@@ -146,12 +143,8 @@ fn agree<F: Both>(row: &Row, sizes: &[usize], [forward, backward]: [bool; 2]) {
     assert!(wrong.is_none(), "{} {sizes:?}: {wrong:?}", row.name);
 }
 
-fn every_row<F: Both>(who: &str) {
+fn every_row<F: Both>(_: &str) {
     for row in TABLE.iter().flat_map(|rows| rows.iter()) {
-        if row.ops.iter().any(|op| F::WITHOUT.contains(op)) {
-            println!("SKIPPED {who}: {}: no CUDA kernel", row.name);
-            continue;
-        }
         for sizes in row.edges {
             if row.workspace < 256 {
                 agree::<F::Small>(row, sizes, [true; 2])

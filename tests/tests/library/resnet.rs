@@ -16,8 +16,8 @@ use dino_kernel::step::{self, Hyper};
 use proptest::prelude::*;
 use tests::backend::{Arena, Factory, Place, Reference, make_poisoned, read, read_grad, read_span, write};
 use tests::for_backends;
-use tests::gpu::f32_bound;
-use tests::plans::{cases, ordinary};
+use tests::gpu::{OnGpu, f32_bound};
+use tests::plans::{cases, ordinary, resnet_configs};
 use tests::training::{Net, Run, hyper_numbers, normals, random_views};
 
 type F64 = Train<'static, f64>;
@@ -265,6 +265,7 @@ fn whole_model() {
 for_backends!([reference_f32: Reference<f32>, reference_f64: Reference<f64>, cpu: Cpu] [
     any_split_that_keeps_groups, computing_again_changes_no_bit, a_step_that_is_not_finite_moves_nothing,
 ]);
+for_backends!([gpu: OnGpu<false, 256>] [computing_again_changes_no_bit, a_step_that_is_not_finite_moves_nothing]);
 
 /// Loss, gradients, running statistics, all named.
 fn split<F: Factory>(config: Config) -> Vec<(String, Vec<f64>)> {
@@ -384,38 +385,10 @@ fn micro_batches_that_cut_groups_are_refused() {
     assert_eq!(ranks.map(|_| ()), Err(PlanError::BatchRanks { ranks: 2 }));
 }
 
-prop_compose! {
-    /// Small networks of every kind.
-    fn configs()(
-        (kernel, stem_stride, pool, bottleneck) in (0usize..4, 1usize..3, any::<bool>(), any::<bool>()),
-        stages in prop::collection::vec((2usize..9, 1usize..3, 1usize..3), 1..4),
-        // A filter of one element in front of a batch norm has no gradient: only its sign matters.
-        (width, channels) in (2usize..9, 2usize..4),
-        globals in (5usize..20, 5usize..20),
-        locals in prop::option::of((1usize..4, 4usize..12, 4usize..12)),
-        (layers, batch_norm, train_gain) in (1usize..4, any::<bool>(), any::<bool>()),
-        (images, groups, parts) in (3usize..6, 1usize..3, 1usize..3),
-        (recompute, stream_crops) in any::<(bool, bool)>(),
-    ) -> Config {
-        let stem = Stem { width, kernel: 2 * kernel + 1, stride: stem_stride, pool };
-        let block = if bottleneck { Block::Bottleneck } else { Block::Basic };
-        let stage = |r: ResNet, (width, blocks, stride)| r.with(Stage { width, blocks, stride });
-        let resnet = stages.into_iter().fold(ResNet::new(9, channels, stem, block), stage);
-        let mut views = Crops::one(group(2, globals.0, globals.1));
-        if let Some((count, height, width)) = locals {
-            views = views.with(group(count, height, width));
-        }
-        let head = Head { layers, batch_norm, train_gain, hidden: 12, bottleneck: 8, prototypes: 60, inp: resnet.dim(), ..Head::PUBLISHED };
-        let images_of = [images * groups * parts, images * groups];
-        let stream_crops = stream_crops && !batch_norm;
-        Config { recompute, stream_crops, bn_group: Some(images), ..ordinary(Backbone::ResNet(resnet), head, views, images_of) }
-    }
-}
-
 /// A plan that is accepted has room for everything, and no op meets an overlap; its pools are as large as needed.
 #[test]
 fn random_plans_are_sound() {
-    proptest!(cases(60), |(config in configs(), seed in 0u64..1000)| {
+    proptest!(cases(60), |(config in resnet_configs(), seed in 0u64..1000)| {
         let plan = Plan::new(config).expect("a sound plan");
         let mut run = Run::random(plan, Checked::new(make_poisoned::<Reference<f64>>(plan.pools)), seed);
         run.step(&hyper_numbers(), &random_views(&plan, seed + 20));
@@ -505,7 +478,7 @@ mod lockstep {
 }
 
 fn agrees_with_the_reference_op_by_op<F: Factory>(who: &str) {
-    proptest!(cases(48), |(config in configs(), seed in 0..1u64 << 32)| {
+    proptest!(cases(48), |(config in resnet_configs(), seed in 0..1u64 << 32)| {
         let plan = Plan::new(config).expect("a sound plan");
         let both = Lockstep::new(make_poisoned::<Reference<f32>>(plan.pools), make_poisoned::<F>(plan.pools));
         let mut run = Run::random(plan, both, seed);
