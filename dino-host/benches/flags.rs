@@ -14,6 +14,10 @@ pub enum Case {
     Cifar12,
     Tiny16,
     Small16,
+    #[value(name = "resnet50")]
+    ResNet50,
+    #[value(name = "resnet_small")]
+    ResNetSmall,
     Feat1,
     Feat16,
     Knn,
@@ -45,7 +49,7 @@ pub struct Both {
     /// The folder of the reference's bench_step.py; without it, $DINO_REFERENCE
     #[arg(long, value_name = "DIR")]
     pub reference: Option<PathBuf>,
-    /// A Python that has PyTorch and torchvision; without it, $DINO_PYTHON, else python3
+    /// A Python that has PyTorch and torchvision, enough for the ResNets; without it, $DINO_PYTHON, else python3
     #[arg(long, value_name = "FILE")]
     pub python: Option<PathBuf>,
     /// Rounds: pairs of every case and mode
@@ -62,6 +66,11 @@ impl Both {
         self.reference.clone().or_else(|| std::env::var_os("DINO_REFERENCE").map(PathBuf::from))
     }
 
+    /// Whether a Python is named.
+    pub fn names_python(&self) -> bool {
+        self.python.is_some() || std::env::var_os("DINO_PYTHON").is_some()
+    }
+
     /// The Python that runs it.
     pub fn python(&self) -> PathBuf {
         let named = self.python.clone().or_else(|| std::env::var_os("DINO_PYTHON").map(PathBuf::from));
@@ -72,7 +81,7 @@ impl Both {
 /// What is timed on the CPU, and how.
 #[derive(Args, Clone, Debug)]
 pub struct Timed {
-    /// Only these cases, by commas: cifar6, cifar12, tiny16, small16, feat1, feat16, knn
+    /// Only these cases, by commas: cifar6, cifar12, tiny16, small16, resnet50, resnet_small, feat1, feat16, knn
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<Case>,
     /// The reference's modes, by commas: plain, tuned, compile; +malloc makes glibc keep its memory

@@ -1,4 +1,4 @@
-//! Our side: the cases of the reference's `bench_step.py`, by the trainer's own doors.
+//! Our side: the cases of the reference's `bench_step.py` and of `reference_resnet.py`, by the trainer's own doors.
 
 use crate::flags::Case;
 use crate::{median, sgemm};
@@ -49,16 +49,32 @@ impl Measured {
 
 impl Case {
     /// In the order of the table.
-    pub const ALL: [Case; 7] =
-        [Case::Cifar6, Case::Cifar12, Case::Tiny16, Case::Small16, Case::Feat1, Case::Feat16, Case::Knn];
+    pub const ALL: [Case; 9] = [
+        Case::Cifar6,
+        Case::Cifar12,
+        Case::Tiny16,
+        Case::Small16,
+        Case::ResNet50,
+        Case::ResNetSmall,
+        Case::Feat1,
+        Case::Feat16,
+        Case::Knn,
+    ];
 
-    /// As `bench_step.py` calls it.
+    /// Whether PyTorch's side is `reference_resnet.py`.
+    pub fn is_resnet(self) -> bool {
+        matches!(self, Case::ResNet50 | Case::ResNetSmall)
+    }
+
+    /// As the reference calls it.
     pub fn name(self) -> &'static str {
         match self {
             Case::Cifar6 => "cifar6",
             Case::Cifar12 => "cifar12",
             Case::Tiny16 => "tiny16",
             Case::Small16 => "small16",
+            Case::ResNet50 => "resnet50",
+            Case::ResNetSmall => "resnet_small",
             Case::Feat1 => "feat1",
             Case::Feat16 => "feat16",
             Case::Knn => "knn",
@@ -88,6 +104,16 @@ impl Case {
             Case::Cifar12 => Some(cifar(12, 16)),
             Case::Tiny16 => Some(imagenet("vit_tiny", 8, 4)),
             Case::Small16 => Some(imagenet("vit_small", 4, 2)),
+            // Statistics are of the full batch, so it is one micro-batch; its crops go by sizes.
+            Case::ResNet50 => Some(Config { drop_path_rate: 0.0, stream_crops: true, ..imagenet("resnet50", 4, 4) }),
+            Case::ResNetSmall => Some(Config {
+                arch: "resnet_small".into(),
+                patch_size: Config::published().patch_size,
+                depth: 0,
+                drop_path_rate: 0.0,
+                stream_crops: true,
+                ..cifar(0, 64)
+            }),
             _ => None,
         }
     }
@@ -146,6 +172,7 @@ struct Training {
 impl Training {
     fn new(config: Config, Split { micro_batch, stream_crops }: Split) -> Result<Training, String> {
         let micro_batch = if micro_batch == 0 { config.micro_batch } else { micro_batch };
+        let stream_crops = stream_crops || config.stream_crops;
         let config = Config { micro_batch, stream_crops, ..config }.resolve().map_err(|e| e.to_string())?;
         let plan = config.plan(Cpu::RECOMPUTE).map_err(|e| e.to_string())?;
         let mut cpu = Cpu::new(&NoOptions {}, plan.pools).map_err(|e| e.to_string())?;

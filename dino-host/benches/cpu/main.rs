@@ -2,6 +2,7 @@
 //!
 //!     cargo bench -p dino-host                                                ours alone, and the share of the machine's sgemm ceiling
 //!     cargo bench -p dino-host -- --reference DIR --python FILE               beside DIR/bench_step.py, run by that Python
+//!     cargo bench -p dino-host -- --python FILE --only resnet50               ResNets beside reference_resnet.py, run by that Python
 //!     cargo bench -p dino-host -- --profile small16                           a step by op:   calls, ms, GFLOP/s, share of the ceiling
 //!     cargo bench -p dino-host -- --sgemm                                     matrixmultiply on the shapes of the workload
 //!
@@ -89,18 +90,22 @@ fn table(all: &Cpu, rounds: usize, cases: &[Case]) -> Result<(), String> {
     println!(
         "\n\"Beyond\": of a step, beyond the five f32 copies of the weights; of features and k-NN, all of the process.\n"
     );
-    let Some(folder) = all.both.reference() else {
+    let folder = all.both.reference();
+    if folder.is_none() && !all.both.names_python() {
         println!(
             "SKIPPED: PyTorch's side. --reference DIR names the folder of bench_step.py, --python FILE a Python that has PyTorch."
         );
         return Ok(());
-    };
-    let reference = Reference::new(&folder, &all.both.python())?;
+    }
+    let reference = Reference::new(folder.as_deref(), &all.both.python())?;
+    if folder.is_none() {
+        println!("SKIPPED: PyTorch's side of all but ResNets. --reference DIR names the folder of bench_step.py.\n");
+    }
     println!(
         "| case | PyTorch | theirs, ms | ours, ms | theirs / ours | least pair | theirs, MiB | ours, MiB | ours / theirs |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
-    for &case in cases {
+    for &case in cases.iter().filter(|&&case| reference.script(case).is_some()) {
         // k-NN has no modes of its own.
         let modes = args.modes.iter().filter(|m| case != Case::Knn || m.plain());
         modes.into_iter().try_for_each(|mode| pairs(args, rounds, &reference, case, mode))?;

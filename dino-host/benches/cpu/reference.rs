@@ -1,4 +1,4 @@
-//! PyTorch's side: `bench_step.py` of the reference, a process a measurement.
+//! PyTorch's side: `bench_step.py` of the reference, and `reference_resnet.py` beside this file; a process a measurement.
 
 use crate::flags::{Case, Mode};
 use serde_json::Value;
@@ -32,23 +32,29 @@ impl Theirs {
     }
 }
 
-/// The script and the Python that runs it.
+/// The scripts and the Python that runs them.
 pub struct Reference {
-    script: PathBuf,
+    script: Option<PathBuf>,
     python: PathBuf,
 }
 
 impl Reference {
-    /// The script in `folder`.
+    /// The script in `folder`, without which only ResNets have a reference.
     ///
     /// # Errors
     /// There is no `bench_step.py` in the folder.
-    pub fn new(folder: &Path, python: &Path) -> Result<Reference, String> {
-        let script = folder.join("bench_step.py");
-        if !script.is_file() {
-            return Err(format!("--reference: there is no {}", script.display()));
+    pub fn new(folder: Option<&Path>, python: &Path) -> Result<Reference, String> {
+        let script = folder.map(|folder| folder.join("bench_step.py"));
+        match script {
+            Some(script) if !script.is_file() => Err(format!("--reference: there is no {}", script.display())),
+            script => Ok(Reference { script, python: python.into() }),
         }
-        Ok(Reference { script, python: python.into() })
+    }
+
+    /// The script of a case.
+    pub fn script(&self, case: Case) -> Option<PathBuf> {
+        let resnet = || Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/cpu/reference_resnet.py");
+        if case.is_resnet() { Some(resnet()) } else { self.script.clone() }
     }
 
     /// One measurement.
@@ -56,14 +62,16 @@ impl Reference {
     /// # Errors
     /// The script cannot be run, fails, or prints no result.
     pub fn run(&self, case: Case, mode: &Mode, threads: usize, steps: usize) -> Result<Theirs, String> {
+        let script =
+            self.script(case).ok_or_else(|| format!("--reference names no folder, which {} takes", case.name()))?;
         let mut command = Command::new(&self.python);
-        command.arg(&self.script).arg(case.name()).args(["--mode", &mode.mode, "--limit", "30"]);
+        command.arg(&script).arg(case.name()).args(["--mode", &mode.mode, "--limit", "30"]);
         command.args(["--threads", &threads.to_string(), "--steps", &steps.to_string()]);
         if mode.malloc {
             command.env("MALLOC_MMAP_THRESHOLD_", "8589934592").env("MALLOC_TRIM_THRESHOLD_", "17179869184");
             command.env("MALLOC_TOP_PAD_", "67108864");
         }
-        let failed = |why: String| format!("{} {}: {why}", self.python.display(), self.script.display());
+        let failed = |why: String| format!("{} {}: {why}", self.python.display(), script.display());
         let done = command.output().map_err(|e| failed(e.to_string()))?;
         if !done.status.success() {
             return Err(failed(String::from_utf8_lossy(&done.stderr).into_owned()));

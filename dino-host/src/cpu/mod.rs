@@ -15,6 +15,7 @@ mod loss;
 mod mse;
 mod pool;
 mod update;
+mod winograd;
 
 use crate::dist::Group;
 use dino_kernel::backend::Memory;

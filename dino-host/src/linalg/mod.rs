@@ -6,6 +6,7 @@ pub mod fast;
 pub mod gemm;
 pub mod rows;
 pub mod small;
+pub mod taps;
 pub(crate) mod transpose;
 
 use std::cell::RefCell;

@@ -1,0 +1,356 @@
+//! 3 x 3 convolutions of stride 1 with 4 multiplications an output pixel instead of 9 (Winograd's minimal filtering, as Lavin and Gray
+//! 2015 use it: F(2 x 2, 3 x 3)).
+//!
+//! Two by two output pixels y see four by four pixels d:  y = A^T [ (G g G^T) * (B^T d B) ] A,  * element by element. Summed over
+//! channels, each of the sixteen elements is a matmul of its own, of (tiles, inp) and (inp, out). The input's gradient is the same with the
+//! filter turned around; the weight's is  dg = G^T [ sum over tiles of (B^T d B) * (A dy A^T) ] G.
+//!
+//! B and A have only 0, 1 and -1, G also 1/2, so roundings hardly grow: the worst element is as far from f64 as that of the plain sum
+//! is (sums are nine times shorter). Larger tiles would multiply less, and lose a digit.
+
+use super::conv::{self, MOST_PARTS, PARTS, Panels, groups, pieces, with_buffer};
+use crate::linalg::taps::{self, OFF, WIDE};
+use crate::linalg::transpose::transpose;
+use dino_kernel::backend::Conv;
+use dino_kernel::crops::Group;
+use multiversion::multiversion;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Elements of a thread's buffer: transformed tiles and their matmuls, within a second cache.
+pub const BUFFER: usize = 3 << 17;
+
+/// Most tiles at once of a convolution, and of a weight's gradient; channels of it that are summed at once.
+const MOST: usize = 96;
+const SUMMED: usize = 64;
+const CHANNELS: usize = 128;
+
+/// Channels that are transformed at once.
+const LANES: usize = 16;
+type Lanes = [f32; LANES];
+
+/// Columns, then rows of a matrix of R x R elements by the transform of one line, R elements to S; of all lanes.
+#[inline(always)]
+fn both_ways<const R: usize, const S: usize, const RR: usize, const SR: usize, const SS: usize>(
+    from: &[Lanes; RR],
+    line: impl Fn([f32; R]) -> [f32; S],
+) -> [Lanes; SS] {
+    let mut between = [[0.0; LANES]; SR];
+    for j in 0..R {
+        for l in 0..LANES {
+            let mut column = [0.0; R];
+            for i in 0..R {
+                column[i] = from[i * R + j][l];
+            }
+            let column = line(column);
+            for i in 0..S {
+                between[i * R + j][l] = column[i];
+            }
+        }
+    }
+    let mut to = [[0.0; LANES]; SS];
+    for i in 0..S {
+        for l in 0..LANES {
+            let mut row = [0.0; R];
+            for j in 0..R {
+                row[j] = between[i * R + j][l];
+            }
+            let row = line(row);
+            for j in 0..S {
+                to[i * S + j][l] = row[j];
+            }
+        }
+    }
+    to
+}
+
+/// Elements of N rows that are `plane` apart.
+#[inline(always)]
+fn load<const N: usize>(x: &[f32], plane: usize) -> [Lanes; N] {
+    let mut rows = [[0.0; LANES]; N];
+    for e in 0..N {
+        rows[e] = *x[e * plane..].first_chunk().expect("channels go by 16");
+    }
+    rows
+}
+
+/// The same of pixels, which are zero where they are off the map.
+#[inline(always)]
+fn load_pixels<const N: usize>(x: &[f32], starts: &[usize; N], channel: usize) -> [Lanes; N] {
+    let mut rows = [[0.0; LANES]; N];
+    for e in 0..N {
+        if starts[e] != OFF {
+            rows[e] = *x[starts[e] + channel..].first_chunk().expect("channels go by 16");
+        }
+    }
+    rows
+}
+
+#[inline(always)]
+fn store<const N: usize>(x: &mut [f32], plane: usize, rows: &[Lanes; N]) {
+    for e in 0..N {
+        x[e * plane..][..LANES].copy_from_slice(&rows[e]);
+    }
+}
+
+/// B^T d B of one tile, whose sixteen pixels begin at `starts`, into rows that are `plane` apart.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn transform_seen(v: &mut [f32], plane: usize, x: &[f32], starts: &[usize; 16], channels: usize) {
+    for c in (0..channels).step_by(LANES) {
+        let d = load_pixels(x, starts, c);
+        let to: [Lanes; 16] = both_ways::<4, 4, 16, 16, 16>(&d, |[a, b, c, d]| [a - c, b + c, c - b, b - d]);
+        store(&mut v[c..], plane, &to);
+    }
+}
+
+/// A^T m A: what is written of one tile, sums whose rows are `plane` apart.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn transform_back(y: &mut [f32], starts: &[usize; 4], m: &[f32], plane: usize, channels: usize, add: bool) {
+    for c in (0..channels).step_by(LANES) {
+        let m = load(&m[c..], plane);
+        let mut to = both_ways::<4, 2, 16, 8, 4>(&m, |[a, b, c, d]| [a + b + c, b - c - d]);
+        if add {
+            let before = load_pixels(y, starts, c);
+            for e in 0..4 {
+                for l in 0..LANES {
+                    to[e][l] += before[e][l];
+                }
+            }
+        }
+        for e in 0..4 {
+            if starts[e] != OFF {
+                y[starts[e] + c..][..LANES].copy_from_slice(&to[e]);
+            }
+        }
+    }
+}
+
+/// A dy A^T of one tile of a gradient.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn transform_gradient(v: &mut [f32], plane: usize, dy: &[f32], starts: &[usize; 4], channels: usize) {
+    for c in (0..channels).step_by(LANES) {
+        let d = load_pixels(dy, starts, c);
+        let to: [Lanes; 16] = both_ways::<2, 4, 4, 8, 16>(&d, |[a, b]| [a, a + b, a - b, -b]);
+        store(&mut v[c..], plane, &to);
+    }
+}
+
+/// G g G^T of filters between one channel and `row` others, the nine elements' rows one after the other.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn transform_filter(u: &mut [f32], plane: usize, g: &[f32], row: usize) {
+    for c in (0..row).step_by(LANES) {
+        let g = load(&g[c..], row);
+        let line = |[a, b, c]: [f32; 3]| [a, 0.5 * (a + c) + 0.5 * b, 0.5 * (a + c) - 0.5 * b, c];
+        let to: [Lanes; 16] = both_ways::<3, 4, 9, 12, 16>(&g, line);
+        store(&mut u[c..], plane, &to);
+    }
+}
+
+/// dw += G^T m G of sixteen filters, `filter` elements apart.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn add_filter(dw: &mut [f32], filter: usize, m: &[f32], plane: usize) {
+    let line = |[a, b, c, d]: [f32; 4]| [a + 0.5 * (b + c), 0.5 * (b - c), 0.5 * (b + c) + d];
+    let to: [Lanes; 9] = both_ways::<4, 3, 16, 12, 9>(&load(m, plane), line);
+    for l in 0..LANES {
+        for (dw, to) in dw[l * filter..][..9].iter_mut().zip(&to) {
+            *dw += to[l];
+        }
+    }
+}
+
+/// The tiles of one group of maps: two by two pixels of those that are written, in rows of tiles.
+struct Tiles {
+    seen: Group,
+    written: Group,
+    padding: usize,
+}
+
+impl Tiles {
+    fn a_row(&self) -> usize {
+        self.written.width.div_ceil(2)
+    }
+
+    fn a_map(&self) -> usize {
+        self.written.height.div_ceil(2)
+    }
+
+    fn rows(&self) -> usize {
+        self.written.count * self.a_map()
+    }
+
+    /// The pixel that a row of tiles begins with.
+    fn first_pixel(&self, row: usize) -> usize {
+        let w = self.written;
+        (row / self.a_map() * w.height + row % self.a_map() * 2) * w.width
+    }
+
+    /// Rows of at most so many tiles, and not too few parts for all threads.
+    fn parts(&self, most: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (rows, at_once) = (self.rows(), (most / self.a_row().max(1)).clamp(1, self.rows().div_ceil(4).max(1)));
+        (0..rows).step_by(at_once).map(move |first| first..(first + at_once).min(rows))
+    }
+
+    /// Calls `f` with the number of every tile in those rows, its row and its column.
+    fn each(&self, rows: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
+        let at = rows.flat_map(|row| (0..self.a_row()).map(move |col| (row, col)));
+        at.enumerate().for_each(|(k, (row, col))| f(k, row, col));
+    }
+
+    /// Where the four by four pixels begin that a tile sees.
+    fn see(&self, row: usize, col: usize, channels: usize) -> [usize; 16] {
+        let (map, s) = (row / self.a_map(), self.seen);
+        let place = |at: usize, i: usize, side| (2 * at + i).checked_sub(self.padding).filter(|&at| at < side);
+        std::array::from_fn(|e| {
+            let (i, j) = (place(row % self.a_map(), e / 4, s.height), place(col, e % 4, s.width));
+            i.zip(j).map_or(OFF, |(i, j)| ((map * s.height + i) * s.width + j) * channels)
+        })
+    }
+
+    /// Where its two by two pixels begin that are written.
+    fn write(&self, row: usize, col: usize, channels: usize) -> [usize; 4] {
+        let (map, w) = (row / self.a_map(), self.written);
+        std::array::from_fn(|e| {
+            let (i, j) = (row % self.a_map() * 2 + e / 2, 2 * col + e % 2);
+            let there = i < w.height && j < w.width;
+            if there { ((map * w.height + i) * w.width + j) * channels } else { OFF }
+        })
+    }
+
+    /// y = [y +] the convolution of x (pixels, inp) with filters in sixteen rows of panels a channel.
+    fn convolve(&self, mut y: &mut [f32], x: &[f32], panels: Panels, inp: usize, add: bool) {
+        let out = panels.cols;
+        let mut tasks = Vec::new();
+        for rows in self.parts(MOST.min(BUFFER / (16 * (inp + WIDE)))) {
+            let len = self.first_pixel(rows.end) - self.first_pixel(rows.start);
+            tasks.push((y.split_off_mut(..len * out).unwrap_or_default(), rows));
+        }
+        tasks.into_par_iter().for_each(|(y, rows)| {
+            let (tiles, base) = (rows.len() * self.a_row(), self.first_pixel(rows.start) * out);
+            with_buffer(16 * tiles * (inp + WIDE), |buffer| {
+                let (v, m) = buffer.split_at_mut(16 * tiles * inp);
+                self.each(rows.clone(), |k, row, col| {
+                    transform_seen(&mut v[k * inp..], tiles * inp, x, &self.see(row, col, inp), inp);
+                });
+                let from: Vec<usize> = (0..tiles).map(|k| k * inp).collect();
+                panels.each(|first, cols, panel| {
+                    let to: Vec<usize> = (0..tiles).map(|k| k * cols).collect();
+                    for (e, m) in m.chunks_mut(tiles * cols).take(16).enumerate() {
+                        for piece in pieces(inp, 1) {
+                            let v = &v[e * tiles * inp + piece.channels.start..];
+                            let panel = &panel[(e * inp + piece.row) * cols..];
+                            taps::multiply(m, &to, cols, v, &from, piece.channels.len(), panel, piece.row > 0);
+                        }
+                    }
+                    self.each(rows.clone(), |k, row, col| {
+                        let to = self.write(row, col, out).map(|to| if to == OFF { OFF } else { to - base });
+                        transform_back(&mut y[first..], &to, &m[k * cols..], tiles * cols, cols, add);
+                    });
+                });
+            });
+        });
+    }
+}
+
+/// Whether a convolution is computed so: its channels go by sixteen, and a row of tiles fits in the buffer.
+pub fn takes(n: Conv) -> bool {
+    let w = n.window;
+    let by_lanes = n.inp.is_multiple_of(LANES) && n.out.is_multiple_of(LANES);
+    let fits = |g: &Group| g.width.div_ceil(2).max(1).saturating_mul(16 * (n.inp.max(n.out) + WIDE)) <= BUFFER;
+    let written = n.output();
+    let groups = || n.maps.groups().iter().chain(written.groups());
+    w.kernel == 3 && w.stride == 1 && w.padding <= 2 && by_lanes && groups().all(fits)
+}
+
+/// See [`conv::forward`].
+pub fn forward(y: &mut [f32], x: &[f32], w: &[f32], n: Conv, scratch: &mut Vec<f32>) {
+    let (filter, inp) = (n.filter(), n.inp);
+    let panels = conv::panels(scratch, 16 * inp, n.out, |panel, first, cols| {
+        with_buffer(9 * cols, |turned| {
+            for i in 0..inp {
+                transpose(turned, cols, &w[first * filter + 9 * i..], filter, [cols, 9]);
+                transform_filter(&mut panel[i * cols..], inp * cols, turned, cols);
+            }
+        });
+    });
+    for (seen, from, written, to) in groups(n) {
+        let y = &mut y[to * n.out..][..conv::pixels(written) * n.out];
+        Tiles { seen, written, padding: n.window.padding }.convolve(y, &x[from * inp..], panels, inp, false);
+    }
+}
+
+/// See [`conv::input_gradient`].
+pub fn input_gradient(dx: &mut [f32], dy: &[f32], w: &[f32], n: Conv, accumulate: bool, scratch: &mut Vec<f32>) {
+    let (filter, out) = (n.filter(), n.out);
+    let panels = conv::panels(scratch, 16 * out, n.inp, |panel, first, cols| {
+        with_buffer(18 * cols, |buffer| {
+            let (turned, around) = buffer.split_at_mut(9 * cols);
+            for k in 0..out {
+                transpose(turned, cols, &w[k * filter + 9 * first..], 9, [cols, 9]);
+                for (e, row) in turned.chunks(cols).enumerate() {
+                    around[(8 - e) * cols..][..cols].copy_from_slice(row);
+                }
+                transform_filter(&mut panel[k * cols..], out * cols, around, cols);
+            }
+        });
+    });
+    for (written, to, seen, from) in groups(n) {
+        let dx = &mut dx[to * n.inp..][..conv::pixels(written) * n.inp];
+        Tiles { seen, written, padding: 2 - n.window.padding }.convolve(dx, &dy[from * out..], panels, out, accumulate);
+    }
+}
+
+/// See [`conv::weight_gradient`].
+pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: &mut Vec<f32>) {
+    let (filter, len, groups) = (n.filter(), 16 * n.inp * n.out, groups(n));
+    let tiles =
+        |&(seen, _, written, _): &(Group, usize, Group, usize)| Tiles { seen, written, padding: n.window.padding };
+    let all: Vec<Tiles> = groups.iter().map(tiles).collect();
+    let most = SUMMED.min(BUFFER / (16 * (CHANNELS + WIDE)));
+    let cut = |(g, tiles): (usize, &Tiles)| tiles.parts(most).map(move |rows| (g, rows));
+    let blocks: Vec<(usize, Range<usize>)> = all.iter().enumerate().flat_map(cut).collect();
+    let parts = (PARTS / len).clamp(1, MOST_PARTS).min(blocks.len());
+    scratch.clear();
+    scratch.resize(parts * len, 0.0);
+    // A task has some channels of one panel of one part.
+    let mut tasks = Vec::new();
+    for (slab, blocks) in scratch.chunks_mut(len).zip(blocks.chunks(blocks.len().div_ceil(parts))) {
+        for (j, panel) in slab.chunks_mut(16 * n.inp * WIDE).enumerate() {
+            let cols = WIDE.min(n.out - j * WIDE);
+            let parts = panel.chunks_mut(16 * CHANNELS * cols).enumerate();
+            tasks.extend(parts.map(|(i, part)| (part, i * CHANNELS, j * WIDE, cols, blocks)));
+        }
+    }
+    tasks.into_par_iter().for_each(|(part, channel, col, cols, blocks)| {
+        let depth = part.len() / (16 * cols);
+        for (g, rows) in blocks {
+            let (t, (_, from, _, to)) = (&all[*g], groups[*g]);
+            let (x, dy) = (&x[from * n.inp + channel..], &dy[to * n.out + col..]);
+            let tiles = rows.len() * t.a_row();
+            with_buffer(16 * tiles * (depth + cols), |buffer| {
+                let (v, panel) = buffer.split_at_mut(16 * tiles * depth);
+                t.each(rows.clone(), |k, row, col| {
+                    transform_seen(&mut v[k * depth..], tiles * depth, x, &t.see(row, col, n.inp), depth);
+                    let starts = t.write(row, col, n.out);
+                    transform_gradient(&mut panel[k * cols..], tiles * cols, dy, &starts, cols);
+                });
+                let pairs: Vec<(usize, usize)> = (0..tiles).map(|k| (k * depth, k)).collect();
+                for (e, part) in part.chunks_mut(depth * cols).enumerate() {
+                    let (v, panel) = (&v[e * tiles * depth..], &panel[e * tiles * cols..]);
+                    taps::accumulate(part, depth, v, &pairs, panel, cols);
+                }
+            });
+        }
+    });
+    let total = conv::sum_parts(scratch, len);
+    dw.par_chunks_mut(LANES * filter).enumerate().for_each(|(i, dw)| {
+        let (first, at) = (LANES * i / WIDE * WIDE, LANES * i % WIDE);
+        let (panel, cols) = (&total[16 * n.inp * first..], WIDE.min(n.out - first));
+        for channel in (0..n.inp).step_by(CHANNELS) {
+            let depth = CHANNELS.min(n.inp - channel);
+            for k in 0..depth {
+                let m = &panel[(16 * channel + k) * cols + at..];
+                add_filter(&mut dw[9 * (channel + k)..], filter, m, depth * cols);
+            }
+        }
+    });
+}
