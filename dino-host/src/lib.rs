@@ -16,11 +16,12 @@
 //! | [`dist`] | processes that share every batch, and their sums | |
 //! | [`device`] | the trait between the trainer and the hardware | `dist` |
 //! | [`train`] | the training loop and its log | `config`, `data`, `device`, `eval`, `image`, `inference`, `io`, `viz`, `weights` |
+//! | [`finetune`] | supervised training of a backbone with a classifier | `config`, `data`, `device`, `eval`, `image`, `inference`, `io`, `train`, `weights` |
 //! | [`inference`] | a trained backbone: features of a set, dense features of images | `config`, `data`, `device`, `image`, `io` |
 //! | [`eval`] | scores of features and attention | `config`, `data`, `device`, `image`, `inference`, `io`, `linalg`, `weights` |
 //! | [`viz`] | every figure | `config`, `data`, `device`, `eval`, `image`, `inference`, `io`, `linalg` |
 //! | [`ablate`] | the paper's ablations: variants of a configuration side by side | `config`, `data`, `device`, `inference`, `io`, `report`, `train` |
-//! | [`report`] | a run on one HTML page | `config`, `data`, `device`, `eval`, `inference`, `io`, `train`, `viz`, `weights` |
+//! | [`report`] | a run on one HTML page | `config`, `data`, `device`, `eval`, `finetune`, `inference`, `io`, `train`, `viz`, `weights` |
 //! | [`weights`] | checkpoints, and other programs' weights, read and written | `config`, `device`, `image`, `io` |
 //! | [`planning`] | memory of a run, and gradient checks, before anything is trained | `config`, `cpu`, `device`, `inference`, `io` |
 //!
@@ -44,6 +45,7 @@ pub mod device;
 pub mod dist;
 pub mod error;
 pub mod eval;
+pub mod finetune;
 pub mod image;
 pub mod inference;
 pub mod linalg;

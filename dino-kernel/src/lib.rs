@@ -85,6 +85,7 @@ extern crate std;
 pub mod backend;
 pub mod crops;
 pub mod dims;
+pub mod finetune;
 pub mod flat;
 pub mod group;
 pub mod init;

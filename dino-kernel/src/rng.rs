@@ -21,6 +21,8 @@ pub enum Kind {
     Test = 6,
     /// Which image replaces one that cannot be read.
     Substitute = 7,
+    /// How a batch of fine-tuning is mixed; `image` is the step within the epoch.
+    Mix = 8,
 }
 
 /// The generator of one (seed, epoch, image, crop, kind, block): a stream of draws.

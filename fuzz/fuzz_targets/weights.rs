@@ -7,11 +7,17 @@ use dino_kernel::flat::{Flat, FlatError};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let options = Options { head: true, allow_extra: true, ..Options::default() };
+    let options = Options { head: true, classifier: true, allow_extra: true, ..Options::default() };
     if let Ok(opened) = weights::parse("fuzz".into(), bytes.to_vec(), &Side::default(), &options) {
         let (fits, report) = (opened.report.check().is_ok(), opened.report.lines());
         match opened.strict() {
-            Ok(found) => assert_eq!(found.backbone.len(), found.config.table().backbone_len()),
+            Ok(found) => {
+                assert_eq!(found.backbone.len(), found.config.table().backbone_numbers());
+                if let Some(c) = found.classifier {
+                    assert_eq!(c.weight.len(), c.classes.len() * found.config.embed_dim);
+                    assert_eq!(c.bias.len(), c.classes.len());
+                }
+            }
             Err(e) => assert!(!fits || !e.to_string().is_empty(), "{report:?}"),
         }
     }

@@ -115,6 +115,11 @@ impl Fixture {
         Fixture { name: name.to_string(), tensors, info, compared: RefCell::default() }
     }
 
+    /// The same; none where the set of fixtures has no such file.
+    pub fn find(name: &str) -> Option<Fixture> {
+        path(&format!("{name}.safetensors")).exists().then(|| Fixture::open(name))
+    }
+
     /// The tensor of this name, which the file has.
     pub fn get(&self, key: &str) -> &Tensor {
         self.tensors.get(key).unwrap_or_else(|| panic!("{}: no tensor {key:?}", self.name))

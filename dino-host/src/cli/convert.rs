@@ -58,7 +58,7 @@ pub struct Convert {
     /// Number of attention heads, for a file that does not state it [default: heads 64 wide]
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
-    /// Leave out what changes no feature (a classifier, a pooler) instead of refusing it
+    /// Leave out what changes no feature (a pooler) instead of refusing it, and a classifier instead of taking it along
     #[arg(long)]
     allow_extra: bool,
     /// Print the report as JSON, also where the file is refused
@@ -74,7 +74,8 @@ pub struct Convert {
 pub fn run(args: Convert) -> Result<u8> {
     let network = Some(if args.which == "student" { "student" } else { "teacher" });
     let (naming, called, allow_extra) = (args.naming, args.network.clone(), args.allow_extra);
-    let options = Options { naming, network, called, heads: args.heads, head: args.head, allow_extra };
+    let classifier = !allow_extra;
+    let options = Options { naming, network, called, heads: args.heads, head: args.head, classifier, allow_extra };
     let opened = weights::open(&args.from, &options)?;
     let report = opened.report.clone();
     let weights = match opened.strict() {
@@ -112,7 +113,7 @@ fn write_to(target: Target, weights: &Weights, size: Size, out: &Path) -> Result
         Target::SafetensorsOwn => write::safetensors(Naming::Own, weights, out),
         Target::Npy => write::npy(weights, out),
         Target::Onnx => {
-            onnx::write(out, &weights.config, &weights.backbone, size)?;
+            onnx::write_classifier(out, &weights.config, &weights.backbone, weights.classifier.as_ref(), size)?;
             let images = match size {
                 Size::Free => format!("any size, positions by the rule {}", weights.config.position_resize),
                 Size::Fixed { height, width } => format!("{width} x {height} pixels"),
@@ -121,11 +122,18 @@ fn write_to(target: Target, weights: &Weights, size: Size, out: &Path) -> Result
                 format!("ONNX, operator set 17, any number of images of {images}: {}", out.display()),
                 "outputs: features (batch, C), tokens (batch, 1 + patches, C); its metadata states how pixels are normalized"
                     .into(),
-            ])
+            ]
+            .into_iter()
+            .chain(weights.classifier.iter().map(|c| {
+                format!("a further output: logits (batch, {}); its metadata names the classes", c.classes.len())
+            }))
+            .collect())
         }
         Target::Flat => {
             flat::write(out, &weights.config, &weights.backbone)?;
-            Ok(vec![format!("a flat blob for dino_kernel::flat: {}", out.display())])
+            let left_out = weights.classifier.iter().map(|_| "the classifier is left out: a blob is a backbone".into());
+            let written = format!("a flat blob for dino_kernel::flat: {}", out.display());
+            Ok([written].into_iter().chain(left_out).collect())
         }
     }
 }
@@ -140,6 +148,7 @@ fn print(report: &Report, weights: &Weights, lines: &[String], as_json: bool) {
             "mlp": c.mlp(),
         });
         all["tensors"] = json!(tensors);
+        all["classes"] = json!(weights.classifier.as_ref().map(|c| &c.classes));
         all["said"] = json!(lines);
         outln!("{all}");
         return;
@@ -156,6 +165,9 @@ fn print(report: &Report, weights: &Weights, lines: &[String], as_json: bool) {
         c.global_size,
         c.global_size
     );
+    if let Some(classifier) = &weights.classifier {
+        outln!("with\ta classifier of {} classes", classifier.classes.len());
+    }
     report.left_out.iter().for_each(|part| outln!("left out\t{part}"));
     report.notes.iter().chain(lines).for_each(|note| outln!("note\t{note}"));
 }

@@ -2,10 +2,12 @@
 
 mod ablate;
 mod attend;
+mod classify;
 mod convert;
 mod crops;
 mod eval;
 mod features;
+mod finetune;
 mod neighbours;
 mod pca;
 mod plan;
@@ -35,6 +37,10 @@ enum Command<O: Args> {
     Train(train::Train<O>),
     /// Train the paper's variants of a configuration and compare what comes of them
     Ablate(ablate::Ablate<O>),
+    /// Train a backbone and a classifier on labeled images
+    Finetune(finetune::Finetune<O>),
+    /// Print the most probable classes of images, by a fine-tuned network
+    Classify(classify::Classify<O>),
     /// Evaluate features
     #[command(subcommand)]
     Eval(eval::Eval<O>),
@@ -114,6 +120,8 @@ fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
     match command {
         Command::Train(args) => train::run::<D>(args),
         Command::Ablate(args) => ablate::run::<D>(args),
+        Command::Finetune(args) => finetune::run::<D>(args),
+        Command::Classify(args) => classify::run::<D>(args),
         Command::Eval(what) => eval::run::<D>(what),
         Command::Features(args) => features::run::<D>(args),
         Command::Convert(args) => convert::run(args),

@@ -62,7 +62,7 @@ pub(super) fn time(text: &str) -> Result<train::Limit, String> {
 }
 
 /// Set by signals.
-static STOP: AtomicBool = AtomicBool::new(false);
+pub(super) static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Where runs go that name no folder.
 const RUNS: &str = "runs";

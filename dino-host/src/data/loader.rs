@@ -5,7 +5,7 @@
 use crate::data::{Dataset, Unreadable};
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::image::augment::{Augment, Scratch};
+use crate::image::augment::{Augment, ProbeView, Scratch};
 use dino_kernel::rng::{Kind, Rng};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -44,11 +44,39 @@ fn slots<'p>(pixels: &'p mut [f32], views: &[usize], batch: usize, micro_batch: 
     slots
 }
 
+/// What an image's crops are, and how they are made of it.
+pub trait Cut: Clone + Send + Sync {
+    /// Numbers of each crop.
+    fn lens(&self) -> Vec<usize>;
+    /// Writes the crop number `view`, normalized.
+    fn cut(&self, scratch: &mut Scratch, image: &Image, view: usize, rng: &mut Rng, out: &mut [f32]);
+}
+
+impl Cut for Augment {
+    fn lens(&self) -> Vec<usize> {
+        self.crops_of().iter().map(|(side, _)| self.channels * side * side).collect()
+    }
+
+    fn cut(&self, scratch: &mut Scratch, image: &Image, view: usize, rng: &mut Rng, out: &mut [f32]) {
+        self.crop_with(scratch, image, view, rng, out);
+    }
+}
+
+impl Cut for ProbeView {
+    fn lens(&self) -> Vec<usize> {
+        vec![self.len()]
+    }
+
+    fn cut(&self, scratch: &mut Scratch, image: &Image, _view: usize, rng: &mut Rng, out: &mut [f32]) {
+        self.crop_with(scratch, image, rng, out);
+    }
+}
+
 /// What the loader needs to know.
 #[derive(Clone)]
-pub struct Recipe {
+pub struct Recipe<C = Augment> {
     /// How crops are made.
-    pub augment: Augment,
+    pub augment: C,
     /// Seed of the order of images and of the crops.
     pub seed: u64,
     /// Images of a step.
@@ -59,15 +87,14 @@ pub struct Recipe {
     pub per_epoch: u64,
 }
 
-impl Recipe {
+impl<C: Cut> Recipe<C> {
     /// Makes the crops of the `step`-th step; `order` is the step's epoch's.
     ///
     /// # Errors
     /// Under `strict` an image cannot be read; otherwise `SUBSTITUTES` images and the one drawn after them cannot.
     pub fn load(&self, set: &dyn Dataset, unreadable: &Unreadable, order: &[u32], step: u64) -> Result<Batch> {
         let (epoch, at) = (step / self.per_epoch, (step % self.per_epoch) as usize * self.batch);
-        let views: Vec<usize> =
-            self.augment.crops_of().iter().map(|(side, _)| self.augment.channels * side * side).collect();
+        let views = self.augment.lens();
         let ids = &order[at..at + self.batch];
         let mut pixels = vec![0.0; self.batch * views.iter().sum::<usize>()];
         let images: Result<Vec<u32>> = slots(&mut pixels, &views, self.batch, self.micro_batch)
@@ -78,7 +105,7 @@ impl Recipe {
                 SCRATCH.with_borrow_mut(|scratch| {
                     for (view, out) in crops.into_iter().enumerate() {
                         let mut rng = Rng::new(self.seed, epoch as u32, id, view as u32, Kind::Augment, 0);
-                        self.augment.crop_with(scratch, &image, view, &mut rng, out);
+                        self.augment.cut(scratch, &image, view, &mut rng, out);
                     }
                 });
                 Ok(id)
@@ -116,7 +143,10 @@ impl Recipe {
         set: &'scope dyn Dataset,
         unreadable: &'scope Unreadable,
         steps: std::ops::Range<u64>,
-    ) -> (Receiver<Result<Batch>>, ScopedJoinHandle<'scope, ()>) {
+    ) -> (Receiver<Result<Batch>>, ScopedJoinHandle<'scope, ()>)
+    where
+        C: 'scope,
+    {
         let (sender, receiver) = sync_channel(1);
         let thread = scope.spawn(move || {
             let mut epoch = None;

@@ -3,9 +3,11 @@
 //! `log` reads the rows, `evidence` gathers what needs weights and images, `chart` and `page` write.
 
 pub(crate) mod chart;
+mod confusion;
 mod evidence;
 pub(crate) mod log;
 pub(crate) mod page;
+mod tuning;
 
 use crate::config::Config;
 use crate::data::Splits;
@@ -30,9 +32,13 @@ pub fn write<D: Device>(
     most: usize,
     open: impl FnOnce(Option<&str>, Option<&Config>) -> Result<Splits>,
 ) -> Result<String> {
-    let rows = log::Rows::read(&dir.join(LOG))?;
     let text = std::fs::read_to_string(dir.join(MANIFEST)).unwrap_or_default();
     let manifest: Value = serde_json::from_str(&text).unwrap_or_default();
+    if manifest["finetune"].is_object() {
+        let (html, missing) = tuning::page(dir, &manifest)?;
+        return written(out, &html, &missing);
+    }
+    let rows = log::Rows::read(&dir.join(LOG))?;
     let config: Option<Config> = serde_json::from_value(manifest["config"].clone()).ok();
     let splits = open(manifest["data"].as_str(), config.as_ref());
     let last = rows.epochs.last().map(|e| e.epoch);
@@ -41,9 +47,14 @@ pub fn write<D: Device>(
     let page =
         page::Page { name: &name, rows: &rows, manifest: &manifest, config: config.as_ref(), evidence: &evidence };
     let html = page.write();
+    written(out, &html, &evidence.missing)
+}
+
+/// Writes a page; returns what to tell the user.
+fn written(out: &Path, html: &str, missing: &[String]) -> Result<String> {
     write_atomically(out, |f| f.write_all(html.as_bytes()))?;
     let mut message = format!("{} ({} KB)", out.display(), html.len().div_ceil(1000));
-    evidence.missing.iter().for_each(|m| message += &format!("\nnot shown: {m}"));
+    missing.iter().for_each(|m| message += &format!("\nnot shown: {m}"));
     Ok(message)
 }
 

@@ -1,6 +1,7 @@
 //! The page: what was gathered, as HTML that needs nothing but itself.
 
 use super::chart::{Chart, Line, short};
+use super::confusion::{MATRIX, table};
 use super::evidence::Evidence;
 use super::log::*;
 use crate::config::Config;
@@ -17,9 +18,6 @@ use std::fmt::Write;
 pub const CSS: &str = include_str!("page.css");
 /// Its script: numbers under the pointer.
 pub const JS: &str = include_str!("page.js");
-
-/// Classes of which a matrix is drawn.
-const MATRIX: usize = 20;
 
 /// Text from outside with its control characters made visible. The template sees to it that it opens no tag and ends no attribute.
 pub fn visible(text: &str) -> String {
@@ -59,15 +57,15 @@ pub fn command(manifest: &Value) -> Option<String> {
     Some(line)
 }
 
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_string)
 }
 
-fn percent(x: Option<f64>) -> String {
+pub(super) fn percent(x: Option<f64>) -> String {
     x.map_or("—".into(), |x| format!("{x:.1} %"))
 }
 
-fn number(x: Option<f64>) -> String {
+pub(super) fn number(x: Option<f64>) -> String {
     x.map_or("—".into(), |x| format!("{x:.4}"))
 }
 
@@ -341,46 +339,7 @@ impl Page<'_> {
         let e = self.evidence;
         let Some(counts) = &e.confusion else { return html! {} };
         let [bank, asked, train, test] = e.sizes;
-        let name = |c: usize| visible(e.classes.get(c).map_or("?", String::as_str));
         let few = e.classes.len() <= MATRIX;
-        let matrix = || {
-            html! {
-                table.confusion {
-                    thead {
-                        tr {
-                            th scope="col" { "class" }
-                            @for c in 0..e.classes.len() { th scope="col" { (name(c)) } }
-                        }
-                    }
-                    tbody {
-                        @for (c, row) in counts.rows().into_iter().enumerate() {
-                            @let sum = row.sum().max(1) as f64;
-                            tr {
-                                th scope="row" { (name(c)) }
-                                @for n in row {
-                                    @let part = 0.6 * *n as f64 / sum;
-                                    td style=(format_args!("background:rgba(var(--tint),{part:.2})")) { (n) }
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        };
-        let mistakes = || {
-            let mut wrong: Vec<_> = counts.indexed_iter().filter(|((a, b), n)| a != b && **n > 0).collect();
-            wrong.sort_by_key(|((a, b), n)| (u64::MAX - **n, *a, *b));
-            html! {
-                table {
-                    thead { tr { th { "is" } th { "taken for" } th { "images" } } }
-                    tbody {
-                        @for ((a, b), n) in wrong.into_iter().take(20) {
-                            tr { th scope="row" { (name(a)) } td { (name(b)) } td { (n) } }
-                        }
-                    }
-                }
-            }
-        };
         html! {
             h2 { "Confusion of the k-NN vote" }
             p.soft {
@@ -390,7 +349,7 @@ impl Page<'_> {
                 @if few { "Rows are what an image is, columns what it was taken for." }
                 @else { "The commonest mistakes." }
             }
-            div.wide { @if few { (matrix()) } @else { (mistakes()) } }
+            (table(&e.classes, counts))
         }
     }
 

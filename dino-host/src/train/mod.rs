@@ -13,10 +13,14 @@ mod screen;
 pub mod signals;
 pub mod tensorboard;
 
+pub(crate) use clock::Clock;
 pub use clock::Limit;
 pub use epoch::evaluate;
+pub(crate) use failure::both;
+pub(crate) use log::Log;
 pub use owner::Owner;
 pub use resume::{Recorded, epochs};
+pub(crate) use screen::Screen;
 pub use screen::Shared as SharedScreen;
 
 use crate::config::{Config, Schedules};
@@ -26,15 +30,12 @@ use crate::device::{Device, Part, QUEUE, Step};
 use crate::error::{Error, Result};
 use crate::io::output;
 use crate::train::collapse::{CollapseDetector, Health};
-use crate::train::log::Log;
 use crate::train::metrics::Report;
 use crate::weights::checkpoint::{self, Progress};
 use crate::weights::init::Start;
-use clock::Clock;
 use dino_kernel::plan::Plan;
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::Hyper;
-use screen::Screen;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -82,7 +83,7 @@ pub enum Outcome {
 }
 
 /// Longest time between two saves: what a crash may cost.
-const SAVE_AFTER: Duration = Duration::from_secs(600);
+pub(crate) const SAVE_AFTER: Duration = Duration::from_secs(600);
 
 /// The run's full state, in its folder.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";

@@ -114,7 +114,12 @@ impl Recorded {
             return Err(Error::new(format!("there is no run in {}: it has no {CHECKPOINT}", out.display()))
                 .hint("--resume goes on from a folder that `train --out` has written; leave it out to start anew"));
         }
-        let Checkpoint { config, progress, .. } = Checkpoint::open(&path)?;
+        let checkpoint = Checkpoint::open(&path)?;
+        if checkpoint.recorded.contains_key("finetune") {
+            return Err(Error::new(format!("{} holds a fine-tuning, not a run of `train`", out.display()))
+                .hint(format!("finetune --resume --out {}", out.display())));
+        }
+        let Checkpoint { config, progress, .. } = checkpoint;
         let text = std::fs::read_to_string(out.join(MANIFEST)).unwrap_or_default();
         Ok(Recorded { out: out.into(), config, progress, manifest: serde_json::from_str(&text).unwrap_or_default() })
     }

@@ -23,11 +23,14 @@ const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 /// Of a step's row, beside its metrics: key and tag of its scalar.
 const STEP: [(&str, &str); 1] = [("seconds", "speed/seconds")];
 /// The same of an epoch's row.
-const EPOCH: [(&str, &str); 4] = [
+const EPOCH: [(&str, &str); 7] = [
     ("train_loss", "train/epoch_loss"),
     ("knn_top1", "eval/knn_teacher"),
     ("knn_top1_student", "eval/knn_student"),
     ("feature_rank", "eval/feature_rank"),
+    ("top1", "eval/top1"),
+    ("top5", "eval/top5"),
+    ("test_loss", "eval/loss"),
 ];
 
 /// A checksum of a checksum is not one: so TensorFlow rotates it and adds a constant.

@@ -17,7 +17,7 @@ use dino_kernel::params::Part;
 use dino_kernel::plan::Plan;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
@@ -111,11 +111,12 @@ impl View for Out {
 }
 
 /// A tensor of a full run: its key in the file, and where a device has it.
-struct Stored {
-    key: String,
-    shape: Vec<usize>,
-    pool: Pool,
-    at: Range<usize>,
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) key: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) pool: Pool,
+    pub(crate) at: Range<usize>,
 }
 
 /// Every tensor of a full run. What is no parameter (the center; what a network keeps beside its parameters) is a row like the others, in
@@ -188,7 +189,7 @@ pub(crate) fn write(path: &Path, tensors: Vec<(String, Out)>, metadata: BTreeMap
 }
 
 /// A number that is not finite spoils a checkpoint: what computes with it becomes so as well.
-fn check_finite(tensors: &[(String, Out)]) -> Result<(), Unsaved> {
+pub(crate) fn check_finite(tensors: &[(String, Out)]) -> Result<(), Unsaved> {
     for (key, Out { values, .. }) in tensors {
         if let Some(i) = values.iter().position(|x| !x.is_finite()) {
             return Err(Unsaved::Spoilt(format!("{key} is not finite: element {i} is {}", values[i])));
@@ -197,7 +198,7 @@ fn check_finite(tensors: &[(String, Out)]) -> Result<(), Unsaved> {
     Ok(())
 }
 
-fn downloaded<D: Device>(o: &mut D, tensors: Vec<Stored>) -> Vec<(String, Out)> {
+pub(crate) fn downloaded<D: Device>(o: &mut D, tensors: Vec<Stored>) -> Vec<(String, Out)> {
     let download = |Stored { key, shape, pool, at }: Stored| {
         let mut values = vec![0.0; at.len()];
         o.download(pool, at.start, &mut values);
@@ -246,6 +247,8 @@ pub struct Checkpoint {
     pub config: Config,
     /// The run's progress.
     pub progress: Progress,
+    /// All that its header records beside tensors.
+    pub(crate) recorded: HashMap<String, String>,
 }
 
 fn unreadable(name: &str, what: String) -> Error {
@@ -304,10 +307,10 @@ impl Checkpoint {
             _ => None,
         };
         let progress = Progress { step, epoch_loss: f64::from_bits(bits), moved };
-        Ok(Checkpoint { path: name, bytes, config, progress })
+        Ok(Checkpoint { path: name, bytes, config, progress, recorded: entries })
     }
 
-    fn tensor(&self, key: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    pub(crate) fn tensor(&self, key: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let all = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::new(format!("{}: {e}", self.path)))?;
         let t = all.tensor(key).map_err(|_| {
             Error::new(format!("{} has no tensor {key}", self.path))

@@ -4,6 +4,7 @@
 //! table wants it: what is missing, extra or misshapen is listed, and nothing is loaded then.
 
 pub mod checkpoint;
+mod classifier;
 mod entries;
 mod file;
 pub mod flat;
@@ -17,6 +18,8 @@ mod pth;
 mod tensors;
 pub mod write;
 
+pub use classifier::Classifier;
+pub(crate) use classifier::{RECORD as CLASSIFIER_RECORD, record as classifier_record};
 pub use file::{File, Format};
 pub use names::Naming;
 pub use networks::plain;
@@ -49,6 +52,8 @@ pub struct Options {
     pub heads: Option<usize>,
     /// Read the projection head too, if there is one.
     pub head: bool,
+    /// Read the classifier too, if there is one on the backbone's output.
+    pub classifier: bool,
     /// Go on without what changes no feature: a classifier, a pooler.
     pub allow_extra: bool,
 }
@@ -134,6 +139,8 @@ pub struct Weights {
     pub backbone: Vec<f32>,
     /// The projection head, [`dino_kernel::model::Table::head_numbers`] numbers, if it was asked for and is there.
     pub head: Option<Vec<f32>>,
+    /// The classifier, if it was asked for and is there.
+    pub classifier: Option<Classifier>,
     /// Whether the file stated how many attention heads there are; else the caller did, or they are 64 wide.
     pub heads_stated: bool,
     /// What was found, key by key.
@@ -144,7 +151,8 @@ impl Weights {
     /// How many tensors they are, in the published way of counting.
     pub fn tensors(&self) -> usize {
         let head = self.head.iter().map(|h| write::head(&self.config, h).len()).sum::<usize>();
-        write::backbone(&self.config, &self.backbone).len() + head
+        let classifier = if self.classifier.is_some() { classifier::NAMES } else { 0 };
+        write::backbone(&self.config, &self.backbone).len() + head + classifier
     }
 }
 
@@ -306,6 +314,7 @@ fn own(name: String, bytes: Vec<u8>, options: &Options) -> Result<Opened> {
     let backbone = checkpoint.backbone(network)?;
     let head = if options.head && !bare { Some(checkpoint.head(network)?) } else { None };
     let mut left_out = if bare || head.is_some() { vec![] } else { vec!["the projection head".into()] };
+    let classifier = if options.classifier { Classifier::of_checkpoint(&checkpoint)? } else { None };
     let mut config = checkpoint.config;
     if std::mem::take(&mut config.predictor) && network == "student" && head.is_some() {
         left_out.push(PREDICTOR.into());
@@ -321,7 +330,7 @@ fn own(name: String, bytes: Vec<u8>, options: &Options) -> Result<Opened> {
         left_out,
         notes: vec![],
     };
-    let weights = Weights { config, backbone, head, heads_stated: true, report: report.clone() };
+    let weights = Weights { config, backbone, head, classifier, heads_stated: true, report: report.clone() };
     Ok(Opened { report, weights: Ok(weights) })
 }
 
@@ -453,9 +462,17 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
     } else {
         Naming::Official
     });
-    let (mut keys, others) = published_names(file, &network, bare, report.naming)?;
+    let (mut keys, mut others) = published_names(file, &network, bare, report.naming)?;
     let (config, heads_stated) =
         infer::config(network.family, infer::Source { file, keys: &keys, side, options }, report)?;
+    let classifier = match options.classifier {
+        true => Classifier::of_file(file, side, &network, config.table().backbone.dim())?,
+        false => None,
+    };
+    if classifier.is_some() {
+        others.retain(|(_, name)| !classifier::is_name(name));
+        report.left_out.retain(|part| part != classifier::HARMLESS);
+    }
     let part = |word: &'static str| move |tensor_part: &TensorPart| tensor_part.name.starts_with(word);
     let has_head = keys.keys().any(part("head.last_layer."));
     let with_head = options.head && has_head;
@@ -524,7 +541,7 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
         report.notes.push("there is no projection head in it".into());
     }
     let head = with_head.then(|| all.split_off(table.backbone_numbers()));
-    Ok(Weights { config, backbone: all, head, heads_stated, report: report.clone() })
+    Ok(Weights { config, backbone: all, head, classifier, heads_stated, report: report.clone() })
 }
 
 /// Attributes that programs put around a network.

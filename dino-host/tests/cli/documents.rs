@@ -27,6 +27,7 @@ const PATHS: &[(&str, &str)] = &[
     ("OUT", "a new folder or file"),
     ("WEIGHTS", "the checkpoint of a finished run"),
     ("FILE.toml", "the document's last block in `toml`"),
+    ("TUNED", "the folder of the document's fine-tuning"),
     ("HEAD", "a file that one command writes and another one reads"),
     ("A.jpg", "an image"),
     ("B.jpg", "another one"),
@@ -43,6 +44,7 @@ const RUN: &str = "--embed-dim 24 --depth 2 --heads 2 --patch-size 8 --out-dim 6
 /// Flags that make a command's work small: what a line of the command has is replaced, what it lacks is added.
 const TINY: &[(&str, &str)] = &[
     ("ablate", "--rows loss --seeds 1"),
+    ("finetune", "--epochs 1 --batch 16 --warmup-epochs 1"),
     ("eval linear", "--epochs 2"),
     ("eval video", "--size 32"),
     ("eval copies", "--size 32 --queries 3"),
@@ -235,6 +237,7 @@ impl Desk {
         let path = match first {
             "RUN" => self.run(),
             "OUT" => self.fresh("out"),
+            "TUNED" => self.dir.path().join("tuned"),
             "HEAD" => self.dir.path().join("head.safetensors"),
             "FILE.toml" => self.toml.clone().expect("a block in toml before it"),
             name => match fixed.get(name) {
@@ -393,6 +396,7 @@ documents! {
     commands_about_data "docs/data.md"
     commands_of_evaluations "docs/evaluations.md"
     commands_for_a_gpu "docs/gpu.md"
+    commands_of_fine_tuning "docs/fine-tuning.md"
     commands_of_reading_a_run "docs/reading-a-run.md"
     commands_of_training "docs/training.md"
     commands_of_weights "docs/weights.md"
@@ -408,7 +412,19 @@ fn flags_in(text: &str) -> BTreeSet<String> {
 #[test]
 fn every_flag_that_is_named_exists() {
     let commands = ["train", "eval knn", "eval linear", "eval logistic", "eval retrieval", "eval copies", "eval video"];
-    let more = ["eval attention", "features", "convert", "attend", "pca", "neighbours", "crops", "report", "plan"];
+    let more = [
+        "finetune",
+        "classify",
+        "eval attention",
+        "features",
+        "convert",
+        "attend",
+        "pca",
+        "neighbours",
+        "crops",
+        "report",
+        "plan",
+    ];
     let mut known: BTreeSet<String> = FOREIGN.iter().flat_map(|(_, flags)| flags_in(flags)).collect();
     known.extend(flags_in(&flags::Cpu::command().render_help().to_string()));
     for command in commands.into_iter().chain(more) {

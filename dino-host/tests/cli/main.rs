@@ -7,6 +7,7 @@ mod dense;
 mod documents;
 mod draw;
 mod examples;
+mod finetune;
 mod heads;
 mod probes;
 mod refusals;
@@ -36,6 +37,8 @@ fn help_and_version() {
         "ablate --help",
         "eval --help",
         "eval knn --help",
+        "finetune --help",
+        "classify --help",
         "eval linear --help",
         "eval logistic --help",
         "attend --help",

@@ -197,6 +197,21 @@ impl fmt::Display for PlanError {
 
 impl core::error::Error for PlanError {}
 
+/// What a backend's own scratch depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extents {
+    /// Tokens of the longest crop, and numbers a head: for attention.
+    pub longest: usize,
+    /// Columns of an attention head.
+    pub head_dim: usize,
+    /// Columns of the widest operand of a linear layer: for matmuls.
+    pub widest: usize,
+    /// Elements of the largest weight of a convolution; 0 without one.
+    pub filters: usize,
+    /// Partial sums of the largest batch norm ([`crate::dims::BatchNorm::blocks`]); 0 without one.
+    pub sums: usize,
+}
+
 /// Upper bounds of the elements of some pools. Sums and products saturate: sizes may still be anything.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {

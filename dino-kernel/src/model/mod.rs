@@ -25,7 +25,7 @@ pub(crate) mod spans;
 mod table;
 pub mod vit;
 
-pub use check::{Bounds, PlanError};
+pub use check::{Bounds, Extents, PlanError};
 pub use head::{Activation, Head};
 pub use resnet::ResNet;
 pub use table::Table;
@@ -36,7 +36,7 @@ use crate::backend::{Backward, BatchNorm, Forward, NormStats};
 use crate::crops::{Crops, Group, Ragged};
 use crate::mem::{Act, Cursor, Layout, Pool, Span, State};
 use crate::ops::batchnorm::EPS;
-use crate::params::{Buffer, Name, Spec};
+use crate::params::{Buffer, Init, Name, Spec};
 use crate::real::Real;
 use core::ops::Range;
 use spans::Lookup;
@@ -131,21 +131,6 @@ impl Statistics {
     pub(crate) const fn groups(self, crops: &Crops) -> usize {
         self.norm(crops.maps(), 1, false).groups()
     }
-}
-
-/// What a backend's own scratch depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extents {
-    /// Tokens of the longest crop, and numbers a head: for attention.
-    pub longest: usize,
-    /// Columns of an attention head.
-    pub head_dim: usize,
-    /// Columns of the widest operand of a linear layer: for matmuls.
-    pub widest: usize,
-    /// Elements of the largest weight of a convolution; 0 without one.
-    pub filters: usize,
-    /// Partial sums of the largest batch norm ([`BatchNorm::blocks`]); 0 without one.
-    pub sums: usize,
 }
 
 /// A network with a single pass, which saves nothing: for features and maps of an image.
@@ -257,6 +242,22 @@ impl Backbone {
                 let map = r.last_maps(Crops::one(image)).group(0);
                 [map.height, map.width]
             }
+        }
+    }
+
+    /// Residual blocks.
+    pub const fn depth(&self) -> usize {
+        match self {
+            Backbone::Vit(v) => v.depth,
+            Backbone::ResNet(r) => r.depth(),
+        }
+    }
+
+    /// What weight and bias of a linear classifier behind it are called, and how they start: timm's and DeiT's, or torchvision's.
+    pub(crate) const fn classifier(&self) -> ([&'static str; 2], [Init; 2]) {
+        match self {
+            Backbone::Vit(_) => (["head.weight", "head.bias"], [Init::TruncNormal(0.02), Init::Zeros]),
+            Backbone::ResNet(r) => (["fc.weight", "fc.bias"], [Init::FanIn(r.dim()); 2]),
         }
     }
 
@@ -506,6 +507,16 @@ impl Pass {
         match self {
             Pass::Vit(p) => p.backward(o),
             Pass::ResNet(p) => p.backward(o),
+        }
+    }
+
+    /// The same for its last `blocks` residual blocks, and what follows them, alone: nothing in front of them gets a gradient.
+    pub fn backward_last<O: Backward>(&self, o: &mut O, blocks: usize) {
+        match self {
+            Pass::Vit(p) => p.backward_last(o, blocks),
+            Pass::ResNet(p) => {
+                p.backward_last(o, blocks);
+            }
         }
     }
 

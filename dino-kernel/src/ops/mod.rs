@@ -8,6 +8,7 @@ pub mod average_pool;
 pub mod batchnorm;
 pub mod column_lse;
 pub mod conv;
+pub mod cross_entropy;
 pub mod embed;
 pub mod gelu;
 pub mod layernorm;

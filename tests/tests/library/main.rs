@@ -3,6 +3,7 @@
 
 mod agreement;
 mod cpu_matmuls;
+mod finetune;
 mod golden_heads;
 mod golden_knn;
 mod golden_loss_optim;

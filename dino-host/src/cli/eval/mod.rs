@@ -9,6 +9,8 @@ mod probe;
 mod retrieval;
 mod video;
 
+pub(super) use probe::{one_class, unlabelled};
+
 use crate::device::Device;
 use crate::error::Result;
 use clap::{Args, Subcommand};

@@ -97,14 +97,49 @@ impl Augment {
 /// The training view of the linear probe (official `eval_linear.py`): torchvision's `RandomResizedCrop(size)` with its defaults (8 to
 /// 100 % of the area, ratio 3/4 to 4/3, bilinear) and a mirror image every other time.
 pub fn random_resized_crop(image: &Image, size: usize, rng: &mut Rng) -> Image {
-    let source = region::random_region(image.height, image.width, [0.08, 1.0], [3.0 / 4.0, 4.0 / 3.0], rng);
     let mut pixels = Vec::new();
-    Resizer::default().run(&mut pixels, image, source, (size, size), Region::full(size, size), Filter::Bilinear);
-    if rng.chance(0.5) {
-        mirror(&mut pixels, size);
-    }
+    probe_planes(&mut Resizer::default(), &mut pixels, image, size, rng);
     let pixels = planes::interleaved(&pixels, image.channels);
     Image { width: size, height: size, channels: image.channels, pixels }
+}
+
+/// The planes of [`random_resized_crop`].
+fn probe_planes(resizer: &mut Resizer, pixels: &mut Vec<u8>, image: &Image, size: usize, rng: &mut Rng) {
+    let source = region::random_region(image.height, image.width, [0.08, 1.0], [3.0 / 4.0, 4.0 / 3.0], rng);
+    resizer.run(pixels, image, source, (size, size), Region::full(size, size), Filter::Bilinear);
+    if rng.chance(0.5) {
+        mirror(pixels, size);
+    }
+}
+
+/// [`random_resized_crop`], normalized: the training view of a supervised run.
+#[derive(Clone, Debug)]
+pub struct ProbeView {
+    /// Pixels of a side.
+    pub side: usize,
+    /// Mean of every channel.
+    pub mean: Vec<f64>,
+    /// Standard deviation of every channel.
+    pub std: Vec<f64>,
+}
+
+impl ProbeView {
+    /// Numbers of a view: (channels, side, side).
+    pub fn len(&self) -> usize {
+        self.mean.len() * self.side * self.side
+    }
+
+    /// Whether it has no pixels.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes a view of the image to `out`, which is [`ProbeView::len`] long; the image has these channels and is not empty.
+    pub fn crop_with(&self, scratch: &mut Scratch, image: &Image, rng: &mut Rng, out: &mut [f32]) {
+        assert_eq!(image.channels, self.mean.len(), "channels of the image and of the recipe");
+        probe_planes(&mut scratch.resizer, &mut scratch.pixels, image, self.side, rng);
+        normalize(out, &scratch.pixels, &self.mean, &self.std);
+    }
 }
 
 #[cfg(test)]

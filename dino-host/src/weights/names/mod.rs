@@ -3,6 +3,7 @@
 mod resnet;
 mod vit;
 
+use super::classifier::HARMLESS;
 use clap::ValueEnum;
 use dino_kernel::model::Backbone;
 
@@ -97,11 +98,11 @@ pub fn harmless(name: &str) -> Option<&'static str> {
     let first = name.split('.').next().unwrap_or_default();
     match first {
         "pooler" => Some("the pooler"),
-        "classifier" | "fc" => Some("a classifier"),
+        "classifier" | "fc" => Some(HARMLESS),
         "mask_token" | "masked_embed" => Some("a mask token"),
         "embeddings" if name == "embeddings.mask_token" => Some("a mask token"),
         "decoder_embed" | "decoder_pos_embed" | "decoder_blocks" | "decoder_norm" | "decoder_pred" => Some("a decoder"),
-        "head" if matches!(name, "head.weight" | "head.bias") => Some("a classifier"),
+        "head" if matches!(name, "head.weight" | "head.bias") => Some(HARMLESS),
         _ => None,
     }
 }

@@ -13,11 +13,13 @@ mod graph;
 mod proto;
 mod vit;
 
+use super::names::Family;
+use super::{Classifier, Naming, classifier};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
 use dino_kernel::model::Backbone;
-use graph::Graph;
+use graph::{FLOAT, Graph, Raw, int, value};
 use proto::Message;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -47,6 +49,20 @@ const MOST: usize = (1 << 31) - (1 << 20);
 /// # Errors
 /// A fixed size holds no patch, the model would be larger than an ONNX file can be, or the file cannot be written.
 pub fn write(path: &Path, config: &Config, weights: &[f32], size: Size) -> Result<()> {
+    write_classifier(path, config, weights, None, size)
+}
+
+/// The same with a classifier: a further output `logits` (batch, classes), and the names of the classes in the metadata.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_classifier(
+    path: &Path,
+    config: &Config,
+    weights: &[f32],
+    classifier: Option<&Classifier>,
+    size: Size,
+) -> Result<()> {
     let mut g = Graph::new(config.norm_eps as f32);
     let table = config.table();
     match &table.backbone {
@@ -56,6 +72,9 @@ pub fn write(path: &Path, config: &Config, weights: &[f32], size: Size) -> Resul
                 Error::new("a ResNet has no ONNX graph yet").hint("--to official or --to timm writes the weights")
             );
         }
+    }
+    if let Some(classifier) = classifier {
+        logits(&mut g, Family::of(&table.backbone), classifier);
     }
     let tensors: usize = g.tensors.iter().map(|t| t.len()).sum();
     let length = g.nodes.0.len() + tensors;
@@ -82,4 +101,15 @@ pub fn write(path: &Path, config: &Config, weights: &[f32], size: Size) -> Resul
         g.tensors.iter().try_for_each(|t| t.write(&mut file))?;
         file.flush()
     })
+}
+
+/// The classifier on the features.
+fn logits<'a>(g: &mut Graph<'a>, family: Family, classifier: &'a Classifier) {
+    let Classifier { classes, weight, bias } = classifier;
+    let [w, b] = classifier::names(family, Naming::Official);
+    g.tensor(w, FLOAT, &[classes.len(), weight.len() / classes.len()], Raw::Weights(weight));
+    g.tensor(b, FLOAT, &[classes.len()], Raw::Weights(bias));
+    g.named("logits", "Gemm", &["features", w, b], &[int("transB", 1)]);
+    g.nodes = std::mem::take(&mut g.nodes).bytes(12, value("logits", &[Err("batch"), Ok(classes.len())]));
+    g.properties.push(("classes", serde_json::json!(classes).to_string()));
 }

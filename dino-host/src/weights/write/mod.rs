@@ -6,7 +6,7 @@ mod vit;
 use super::entries::entries;
 use super::infer::SETTINGS;
 use super::names::Family;
-use super::{Naming, Weights};
+use super::{Classifier, Naming, Weights, classifier};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
@@ -60,6 +60,11 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
         }
     };
     let family = Family::of(&config.table().backbone);
+    // Hugging Face's models with a classifier hold the network as an attribute.
+    let prefix = match (&weights.classifier, naming) {
+        (Some(_), Naming::Hf) => family.names().attribute,
+        _ => prefix,
+    };
     let not_hf = || {
         Err(Error::new("a ResNet is not written under Hugging Face's names")
             .hint("--to official and --to timm write torchvision's names"))
@@ -80,6 +85,12 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
         let name = if naming == Naming::Own { format!("teacher.{}", t.name) } else { t.name };
         tensors.push((name, Out { shape: t.shape, values: t.values.to_vec() }));
     }
+    if let Some(Classifier { classes, weight, bias }) = &weights.classifier {
+        let [weight_name, bias_name] = classifier::names(family, naming);
+        let shape = vec![classes.len(), weight.len() / classes.len()];
+        tensors.push((weight_name.into(), Out { shape, values: weight.clone() }));
+        tensors.push((bias_name.into(), Out { shape: vec![classes.len()], values: bias.clone() }));
+    }
     // What the names and shapes do not tell, for when it is read again here; other programs do not read it.
     let mut settings = json!({
         "heads": config.heads, "mean": config.mean, "std": config.std, "position-resize": config.position_resize,
@@ -95,10 +106,17 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
         settings["stem-stride"] = config.stem_stride.into();
         settings["global-size"] = config.global_size.into();
     }
+    if let Some(Classifier { classes, .. }) = &weights.classifier {
+        settings["classes"] = json!(classes);
+    }
     let foreign = || BTreeMap::from([("format", "pt".to_string()), (SETTINGS, settings.to_string())]);
     match naming {
         Naming::Own => {
-            checkpoint::write(out, tensors, checkpoint::metadata(config, Progress::default()))?;
+            let mut metadata = checkpoint::metadata(config, Progress::default());
+            if let Some(Classifier { classes, .. }) = &weights.classifier {
+                metadata.insert(classifier::RECORD, classifier::record(classes));
+            }
+            checkpoint::write(out, tensors, metadata)?;
             Ok(vec![format!("written: {}", out.display())])
         }
         Naming::Official | Naming::Timm => {
@@ -110,7 +128,7 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
             let model = out.join("model.safetensors");
             checkpoint::write(&model, tensors, foreign())?;
             match family {
-                Family::Vit => vit::hugging_face(config, out, &model),
+                Family::Vit => vit::hugging_face(config, weights.classifier.as_ref(), out, &model),
                 Family::ResNet => not_hf(),
             }
         }
@@ -125,6 +143,12 @@ pub fn npy(weights: &Weights, out: &Path) -> Result<Vec<String>> {
     folder(out)?;
     let mut all = backbone(&weights.config, &weights.backbone);
     all.extend(weights.head.iter().flat_map(|h| head(&weights.config, h)));
+    if let Some(Classifier { classes, weight, bias }) = &weights.classifier {
+        let names = classifier::names(Family::of(&weights.config.table().backbone), Naming::Official);
+        let shapes = [vec![classes.len(), weight.len() / classes.len()], vec![classes.len()]];
+        let tensors = names.into_iter().zip(shapes).zip([weight, bias]);
+        all.extend(tensors.map(|((name, shape), values)| Named { name: name.into(), shape, values }));
+    }
     for t in &all {
         let bytes: Vec<u8> = t.values.iter().flat_map(|x| x.to_le_bytes()).collect();
         write_atomically(&out.join(format!("{}.npy", t.name)), |f| {

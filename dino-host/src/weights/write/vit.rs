@@ -3,16 +3,22 @@
 use crate::config::Config;
 use crate::error::Result;
 use crate::io::atomic::write_atomically;
-use serde_json::json;
+use crate::weights::Classifier;
+use serde_json::{Map, json};
 use std::io::Write;
 use std::path::Path;
 
-/// Writes config.json and preprocessor_config.json into `out`, the folder of the `weights`. Returns the lines to print.
+/// With a classifier they are those of an image classification model. Writes config.json and preprocessor_config.json into `out`, the folder of the `weights`. Returns the lines to print.
 ///
 /// # Errors
 /// A file cannot be written.
-pub(super) fn hugging_face(config: &Config, out: &Path, weights: &Path) -> Result<Vec<String>> {
-    let model = json!({
+pub(super) fn hugging_face(
+    config: &Config,
+    classifier: Option<&Classifier>,
+    out: &Path,
+    weights: &Path,
+) -> Result<Vec<String>> {
+    let mut model = json!({
         "architectures": ["ViTModel"],
         "attention_probs_dropout_prob": 0.0,
         "hidden_act": "gelu",
@@ -29,6 +35,14 @@ pub(super) fn hugging_face(config: &Config, out: &Path, weights: &Path) -> Resul
         "patch_size": config.patch_size,
         "qkv_bias": true,
     });
+    if let Some(Classifier { classes, .. }) = classifier {
+        let numbered = || classes.iter().enumerate();
+        let names: Map<_, _> = numbered().map(|(i, name)| (i.to_string(), json!(name))).collect();
+        let numbers: Map<_, _> = numbered().map(|(i, name)| (name.clone(), json!(i))).collect();
+        model["architectures"] = json!(["ViTForImageClassification"]);
+        model["id2label"] = json!(names);
+        model["label2id"] = json!(numbers);
+    }
     let pixels = json!({
         "do_normalize": true,
         "do_rescale": true,
@@ -44,7 +58,10 @@ pub(super) fn hugging_face(config: &Config, out: &Path, weights: &Path) -> Resul
     write_atomically(&out.join("preprocessor_config.json"), |f| writeln!(f, "{pixels:#}"))?;
     let mut said = vec![
         format!("written: {} with config.json, layer_norm_eps {:e}", weights.display(), config.norm_eps),
-        "there is no pooler in it: ViTModel.from_pretrained(DIR, add_pooling_layer=False)".into(),
+        match classifier {
+            None => "there is no pooler in it: ViTModel.from_pretrained(DIR, add_pooling_layer=False)".into(),
+            Some(_) => "with its classifier: ViTForImageClassification.from_pretrained(DIR)".into(),
+        },
     ];
     if config.position_resize != "size" {
         said.push(

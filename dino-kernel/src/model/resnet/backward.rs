@@ -92,15 +92,22 @@ impl Pass {
         r.block_shape(i).backward(o, &r.block_weights(i, self.start), &acts.block(r, i), [dy, free], context)
     }
 
-    /// From the gradient at `grads.dy` to every parameter's. Needs a saving pass.
-    pub(in crate::model) fn backward<O: Backward>(&self, o: &mut O) {
+    /// The last `blocks` blocks alone; gives the gradient of the stream in front of them.
+    pub(in crate::model) fn backward_last<O: Backward>(&self, o: &mut O, blocks: usize) -> Act {
         let (r, acts, grads) = (&self.resnet, &self.acts, &self.grads);
         let (mut turn, mut dx) = (0, grads.dx[0].part(0, acts.last.len()));
         o.average_pool_backward(dx, grads.dy, acts.last_maps, r.dim());
-        for i in (0..r.depth()).rev() {
+        for i in (r.depth() - blocks..r.depth()).rev() {
             dx = self.backward_block(o, i, [dx, grads.dx[1 - turn]]);
             turn = if r.block_shape(i).shortcut.is_some() { 1 - turn } else { turn };
         }
+        dx
+    }
+
+    /// From the gradient at `grads.dy` to every parameter's. Needs a saving pass.
+    pub(in crate::model) fn backward<O: Backward>(&self, o: &mut O) {
+        let (r, acts, grads) = (&self.resnet, &self.acts, &self.grads);
+        let mut dx = self.backward_last(o, r.depth());
         let mut l = self.start;
         let (stem, unit, w) = (acts.stem(r), r.stem_unit(), r.stem_weights(&mut l));
         if r.stem.pool {

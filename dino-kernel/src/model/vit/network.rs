@@ -141,6 +141,10 @@ impl Pass {
         self.vit.backward(o, &self.weights, &self.acts, &self.grads, self.patches);
     }
 
+    pub(in crate::model) fn backward_last<O: Backward>(&self, o: &mut O, blocks: usize) {
+        self.vit.blocks_backward(o, &self.weights, &self.acts, &self.grads, blocks);
+    }
+
     pub(in crate::model) fn attention<O: Forward>(&self, o: &mut O, y: Act, queries: usize) {
         self.vit.last_attention(o, y, &self.acts, queries);
     }

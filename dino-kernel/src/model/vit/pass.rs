@@ -196,15 +196,8 @@ impl Vit {
 
     /// From `g.dy` (crops, C), the gradient of the class rows, to every parameter. Needs a saving class pass.
     pub(super) fn backward<O: Backward>(&self, o: &mut O, w: &VitWeights, v: &VitActs, g: &VitGrads, patches: Act) {
-        let (c, last) = (self.dim, self.depth - 1);
-        let crops = Rows { rows: v.crops.count(), cols: c };
-        // First the gradient of the class rows of the stream, then that of all rows.
-        o.clear(g.d_class);
-        o.layernorm_backward(g.d_class, g.dy, v.last.out, v.norm.stats, w.norm, crops);
-        self.class_block_backward(o, &w.block(last), v, g);
-        for i in (0..last).rev() {
-            self.block_backward(o, &w.block(i), v, g, i);
-        }
+        let c = self.dim;
+        self.blocks_backward(o, w, v, g, self.depth);
         // d_norm is free again: patch gradients need no more than all rows.
         let (mut row, mut patch) = (0, 0);
         for (i, group) in v.crops.groups().iter().enumerate() {
@@ -220,6 +213,26 @@ impl Vit {
         }
         let n = Mat { rows: patch, inp: self.patch_len(), out: c };
         o.linear_backward_params(g.d_norm.part(0, patch * c), patches, w.patch, n);
+    }
+
+    /// The final norm and the last `count` blocks, 1 to all. Leaves the gradient of the stream in front of them at `g.dx`.
+    pub(super) fn blocks_backward<O: Backward>(
+        &self,
+        o: &mut O,
+        w: &VitWeights,
+        v: &VitActs,
+        g: &VitGrads,
+        count: usize,
+    ) {
+        let last = self.depth - 1;
+        let crops = Rows { rows: v.crops.count(), cols: self.dim };
+        // First the gradient of the class rows of the stream, then that of all rows.
+        o.clear(g.d_class);
+        o.layernorm_backward(g.d_class, g.dy, v.last.out, v.norm.stats, w.norm, crops);
+        self.class_block_backward(o, &w.block(last), v, g);
+        for i in (self.depth - count..last).rev() {
+            self.block_backward(o, &w.block(i), v, g, i);
+        }
     }
 
     /// The gradient of a branch: the stream's, scaled per crop under stochastic depth.
