@@ -81,7 +81,8 @@ impl<'a> Arbitrary<'a> for Sizes {
             views = views.with(Group { count: size(u)?, height: side(u)?, width: side(u)? });
         }
         let inp = if u.ratio(9, 10)? { dim } else { size(u)? };
-        let (layers, hidden, bottleneck, prototypes) = (size(u)?, size(u)?, if u.ratio(1, 3)? { 0 } else { size(u)? }, size(u)?);
+        let (layers, hidden, bottleneck, prototypes) =
+            (size(u)?, size(u)?, if u.ratio(1, 3)? { 0 } else { size(u)? }, size(u)?);
         let head = Head {
             inp,
             layers,

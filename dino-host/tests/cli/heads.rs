@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 const RUN: &str = "--small --embed-dim 12 --depth 1 --heads 2 --patch-size 8 --out-dim 24 --hidden 16 --batch 36 --epochs 2 \
                    --warmup-epochs 1 --save-every 1";
 
-/// Flags, and tensors of the head (student's, then the teacher's) with their shapes.
-const HEADS: [(&str, &[(&str, &[usize])]); 9] = [
+/// A tensor's name and shape.
+type Tensor = (&'static str, &'static [usize]);
+
+/// Flags, and tensors that a head of them has.
+const HEADS: [(&str, &[Tensor]); 9] = [
     ("--bottleneck 8", &[("head.mlp.4.weight", &[8, 16]), ("head.last_layer.weight_g", &[24, 1])]),
     ("--bottleneck 8 --use-bn-in-head", &[("head.mlp.4.running_var", &[16]), ("head.mlp.6.weight", &[8, 16])]),
     ("--bottleneck 8 --activation relu --head-layers 1", &[("head.mlp.0.weight", &[8, 12])]),
@@ -39,8 +42,9 @@ fn resumed(run: &Path, data: &Path) -> PathBuf {
     for (path, bytes) in content(run).into_iter().filter(|(path, _)| path.parent() == Some(run)) {
         fs::write(again.join(path.file_name().unwrap()), bytes).unwrap();
     }
-    fs::rename(again.join("checkpoint0001.safetensors"), again.join("checkpoint.safetensors")).unwrap();
-    succeeds("train --resume --out {} --data {}", &[&again, data]);
+    fs::rename(again.join("checkpoint0000.safetensors"), again.join("checkpoint.safetensors")).unwrap();
+    let done = dino("train --resume --out {} --data {}", &[&again, data]);
+    assert!(done.code == 0 && !done.err.contains("is finished") && done.err.contains("epoch 1"), "{}", done.err);
     again
 }
 

@@ -3,7 +3,7 @@
 
 use crate::golden_resnet::logits;
 use dino_host::cpu::Cpu;
-use dino_kernel::backend::{LossSpans, Memory, StudentRows, Update};
+use dino_kernel::backend::{LossSpans, StudentRows, Update};
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::model::{Activation, Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
