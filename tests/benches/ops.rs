@@ -10,7 +10,7 @@ use dino_kernel::backend::{Memory, Update};
 use dino_kernel::mem::Pool;
 use std::time::{Duration, Instant};
 use tests::backend::Factory;
-use tests::cases::{Call, Row, TABLE, WITHOUT_KERNEL};
+use tests::cases::{Call, Row, TABLE};
 use tests::gpu::OnGpu;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -48,8 +48,7 @@ fn table<F: Factory>(args: &Args) {
     if !F::ready("the benchmark of ops on a GPU") {
         return;
     }
-    let there = |row: &Row| !args.gpu || !row.ops.iter().any(|op| WITHOUT_KERNEL.contains(op));
-    let chosen = |row: &&Row| there(row) && args.row.as_ref().is_none_or(|part| row.name.contains(part.as_str()));
+    let chosen = |row: &&Row| args.row.as_ref().is_none_or(|part| row.name.contains(part.as_str()));
     println!("| row | sizes | forward, us | GFLOP/s | backward, us | GFLOP/s |\n| --- | --- | --- | --- | --- | --- |");
     for row in TABLE.iter().flat_map(|rows| rows.iter()).filter(chosen) {
         let (o, calls) = row.random(row.timed).place::<F>();
