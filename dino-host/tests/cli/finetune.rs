@@ -185,7 +185,8 @@ fn what_cannot_be_fine_tuned_is_refused_in_a_line() {
     let (data, at) = (data.path(), |name: &str| dir.path().join(name));
     let trained = backbone(data, &at("run"));
     let refused = |flags: &str, data: &Path, expected: &[&str]| {
-        let line = format!("finetune --batch 8 {flags} --checkpoint {{}} --data {{}} --out {{}}");
+        let batch = if flags.contains("--batch") { "" } else { "--batch 8" };
+        let line = format!("finetune {batch} {flags} --checkpoint {{}} --data {{}} --out {{}}");
         refuses_with(&line, &[&trained, data, &at("out")], expected);
         assert!(!at("out").exists(), "{flags}");
     };
