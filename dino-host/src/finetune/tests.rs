@@ -100,9 +100,9 @@ fn it_learns_and_frozen_parameters_keep_their_bits() {
     for arch in ["vit", "resnet_small"] {
         let config = config(arch);
         let flags = Flags {
-            epochs: Some(10),
-            batch: Some(8),
-            lr: Some(0.18),
+            epochs: Some(30),
+            batch: Some(24),
+            lr: Some(0.06),
             warmup_epochs: Some(1),
             weight_decay: Some(0.0),
             drop_path_rate: Some(0.0),
