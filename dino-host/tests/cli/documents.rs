@@ -413,6 +413,7 @@ fn flags_in(text: &str) -> BTreeSet<String> {
 fn every_flag_that_is_named_exists() {
     let commands = ["train", "eval knn", "eval linear", "eval logistic", "eval retrieval", "eval copies", "eval video"];
     let more = [
+        "ablate",
         "finetune",
         "classify",
         "eval attention",

@@ -185,7 +185,8 @@ fn what_cannot_be_fine_tuned_is_refused_in_a_line() {
     let (data, at) = (data.path(), |name: &str| dir.path().join(name));
     let trained = backbone(data, &at("run"));
     let refused = |flags: &str, data: &Path, expected: &[&str]| {
-        let line = format!("finetune --batch 8 {flags} --checkpoint {{}} --data {{}} --out {{}}");
+        let batch = if flags.contains("--batch") { "" } else { "--batch 8" };
+        let line = format!("finetune {batch} {flags} --checkpoint {{}} --data {{}} --out {{}}");
         refuses_with(&line, &[&trained, data, &at("out")], expected);
         assert!(!at("out").exists(), "{flags}");
     };
@@ -253,4 +254,32 @@ fn errors_on_the_way_keep_what_is_there() {
     refuses_with("classify --checkpoint {} --image {} --strict", &[&model, images.path()], &["bad.png"]);
     let none = folder(&[("bad.png", bad)]);
     refuses_with("classify --checkpoint {} --image {}", &[&model, none.path()], &["none of the images can be read"]);
+}
+
+/// The same of a ResNet: torchvision's names, batch norms in training and their running statistics afterwards.
+#[test]
+fn a_resnet_is_fine_tuned_converted_and_classifies() {
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let (data, at) = (data.path(), |name: &str| dir.path().join(name));
+    let shape =
+        "--arch resnet_small --widths 8 12 --stage-blocks 1 1 --out-dim 64 --hidden 32 --bottleneck 16 --batch 8";
+    let line = format!("train --small {shape} --warmup-epochs 1 --epochs 1 --knn-every 0 --data {{}} --out {{}}");
+    succeeds(&line, &[data, &at("run")]);
+    let line = "finetune --epochs 1 --batch 8 --blocks 1 --layer-decay 0.5 --checkpoint {} --data {} --out {}";
+    succeeds(line, &[&at("run/teacher.safetensors"), data, &at("tuned")]);
+    let manifest: Value = serde_json::from_slice(&fs::read(at("tuned/run.json")).unwrap()).unwrap();
+    assert_eq!((&manifest["finetune"]["mixup"], &manifest["finetune"]["drop-path-rate"]), (&json!(0.0), &json!(0.0)));
+    let images = folder(&[("a.png", image_bytes(image::ImageFormat::Png, 1))]);
+    let want = classify(&at("tuned/classifier.safetensors"), images.path(), "");
+    for to in ["timm", "official", "safetensors-own"] {
+        succeeds(&format!("convert {{}} --to {to} {{}}"), &[&at("tuned/classifier.safetensors"), &at(to)]);
+        assert_eq!(header(&fs::read(at(to)).unwrap())["fc.weight"]["shape"], json!([10, 12]), "{to}");
+        assert!(agree(&classify(&at(to), images.path(), ""), &want), "{to}");
+    }
+    let bad = "finetune --epochs 1 --batch 8 --micro-batch 4 --checkpoint {} --data {} --out {}";
+    refuses_with(
+        bad,
+        &[&at("run/teacher.safetensors"), data, &at("bad")],
+        &["batch norm's groups of 8", "--micro-batch"],
+    );
 }

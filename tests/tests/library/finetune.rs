@@ -312,7 +312,7 @@ fn splits_add_up_or_are_refused() {
     let (whole, split) = (sums(4), sums(1));
     assert!((whole.0 - split.0).abs() < 1e-12);
     assert!(whole.1.iter().zip(&split.1).all(|(a, b)| (a - b).abs() < 1e-12));
-    let refused = |c: Config| Plan::new(c).err().expect("refused");
+    let refused = |c: Config| Plan::new(c).expect_err("refused");
     let (vit, resnet) = (config(vit(8, 4, 6, 2, 2, 7), 3, 4), config(resnet(), 3, 4));
     assert_eq!(refused(Config { blocks: Some(3), ..vit }), PlanError::Blocks { blocks: 3, depth: 2 });
     assert_eq!(refused(Config { micro_batch: 3, ..vit }), PlanError::MicroBatch { batch: 4, micro_batch: 3 });

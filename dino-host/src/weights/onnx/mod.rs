@@ -55,7 +55,7 @@ pub fn write(path: &Path, config: &Config, weights: &[f32], size: Size) -> Resul
 /// The same with a classifier: a further output `logits` (batch, classes), and the names of the classes in the metadata.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_classifier(
     path: &Path,
     config: &Config,
