@@ -31,7 +31,8 @@ fuzz_target!(|bytes: &[u8]| {
             let mut copy = vec![0.0; flat.len()];
             flat.copy(&mut copy);
             let group = Group { count: 1, height: flat.backbone.image(), width: flat.backbone.image() };
-            let plan = FeaturePlan::new(flat.backbone, Crops::one(group), Output::Class, 0).expect("parsed with this plan");
+            let plan =
+                FeaturePlan::new(flat.backbone, Crops::one(group), Output::Class, 0).expect("parsed with this plan");
             // A shape of few weights may have a plan for large images.
             if plan.pools.state < 1 << 20 {
                 let mut state = vec![0.0f32; plan.pools.state];
