@@ -22,8 +22,7 @@ fn features(file: &Path, path: &Path) -> Result<Vec<f32>> {
     eval_view(&image, side, EvalView::ResizeCrop, &config.mean, &config.std, &mut pixels);
     let group = Group { count: 1, height: side, width: side };
     let mut network = Dense::<Cpu>::new(&NoOptions {}, config, &found.backbone, group)?;
-    let tokens = network.tokens(&pixels)?; // the class token, then one a patch
-    Ok(tokens[..config.embed_dim].to_vec())
+    Ok(network.rows(&pixels)?.images) // the class token; of a ResNet the average over the last map
 }
 
 fn main() {

@@ -5,13 +5,24 @@
 //! | offset | what |
 //! | --- | --- |
 //! | 0 | `DINOFLAT` |
-//! | 8 | u32: version, 1, or 2 of networks with another epsilon than the published one |
+//! | 8 | u32: version, 1, or 2 of networks with another epsilon than the published one, or 3 of residual networks |
 //! | 12 | u32: CRC-32 (IEEE) of everything from offset 16 on |
 //! | 16 | u32 each: image, patch, channels, dim, depth, heads, mlp, rule for positions (0 published, 1 size), as in [`crate::model::Vit`] |
 //! | 48 | u32: number of weights |
 //! | 52 | of version 2: f64, what LayerNorms add to the variance; in version 1 it is 1e-6 and the rest is 8 bytes earlier |
 //! | 60 | channels f32: mean of every channel, of values in 0 to 1; then as many: their standard deviation |
 //! | then, at the next multiple of 64 | the weights, f32, in the table's layout |
+//!
+//! Of version 3 it has, from offset 16 on:
+//!
+//! | offset | what |
+//! | --- | --- |
+//! | 16 | u32 each: image, channels, width, kernel and stride of the stem, its max pool (0 or 1), blocks (0 basic, 1 bottleneck), number of stages, as in [`crate::model::ResNet`] |
+//! | 48 | u32: number of weights |
+//! | 52 | u32: number of running means and variances |
+//! | 56 | u32 each: width, blocks and stride of each of 8 stages, 0 of those that are not there |
+//! | 152 | means and deviations of the channels, as above |
+//! | then, at the next multiple of 64 | the weights, then the running means and variances, f32, in the table's layout |
 //!
 //! Inference, the arenas being the caller's (their sizes are in `plan.pools`):
 //!
@@ -24,7 +35,7 @@
 //!     let group = Group { count: 1, height: side, width: side };
 //!     let plan = FeaturePlan::new(flat.backbone, Crops::one(group), Output::Class, 0).map_err(|_| "the plan")?;
 //!     let [acts, stats, state] = arenas;
-//!     plan.initial_state(state);
+//!     flat.initial_state(&plan, state);
 //!     acts[plan.pixels.range()].copy_from_slice(pixels);
 //!     let weights = flat.weights().ok_or("the blob is not aligned to 4 bytes")?;
 //!     let mut o = Infer { weights, grads: &mut [], slots: &mut [], acts, stats, state };
@@ -35,16 +46,20 @@
 //! ```
 
 use crate::crops::{Crops, Group};
-use crate::model::{Backbone, FlatShape, Output};
+use crate::model::resnet::MAX_STAGES;
+use crate::model::{Backbone, FlatShape, Output, UnknownShape};
 use crate::ops::layernorm::EPS;
 use crate::plan::{FeaturePlan, PlanError};
+use crate::real::Real;
 use core::fmt;
 
 /// The first bytes.
 pub const MAGIC: &[u8; 8] = b"DINOFLAT";
-/// The version of networks with the published epsilon, and that of others.
-pub const VERSIONS: [u32; 2] = [1, 2];
-/// The offset of the epsilon, in version 1 of the channel means.
+/// The version of vision transformers with the published epsilon, of those with another one, and of residual networks.
+pub const VERSIONS: [u32; 3] = [1, 2, 3];
+/// What [`header`] writes has at most so many bytes, and 8 a channel.
+pub const HEADER: usize = 216;
+/// The offset of what follows the sizes and the number of weights: in version 1 the channel means.
 const FIELDS: usize = 52;
 /// The weights begin at a multiple of this.
 const ALIGN: usize = 64;
@@ -67,11 +82,13 @@ pub enum FlatError {
     Checksum,
     /// No rule for positions has this number.
     Positions(u32),
+    /// Its stages are too many, or no kind of blocks or pool has its number.
+    Kind,
     /// What LayerNorms would add to the variance is no small number above 0.
     Epsilon,
     /// The shape has no plan.
     Shape(PlanError),
-    /// The shape has another number of weights.
+    /// The shape has another number of weights, or of running means and variances.
     Weights {
         /// Weights that the header states.
         found: usize,
@@ -88,6 +105,7 @@ impl fmt::Display for FlatError {
             FlatError::Length { found, needed } => write!(f, "it has {found} bytes, its header asks for {needed}"),
             FlatError::Checksum => f.write_str("its checksum does not fit: it was changed after it was written"),
             FlatError::Positions(n) => write!(f, "no rule for positions has the number {n}"),
+            FlatError::Kind => f.write_str("it has too many stages, or an unknown kind of blocks or pool"),
             FlatError::Epsilon => f.write_str("its epsilon is none"),
             FlatError::Shape(e) => write!(f, "its shape: {e}"),
             FlatError::Weights { found, needed } => write!(f, "it has {found} weights, its shape has {needed}"),
@@ -104,6 +122,7 @@ pub struct Flat<'a> {
     pub backbone: Backbone,
     statistics: &'a [u8],
     weights: &'a [u8],
+    buffers: &'a [u8],
 }
 
 /// The f32 at the start of four bytes.
@@ -113,7 +132,12 @@ fn float(bytes: &[u8]) -> f32 {
 
 /// Where the channel means begin.
 const fn means(version: u32) -> usize {
-    FIELDS + if version == VERSIONS[0] { 0 } else { 8 }
+    FIELDS
+        + match version {
+            1 => 0,
+            2 => 8,
+            _ => 4 + 12 * MAX_STAGES,
+        }
 }
 
 /// Bytes before the weights.
@@ -145,29 +169,43 @@ impl<'a> Flat<'a> {
         if field(12) != crc32(&blob[16..]) {
             return Err(FlatError::Checksum);
         }
-        let eps = match version {
-            1 => EPS,
-            _ => f64::from_bits(u64::from(field(FIELDS)) | u64::from(field(FIELDS + 4)) << 32),
+        let sizes = core::array::from_fn(|i| field(16 + 4 * i) as usize);
+        let shape = match version {
+            3 => {
+                let stage = |i| core::array::from_fn(|j| field(FIELDS + 4 + 12 * i + 4 * j) as usize);
+                FlatShape::ResNet { sizes, stages: core::array::from_fn(stage) }
+            }
+            2 => {
+                let eps = f64::from_bits(u64::from(field(FIELDS)) | u64::from(field(FIELDS + 4)) << 32);
+                FlatShape::Vit { sizes, eps }
+            }
+            _ => FlatShape::Vit { sizes, eps: EPS },
         };
-        if !(eps > 0.0 && eps < 1.0) {
+        if let FlatShape::Vit { eps, .. } = shape
+            && !(eps > 0.0 && eps < 1.0)
+        {
             return Err(FlatError::Epsilon);
         }
-        let sizes = core::array::from_fn(|i| field(16 + 4 * i) as usize);
-        let shape = FlatShape { sizes, eps };
-        let backbone = Backbone::from_flat(shape).map_err(|rule| FlatError::Positions(rule as u32))?;
+        let backbone = Backbone::from_flat(shape).map_err(|unknown| match unknown {
+            UnknownShape::Positions(rule) => FlatError::Positions(rule as u32),
+            UnknownShape::Kind => FlatError::Kind,
+        })?;
         // A plan for the native image bounds every product of sizes.
         let group = Group { count: 1, height: backbone.image(), width: backbone.image() };
         FeaturePlan::new(backbone, Crops::one(group), Output::Class, 0).map_err(FlatError::Shape)?;
-        let (found, needed) = (field(48) as usize, backbone.len());
-        if found != needed {
-            return Err(FlatError::Weights { found, needed });
+        let buffers = if version == 3 { field(FIELDS) as usize } else { 0 };
+        for (found, needed) in [(field(48) as usize, backbone.len()), (buffers, backbone.buffers_len())] {
+            if found != needed {
+                return Err(FlatError::Weights { found, needed });
+            }
         }
         let (channels, first) = (backbone.channels(), head(version, backbone.channels()));
-        let needed = first + 4 * found;
+        let needed = first + 4 * (backbone.len() + buffers);
         if blob.len() != needed {
             return Err(short(needed));
         }
-        Ok(Flat { backbone, statistics: &blob[means(version)..][..8 * channels], weights: &blob[first..] })
+        let (weights, buffers) = blob[first..].split_at(4 * backbone.len());
+        Ok(Flat { backbone, statistics: &blob[means(version)..][..8 * channels], weights, buffers })
     }
 
     /// Number of weights.
@@ -193,22 +231,37 @@ impl<'a> Flat<'a> {
             *to = float(bytes);
         }
     }
+
+    /// What the state pool of a plan of this backbone holds: the running means and variances, where it has any.
+    pub fn initial_state<T: Real>(&self, plan: &FeaturePlan, state: &mut [T]) {
+        plan.initial_state(state);
+        let running = &mut state[plan.network.running().range()];
+        for (to, bytes) in running.iter_mut().zip(self.buffers.chunks_exact(4)) {
+            *to = T::of(f64::from(float(bytes)));
+        }
+    }
 }
 
-/// Writes what comes before the weights to the first bytes of `out`; returns how many these are, none for a family of backbones that has
-/// no blob (a ResNet). `mean` and `std`: a number a channel;
-/// `weights`: the backbone in the table's layout. `out` must have at least 124 bytes and 8 a channel.
-pub fn header(out: &mut [u8], backbone: &Backbone, mean: &[f32], std: &[f32], weights: &[f32]) -> Option<usize> {
-    let FlatShape { sizes, eps } = backbone.flat()?;
-    let version = VERSIONS[(eps != EPS) as usize];
+/// Writes what comes before the weights to the first bytes of `out`; returns how many these are. `mean` and `std`: a number a channel;
+/// `weights`: the backbone in the table's layout, its parameters and then its buffers ([`crate::model::Table::backbone_numbers`]). `out` must have at
+/// least [`HEADER`] bytes and 8 a channel.
+pub fn header(out: &mut [u8], backbone: &Backbone, mean: &[f32], std: &[f32], weights: &[f32]) -> usize {
+    let (version, sizes) = match backbone.flat() {
+        FlatShape::Vit { sizes, eps } => (if eps == EPS { 1 } else { 2 }, sizes),
+        FlatShape::ResNet { sizes, .. } => (3u32, sizes),
+    };
     let (first, end) = (means(version), head(version, backbone.channels()));
     out[..end].fill(0);
-    let fields = sizes.into_iter().chain([weights.len()]).map(|n| (n as u32).to_le_bytes());
-    for (to, from) in out[16..FIELDS].chunks_exact_mut(4).zip(fields) {
-        to.copy_from_slice(&from);
-    }
-    if version != VERSIONS[0] {
-        out[FIELDS..first].copy_from_slice(&eps.to_le_bytes());
+    let mut put = |at: usize, n: usize| out[at..at + 4].copy_from_slice(&(n as u32).to_le_bytes());
+    sizes.into_iter().enumerate().for_each(|(i, n)| put(16 + 4 * i, n));
+    put(48, backbone.len());
+    match backbone.flat() {
+        FlatShape::Vit { .. } if version == 1 => {}
+        FlatShape::Vit { eps, .. } => out[FIELDS..first].copy_from_slice(&eps.to_le_bytes()),
+        FlatShape::ResNet { stages, .. } => {
+            put(FIELDS, backbone.buffers_len());
+            stages.as_flattened().iter().enumerate().for_each(|(i, &n)| put(FIELDS + 4 + 4 * i, n));
+        }
     }
     let statistics = mean.iter().chain(std).map(|x| x.to_le_bytes());
     for (to, from) in out[first..end].chunks_exact_mut(4).zip(statistics) {
@@ -218,7 +271,7 @@ pub fn header(out: &mut [u8], backbone: &Backbone, mean: &[f32], std: &[f32], we
     out[8..12].copy_from_slice(&version.to_le_bytes());
     let numbers = weights.iter().fold(crc_step(!0, &out[16..end]), |crc, x| crc_step(crc, &x.to_le_bytes()));
     out[12..16].copy_from_slice(&(!numbers).to_le_bytes());
-    Some(end)
+    end
 }
 
 /// CRC-32 of IEEE 802.3 (reflected, polynomial 0xEDB88320).

@@ -9,7 +9,7 @@ fuzz_target!(|bytes: &[u8]| {
     for network in ["teacher", "student"] {
         if let Ok(weights) = checkpoint.backbone(network) {
             assert!(weights.iter().all(|x| x.is_finite()));
-            assert_eq!(weights.len(), checkpoint.config.table().backbone_len());
+            assert_eq!(weights.len(), checkpoint.config.table().backbone_numbers());
         }
     }
 });

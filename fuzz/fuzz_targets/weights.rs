@@ -3,7 +3,10 @@
 #![no_main]
 
 use dino_host::weights::{self, Options, Side};
+use dino_kernel::crops::{Crops, Group};
 use dino_kernel::flat::{Flat, FlatError};
+use dino_kernel::model::Output;
+use dino_kernel::plan::FeaturePlan;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -24,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut blob = bytes.to_vec();
     if blob.len() >= 16 {
         blob[..8].copy_from_slice(b"DINOFLAT");
-        let version = u32::from(1 + (blob[11] & 1));
+        let version = u32::from(1 + blob[8].wrapping_sub(1) % 3);
         blob[8..12].copy_from_slice(&version.to_le_bytes());
         let sum = crc32fast::hash(&blob[16..]);
         blob[12..16].copy_from_slice(&sum.to_le_bytes());
@@ -33,6 +36,14 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(flat) => {
             let mut copy = vec![0.0; flat.len()];
             flat.copy(&mut copy);
+            let group = Group { count: 1, height: flat.backbone.image(), width: flat.backbone.image() };
+            let plan =
+                FeaturePlan::new(flat.backbone, Crops::one(group), Output::Class, 0).expect("parsed with this plan");
+            // A shape of few weights may have a plan for large images.
+            if plan.pools.state < 1 << 20 {
+                let mut state = vec![0.0f32; plan.pools.state];
+                flat.initial_state(&plan, &mut state);
+            }
         }
         Err(e) => assert!(e != FlatError::Checksum, "it was made to fit"),
     }

@@ -3,12 +3,14 @@
 use super::shared::{Shared, Tolerance, backbone, start};
 use crate::data::files::Files;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::inference::dense::DenseExtractor;
+use crate::inference::{require, require_map};
 use crate::viz::animation::Format;
-use crate::viz::attention::{self, Part};
+use crate::viz::attention::{self, Kind, Part};
 use crate::viz::video::{self, Range, Show, Style};
 use clap::{Args, ValueEnum};
+use dino_kernel::model::Gives;
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -46,6 +48,9 @@ pub struct Attend<O: Args> {
     /// Whose class token, counted from 1 [default: the last block]
     #[arg(long, value_name = "N")]
     block: Option<usize>,
+    /// Draw the class activation of the last feature map of a ResNet, which has no attention: Eigen-CAM, which needs no classifier
+    #[arg(long, conflicts_with_all = ["frames", "block"])]
+    cam: bool,
     /// Shorter side the image is resized to, pixels; 0 = the run's global crop
     #[arg(long, default_value_t = 0)]
     size: usize,
@@ -69,6 +74,14 @@ pub fn run<D: Device>(args: Attend<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let (config, weights) = backbone(&args.checkpoint, &args.which, args.network.as_deref())?;
     let config = config.decoding_whole();
+    match args.cam {
+        true => require_map(&config.table().backbone)?,
+        false => require(&config.table().backbone, Gives { tokens: true, attention: true })?,
+    }
+    if args.cam && args.write.contains(&Part::Heads) {
+        return Err(Error::new("--write heads draws a color a head, and a class activation has no heads")
+            .hint("--write overlay,mask and the like, or leave it out"));
+    }
     let unreadable = args.tolerance.unreadable();
     let mut extractor = DenseExtractor::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;
     if let (Some(frames), Some(format)) = (args.frames, args.animate) {
@@ -83,7 +96,8 @@ pub fn run<D: Device>(args: Attend<D::Options>) -> Result<u8> {
     }
     let parts = if args.write.is_empty() { Part::value_variants() } else { &args.write };
     let files = Files::open(&args.image, config.decode())?;
-    let drawn = attention::draw(&mut extractor, &files, &unreadable, args.keep, parts, &args.out);
+    let kind = if args.cam { Kind::Activation } else { Kind::Heads };
+    let drawn = attention::draw(&mut extractor, kind, &files, &unreadable, args.keep, parts, &args.out);
     unreadable.print();
     errln!("{}", drawn?);
     Ok(0)

@@ -1,5 +1,6 @@
 //! The command `convert`.
 
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::weights::onnx::{self, Size};
 use crate::weights::{self, Naming, Options, Report, Weights, flat, write};
@@ -12,9 +13,9 @@ use std::path::{Path, PathBuf};
 enum Target {
     /// A safetensors file under the published names
     Official,
-    /// A safetensors file for timm's VisionTransformer
+    /// A safetensors file for timm's VisionTransformer or ResNet
     Timm,
-    /// A folder for Hugging Face's ViTModel: model.safetensors, config.json, preprocessor_config.json
+    /// A folder for Hugging Face's ViTModel or ResNetModel: model.safetensors, config.json, preprocessor_config.json
     Hf,
     /// A folder with one array a tensor
     Npy,
@@ -114,14 +115,16 @@ fn write_to(target: Target, weights: &Weights, size: Size, out: &Path) -> Result
         Target::Npy => write::npy(weights, out),
         Target::Onnx => {
             onnx::write_classifier(out, &weights.config, &weights.backbone, weights.classifier.as_ref(), size)?;
+            let resnet = weights.config.resnet().is_some();
             let images = match size {
+                Size::Free if resnet => "any size".into(),
                 Size::Free => format!("any size, positions by the rule {}", weights.config.position_resize),
                 Size::Fixed { height, width } => format!("{width} x {height} pixels"),
             };
+            let dense = if resnet { "map (batch, C, rows, columns)" } else { "tokens (batch, 1 + patches, C)" };
             Ok(vec![
                 format!("ONNX, operator set 17, any number of images of {images}: {}", out.display()),
-                "outputs: features (batch, C), tokens (batch, 1 + patches, C); its metadata states how pixels are normalized"
-                    .into(),
+                format!("outputs: features (batch, C), {dense}; its metadata states how pixels are normalized"),
             ]
             .into_iter()
             .chain(weights.classifier.iter().map(|c| {
@@ -142,11 +145,18 @@ fn print(report: &Report, weights: &Weights, lines: &[String], as_json: bool) {
     let (c, tensors) = (&weights.config, weights.tensors());
     if as_json {
         let mut all = report.json();
-        all["architecture"] = json!({
-            "embed_dim": c.embed_dim, "depth": c.depth, "heads": c.heads, "heads_stated": weights.heads_stated,
-            "patch_size": c.patch_size, "global_size": c.global_size, "channels": c.channels,
-            "mlp": c.mlp(),
-        });
+        all["architecture"] = match c.resnet() {
+            None => json!({
+                "embed_dim": c.embed_dim, "depth": c.depth, "heads": c.heads, "heads_stated": weights.heads_stated,
+                "patch_size": c.patch_size, "global_size": c.global_size, "channels": c.channels,
+                "mlp": c.mlp(),
+            }),
+            Some(_) => json!({
+                "arch": c.arch, "embed_dim": c.embed_dim, "block_kind": c.block_kind, "widths": c.widths,
+                "stage_blocks": c.stage_blocks, "stem": c.stem, "stem_stride": c.stem_stride,
+                "global_size": c.global_size, "channels": c.channels,
+            }),
+        };
         all["tensors"] = json!(tensors);
         all["classes"] = json!(weights.classifier.as_ref().map(|c| &c.classes));
         all["said"] = json!(lines);
@@ -154,17 +164,24 @@ fn print(report: &Report, weights: &Weights, lines: &[String], as_json: bool) {
         return;
     }
     outln!("read\t{}, {} names, {tensors} tensors", report.format.name(), report.naming.name());
-    let heads = if weights.heads_stated { "" } else { " (not stated in the file)" };
-    outln!(
-        "is\twidth {}, {} blocks, {} heads{heads}, patches of {} pixels, images of {} x {} x {}",
-        c.embed_dim,
-        c.depth,
-        c.heads,
-        c.patch_size,
-        c.channels,
-        c.global_size,
-        c.global_size
-    );
+    let architecture = match c.resnet() {
+        None => {
+            let heads = if weights.heads_stated { "" } else { " (not stated in the file)" };
+            let Config { embed_dim, depth, heads: n, patch_size, .. } = c;
+            format!("width {embed_dim}, {depth} blocks, {n} heads{heads}, patches of {patch_size} pixels")
+        }
+        Some(_) => format!(
+            "{}, width {}, {} blocks of {:?} channels and kind {}, stem {} with stride {}",
+            c.arch,
+            c.embed_dim,
+            c.stage_blocks.iter().map(usize::to_string).collect::<Vec<_>>().join(" + "),
+            c.widths,
+            c.block_kind,
+            c.stem,
+            c.stem_stride
+        ),
+    };
+    outln!("is\t{architecture}, images of {} x {1} x {1}", c.channels, c.global_size);
     if let Some(classifier) = &weights.classifier {
         outln!("with\ta classifier of {} classes", classifier.classes.len());
     }

@@ -5,8 +5,10 @@ use crate::data::files::Files;
 use crate::device::Device;
 use crate::error::Result;
 use crate::inference::dense::DenseExtractor;
+use crate::inference::require;
 use crate::viz::pca;
 use clap::Args;
+use dino_kernel::model::Gives;
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -52,6 +54,7 @@ pub fn run<D: Device>(args: Pca<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
     let (config, weights) = backbone(&args.checkpoint, &args.which, args.network.as_deref())?;
     let config = config.decoding_whole();
+    require(&config.table().backbone, Gives { tokens: true, attention: false })?;
     let unreadable = args.tolerance.unreadable();
     let mut extractor = DenseExtractor::<D>::new(&args.shared.device, &config, &weights, args.block, args.size)?;
     let files = Files::open(&args.image, config.decode())?;

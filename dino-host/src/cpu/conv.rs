@@ -16,7 +16,7 @@ use super::winograd;
 use crate::linalg::taps::{self, DEPTH, OFF, WIDE};
 use crate::linalg::transpose::transpose;
 use dino_kernel::backend::{Conv, Window};
-use dino_kernel::crops::{Crops, Group};
+use dino_kernel::crops::Group;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;

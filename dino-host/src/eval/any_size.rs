@@ -7,6 +7,7 @@ use crate::image::Image;
 use crate::image::planes::{self, normalize};
 use crate::inference::dense::Dense;
 use dino_kernel::crops::Group;
+use dino_kernel::model::Backbone;
 
 /// Most patches of an image: attention takes their square in time.
 pub const PATCHES: usize = 1 << 16;
@@ -22,6 +23,26 @@ pub fn check_patches(what: &str, [height, width]: [usize; 2], patch: usize) -> R
         n if n > PATCHES => Err(Error::new(format!("{what}: {width} x {height} pixels are {n} patches"))
             .hint(format!("up to {PATCHES} are taken: a smaller --size"))),
         _ => Ok(()),
+    }
+}
+
+/// The same for any backbone: a residual network has no patches, but takes no more pixels than that many patches of 16 are.
+///
+/// # Errors
+/// As [`check_patches`], or the image has no pixels.
+pub fn check_size(what: &str, [height, width]: [usize; 2], backbone: &Backbone) -> Result<()> {
+    const PIXELS: usize = PATCHES << 8;
+    match (backbone, height.saturating_mul(width)) {
+        (Backbone::Vit(vit), _) => check_patches(what, [height, width], vit.patch),
+        (Backbone::ResNet(_), 0) => {
+            Err(Error::new(format!("{what}: {width} x {height} pixels are none"))
+                .hint("larger images, or a larger --size"))
+        }
+        (Backbone::ResNet(_), n) if n > PIXELS => {
+            Err(Error::new(format!("{what}: {width} x {height} pixels are more than {PIXELS}"))
+                .hint("a smaller --size"))
+        }
+        (Backbone::ResNet(_), _) => Ok(()),
     }
 }
 
@@ -93,7 +114,7 @@ impl<'a, D: Device> AnySize<'a, D> {
     /// Ready for images of (height, width).
     ///
     /// # Errors
-    /// The device has no memory for this size, or the network gives no tokens.
+    /// The device has no memory for this size.
     pub fn of(&mut self, size: [usize; 2]) -> Result<&mut Dense<D>> {
         if self.ready.as_ref().is_none_or(|(of, _)| *of != size) {
             // The old one goes first: two may not fit.

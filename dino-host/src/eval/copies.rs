@@ -1,10 +1,11 @@
 //! Copy detection (the paper's table 4, official `eval_copy_detection.py`): which original an image was made from.
 //!
 //! An image, squashed to a square, is its class token and the generalized mean of its patch tokens side by side (2C numbers), whitened
-//! where there are images to learn that from. The originals and distractors are ranked by cosine; what is below the first 20 does not
+//! where there are images to learn that from. A residual network has the average over its last map and the map's rows in their place (the
+//! generalized mean of a convolutional map is Radenović et al. 2018, section 3.2). The originals and distractors are ranked by cosine; what is below the first 20 does not
 //! count. The blocks are those of Copydays.
 
-use super::any_size::{check_patches, normalized};
+use super::any_size::{check_size, normalized};
 use super::attacks::Attack;
 use super::ranking::average_precision;
 use super::retrieval::{Files, rankings};
@@ -17,7 +18,7 @@ use crate::image::{Decode, Image, is_image_file, planes};
 use crate::inference::dense::Dense;
 use crate::inference::features::Features;
 use crate::linalg::eigen;
-use dino_kernel::crops::Group;
+use dino_kernel::crops::{Crops, Group};
 use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
@@ -53,10 +54,12 @@ pub fn describe<D: Device>(
     p: f64,
     mut tick: impl FnMut(),
 ) -> Result<Features> {
-    check_patches("--size", [size, size], config.patch_size)?;
-    let (c, patches) = (config.embed_dim, (size / config.patch_size).pow(2));
-    let count = (TOKENS / (patches + 1)).clamp(1, set.len().max(1));
-    let mut network = Dense::<D>::new(options, config, weights, Group { count, height: size, width: size })?;
+    let backbone = config.table().backbone;
+    check_size("--size", [size, size], &backbone)?;
+    let one = Group { count: 1, height: size, width: size };
+    let count = (TOKENS / backbone.cost(&Crops::one(one))).clamp(1, set.len().max(1));
+    let mut network = Dense::<D>::new(options, config, weights, Group { count, ..one })?;
+    let (c, cells) = (config.embed_dim, network.grid().into_iter().product::<usize>());
     let wide = config.channels * size * size;
     let mut pixels = vec![0.0; count * wide];
     let (mut rows, mut images) = (Vec::new(), Vec::new());
@@ -72,11 +75,12 @@ pub fn describe<D: Device>(
                 Ok(true)
             })
             .collect();
-        let tokens = network.tokens(&pixels)?;
-        for (i, (tokens, read)) in tokens.chunks((1 + patches) * c).zip(read?).enumerate() {
+        let found = network.rows(&pixels)?;
+        let each = found.images.chunks(c).zip(found.cells.chunks(cells * c));
+        for (i, ((image, cells), read)) in each.zip(read?).enumerate() {
             if read {
-                rows.extend_from_slice(&tokens[..c]);
-                rows.extend(generalized_mean(&tokens[c..], c, p));
+                rows.extend_from_slice(image);
+                rows.extend(generalized_mean(cells, c, p));
                 images.push(first + i);
             }
             tick();

@@ -1,9 +1,9 @@
-//! Image retrieval by class tokens (the paper's table 3, official `eval_image_retrieval.py`): the images of a bank by falling cosine.
+//! Image retrieval by class tokens, of a residual network by averages over the last map (the paper's table 3, official `eval_image_retrieval.py`): the images of a bank by falling cosine.
 //!
 //! Images are made no longer than a given side (Pillow's `thumbnail`, Lanczos; its shortcut of decoding JPEG files at a fraction of
 //! their size is not taken) and go through the network in full, or in three scales whose tokens are added and normalized.
 
-use super::any_size::{AnySize, bilinear, check_patches, normalized};
+use super::any_size::{AnySize, bilinear, check_size, normalized};
 use super::knn::{neighbors, normalize};
 use super::ranking::{Protocol, Scores, Truth, ranks};
 use crate::config::Config;
@@ -43,7 +43,7 @@ pub fn thumbnail(image: &Image, most: usize) -> Image {
     resize(image, height, width, Filter::Lanczos)
 }
 
-/// The class token (C) of an image of any size; `multi`: the sum over [`SCALES`], of unit length, else as the network gives it.
+/// The class token or average (C) of an image of any size; `multi`: the sum over [`SCALES`], of unit length, else as the network gives it.
 /// `what` names the image.
 ///
 /// # Errors
@@ -56,18 +56,19 @@ pub fn token<D: Device>(
     what: &str,
 ) -> Result<Vec<f32>> {
     let from = [image.height, image.width];
-    check_patches(what, from, config.patch_size)?;
+    let backbone = config.table().backbone;
+    check_size(what, from, &backbone)?;
     let pixels = normalized(&planes::planes(image), config);
     let mut sum = vec![0.0f32; config.embed_dim];
     for &scale in if multi { &SCALES[..] } else { &SCALES[..1] } {
         let to = from.map(|n| (n as f64 * scale) as usize);
-        check_patches(&format!("{what}, scale {scale:.2}"), to, config.patch_size)?;
+        check_size(&format!("{what}, scale {scale:.2}"), to, &backbone)?;
         let pixels = match scale {
             1.0 => pixels.clone(),
             _ => bilinear(&pixels, from, to, [1.0 / scale; 2]),
         };
-        let tokens = network.of(to)?.tokens(&pixels)?;
-        sum.iter_mut().zip(&tokens).for_each(|(sum, x)| *sum += x);
+        let row = network.of(to)?.rows(&pixels)?.images;
+        sum.iter_mut().zip(&row).for_each(|(sum, x)| *sum += x);
     }
     if multi {
         let length = sum.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt().max(1e-12) as f32;

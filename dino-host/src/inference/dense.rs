@@ -7,17 +7,23 @@ use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::image::planes::{self, normalize};
 use crate::image::resize::{Filter, Region, Resizer};
-use crate::inference::require;
+use crate::inference::{require, require_map};
+use crate::linalg::leading;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Act, Pool};
 use dino_kernel::model::{Gives, Output};
+use dino_kernel::ops::average_pool;
 use dino_kernel::plan::{FeaturePlan, Pools};
+use ndarray::ArrayView2;
 use std::borrow::Cow;
 
 /// Most patches of an image: attention takes their square in time.
 const PATCHES: usize = 1 << 16;
+/// A cell of a map is drawn with at most so many pixels a side, whatever the strides of a network are.
+const CELL: usize = 1 << 20;
 
-/// A backbone ready for images of one size, square or not: all its tokens, or what its last class token attends to.
+/// A backbone ready for images of one size, square or not: all its tokens or the rows of its last map, or what its last class token
+/// attends to.
 pub struct Dense<D> {
     device: D,
     plan: FeaturePlan,
@@ -28,10 +34,9 @@ impl<D: Device> Dense<D> {
     /// For batches of `group`; `weights`: a backbone in the table's layout.
     ///
     /// # Errors
-    /// The network gives no tokens, its plan does not fit the group, or the device has no memory for it.
+    /// The network's plan does not fit the group, or the device has no memory for it.
     pub fn new(options: &D::Options, config: &Config, weights: &[f32], group: Group) -> Result<Dense<D>> {
         let backbone = config.table().backbone;
-        require(&backbone, Gives { tokens: true, attention: false })?;
         let queries = backbone.gives().attention as usize;
         let plan = FeaturePlan::new(backbone, Crops::one(group), Output::Dense, queries)
             .map_err(|e| Error::new(format!("images of {} x {} pixels: {e}", group.width, group.height)))?;
@@ -39,7 +44,7 @@ impl<D: Device> Dense<D> {
         Ok(Dense { device, plan, grid: backbone.grid(group) })
     }
 
-    /// Patches in a column and in a row.
+    /// Patches in a column and in a row; of a residual network rows and columns of the last map.
     pub fn grid(&self) -> [usize; 2] {
         self.grid
     }
@@ -48,8 +53,36 @@ impl<D: Device> Dense<D> {
     /// pixels (images, channels, height, width).
     ///
     /// # Errors
-    /// The device fails, or a value is not finite.
+    /// The network gives no tokens, the device fails, or a value is not finite.
     pub fn tokens(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
+        require(&self.plan.backbone, Gives { tokens: true, attention: false })?;
+        self.output(pixels)
+    }
+
+    /// A row for every image and one for every cell of its grid, from normalized pixels (images, channels, height, width).
+    ///
+    /// # Errors
+    /// The device fails, or a value is not finite.
+    pub fn rows(&mut self, pixels: &[f32]) -> Result<Rows> {
+        let (all, backbone) = (self.output(pixels)?, &self.plan.backbone);
+        let (c, cells) = (backbone.dim(), self.grid[0] * self.grid[1]);
+        if !backbone.gives().tokens {
+            let images = all.chunks(cells * c).flat_map(|map| {
+                let mut mean = vec![0.0; c];
+                average_pool::forward_crop(&mut mean, map);
+                mean
+            });
+            return Ok(Rows { images: images.collect(), cells: all });
+        }
+        let split = |image: &[f32], class: bool| if class { image[..c].to_vec() } else { image[c..].to_vec() };
+        let all = || all.chunks((1 + cells) * c);
+        Ok(Rows {
+            images: all().flat_map(|image| split(image, true)).collect(),
+            cells: all().flat_map(|image| split(image, false)).collect(),
+        })
+    }
+
+    fn output(&mut self, pixels: &[f32]) -> Result<Vec<f32>> {
         self.device.upload(Pool::Acts, self.plan.pixels.0.at, pixels);
         self.device.run(|o| self.plan.forward(o));
         self.download(self.plan.pass.y(), "features of an image are")
@@ -82,6 +115,14 @@ impl<D: Device> Dense<D> {
     }
 }
 
+/// What a dense pass gives, (images, ...) both.
+pub struct Rows {
+    /// The class token (C), or the average over a residual network's last map.
+    pub images: Vec<f32>,
+    /// The patch tokens (cells, C), or the last map.
+    pub cells: Vec<f32>,
+}
+
 /// What [`Dense`] takes to draw the attention of a square image of a run's global crop.
 pub(crate) fn drawing_pools(config: &Config) -> Option<Pools> {
     let group = Group { count: 1, height: config.global_size, width: config.global_size };
@@ -100,13 +141,13 @@ pub struct DenseExtractor<'a, D: Device> {
     network: Option<(Group, Dense<D>)>,
 }
 
-/// What the network saw, and its numbers for every patch.
+/// What the network saw, and its numbers for every patch, or cell of the last map.
 pub struct DenseOutput {
-    /// Full patches: `grid` times the patch's side.
+    /// Full patches: `grid` times the patch's side. A last cell may reach beyond an image smaller than it.
     pub image: Image,
     /// Patches in a column and in a row.
     pub grid: [usize; 2],
-    /// Attention: (heads, patches). Tokens: (patches, C).
+    /// Attention: (heads, patches). Tokens: (patches, C). Activation: (1, cells).
     pub numbers: Vec<f32>,
 }
 
@@ -154,6 +195,28 @@ impl<'a, D: Device> DenseExtractor<'a, D> {
         self.infer(image, |network, pixels| Ok(network.tokens(pixels)?.split_off(width)))
     }
 
+    /// The class activation of a residual network: how strongly every cell of the last map is active along the direction in which the
+    /// map is longest, its first right singular vector (Eigen-CAM, Muhammad and Yeasin 2020, arXiv 2008.00299, equation 3). It needs no
+    /// classifier. The map follows a ReLU, so no number is negative.
+    ///
+    /// # Errors
+    /// The network has no map, the image has no pixels or too many, the device fails, or a value is not finite.
+    pub fn activation(&mut self, image: &Image) -> Result<DenseOutput> {
+        let backbone = self.config.table().backbone;
+        require_map(&backbone)?;
+        let image = self.input(image)?;
+        self.infer(image, |network, pixels| {
+            let map = network.rows(pixels)?.cells;
+            let map = ArrayView2::from_shape((map.len() / backbone.dim(), backbone.dim()), &map).expect("rows of C");
+            Ok(leading::projection(map).iter().map(|x| x.max(0.0)).collect())
+        })
+    }
+
+    /// Pixels of a side of the square of the input that one of the numbers is of.
+    pub fn cell(&self) -> usize {
+        self.config.table().backbone.cell().min(CELL)
+    }
+
     /// [`DenseExtractor::attention`] of an image scaled and cut around the center to exactly `size` = (height, width), full patches.
     ///
     /// # Errors
@@ -179,7 +242,7 @@ impl<'a, D: Device> DenseExtractor<'a, D> {
     /// # Errors
     /// The image has no pixels, or its input no or too many patches.
     pub fn input(&self, image: &Image) -> Result<Image> {
-        fit(image, self.short, self.config.patch_size)
+        fit(image, self.short, self.patch())
     }
 
     /// Height and width of the input that is made of an image.
@@ -187,7 +250,12 @@ impl<'a, D: Device> DenseExtractor<'a, D> {
     /// # Errors
     /// As [`DenseExtractor::input`].
     pub fn size(&self, image: &Image) -> Result<[usize; 2]> {
-        fitted(image, self.short, self.config.patch_size).map(|(_, cropped)| cropped)
+        fitted(image, self.short, self.patch()).map(|(_, cropped)| cropped)
+    }
+
+    /// What the sides of the input are multiples of.
+    fn patch(&self) -> usize {
+        patch(&self.config, self.short)
     }
 
     fn infer(
@@ -211,6 +279,13 @@ impl<'a, D: Device> DenseExtractor<'a, D> {
         let numbers = numbers(network, &pixels)?;
         Ok(DenseOutput { grid: network.grid(), image, numbers })
     }
+}
+
+/// What the sides of a network's input are multiples of: the side of a patch. A residual network takes any size, and only where it is large
+/// enough full cells of its last map are cut out.
+pub(crate) fn patch(config: &Config, short: usize) -> usize {
+    let backbone = config.table().backbone;
+    if backbone.gives().tokens { backbone.cell() } else { backbone.cell().min(short).max(1) }
 }
 
 /// The size of an image with its shorter side at `short`, and of its full patches, (height, width) both.

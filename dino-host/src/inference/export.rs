@@ -10,6 +10,7 @@ use crate::io::npy;
 use crate::io::progress::Progress;
 use crate::io::tsv::tsv;
 use clap::ValueEnum;
+use dino_kernel::crops::Group;
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -62,10 +63,11 @@ pub fn write<D: Device>(
     std::fs::create_dir_all(out).map_err(|e| {
         Error::new(format!("cannot make the folder {}: {e}", out.display())).hint("--out names another")
     })?;
-    let side = config.global_size / config.patch_size;
+    let side = config.global_size;
+    let [rows, columns] = config.table().backbone.grid(Group { count: 1, height: side, width: side });
     let shape = |images: usize| match tokens {
         Tokens::Class => vec![images, config.embed_dim],
-        Tokens::Patches => vec![images, side, side, config.embed_dim],
+        Tokens::Patches => vec![images, rows, columns, config.embed_dim],
     };
     let mut list = String::from("part\tlabel\timage\n");
     let mut images = 0;

@@ -1,9 +1,10 @@
-//! Linear algebra that the CPU backend and the evaluations share: matmuls, kernels over rows, transposes, eigenvectors.
+//! Linear algebra that the CPU backend and the evaluations share: matmuls, kernels over rows, transposes, eigenvectors, the strongest direction.
 
 pub mod columns;
 pub mod eigen;
 pub mod fast;
 pub mod gemm;
+pub mod leading;
 pub mod rows;
 pub mod small;
 pub mod taps;

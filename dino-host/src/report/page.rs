@@ -286,13 +286,24 @@ impl Page<'_> {
         }
         let of = e.image_names.join(", ");
         let images = e.images.iter().map(|png| ("the images", png, format!("Images: {of}")));
-        let drawn = e.gallery.iter().map(|(when, png)| (when.as_str(), png, format!("Attention {when}, over: {of}")));
+        let resnet = self.config.is_some_and(|config| config.resnet().is_some());
+        let [what, title, caption] = if resnet {
+            [
+                "Activation",
+                "Where the teacher's last map is active",
+                "Class activation of the last feature map (Eigen-CAM), for the same images as training goes on; light is most.",
+            ]
+        } else {
+            [
+                "Attention",
+                "What the teacher attends to",
+                "Mean attention of the last block's class token, for the same images as training goes on; light is most.",
+            ]
+        };
+        let drawn = e.gallery.iter().map(|(when, png)| (when.as_str(), png, format!("{what} {when}, over: {of}")));
         html! {
-            h2 { "What the teacher attends to" }
-            p.soft {
-                "Mean attention of the last block's class token, for the same images as training goes on; "
-                "light is most."
-            }
+            h2 { (title) }
+            p.soft { (caption) }
             div.gallery {
                 @for (when, png, alt) in images.chain(drawn) {
                     figure {

@@ -31,11 +31,19 @@ pub fn start<D: Device>(run: &Run<D>, device: &mut D, plan: &Plan, per_epoch: u6
     let given = run.start.take();
     let init_from = given.as_ref().map_or(Value::Null, |start| start.record.clone());
     manifest(run, device, &Known::default(), &init_from, 0)?;
-    let weights = given.map(|start| start.weights).unwrap_or_else(|| {
-        let mut weights = vec![0.0f32; plan.table.len()];
-        init::weights(&mut weights, &plan.table, run.config.seed, run.config.init_std);
-        weights
-    });
+    let weights = match given {
+        Some(start) => {
+            for network in [&plan.student, &plan.teacher].into_iter().filter(|_| !start.buffers.is_empty()) {
+                device.upload(Pool::State, network.running.0.at, &start.buffers);
+            }
+            start.weights
+        }
+        None => {
+            let mut weights = vec![0.0f32; plan.table.len()];
+            init::weights(&mut weights, &plan.table, run.config.seed, run.config.init_std);
+            weights
+        }
+    };
     device.upload(Pool::Weights, 0, &weights);
     device.upload(Pool::Weights, plan.table.len(), &weights[..plan.table.of_teacher().len()]);
     Ok((Progress::default(), Vec::new()))

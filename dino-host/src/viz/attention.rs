@@ -1,11 +1,13 @@
-//! Figures of what the class token of a block attends to (official `visualize_attention.py`).
+//! Figures of what the class token of a block attends to (official `visualize_attention.py`), or of the class activation of a residual
+//! network's last map.
 //!
 //! Written to the folder, for heads h = 0, 1, ...:
 //! `image.png` (what the network saw), `head{h}.png` (attention, white = the head's largest), `head{h}-mask.png` (the patches that
 //! hold `keep` of the head's attention, the rest darkened), `head{h}-cutout.png` (the same patches, the rest transparent),
 //! `head{h}-heat.png` (heat over the image, from the least to the greatest attention), `mean.png` and so on (of the mean over heads),
 //! `overlay.png` (the image, all heads and the mean as heat on a contact sheet), `heads.png` (a color a head on the patches that it keeps),
-//! `attention.npy` and `attention.json` (the numbers). Small images are enlarged by an integer factor.
+//! `attention.npy` and `attention.json` (the numbers). Small images are enlarged by an integer factor. Of a class activation there is one
+//! row, `cam`, in place of the heads and their mean.
 
 use crate::config::Config;
 use crate::data::{Dataset, Unreadable};
@@ -56,9 +58,27 @@ pub enum Part {
     Json,
 }
 
-/// What an image's class token attends to.
+/// What the rows of numbers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What each head of the class token attends to.
+    Heads,
+    /// The class activation of a residual network's last map.
+    Activation,
+}
+
+impl Kind {
+    /// What a backbone gives.
+    pub fn of(config: &Config) -> Kind {
+        if config.table().backbone.gives().attention { Kind::Heads } else { Kind::Activation }
+    }
+}
+
+/// What an image's class token attends to, or where a map is active.
 pub struct Attention {
-    /// Attention (heads, patches), its grid and the network's input.
+    /// What the rows are.
+    pub kind: Kind,
+    /// Attention (heads, patches) or activation (1, cells), its grid and the network's input.
     pub output: DenseOutput,
     /// The image, enlarged by an integer factor where it is small.
     shown: Canvas,
@@ -72,15 +92,38 @@ pub fn range(row: &[f32]) -> [f32; 2] {
 }
 
 impl Attention {
-    /// Of what a network with patches of side `patch` saw.
-    pub fn new(output: DenseOutput, patch: usize) -> Attention {
+    /// Of what a network with patches or cells of side `patch` saw.
+    pub fn new(kind: Kind, output: DenseOutput, patch: usize) -> Attention {
         let scale = WIDTH.div_ceil(output.image.width);
-        Attention { shown: Canvas::of(&output.image, scale), cell: patch * scale, output }
+        Attention { kind, shown: Canvas::of(&output.image, scale), cell: patch * scale, output }
+    }
+
+    /// Of an image, in a network's own way.
+    ///
+    /// # Errors
+    /// The network does not give it, the image has no or too many patches, or the device fails.
+    pub fn extract<D: Device>(extractor: &mut DenseExtractor<D>, kind: Kind, image: &Image) -> Result<Attention> {
+        let output = match kind {
+            Kind::Heads => extractor.attention(image)?,
+            Kind::Activation => extractor.activation(image)?,
+        };
+        Ok(Attention::new(kind, output, extractor.cell()))
     }
 
     /// A row a head.
     pub fn heads(&self) -> Vec<&[f32]> {
         self.output.numbers.chunks(self.output.grid[0] * self.output.grid[1]).collect()
+    }
+
+    /// The rows that are drawn, by the names of their figures: every head and the mean, or the one activation.
+    fn named(&self) -> Vec<(String, Vec<f32>)> {
+        match self.kind {
+            Kind::Activation => vec![("cam".into(), self.mean())],
+            Kind::Heads => {
+                let heads = self.heads().into_iter().enumerate().map(|(h, row)| (format!("head{h}"), row.to_vec()));
+                heads.chain([("mean".to_string(), self.mean())]).collect()
+            }
+        }
     }
 
     /// Mean over the heads.
@@ -105,17 +148,16 @@ impl Attention {
         heat(&self.shares(row, range), &self.shown)
     }
 
-    /// The image, every head and the mean as heat, on one contact sheet; `ranges`: of every head and of the mean.
+    /// The image, every head and the mean (or the activation) as heat, on one contact sheet; `ranges`: of every one.
     pub fn contact_sheet(&self, ranges: &[[f32; 2]]) -> Canvas {
-        let mean = self.mean();
-        let rows = self.heads().into_iter().chain([&mean[..]]);
-        let hot = rows.zip(ranges).map(|(row, range)| self.heat(row, *range));
+        let rows = self.named();
+        let hot = rows.iter().zip(ranges).map(|((_, row), range)| self.heat(row, *range));
         Canvas::contact_sheet(&std::iter::once(self.shown.clone()).chain(hot).collect::<Vec<_>>())
     }
 
-    /// The range of every head and of the mean.
+    /// The range of every head and of the mean, or of the activation.
     pub fn ranges(&self) -> Vec<[f32; 2]> {
-        self.heads().into_iter().map(range).chain([range(&self.mean())]).collect()
+        self.named().iter().map(|(_, row)| range(row)).collect()
     }
 
     /// The patches that hold the part `keep` of a row's attention, the rest of the image darkened.
@@ -149,9 +191,9 @@ impl Attention {
     pub fn write(&self, keep: f64, parts: &[Part], out: &Path) -> Result<()> {
         folder(out)?;
         let has = |part| parts.contains(&part);
-        let (heads, mean, grid) = (self.heads(), self.mean(), self.output.grid);
-        let rows = heads.iter().copied().enumerate().map(|(h, row)| (format!("head{h}"), row));
-        for (name, row) in rows.chain([("mean".to_string(), &mean[..])]) {
+        let (heads, grid) = (self.heads(), self.output.grid);
+        for (name, row) in self.named() {
+            let row = &row[..];
             if has(Part::Grey) {
                 // Shows how even the attention is; heat goes from the least to the greatest, as in the published figures.
                 let shares = self.shares(row, [0.0, range(row)[1]]);
@@ -179,20 +221,36 @@ impl Attention {
         if has(Part::Overlay) {
             self.contact_sheet(&self.ranges()).write(&out.join("overlay.png"))?;
         }
-        if has(Part::Heads) {
+        if has(Part::Heads) && self.kind == Kind::Heads {
             self.colors(keep).write(&out.join("heads.png"))?;
         }
         if has(Part::Npy) {
             let shape = [heads.len(), grid[0], grid[1]];
-            npy::write(&out.join("attention.npy"), &shape, &self.output.numbers)?;
+            let (name, shape) = match self.kind {
+                Kind::Heads => ("attention.npy", &shape[..]),
+                Kind::Activation => ("cam.npy", &shape[1..]),
+            };
+            npy::write(&out.join(name), shape, &self.output.numbers)?;
         }
         if has(Part::Json) {
             let (width, height) = (self.output.image.width, self.output.image.height);
-            let numbers = json!({
-                "width": width, "height": height, "patch": width / grid[1], "rows": grid[0], "cols": grid[1],
-                "heads": heads.len(), "attention": heads,
-            });
-            write_atomically(&out.join("attention.json"), |f| writeln!(f, "{numbers}"))?;
+            let (name, numbers) = match self.kind {
+                Kind::Activation => {
+                    let numbers = json!({
+                        "width": width, "height": height, "rows": grid[0], "cols": grid[1],
+                        "activation": self.output.numbers,
+                    });
+                    ("cam.json", numbers)
+                }
+                Kind::Heads => {
+                    let numbers = json!({
+                        "width": width, "height": height, "patch": width / grid[1], "rows": grid[0], "cols": grid[1],
+                        "heads": heads.len(), "attention": heads,
+                    });
+                    ("attention.json", numbers)
+                }
+            };
+            write_atomically(&out.join(name), |f| writeln!(f, "{numbers}"))?;
         }
         Ok(())
     }
@@ -214,10 +272,11 @@ pub(crate) fn folder(out: &Path) -> Result<()> {
         .map_err(|e| Error::new(format!("cannot make the folder {}: {e}", out.display())).hint("--out names a folder"))
 }
 
-/// The mean attention of the last block as heat over each image, for a gallery: `size` is the shorter side, 0 the run's global crop.
+/// The mean attention of the last block, or the activation of the last map, as heat over each image, for a gallery: `size` is the shorter
+/// side, 0 the run's global crop.
 ///
 /// # Errors
-/// An image has no or too many patches, the network gives no attention, or the device fails.
+/// An image has no or too many patches, or the device fails.
 pub fn gallery<D: Device>(
     options: &D::Options,
     config: &Config,
@@ -229,14 +288,14 @@ pub fn gallery<D: Device>(
     images
         .iter()
         .map(|image| {
-            let attention = Attention::new(extractor.attention(image)?, config.patch_size);
+            let attention = Attention::extract(&mut extractor, Kind::of(config), image)?;
             let mean = attention.mean();
             Ok(attention.heat(&mean, range(&mean)))
         })
         .collect()
 }
 
-/// Draws the `parts` of every image of `set`: of one into `out` itself, of several each into a folder of its own, named after it, with
+/// Draws the `parts` of every image of `set`, of what `kind` states: of one into `out` itself, of several each into a folder of its own, named after it, with
 /// `out/sheet-000.png` and so on (the mean attention of 24 images each, in their order) and `out/images.tsv`, which lists what is where.
 /// Returns what to tell the user.
 ///
@@ -244,6 +303,7 @@ pub fn gallery<D: Device>(
 /// `keep` is no fraction, no image can be read, one has no or too many patches, the device fails, or a file cannot be written.
 pub fn draw<D: Device>(
     extractor: &mut DenseExtractor<D>,
+    kind: Kind,
     set: &dyn Dataset,
     unreadable: &Unreadable,
     keep: f64,
@@ -251,14 +311,17 @@ pub fn draw<D: Device>(
     out: &Path,
 ) -> Result<String> {
     check_keep(keep)?;
-    let patch = extractor.config.patch_size;
     if set.len() == 1 {
-        let attention = Attention::new(extractor.attention(&set.image(0)?)?, patch);
+        let attention = Attention::extract(extractor, kind, &set.image(0)?)?;
         attention.write(keep, parts, out)?;
         let ([rows, cols], heads) = (attention.output.grid, attention.heads().len());
-        let (width, height) = (cols * patch, rows * patch);
+        let Image { width, height, .. } = attention.output.image;
+        let what = match kind {
+            Kind::Heads => format!("{cols} x {rows} patches, {heads} heads"),
+            Kind::Activation => format!("a last map of {cols} x {rows}"),
+        };
         return Ok(format!(
-            "{width} x {height} pixels, {cols} x {rows} patches, {heads} heads; {}",
+            "{width} x {height} pixels, {what}; {}",
             match parts.contains(&Part::Overlay) {
                 true => format!("all on one contact sheet: {}", out.join("overlay.png").display()),
                 false => format!("in {}", out.display()),
@@ -273,10 +336,8 @@ pub fn draw<D: Device>(
         progress.tick();
         let Some(image) = unreadable.image(set, i)? else { continue };
         let name = unused(&set.name(i), &mut used);
-        let attention = extractor
-            .attention(&image)
+        let attention = Attention::extract(extractor, kind, &image)
             .map_err(|e| Error { message: format!("{}: {}", set.name(i), e.message), ..e })?;
-        let attention = Attention::new(attention, patch);
         attention.write(keep, parts, &out.join(&name))?;
         let mean = attention.mean();
         let hot = attention.heat(&mean, range(&mean));
@@ -337,7 +398,7 @@ mod tests {
         let out = dir.path().join("new/folder");
         let image = plain(70, 40);
         let mut extractor = DenseExtractor::<Cpu>::new(&NoOptions {}, &config, &weights, None, 0).unwrap();
-        let attention = Attention::new(extractor.attention(&image).unwrap(), config.patch_size);
+        let attention = Attention::new(Kind::Heads, extractor.attention(&image).unwrap(), config.patch_size);
         attention.write(0.6, Part::value_variants(), &out).unwrap();
         for name in ["image", "head0", "head2", "head2-mask", "head1-heat", "mean", "mean-heat", "heads", "overlay"] {
             let figure = read(&out.join(format!("{name}.png")));
@@ -382,7 +443,7 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let mut extractor = DenseExtractor::<Cpu>::new(&NoOptions {}, &config, &weights, None, 16).unwrap();
-        let attention = Attention::new(extractor.attention(&plain(30, 20)).unwrap(), config.patch_size);
+        let attention = Attention::new(Kind::Heads, extractor.attention(&plain(30, 20)).unwrap(), config.patch_size);
         attention.write(0.6, &[Part::Npy, Part::Mask], dir.path()).unwrap();
         let mut names: Vec<String> =
             std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -397,7 +458,7 @@ mod tests {
         // Two patches, two heads: the first is kept by head 0 alone, the second by both, and head 1 attends to it more.
         let image = Image { width: 256, height: 128, channels: 3, pixels: vec![100; 3 * 256 * 128] };
         let output = DenseOutput { image, grid: [1, 2], numbers: vec![0.5, 0.5, 0.1, 0.9] };
-        let colors = Attention::new(output, 128).colors(0.8);
+        let colors = Attention::new(Kind::Heads, output, 128).colors(0.8);
         assert_eq!((colors.rgb[0], colors.rgb[255]), ([178, 50, 50], [50, 178, 178]));
     }
 

@@ -2,14 +2,14 @@
 //! last, into `gallery/` of the run.
 //!
 //! `images.png` is the images side by side, `images.json` names them, `start.png` and `epochNNNN.png` (epochs counted from 0)
-//! are the mean attention of the last block over each, as heat.
+//! are the mean attention of the last block over each, as heat; of a residual network the class activation of the last map.
 
 use crate::config::Config;
 use crate::data::{Dataset, Splits};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::inference::dense::fit;
+use crate::inference::dense::{fit, patch};
 use crate::io::atomic::write_atomically;
 use crate::viz::attention;
 use crate::viz::canvas::Canvas;
@@ -42,15 +42,17 @@ pub fn images(splits: &Splits) -> (&dyn Dataset, Vec<(usize, Image)>) {
 /// # Errors
 /// An image has no or too many patches.
 pub fn plain(config: &Config, images: &[(usize, Image)]) -> Result<Canvas> {
-    let output: Result<Vec<_>> =
-        images.iter().map(|(_, i)| Ok(row_of(&fit(i, config.global_size, config.patch_size)?))).collect();
+    let output: Result<Vec<_>> = images
+        .iter()
+        .map(|(_, i)| Ok(row_of(&fit(i, config.global_size, patch(config, config.global_size))?)))
+        .collect();
     Ok(side_by_side(&output?))
 }
 
-/// What a backbone (`weights` in the table's layout) attends to in them.
+/// What a backbone (`weights` in the table's layout) attends to in them, or where its last map is active.
 ///
 /// # Errors
-/// An image has no or too many patches, the network gives no attention, or the device fails.
+/// An image has no or too many patches, or the device fails.
 pub fn strip<D: Device>(
     options: &D::Options,
     config: &Config,

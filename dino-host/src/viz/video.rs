@@ -14,7 +14,7 @@ use crate::inference::dense::{DenseExtractor, DenseOutput};
 use crate::io::progress::Progress;
 use crate::io::spool::Spool;
 use crate::viz::animation::{Format, Video};
-use crate::viz::attention::{Attention, folder, range};
+use crate::viz::attention::{Attention, Kind, folder, range};
 use crate::viz::canvas::Canvas;
 use clap::ValueEnum;
 use std::path::Path;
@@ -86,7 +86,7 @@ pub fn draw<D: Device>(
         let (size, like) = *first.get_or_insert((extractor.size(&image)?, original));
         others += (original != like) as usize;
         let named = |e: Error| Error { message: format!("{}: {}", set.name(i), e.message), ..e };
-        let attention = Attention::new(extractor.attention_at(&image, size).map_err(named)?, patch);
+        let attention = Attention::new(Kind::Heads, extractor.attention_at(&image, size).map_err(named)?, patch);
         let found = attention.ranges();
         let wider = |[a, b]: [f32; 2], [c, d]: [f32; 2]| [a.min(c), b.max(d)];
         ranges =
@@ -122,7 +122,7 @@ pub fn draw<D: Device>(
     for &i in &frames {
         // It could be read a moment ago.
         let image = extractor.covering(&set.image(i)?, size)?;
-        let attention = Attention::new(DenseOutput { image, grid, numbers: spool.next(numbers)? }, patch);
+        let attention = Attention::new(Kind::Heads, DenseOutput { image, grid, numbers: spool.next(numbers)? }, patch);
         let figure = frame(&attention, style, &ranges);
         let video = match &mut video {
             Some(video) => video,

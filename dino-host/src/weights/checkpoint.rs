@@ -173,7 +173,11 @@ pub(crate) fn metadata(config: &Config, progress: Progress) -> BTreeMap<&'static
 
 /// Equal runs give equal files. The library takes metadata as a hash map, in an order that changes from run to run, so the entries
 /// are put at the head of its header here.
-pub(crate) fn write(path: &Path, tensors: Vec<(String, Out)>, metadata: BTreeMap<&'static str, String>) -> Result<()> {
+pub(crate) fn write(
+    path: &Path,
+    tensors: Vec<(String, impl View)>,
+    metadata: BTreeMap<&'static str, String>,
+) -> Result<()> {
     let failed = |e: &dyn std::fmt::Display| Error::new(format!("cannot write {}: {e}", path.display()));
     let bytes = safetensors::serialize(tensors, None).map_err(|e| failed(&e))?;
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| failed(&"no header"))?;

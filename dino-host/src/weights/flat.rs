@@ -7,7 +7,7 @@ use dino_kernel::flat;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-/// `weights`: a backbone in the table's layout.
+/// `weights`: a backbone in the table's layout, with the running statistics of a residual network.
 ///
 /// # Errors
 /// The weights are more than a blob holds, or the file cannot be written.
@@ -18,10 +18,8 @@ pub fn write(path: &Path, config: &Config, weights: &[f32]) -> Result<()> {
             .hint("--to official takes any number"));
     }
     let [mean, std] = [&config.mean, &config.std].map(|v| v.iter().map(|&x| x as f32).collect::<Vec<f32>>());
-    let mut head = vec![0; 124 + 8 * backbone.channels()];
-    let Some(len) = flat::header(&mut head, &backbone, &mean, &std, weights) else {
-        return Err(Error::new("a ResNet has no flat blob").hint("--to official or --to timm writes its weights"));
-    };
+    let mut head = vec![0; flat::HEADER + 8 * backbone.channels()];
+    let len = flat::header(&mut head, &backbone, &mean, &std, weights);
     write_atomically(path, |file| {
         let mut file = BufWriter::new(file);
         file.write_all(&head[..len])?;

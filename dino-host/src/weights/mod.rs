@@ -120,8 +120,12 @@ impl Report {
                 .extra
                 .iter()
                 .all(|key| harmless(key.strip_prefix(self.container.as_str()).unwrap_or(key)).is_some());
+        let statistics = |key: &String| key.ends_with(".running_mean") || key.ends_with(".running_var");
+        let no_statistics = self.extra.is_empty() && self.misshapen.is_empty() && self.missing.iter().all(statistics);
         Err(Error::new(format!("the tensors of {} do not fit: {}", self.file, said.join(", "))).hint(
-            if only_harmless {
+            if no_statistics {
+                "batch norms need their running means and variances: save state_dict(), not the parameters alone"
+            } else if only_harmless {
                 "no feature depends on them: `convert --allow-extra` leaves them out"
             } else {
                 "`dino-host convert FILE --json` lists every key; `--dialect` names another way of naming"
@@ -537,6 +541,14 @@ fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Res
 
     let in_head = if with_head { table.head_numbers() } else { 0 };
     let mut all = values(file, parts, table.backbone_numbers() + in_head, report)?;
+    for entry in entries(&table).into_iter().filter(|entry| entry.buffer && entry.part == Part::Backbone) {
+        if entry.name.ends_with(".running_var")
+            && let Some(x) = all[entry.in_part(&table)].iter().find(|x| **x < 0.0)
+        {
+            return Err(Error::new(format!("{}: {} has the variance {x}", file.name, entry.name))
+                .hint("the file is damaged: no variance is negative; copy or download it again"));
+        }
+    }
     if options.head && !has_head {
         report.notes.push("there is no projection head in it".into());
     }

@@ -1,17 +1,29 @@
 //! Residual networks through the program: trained, resumed, evaluated, converted; and what they cannot do is refused.
 
 use crate::common::*;
-use serde_json::Value;
+use image::ImageFormat::Png;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::LazyLock;
+use tempfile::TempDir;
 
 /// A network that trains in seconds.
 const RESNET: &str = "--small --arch resnet_small --widths 8 12 --stage-blocks 1 1 --out-dim 64 --hidden 32 --bottleneck 16 --batch 8 \
-                      --warmup-epochs 1";
+                      --warmup-epochs 1 --global-size 24 --local-size 12";
+
+/// Data, and a run of one epoch on it, which the tests share.
+static TRAINED: LazyLock<[TempDir; 2]> = LazyLock::new(|| {
+    let [data, run] = [cifar(), tempfile::tempdir().unwrap()];
+    let done = dino(&format!("train {RESNET} --epochs 1 --data {{}} --out {{}}"), &[data.path(), run.path()]);
+    // The gallery is drawn too: of a ResNet it is the class activation.
+    assert!(done.code == 0 && !done.err.contains("note: no attention"), "{}", done.err);
+    [data, run]
+});
 
 #[test]
 fn a_resnet_is_trained_evaluated_and_converted() {
-    let (data, dir, out) = (cifar(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ([data, dir], out) = (&*TRAINED, tempfile::tempdir().unwrap());
     let data = data.path();
-    succeeds(&format!("train {RESNET} --epochs 1 --data {{}} --out {{}}"), &[data, dir.path()]);
     let [checkpoint, teacher] = ["checkpoint.safetensors", "teacher.safetensors"].map(|name| dir.path().join(name));
     let logged = log(dir.path()).last().unwrap()["knn_top1"].clone();
     let knn = |file: &std::path::Path| -> Value {
@@ -43,17 +55,152 @@ fn a_resnet_is_trained_evaluated_and_converted() {
             assert!(*a == b, "{}", path.display());
         }
     }
-    // A row an image is all that it has.
-    let images = folder(&[("a.png", image_bytes(image::ImageFormat::Png, 1))]);
-    for command in ["attend", "pca"] {
+    // Features come out of other files as they went in.
+    for to in ["timm", "safetensors-own"] {
+        let path = out.path().join(to);
+        succeeds(&format!("convert {{}} --to {to} {{}}"), &[&checkpoint, &path]);
+        for ((_, a), (path, b)) in of_checkpoint.iter().zip(rows(&path, &format!("of-{to}"))) {
+            assert!(*a == b, "{to}: {}", path.display());
+        }
+    }
+    let said = succeeds("convert {} --to onnx {}", &[&checkpoint, &out.path().join("a.onnx")]);
+    assert!(said.contains("map (batch, C, rows, columns)") && said.contains("resnet_small, width 12"), "{said}");
+    let (model, blob) = (out.path().join("b.onnx"), out.path().join("flat"));
+    succeeds("convert {} --to onnx --height 40 --width 33 {}", &[&checkpoint, &model]);
+    succeeds("convert {} --to flat {}", &[&checkpoint, &blob]);
+    assert_eq!(std::fs::read(blob).unwrap()[..12], *b"DINOFLAT\x03\0\0\0");
+    // Its stem is none of Hugging Face's.
+    let to_hf = "convert {} --to hf {}";
+    refuses_with(to_hf, &[&checkpoint, &out.path().join("e")], &["7 x 7", "this one 3 x 3", "--to timm"]);
+    // Another run starts from it, the student alone too, and not from what it has no shape for.
+    let again = |flags: &str, file: &Path, out: &Path| {
+        let line = format!(
+            "train {RESNET} --epochs 1 --lr 0 --min-lr 0 --local-crops-number 0 --knn-every 0 --init-from {{}} --data {{}} --out {{}} {flags}"
+        );
+        dino(&line, &[file, data, out])
+    };
+    let next = out.path().join("next");
+    let done = again("", &checkpoint, &next);
+    assert!(done.code == 0 && done.err.contains("the projection head is the file's"), "{}", done.err);
+    let arrays = |file: &Path, name: &str| {
+        let path = out.path().join(name);
+        succeeds("convert {} --to npy {}", &[file, &path]);
+        let all = content(&path).into_iter();
+        let weights = all.filter(|(path, _)| !path.to_string_lossy().contains("running_"));
+        weights.map(|(_, bytes)| bytes).collect::<Vec<_>>()
+    };
+    assert!(arrays(&checkpoint, "from") == arrays(&next.join("checkpoint.safetensors"), "to"), "no step moved them");
+    let done = dino("train --small --init-from {} --data {} --out {}", &[&checkpoint, data, &out.path().join("vit")]);
+    assert!(done.code == 2 && done.err.contains("is a ResNet, the run has a vision transformer"), "{}", done.err);
+}
+
+/// Every evaluation and every figure that needs a row an image.
+#[test]
+fn every_evaluation_takes_a_resnet() {
+    let ([data, run], out) = (&*TRAINED, tempfile::tempdir().unwrap());
+    let (data, checkpoint) = (data.path(), run.path().join("checkpoint.safetensors"));
+    let scores = |line: &str| -> Value {
+        let line = format!("{line} --json --checkpoint {{}} --data {{}}");
+        serde_json::from_str(&succeeds(&line, &[&checkpoint, data])).unwrap_or_else(|e| panic!("{line}: {e}"))
+    };
+    let percent = |found: &Value, what: &str| {
+        let x = found.as_f64().unwrap_or_else(|| panic!("{what}: {found}"));
+        assert!((0.0..=100.0).contains(&x), "{what}: {x}");
+    };
+    let knn = scores("eval knn --k 5 --which teacher,student,random");
+    (0..3).for_each(|i| percent(&knn["results"][i]["scores"][0]["top1"], "knn"));
+    let logistic = scores("eval logistic --shots 1");
+    percent(&logistic["results"][0]["top1"], "logistic");
+    assert_eq!((&logistic["width"], &knn["results"][0]["width"]), (&json!(12), &json!(12)));
+    percent(&scores("eval retrieval --which teacher,random")["scores"][1]["map"], "retrieval");
+    let found = scores("eval retrieval --size 32 --multi-scale --leave-one-out");
+    percent(&found["scores"][0]["map"], "retrieval in three scales");
+    // Average and generalized mean of the last map, also of images that are smaller than a cell of a large network.
+    for size in [1, 32] {
+        let found = scores(&format!("eval copies --attack --queries 2 --size {size}"));
+        assert_eq!(found["networks"][0]["blocks"].as_array().unwrap().len(), 13, "{found}");
+    }
+    // The average over the last map, as published for ResNet-50; a head is saved and scored.
+    let head = out.path().join("head");
+    let line = "eval linear --epochs 2 --json --checkpoint {} --data {} --save {}";
+    let found: Value = serde_json::from_str(&succeeds(line, &[&checkpoint, data, &head])).unwrap();
+    let tensors = header(&std::fs::read(&head).unwrap());
+    assert_eq!(tensors["linear.weight"]["shape"], serde_json::json!([10, 12]), "{found}");
+    succeeds("eval linear --checkpoint {} --data {} --evaluate {}", &[&checkpoint, data, &head]);
+    succeeds("eval linear --epochs 1 --augmented --lr 0.01 --checkpoint {} --data {}", &[&checkpoint, data]);
+    let linear = |flags: &str, expected: &[&str]| {
+        refuses_with(&format!("eval linear {flags} --checkpoint {{}} --data {{}}"), &[&checkpoint, data], expected);
+    };
+    linear("--blocks 2", &["--blocks 2: a ResNet has the average", "--blocks 1"]);
+    linear("--mean-patch", &["none for its patches", "vision transformer"]);
+    for line in [
+        "neighbours --pixels --queries 2 --checkpoint {} --data {} --out {}",
+        "crops --checkpoint {} --data {} --images 2 --out {}",
+    ] {
+        succeeds(line, &[&checkpoint, data, &out.path().join(line.split(' ').next().unwrap())]);
+    }
+    succeeds("report {} --data {}", &[run.path(), data]);
+    let page = std::fs::read_to_string(run.path().join("report.html")).unwrap();
+    assert!(page.contains("last map is active") && page.contains("Nearest neighbors"), "a gallery and neighbors");
+    assert!(!page.contains("class token"), "a ResNet has none");
+    succeeds(&format!("plan {RESNET}"), &[]);
+}
+
+/// What needs a row for each patch, or attention, is refused in a line that names what would work; the last map can be drawn.
+#[test]
+fn a_resnet_draws_its_class_activation() {
+    let ([data, run], out) = (&*TRAINED, tempfile::tempdir().unwrap());
+    let (data, checkpoint) = (data.path(), run.path().join("checkpoint.safetensors"));
+    let images = folder(&[("a.png", image_bytes(Png, 1)), ("b.png", image_bytes(Png, 2))]);
+    let (image, figures) = (images.path().join("a.png"), out.path().join("figures"));
+    for command in ["attend", "attend --block 1", "attend --block 0", "pca", "pca --block 1"] {
         let line = format!("{command} --checkpoint {{}} --image {{}} --out {{}}");
-        let paths = [&*checkpoint, &images.path().join("a.png"), &out.path().join("d")];
-        refuses_with(&line, &paths, &["this backbone has", "vision transformer"]);
+        refuses_with(&line, &[&checkpoint, &image, &figures], &["this backbone has", "vision transformer", "--cam"]);
     }
-    for (to, what) in [("onnx", "ONNX"), ("hf", "Hugging Face"), ("flat", "flat blob")] {
-        let line = format!("convert {{}} --to {to} {{}}");
-        refuses_with(&line, &[&checkpoint, &out.path().join("e")], &["ResNet", what]);
+    let line = "features --tokens patches --checkpoint {} --data {} --out {}";
+    refuses_with(line, &[&checkpoint, data, &figures], &["none for its patches", "--cam"]);
+    let [attention, video] = ["eval attention --checkpoint {}", "eval video --checkpoint {} --data {}"];
+    refuses_with(attention, &[&checkpoint], &["this backbone has", "eval knn"]);
+    refuses_with(&format!("{attention} --block 1"), &[&checkpoint], &["this backbone has", "eval knn"]);
+    refuses_with(video, &[&checkpoint, data], &["this backbone has", "eval knn"]);
+
+    succeeds("attend --cam --checkpoint {} --image {} --out {}", &[&checkpoint, &image, &figures]);
+    let names: Vec<String> =
+        content(&figures).iter().map(|(path, _)| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    let all = [
+        "cam-cutout.png",
+        "cam-heat.png",
+        "cam-mask.png",
+        "cam.json",
+        "cam.npy",
+        "cam.png",
+        "image.png",
+        "overlay.png",
+    ];
+    assert_eq!(names, all);
+    let cam: Value = serde_json::from_slice(&std::fs::read(figures.join("cam.json")).unwrap()).unwrap();
+    // An image of 41 x 36 with its shorter side at 24, the global crop: 27 x 24, of which 26 x 24 are full cells of a stride of 2.
+    assert_eq!((&cam["rows"], &cam["cols"], &cam["width"]), (&json!(12), &json!(13), &json!(26)));
+    let numbers: Vec<f64> = cam["activation"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    assert!(numbers.len() == 12 * 13 && numbers.iter().all(|x| *x >= 0.0) && numbers.iter().any(|x| *x > 0.0));
+    // Of several images each has a folder; sides that are no multiples of a cell; one pixel.
+    for (size, several) in [(25, "several"), (1, "pixel")] {
+        let several = out.path().join(several);
+        let line = format!("attend --cam --size {size} --write overlay,npy --checkpoint {{}} --image {{}} --out {{}}");
+        succeeds(&line, &[&checkpoint, images.path(), &several]);
+        assert!(several.join("b/cam.npy").is_file() && several.join("sheet-000.png").is_file());
     }
+    let cam = |flags: &str, expected: &[&str]| {
+        let line = format!("attend --cam {flags} --checkpoint {{}} --image {{}} --out {{}}");
+        refuses_with(&line, &[&checkpoint, &image, &figures], expected);
+    };
+    cam("--block 1", &["--cam", "--block"]);
+    cam("--write heads", &["no heads", "--write overlay"]);
+    cam("--size 99999999", &["--size 99999999", "a smaller --size"]);
+    // A vision transformer has attention for it.
+    let vit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/weights/hf");
+    let line = "attend --cam --checkpoint {} --image {} --out {}";
+    refuses_with(line, &[&vit, &image, &figures], &["no last feature map", "attend without --cam"]);
 }
 
 #[test]

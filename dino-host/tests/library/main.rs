@@ -12,4 +12,5 @@ mod image;
 mod image_more;
 mod onnx;
 mod probes;
+mod resnet;
 mod weights;

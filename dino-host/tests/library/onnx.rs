@@ -6,6 +6,7 @@ use dino_host::inference::dense::Dense;
 use dino_host::weights::onnx::{self, Size};
 use dino_kernel::crops::Group;
 use dino_kernel::init;
+use dino_kernel::mem::Layout;
 use dino_kernel::params::Part;
 use dino_kernel::rng::{Kind, Rng};
 use safetensors::tensor::{Dtype, TensorView};
@@ -31,7 +32,21 @@ fn weights(config: &Config) -> Vec<f32> {
     weights.truncate(table.backbone_len());
     let mut rng = Rng::new(2, 0, 0, 0, Kind::Test, 0);
     weights.iter_mut().for_each(|w| *w += (0.02 * rng.normal()) as f32);
+    // Running means around 0 and variances around 1.
+    table.visit_buffers(|b| {
+        weights.resize(table.backbone_len() + b.at.0.at, 0.0);
+        weights.extend((0..b.at.len()).map(|_| (b.value + 0.2 * rng.normal().abs()) as f32));
+    });
+    weights.resize(table.backbone_numbers(), 0.0);
     weights
+}
+
+/// Bottlenecks behind torchvision's stem, or basic blocks behind a small one.
+fn resnet(block_kind: &str, stem: &str) -> Config {
+    let (arch, block_kind, stem) = ("resnet_small".into(), block_kind.into(), stem.into());
+    let (widths, stage_blocks, out_dim) = (vec![8, 8, 12], vec![1, 2, 1], 64);
+    let config = Config { arch, block_kind, stem, widths, stage_blocks, out_dim, batch: 8, ..Config::published() };
+    Config { global_size: 32, local_size: 16, ..config }.resolve().unwrap()
 }
 
 fn save(path: &Path, tensors: &[(&str, &[usize], &[f32])]) {
@@ -46,8 +61,25 @@ fn case(path: &Path, config: &Config, weights: &[f32], group: Group) {
     let Group { count, height, width } = group;
     let mut rng = Rng::new(3, height as u32, width as u32, 0, Kind::Test, 0);
     let pixels: Vec<f32> = (0..count * config.channels * height * width).map(|_| rng.normal() as f32).collect();
-    let tokens = Dense::<Cpu>::new(&NoOptions {}, config, weights, group).unwrap().tokens(&pixels).unwrap();
+    let mut network = Dense::<Cpu>::new(&NoOptions {}, config, weights, group).unwrap();
     let c = config.embed_dim;
+    if config.resnet().is_some() {
+        let (found, [rows, columns]) = (network.rows(&pixels).unwrap(), network.grid());
+        // Channels first, as ONNX has images.
+        let cells = rows * columns;
+        let map: Vec<f32> = (0..count * c * cells)
+            .map(|i| found.cells[(i / (c * cells) * cells + i % cells) * c + i / cells % c])
+            .collect();
+        return save(
+            path,
+            &[
+                ("pixels", &[count, config.channels, height, width], &pixels),
+                ("features", &[count, c], &found.images),
+                ("map", &[count, c, rows, columns], &map),
+            ],
+        );
+    }
+    let tokens = network.tokens(&pixels).unwrap();
     let many = tokens.len() / count / c;
     let features: Vec<f32> = tokens.chunks(many * c).flat_map(|image| image[..c].to_vec()).collect();
     save(
@@ -119,6 +151,21 @@ fn the_runtime_computes_vit_small() {
     );
 }
 
+#[test]
+fn the_runtime_computes_resnets() {
+    let Some(python) = python() else { return };
+    for (block, stem) in [("bottleneck", "7x7"), ("basic", "3x3")] {
+        let config = resnet(block, stem);
+        check(&python, &config, Size::Fixed { height: 48, width: 40 }, &[[2, 48, 40]]);
+        check(
+            &python,
+            &config,
+            Size::Free,
+            &[[1, 32, 32], [5, 32, 32], [1, 16, 64], [2, 37, 39], [1, 1, 1], [1, 96, 104]],
+        );
+    }
+}
+
 // ------------------------------------------------------------------------------------------------------- structure
 
 /// The fields of a message: number, and either a number or bytes.
@@ -162,6 +209,65 @@ fn text<'a>(message: &[(u64, u64, &'a [u8])], field: u64) -> Vec<&'a str> {
     message.iter().filter(|f| f.0 == field).map(|f| std::str::from_utf8(f.2).unwrap()).collect()
 }
 
+type Fields<'a> = Vec<(u64, u64, &'a [u8])>;
+
+/// The tensors of a graph, the names of all values and the kinds of all nodes. Every input of a node is a tensor, the graph's input, or
+/// what an earlier node gave.
+fn ordered<'a>(graph: &Fields<'a>) -> (Vec<Fields<'a>>, Vec<String>, Vec<String>) {
+    let mut known = vec!["pixels".to_string()];
+    let tensors: Vec<_> = graph.iter().filter(|f| f.0 == 5).map(|f| fields(f.2)).collect();
+    known.extend(tensors.iter().map(|t| text(t, 8)[0].to_string()));
+    let mut kinds = Vec::new();
+    for node in graph.iter().filter(|f| f.0 == 1).map(|f| fields(f.2)) {
+        for input in text(&node, 1) {
+            assert!(known.iter().any(|k| k == input), "{input} is used before it is there");
+        }
+        known.extend(text(&node, 2).into_iter().map(String::from));
+        kinds.push(text(&node, 4)[0].to_string());
+    }
+    (tensors, known, kinds)
+}
+
+/// The same of a residual network: its parameters and running statistics under torchvision's names.
+#[test]
+fn a_model_of_a_resnet_holds_its_statistics() {
+    let folder = tempfile::tempdir().unwrap();
+    for (block, stem, convolutions, pools) in [("bottleneck", "7x7", 16, 1), ("basic", "3x3", 11, 0)] {
+        let config = resnet(block, stem);
+        let (weights, table) = (weights(&config), config.table());
+        for size in [Size::Free, Size::Fixed { height: 33, width: 64 }] {
+            let path = folder.path().join("model");
+            onnx::write(&path, &config, &weights, size).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            let model = fields(&bytes);
+            let graph = fields(model.iter().find(|f| f.0 == 7).unwrap().2);
+            let (tensors, known, kinds) = ordered(&graph);
+            assert!(known.contains(&"features".into()) && known.contains(&"map".into()));
+            let count = |kind: &str| kinds.iter().filter(|k| *k == kind).count();
+            assert_eq!(
+                (count("Conv"), count("BatchNormalization"), count("MaxPool")),
+                (convolutions, convolutions, pools)
+            );
+            assert_eq!((count("Add"), count("GlobalAveragePool")), (4, 1));
+            let mut seen = 0;
+            let mut holds = |name: String, shape: &[usize], values: &[f32]| {
+                let tensor = tensors.iter().find(|t| text(t, 8) == [&name]).unwrap_or_else(|| panic!("no {name}"));
+                let found: Vec<usize> = tensor.iter().filter(|f| f.0 == 1).map(|f| f.1 as usize).collect();
+                let expected: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+                assert!(found == shape && tensor.iter().find(|f| f.0 == 9).unwrap().2 == expected, "{name}");
+                seen += 1;
+            };
+            table.backbone.params(&mut Layout::new(), &mut |spec| {
+                holds(spec.name.to_string(), spec.shape(), &weights[spec.at.range()]);
+            });
+            table.backbone.buffers(&mut Layout::new(), &mut |b| {
+                holds(b.name.to_string(), &[b.at.len()], &weights[table.backbone_len()..][b.at.range()]);
+            });
+            assert_eq!((seen, tensors.len()), (5 * convolutions, 5 * convolutions));
+        }
+    }
+}
+
 #[test]
 fn a_model_holds_the_published_tensors_and_a_valid_graph() {
     let config = config("vit_tiny", 8, 32, "published");
@@ -181,18 +287,7 @@ fn a_model_holds_the_published_tensors_and_a_valid_graph() {
         let opset = fields(model.iter().find(|f| f.0 == 8).unwrap().2);
         assert_eq!(opset.iter().find(|f| f.0 == 2).unwrap().1, 17);
         let graph = fields(model.iter().find(|f| f.0 == 7).unwrap().2);
-        // Every input of a node is a tensor, the graph's input, or what an earlier node gave.
-        let mut known = vec!["pixels".to_string()];
-        let tensors: Vec<_> = graph.iter().filter(|f| f.0 == 5).map(|f| fields(f.2)).collect();
-        known.extend(tensors.iter().map(|t| text(t, 8)[0].to_string()));
-        let mut kinds = Vec::new();
-        for node in graph.iter().filter(|f| f.0 == 1).map(|f| fields(f.2)) {
-            for input in text(&node, 1) {
-                assert!(known.iter().any(|k| k == input), "{input} is used before it is there");
-            }
-            known.extend(text(&node, 2).into_iter().map(String::from));
-            kinds.push(text(&node, 4)[0].to_string());
-        }
+        let (tensors, known, kinds) = ordered(&graph);
         assert!(known.contains(&"features".into()) && known.contains(&"tokens".into()));
         let count = |kind: &str| kinds.iter().filter(|k| *k == kind).count();
         assert_eq!((count("LayerNormalization"), count("Erf"), count("Softmax"), count("Conv")), (7, 3, 3, 1));
@@ -218,4 +313,11 @@ fn images_without_a_patch_are_refused() {
     let size = Size::Fixed { height: 7, width: 32 };
     let refused = onnx::write(Path::new("never"), &config, &weights(&config), size).unwrap_err();
     assert!(refused.to_string().contains("32 x 7"), "{refused}");
+    for config in [config, resnet("basic", "3x3")] {
+        for [height, width] in [[0, 32], [32, 0], [usize::MAX, 2], [usize::MAX, usize::MAX]] {
+            let size = Size::Fixed { height, width };
+            let refused = onnx::write(Path::new("never"), &config, &weights(&config), size).unwrap_err();
+            assert!(refused.to_string().contains("have none, or more than"), "{refused}");
+        }
+    }
 }

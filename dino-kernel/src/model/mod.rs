@@ -168,9 +168,20 @@ impl Earlier {
 
 /// The numbers of a shape that are stored in the header of a flat blob ([`crate::flat`]).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct FlatShape {
-    pub(crate) sizes: [usize; 8],
-    pub(crate) eps: f64,
+pub(crate) enum FlatShape {
+    /// A vision transformer's, and what its LayerNorms add to the variance.
+    Vit { sizes: [usize; 8], eps: f64 },
+    /// A residual network's, and width, blocks and stride of each stage.
+    ResNet { sizes: [usize; 8], stages: [[usize; 3]; resnet::MAX_STAGES] },
+}
+
+/// Why the numbers of a blob's header are no shape.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum UnknownShape {
+    /// No rule for positions has this number.
+    Positions(usize),
+    /// There are too many stages, or no kind of blocks or pool has its number.
+    Kind,
 }
 
 impl Backbone {
@@ -234,7 +245,15 @@ impl Backbone {
         }
     }
 
-    /// Rows and columns of the patch tokens of an image of such a group ([`Gives::tokens`]).
+    /// Pixels of a side of the square of the image that one cell of [`Backbone::grid`] stands for.
+    pub const fn cell(&self) -> usize {
+        match self {
+            Backbone::Vit(v) => v.patch,
+            Backbone::ResNet(r) => r.stride(),
+        }
+    }
+
+    /// Rows and columns of the patch tokens of an image of such a group ([`Gives::tokens`]), or of the last map of a residual network.
     pub const fn grid(&self, image: Group) -> [usize; 2] {
         match self {
             Backbone::Vit(v) => image.grid(v.patch),
@@ -373,19 +392,22 @@ impl Backbone {
         }
     }
 
-    /// None for a family that has no blob.
-    pub(crate) const fn flat(&self) -> Option<FlatShape> {
+    pub(crate) const fn flat(&self) -> FlatShape {
         match self {
-            Backbone::Vit(v) => Some(v.flat()),
-            Backbone::ResNet(_) => None,
+            Backbone::Vit(v) => v.flat(),
+            Backbone::ResNet(r) => r.flat(),
         }
     }
 
-    /// The shape with these numbers; an unknown rule for positions is handed back.
-    pub(crate) const fn from_flat(shape: FlatShape) -> Result<Backbone, usize> {
-        match Vit::from_flat(shape) {
-            Ok(v) => Ok(Backbone::Vit(v)),
-            Err(unknown) => Err(unknown),
+    /// The shape with these numbers.
+    pub(crate) fn from_flat(shape: FlatShape) -> Result<Backbone, UnknownShape> {
+        match shape {
+            FlatShape::Vit { sizes, eps } => {
+                Vit::from_flat(sizes, eps).map(Backbone::Vit).map_err(UnknownShape::Positions)
+            }
+            FlatShape::ResNet { sizes, stages } => {
+                ResNet::from_flat(sizes, stages).map(Backbone::ResNet).ok_or(UnknownShape::Kind)
+            }
         }
     }
 }

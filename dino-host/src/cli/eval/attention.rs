@@ -7,8 +7,10 @@ use crate::eval::any_size::AnySize;
 use crate::eval::attention::{self, Jaccard};
 use crate::eval::outlines;
 use crate::inference::features::truncate;
+use crate::inference::require;
 use crate::io::progress::Progress;
 use clap::Args;
+use dino_kernel::model::Gives;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -53,6 +55,7 @@ pub fn run<D: Device>(args: Attention<D::Options>) -> Result<u8> {
     let options = &args.source.shared.device;
     let (config, networks) = networks::<D>(&args.source, &args.which)?;
     let config = config.decoding_whole();
+    require(&config.table().backbone, Gives { tokens: true, attention: true })?;
     let block = args.block.unwrap_or(config.depth);
     let pairs = match args.images.as_deref().zip(args.masks.as_deref()) {
         None => None,

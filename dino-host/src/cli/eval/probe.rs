@@ -10,6 +10,7 @@ use crate::image::augment::EvalView;
 use crate::inference::features::{self, Extractor, Features, first_readable};
 use crate::io::progress::Progress;
 use clap::Args;
+use dino_kernel::model::Backbone;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -118,6 +119,7 @@ impl Subject {
     /// # Errors
     /// More blocks than the network has, none, or an option of networks given for pixels.
     pub fn blocks(&self, asked: Option<usize>, mean_patch: bool) -> Result<usize> {
+        let (backbone, has) = (self.config.table().backbone, self.config.table().backbone.blocks());
         match asked {
             Some(_) if self.weights.is_none() => {
                 Err(Error::new("--blocks means nothing for pixels").hint("--which random, teacher or student"))
@@ -125,12 +127,16 @@ impl Subject {
             None if self.weights.is_none() && mean_patch => {
                 Err(Error::new("--mean-patch means nothing for pixels").hint("--which random, teacher or student"))
             }
-            Some(n) if n == 0 || n > self.config.depth => {
-                Err(Error::new(format!("--blocks {n}: this network has {}", self.config.depth))
-                    .hint("published: 4 for ViT-S, 1 with --mean-patch for ViT-B"))
-            }
+            Some(n) if n == 0 || n > has => Err(match backbone {
+                Backbone::Vit(_) => Error::new(format!("--blocks {n}: this network has {has}"))
+                    .hint("published: 4 for ViT-S, 1 with --mean-patch for ViT-B"),
+                Backbone::ResNet(_) => {
+                    Error::new(format!("--blocks {n}: a ResNet has the average over its last map alone"))
+                        .hint("leave it out, as published, or --blocks 1")
+                }
+            }),
             Some(n) => Ok(n),
-            None => Ok(self.config.depth.min(4)),
+            None => Ok(has.min(4)),
         }
     }
 

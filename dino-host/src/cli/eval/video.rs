@@ -7,8 +7,10 @@ use crate::eval::any_size::AnySize;
 use crate::eval::knn::check_temperature;
 use crate::eval::propagate::Params;
 use crate::eval::video::{self, Recipe, Score, Scorer};
+use crate::inference::require;
 use crate::io::progress::Progress;
 use clap::Args;
+use dino_kernel::model::Gives;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -81,6 +83,7 @@ pub fn run<D: Device>(args: Video<D::Options>) -> Result<u8> {
     let source = Source { model, shared, checkpoint, network, data, json, tolerance };
     let (config, networks) = networks::<D>(&source, &args.which)?;
     let config = config.decoding_whole();
+    require(&config.table().backbone, Gives { tokens: true, attention: false })?;
     let (sequences, left_out) = video::sequences(&args.data, &args.resolution, &args.sequences)?;
     if !left_out.is_empty() {
         errln!("note: without a mask of the first frame, left out: {}", left_out.join(", "));

@@ -1,5 +1,6 @@
 //! A run that starts from weights: student and teacher alike. A family of networks has a file here, and an arm in [`start`].
 
+mod resnet;
 mod vit;
 
 use super::entries::{Entry, entries};
@@ -30,6 +31,8 @@ pub enum Head {
 pub struct Start {
     /// In the table's layout.
     pub weights: Vec<f32>,
+    /// Running statistics and the like, in the table's layout of buffers; empty for a network without any.
+    pub buffers: Vec<f32>,
     /// For run.json.
     pub record: Value,
     /// What to tell the user.
@@ -42,18 +45,26 @@ pub struct Start {
 /// # Errors
 /// The file cannot be read or does not fit, its shape is not the run's, its channels differ without `channels`, or its head does not fit.
 pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, channels: bool) -> Result<Start> {
-    let (heads, called) = (Some(config.heads), network.map(str::to_owned));
+    let (heads, called) = (Some(config.heads).filter(|n| *n > 0), network.map(str::to_owned));
     let options = Options { head: wanted != Head::Fresh, called, heads, allow_extra: true, ..Options::default() };
     let given = open(file, &options)?.strict()?;
     let mut said = given.report.notes.clone();
     if !given.heads_stated {
         said.push(format!("the file does not say how many attention heads it has: {} as the run", config.heads));
     }
-    let mut weights = match (given.config.table().backbone, config.table().backbone) {
+    let (mut weights, buffers) = match (given.config.table().backbone, config.table().backbone) {
         (Backbone::Vit(a), Backbone::Vit(b)) => vit::start(file, &given, config, channels, [&a, &b], &mut said)?,
-        _ => {
-            return Err(Error::new(format!("{} and the run have backbones of different families", file.display()))
-                .hint("weights of a ViT start a ViT: a fitting --arch, or another file"));
+        (Backbone::ResNet(a), Backbone::ResNet(b)) => {
+            resnet::start(file, &given, config, channels, [&a, &b], &mut said)?
+        }
+        (Backbone::Vit(a), Backbone::ResNet(_)) => {
+            return Err(Error::new(format!("{} is a vision transformer, the run has a ResNet", file.display())).hint(
+                format!("--arch {} with --patch-size {} fits, or weights of a ResNet", given.config.arch, a.patch),
+            ));
+        }
+        (Backbone::ResNet(_), Backbone::Vit(_)) => {
+            return Err(Error::new(format!("{} is a ResNet, the run has a vision transformer", file.display()))
+                .hint(format!("{} fits, or weights of a vision transformer", resnet::flags(&given.config))));
         }
     };
     let head = head(&mut weights, &given, config, wanted)?;
@@ -61,7 +72,7 @@ pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, 
     let record = json!({
         "file": file.display().to_string(), "dialect": given.report.naming.name(), "container": given.report.container, "head": head,
     });
-    Ok(Start { weights, record, said })
+    Ok(Start { weights, buffers, record, said })
 }
 
 /// Refuses another number of channels, unless it is asked for.
@@ -73,12 +84,37 @@ fn same_channels(file: &Path, has: usize, wants: usize, asked: bool) -> Result<(
         .hint("--init-channels adds or repeats their weights"))
 }
 
+/// A run's weights and buffers, each in the table's layout.
+type Numbers = (Vec<f32>, Vec<f32>);
+
 /// A run's network as it is drawn, and where it has each of its backbone's tensors.
-fn drawn(config: &Config) -> (Vec<f32>, Vec<Entry>) {
+fn drawn(config: &Config) -> (Numbers, Vec<Entry>) {
     let table = config.table();
-    let mut weights = vec![0.0; table.len()];
+    let (mut weights, mut buffers) = (vec![0.0; table.len()], vec![0.0; table.buffers_len()]);
     init::weights(&mut weights, &table, config.seed, config.init_std);
-    (weights, entries(&table).into_iter().filter(|entry| entry.part == Part::Backbone).collect())
+    table.visit_buffers(|b| buffers[b.at.range()].fill(b.value as f32));
+    ((weights, buffers), entries(&table).into_iter().filter(|entry| entry.part == Part::Backbone).collect())
+}
+
+/// Weights of a first convolution (C, channels, height, width), `area` = height * width, of `old` channels for `new` ones. To one, their
+/// sum: a gray image gives what its colored copy gave. To more, the old ones again, each divided by how often it is used, so that equal
+/// channels give the same again; to fewer, the first ones times old / new.
+fn channels(to: &mut [f32], from: &[f32], area: usize, [old, new]: [usize; 2]) {
+    for (to, from) in to.chunks_mut(new * area).zip(from.chunks(old * area)) {
+        for (c, plane) in to.chunks_mut(area).enumerate() {
+            for (i, x) in plane.iter_mut().enumerate() {
+                *x = if old == new {
+                    from[c * area + i]
+                } else if new == 1 {
+                    (0..old).map(|k| f64::from(from[k * area + i])).sum::<f64>() as f32
+                } else {
+                    let uses = (new - 1 - c % old) / old + 1;
+                    let scale = if new < old { old as f64 / new as f64 } else { 1.0 / uses as f64 };
+                    (f64::from(from[(c % old) * area + i]) * scale) as f32
+                };
+            }
+        }
+    }
 }
 
 /// That the run normalizes pixels in another way than the weights are used to.
@@ -142,4 +178,29 @@ fn head(weights: &mut [f32], given: &Weights, config: &Config, wanted: Head) -> 
         (a, b) if a > b => format!("the projection head is the file's, with the first {b} of its {a} prototypes"),
         (a, b) => format!("the projection head is the file's, with {} drawn prototypes after its {a}", b - a),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Equal channels give the same sum through the weights of one channel, and of more.
+    #[test]
+    fn channels_keep_what_equal_channels_give() {
+        let old = [1.0f32, 2.0, 4.0, -1.0, 0.5, 8.0];
+        for (n, first) in [
+            (1, vec![7.0]),
+            (2, vec![1.5, 3.0]),
+            (3, vec![1.0, 2.0, 4.0]),
+            (4, vec![0.5, 2.0, 4.0, 0.5]),
+            (6, vec![0.5, 1.0, 2.0, 0.5, 1.0, 2.0]),
+        ] {
+            let mut new = vec![0.0; 2 * n];
+            channels(&mut new, &old, 1, [3, n]);
+            assert_eq!(new[..n], first[..], "{n} channels");
+        }
+        let mut gray = vec![0.0; 3 * 2];
+        channels(&mut gray, &[3.0, 6.0], 1, [1, 3]);
+        assert_eq!(gray, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
+    }
 }

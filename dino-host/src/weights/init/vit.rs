@@ -1,6 +1,6 @@
 //! A vision transformer that starts from another one's weights.
 
-use super::{drawn, note_normalization, same_channels};
+use super::{Numbers, drawn, note_normalization, same_channels};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::weights::{Weights, write};
@@ -18,16 +18,18 @@ pub(super) fn start(
     channels: bool,
     [a, b]: [&Vit; 2],
     said: &mut Vec<String>,
-) -> Result<Vec<f32>> {
+) -> Result<Numbers> {
     same_shape(file, a, b)?;
     same_channels(file, a.channels, b.channels, channels)?;
-    let (mut weights, targets) = drawn(config);
+    let ((mut weights, buffers), targets) = drawn(config);
     for (t, to) in write::backbone(&given.config, &given.backbone).iter().zip(targets) {
         assert_eq!(t.name, to.name, "networks of one depth have one order of tensors");
         let target = &mut weights[to.at];
         match t.name.as_str() {
             "pos_embed" => positions(target, t.values, a, b),
-            "patch_embed.proj.weight" => patches(target, t.values, a, b),
+            "patch_embed.proj.weight" => {
+                super::channels(target, t.values, a.patch * a.patch, [a.channels, b.channels]);
+            }
             _ => target.copy_from_slice(t.values),
         }
     }
@@ -49,7 +51,7 @@ pub(super) fn start(
             "the run's LayerNorms add {run:e} to the variance, the weights' added {file:e}: --norm-eps {file:e}"
         ));
     }
-    Ok(weights)
+    Ok((weights, buffers))
 }
 
 /// Everything but the grid and the channels must agree.
@@ -88,53 +90,4 @@ fn positions(to: &mut [f32], from: &[f32], a: &Vit, b: &Vit) {
     position::matrix(&mut matrix, n, m, (n != m).then_some(b.positions));
     let sizes = Grid { from: [n, n], to: [m, m], cols: a.dim };
     position::forward(&mut to[a.dim..], grid, &matrix, &matrix, sizes);
-}
-
-/// Patch weights (C, channels, p, p) for another number of channels. To one, their sum: a gray image gives what its colored copy gave.
-/// To more, the old ones again, each divided by how often it is used, so that equal channels give the same again; to fewer, the first
-/// ones times old / new.
-fn patches(to: &mut [f32], from: &[f32], a: &Vit, b: &Vit) {
-    let area = a.patch * a.patch;
-    let (old, new) = (a.channels, b.channels);
-    for (to, from) in to.chunks_mut(new * area).zip(from.chunks(old * area)) {
-        for (c, plane) in to.chunks_mut(area).enumerate() {
-            for (i, x) in plane.iter_mut().enumerate() {
-                *x = if old == new {
-                    from[c * area + i]
-                } else if new == 1 {
-                    (0..old).map(|k| f64::from(from[k * area + i])).sum::<f64>() as f32
-                } else {
-                    let uses = (new - 1 - c % old) / old + 1;
-                    let scale = if new < old { old as f64 / new as f64 } else { 1.0 / uses as f64 };
-                    (f64::from(from[(c % old) * area + i]) * scale) as f32
-                };
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Equal channels give the same sum through the weights of one channel, and of more.
-    #[test]
-    fn channels_keep_what_equal_channels_give() {
-        let vit = |channels| Vit { patch: 1, channels, dim: 2, ..Vit::TINY_16 };
-        let old = [1.0f32, 2.0, 4.0, -1.0, 0.5, 8.0];
-        for (n, first) in [
-            (1, vec![7.0]),
-            (2, vec![1.5, 3.0]),
-            (3, vec![1.0, 2.0, 4.0]),
-            (4, vec![0.5, 2.0, 4.0, 0.5]),
-            (6, vec![0.5, 1.0, 2.0, 0.5, 1.0, 2.0]),
-        ] {
-            let mut new = vec![0.0; 2 * n];
-            patches(&mut new, &old, &vit(3), &vit(n));
-            assert_eq!(new[..n], first[..], "{n} channels");
-        }
-        let mut gray = vec![0.0; 3 * 2];
-        patches(&mut gray, &[3.0, 6.0], &vit(1), &vit(3));
-        assert_eq!(gray, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
-    }
 }

@@ -12,9 +12,9 @@ use dino_kernel::model::Backbone;
 pub enum Naming {
     /// The published checkpoints: a backbone, or a run with `student` and `teacher`
     Official,
-    /// timm's VisionTransformer: the published names
+    /// timm's VisionTransformer or ResNet: the published names
     Timm,
-    /// Hugging Face's ViTModel: query, key and value apart, and a config.json beside the weights
+    /// Hugging Face's ViTModel (query, key and value apart) or ResNetModel, and a config.json beside the weights
     Hf,
     /// checkpoint.safetensors or teacher.safetensors of this program
     Own,

@@ -1,8 +1,9 @@
 //! A backbone as an ONNX model.
 //!
-//! Input `pixels` (batch, channels, height, width), normalized as the metadata state (`mean`, `std`, of values in 0 to 1). Outputs
-//! `features` (batch, C), the class token, and `tokens` (batch, 1 + patches, C), both after the final norm. The number of images is free;
-//! height and width are fixed or free too ([`Size`]). Weights have their published names and shapes.
+//! Input `pixels` (batch, channels, height, width), normalized as the metadata state (`mean`, `std`, of values in 0 to 1). Outputs of a
+//! vision transformer: `features` (batch, C), the class token, and `tokens` (batch, 1 + patches, C), both after the final norm. Outputs of
+//! a residual network: `features` (batch, C), the average over the last map, and `map` (batch, C, rows, columns) itself. The number of
+//! images is free; height and width are fixed or free too ([`Size`]). Weights have their published names and shapes.
 //!
 //! Operator set 17: the first with LayerNormalization, and read by every runtime since 2022. Gelu came with 20, so it is written out
 //! with Erf, which is what the published network computes.
@@ -11,6 +12,7 @@
 
 mod graph;
 mod proto;
+mod resnet;
 mod vit;
 
 use super::names::Family;
@@ -34,20 +36,22 @@ pub enum Size {
         /// Pixels.
         width: usize,
     },
-    /// Any of at least a patch: the graph of a ViT resizes its position table itself, by the rule of `--position-resize`.
+    /// Any of at least a patch, of a ResNet any: the graph of a ViT resizes its position table itself, by the rule of `--position-resize`.
     Free,
 }
 
 const OPSET: i64 = 17;
 /// The version of the format that belongs to that operator set.
 const IR: i64 = 8;
+/// Most pixels of an image of a fixed size: a side of 4096.
+const PIXELS: usize = 1 << 24;
 /// Protocol Buffers ends here.
 const MOST: usize = (1 << 31) - (1 << 20);
 
-/// Writes the model of a backbone, `weights` in the table's layout.
+/// Writes the model of a backbone, `weights` in the table's layout, with the running statistics of a residual network.
 ///
 /// # Errors
-/// A fixed size holds no patch, the model would be larger than an ONNX file can be, or the file cannot be written.
+/// A fixed size holds no patch or no pixel or too many, the model would be larger than an ONNX file can be, or the file cannot be written.
 pub fn write(path: &Path, config: &Config, weights: &[f32], size: Size) -> Result<()> {
     write_classifier(path, config, weights, None, size)
 }
@@ -63,15 +67,17 @@ pub fn write_classifier(
     classifier: Option<&Classifier>,
     size: Size,
 ) -> Result<()> {
+    if let Size::Fixed { height, width } = size
+        && !(1..=PIXELS).contains(&height.saturating_mul(width))
+    {
+        return Err(Error::new(format!("images of {width} x {height} pixels have none, or more than {PIXELS}"))
+            .hint("without --height and --width a model takes any size"));
+    }
     let mut g = Graph::new(config.norm_eps as f32);
     let table = config.table();
     match &table.backbone {
         Backbone::Vit(vit) => vit::network(&mut g, vit, &table, weights, size)?,
-        Backbone::ResNet(_) => {
-            return Err(
-                Error::new("a ResNet has no ONNX graph yet").hint("--to official or --to timm writes the weights")
-            );
-        }
+        Backbone::ResNet(resnet) => resnet::network(&mut g, resnet, &table, weights, size),
     }
     if let Some(classifier) = classifier {
         logits(&mut g, Family::of(&table.backbone), classifier);

@@ -1,6 +1,7 @@
 //! Weights for other programs: safetensors under the published names, timm's or Hugging Face's, or an array a tensor. What Hugging Face
 //! stores beside them differs from family to family: each has a file here, and an arm in [`safetensors()`].
 
+mod resnet;
 mod vit;
 
 use super::entries::entries;
@@ -12,8 +13,11 @@ use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
 use crate::io::npy;
 use crate::weights::checkpoint::{self, Out, Progress};
+use dino_kernel::model::Backbone;
 use dino_kernel::params::Part;
-use serde_json::json;
+use safetensors::tensor::{Dtype, View};
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -27,6 +31,51 @@ pub struct Named<'a> {
     pub shape: Vec<usize>,
     /// Row-major.
     pub values: &'a [f32],
+}
+
+/// A tensor on its way to a file.
+enum Written {
+    /// A parameter or running statistics.
+    Numbers(Out),
+    /// How many batches a batch norm has seen: PyTorch's files have the number, an int64, and no feature depends on it. It is 0 here.
+    Counter,
+}
+
+impl View for Written {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Written::Numbers(out) => out.dtype(),
+            Written::Counter => Dtype::I64,
+        }
+    }
+    fn shape(&self) -> &[usize] {
+        match self {
+            Written::Numbers(out) => out.shape(),
+            Written::Counter => &[],
+        }
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self {
+            Written::Numbers(out) => out.data(),
+            Written::Counter => Cow::Borrowed(&[0; 8]),
+        }
+    }
+    fn data_len(&self) -> usize {
+        match self {
+            Written::Numbers(out) => out.data_len(),
+            Written::Counter => 8,
+        }
+    }
+}
+
+/// Makes a configuration of Hugging Face's one of an image classification model.
+fn name_classes(model: &mut Value, architecture: &str, classifier: &Classifier) {
+    let numbered = || classifier.classes.iter().enumerate();
+    let names: Map<_, _> = numbered().map(|(i, name)| (i.to_string(), json!(name))).collect();
+    let numbers: Map<_, _> = numbered().map(|(i, name)| (name.clone(), json!(i))).collect();
+    model["architectures"] = json!([architecture]);
+    model["id2label"] = json!(names);
+    model["label2id"] = json!(numbers);
 }
 
 /// The tensors of a backbone (`weights` in the table's layout) in the published order.
@@ -49,7 +98,7 @@ pub fn head<'a>(config: &Config, weights: &'a [f32]) -> Vec<Named<'a>> {
 /// These names have no place for a projection head, or a file cannot be written.
 pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<String>> {
     let config = &weights.config;
-    let mut tensors: Vec<(String, Out)> = vec![];
+    let mut tensors: Vec<(String, Written)> = vec![];
     let prefix = match (&weights.head, naming) {
         (None, _) => "",
         (Some(_), Naming::Official) => "backbone.",
@@ -59,18 +108,15 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
                 .hint("leave --head out, or use --to official"));
         }
     };
-    let family = Family::of(&config.table().backbone);
+    let shape = config.table().backbone;
+    let family = Family::of(&shape);
     // Hugging Face's models with a classifier hold the network as an attribute.
     let prefix = match (&weights.classifier, naming) {
         (Some(_), Naming::Hf) => family.names().attribute,
         _ => prefix,
     };
-    let not_hf = || {
-        Err(Error::new("a ResNet is not written under Hugging Face's names")
-            .hint("--to official and --to timm write torchvision's names"))
-    };
-    if family == Family::ResNet && naming == Naming::Hf {
-        return not_hf();
+    if let (Backbone::ResNet(resnet), Naming::Hf) = (&shape, naming) {
+        resnet::check(resnet)?;
     }
     for t in backbone(config, &weights.backbone) {
         // Of several names, each has an equal part of the rows.
@@ -78,18 +124,22 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
         let mut shape = t.shape;
         shape[0] /= names.len();
         for (name, values) in names.into_iter().zip(t.values.chunks(shape.iter().product())) {
-            tensors.push((format!("{prefix}{name}"), Out { shape: shape.clone(), values: values.to_vec() }));
+            let counter = name.strip_suffix("running_var").map(|norm| format!("{prefix}{norm}num_batches_tracked"));
+            tensors.extend(counter.filter(|_| naming != Naming::Own).map(|counter| (counter, Written::Counter)));
+            let out = Out { shape: shape.clone(), values: values.to_vec() };
+            tensors.push((format!("{prefix}{name}"), Written::Numbers(out)));
         }
     }
     for t in weights.head.iter().flat_map(|h| head(config, h)) {
         let name = if naming == Naming::Own { format!("teacher.{}", t.name) } else { t.name };
-        tensors.push((name, Out { shape: t.shape, values: t.values.to_vec() }));
+        tensors.push((name, Written::Numbers(Out { shape: t.shape, values: t.values.to_vec() })));
     }
     if let Some(Classifier { classes, weight, bias }) = &weights.classifier {
         let [weight_name, bias_name] = classifier::names(family, naming);
         let shape = vec![classes.len(), weight.len() / classes.len()];
-        tensors.push((weight_name.into(), Out { shape, values: weight.clone() }));
-        tensors.push((bias_name.into(), Out { shape: vec![classes.len()], values: bias.clone() }));
+        tensors.push((weight_name.into(), Written::Numbers(Out { shape, values: weight.clone() })));
+        let bias = Out { shape: vec![classes.len()], values: bias.clone() };
+        tensors.push((bias_name.into(), Written::Numbers(bias)));
     }
     // What the names and shapes do not tell, for when it is read again here; other programs do not read it.
     let mut settings = json!({
@@ -127,9 +177,10 @@ pub fn safetensors(naming: Naming, weights: &Weights, out: &Path) -> Result<Vec<
             folder(out)?;
             let model = out.join("model.safetensors");
             checkpoint::write(&model, tensors, foreign())?;
-            match family {
-                Family::Vit => vit::hugging_face(config, weights.classifier.as_ref(), out, &model),
-                Family::ResNet => not_hf(),
+            let classifier = weights.classifier.as_ref();
+            match &shape {
+                Backbone::Vit(_) => vit::hugging_face(config, classifier, out, &model),
+                Backbone::ResNet(resnet) => resnet::hugging_face(config, resnet, classifier, out, &model),
             }
         }
     }

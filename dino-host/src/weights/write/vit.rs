@@ -4,11 +4,12 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::io::atomic::write_atomically;
 use crate::weights::Classifier;
-use serde_json::{Map, json};
+use serde_json::json;
 use std::io::Write;
 use std::path::Path;
 
-/// With a classifier they are those of an image classification model. Writes config.json and preprocessor_config.json into `out`, the folder of the `weights`. Returns the lines to print.
+/// Writes config.json and preprocessor_config.json into `out`, the folder of the `weights`; with a classifier those of an image
+/// classification model. Returns the lines to print.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -35,13 +36,8 @@ pub(super) fn hugging_face(
         "patch_size": config.patch_size,
         "qkv_bias": true,
     });
-    if let Some(Classifier { classes, .. }) = classifier {
-        let numbered = || classes.iter().enumerate();
-        let names: Map<_, _> = numbered().map(|(i, name)| (i.to_string(), json!(name))).collect();
-        let numbers: Map<_, _> = numbered().map(|(i, name)| (name.clone(), json!(i))).collect();
-        model["architectures"] = json!(["ViTForImageClassification"]);
-        model["id2label"] = json!(names);
-        model["label2id"] = json!(numbers);
+    if let Some(classifier) = classifier {
+        super::name_classes(&mut model, "ViTForImageClassification", classifier);
     }
     let pixels = json!({
         "do_normalize": true,

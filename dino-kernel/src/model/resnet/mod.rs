@@ -1,7 +1,7 @@
 //! The residual network (He et al. 2015, as torchvision defines it; DINO paper, section 4.1): a stem, stages of residual blocks, a global
 //! average. The shape is here; parameters and running statistics are in `resnet/weights.rs`, spans in `resnet/acts.rs`, a network and its
 //! passes in `resnet/network.rs`, forward and backward in `resnet/forward.rs` and `resnet/backward.rs`, what is refused in
-//! `resnet/check.rs`.
+//! `resnet/check.rs`, the numbers of a blob's header in `resnet/flat.rs`.
 //!
 //! y = relu(branch(x) + shortcut(x)); the branch is two 3 x 3 convolutions (basic) or 1 x 1, 3 x 3 and 1 x 1 (bottleneck), each followed
 //! by a batch norm and, but for the last, a ReLU. The shortcut is x, or a 1 x 1 convolution and a batch norm where the shape changes.
@@ -12,6 +12,7 @@
 mod acts;
 mod backward;
 mod check;
+mod flat;
 mod forward;
 mod network;
 mod weights;
@@ -153,6 +154,16 @@ impl ResNet {
             i += 1;
         }
         blocks
+    }
+
+    /// Pixels of the image between two neighbors of the last map: 32 of torchvision's.
+    pub const fn stride(&self) -> usize {
+        let (mut stride, mut i) = (self.stem.stride, 0);
+        while i < self.len {
+            stride = stride.saturating_mul(self.stages[i].stride);
+            i += 1;
+        }
+        if self.stem.pool { stride.saturating_mul(2) } else { stride }
     }
 
     /// The maps that the global average is taken over.
