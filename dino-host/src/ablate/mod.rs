@@ -104,15 +104,17 @@ impl<D: Device> Ablation<'_, D> {
             (0..self.seeds).flat_map(|i| (0..trials.len()).map(move |trial| (trial, i))).collect();
         let (next, bars) = (AtomicUsize::new(0), MultiProgress::new());
         let clock = Clock { begun: Instant::now(), trained: Mutex::new(0), of: runs.len() };
-        let failed: Mutex<Option<Error>> = Mutex::new(None);
+        let (failed, writing): (Mutex<Option<Error>>, _) = (Mutex::new(None), Mutex::new(()));
         let work = || {
             while let Some(&(trial, i)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if self.stop.load(Ordering::Relaxed) || failed.lock().is_ok_and(|f| f.is_some()) {
                     return;
                 }
                 let done = self.train(&trials[trial], i, &bars).and_then(|trained| {
-                    let tables = self.tables(&trials, &comparisons);
-                    self.write(&tables)?;
+                    // One at a time: the files are written aside under one name.
+                    let one = writing.lock();
+                    self.write(&self.tables(&trials, &comparisons))?;
+                    drop(one);
                     if trained {
                         bars.suspend(|| clock.print(next.load(Ordering::Relaxed).min(runs.len()), self.jobs));
                     }
