@@ -27,7 +27,7 @@ pub const fn row_of(cols: usize) -> usize {
     cols.next_multiple_of(LANES)
 }
 
-/// For every row i of m = `to.len()`: c[to[i]..][..cols] = the sum over taps t of x[from[t m + i]..][..depth] times the panel's rows from
+/// For every row i of m = `to.len()`: `c[to[i]..][..cols]` = the sum over taps t of `x[from[t m + i]..][..depth]` times the panel's rows from
 /// t depth on, added to what is there if `add`. `depth` is at most [`DEPTH`], `cols` at most [`WIDE`].
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn multiply(
@@ -134,7 +134,7 @@ fn store<const V: usize>(c: &mut [f32], sums: [[f32; LANES]; V], add: bool) {
     }
 }
 
-/// c (rows, columns; as far apart as [`row_of`] the columns) += the sum over `pairs` (at, p) of x[at..][..rows] times row p of the panel
+/// c (rows, columns; as far apart as [`row_of`] the columns) += the sum over `pairs` (at, p) of `x[at..][..rows]` times row p of the panel
 /// of so many columns: the gradient of a weight, whose sums go over pixels.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn accumulate(c: &mut [f32], rows: usize, x: &[f32], pairs: &[(usize, usize)], panel: &[f32], cols: usize) {
