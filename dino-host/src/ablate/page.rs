@@ -2,59 +2,43 @@
 
 use super::results::{COLUMNS, Table};
 use crate::report::chart::{Chart, Line};
-use crate::report::page::{CSS, JS, visible};
-use maud::{DOCTYPE, PreEscaped, html};
+use crate::report::page::{framed, visible};
+use maud::html;
 
 /// The page. `command` made it; `seeds`: how many runs a variant has.
 pub fn write(tables: &[Table], command: &str, data: &str, seeds: u64) -> String {
     let runs =
         if seeds == 1 { "one run a variant".into() } else { format!("{seeds} runs a variant, their mean and range") };
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width,initial-scale=1";
-                meta http-equiv="Content-Security-Policy" content={
-                    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-                };
-                link rel="icon" href="data:,";
-                title { "DINO, the paper's comparisons" }
-                style { (PreEscaped(CSS)) }
-            }
-            body {
-                h1 { "The paper's comparisons" }
-                p.soft { "On " (visible(data)) "; " (runs) ". The paper's figures are those of ViT-S/16 on ImageNet." }
-                pre { (visible(command)) }
-                @for table in tables {
-                    @let lines = table.lines.iter().map(|line| Line {
-                        name: if line.base { "base".into() } else { line.name.clone().into() },
-                        points: line.curve(),
-                        dots: true,
-                    });
-                    h2 { (table.row.name()) }
-                    p.soft { "Paper: " (table.row.source()) "." }
-                    (Chart {
-                        title: "k-NN accuracy of the teacher",
-                        unit: "%, k = 20",
-                        along: "epochs done",
-                        lines: lines.collect(),
-                        marks: vec![],
-                    }.draw())
-                    div.wide {
-                        table.text {
-                            thead { tr { @for name in COLUMNS { th { (name) } } } }
-                            tbody {
-                                @for line in &table.lines {
-                                    tr { @for cell in line.cells() { td { (visible(&cell)) } } }
-                                }
-                            }
+    let body = html! {
+        h1 { "The paper's comparisons" }
+        p.soft { "On " (visible(data)) "; " (runs) ". The paper's figures are those of ViT-S/16 on ImageNet." }
+        pre { (visible(command)) }
+        @for table in tables {
+            @let lines = table.lines.iter().map(|line| Line {
+                name: if line.base { "base".into() } else { line.name.clone().into() },
+                points: line.curve(),
+                dots: true,
+            });
+            h2 { (table.row.name()) }
+            p.soft { "Paper: " (table.row.source()) "." }
+            (Chart {
+                title: "k-NN accuracy of the teacher",
+                unit: "%, k = 20",
+                along: "epochs done",
+                lines: lines.collect(),
+                marks: vec![],
+            }.draw())
+            div.wide {
+                table.text {
+                    thead { tr { @for name in COLUMNS { th { (name) } } } }
+                    tbody {
+                        @for line in &table.lines {
+                            tr { @for cell in line.cells() { td { (visible(&cell)) } } }
                         }
                     }
                 }
-                script { (PreEscaped(JS)) }
             }
         }
     };
-    page.into_string()
+    framed("DINO, the paper's comparisons", body)
 }

@@ -14,11 +14,6 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 use std::fmt::Write;
 
-/// The style of a page.
-pub const CSS: &str = include_str!("page.css");
-/// Its script: numbers under the pointer.
-pub const JS: &str = include_str!("page.js");
-
 /// Text from outside with its control characters made visible. The template sees to it that it opens no tag and ends no attribute.
 pub fn visible(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
@@ -69,6 +64,30 @@ pub(super) fn number(x: Option<f64>) -> String {
     x.map_or("—".into(), |x| format!("{x:.4}"))
 }
 
+/// A page with this body: what it shows is in it, and nothing else is loaded.
+pub fn framed(title: &str, body: Markup) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width,initial-scale=1";
+                meta http-equiv="Content-Security-Policy" content={
+                    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+                };
+                link rel="icon" href="data:,";
+                title { (visible(title)) }
+                style { (PreEscaped(include_str!("page.css"))) }
+            }
+            body {
+                (body)
+                script { (PreEscaped(include_str!("page.js"))) }
+            }
+        }
+    };
+    page.into_string()
+}
+
 /// What the page is made of.
 pub struct Page<'a> {
     pub name: &'a str,
@@ -80,32 +99,16 @@ pub struct Page<'a> {
 
 impl Page<'_> {
     pub fn write(&self) -> String {
-        let page = html! {
-            (DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width,initial-scale=1";
-                    meta http-equiv="Content-Security-Policy" content={
-                        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-                    };
-                    link rel="icon" href="data:,";
-                    title { "DINO run " (visible(self.name)) }
-                    style { (PreEscaped(CSS)) }
-                }
-                body {
-                    (self.top())
-                    (self.charts())
-                    (self.gallery())
-                    (self.neighbors())
-                    (self.confusion())
-                    (self.epochs())
-                    (self.rest())
-                    script { (PreEscaped(JS)) }
-                }
-            }
+        let body = html! {
+            (self.top())
+            (self.charts())
+            (self.gallery())
+            (self.neighbors())
+            (self.confusion())
+            (self.epochs())
+            (self.rest())
         };
-        page.into_string()
+        framed(&format!("DINO run {}", self.name), body)
     }
 
     fn ln_k(&self) -> Option<f64> {

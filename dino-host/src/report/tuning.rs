@@ -2,11 +2,11 @@
 
 use super::chart::{Chart, Line};
 use super::confusion::{MATRIX, table};
-use super::page::{CSS, JS, command, number, percent, plain, visible};
+use super::page::{command, framed, number, percent, plain, visible};
 use crate::error::{Error, Result};
 use crate::finetune::{SCORES, Scores};
 use crate::train::LOG;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use ndarray::Array2;
 use serde_json::Value;
 use std::fs;
@@ -51,30 +51,14 @@ pub fn page(dir: &Path, manifest: &Value) -> Result<(String, Vec<String>)> {
         missing.push(format!("{bad} lines of the log could not be read."));
     }
     let name = visible(&dir.display().to_string());
-    let html = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width,initial-scale=1";
-                meta http-equiv="Content-Security-Policy" content={
-                    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-                };
-                link rel="icon" href="data:,";
-                title { "Fine-tuning " (name) }
-                style { (PreEscaped(CSS)) }
-            }
-            body {
-                (top(&name, manifest, scores.as_ref(), &epochs))
-                (charts(&rows, &epochs))
-                @if let Some(scores) = &scores { (confusion(scores)) }
-                (numbers(&epochs))
-                (rest(manifest, &missing))
-                script { (PreEscaped(JS)) }
-            }
-        }
+    let body = html! {
+        (top(&name, manifest, scores.as_ref(), &epochs))
+        (charts(&rows, &epochs))
+        @if let Some(scores) = &scores { (confusion(scores)) }
+        (numbers(&epochs))
+        (rest(manifest, &missing))
     };
-    Ok((html.into_string(), missing))
+    Ok((framed(&format!("Fine-tuning {name}"), body), missing))
 }
 
 fn top(name: &str, m: &Value, scores: Option<&Scores>, epochs: &[&Value]) -> Markup {
