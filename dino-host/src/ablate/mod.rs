@@ -17,6 +17,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::inference::features::view_of;
 use crate::io::atomic::write_atomically;
+use crate::report::page::shell_line;
 
 use crate::train::{self, BEFORE_FAILURE, CHECKPOINT, Limit, Outcome as Ended, Owner, Recorded, SharedScreen};
 use indicatif::MultiProgress;
@@ -300,7 +301,7 @@ impl<D: Device> Ablation<'_, D> {
             "rows": tables.iter().map(Table::json).collect::<Vec<_>>(),
         });
         let text = tables.iter().map(Table::text).collect::<Vec<_>>().join("\n");
-        let html = page::write(tables, &self.command.join(" "), &self.data, self.seeds);
+        let html = page::write(tables, &shell_line(self.command.iter().map(String::as_str)), &self.data, self.seeds);
         write_atomically(&self.out.join("ablate.json"), |f| writeln!(f, "{all:#}"))?;
         write_atomically(&self.out.join("ablate.md"), |f| f.write_all(text.as_bytes()))?;
         write_atomically(&self.out.join("ablate.html"), |f| f.write_all(html.as_bytes()))

@@ -34,11 +34,16 @@ fn quoted(argument: &str) -> String {
     }
 }
 
+/// A command line as a shell takes it.
+pub fn shell_line<'a>(arguments: impl IntoIterator<Item = &'a str>) -> String {
+    arguments.into_iter().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
 /// The command of the manifest, or, for a run from before it was recorded, one that names every key.
 pub fn command(manifest: &Value) -> Option<String> {
     let arguments: Vec<&str> = manifest["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !arguments.is_empty() {
-        return Some(arguments.into_iter().map(quoted).collect::<Vec<_>>().join(" "));
+        return Some(shell_line(arguments));
     }
     let keys = manifest["config"].as_object()?;
     let mut line = format!("dino-host train --data {}", quoted(manifest["data"].as_str()?));
