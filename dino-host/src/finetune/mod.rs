@@ -121,20 +121,8 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let augment = ProbeView { side: config.global_size, mean: config.mean.clone(), std: config.std.clone() };
     let (batch, micro_batch, seed) = (recipe.batch, recipe.micro_batch, recipe.seed);
     let loader = loader::Recipe { augment, seed, batch, micro_batch, per_epoch };
-    let open = progress.epoch_is_open(per_epoch);
-    let mut before = 0.0;
-    let log = Log::open(&run.out.join(LOG), progress.step, |row| {
-        let seconds = row["seconds"].as_f64().unwrap_or(before);
-        match row["kind"].as_str() {
-            // The epoch is evaluated once more.
-            Some("epoch") if open && row["step"].as_u64() == Some(progress.step - 1) => return false,
-            Some("epoch") => clock.evaluation_took(Duration::try_from_secs_f64(seconds - before).unwrap_or_default()),
-            Some("unreadable") => run.unreadable.know(row["part"].as_str() == Some("test"), row["image"].as_str()),
-            _ => (),
-        }
-        before = seconds;
-        true
-    })?;
+    let (path, open) = (run.out.join(LOG), progress.epoch_is_open(per_epoch));
+    let log = Log::go_on(&path, progress.step, open, &mut clock, run.unreadable, |_| ())?;
     let mut screen = Screen::new(recipe.epochs * per_epoch, progress.step, None);
     screen.print(&format!("on {}", device.name()));
     notes.iter().for_each(|line| screen.print(line));

@@ -1,14 +1,16 @@
 //! `log.jsonl`, the numbers of a run.
 
+use crate::data::Unreadable;
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
 use crate::io::json::number;
+use crate::train::clock::Clock;
 use crate::train::tensorboard::{self, Events};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// `log.jsonl`: one object a line, flushed line by line, and beside it the same for TensorBoard.
 ///
@@ -48,6 +50,36 @@ impl Log {
         // Not kept as it was but made again, so that it can hold nothing that the log does not.
         let events = Events::create(&path.with_file_name(tensorboard::FILE), [events])?;
         Ok(Log { path: path.to_owned(), file, events, before, opened: Instant::now() })
+    }
+
+    /// The same for a run that may go on: `clock` learns what its evaluations took, `unreadable` which images are known to be. Where its
+    /// last epoch is `open`, that epoch's row is dropped, for it is evaluated once more. `each` gets the rows that stay.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn go_on(
+        path: &Path,
+        steps: u64,
+        open: bool,
+        clock: &mut Clock,
+        unreadable: &Unreadable,
+        mut each: impl FnMut(&Value),
+    ) -> Result<Log> {
+        let mut before = 0.0;
+        Log::open(path, steps, |row| {
+            let seconds = row["seconds"].as_f64().unwrap_or(before);
+            match row["kind"].as_str() {
+                Some("epoch") if open && row["step"].as_u64() == Some(steps - 1) => return false,
+                Some("epoch") => {
+                    clock.evaluation_took(Duration::try_from_secs_f64(seconds - before).unwrap_or_default());
+                }
+                Some("unreadable") => unreadable.know(row["part"].as_str() == Some("test"), row["image"].as_str()),
+                _ => (),
+            }
+            before = seconds;
+            each(row);
+            true
+        })
     }
 
     /// Appends a row.

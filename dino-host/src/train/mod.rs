@@ -156,21 +156,11 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         per_epoch,
     };
     let mut detector = CollapseDetector::new(config.out_dim);
-    let (open, mut before) = (progress.epoch_is_open(per_epoch), 0.0);
-    let log = Log::open(&run.out.join(LOG), progress.step, |row| {
-        let seconds = row["seconds"].as_f64().unwrap_or(before);
-        match row["kind"].as_str() {
-            // The epoch is evaluated once more.
-            Some("epoch") if open && row["step"].as_u64() == Some(progress.step - 1) => return false,
-            Some("epoch") => clock.evaluation_took(Duration::try_from_secs_f64(seconds - before).unwrap_or_default()),
-            Some("unreadable") => run.unreadable.know(row["part"].as_str() == Some("test"), row["image"].as_str()),
-            _ => (),
-        }
-        before = seconds;
+    let (path, open) = (run.out.join(LOG), progress.epoch_is_open(per_epoch));
+    let log = Log::go_on(&path, progress.step, open, &mut clock, run.unreadable, |row| {
         if let (Some(entropy), Some(loss)) = (row["teacher_entropy"].as_f64(), row["loss"].as_f64()) {
             detector.step(plan.config.objective.divergence, loss, entropy);
         }
-        true
     })?;
     let mut screen = Screen::new(config.epochs * per_epoch, progress.position(), run.screen.clone());
     screen.print(&format!("on {}", device.name()));
