@@ -357,16 +357,18 @@ pub type Named = (String, Vec<f32>);
 /// As [`network`]; or pixels are among `which`.
 pub fn networks<D: Device>(source: &Source<D::Options>, which: &[Which]) -> Result<(Config, Vec<Named>)> {
     let trained = source.checkpoint.is_some();
-    let default = [if trained { Which::Teacher } else { Which::Random }];
-    let which = if which.is_empty() { &default } else { which };
-    let mut config = None;
-    let mut named = Vec::new();
-    for &which in which {
+    let default = if trained { Which::Teacher } else { Which::Random };
+    let (first, rest) = which.split_first().unwrap_or((&default, &[]));
+    let named = |which: Which| -> Result<(Config, Named)> {
         let (of, weights) = network::<D>(source, which)?;
         let weights =
             weights.ok_or_else(|| Error::new("pixels are no network").hint("--which teacher, student or random"))?;
-        named.push((format!("{which:?}").to_lowercase(), weights));
-        config = Some(of);
+        Ok((of, (format!("{which:?}").to_lowercase(), weights)))
+    };
+    let (config, first) = named(*first)?;
+    let mut all = vec![first];
+    for which in rest {
+        all.push(named(*which)?.1);
     }
-    Ok((config.expect("at least one network"), named))
+    Ok((config, all))
 }

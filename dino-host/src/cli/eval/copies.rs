@@ -142,17 +142,18 @@ fn evaluate<D: Device>(args: &Copies<D::Options>, config: &Config, networks: &[N
             sets.iter().filter(|s| !s.is_empty()).map(|s| Ok(describe(&**s)?.rows)).collect()
         };
         let stacked = |rows: &[Array2<f32>]| {
-            concatenate(Axis(0), &rows.iter().map(|r| r.view()).collect::<Vec<_>>()).expect("rows of one width")
+            concatenate(Axis(0), &rows.iter().map(|r| r.view()).collect::<Vec<_>>())
+                .map_err(|e| Error::new(format!("the sets' features do not fit one another: {e}")))
         };
         let whitening = match several(&task.whiten)? {
             rows if rows.is_empty() => None,
-            rows => Some(Whitening::learn(&stacked(&rows), args.uncentred)?),
+            rows => Some(Whitening::learn(&stacked(&rows)?, args.uncentred)?),
         };
         let white = |rows: Array2<f32>| whitening.as_ref().map_or(rows.clone(), |w| w.apply(&rows));
         let mut database = several(&task.distractors)?;
         let originals = describe(task.originals)?;
         database.insert(0, originals.rows);
-        let database = white(stacked(&database));
+        let database = white(stacked(&database)?);
         // Originals that could not be read have no row.
         let row = |original: &u32| originals.images.binary_search(&(*original as usize)).ok().map(|r| r as u32);
         let mut table = Vec::new();
