@@ -177,7 +177,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     print_few_levels(&*splits.train, &config);
     if let (Some(file), Some(start)) = (from, &start) {
         errln!("student and teacher start from {}", file.display());
-        start.said.iter().for_each(|note| errln!("note: {note}"));
+        start.notes.iter().for_each(|note| errln!("note: {note}"));
     }
     config.never_arrives().iter().for_each(|note| errln!("note: {note}"));
     if let Some(limit) = args.time_limit {

@@ -43,7 +43,7 @@ impl TryFrom<Written> for KnnImages {
     fn try_from(written: Written) -> Result<KnnImages, String> {
         match written {
             Written::Number(n) => Ok(KnnImages::Most(n)),
-            Written::Keyword(word) => word.parse(),
+            Written::Keyword(text) => text.parse(),
         }
     }
 }

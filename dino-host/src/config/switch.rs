@@ -35,7 +35,7 @@ impl TryFrom<Written> for Switch {
     fn try_from(written: Written) -> Result<Switch, String> {
         match written {
             Written::Value(value) => Ok(Switch::Set(value)),
-            Written::Keyword(word) => word.parse(),
+            Written::Keyword(text) => text.parse(),
         }
     }
 }

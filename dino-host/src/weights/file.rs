@@ -153,7 +153,7 @@ impl File {
             && !self.sound.borrow().contains(&(place.part, range.start))
         {
             if crc32fast::hash(&self.parts[place.part][range.clone()]) != *crc {
-                return Err(damaged("does not have the checksum that its archive says".into()));
+                return Err(damaged("does not have the checksum that its archive states".into()));
             }
             self.sound.borrow_mut().insert((place.part, range.start));
         }

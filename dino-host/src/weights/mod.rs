@@ -103,7 +103,7 @@ impl Report {
     /// A key is missing, extra or misshapen.
     pub fn check(&self) -> Result<()> {
         let kinds = [("missing", &self.missing), ("extra", &self.extra), ("misshapen", &self.misshapen)];
-        let said: Vec<String> = kinds
+        let misfits: Vec<String> = kinds
             .iter()
             .filter(|(_, keys)| !keys.is_empty())
             .map(|(kind, keys)| {
@@ -111,7 +111,7 @@ impl Report {
                 format!("{} {kind} ({}{})", keys.len(), first.join(", "), if keys.len() > SHOWN { ", …" } else { "" })
             })
             .collect();
-        if said.is_empty() {
+        if misfits.is_empty() {
             return Ok(());
         }
         let only_harmless = self.missing.is_empty()
@@ -122,7 +122,7 @@ impl Report {
                 .all(|key| harmless(key.strip_prefix(self.container.as_str()).unwrap_or(key)).is_some());
         let statistics = |key: &String| key.ends_with(".running_mean") || key.ends_with(".running_var");
         let no_statistics = self.extra.is_empty() && self.misshapen.is_empty() && self.missing.iter().all(statistics);
-        Err(Error::new(format!("the tensors of {} do not fit: {}", self.file, said.join(", "))).hint(
+        Err(Error::new(format!("the tensors of {} do not fit: {}", self.file, misfits.join(", "))).hint(
             if no_statistics {
                 "batch norms need their running means and variances: save state_dict(), not the parameters alone"
             } else if only_harmless {
@@ -441,9 +441,9 @@ fn values(file: &File, parts: Vec<(&String, usize, usize)>, len: usize, report: 
 }
 
 fn load(file: &File, side: &Side, options: &Options, report: &mut Report) -> Result<Weights> {
-    let (network, said) = networks::choose(file, options.network, options.called.as_deref())?;
+    let (network, notes) = networks::choose(file, options.network, options.called.as_deref())?;
     report.container = network.raw.clone();
-    report.notes.extend(file.notes.iter().cloned().chain(said));
+    report.notes.extend(file.notes.iter().cloned().chain(notes));
     let Inside { bare, harmless: beside, others } = inside(file.tensors.keys(), &network);
     report.left_out.extend(beside.into_iter().map(String::from));
     if others > 0 {

@@ -37,9 +37,9 @@ impl Network {
         self.path.split_terminator('.')
     }
 
-    /// Whether some word of its path is one of `words`.
-    fn says(&self, words: &[&str]) -> bool {
-        self.segments().any(|segment| segment == "encoder_k" || segment.split('_').any(|word| words.contains(&word)))
+    /// Whether some part of a segment of its path is one of these.
+    fn is_any_of(&self, names: &[&str]) -> bool {
+        self.segments().any(|segment| segment == "encoder_k" || segment.split('_').any(|part| names.contains(&part)))
     }
 
     /// Whether `wanted` is the path or some full segments of it.
@@ -112,7 +112,7 @@ pub fn choose(file: &File, wanted: Option<&str>, called: Option<&str>) -> Result
             .hint(format!("--network {}", networks[0].shown()))),
         };
     }
-    let averaged = |n: &&Network| n.says(&AVERAGED);
+    let averaged = |n: &&Network| n.is_any_of(&AVERAGED);
     let student = wanted == Some("student");
     let none = |what: &str| {
         Err(Error::new(format!("{} has no {what}", file.name)).hint("--which names the network that it holds"))
@@ -121,11 +121,11 @@ pub fn choose(file: &File, wanted: Option<&str>, called: Option<&str>) -> Result
         // None that is known: what a vision transformer lacks is reported.
         [] => Network { family: Family::Vit, path: String::new(), raw: String::new() },
         [one] if student && averaged(&one) => return none("student"),
-        [one] if student && !one.says(&["student"]) => {
+        [one] if student && !one.is_any_of(&["student"]) => {
             return Err(Error::new(format!("{} holds one network alone, no student beside a teacher", file.name))
                 .hint("--which teacher takes it"));
         }
-        [one] if !student && one.says(&["student"]) => return none("teacher"),
+        [one] if !student && one.is_any_of(&["student"]) => return none("teacher"),
         [one] => one.clone(),
         several => {
             let split: (Vec<&Network>, Vec<&Network>) = several.iter().partition(averaged);

@@ -175,7 +175,7 @@ impl Entry {
             }
         }
         if all.len() as u64 != self.size || self.crc.is_some_and(|crc| crc != crc32fast::hash(&all)) {
-            return Err(broken(format!("{name} does not have the length or the checksum that its archive says")));
+            return Err(broken(format!("{name} does not have the length or the checksum that its archive states")));
         }
         Ok(all)
     }

@@ -339,12 +339,12 @@ fn runs_start_from_every_kind() {
     let start = |change: &dyn Fn(&mut Config), channels: bool| {
         init::start(&file, None, &run_of(&full, change), Head::Fresh, channels).map_err(|e| e.to_string())
     };
-    let said = start(&|c| c.widths = vec![4, 4, 4, 16], false).map(|s| s.said).unwrap_err();
+    let said = start(&|c| c.widths = vec![4, 4, 4, 16], false).map(|s| s.notes).unwrap_err();
     assert!(said.contains("the shape of") && said.contains("--widths 4 4 4 8"), "{said}");
-    let said = start(&|c| c.block_kind = "bottleneck".into(), false).map(|s| s.said).unwrap_err();
+    let said = start(&|c| c.block_kind = "bottleneck".into(), false).map(|s| s.notes).unwrap_err();
     assert!(said.contains("--block-kind basic"), "{said}");
     let gray = |c: &mut Config| (c.channels, c.mean, c.std) = (1, vec![0.5], vec![0.25]);
-    let said = start(&gray, false).map(|s| s.said).unwrap_err();
+    let said = start(&gray, false).map(|s| s.notes).unwrap_err();
     assert!(said.contains("3 channels, the run 1") && said.contains("--init-channels"), "{said}");
     let one = start(&gray, true).unwrap();
     let old = &full.backbone[..3 * 49];
@@ -352,17 +352,17 @@ fn runs_start_from_every_kind() {
         let sum: f64 = (0..3).map(|c| f64::from(old[c * 49 + i])).sum();
         assert!((f64::from(*x) - sum).abs() < 1e-6, "{i}");
     }
-    let noted = start(&|c| c.stem_stride = 1, false).unwrap().said;
+    let noted = start(&|c| c.stem_stride = 1, false).unwrap().notes;
     assert!(noted.iter().any(|line| line.contains("--stem-stride")), "{noted:?}");
     // Another family, each way.
     let vit = Config { batch: 8, ..Config::small() }.resolve().unwrap();
-    let said = init::start(&file, None, &vit, Head::Fresh, false).map(|s| s.said).unwrap_err().to_string();
+    let said = init::start(&file, None, &vit, Head::Fresh, false).map(|s| s.notes).unwrap_err().to_string();
     assert!(
         said.contains("is a ResNet, the run has a vision transformer") && said.contains("--arch resnet_small"),
         "{said}"
     );
     let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/weights/hf");
     let run = run_of(&full, |_| ());
-    let said = init::start(&other, None, &run, Head::Fresh, false).map(|s| s.said).unwrap_err().to_string();
+    let said = init::start(&other, None, &run, Head::Fresh, false).map(|s| s.notes).unwrap_err().to_string();
     assert!(said.contains("is a vision transformer, the run has a ResNet"), "{said}");
 }

@@ -107,8 +107,11 @@ fn beside(config: &Config, stem_width: usize, side: &Side, report: &Report) -> R
     let states = |key: &str| Some(&side.config[key]).filter(|stated| !stated.is_null());
     if let Some((key, have)) = tensors.iter().find(|(key, have)| states(key).is_some_and(|stated| stated != have)) {
         let stated = &side.config[*key];
-        return Err(Error::new(format!("config.json beside {} says {key} {stated}, its tensors {have}", report.file))
-            .hint("do the two belong together?"));
+        return Err(Error::new(format!(
+            "config.json beside {} states {key} {stated}, its tensors {have}",
+            report.file
+        ))
+        .hint("do the two belong together?"));
     }
     let strides = [("downsample_in_bottleneck", bottleneck), ("downsample_in_first_stage", true)];
     let other = strides.into_iter().find(|(key, matters)| *matters && side.config[*key] == json!(true));
@@ -118,7 +121,7 @@ fn beside(config: &Config, stem_width: usize, side: &Side, report: &Report) -> R
         (None, Some(act)) => format!("hidden_act {act}"),
         (None, None) => return Ok(()),
     };
-    Err(Error::new(format!("config.json beside {} says {what}", report.file)).hint(
+    Err(Error::new(format!("config.json beside {} states {what}", report.file)).hint(
         "this program's residual networks have relu, the stride on the 3 x 3 convolution and none in the first stage, \
          as torchvision's",
     ))

@@ -52,7 +52,7 @@ pub(super) fn config(source: Source, report: &mut Report) -> Result<(Config, boo
         None if dim.is_multiple_of(64) => dim / 64,
         None => {
             return Err(Error::new(format!(
-                "{} does not say how many attention heads its width of {dim} has",
+                "{} does not state how many attention heads its width of {dim} has",
                 file.name
             ))
             .hint("--heads N: `dino-host convert` writes it into the file"));
@@ -130,8 +130,8 @@ fn beside(config: &mut Config, side: &Side, mlp: usize, report: &mut Report) -> 
         config.norm_eps = HF_EPS;
         return Ok(());
     }
-    let bad = |key: &str, said: &Value, have: &dyn std::fmt::Display| {
-        Error::new(format!("config.json beside {} says {key} {said}, its tensors {have}", report.file))
+    let bad = |key: &str, stated: &Value, have: &dyn std::fmt::Display| {
+        Error::new(format!("config.json beside {} states {key} {stated}, its tensors {have}", report.file))
             .hint("do the two belong together?")
     };
     let sizes = [
@@ -143,20 +143,20 @@ fn beside(config: &mut Config, side: &Side, mlp: usize, report: &mut Report) -> 
         ("num_channels", config.channels),
     ];
     for (key, have) in sizes {
-        if let Some(said) = side.config[key].as_u64()
-            && said != have as u64
+        if let Some(stated) = side.config[key].as_u64()
+            && stated != have as u64
         {
             return Err(bad(key, &side.config[key], &have));
         }
     }
     if let Some(act) = side.config["hidden_act"].as_str().filter(|act| *act != "gelu") {
-        return Err(Error::new(format!("config.json beside {} says hidden_act {act:?}", report.file))
+        return Err(Error::new(format!("config.json beside {} states hidden_act {act:?}", report.file))
             .hint("this program's networks have the exact gelu"));
     }
     config.norm_eps = side.config["layer_norm_eps"].as_f64().unwrap_or(HF_EPS);
     if config.norm_eps != EPS {
         report.notes.push(format!(
-            "LayerNorms add {:e} to the variance as its config.json says (norm-eps); the published program adds 1e-6",
+            "LayerNorms add {:e} to the variance as its config.json states (norm-eps); the published program adds 1e-6",
             config.norm_eps
         ));
     }

@@ -36,7 +36,7 @@ pub struct Start {
     /// For run.json.
     pub record: Value,
     /// What to tell the user.
-    pub said: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// The initial weights of a run of `config` from a file: its teacher, if it has two networks. `channels`: whether another number of
@@ -48,14 +48,14 @@ pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, 
     let (heads, called) = (Some(config.heads).filter(|n| *n > 0), network.map(str::to_owned));
     let options = Options { head: wanted != Head::Fresh, called, heads, allow_extra: true, ..Options::default() };
     let given = open(file, &options)?.strict()?;
-    let mut said = given.report.notes.clone();
+    let mut notes = given.report.notes.clone();
     if !given.heads_stated {
-        said.push(format!("the file does not say how many attention heads it has: {} as the run", config.heads));
+        notes.push(format!("the file does not state how many attention heads it has: {} as the run", config.heads));
     }
     let (mut weights, buffers) = match (given.config.table().backbone, config.table().backbone) {
-        (Backbone::Vit(a), Backbone::Vit(b)) => vit::start(file, &given, config, channels, [&a, &b], &mut said)?,
+        (Backbone::Vit(a), Backbone::Vit(b)) => vit::start(file, &given, config, channels, [&a, &b], &mut notes)?,
         (Backbone::ResNet(a), Backbone::ResNet(b)) => {
-            resnet::start(file, &given, config, channels, [&a, &b], &mut said)?
+            resnet::start(file, &given, config, channels, [&a, &b], &mut notes)?
         }
         (Backbone::Vit(a), Backbone::ResNet(_)) => {
             return Err(Error::new(format!("{} is a vision transformer, the run has a ResNet", file.display())).hint(
@@ -68,11 +68,11 @@ pub fn start(file: &Path, network: Option<&str>, config: &Config, wanted: Head, 
         }
     };
     let head = head(&mut weights, &given, config, wanted)?;
-    said.push(head.clone());
+    notes.push(head.clone());
     let record = json!({
         "file": file.display().to_string(), "dialect": given.report.naming.name(), "container": given.report.container, "head": head,
     });
-    Ok(Start { weights, buffers, record, said })
+    Ok(Start { weights, buffers, record, notes })
 }
 
 /// Refuses another number of channels, unless it is asked for.
@@ -118,9 +118,9 @@ fn channels(to: &mut [f32], from: &[f32], area: usize, [old, new]: [usize; 2]) {
 }
 
 /// That the run normalizes pixels in another way than the weights are used to.
-fn note_normalization(given: &Config, config: &Config, said: &mut Vec<String>) {
+fn note_normalization(given: &Config, config: &Config, notes: &mut Vec<String>) {
     if given.mean != config.mean || given.std != config.std {
-        said.push(
+        notes.push(
             "the run normalises pixels with other means or deviations than the weights had: --mean, --std".into(),
         );
     }

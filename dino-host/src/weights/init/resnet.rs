@@ -8,7 +8,7 @@ use dino_kernel::model::ResNet;
 use std::path::Path;
 
 /// The run's network with the file's backbone, of shapes `a` (the file's) and `b` (the run's). Channels are repeated or added; what was
-/// done is appended to `said`.
+/// done is appended to `notes`.
 ///
 /// # Errors
 /// The shapes differ in more than the channels and the image, or the channels do without `asked`.
@@ -18,7 +18,7 @@ pub(super) fn start(
     config: &Config,
     asked: bool,
     [a, b]: [&ResNet; 2],
-    said: &mut Vec<String>,
+    notes: &mut Vec<String>,
 ) -> Result<Numbers> {
     // The stride of a stem is in no tensor: that of the run is taken.
     let (mut like, stem) = (*a, a.stem);
@@ -34,7 +34,7 @@ pub(super) fn start(
     }
     same_channels(file, a.channels, b.channels, asked)?;
     if stem.stride != b.stem.stride {
-        said.push(format!(
+        notes.push(format!(
             "the run's first convolution has the stride {}, the weights are used to {}: --stem-stride",
             b.stem.stride, stem.stride
         ));
@@ -49,9 +49,9 @@ pub(super) fn start(
         }
     }
     if a.channels != b.channels {
-        said.push(format!("weights of the first convolution of {} channels serve {}", a.channels, b.channels));
+        notes.push(format!("weights of the first convolution of {} channels serve {}", a.channels, b.channels));
     }
-    note_normalization(&given.config, config, said);
+    note_normalization(&given.config, config, notes);
     Ok((weights, buffers))
 }
 

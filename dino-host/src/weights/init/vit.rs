@@ -10,14 +10,14 @@ use dino_kernel::ops::position;
 use std::path::Path;
 
 /// The run's network with the file's backbone, of shapes `a` (the file's) and `b` (the run's). Positions are resized and channels repeated
-/// or added; what was done is appended to `said`.
+/// or added; what was done is appended to `notes`.
 pub(super) fn start(
     file: &Path,
     given: &Weights,
     config: &Config,
     channels: bool,
     [a, b]: [&Vit; 2],
-    said: &mut Vec<String>,
+    notes: &mut Vec<String>,
 ) -> Result<Numbers> {
     same_shape(file, a, b)?;
     same_channels(file, a.channels, b.channels, channels)?;
@@ -34,7 +34,7 @@ pub(super) fn start(
         }
     }
     if a.side() != b.side() {
-        said.push(format!(
+        notes.push(format!(
             "positions are resized from {0} x {0} to {1} x {1} (position-resize {2})",
             a.side(),
             b.side(),
@@ -42,12 +42,12 @@ pub(super) fn start(
         ));
     }
     if a.channels != b.channels {
-        said.push(format!("patch weights of {} channels serve {}", a.channels, b.channels));
+        notes.push(format!("patch weights of {} channels serve {}", a.channels, b.channels));
     }
-    note_normalization(&given.config, config, said);
+    note_normalization(&given.config, config, notes);
     if given.config.norm_eps != config.norm_eps {
         let [run, file] = [config.norm_eps, given.config.norm_eps];
-        said.push(format!(
+        notes.push(format!(
             "the run's LayerNorms add {run:e} to the variance, the weights' added {file:e}: --norm-eps {file:e}"
         ));
     }
@@ -69,7 +69,7 @@ fn same_shape(file: &Path, from: &Vit, to: &Vit) -> Result<()> {
     if differ.is_empty() {
         return Ok(());
     }
-    let said: Vec<String> = differ.iter().map(|(key, a, b)| format!("{key} {a}, not {b}")).collect();
+    let keys: Vec<String> = differ.iter().map(|(key, a, b)| format!("{key} {a}, not {b}")).collect();
     let flags: Vec<String> = differ
         .iter()
         .map(|(key, a, _)| match *key {
@@ -77,7 +77,7 @@ fn same_shape(file: &Path, from: &Vit, to: &Vit) -> Result<()> {
             key => format!("--{key} {a}"),
         })
         .collect();
-    Err(Error::new(format!("the run does not have the shape of {}: that has {}", file.display(), said.join(", ")))
+    Err(Error::new(format!("the run does not have the shape of {}: that has {}", file.display(), keys.join(", ")))
         .hint(format!("give the run its shape: {}", flags.join(" "))))
 }
 

@@ -52,7 +52,7 @@ pub(super) fn hugging_face(
     });
     write_atomically(&out.join("config.json"), |f| writeln!(f, "{model:#}"))?;
     write_atomically(&out.join("preprocessor_config.json"), |f| writeln!(f, "{pixels:#}"))?;
-    let mut said = vec![
+    let mut lines = vec![
         format!("written: {} with config.json, layer_norm_eps {:e}", weights.display(), config.norm_eps),
         match classifier {
             None => "there is no pooler in it: ViTModel.from_pretrained(DIR, add_pooling_layer=False)".into(),
@@ -60,11 +60,11 @@ pub(super) fn hugging_face(
         },
     ];
     if config.position_resize != "size" {
-        said.push(
+        lines.push(
             "other image sizes: Hugging Face resizes positions to a size, this network was trained with the published \
              rule (+0.1), so features there differ a little"
                 .into(),
         );
     }
-    Ok(said)
+    Ok(lines)
 }
