@@ -132,6 +132,44 @@ impl<O: Update + Memory> Run<O> {
         read_grad(&mut self.o, spec.at)
     }
 
+    /// The loss along a random direction of each of these parameters is what its gradient predicts, for one of the `steps`: where the
+    /// network has kinks, a step that is short enough meets none. An error may be `own` times the parameter's gradient and `all` times
+    /// that of all of them together.
+    pub fn check_slopes(
+        &mut self,
+        h: &Hyper,
+        pixels: &[View],
+        found: &[(Spec, Vec<f64>)],
+        steps: [f64; 3],
+        [own, all]: [f64; 2],
+    ) {
+        let norm = |g: &[f64]| g.iter().map(|g| g * g).sum::<f64>().sqrt();
+        let of_all = norm(&found.iter().map(|(_, g)| norm(g)).collect::<Vec<_>>());
+        for (ordinal, (spec, gradient)) in found.iter().enumerate() {
+            let start = self.parameter(Net::Student, spec);
+            let direction = normals(ordinal as u64, start.len());
+            let mut at = |by: f64| {
+                let moved: Vec<f64> = start.iter().zip(&direction).map(|(x, d)| x + by * d).collect();
+                self.o.write(Pool::Weights, spec.at.0.at, &moved);
+                self.accumulate(h, pixels);
+                self.loss()
+            };
+            let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
+            let mut along = |h: f64| (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+            let (most, mut errors) = (own * norm(gradient) + all * of_all, Vec::new());
+            let near = steps.iter().any(|h| {
+                errors.push((along(*h) - slope).abs());
+                errors.last().is_some_and(|error| *error <= most)
+            });
+            self.o.write(Pool::Weights, spec.at.0.at, &start);
+            assert!(
+                near,
+                "{}: the gradient's slope is {slope}, the loss's is {errors:?} away: {:?}",
+                spec.name, self.plan.config
+            );
+        }
+    }
+
     /// One of the optimizer's arrays of state, of a parameter.
     pub fn slot(&mut self, which: usize, spec: &Spec) -> Vec<f64> {
         let span = Span { at: which * self.plan.table.len() + spec.at.0.at, len: spec.at.len() };

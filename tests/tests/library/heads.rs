@@ -13,7 +13,7 @@ use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
 use tests::for_backends;
 use tests::gpu::f32_bound;
 use tests::plans::{heads, with_head};
-use tests::training::{Net, Run, hyper_numbers, normals, random_views};
+use tests::training::{Run, hyper_numbers, random_views};
 
 const INP: usize = 6;
 
@@ -32,23 +32,7 @@ fn every_head_has_its_gradient() {
         let specs = run.specs().into_iter().filter(|spec| of_head(&spec.name.to_string()) && !spec.frozen);
         let found: Vec<_> = specs.map(|spec| (spec, run.grad(&spec))).collect();
         let all = found.iter().flat_map(|(_, g)| g).map(|g| g * g).sum::<f64>().sqrt();
-        for (ordinal, (spec, gradient)) in found.iter().enumerate() {
-            let start = run.parameter(Net::Student, spec);
-            let direction = normals(ordinal as u64, start.len());
-            let mut at = |by: f64| {
-                let moved: Vec<f64> = start.iter().zip(&direction).map(|(x, d)| x + by * d).collect();
-                run.o.write(Pool::Weights, spec.at.0.at, &moved);
-                run.accumulate(&h, &pixels);
-                run.loss()
-            };
-            let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
-            let size = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-            let mut along = |h: f64| (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
-            let mut errors = [1e-3, 1e-4, 1e-5].into_iter().map(|h| (along(h) - slope).abs());
-            let near = errors.any(|error| error <= 1e-8 * size + 1e-10 * all);
-            run.o.write(Pool::Weights, spec.at.0.at, &start);
-            assert!(near, "{}: the gradient's slope is {slope} under {head:?}", spec.name);
-        }
+        run.check_slopes(&h, &pixels, &found, [1e-3, 1e-4, 1e-5], [1e-8, 1e-10]);
         // A bias in front of a batch norm has no gradient, whatever else has.
         let moves = found.iter().filter(|(_, g)| g.iter().any(|g| g.abs() > 1e-9 * all)).count();
         let still =

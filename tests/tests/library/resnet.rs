@@ -18,7 +18,7 @@ use tests::backend::{Arena, Factory, Place, Reference, make_poisoned, read, read
 use tests::for_backends;
 use tests::gpu::{OnGpu, f32_bound};
 use tests::plans::{cases, ordinary, resnet_configs};
-use tests::training::{Net, Run, hyper_numbers, normals, random_views};
+use tests::training::{Run, hyper_numbers, normals, random_views};
 
 type F64 = Train<'static, f64>;
 
@@ -238,24 +238,7 @@ fn whole_model() {
             run.accumulate(&h, &pixels);
             run.finish_grads();
             let found: Vec<_> = run.specs().into_iter().map(|spec| (spec, run.grad(&spec))).collect();
-            let all = found.iter().flat_map(|(_, g)| g).map(|g| g * g).sum::<f64>().sqrt();
-            for (ordinal, (spec, gradient)) in found.iter().enumerate() {
-                let start = run.parameter(Net::Student, spec);
-                let direction = normals(ordinal as u64, start.len());
-                let mut at = |by: f64| {
-                    let moved: Vec<f64> = start.iter().zip(&direction).map(|(x, d)| x + by * d).collect();
-                    run.o.write(Pool::Weights, spec.at.0.at, &moved);
-                    run.accumulate(&h, &pixels);
-                    run.loss()
-                };
-                let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
-                let size = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-                let mut along = |h: f64| (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
-                let near = |found: f64| (found - slope).abs() <= 1e-7 * size + 1e-9 * all;
-                let found = [1e-4, 1e-5, 1e-6].into_iter().any(|h| near(along(h)));
-                run.o.write(Pool::Weights, spec.at.0.at, &start);
-                assert!(found, "network {i}: {}: the gradient's slope is {slope}", spec.name);
-            }
+            run.check_slopes(&h, &pixels, &found, [1e-4, 1e-5, 1e-6], [1e-7, 1e-9]);
             step::commit(&mut run.o, &plan);
             assert_eq!(run.o.violation, None);
         }
