@@ -13,7 +13,7 @@ use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
 use tests::for_backends;
 use tests::gpu::f32_bound;
 use tests::plans::{heads, with_head};
-use tests::training::{Run, hyper_numbers, random_views};
+use tests::training::{Net, Run, hyper_numbers, random_views};
 
 const INP: usize = 6;
 
