@@ -3,7 +3,7 @@
 use super::Config;
 
 impl Config {
-    /// Schedules that do not arrive where they are meant to go within the run, a line each.
+    /// Schedules that do not arrive where they are meant to go within the run, and keys that hardly anybody means, a line each.
     pub fn never_arrives(&self) -> Vec<String> {
         let (epochs, warmup, frozen) = (self.epochs, self.warmup_epochs, self.freeze_last_layer);
         let mut notes = Vec::new();
@@ -53,6 +53,11 @@ impl Config {
                 notes.push(format!("--momentum-teacher-end {end} changes nothing: --teacher {teacher} is no average"));
             }
         }
+        if self.arch == "resnet50" && self.optimizer == "adamw" {
+            notes.push(
+                "the published ResNet-50s were trained with LARS or SGD: --preset resnet50 and resnet50-sgd".into(),
+            );
+        }
         if self.center_momentum == 1.0 {
             notes.push("--center-momentum 1: the center stays at 0".into());
         }
@@ -97,6 +102,7 @@ mod tests {
         noted(|c| c.lr = 1e-9, "rises");
         noted(|c| (c.warmup_teacher_temp_epochs, c.teacher_temp) = (30, 0.07), "--teacher-temp 0.07");
         noted(|c| c.freeze_last_layer = 5, "--freeze-last-layer 4");
+        noted(|c| c.arch = "resnet50".into(), "--preset resnet50 and resnet50-sgd");
         noted(|c| c.momentum_teacher = 1.0, "stays as it begins");
         noted(|c| c.momentum_teacher_end = 0.9, "falls, from 0.996 to --momentum-teacher-end 0.9");
         noted(|c| (c.teacher, c.momentum_teacher_end) = ("student".into(), 0.99), "is no average");
