@@ -61,7 +61,7 @@
 //!     Vit { image: 16, patch: 4, channels: 3, dim: 16, depth: 2, heads: 2, mlp: 32, positions: POSITIONS, eps: EPS };
 //! const POOLS: Pools = match Plan::new(Config {
 //!     backbone: Backbone::Vit(VIT),
-//!     head: Head { inp: 16, layers: 2, hidden: 32, bottleneck: 16, prototypes: 64, train_gain: false, batch_norm: false },
+//!     head: Head { inp: 16, layers: 2, hidden: 32, bottleneck: 16, prototypes: 64, ..Head::PUBLISHED },
 //!     objective: Objective::PUBLISHED,
 //!     optimizer: Optimizer::AdamW(AdamW::PUBLISHED),
 //!     teacher: TeacherRule::Ema { start: 0.996, end: 1.0 },
