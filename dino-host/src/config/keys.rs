@@ -1,5 +1,6 @@
 //! The keys: name, help, type and published value, each declared once.
 
+use super::read::Place;
 use super::{KnnImages, Switch};
 use crate::image::White;
 use clap::Args;
@@ -12,16 +13,16 @@ use serde::{Deserialize, Serialize};
 macro_rules! keys {
     ($($(#[$meta:meta])* $key:ident: $ty:ty = $published:expr;)*) => {
         /// The keys as a user gives them: on the command line or in a TOML file, each at most once.
-        #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        #[derive(Args, Clone, Debug, Default, Serialize)]
+        #[serde(rename_all = "kebab-case")]
         pub struct Flags {
-            $($(#[$meta])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $key: Option<$ty>,)*
+            $($(#[$meta])* #[serde(skip_serializing_if = "Option::is_none")] pub $key: Option<$ty>,)*
         }
 
         /// The keys with their values: the configuration of a run. A key that is not there (in a checkpoint older than the key) has what
         /// runs did before there was the key, see `Config::before_keys`.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields, default = "Config::before_keys", rename_all = "kebab-case")]
+        #[serde(from = "Flags", rename_all = "kebab-case")]
         pub struct Config {
             $(#[allow(missing_docs)] pub $key: $ty,)*
         }
@@ -49,6 +50,20 @@ macro_rules! keys {
         }
 
         impl Flags {
+            /// The names of all keys, as files have them.
+            pub(super) fn names() -> [String; [$(stringify!($key)),*].len()] {
+                [$(stringify!($key)),*].map(|name| name.replace('_', "-"))
+            }
+
+            /// Where the value of the key of this name goes; none if there is no such key.
+            pub(super) fn place(&mut self, name: &str) -> Option<Place<'_>> {
+                match name.replace('-', "_").as_str() {
+                    _ if name.contains('_') => None,
+                    $(stringify!($key) => Some((&mut self.$key).into()),)*
+                    _ => None,
+                }
+            }
+
             /// These flags over those of a file.
             pub fn over(mut self, file: Flags) -> Flags {
                 $(if self.$key.is_none() { self.$key = file.$key; })*

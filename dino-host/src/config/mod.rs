@@ -8,6 +8,7 @@ mod knn_images;
 mod notes;
 mod plan;
 mod presets;
+mod read;
 mod resolve;
 mod schedule;
 mod switch;

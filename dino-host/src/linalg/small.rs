@@ -20,15 +20,31 @@ const LANES: usize = 16;
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn matmul(c: &mut [f32], ldc: usize, a: View, b: &[f32], ldb: usize, [m, k, n]: [usize; 3], add: bool) {
     assert!(k > 0 && (a.row == 1 || a.col == 1), "rows or columns of the left factor are contiguous");
-    let wide = target_cfg_f!(target_feature = "avx512f");
-    let fused = wide || target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64");
-    match (wide, fused, a.col == 1) {
-        (true, _, true) => columns::<4, true, false>(c, ldc, a.data, a.row, b, ldb, [m, k, n], add),
-        (true, _, false) => columns::<4, true, true>(c, ldc, a.data, a.col, b, ldb, [m, k, n], add),
-        (_, true, true) => columns::<1, true, false>(c, ldc, a.data, a.row, b, ldb, [m, k, n], add),
-        (_, true, false) => columns::<1, true, true>(c, ldc, a.data, a.col, b, ldb, [m, k, n], add),
-        (_, _, true) => columns::<1, false, false>(c, ldc, a.data, a.row, b, ldb, [m, k, n], add),
-        (_, _, false) => columns::<1, false, true>(c, ldc, a.data, a.col, b, ldb, [m, k, n], add),
+    // Branches on literals, which are gone before anything is compiled: all kernels in every target took 20 s.
+    if target_cfg_f!(target_feature = "avx512f") {
+        either::<4, true>(c, ldc, a, b, ldb, [m, k, n], add);
+    } else if target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64") {
+        either::<1, true>(c, ldc, a, b, ldb, [m, k, n], add);
+    } else {
+        either::<1, false>(c, ldc, a, b, ldb, [m, k, n], add);
+    }
+}
+
+/// By which side of a is contiguous.
+#[inline(always)]
+fn either<const V: usize, const FUSED: bool>(
+    c: &mut [f32],
+    ldc: usize,
+    a: View,
+    b: &[f32],
+    ldb: usize,
+    sizes: [usize; 3],
+    add: bool,
+) {
+    if a.col == 1 {
+        columns::<V, FUSED, false>(c, ldc, a.data, a.row, b, ldb, sizes, add);
+    } else {
+        columns::<V, FUSED, true>(c, ldc, a.data, a.col, b, ldb, sizes, add);
     }
 }
 

@@ -41,15 +41,18 @@ pub fn multiply(
     add: bool,
 ) {
     assert!(depth <= DEPTH && cols <= WIDE, "{depth} rows and {cols} columns of a panel");
-    let wide = target_cfg_f!(target_feature = "avx512f");
-    let fused = wide || target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64");
-    match (wide, fused, cols.div_ceil(LANES)) {
-        (true, _, 4) => blocks::<6, 4, true>(c, to, cols, x, from, depth, panel, add),
-        (true, _, 3) => blocks::<8, 3, true>(c, to, cols, x, from, depth, panel, add),
-        (true, _, 2) => blocks::<12, 2, true>(c, to, cols, x, from, depth, panel, add),
-        (true, _, _) => blocks::<14, 1, true>(c, to, cols, x, from, depth, panel, add),
-        (_, true, _) => blocks::<6, 1, true>(c, to, cols, x, from, depth, panel, add),
-        _ => blocks::<6, 1, false>(c, to, cols, x, from, depth, panel, add),
+    // Branches on literals, so that a target compiles only its own kernels.
+    if target_cfg_f!(target_feature = "avx512f") {
+        match cols.div_ceil(LANES) {
+            4 => blocks::<6, 4, true>(c, to, cols, x, from, depth, panel, add),
+            3 => blocks::<8, 3, true>(c, to, cols, x, from, depth, panel, add),
+            2 => blocks::<12, 2, true>(c, to, cols, x, from, depth, panel, add),
+            _ => blocks::<14, 1, true>(c, to, cols, x, from, depth, panel, add),
+        }
+    } else if target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64") {
+        blocks::<6, 1, true>(c, to, cols, x, from, depth, panel, add);
+    } else {
+        blocks::<6, 1, false>(c, to, cols, x, from, depth, panel, add);
     }
 }
 
@@ -138,15 +141,17 @@ fn store<const V: usize>(c: &mut [f32], sums: [[f32; LANES]; V], add: bool) {
 /// of so many columns: the gradient of a weight, whose sums go over pixels.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn accumulate(c: &mut [f32], rows: usize, x: &[f32], pairs: &[(usize, usize)], panel: &[f32], cols: usize) {
-    let wide = target_cfg_f!(target_feature = "avx512f");
-    let fused = wide || target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64");
-    match (wide, fused, cols.div_ceil(LANES)) {
-        (true, _, 4) => outers::<6, 4, true>(c, rows, x, pairs, panel, cols),
-        (true, _, 3) => outers::<6, 3, true>(c, rows, x, pairs, panel, cols),
-        (true, _, 2) => outers::<12, 2, true>(c, rows, x, pairs, panel, cols),
-        (true, _, _) => outers::<6, 1, true>(c, rows, x, pairs, panel, cols),
-        (_, true, _) => outers::<6, 1, true>(c, rows, x, pairs, panel, cols),
-        _ => outers::<6, 1, false>(c, rows, x, pairs, panel, cols),
+    if target_cfg_f!(target_feature = "avx512f") {
+        match cols.div_ceil(LANES) {
+            4 => outers::<6, 4, true>(c, rows, x, pairs, panel, cols),
+            3 => outers::<6, 3, true>(c, rows, x, pairs, panel, cols),
+            2 => outers::<12, 2, true>(c, rows, x, pairs, panel, cols),
+            _ => outers::<6, 1, true>(c, rows, x, pairs, panel, cols),
+        }
+    } else if target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64") {
+        outers::<6, 1, true>(c, rows, x, pairs, panel, cols);
+    } else {
+        outers::<6, 1, false>(c, rows, x, pairs, panel, cols);
     }
 }
 
