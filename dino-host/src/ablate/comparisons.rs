@@ -137,13 +137,16 @@ impl Row {
                 ("teacher = \"student\"\ntargets = \"softmax-batch\"", Linear(72.2)),
             ]),
             Row::Loss => list(&[("loss = \"cross-entropy\"", Knn(72.8)), ("loss = \"mse\"", Knn(52.6))]),
-            Row::Momentum => list(&[
-                ("teacher = \"student\"", Knn(0.1)),
-                ("momentum-teacher = 0.5", Silent),
-                ("momentum-teacher = 0.9", Silent),
-                ("momentum-teacher = 0.99", Silent),
-                ("momentum-teacher = 0.996", Knn(72.8)),
-            ]),
+            Row::Momentum => {
+                // From a momentum to that of the base's end, and never down.
+                let from = |m: f64, paper| {
+                    let end = base.momentum_teacher_end.max(m);
+                    (format!("momentum-teacher = {m:?}\nmomentum-teacher-end = {end:?}"), paper)
+                };
+                let student = ("teacher = \"student\"".into(), Knn(0.1));
+                let rows = [(0.5, Silent), (0.9, Silent), (0.99, Silent), (0.996, Knn(72.8))];
+                all([student].into_iter().chain(rows.map(|(m, paper)| from(m, paper))).collect())
+            }
             Row::CenterMomentum => list(&[
                 ("center-momentum = 0.0", Knn(69.1)),
                 ("center-momentum = 0.9", Knn(69.7)),

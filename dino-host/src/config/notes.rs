@@ -48,10 +48,7 @@ impl Config {
             ("ema", start, end) if end < start => {
                 notes.push(format!("the teacher's momentum falls, from {start} to --momentum-teacher-end {end}"));
             }
-            ("ema", ..) | (_, _, 1.0) => (),
-            (teacher, _, end) => {
-                notes.push(format!("--momentum-teacher-end {end} changes nothing: --teacher {teacher} is no average"));
-            }
+            _ => (),
         }
         if self.arch == "resnet50" && self.optimizer == "adamw" {
             notes.push(
@@ -105,7 +102,6 @@ mod tests {
         noted(|c| c.arch = "resnet50".into(), "--preset resnet50 and resnet50-sgd");
         noted(|c| c.momentum_teacher = 1.0, "stays as it begins");
         noted(|c| c.momentum_teacher_end = 0.9, "falls, from 0.996 to --momentum-teacher-end 0.9");
-        noted(|c| (c.teacher, c.momentum_teacher_end) = ("student".into(), 0.99), "is no average");
         noted(|c| c.center_momentum = 1.0, "center");
         noted(|c| c.lars_eta = 0.01, "--lars-eta 0.01 changes nothing");
         noted(|c| (c.optimizer, c.beta2) = ("sgd".into(), 0.99), "--beta2 0.99 changes nothing");
