@@ -179,10 +179,17 @@ pub fn softmax_backward(
 fn maximum(x: &[f32]) -> f32 {
     let pick = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, tail) = x.as_chunks::<16>();
-    let lanes = chunks.iter().fold([f32::NEG_INFINITY; 16], |l, c| std::array::from_fn(|i| pick(l[i], c[i])));
-    let lanes: [f32; 8] = std::array::from_fn(|i| pick(lanes[i], lanes[i + 8]));
-    let lanes: [f32; 4] = std::array::from_fn(|i| pick(lanes[i], lanes[i + 4]));
-    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |a, &b| pick(a, b))
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for c in chunks {
+        for i in 0..16 {
+            lanes[i] = pick(lanes[i], c[i]);
+        }
+    }
+    let mut top = f32::NEG_INFINITY;
+    for &x in lanes.iter().chain(tail) {
+        top = pick(top, x);
+    }
+    top
 }
 
 /// Calls `found` with every element that is at least `least`, and its index.

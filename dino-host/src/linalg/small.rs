@@ -112,7 +112,10 @@ fn block<const R: usize, const V: usize, const L: usize, const FUSED: bool, cons
     add: bool,
 ) -> usize {
     let mut sums = [[[0.0f32; L]; V]; R];
-    let a_rows: [&[f32]; R] = std::array::from_fn(|r| if TRANSPOSED { &a[..0] } else { &a[r * lda..][..k] });
+    let mut a_rows: [&[f32]; R] = [&[]; R];
+    for r in 0..if TRANSPOSED { 0 } else { R } {
+        a_rows[r] = &a[r * lda..][..k];
+    }
     for p in 0..k {
         let row: [[f32; L]; V] = *b[p * ldb..][..V * L].as_chunks().0.as_array().expect("V groups");
         for r in 0..R {

@@ -94,10 +94,12 @@ fn block<const R: usize, const V: usize, const FUSED: bool>(
     let mut sums = [[[0.0f32; LANES]; V]; R];
     for (t, from) in from.chunks(m).enumerate() {
         let from = &from[..to.len()];
-        let rows: [&[f32]; R] = std::array::from_fn(|r| match from.get(r) {
-            Some(&at) if at != OFF => &x[at..][..depth],
-            _ => &ZEROS[..depth],
-        });
+        let mut rows: [&[f32]; R] = [&ZEROS[..depth]; R];
+        for (row, &at) in rows.iter_mut().zip(from) {
+            if at != OFF {
+                *row = &x[at..][..depth];
+            }
+        }
         let panel = &panel[t * depth * row..];
         for p in 0..depth {
             let b: [[f32; LANES]; V] = *panel[p * row..][..V * LANES].as_chunks().0.as_array().expect("V groups");

@@ -74,23 +74,25 @@ mod avx2 {
     #[target_feature(enable = "avx2")]
     unsafe fn block(y: *mut f32, ld: usize, x: *const f32, stride: usize) {
         for q in [0, 4] {
-            // SAFETY: rows r and r + 4 of x, r < 4, columns q to q + 3.
-            let rows = |r: usize| unsafe {
-                let half = |r: usize| _mm_loadu_ps(x.add(r * stride + q));
-                _mm256_insertf128_ps(_mm256_castps128_ps256(half(r)), half(r + 4), 1)
-            };
-            let [a, b, c, d] = [rows(0), rows(1), rows(2), rows(3)];
-            let pairs = |a, b| [_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)].map(|x| _mm256_castps_pd(x));
-            let ([ab0, ab2], [cd0, cd2]) = (pairs(a, b), pairs(c, d));
+            let mut rows = [_mm256_setzero_ps(); 4];
+            for (r, row) in rows.iter_mut().enumerate() {
+                // SAFETY: rows r and r + 4 of x, r < 4, columns q to q + 3.
+                let [low, high] =
+                    unsafe { [_mm_loadu_ps(x.add(r * stride + q)), _mm_loadu_ps(x.add((r + 4) * stride + q))] };
+                *row = _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
+            }
+            let [a, b, c, d] = rows;
+            let (ab0, ab2) = (_mm256_castps_pd(_mm256_unpacklo_ps(a, b)), _mm256_castps_pd(_mm256_unpackhi_ps(a, b)));
+            let (cd0, cd2) = (_mm256_castps_pd(_mm256_unpacklo_ps(c, d)), _mm256_castps_pd(_mm256_unpackhi_ps(c, d)));
             let columns = [
                 _mm256_unpacklo_pd(ab0, cd0),
                 _mm256_unpackhi_pd(ab0, cd0),
                 _mm256_unpacklo_pd(ab2, cd2),
                 _mm256_unpackhi_pd(ab2, cd2),
             ];
-            for (j, column) in columns.into_iter().enumerate() {
+            for (j, column) in columns.iter().enumerate() {
                 // SAFETY: row q + j < 8 of y.
-                unsafe { _mm256_storeu_ps(y.add((q + j) * ld), _mm256_castpd_ps(column)) };
+                unsafe { _mm256_storeu_ps(y.add((q + j) * ld), _mm256_castpd_ps(*column)) };
             }
         }
     }
