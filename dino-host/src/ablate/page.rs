@@ -21,13 +21,15 @@ pub fn write(tables: &[Table], command: &str, data: &str, seeds: u64) -> String 
             });
             h2 { (table.row.name()) }
             p.soft { "Paper: " (table.row.source()) "." }
-            (Chart {
-                title: "k-NN accuracy of the teacher",
-                unit: "%, k = 20",
-                along: "epochs done",
-                lines: lines.collect(),
-                marks: vec![],
-            }.draw())
+            div.charts.one {
+                (Chart {
+                    title: "k-NN accuracy of the teacher",
+                    unit: "%, k = 20",
+                    along: "epochs done",
+                    lines: lines.collect(),
+                    marks: vec![],
+                }.draw())
+            }
             div.wide {
                 table.text {
                     thead { tr { @for name in COLUMNS { th { (name) } } } }

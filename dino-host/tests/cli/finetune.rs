@@ -261,8 +261,7 @@ fn errors_on_the_way_keep_what_is_there() {
 fn a_resnet_is_fine_tuned_converted_and_classifies() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
     let (data, at) = (data.path(), |name: &str| dir.path().join(name));
-    let shape =
-        "--arch resnet_small --widths 8 12 --stage-blocks 1 1 --out-dim 64 --hidden 32 --bottleneck 16 --batch 8";
+    let shape = "--arch resnet_small --stem 7x7 --widths 8 12 --stage-blocks 1 1 --out-dim 64 --hidden 32 --bottleneck 16 --batch 8";
     let line = format!("train --small {shape} --warmup-epochs 1 --epochs 1 --knn-every 0 --data {{}} --out {{}}");
     succeeds(&line, &[data, &at("run")]);
     let line = "finetune --epochs 1 --batch 8 --blocks 1 --layer-decay 0.5 --checkpoint {} --data {} --out {}";
@@ -276,6 +275,14 @@ fn a_resnet_is_fine_tuned_converted_and_classifies() {
         assert_eq!(header(&fs::read(at(to)).unwrap())["fc.weight"]["shape"], json!([10, 12]), "{to}");
         assert!(agree(&classify(&at(to), images.path(), ""), &want), "{to}");
     }
+    // Hugging Face's, in a folder with the names of the classes.
+    succeeds("convert {} --to hf {}", &[&at("tuned/classifier.safetensors"), &at("hf")]);
+    let file = at("hf/model.safetensors");
+    assert_eq!(header(&fs::read(&file).unwrap())["classifier.1.weight"]["shape"], json!([10, 12]));
+    let config: Value = serde_json::from_slice(&fs::read(at("hf/config.json")).unwrap()).unwrap();
+    assert_eq!(config["architectures"], json!(["ResNetForImageClassification"]));
+    assert_eq!(config["id2label"].as_object().unwrap().len(), 10);
+    assert!(agree(&classify(&file, images.path(), ""), &want));
     let bad = "finetune --epochs 1 --batch 8 --micro-batch 4 --checkpoint {} --data {} --out {}";
     refuses_with(
         bad,

@@ -26,6 +26,12 @@ pub(super) fn check(resnet: &ResNet) -> Result<()> {
     .hint("--to official, --to timm and --to onnx write any stem"))
 }
 
+/// The part that a square of side `size` is of a shorter side of `short` pixels, so that size / part, cut to an integer, is `short`.
+fn crop_pct(size: usize, short: usize) -> f64 {
+    let part = size as f64 / short as f64;
+    if (size as f64 / part) as usize == short { part } else { size as f64 / (short as f64 + 0.5) }
+}
+
 /// Writes config.json and preprocessor_config.json into `out`, the folder of the `weights`; with a classifier those of an image
 /// classification model. Returns the lines to print.
 ///
@@ -56,9 +62,10 @@ pub(super) fn hugging_face(
         super::name_classes(&mut model, "ResNetForImageClassification", classifier);
     }
     // The processor that resizes to size / crop_pct and cuts the middle out, as torchvision evaluates.
-    let entire = config.eval_view() == Some(EvalView::Whole);
+    let size = config.global_size;
+    let short = config.eval_view().unwrap_or(EvalView::ResizeCrop).short(size);
     let pixels = json!({
-        "crop_pct": if entire { 1.0 } else { 0.875 },
+        "crop_pct": crop_pct(size, short),
         "do_normalize": true,
         "do_rescale": true,
         "do_resize": true,
@@ -67,7 +74,7 @@ pub(super) fn hugging_face(
         "image_std": config.std,
         "resample": 3,
         "rescale_factor": 1.0 / 255.0,
-        "size": {"shortest_edge": config.global_size},
+        "size": {"shortest_edge": size},
     });
     write_atomically(&out.join("config.json"), |f| writeln!(f, "{model:#}"))?;
     write_atomically(&out.join("preprocessor_config.json"), |f| writeln!(f, "{pixels:#}"))?;
@@ -78,4 +85,18 @@ pub(super) fn hugging_face(
             Some(_) => "with its classifier: ResNetForImageClassification.from_pretrained(DIR).eval()".into(),
         },
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shorter_side_is_ours_at_every_size() {
+        assert_eq!((crop_pct(224, 256), crop_pct(40, 40)), (0.875, 1.0));
+        for size in 1..2048 {
+            let short = EvalView::ResizeCrop.short(size);
+            assert_eq!((size as f64 / crop_pct(size, short)) as usize, short, "{size}");
+        }
+    }
 }
