@@ -20,7 +20,7 @@ const LANES: usize = 16;
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn matmul(c: &mut [f32], ldc: usize, a: View, b: &[f32], ldb: usize, [m, k, n]: [usize; 3], add: bool) {
     assert!(k > 0 && (a.row == 1 || a.col == 1), "rows or columns of the left factor are contiguous");
-    // Branches on literals, which are gone before anything is compiled: all kernels in every target took 20 s.
+    // Branches on literals, which are gone before anything is compiled: all kernels in every target took 30 s.
     if target_cfg_f!(target_feature = "avx512f") {
         either::<4, true>(c, ldc, a, b, ldb, [m, k, n], add);
     } else if target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64") {
