@@ -5,8 +5,8 @@
 
 use super::{Config, Flags, KnnImages, Switch};
 use crate::image::White;
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
-use serde::{Deserialize, de};
 use std::fmt;
 
 /// Declares the types that a key can have.
@@ -70,30 +70,30 @@ impl<'de> Visitor<'de> for Keys {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Flags, A::Error> {
         let mut flags = Flags::default();
-        while let Some(key) = map.next_key_seed(Name)? {
-            let place = flags.place(&key).expect("the name was looked up");
-            if place.is_taken() {
-                return Err(A::Error::custom(format!("duplicate field `{key}`")));
-            }
+        while let Some(place) = map.next_key_seed(Name(&mut flags))? {
             map.next_value_seed(place)?;
         }
         Ok(flags)
     }
 }
 
-/// The name of a key that there is. It is looked up while it is read, so that TOML's error has its line.
-struct Name;
+/// The name of a key, which becomes the place of its value in these flags. It is looked up while it is read, so that TOML's error
+/// has its line.
+struct Name<'a>(&'a mut Flags);
 
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = String;
+impl<'de, 'a> DeserializeSeed<'de> for Name<'a> {
+    type Value = Place<'a>;
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<String, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Place<'a>, D::Error> {
         let key = String::deserialize(from)?;
-        if Flags::default().place(&key).is_some() {
-            return Ok(key);
+        match self.0.place(&key) {
+            Some(place) if place.is_taken() => Err(D::Error::custom(format!("duplicate field `{key}`"))),
+            Some(place) => Ok(place),
+            None => {
+                let names = Flags::names().map(|name| format!("`{name}`")).join(", ");
+                Err(D::Error::custom(format!("unknown field `{key}`, expected one of {names}")))
+            }
         }
-        let names = Flags::names().map(|name| format!("`{name}`")).join(", ");
-        Err(de::Error::custom(format!("unknown field `{key}`, expected one of {names}")))
     }
 }
 

@@ -119,3 +119,25 @@ fn objectives_have_their_keys() {
         &["--sinkhorn-iterations 5", "--targets center", "--targets sinkhorn-knopp"],
     );
 }
+
+#[test]
+fn what_is_no_key_or_no_value_is_refused_by_its_name_and_line() {
+    for (text, wanted) in [
+        ("batch = 8\nbacth = 8", "line 2, `bacth = 8`: unknown field `bacth`, expected one of `arch`, `patch-size`"),
+        ("micro_batch = 8", "unknown field `micro_batch`"),
+        ("lr = 1\nbatch = \"many\"", "line 2, `batch = \"many\"`: invalid type"),
+        ("batch = 8\nbatch = 9", "line 2, `batch = 9`: duplicate key"),
+    ] {
+        let e = Config::parse("x.toml", text).unwrap_err().to_string();
+        assert!(e.contains(wanted), "{text}: {e}");
+    }
+    for (text, wanted) in [
+        (r#"{"lr": 0.1, "lr": 0.1}"#, "duplicate field `lr`"),
+        (r#"{"lr": null}"#, "invalid type: null"),
+        (r#"{"lr": [0.1]}"#, "invalid type: sequence"),
+        ("[0.1]", "keys with values"),
+    ] {
+        let e = serde_json::from_str::<Config>(text).unwrap_err().to_string();
+        assert!(e.contains(wanted), "{text}: {e}");
+    }
+}
