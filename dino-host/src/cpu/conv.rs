@@ -13,7 +13,7 @@
 //! 140 now, 1 x 1 from 256 to 64 channels 105 and 127, 3 x 3 over 32 channels 90 and 132 (without the gathering, which came on top).
 
 use super::winograd;
-use crate::linalg::taps::{self, DEPTH, OFF, WIDE};
+use crate::linalg::taps::{self, DEPTH, OFF, wide};
 use crate::linalg::transpose::transpose;
 use dino_kernel::backend::{Conv, Window};
 use dino_kernel::crops::Group;
@@ -34,8 +34,9 @@ pub(super) const PARTS: usize = 1 << 20;
 /// Most parts.
 pub(super) const MOST_PARTS: usize = 16;
 
-/// Rows of a weight's gradient that one task sums.
+/// Rows and columns of a weight's gradient that one task sums.
 const ROWS: usize = 1024;
+pub(super) const COLUMNS: usize = 64;
 
 thread_local! {
     static BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -138,8 +139,8 @@ impl Panels<'_> {
 
     /// Calls `f` for every panel, with its first column and their number.
     pub(super) fn each(&self, mut f: impl FnMut(usize, usize, &[f32])) {
-        for first in (0..self.cols).step_by(WIDE) {
-            f(first, WIDE.min(self.cols - first), &self.data[first * self.rows..]);
+        for first in (0..self.cols).step_by(wide()) {
+            f(first, wide().min(self.cols - first), &self.data[first * self.rows..]);
         }
     }
 }
@@ -213,16 +214,19 @@ impl Grid<'_> {
         y.par_chunks_mut(tile * cols).enumerate().for_each(|(i, y)| {
             let first = i * tile;
             if self.taps.len() == 1 && self.step == 1 {
-                // A look at every cache line, in order: the panels go through both by pieces of rows, slower than memory gives them.
+                // The panels go through both by pieces of rows, slower than memory gives them.
                 // Best of ten, one thread: 512 to 128 channels 76 GFLOP/s before and 103 so, 64 to 256 channels 52 and 78.
-                let read = &x[first * self.channels..][..y.len() / cols * self.channels];
-                for lines in [&*y, read] {
-                    std::hint::black_box(lines.iter().step_by(16).sum::<f32>());
-                }
+                look(y);
+                look(&x[first * self.channels..][..y.len() / cols * self.channels]);
             }
             self.multiply(y, first * cols, first..first + y.len() / cols, x, panels, add);
         });
     }
+}
+
+/// Looks at every cache line, in order, so that it is near when it is read piece by piece.
+fn look(lines: &[f32]) {
+    std::hint::black_box(lines.iter().step_by(16).sum::<f32>());
 }
 
 /// seen (pixels, elements `filter` of the filter), of the m pixels of a table `from`. What follows each other in the map is copied at
@@ -305,9 +309,9 @@ pub(super) fn panels(
 ) -> Panels<'_> {
     // What is beyond the last column is multiplied too, and not written.
     scratch.resize(Panels::len(rows, cols), 0.0);
-    scratch.par_chunks_mut((WIDE * rows).max(1)).enumerate().for_each(|(j, panel)| {
-        let first = j * WIDE;
-        let cols = WIDE.min(cols - first);
+    scratch.par_chunks_mut((wide() * rows).max(1)).enumerate().for_each(|(j, panel)| {
+        let first = j * wide();
+        let cols = wide().min(cols - first);
         if cols < taps::row_of(cols) {
             panel.fill(0.0);
         }
@@ -450,25 +454,24 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
     // A task has rows of one panel of one part: some elements of the window, or of the channels where it has only one.
     let mut tasks = Vec::new();
     for (slab, tiles) in scratch.chunks_mut(len).zip(&tiles) {
-        for (j, panel) in slab.chunks_mut(filter * WIDE).enumerate() {
-            let cols = WIDE.min(n.out - j * WIDE);
+        for (j, panel) in slab.chunks_mut(filter * COLUMNS).enumerate() {
+            let cols = COLUMNS.min(n.out - j * COLUMNS);
             let rows = if count == 1 { ROWS } else { (ROWS / n.inp).max(1) * n.inp };
             let parts = panel.chunks_mut(rows * taps::row_of(cols)).enumerate();
-            tasks.extend(parts.map(|(i, part)| (part, i * rows, j * WIDE, cols, tiles)));
+            tasks.extend(parts.map(|(i, part)| (part, i * rows, j * COLUMNS, cols, tiles)));
         }
     }
     tasks.into_par_iter().for_each(|(part, first, col, cols, tiles)| {
         let row = taps::row_of(cols);
         let rows = first..first + part.len() / row;
-        with_buffer(DEPTH * (WIDE + DEPTH), |buffer| {
-            let (panel, seen) = buffer.split_at_mut(DEPTH * WIDE);
-            panel.fill(0.0);
+        with_buffer(DEPTH * (COLUMNS + DEPTH), |buffer| {
+            let (panels, seen) = buffer.split_at_mut(DEPTH * COLUMNS);
+            panels.fill(0.0);
             for (g, pixels) in tiles.iter() {
                 let (map, from, out, to) = groups[*g];
                 let (x, m) = (&x[from * n.inp..], pixels.len());
-                let dy = dy[(to + pixels.start) * n.out..].chunks(n.out);
-                for (panel, dy) in panel.chunks_mut(row).zip(dy).take(m) {
-                    panel[..cols].copy_from_slice(&dy[col..][..cols]);
+                for (p, dy) in dy[(to + pixels.start) * n.out..].chunks(n.out).take(m).enumerate() {
+                    taps::place(panels, DEPTH, p, &dy[col..][..cols]);
                 }
                 let grid = outputs(n, &taps, map, out);
                 let table = grid.table(pixels.clone(), pixels.start * n.out);
@@ -477,7 +480,8 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
                         let depth = DEPTH.min(rows.end - first);
                         gather(seen, &table.from, m, x, n.inp, first..first + depth);
                         let pairs: Vec<_> = (0..m).map(|p| (p * depth, p)).collect();
-                        taps::accumulate(&mut part[(first - rows.start) * row..], depth, seen, &pairs, panel, cols);
+                        let part = &mut part[(first - rows.start) * row..];
+                        taps::accumulate(part, depth, seen, &pairs, panels, DEPTH, cols);
                     }
                     continue;
                 }
@@ -487,7 +491,10 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
                     let depth = (n.inp - channel).min(rows.end - at);
                     let seen = table.from[tap * m..][..m].iter().enumerate().filter(|(_, at)| **at != OFF);
                     let pairs: Vec<_> = seen.map(|(p, at)| (at + channel, p)).collect();
-                    taps::accumulate(&mut part[(at - rows.start) * row..], depth, x, &pairs, panel, cols);
+                    if count == 1 {
+                        pairs.iter().for_each(|&(at, _)| look(&x[at..][..depth]));
+                    }
+                    taps::accumulate(&mut part[(at - rows.start) * row..], depth, x, &pairs, panels, DEPTH, cols);
                     at += depth;
                 }
             }
@@ -496,11 +503,20 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
     let total = sum_parts(scratch, len);
     // The order of the sums becomes that of the weight, sixteen filters at a time.
     dw.par_chunks_mut(16 * filter).enumerate().for_each(|(i, dw)| {
-        let (first, outs) = (16 * i / WIDE * WIDE, dw.len() / filter);
-        let (row, at) = (taps::row_of(WIDE.min(n.out - first)), 16 * i - first);
-        for (k, sums) in total[first * filter..].chunks(row).take(filter).enumerate() {
-            let to = k % n.inp * count + k / n.inp;
-            dw[to..].iter_mut().step_by(filter).zip(&sums[at..][..outs]).for_each(|(dw, &sum)| *dw += sum);
-        }
+        let (first, outs) = (16 * i / COLUMNS * COLUMNS, dw.len() / filter);
+        let (row, at) = (taps::row_of(COLUMNS.min(n.out - first)), 16 * i - first);
+        with_buffer(outs * ROWS, |turned| {
+            for tap in 0..count {
+                for channel in (0..n.inp).step_by(ROWS) {
+                    let (at, channels) =
+                        (first * filter + (tap * n.inp + channel) * row + at, ROWS.min(n.inp - channel));
+                    transpose(turned, channels, &total[at..], row, [channels, outs]);
+                    for (dw, sums) in dw.chunks_mut(filter).zip(turned.chunks(channels)) {
+                        let dw = dw[channel * count + tap..].iter_mut().step_by(count);
+                        dw.zip(sums).for_each(|(dw, &sum)| *dw += sum);
+                    }
+                }
+            }
+        });
     });
 }

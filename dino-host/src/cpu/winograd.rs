@@ -8,8 +8,8 @@
 //! B and A have only 0, 1 and -1, G also 1/2, so roundings hardly grow: the worst element is as far from f64 as that of the plain sum
 //! is (sums are nine times shorter). Larger tiles would multiply less, and lose a digit.
 
-use super::conv::{self, MOST_PARTS, PARTS, Panels, groups, pieces, with_buffer};
-use crate::linalg::taps::{self, OFF, WIDE};
+use super::conv::{self, COLUMNS, MOST_PARTS, PARTS, Panels, groups, pieces, with_buffer};
+use crate::linalg::taps::{self, OFF, wide};
 use crate::linalg::transpose::transpose;
 use dino_kernel::backend::Conv;
 use dino_kernel::crops::Group;
@@ -220,13 +220,13 @@ impl Tiles {
     fn convolve(&self, mut y: &mut [f32], x: &[f32], panels: Panels, inp: usize, add: bool) {
         let out = panels.cols;
         let mut tasks = Vec::new();
-        for rows in self.parts(MOST.min(BUFFER / (16 * (inp + WIDE)))) {
+        for rows in self.parts(MOST.min(BUFFER / (16 * (inp + wide())))) {
             let len = self.first_pixel(rows.end) - self.first_pixel(rows.start);
             tasks.push((y.split_off_mut(..len * out).unwrap_or_default(), rows));
         }
         tasks.into_par_iter().for_each(|(y, rows)| {
             let (tiles, base) = (rows.len() * self.a_row(), self.first_pixel(rows.start) * out);
-            with_buffer(16 * tiles * (inp + WIDE), |buffer| {
+            with_buffer(16 * tiles * (inp + wide()), |buffer| {
                 let (v, m) = buffer.split_at_mut(16 * tiles * inp);
                 self.each(rows.clone(), |k, row, col| {
                     transform_seen(&mut v[k * inp..], tiles * inp, x, &self.see(row, col, inp), inp);
@@ -255,7 +255,7 @@ impl Tiles {
 pub fn takes(n: Conv) -> bool {
     let w = n.window;
     let by_lanes = n.inp.is_multiple_of(LANES) && n.out.is_multiple_of(LANES);
-    let fits = |g: &Group| g.width.div_ceil(2).max(1).saturating_mul(16 * (n.inp.max(n.out) + WIDE)) <= BUFFER;
+    let fits = |g: &Group| g.width.div_ceil(2).max(1).saturating_mul(16 * (n.inp.max(n.out) + COLUMNS)) <= BUFFER;
     let written = n.output();
     let groups = || n.maps.groups().iter().chain(written.groups());
     w.kernel == 3 && w.stride == 1 && w.padding <= 2 && by_lanes && groups().all(fits)
@@ -305,7 +305,7 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
     let tiles =
         |&(seen, _, written, _): &(Group, usize, Group, usize)| Tiles { seen, written, padding: n.window.padding };
     let all: Vec<Tiles> = groups.iter().map(tiles).collect();
-    let most = SUMMED.min(BUFFER / (16 * (CHANNELS + WIDE)));
+    let most = SUMMED.min(BUFFER / (16 * (CHANNELS + COLUMNS)));
     let cut = |(g, tiles): (usize, &Tiles)| tiles.parts(most).map(move |rows| (g, rows));
     let blocks: Vec<(usize, Range<usize>)> = all.iter().enumerate().flat_map(cut).collect();
     let parts = (PARTS / len).clamp(1, MOST_PARTS).min(blocks.len());
@@ -314,10 +314,10 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
     // A task has some channels of one panel of one part.
     let mut tasks = Vec::new();
     for (slab, blocks) in scratch.chunks_mut(len).zip(blocks.chunks(blocks.len().div_ceil(parts))) {
-        for (j, panel) in slab.chunks_mut(16 * n.inp * WIDE).enumerate() {
-            let cols = WIDE.min(n.out - j * WIDE);
+        for (j, panel) in slab.chunks_mut(16 * n.inp * COLUMNS).enumerate() {
+            let cols = COLUMNS.min(n.out - j * COLUMNS);
             let parts = panel.chunks_mut(16 * CHANNELS * cols).enumerate();
-            tasks.extend(parts.map(|(i, part)| (part, i * CHANNELS, j * WIDE, cols, blocks)));
+            tasks.extend(parts.map(|(i, part)| (part, i * CHANNELS, j * COLUMNS, cols, blocks)));
         }
     }
     tasks.into_par_iter().for_each(|(part, channel, col, cols, blocks)| {
@@ -327,24 +327,28 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
             let (x, dy) = (&x[from * n.inp + channel..], &dy[to * n.out + col..]);
             let tiles = rows.len() * t.a_row();
             with_buffer(16 * tiles * (depth + cols), |buffer| {
-                let (v, panel) = buffer.split_at_mut(16 * tiles * depth);
+                let (v, panels) = buffer.split_at_mut(16 * tiles * depth);
                 t.each(rows.clone(), |k, row, col| {
                     transform_seen(&mut v[k * depth..], tiles * depth, x, &t.see(row, col, n.inp), depth);
                     let starts = t.write(row, col, n.out);
-                    transform_gradient(&mut panel[k * cols..], tiles * cols, dy, &starts, cols);
+                    for first in (0..cols).step_by(wide()) {
+                        let at_once = wide().min(cols - first);
+                        let panel = &mut panels[first * tiles + k * at_once..];
+                        transform_gradient(panel, tiles * cols, &dy[first..], &starts, at_once);
+                    }
                 });
                 let pairs: Vec<(usize, usize)> = (0..tiles).map(|k| (k * depth, k)).collect();
                 for (e, part) in part.chunks_mut(depth * cols).enumerate() {
-                    let (v, panel) = (&v[e * tiles * depth..], &panel[e * tiles * cols..]);
-                    taps::accumulate(part, depth, v, &pairs, panel, cols);
+                    let (v, panels) = (&v[e * tiles * depth..], &panels[e * tiles * cols..]);
+                    taps::accumulate(part, depth, v, &pairs, panels, tiles, cols);
                 }
             });
         }
     });
     let total = conv::sum_parts(scratch, len);
     dw.par_chunks_mut(LANES * filter).enumerate().for_each(|(i, dw)| {
-        let (first, at) = (LANES * i / WIDE * WIDE, LANES * i % WIDE);
-        let (panel, cols) = (&total[16 * n.inp * first..], WIDE.min(n.out - first));
+        let (first, at) = (LANES * i / COLUMNS * COLUMNS, LANES * i % COLUMNS);
+        let (panel, cols) = (&total[16 * n.inp * first..], COLUMNS.min(n.out - first));
         for channel in (0..n.inp).step_by(CHANNELS) {
             let depth = CHANNELS.min(n.inp - channel);
             for k in 0..depth {

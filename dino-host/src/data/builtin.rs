@@ -238,10 +238,12 @@ impl Scene {
         let (i, s) = cell(x * self.cells[0] as f64);
         let (j, t) = cell(y * self.cells[1] as f64);
         let mix = |a: f64, b: f64, w: f64| a + (b - a) * w;
-        [0, 1, 2].map(|c| {
+        let mut color = [0.0; 3];
+        for c in 0..3 {
             let row = |j: usize| mix(self.lattice[j][i][c], self.lattice[j][i + 1][c], s);
-            mix(row(j), row(j + 1), t)
-        })
+            color[c] = mix(row(j), row(j + 1), t);
+        }
+        color
     }
 
     /// The pixels, with or without the object.
@@ -254,13 +256,10 @@ impl Scene {
                 let tint = self.background(y, x);
                 let mut sum = [0.0; 3];
                 for [x, y] in samples(side, row, column) {
-                    let seen = if object && self.covers(x, y) {
-                        let level = self.paint[self.paints(x, y)];
-                        tint.map(|tint| level + 0.5 * (tint - 0.5))
-                    } else {
-                        ground
-                    };
-                    sum = [0, 1, 2].map(|c| sum[c] + seen[c]);
+                    let level = (object && self.covers(x, y)).then(|| self.paint[self.paints(x, y)]);
+                    for c in 0..3 {
+                        sum[c] += level.map_or(ground[c], |level| level + 0.5 * (tint[c] - 0.5));
+                    }
                 }
                 let light = (1.0 + self.slope[0] * (x - 0.5) + self.slope[1] * (y - 0.5)) / (SAMPLES * SAMPLES) as f64;
                 let noise = rng.bits();

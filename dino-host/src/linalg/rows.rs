@@ -186,7 +186,10 @@ fn maximum(x: &[f32]) -> f32 {
         }
     }
     let mut top = f32::NEG_INFINITY;
-    for &x in lanes.iter().chain(tail) {
+    for &x in &lanes {
+        top = pick(top, x);
+    }
+    for &x in tail {
         top = pick(top, x);
     }
     top

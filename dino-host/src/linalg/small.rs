@@ -117,7 +117,13 @@ fn block<const R: usize, const V: usize, const L: usize, const FUSED: bool, cons
         a_rows[r] = &a[r * lda..][..k];
     }
     for p in 0..k {
-        let row: [[f32; L]; V] = *b[p * ldb..][..V * L].as_chunks().0.as_array().expect("V groups");
+        let mut row = [[0.0; L]; V];
+        let b = &b[p * ldb..][..V * L];
+        for v in 0..V {
+            for l in 0..L {
+                row[v][l] = b[v * L + l];
+            }
+        }
         for r in 0..R {
             let x = if TRANSPOSED { a[p * lda..][..R][r] } else { a_rows[r][p] };
             for v in 0..V {
@@ -128,9 +134,13 @@ fn block<const R: usize, const V: usize, const L: usize, const FUSED: bool, cons
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        for (c, &sum) in c[r * ldc..][..V * L].iter_mut().zip(sums.as_flattened()) {
-            *c = if add { *c + sum } else { sum };
+    for r in 0..R {
+        let c = &mut c[r * ldc..][..V * L];
+        for v in 0..V {
+            for l in 0..L {
+                let sum = sums[r][v][l];
+                c[v * L + l] = if add { c[v * L + l] + sum } else { sum };
+            }
         }
     }
     R

@@ -14,15 +14,16 @@ pub const EPS: f64 = 1e-6;
 #[inline(always)]
 pub fn forward<T: Real>(y: &mut [T], mean: &mut [T], rstd: &mut [T], x: &[T], w: &[T], b: &[T], n: LayerNorm) {
     let inverse = T::of(1.0 / n.cols as f64);
+    let (w, b) = (&w[..n.cols], &b[..n.cols]);
     for r in 0..n.rows {
         let (x, y) = (&x[r * n.cols..][..n.cols], &mut y[r * n.cols..][..n.cols]);
         let mu = sum(x) * inverse;
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = x - mu;
+        for c in 0..n.cols {
+            y[c] = x[c] - mu;
         }
         let rs = T::ONE / (dot(y, y) * inverse + T::of(n.eps)).sqrt();
-        for ((y, &w), &b) in y.iter_mut().zip(w).zip(b) {
-            *y = *y * rs * w + b;
+        for c in 0..n.cols {
+            y[c] = y[c] * rs * w[c] + b[c];
         }
         mean[r] = mu;
         rstd[r] = rs;
@@ -61,18 +62,19 @@ pub fn backward<T: Real>(
         let (ws, w_tail) = w[..n.cols].as_chunks::<LANES>();
         let (dws, dw_tail) = dw[..n.cols].as_chunks_mut::<LANES>();
         let (dbs, db_tail) = db[..n.cols].as_chunks_mut::<LANES>();
-        for ((((x, dy), w), dw), db) in xs.iter().zip(dys).zip(ws).zip(dws).zip(dbs) {
+        for k in 0..xs.len() {
+            let (x, dy, w, dw, db) = (&xs[k], &dys[k], &ws[k], &mut dws[k], &mut dbs[k]);
             for i in 0..LANES {
                 visit(x[i], dy[i], w[i], &mut dw[i], &mut db[i], &mut g_lanes[i], &mut gx_lanes[i]);
             }
         }
         let (mut g_sum, mut gx_sum) = (super::fold(g_lanes), super::fold(gx_lanes));
-        for ((((&x, &dy), &w), dw), db) in x_tail.iter().zip(dy_tail).zip(w_tail).zip(dw_tail).zip(db_tail) {
-            visit(x, dy, w, dw, db, &mut g_sum, &mut gx_sum);
+        for i in 0..x_tail.len() {
+            visit(x_tail[i], dy_tail[i], w_tail[i], &mut dw_tail[i], &mut db_tail[i], &mut g_sum, &mut gx_sum);
         }
         let (g_mean, gx_mean) = (g_sum * inverse, gx_sum * inverse);
-        for (((dx, &x), &dy), &w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
-            *dx += (dy * w - g_mean - (x - mu) * rs * gx_mean) * rs;
+        for c in 0..n.cols {
+            dx[c] += (dy[c] * w[c] - g_mean - (x[c] - mu) * rs * gx_mean) * rs;
         }
     }
 }

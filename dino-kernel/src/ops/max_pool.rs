@@ -43,6 +43,9 @@ pub fn forward<T: Real>(y: &mut [T], x: &[T], n: MaxPool) {
     }
 }
 
+/// Channels whose largest elements are looked for at once, in vectors.
+const LANES: usize = 16;
+
 /// One map: dx (height, width, cols) is set, dy (output pixels, cols), x (height, width, cols).
 #[inline(always)]
 pub fn backward_map<T: Real>(dx: &mut [T], dy: &[T], x: &[T], map: Group, n: MaxPool) {
@@ -50,16 +53,21 @@ pub fn backward_map<T: Real>(dx: &mut [T], dy: &[T], x: &[T], map: Group, n: Max
     dx.fill(T::ZERO);
     for (at, dy) in dy.chunks(n.cols).enumerate() {
         let position = [at / width, at % width];
-        for (c, &dy) in dy.iter().enumerate() {
-            let mut largest = None;
+        for (i, dy) in dy.chunks(LANES).enumerate() {
+            let first = i * LANES;
+            let (mut most, mut which) = ([T::ZERO; LANES], [usize::MAX; LANES]);
             for pixel in covered(n.window, map, position) {
-                let x = x[pixel * n.cols + c];
-                if largest.is_none_or(|(_, most)| x > most || x.is_nan()) {
-                    largest = Some((pixel, x));
+                let x = &x[pixel * n.cols + first..][..dy.len()];
+                for ((most, which), &x) in most.iter_mut().zip(&mut which).zip(x) {
+                    if *which == usize::MAX || x > *most || x.is_nan() {
+                        (*most, *which) = (x, pixel);
+                    }
                 }
             }
-            if let Some((pixel, _)) = largest {
-                dx[pixel * n.cols + c] += dy;
+            for (l, (&pixel, &dy)) in which.iter().zip(dy).enumerate() {
+                if pixel != usize::MAX {
+                    dx[pixel * n.cols + first + l] += dy;
+                }
             }
         }
     }

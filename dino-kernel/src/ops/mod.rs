@@ -55,19 +55,20 @@ pub fn sum<T: Real>(x: &[T]) -> T {
     s
 }
 
-/// Inner product of two slices of the same length.
+/// Inner product of two slices of the same length. (By index, as in the ops of a row: `zip` is a call, as `array::from_fn` is.)
 #[inline(always)]
 pub fn dot<T: Real>(x: &[T], y: &[T]) -> T {
+    let y = &y[..x.len()];
     let ((xs, x_tail), (ys, y_tail)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
     let mut lanes = [T::ZERO; LANES];
-    for (a, b) in xs.iter().zip(ys) {
+    for k in 0..xs.len() {
         for i in 0..LANES {
-            lanes[i] += a[i] * b[i];
+            lanes[i] += xs[k][i] * ys[k][i];
         }
     }
     let mut s = fold(lanes);
-    for (&a, &b) in x_tail.iter().zip(y_tail) {
-        s += a * b;
+    for i in 0..x_tail.len() {
+        s += x_tail[i] * y_tail[i];
     }
     s
 }
@@ -85,7 +86,8 @@ pub fn sum_squares<T: Real>(x: &[T]) -> f64 {
 /// y += a x.
 #[inline(always)]
 pub fn axpy<T: Real>(y: &mut [T], a: T, x: &[T]) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y += a * x;
+    let x = &x[..y.len()];
+    for i in 0..y.len() {
+        y[i] += a * x[i];
     }
 }

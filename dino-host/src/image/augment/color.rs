@@ -101,7 +101,7 @@ fn blend_with_luma(planes: &mut [u8], factor: f32) {
     let [r, g, b] = rgb(planes);
     for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
         let gray = luma([*r, *g, *b]);
-        [*r, *g, *b] = [*r, *g, *b].map(|x| blend(gray, x, factor));
+        [*r, *g, *b] = [blend(gray, *r, factor), blend(gray, *g, factor), blend(gray, *b, factor)];
     }
 }
 
@@ -135,8 +135,9 @@ pub fn hue(planes: &mut [u8], shift: f64) {
 fn rotate_hue(planes: &mut [u8], shift: i32) {
     let [r, g, b] = rgb(planes);
     for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
-        let [h, s, v] = rgb_to_hsv([*r, *g, *b].map(i32::from));
-        [*r, *g, *b] = hsv_to_rgb([(h + shift) & 255, s, v]).map(|x| x as u8);
+        let [h, s, v] = rgb_to_hsv([*r as i32, *g as i32, *b as i32]);
+        let rotated = hsv_to_rgb([(h + shift) & 255, s, v]);
+        [*r, *g, *b] = [rotated[0] as u8, rotated[1] as u8, rotated[2] as u8];
     }
 }
 
@@ -166,7 +167,7 @@ fn rgb_to_hsv([r, g, b]: [i32; 3]) -> [i32; 3] {
 #[inline(always)]
 fn hsv_to_rgb([h, s, v]: [i32; 3]) -> [i32; 3] {
     const ONE: i32 = 255;
-    [5 * ONE, 3 * ONE, ONE].map(|start| {
+    let channel = |start: i32| {
         let angle = start + 6 * h;
         let angle = if angle >= 12 * ONE {
             angle - 12 * ONE
@@ -178,7 +179,8 @@ fn hsv_to_rgb([h, s, v]: [i32; 3]) -> [i32; 3] {
         let w = angle.min(4 * ONE - angle).clamp(0, ONE);
         let parts = v as f32 * (ONE * ONE - s * w) as f32; // below 2^24, so without rounding
         truncate(parts * (1.0 / (ONE * ONE) as f32) + 0.5)
-    })
+    };
+    [channel(5 * ONE), channel(3 * ONE), channel(ONE)]
 }
 
 /// x as i32 for 0 <= x < 2^22: a plain cast minds values out of range, and is not vectorized.

@@ -11,8 +11,12 @@ pub const STRIP: usize = 16;
 const LANES: usize = 32;
 const HALF: i32 = 1 << (FRACTION - 1);
 
-fn round(sum: i32) -> u8 {
-    (sum >> FRACTION).clamp(0, 255) as u8
+/// Spelled out, for `array::map` is a call where crates are not optimized across their parts.
+#[inline(always)]
+fn round<const N: usize>(y: &mut [u8; N], sums: &[i32; N]) {
+    for i in 0..N {
+        y[i] = (sums[i] >> FRACTION).clamp(0, 255) as u8;
+    }
 }
 
 /// Transposes 16 x 16 bytes. Interleaving the two halves moves every bit of an index up by one; four times swaps
@@ -74,7 +78,7 @@ pub fn horizontal(out: &mut [u8], x: &[u8], taps: &Taps, channels: usize) {
                     *sum += *x as i32 * w;
                 }
             }
-            *y = sums.map(round);
+            round(y, &sums);
         }
     }
 }
@@ -90,7 +94,7 @@ pub fn vertical(out: &mut [u8], x: &[u8], stride: usize, weights: &[i32]) {
                 *sum += *x as i32 * w;
             }
         }
-        *y = sums.map(round);
+        round(y, &sums);
     }
 }
 

@@ -1,8 +1,9 @@
 //! Where a pass writes, and what its backward pass needs beside that.
 //!
-//! A unit's convolution writes `pre`, its norm `y`. Saved are every `pre`, the statistics, and what blocks read: the stream. Of the other
-//! `y`, [`Save::All`] keeps each; [`Save::Least`] computes them again into one span that all share, `again`. Where nothing is saved, all
-//! units share their spans, and the stream alternates between two.
+//! A unit's convolution writes `pre`, its norm `y`. Saved are the statistics, what blocks read, which is the stream, and with
+//! [`Save::All`] every `pre` and `y`. With [`Save::Least`] all cheap units share one `pre`, and all norms within a branch one `y`,
+//! `again`: the backward pass computes both again. Where nothing is saved, all units share their spans, and the stream alternates between
+//! two.
 
 use super::weights::LAYERS;
 use super::{BlockShape, Measure, ResNet, UNITS, Unit};
@@ -74,7 +75,7 @@ pub struct ResNetGrads {
     pub dx: [Act; 2],
     /// The gradient of what a convolution writes.
     pub(super) d_pre: Act,
-    /// The gradient of what a norm inside a branch writes.
+    /// The gradient of what a norm inside a branch writes: where the forward pass had its shortcuts.
     pub(super) d_unit: Act,
 }
 
@@ -93,19 +94,24 @@ impl ResNetActs {
         !matches!(self.save, Save::Nothing)
     }
 
-    /// Whether the backward pass computes what norms inside a branch write again.
+    /// Whether the backward pass computes again what cheap units and norms inside a branch write.
     pub(super) const fn again(&self) -> bool {
         matches!(self.save, Save::Least)
+    }
+
+    /// Whether what the unit's convolution writes is not saved.
+    const fn shares_pre(&self, unit: &Unit) -> bool {
+        !self.saves() || (self.again() && unit.cheap)
     }
 
     /// The unit's spans; `y` is given where it is no span of its own.
     const fn unit(&self, unit: &Unit, maps: Crops, y: Option<Act>, l: &mut Layout) -> UnitActs {
         let (len, stats) = (unit.written(maps), self.statistics.groups(&maps) * unit.out);
-        let (pre, stats) = if self.saves() {
-            (l.act(len), NormStats { mean: l.stat(stats), rstd: l.stat(stats) })
+        let pre = if self.shares_pre(unit) { self.pre.part(0, len) } else { l.act(len) };
+        let stats = if self.saves() {
+            NormStats { mean: l.stat(stats), rstd: l.stat(stats) }
         } else {
-            let NormStats { mean, rstd } = self.stats;
-            (self.pre.part(0, len), NormStats { mean: mean.part(0, stats), rstd: rstd.part(0, stats) })
+            NormStats { mean: self.stats.mean.part(0, stats), rstd: self.stats.rstd.part(0, stats) }
         };
         let y = match y {
             Some(y) => y,
@@ -205,14 +211,19 @@ impl ResNet {
         let [stream, inner, shortcut] = self.widths(crops);
         let nothing = matches!(save, Save::Nothing);
         let stats = if nothing { self.largest(crops, Measure::Statistics(statistics)) } else { 0 };
+        let pre = match save {
+            Save::All => 0,
+            Save::Least => self.largest(crops, Measure::Cheap),
+            Save::Nothing => self.largest(crops, Measure::Written),
+        };
         let last_maps = self.last_maps(crops);
         let acts = ResNetActs {
             crops,
             statistics,
             save,
-            pre: shared(nothing, self.largest(crops, Measure::Written), l),
+            pre: l.act(pre),
             again: shared(!matches!(save, Save::All), inner, l),
-            shortcut: l.act(shortcut),
+            shortcut: l.act(if nothing { shortcut } else { max(inner, shortcut) }),
             streams: [shared(nothing, stream, l), shared(nothing, stream, l)],
             stats: NormStats { mean: l.stat(stats), rstd: l.stat(stats) },
             start: *l,
@@ -227,13 +238,33 @@ impl ResNet {
 
     /// Scratch of a backward pass over the crops of `a`.
     pub(super) const fn grads(&self, a: &ResNetActs, l: &mut Layout) -> ResNetGrads {
-        let ([stream, inner, shortcut], written) = (self.widths(a.crops), self.largest(a.crops, Measure::Written));
+        let [first, second] = self.stream_gradients(a.crops);
         ResNetGrads {
             dy: l.act(a.pooled.len()),
-            dx: [l.act(stream), l.act(stream)],
-            d_pre: l.act(written),
-            d_unit: l.act(max(inner, shortcut)),
+            dx: [l.act(first), l.act(second)],
+            d_pre: l.act(self.largest(a.crops, Measure::Written)),
+            d_unit: a.shortcut,
         }
+    }
+
+    /// Elements of the largest gradient of a stream at each turn: the last one's is the first, and turns change at every shortcut.
+    const fn stream_gradients(&self, crops: Crops) -> [usize; 2] {
+        let (mut maps, mut left, mut i) = (self.stem_maps(crops), 0, 0);
+        while i < self.depth() {
+            left += self.block_shape(i).shortcut.is_some() as usize;
+            i += 1;
+        }
+        let mut lens = [0; 2];
+        lens[left % 2] = maps.pixels() * self.stem.width;
+        i = 0;
+        while i < self.depth() {
+            let block = self.block_shape(i);
+            maps = block.output(maps);
+            left -= block.shortcut.is_some() as usize;
+            lens[left % 2] = max(lens[left % 2], maps.pixels() * block.channels()[1]);
+            i += 1;
+        }
+        lens
     }
 }
 
@@ -251,14 +282,10 @@ impl ResNetActs {
         ];
         pass_on(f, part, "", 0, Ragged::EMPTY, shared);
         let all = matches!(self.save, Save::All);
-        let own = |unit: &UnitActs, stream: bool| {
+        let own = |shape: &Unit, unit: &UnitActs, stream: bool| {
+            let pre = if self.shares_pre(shape) { Act::EMPTY } else { unit.pre };
             let y = if all || stream { unit.y } else { Act::EMPTY };
-            [
-                (Pool::Acts, unit.pre.0),
-                (Pool::Acts, y.0),
-                (Pool::Stats, unit.stats.mean.0),
-                (Pool::Stats, unit.stats.rstd.0),
-            ]
+            [(Pool::Acts, pre.0), (Pool::Acts, y.0), (Pool::Stats, unit.stats.mean.0), (Pool::Stats, unit.stats.rstd.0)]
         };
         let named = |[pre, y, mean, rstd]: [&'static str; 4], own: [(Pool, Span); 4]| {
             let [a, b, c, d] = own;
@@ -268,7 +295,7 @@ impl ResNetActs {
             let stem = self.stem(r);
             let names = ["conv1", "bn1.y", "bn1.mean", "bn1.rstd"];
             let maps = r.stem_unit().window.over(self.crops).maps();
-            pass_on(f, part, "", 0, maps, named(names, own(&stem.unit, !r.stem.pool)));
+            pass_on(f, part, "", 0, maps, named(names, own(&r.stem_unit(), &stem.unit, !r.stem.pool)));
             if r.stem.pool {
                 pass_on(f, part, "", 0, r.stem_maps(self.crops).maps(), [("maxpool", Pool::Acts, stem.x.0)]);
             }
@@ -282,12 +309,12 @@ impl ResNetActs {
                         ["conv3", "bn3.y", "bn3.mean", "bn3.rstd"],
                     ][j];
                     maps = unit.window.over(maps);
-                    let spans = named(names, own(acts, j + 1 == shape.len));
+                    let spans = named(names, own(unit, acts, j + 1 == shape.len));
                     pass_on(f, part, list, shape.index, maps.maps(), spans);
                 }
-                if shape.shortcut.is_some() {
+                if let Some(unit) = &shape.shortcut {
                     let names = ["downsample.0", "downsample.1.y", "downsample.1.mean", "downsample.1.rstd"];
-                    let spans = named(names, own(&UnitActs { y: Act::EMPTY, ..block.shortcut }, false));
+                    let spans = named(names, own(unit, &UnitActs { y: Act::EMPTY, ..block.shortcut }, false));
                     pass_on(f, part, list, shape.index, maps.maps(), spans);
                 }
             }

@@ -24,12 +24,6 @@ impl Unit {
         o.batch_normalize_backward(d_pre, dy, a.pre, y, a.stats, w.norm, n);
         d_pre
     }
-
-    /// What its norm wrote, from the same numbers.
-    fn norm_again<O: Backward>(&self, o: &mut O, w: &UnitWeights, a: &UnitActs, maps: Crops, statistics: Statistics) {
-        let n = statistics.norm(self.window.over(maps).maps(), self.out, self.relu);
-        o.batch_normalize(a.y, a.pre, Act::EMPTY, a.stats, w.norm, n);
-    }
 }
 
 /// What every block of a pass is told.
@@ -37,8 +31,25 @@ impl Unit {
 struct Context<'a> {
     grads: &'a ResNetGrads,
     statistics: Statistics,
-    /// What norms inside a branch wrote is computed again.
+    /// What cheap units and norms inside a branch wrote is computed again, from the same numbers.
     again: bool,
+}
+
+impl Context<'_> {
+    /// What the unit's convolution of x wrote, unless it was kept.
+    fn pre_again<O: Backward>(&self, o: &mut O, unit: &Unit, w: &UnitWeights, a: &UnitActs, x: Act, maps: Crops) {
+        if self.again && unit.cheap {
+            o.convolve(a.pre, x, w.conv, unit.conv(maps));
+        }
+    }
+
+    /// What its norm wrote inside a branch, unless it was kept.
+    fn y_again<O: Backward>(&self, o: &mut O, unit: &Unit, w: &UnitWeights, a: &UnitActs, maps: Crops) {
+        if self.again {
+            let n = self.statistics.norm(unit.window.over(maps).maps(), unit.out, unit.relu);
+            o.batch_normalize(a.y, a.pre, Act::EMPTY, a.stats, w.norm, n);
+        }
+    }
 }
 
 impl BlockShape {
@@ -57,11 +68,17 @@ impl BlockShape {
         for i in 0..last {
             maps[i + 1] = self.units[i].window.over(maps[i]);
         }
+        if last > 0 {
+            c.y_again(o, &self.units[last - 1], &w.units[last - 1], &a.units[last - 1], maps[last - 1]);
+        }
+        let x = if last > 0 { a.units[last - 1].y } else { a.x };
+        c.pre_again(o, &self.units[last], &w.units[last], &a.units[last], x, maps[last]);
         let mut d =
             self.units[last].norm_backward(o, &w.units[last], &a.units[last], [d_pre, dy], maps[last], c.statistics);
         // dy is now the gradient of the sum, and so of the shortcut.
         let dx = match &self.shortcut {
             Some(unit) => {
+                c.pre_again(o, unit, &w.shortcut, &a.shortcut, a.x, a.maps);
                 let d = unit.norm_backward(o, &w.shortcut, &a.shortcut, [d_unit, dy], a.maps, c.statistics);
                 let dx = free.part(0, a.x.len());
                 o.convolve_backward(dx, d, a.x, w.shortcut.conv, unit.conv(a.maps));
@@ -71,8 +88,8 @@ impl BlockShape {
         };
         for i in (1..self.len).rev() {
             let (before, w_before, a_before) = (&self.units[i - 1], &w.units[i - 1], &a.units[i - 1]);
-            if c.again {
-                before.norm_again(o, w_before, a_before, maps[i - 1], c.statistics);
+            if i < last {
+                c.y_again(o, before, w_before, a_before, maps[i - 1]);
             }
             let dy = d_unit.part(0, a_before.y.len());
             o.convolve_backward(dy, d, a_before.y, w.units[i].conv, self.units[i].conv(maps[i]));
@@ -88,8 +105,11 @@ impl Pass {
     /// ReLU, or in `free` where the shape changes.
     pub fn backward_block<O: Backward>(&self, o: &mut O, i: usize, [dy, free]: [Act; 2]) -> Act {
         let (r, acts) = (&self.resnet, &self.acts);
-        let context = Context { grads: &self.grads, statistics: acts.statistics, again: acts.again() };
-        r.block_shape(i).backward(o, &r.block_weights(i, self.start), &acts.block(r, i), [dy, free], context)
+        r.block_shape(i).backward(o, &r.block_weights(i, self.start), &acts.block(r, i), [dy, free], self.context())
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context { grads: &self.grads, statistics: self.acts.statistics, again: self.acts.again() }
     }
 
     /// The last `blocks` blocks alone; gives the gradient of the stream in front of them.
@@ -110,10 +130,9 @@ impl Pass {
         let mut dx = self.backward_last(o, r.depth());
         let mut l = self.start;
         let (stem, unit, w) = (acts.stem(r), r.stem_unit(), r.stem_weights(&mut l));
+        self.context().pre_again(o, &unit, &w, &stem.unit, self.input, acts.crops);
         if r.stem.pool {
-            if acts.again() {
-                unit.norm_again(o, &w, &stem.unit, acts.crops, acts.statistics);
-            }
+            self.context().y_again(o, &unit, &w, &stem.unit, acts.crops);
             let dy = grads.d_unit.part(0, stem.unit.y.len());
             o.max_pool_backward(dy, dx, stem.unit.y, r.max_pool(unit.window.over(acts.crops)));
             dx = dy;

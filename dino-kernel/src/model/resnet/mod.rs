@@ -185,13 +185,15 @@ struct Unit {
     window: Window,
     /// Whether a ReLU follows, in the last unit of a block after the shortcut is added.
     relu: bool,
+    /// Whether its convolution is rather computed again than saved ([`Unit::or_again`]).
+    cheap: bool,
 }
 
 impl Unit {
     const NONE: Unit = Unit::new([0, 0], 1, 1, false);
 
     const fn new([inp, out]: [usize; 2], kernel: usize, stride: usize, relu: bool) -> Unit {
-        Unit { inp, out, window: Window { kernel, stride, padding: kernel / 2 }, relu }
+        Unit { inp, out, window: Window { kernel, stride, padding: kernel / 2 }, relu, cheap: false }
     }
 
     const fn conv(&self, maps: Crops) -> Conv {
@@ -202,7 +204,16 @@ impl Unit {
     const fn written(&self, maps: Crops) -> usize {
         self.window.over(maps).pixels() * self.out
     }
+
+    /// The same, computed again rather than saved if it is cheap. Of a ResNet-50 such units write half of what there is to save, and
+    /// convolving again is 6 % of a step's multiplications.
+    const fn or_again(self) -> Unit {
+        Unit { cheap: self.inp * self.window.kernel * self.window.kernel <= CHEAP, ..self }
+    }
 }
+
+/// Most multiplications for an element of a convolution that is cheap.
+const CHEAP: usize = 256;
 
 /// Most units of a branch.
 const UNITS: usize = 3;
@@ -239,7 +250,7 @@ impl BlockShape {
 
 impl ResNet {
     const fn stem_unit(&self) -> Unit {
-        Unit::new([self.channels, self.stem.width], self.stem.kernel, self.stem.stride, true)
+        Unit::new([self.channels, self.stem.width], self.stem.kernel, self.stem.stride, true).or_again()
     }
 
     /// The max pool of the stem, which reads these maps.
@@ -269,15 +280,16 @@ impl ResNet {
         };
         let units = match self.block {
             Block::Basic => {
-                [Unit::new([inp, width], 3, stride, true), Unit::new([width, width], 3, 1, true), Unit::NONE]
+                [Unit::new([inp, width], 3, stride, true), Unit::new([width, width], 3, 1, true).or_again(), Unit::NONE]
             }
             Block::Bottleneck => [
                 Unit::new([inp, width], 1, 1, true),
                 Unit::new([width, width], 3, stride, true),
-                Unit::new([width, out], 1, 1, true),
+                Unit::new([width, out], 1, 1, true).or_again(),
             ],
         };
-        let shortcut = if stride > 1 || inp != out { Some(Unit::new([inp, out], 1, stride, false)) } else { None };
+        let shortcut =
+            if stride > 1 || inp != out { Some(Unit::new([inp, out], 1, stride, false).or_again()) } else { None };
         BlockShape { stage, index, units, len: self.block.units(), shortcut }
     }
 
@@ -306,6 +318,8 @@ impl ResNet {
 enum Measure {
     /// Elements of what it writes.
     Written,
+    /// The same, if its convolution is cheap.
+    Cheap,
     /// Columns of the widest factor of its matmul.
     Widest,
     /// Elements of its weight.
@@ -320,6 +334,14 @@ impl Measure {
     const fn of(self, unit: &Unit, maps: Crops) -> usize {
         match self {
             Measure::Written => unit.written(maps),
+            Measure::Cheap => {
+                if unit.cheap {
+                    unit.written(maps)
+                } else {
+                    0
+                }
+            }
+
             Measure::Widest => max(unit.conv(maps).filter(), unit.out),
             Measure::Weight => unit.conv(maps).filter() * unit.out,
             Measure::Statistics(statistics) => statistics.groups(&maps) * unit.out,

@@ -85,7 +85,8 @@ const CONV_SMALL: &[&[usize]] = &[
     &[1, 2, 7, 2, 3, 1, 7, 6],
 ];
 
-/// More pixels than a tile of the CPU, rows longer than one, filters of several blocks, more parts than one.
+/// More pixels than a tile of the CPU, rows longer than one, filters of several blocks, more parts than one; 3 x 3 by sixteen channels,
+/// wider than the CPU sums at once.
 const CONV_EDGES: &[&[usize]] = &[
     &[3, 5, 7, 2, 3, 3, 20, 21, 2, 1, 500],
     &[70, 33, 3, 1, 1, 2, 14, 15],
@@ -93,6 +94,9 @@ const CONV_EDGES: &[&[usize]] = &[
     &[40, 300, 1, 2, 0, 4, 9, 9],
     &[17, 18, 5, 3, 2, 1, 30, 30],
     &[19, 35, 1, 1, 0, 2, 23, 17],
+    &[1050, 20, 1, 1, 0, 2, 3, 4],
+    &[32, 80, 3, 1, 1, 2, 9, 8],
+    &[16, 48, 3, 1, 1, 1, 3, 280, 2, 5, 6],
 ];
 
 fn convolution(b: &mut Build, sizes: &[usize], stream: bool) -> Calls {
