@@ -199,21 +199,30 @@ impl Tiles {
     /// Where the four by four pixels begin that a tile sees.
     fn see(&self, row: usize, col: usize, channels: usize) -> [usize; 16] {
         let (map, s) = (row / self.a_map(), self.seen);
-        let place = |at: usize, i: usize, side| (2 * at + i).checked_sub(self.padding).filter(|&at| at < side);
-        std::array::from_fn(|e| {
-            let (i, j) = (place(row % self.a_map(), e / 4, s.height), place(col, e % 4, s.width));
-            i.zip(j).map_or(OFF, |(i, j)| ((map * s.height + i) * s.width + j) * channels)
-        })
+        let (first_row, first_col) = (2 * (row % self.a_map()), 2 * col);
+        let mut starts = [OFF; 16];
+        for e in 0..16 {
+            // What is in the padding wraps around to a place beyond every side.
+            let i = (first_row + e / 4).wrapping_sub(self.padding);
+            let j = (first_col + e % 4).wrapping_sub(self.padding);
+            if i < s.height && j < s.width {
+                starts[e] = ((map * s.height + i) * s.width + j) * channels;
+            }
+        }
+        starts
     }
 
     /// Where its two by two pixels begin that are written.
     fn write(&self, row: usize, col: usize, channels: usize) -> [usize; 4] {
         let (map, w) = (row / self.a_map(), self.written);
-        std::array::from_fn(|e| {
+        let mut starts = [OFF; 4];
+        for e in 0..4 {
             let (i, j) = (row % self.a_map() * 2 + e / 2, 2 * col + e % 2);
-            let there = i < w.height && j < w.width;
-            if there { ((map * w.height + i) * w.width + j) * channels } else { OFF }
-        })
+            if i < w.height && j < w.width {
+                starts[e] = ((map * w.height + i) * w.width + j) * channels;
+            }
+        }
+        starts
     }
 
     /// y = [y +] the convolution of x (pixels, inp) with filters in sixteen rows of panels a channel.
@@ -242,7 +251,8 @@ impl Tiles {
                         }
                     }
                     self.each(rows.clone(), |k, row, col| {
-                        let to = self.write(row, col, out).map(|to| if to == OFF { OFF } else { to - base });
+                        let mut to = self.write(row, col, out);
+                        to.iter_mut().filter(|to| **to != OFF).for_each(|to| *to -= base);
                         transform_back(&mut y[first..], &to, &m[k * cols..], tiles * cols, cols, add);
                     });
                 });
