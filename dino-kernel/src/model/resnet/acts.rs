@@ -54,7 +54,8 @@ pub struct ResNetActs {
     /// Shared spans; empty are those that nobody shares.
     pre: Act,
     again: Act,
-    shortcut: Act,
+    /// What a shortcut's norm writes; in the backward pass the gradient of what a norm inside a branch writes.
+    pub(super) shortcut: Act,
     streams: [Act; 2],
     stats: NormStats,
     /// Where the spans of the stem begin, and those of the blocks after it.
@@ -75,14 +76,11 @@ pub struct ResNetGrads {
     pub dx: [Act; 2],
     /// The gradient of what a convolution writes.
     pub(super) d_pre: Act,
-    /// The gradient of what a norm inside a branch writes: where the forward pass had its shortcuts.
-    pub(super) d_unit: Act,
 }
 
 impl ResNetGrads {
     /// Of a pass that is not followed by a backward pass.
-    pub(super) const EMPTY: ResNetGrads =
-        ResNetGrads { dy: Act::EMPTY, dx: [Act::EMPTY; 2], d_pre: Act::EMPTY, d_unit: Act::EMPTY };
+    pub(super) const EMPTY: ResNetGrads = ResNetGrads { dy: Act::EMPTY, dx: [Act::EMPTY; 2], d_pre: Act::EMPTY };
 }
 
 const fn shared(wanted: bool, len: usize, l: &mut Layout) -> Act {
@@ -243,7 +241,6 @@ impl ResNet {
             dy: l.act(a.pooled.len()),
             dx: [l.act(first), l.act(second)],
             d_pre: l.act(self.largest(a.crops, Measure::Written)),
-            d_unit: a.shortcut,
         }
     }
 
@@ -324,22 +321,22 @@ impl ResNetActs {
 
     /// Calls `f` for the parts of shared spans that units use, and of scratch for gradients, each with the rows that it has there.
     pub(super) fn reused(&self, r: &ResNet, g: &ResNetGrads, f: &mut impl FnMut(Span, Ragged)) {
-        let mut offer = |spans: [Act; 7], len: usize, maps: Ragged| {
+        let mut offer = |spans: [Act; 6], len: usize, maps: Ragged| {
             spans.iter().filter(|span| span.len() >= len).for_each(|span| f(span.part(0, len).0, maps));
         };
-        let spans = [self.pre, self.again, self.shortcut, g.dx[0], g.dx[1], g.d_pre, g.d_unit];
+        let spans = [self.pre, self.again, self.shortcut, g.dx[0], g.dx[1], g.d_pre];
         let mut maps = r.stem_unit().window.over(self.crops);
         offer(spans, maps.pixels() * r.stem_unit().out, maps.maps());
         maps = r.stem_maps(self.crops);
         offer(spans, maps.pixels() * r.stem_unit().out, maps.maps());
-        offer([self.streams[0]; 7], maps.pixels() * r.stem_unit().out, maps.maps());
+        offer([self.streams[0]; 6], maps.pixels() * r.stem_unit().out, maps.maps());
         for i in 0..r.depth() {
             let shape = r.block_shape(i);
             for (j, unit) in shape.units[..shape.len].iter().enumerate() {
                 maps = unit.window.over(maps);
                 offer(spans, maps.pixels() * unit.out, maps.maps());
                 if j + 1 == shape.len {
-                    offer([self.streams[(i + 1) % 2]; 7], maps.pixels() * unit.out, maps.maps());
+                    offer([self.streams[(i + 1) % 2]; 6], maps.pixels() * unit.out, maps.maps());
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The backward pass: the mirror image of the forward pass.
 
-use super::acts::{BlockActs, ResNetGrads, UnitActs};
+use super::acts::{BlockActs, UnitActs};
 use super::weights::{BlockWeights, UnitWeights};
 use super::{BlockShape, Pass, UNITS, Unit};
 use crate::backend::Backward;
@@ -28,14 +28,17 @@ impl Unit {
 
 /// What every block of a pass is told.
 #[derive(Clone, Copy)]
-struct Context<'a> {
-    grads: &'a ResNetGrads,
+struct Context {
+    /// The gradient of what a convolution writes.
+    d_pre: Act,
+    /// The gradient of what a norm inside a branch writes: it lies where the forward pass had its shortcuts, which are done with.
+    d_unit: Act,
     statistics: Statistics,
     /// What cheap units and norms inside a branch wrote is computed again, from the same numbers.
     again: bool,
 }
 
-impl Context<'_> {
+impl Context {
     /// What the unit's convolution of x wrote, unless it was kept.
     fn pre_again<O: Backward>(&self, o: &mut O, unit: &Unit, w: &UnitWeights, a: &UnitActs, x: Act, maps: Crops) {
         if self.again && unit.cheap {
@@ -62,17 +65,16 @@ impl BlockShape {
         [dy, free]: [Act; 2],
         c: Context,
     ) -> Act {
-        let ResNetGrads { d_pre, d_unit, .. } = *c.grads;
+        let Context { d_pre, d_unit, .. } = c;
         // The maps that every unit reads.
         let (mut maps, last) = ([a.maps; UNITS], self.len - 1);
         for i in 0..last {
             maps[i + 1] = self.units[i].window.over(maps[i]);
         }
-        if last > 0 {
-            c.y_again(o, &self.units[last - 1], &w.units[last - 1], &a.units[last - 1], maps[last - 1]);
-        }
-        let x = if last > 0 { a.units[last - 1].y } else { a.x };
-        c.pre_again(o, &self.units[last], &w.units[last], &a.units[last], x, maps[last]);
+        // A branch has two units or three. What the last one reads is needed first where it convolves again.
+        let before = last - 1;
+        c.y_again(o, &self.units[before], &w.units[before], &a.units[before], maps[before]);
+        c.pre_again(o, &self.units[last], &w.units[last], &a.units[last], a.units[before].y, maps[last]);
         let mut d =
             self.units[last].norm_backward(o, &w.units[last], &a.units[last], [d_pre, dy], maps[last], c.statistics);
         // dy is now the gradient of the sum, and so of the shortcut.
@@ -108,8 +110,9 @@ impl Pass {
         r.block_shape(i).backward(o, &r.block_weights(i, self.start), &acts.block(r, i), [dy, free], self.context())
     }
 
-    fn context(&self) -> Context<'_> {
-        Context { grads: &self.grads, statistics: self.acts.statistics, again: self.acts.again() }
+    fn context(&self) -> Context {
+        let Pass { acts, grads, .. } = self;
+        Context { d_pre: grads.d_pre, d_unit: acts.shortcut, statistics: acts.statistics, again: acts.again() }
     }
 
     /// The last `blocks` blocks alone; gives the gradient of the stream in front of them.
@@ -126,18 +129,18 @@ impl Pass {
 
     /// From the gradient at `grads.dy` to every parameter's. Needs a saving pass.
     pub(in crate::model) fn backward<O: Backward>(&self, o: &mut O) {
-        let (r, acts, grads) = (&self.resnet, &self.acts, &self.grads);
+        let (r, acts, c) = (&self.resnet, &self.acts, self.context());
         let mut dx = self.backward_last(o, r.depth());
         let mut l = self.start;
         let (stem, unit, w) = (acts.stem(r), r.stem_unit(), r.stem_weights(&mut l));
-        self.context().pre_again(o, &unit, &w, &stem.unit, self.input, acts.crops);
+        c.pre_again(o, &unit, &w, &stem.unit, self.input, acts.crops);
         if r.stem.pool {
-            self.context().y_again(o, &unit, &w, &stem.unit, acts.crops);
-            let dy = grads.d_unit.part(0, stem.unit.y.len());
+            c.y_again(o, &unit, &w, &stem.unit, acts.crops);
+            let dy = c.d_unit.part(0, stem.unit.y.len());
             o.max_pool_backward(dy, dx, stem.unit.y, r.max_pool(unit.window.over(acts.crops)));
             dx = dy;
         }
-        let d = unit.norm_backward(o, &w, &stem.unit, [grads.d_pre, dx], acts.crops, acts.statistics);
+        let d = unit.norm_backward(o, &w, &stem.unit, [c.d_pre, dx], acts.crops, acts.statistics);
         o.convolve_backward_params(d, self.input, w.conv, unit.conv(acts.crops));
     }
 }

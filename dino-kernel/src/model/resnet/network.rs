@@ -127,7 +127,7 @@ impl Pass {
     }
 
     pub(in crate::model) fn gradient_spans(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span, Ragged)) {
-        let ResNetGrads { dy, dx, d_pre, d_unit: _ } = self.grads; // d_unit is the pass's `shortcut`
+        let ResNetGrads { dy, dx, d_pre } = self.grads;
         pass_on(f, part, "", 0, Ragged::single(self.acts.crops.count()), [("dy", Pool::Acts, dy.0)]);
         let scratch = [("dx.0", dx[0]), ("dx.1", dx[1]), ("d_pre", d_pre)];
         pass_on(f, part, "", 0, Ragged::EMPTY, scratch.map(|(leaf, a)| (leaf, Pool::Acts, a.0)));
