@@ -36,6 +36,7 @@ const LANES: usize = 16;
 
 /// Rows of a panel between two looks at where they end.
 const AT_ONCE: usize = 8;
+
 static ZEROS: [f32; DEPTH] = [0.0; DEPTH];
 
 /// Elements from a row of a panel of `cols` columns to the next.
@@ -129,7 +130,7 @@ fn sum<const R: usize, const V: usize, const FUSED: bool>(
 ) {
     let by_eight = depth / AT_ONCE * AT_ONCE;
     for p in (0..by_eight).step_by(AT_ONCE) {
-        // Eight elements whose number is known: otherwise every single one is compared with where its row ends, which took a third.
+        // Eight elements whose number is known: otherwise every single one is compared with where its row ends, which took a fourth.
         let mut eight = [&[0.0; AT_ONCE]; R];
         for r in 0..R {
             eight[r] = rows[r][p..].first_chunk().expect("rows are as long as the panel is deep");
@@ -180,7 +181,7 @@ fn store<const V: usize>(c: &mut [f32], sums: [[f32; LANES]; V], add: bool) {
 }
 
 /// c (rows, columns; as far apart as [`row_of`] the columns) += the sum over `pairs` (at, p) of `x[at..][..rows]` times row p of the panels
-/// of so many columns, `panel` elements each: the gradient of a weight, whose sums go over pixels.
+/// of so many columns, `depth` rows each: the gradient of a weight, whose sums go over pixels.
 pub fn accumulate(
     c: &mut [f32],
     rows: usize,
@@ -256,6 +257,7 @@ fn by_rows<const R: usize, const V: usize, const FUSED: bool>(
     }
 }
 
+/// R rows from `first` on. Returns how many.
 #[inline(always)]
 fn outer<const R: usize, const V: usize, const FUSED: bool>(
     c: &mut [f32],
