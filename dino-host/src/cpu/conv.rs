@@ -500,17 +500,20 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
             }
         });
     });
-    let total = sum_parts(scratch, len);
-    // The order of the sums becomes that of the weight, sixteen filters at a time.
+    add_in_order(dw, sum_parts(scratch, len), n);
+}
+
+/// dw += its sums, whose panels have a row for every element of a filter, channels within elements of the window: sixteen filters at a time.
+fn add_in_order(dw: &mut [f32], sums: &[f32], n: Conv) {
+    let (filter, count) = (n.filter(), n.window.kernel * n.window.kernel);
     dw.par_chunks_mut(16 * filter).enumerate().for_each(|(i, dw)| {
         let (first, outs) = (16 * i / COLUMNS * COLUMNS, dw.len() / filter);
-        let (row, at) = (taps::row_of(COLUMNS.min(n.out - first)), 16 * i - first);
+        let (row, col) = (taps::row_of(COLUMNS.min(n.out - first)), 16 * i - first);
         with_buffer(outs * ROWS, |turned| {
             for tap in 0..count {
                 for channel in (0..n.inp).step_by(ROWS) {
-                    let (at, channels) =
-                        (first * filter + (tap * n.inp + channel) * row + at, ROWS.min(n.inp - channel));
-                    transpose(turned, channels, &total[at..], row, [channels, outs]);
+                    let (at, channels) = ((tap * n.inp + channel) * row + col, ROWS.min(n.inp - channel));
+                    transpose(turned, channels, &sums[first * filter + at..], row, [channels, outs]);
                     for (dw, sums) in dw.chunks_mut(filter).zip(turned.chunks(channels)) {
                         let dw = dw[channel * count + tap..].iter_mut().step_by(count);
                         dw.zip(sums).for_each(|(dw, &sum)| *dw += sum);
