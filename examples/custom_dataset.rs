@@ -12,6 +12,7 @@
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data::{Dataset, Splits, Unreadable};
+use dino_host::dist::Group;
 use dino_host::error::Result;
 use dino_host::image::Image;
 use dino_host::train::{self, Run};
@@ -98,6 +99,7 @@ fn run(out: PathBuf) -> Result<()> {
         time_limit: None,
         command: std::env::args().collect(),
         screen: None,
+        group: Group::default(), // this process alone
     })?;
     Ok(())
 }

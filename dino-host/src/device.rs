@@ -80,9 +80,10 @@ pub trait Device: Update + Memory + Sized {
     /// # Errors
     /// The device only trains alone, or the group cannot be joined.
     fn join(&mut self, group: Group) -> Result<()> {
-        match group {
-            Group::Solo(_) => Ok(()),
-            _ => Err(Error::new(format!("device {} trains in one process only", Self::KIND))),
+        match group.size() {
+            1 => Ok(()),
+            n => Err(Error::new(format!("device {} trains in one process only, there are {n}", Self::KIND))
+                .hint("start it without a launcher")),
         }
     }
 

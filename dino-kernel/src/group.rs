@@ -1,9 +1,12 @@
 //! Processes that train together: what their engine (MPI, NCCL, threads) must offer, and the order in which their sums are formed.
+//!
+//! An engine moves bytes. Sums are formed here, in an order that depends on nothing but the number of ranks, so that every engine, every
+//! library and every size of message gives the same bits.
 
 use crate::real::Real;
 use core::fmt;
 
-/// Why a sum over processes was not formed.
+/// Why processes could not exchange what they have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupError {
     /// This rank has left the group, or cannot be reached.
@@ -11,13 +14,13 @@ pub enum GroupError {
         /// The rank that is missing.
         rank: usize,
     },
-    /// This rank asks for a sum of so many numbers, and others ask for so many.
+    /// This rank brings so many bytes, and others bring so many.
     Disagree {
         /// The rank that differs.
         rank: usize,
-        /// Numbers that it asks for.
+        /// Bytes that it brings.
         len: usize,
-        /// Numbers that the ranks before it ask for.
+        /// Bytes that the ranks before it bring.
         others: usize,
     },
 }
@@ -27,7 +30,7 @@ impl fmt::Display for GroupError {
         match *self {
             GroupError::Lost { rank } => write!(f, "rank {rank} has left the group"),
             GroupError::Disagree { rank, len, others } => {
-                write!(f, "rank {rank} sums {len} numbers, the ranks before it {others}")
+                write!(f, "rank {rank} brings {len} bytes, the ranks before it {others}")
             }
         }
     }
@@ -35,19 +38,78 @@ impl fmt::Display for GroupError {
 
 impl core::error::Error for GroupError {}
 
+/// Up to so many numbers are summed by everyone from what everyone has: one exchange instead of two. At least a number a rank.
+const fn few(size: usize) -> usize {
+    if size > 1024 { size } else { 1024 }
+}
+
 /// One process's membership in a group of processes that share every batch. Each is a rank, numbered from 0.
+///
+/// All ranks make the same calls with the same lengths in the same order. An error is final: all ranks get one, now or at their next
+/// call, and every later call is an error too.
 pub trait ProcessGroup {
     /// This process's number.
     fn rank(&self) -> usize;
     /// How many processes there are.
     fn size(&self) -> usize;
-    /// `x` becomes the sum of every rank's `x`, formed as [`add_by_halves`] does: the same bits on every rank, whatever the engine is.
-    /// All ranks ask for the same sums in the same order. An error is final: all ranks get one, now or at their next sum, and every
-    /// later sum is an error too.
+
+    /// `all` has one part of equal length a rank; this rank's is set, and afterwards the others' are too.
     ///
     /// # Errors
-    /// A rank has left the group or cannot be reached, or ranks ask for sums of different lengths.
-    fn sum(&mut self, x: &mut [f32]) -> Result<(), GroupError>;
+    /// A rank has left the group or cannot be reached, or the ranks' lengths differ.
+    fn gather(&mut self, all: &mut [u8]) -> Result<(), GroupError>;
+
+    /// `to` and `from` have one part of equal length a rank. Part r of `from` goes to rank r, where it becomes the part of `to` that is
+    /// numbered as this rank is.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::gather`].
+    fn exchange(&mut self, to: &mut [u8], from: &[u8]) -> Result<(), GroupError>;
+
+    /// `x` becomes rank 0's.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::gather`].
+    fn broadcast(&mut self, x: &mut [u8]) -> Result<(), GroupError>;
+
+    /// `x` becomes the sum of every rank's `x`, formed as [`add_by_halves`] does: the same bits on every rank. `scratch` has at least
+    /// [`sum_scratch`] numbers; the more it has, the fewer and larger are the messages.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::gather`].
+    fn sum(&mut self, x: &mut [f32], scratch: &mut [f32]) -> Result<(), GroupError> {
+        let (rank, size) = (self.rank(), self.size());
+        if size == 1 {
+            return Ok(());
+        }
+        let most = scratch.len() / size;
+        let mut rest = x;
+        while !rest.is_empty() {
+            let few = rest.len() <= few(size);
+            // What a rank adds up, and all ranks together.
+            let own = if few { rest.len() } else { most.min(rest.len() / size) };
+            let (part, tail) = rest.split_at_mut(if few { own } else { own * size });
+            let scratch = &mut scratch[..own * size];
+            if few {
+                scratch[rank * own..][..own].copy_from_slice(part);
+                self.gather(bytemuck::cast_slice_mut(scratch))?;
+                add_by_halves(scratch, own);
+                part.copy_from_slice(&scratch[..own]);
+            } else {
+                self.exchange(bytemuck::cast_slice_mut(scratch), bytemuck::cast_slice(part))?;
+                add_by_halves(scratch, own);
+                part[rank * own..][..own].copy_from_slice(&scratch[..own]);
+                self.gather(bytemuck::cast_slice_mut(part))?;
+            }
+            rest = tail;
+        }
+        Ok(())
+    }
+}
+
+/// The least scratch of [`ProcessGroup::sum`] for so many ranks, in numbers.
+pub const fn sum_scratch(size: usize) -> usize {
+    few(size) * size
 }
 
 /// A process alone: its sums are what it has.
@@ -63,7 +125,16 @@ impl ProcessGroup for Solo {
         1
     }
 
-    fn sum(&mut self, _x: &mut [f32]) -> Result<(), GroupError> {
+    fn gather(&mut self, _all: &mut [u8]) -> Result<(), GroupError> {
+        Ok(())
+    }
+
+    fn exchange(&mut self, to: &mut [u8], from: &[u8]) -> Result<(), GroupError> {
+        to.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn broadcast(&mut self, _x: &mut [u8]) -> Result<(), GroupError> {
         Ok(())
     }
 }

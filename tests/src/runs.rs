@@ -31,6 +31,7 @@ pub fn train<D: Device>(
         time_limit: None,
         command: Vec::new(),
         screen: None,
+        group: Default::default(),
     };
     train::run::<D>(&run).unwrap()
 }

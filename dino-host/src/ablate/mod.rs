@@ -239,6 +239,7 @@ impl<D: Device> Ablation<'_, D> {
         let unreadable = Unreadable::new(self.strict);
         let resume = out.join(CHECKPOINT).exists();
         let run = train::Run::<D> {
+            group: Default::default(),
             device: self.device,
             command: self.train_command(trial, &config, &out),
             screen: Some(SharedScreen { bars: bars.clone(), label: format!("{}, seed {}", trial.name, config.seed) }),

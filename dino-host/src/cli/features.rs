@@ -1,8 +1,9 @@
 //! The command `features`.
 
-use super::shared::{Shared, Tolerance, backbone, open, settle_view, start};
+use super::shared::{Shared, Tolerance, backbone, open, settle_view, start_shared};
 use crate::config::Config;
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::Result;
 use crate::inference::export;
 use crate::inference::features::{Extractor, Tokens};
@@ -43,8 +44,8 @@ pub struct Features<O: Args> {
 ///
 /// # Errors
 /// The device, the weights or the data set are not usable, or the output cannot be written.
-pub fn run<D: Device>(args: Features<D::Options>) -> Result<u8> {
-    start::<D>(&args.shared)?;
+pub fn run<D: Device>(mut args: Features<D::Options>, group: &Group) -> Result<u8> {
+    start_shared::<D>(&mut args.shared, group)?;
     let (mut config, weights) = backbone(&args.checkpoint, &args.which, args.network.as_deref())?;
     if let Some(view) = args.eval_view {
         config = Config { eval_view: view, ..config }.resolve()?;
@@ -52,7 +53,18 @@ pub fn run<D: Device>(args: Features<D::Options>) -> Result<u8> {
     let (splits, unreadable) = (open(&args.data, &config)?, args.tolerance.unreadable());
     settle_view(&mut config, &*splits.train, true);
     let mut extractor = Extractor::<D>::of(args.tokens, &args.shared.device, &config, &weights)?;
+    extractor.share(group);
+    if !group.is_first() {
+        // The first process writes, and tells what could not be read; the others compute their part.
+        for set in [&*splits.train, &*splits.test] {
+            extractor.each(set, &unreadable, |_, _| Ok(()))?;
+        }
+        return unreadable.tell_first(group, &*splits.train, &*splits.test).map(|()| 0);
+    }
     let written = export::write(&mut extractor, &config, args.tokens, &splits, &unreadable, args.format, &args.out);
+    if written.is_ok() {
+        unreadable.tell_first(group, &*splits.train, &*splits.test)?;
+    }
     unreadable.print();
     errln!("{}", written?);
     Ok(0)

@@ -16,12 +16,15 @@ mod shared;
 mod train;
 
 use crate::device::Device;
+use crate::dist::{Group, launch};
 use crate::error::{Error, Result};
 use crate::io::output;
 use crate::planning::check;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 /// DINO v1: self-distillation with no labels
 #[derive(Parser)]
@@ -72,9 +75,16 @@ pub fn on_cpu() -> ExitCode {
 
 /// Runs the program on device `D`: 0 done, 1 a check failed, 2 an error, 130 interrupted.
 pub fn main<D: Device>(program: &str) -> ExitCode {
+    // Of processes that a launcher started, one speaks.
+    if launch::launched(|name| std::env::var(name).ok())
+        .and_then(|launch| launch.place)
+        .is_some_and(|(rank, _)| rank > 0)
+    {
+        output::silence();
+    }
     match Cli::<D::Options>::try_parse() {
-        Ok(cli) => match dispatch::<D>(cli.command).and_then(|code| output::finish().map(|()| code)) {
-            Ok(code) => ExitCode::from(code),
+        Ok(cli) => match Group::join() {
+            Ok(group) => together::<D>(program, cli.command, &group),
             Err(e) => {
                 errln!("{program}: {e}");
                 ExitCode::from(2)
@@ -103,6 +113,43 @@ pub fn main<D: Device>(program: &str) -> ExitCode {
     }
 }
 
+/// Runs a command in a group of processes, which may be one alone.
+fn together<D: Device>(program: &str, command: Command<D::Options>, group: &Group) -> ExitCode {
+    if !group.is_first() {
+        output::silence();
+    }
+    match dispatch::<D>(command, group).and_then(|code| output::finish().map(|()| code)) {
+        Ok(code) => {
+            group.finish();
+            ExitCode::from(code)
+        }
+        Err(e) if group.ends_together() => {
+            errln!("{program}: {e}");
+            group.finish();
+            ExitCode::from(2)
+        }
+        // The others know nothing of it, and would wait for this one; unless they have met the same, and the first one has told it.
+        Err(Error { message, hint }) => {
+            thread::sleep(Duration::from_millis(if group.is_first() { 0 } else { 300 + 20 * group.rank() as u64 }));
+            output::speak();
+            errln!("{program}: {}", Error { message: group.named(group.rank(), message), hint });
+            group.abort(2);
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Refuses several processes for a command that works in one.
+fn alone(group: &Group, command: &str) -> Result<()> {
+    if group.size() == 1 {
+        return Ok(());
+    }
+    group.end_together();
+    Err(Error::new(format!("{command} works in one process, and {} were launched", group.size())).hint(
+        "start it without a launcher; train, features and eval knn, linear, logistic and retrieval share their work",
+    ))
+}
+
 /// The parser's message of several lines as one, and a hint.
 fn brief(text: &str) -> Error {
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
@@ -116,14 +163,19 @@ fn brief(text: &str) -> Error {
     Error::new(message.join(" ")).hint(hint)
 }
 
-fn dispatch<D: Device>(command: Command<D::Options>) -> Result<u8> {
+fn dispatch<D: Device>(command: Command<D::Options>, group: &Group) -> Result<u8> {
+    match &command {
+        Command::Train(_) | Command::Features(_) => (),
+        Command::Eval(what) if what.is_shared() => (),
+        _ => alone(group, "this command")?,
+    }
     match command {
-        Command::Train(args) => train::run::<D>(args),
+        Command::Train(args) => train::run::<D>(args, group),
         Command::Ablate(args) => ablate::run::<D>(args),
         Command::Finetune(args) => finetune::run::<D>(args),
         Command::Classify(args) => classify::run::<D>(args),
-        Command::Eval(what) => eval::run::<D>(what),
-        Command::Features(args) => features::run::<D>(args),
+        Command::Eval(what) => eval::run::<D>(what, group),
+        Command::Features(args) => features::run::<D>(args, group),
         Command::Convert(args) => convert::run(args),
         Command::Attend(args) => attend::run::<D>(args),
         Command::Pca(args) => pca::run::<D>(args),

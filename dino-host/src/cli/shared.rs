@@ -3,11 +3,13 @@
 use crate::config::{Config, Flags, PRESETS};
 use crate::data::{self, Dataset, Splits, Unreadable};
 use crate::device::Device;
+use crate::dist::{Group, PATIENCE};
 use crate::error::{Error, Result};
 use crate::image::augment::EvalView;
 use crate::image::{Decode, White};
 use crate::inference::features::{first_readable, view_of};
 use crate::planning::memory;
+use crate::train;
 use crate::weights;
 use clap::{Args, ValueEnum};
 use dino_kernel::init;
@@ -16,11 +18,17 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct Shared<O: Args> {
-    /// Worker threads; 0 = one a core. No result depends on it
+    /// Worker threads; 0 = one a core, and a part of the cores for processes that share them. No result depends on it
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
+    /// How long processes that share a run wait for one that does not come, before all end: 10m, 3600 (seconds) [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = super::train::time)]
+    pub rank_timeout: Option<train::Limit>,
     #[command(flatten)]
     pub device: O,
+    /// The processes that share the work, where the command shares it.
+    #[arg(skip)]
+    pub group: Group,
 }
 
 #[derive(Args)]
@@ -173,6 +181,17 @@ pub struct Source<O: Args> {
     pub json: bool,
     #[command(flatten)]
     pub tolerance: Tolerance,
+}
+
+/// The same for a command whose work several processes share.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_shared<D: Device>(shared: &mut Shared<D::Options>, group: &Group) -> Result<()> {
+    shared.group = group.clone();
+    group.set_patience(shared.rank_timeout.map_or(PATIENCE, |limit| limit.0));
+    D::ready(&shared.device)?;
+    threads(group.threads(shared.threads))
 }
 
 /// Checks that the device is there, and starts as many threads as requested.

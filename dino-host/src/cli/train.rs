@@ -1,11 +1,12 @@
 //! The command `train`.
 
 use super::shared::{
-    Limit, Model, Shared, Tolerance, open, print_few_levels, print_left_out, settle_view, sized, start,
+    Limit, Model, Shared, Tolerance, open, print_few_levels, print_left_out, settle_view, sized, start_shared,
 };
 use crate::config::Config;
-use crate::data;
+use crate::data::{self, Splits};
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::image::White;
 use crate::planning::memory;
@@ -114,54 +115,88 @@ fn holds_a_run(out: &Path) -> Error {
         .hint("--resume goes on with it, another --out starts a new one")
 }
 
+/// The configuration, what to train on, and the images.
+fn prepare<D: Device>(
+    args: &Train<D::Options>,
+    going_on: Option<(Config, String)>,
+    ranks: usize,
+) -> Result<(Config, String, Splits)> {
+    let (mut config, data) = match (going_on, &args.data) {
+        (Some(going_on), _) => going_on,
+        (None, None) if !args.model.small => {
+            return Err(
+                Error::new("what to train on? --data PATH").hint("--data builtin, or --small, draws its own images")
+            );
+        }
+        (None, data) => {
+            let data = data.clone().unwrap_or_else(|| data::BUILTIN.into());
+            (sized::<D>(&args.shared.device, &args.model, &args.limit, Some(&data))?, data)
+        }
+    };
+    config.plan_of(D::RECOMPUTE, ranks)?;
+    let splits = open(&data, &config)?;
+    settle_view(&mut config, &*splits.train, args.resume);
+    Ok((config, data, splits))
+}
+
 /// Runs the command `train`; returns the exit code.
 ///
 /// # Errors
 /// The device, the configuration, the data set, the initial weights or the run's folder are not usable, or training fails.
-pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
+pub fn run<D: Device>(mut args: Train<D::Options>, group: &Group) -> Result<u8> {
     if args.model.lists_presets() {
         return Ok(0);
     }
     let started = Instant::now();
-    start::<D>(&args.shared)?;
-    let device = &args.shared.device;
-    let (mut config, data, owner) = match (args.resume, &args.out) {
+    start_shared::<D>(&mut args.shared, group)?;
+    if args.model.named()?.shards.is_none() && group.size() > 1 && !args.resume {
+        args.model.flags.shards = Some(group.size());
+    }
+    let mut held = None;
+    let going_on = match (args.resume, &args.out) {
         (true, None) => {
             return Err(Error::new("--resume needs --out").hint("--out DIR is the folder of the run to go on with"));
         }
-        (true, Some(out)) => match go_on::<D>(&args, out)? {
-            Some(GoingOn { owner, config, data }) => (config, data, Some(owner)),
-            None => return Ok(0),
-        },
+        (true, Some(out)) => {
+            let going_on = group.from_first(|| {
+                let going_on = go_on::<D>(&args, out)?;
+                Ok(going_on.map(|GoingOn { owner, config, data }| {
+                    held = Some(owner);
+                    (config, data)
+                }))
+            })?;
+            match going_on {
+                None => return Ok(0),
+                going_on => going_on,
+            }
+        }
         (false, out) => {
-            let data = match &args.data {
-                Some(data) => data.clone(),
-                None if args.model.small => data::BUILTIN.into(),
-                None => {
-                    return Err(Error::new("what to train on? --data PATH")
-                        .hint("--data builtin, or --small, draws its own images"));
-                }
-            };
-            out.as_deref().map_or(Ok(()), check_new)?;
-            (sized::<D>(device, &args.model, &args.limit, Some(&data))?, data, None)
+            group.from_first(|| out.as_deref().map_or(Ok(()), check_new))?;
+            None
         }
     };
-    let splits = open(&data, &config)?;
-    settle_view(&mut config, &*splits.train, args.resume);
+    // Every process opens the images for itself; where one cannot, all end.
+    let (config, data, splits) = group.all(prepare::<D>(&args, going_on, group.size()))?;
+    let device = &args.shared.device;
     let from = args.init_from.as_deref();
-    let start = from
-        .map(|file| init::start(file, args.network.as_deref(), &config, args.init_head, args.init_channels))
-        .transpose()?;
-    // A new run takes its folder when everything that may be wrong has been checked.
-    let owner = match (owner, &args.out) {
-        (Some(owner), _) => owner,
-        (None, Some(out)) => Owner::of(out)?,
-        (None, None) => Owner::of_new_in(Path::new(RUNS))?,
-    };
-    let out = owner.folder().to_owned();
-    if !args.resume && out.join(train::CHECKPOINT).exists() {
-        return Err(holds_a_run(&out)); // begun and ended while the images were examined
-    }
+    let mut start = None;
+    let out = group.from_first(|| {
+        start = from
+            .map(|file| init::start(file, args.network.as_deref(), &config, args.init_head, args.init_channels))
+            .transpose()?;
+        // A new run takes its folder when everything that may be wrong has been checked.
+        let owner = match (held.take(), &args.out) {
+            (Some(owner), _) => owner,
+            (None, Some(out)) => Owner::of(out)?,
+            (None, None) => Owner::of_new_in(Path::new(RUNS))?,
+        };
+        let out = owner.folder().to_owned();
+        if !args.resume && out.join(train::CHECKPOINT).exists() {
+            return Err(holds_a_run(&out)); // begun and ended while the images were examined
+        }
+        held = Some(owner);
+        Ok(out)
+    })?;
     errln!(
         "{} training and {} test images ({data}); crops of {} pixels, {} images a step in parts of {}{}; {} into {}",
         splits.train.len(),
@@ -183,6 +218,10 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
     if let Some(limit) = args.time_limit {
         errln!("saving and stopping before {limit} are over");
     }
+    if group.size() > 1 {
+        group.note().iter().for_each(|note| errln!("note: {note}"));
+        errln!("SIGUSR1 to the launcher saves and stops; after Ctrl-C and SIGTERM some launchers leave no time for it");
+    }
     signals::watch(&STOP);
     let (resume, unreadable) = (args.resume, args.tolerance.unreadable());
     let command = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
@@ -201,6 +240,7 @@ pub fn run<D: Device>(args: Train<D::Options>) -> Result<u8> {
         time_limit: args.time_limit.map(|limit| (started, limit)),
         command,
         screen: None,
+        group: group.clone(),
     };
     Ok(match train::run(&run)? {
         Outcome::Finished => 0,

@@ -153,6 +153,8 @@ keys! {
     #[arg(long, help_heading = "Training")] batch: usize = 64;
     /// Images that go through the model at once (divides --batch; gradients are the same); 0 = the most that make up to 8192 tokens on a CPU, 65536 on a GPU
     #[arg(long, help_heading = "Training")] micro_batch: usize = 0;
+    /// Equal parts of the batch that are summed apart, then by halves; processes share them, and a run has the same bits on any number of processes that divides it [default for a new run: one a process]
+    #[arg(long, help_heading = "Training")] shards: usize = 1;
     /// Run the student over a micro-batch's crops in several passes, none of more tokens than the largest crop has: less memory, the same gradients; every pass computes the teacher's targets again
     #[arg(long, help_heading = "Training", num_args = 0..=1, default_missing_value = "true")] stream_crops: bool = false;
     /// Epochs

@@ -8,7 +8,7 @@ use dino_kernel::model::resnet::{Block, MAX_STAGES, ResNet, Stage, Stem};
 use dino_kernel::model::{Activation, Backbone, Head, Table, Vit};
 use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::position::Interpolation;
-use dino_kernel::plan::{self, Plan, PlanError};
+use dino_kernel::plan::{self, Plan, PlanError, Sharding};
 
 impl Config {
     /// Hidden width of the MLPs.
@@ -78,6 +78,14 @@ impl Config {
     /// # Errors
     /// The sizes do not fit one another, or are too large; the hint names the flag.
     pub fn plan(&self, recompute: bool) -> Result<Plan> {
+        self.plan_of(recompute, 1)
+    }
+
+    /// The same for each of `ranks` processes that share every batch.
+    ///
+    /// # Errors
+    /// As [`Config::plan`], or the processes cannot share the shards equally.
+    pub fn plan_of(&self, recompute: bool, ranks: usize) -> Result<Plan> {
         let Table { backbone, head } = self.table();
         let square = |count, side| Group { count, height: side, width: side };
         let mut views = Crops::one(square(2, self.global_size));
@@ -101,7 +109,8 @@ impl Config {
             stream_crops,
             bn_group: (self.bn_group > 0).then_some(self.bn_group),
         };
-        Plan::new(config).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
+        let sharding = Sharding { shards: self.shards, ranks };
+        Plan::sharded(config, sharding).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
     }
 }
 
@@ -128,9 +137,17 @@ fn remedy(e: PlanError) -> String {
             format!("--micro-batch {} divides --batch {batch}", divisor(batch, micro_batch))
         }
         PlanError::Shards { micro_batches, shards } => {
-            format!("{} shards: as many micro-batches in each", divisor(micro_batches, shards))
+            format!(
+                "--shards {}, or a --micro-batch that divides the images of a shard",
+                divisor(micro_batches, shards)
+            )
         }
-        PlanError::Ranks { shards, ranks } => format!("{shards} shards suit {} processes", divisor(shards, ranks)),
+        PlanError::Ranks { shards, ranks } => {
+            format!(
+                "{shards} shards suit {} processes; a new run with --shards {ranks} suits {ranks}",
+                divisor(shards, ranks)
+            )
+        }
         PlanError::WholeBatch { .. } => "one process, or --targets center or none".into(),
         PlanError::Blocks { depth, .. } => format!("--blocks 1 to {depth}"),
         PlanError::EvenKernel { .. } => "a filter of side 3, 5 or 7".into(),

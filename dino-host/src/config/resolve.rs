@@ -35,6 +35,7 @@ impl Config {
             self.fill_vit()?
         }
         self.fill_head()?;
+        self.check_shards()?;
         if self.micro_batch == 0 {
             self.micro_batch = self.suitable_micro_batch(most);
         }
@@ -135,7 +136,8 @@ impl Config {
         Ok(())
     }
 
-    /// The largest divisor of the batch whose crops make up to `most` tokens; with batch norms one that cuts none of their groups.
+    /// The largest divisor of a shard of the batch whose crops make up to `most` tokens; with batch norms one that cuts none of their
+    /// groups.
     fn suitable_micro_batch(&self, most: usize) -> usize {
         let side = |pixels: usize| match self.resnet() {
             // As many pixels as a ViT/16 makes a token of.
@@ -149,12 +151,31 @@ impl Config {
             if !self.batch.is_multiple_of(group) {
                 return self.batch; // refused by the plan, which names the group
             }
-            let most = (most / tokens / group).clamp(1, (self.batch / group).max(1));
-            let groups = (1..=most).rev().find(|n| self.batch.is_multiple_of(n * group)).unwrap_or(1);
+            let shard = self.batch / self.shards.max(1);
+            let most = (most / tokens / group).clamp(1, (shard / group).max(1));
+            let groups = (1..=most).rev().find(|n| shard.is_multiple_of(n * group)).unwrap_or(1);
             return groups * group;
         }
-        let most = (most / tokens).clamp(1, self.batch.max(1));
-        (1..=most).rev().find(|m| self.batch.is_multiple_of(*m)).unwrap_or(1)
+        let shard = self.batch / self.shards.max(1);
+        let most = (most / tokens).clamp(1, shard.max(1));
+        (1..=most).rev().find(|m| shard.is_multiple_of(*m)).unwrap_or(1)
+    }
+
+    /// Checks that the batch can be cut into its shards.
+    fn check_shards(&self) -> Result<()> {
+        let Config { batch, shards, .. } = *self;
+        if shards == 0 {
+            return bad("shards", &shards, "at least 1");
+        }
+        if batch.is_multiple_of(shards) {
+            return Ok(());
+        }
+        let near = [batch / shards * shards, (batch / shards + 1) * shards];
+        let fits: Vec<String> = near.iter().filter(|n| **n > 0).map(usize::to_string).collect();
+        Err(Error::new(format!("a --batch of {batch} cannot be cut into {shards} equal shards")).hint(format!(
+            "--batch {} can; a launcher's processes are as many shards unless --shards says otherwise",
+            fits.join(" or ")
+        )))
     }
 
     /// Checks the channels; the published mean and deviation, which are those of colors, become their average where there are none.

@@ -2,15 +2,21 @@
 
 use super::{Cpu, split};
 use dino_kernel::backend::{Collective, Sums};
-use dino_kernel::group::ProcessGroup;
 use dino_kernel::params::ParamTable;
 
 impl Collective for Cpu {
     fn all_reduce(&mut self, table: &dyn ParamTable, sums: Sums) {
+        if self.group.size() == 1 {
+            return;
+        }
         let [teacher, losses] = split(&mut self.state, [sums.teacher.0, sums.losses.0]);
-        let mut all = [&mut self.grads[..table.len()], teacher, losses];
-        if let Err(e) = all.iter_mut().try_for_each(|x| self.group.sum(x)) {
-            let [.., losses] = all;
+        // The few numbers go in one message.
+        let mut few = [&*teacher, &*losses].concat();
+        let summed = self.group.sum(&mut self.grads[..table.len()]).and_then(|()| self.group.sum(&mut few));
+        let (first, rest) = few.split_at(teacher.len());
+        teacher.copy_from_slice(first);
+        losses.copy_from_slice(rest);
+        if let Err(e) = summed {
             losses.fill(f32::NAN);
             self.failure = Some(e);
         }

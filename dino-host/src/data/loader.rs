@@ -9,6 +9,7 @@ use crate::image::augment::{Augment, ProbeView, Scratch};
 use dino_kernel::rng::{Kind, Rng};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -79,8 +80,10 @@ pub struct Recipe<C = Augment> {
     pub augment: C,
     /// Seed of the order of images and of the crops.
     pub seed: u64,
-    /// Images of a step.
+    /// Images of a step, of all processes.
     pub batch: usize,
+    /// Which of them are this process's.
+    pub own: Range<usize>,
     /// Images of a micro-batch; it divides `batch`.
     pub micro_batch: usize,
     /// Steps of an epoch.
@@ -88,16 +91,16 @@ pub struct Recipe<C = Augment> {
 }
 
 impl<C: Cut> Recipe<C> {
-    /// Makes the crops of the `step`-th step; `order` is the step's epoch's.
+    /// Makes this process's crops of the `step`-th step; `order` is the step's epoch's.
     ///
     /// # Errors
     /// Under `strict` an image cannot be read; otherwise `SUBSTITUTES` images and the one drawn after them cannot.
     pub fn load(&self, set: &dyn Dataset, unreadable: &Unreadable, order: &[u32], step: u64) -> Result<Batch> {
         let (epoch, at) = (step / self.per_epoch, (step % self.per_epoch) as usize * self.batch);
         let views = self.augment.lens();
-        let ids = &order[at..at + self.batch];
-        let mut pixels = vec![0.0; self.batch * views.iter().sum::<usize>()];
-        let images: Result<Vec<u32>> = slots(&mut pixels, &views, self.batch, self.micro_batch)
+        let ids = &order[at..at + self.batch][self.own.clone()];
+        let mut pixels = vec![0.0; ids.len() * views.iter().sum::<usize>()];
+        let images: Result<Vec<u32>> = slots(&mut pixels, &views, ids.len(), self.micro_batch)
             .into_par_iter()
             .zip(ids)
             .map(|(crops, &id)| {
@@ -142,7 +145,7 @@ impl<C: Cut> Recipe<C> {
         scope: &'scope Scope<'scope, '_>,
         set: &'scope dyn Dataset,
         unreadable: &'scope Unreadable,
-        steps: std::ops::Range<u64>,
+        steps: Range<u64>,
     ) -> (Receiver<Result<Batch>>, ScopedJoinHandle<'scope, ()>)
     where
         C: 'scope,
@@ -218,7 +221,7 @@ mod tests {
     }
 
     fn recipe() -> Recipe {
-        Recipe { augment: Config::tiny().augment(), seed: 3, batch: 8, micro_batch: 8, per_epoch: 5 }
+        Recipe { augment: Config::tiny().augment(), seed: 3, batch: 8, own: 0..8, micro_batch: 8, per_epoch: 5 }
     }
 
     #[test]
@@ -241,6 +244,14 @@ mod tests {
             }
         }
         assert_ne!(substitutes[0], substitutes[1], "another epoch, other substitutes");
+        // Processes that share a step have the same, each its part.
+        for own in [0..2, 2..8] {
+            let set = Holes(Builtin::new(24, 40, Part::Train, 0), bad);
+            let recipe = Recipe { own: own.clone(), micro_batch: 2, ..recipe() };
+            let shared = recipe.load(&set, &Unreadable::default(), &order(40, 3, 1), 8).unwrap();
+            assert!(shared.images == holed[8].images[own.clone()]);
+            assert!(shared.pixels[..3 * side * side] == first_view(&holed[8], own.start));
+        }
         // A step made alone, as after a resume, is the same.
         let set = Holes(Builtin::new(24, 40, Part::Train, 0), bad);
         let alone = recipe().load(&set, &Unreadable::default(), &order(40, 3, 1), 8).unwrap();

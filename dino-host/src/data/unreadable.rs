@@ -1,9 +1,11 @@
 //! Images that cannot be read: each is named once and counted, and the run goes on without it.
 
 use super::Dataset;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::image::remark::remarked;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard};
 
@@ -48,6 +50,15 @@ pub struct UnreadableImage {
     pub count: usize,
     /// No image before had the same message: that of a missing shard covers many.
     pub first_of_cause: bool,
+}
+
+/// What a process has found, on its way to the one that tells.
+#[derive(Default, Serialize, Deserialize)]
+struct Found {
+    /// Whether it is of the test part, the image, why it cannot be read, and what to do.
+    unreadable: Vec<(bool, String, String, Option<String>)>,
+    /// Images whose file lacks its end mark.
+    endless: Vec<String>,
 }
 
 impl Unreadable {
@@ -115,6 +126,47 @@ impl Unreadable {
                 "WARNING: {n} images lack their end mark, {first} is one; all their pixels are there, and they are used"
             ),
         })
+    }
+
+    /// Whether images have been found that [`Unreadable::take`] has not given out.
+    pub fn has_news(&self) -> bool {
+        !self.seen().fresh.is_empty()
+    }
+
+    /// What every process of the group has found goes to the first one, which tells.
+    ///
+    /// # Errors
+    /// The group fails.
+    pub fn tell_first(&self, group: &Group, train: &dyn Dataset, test: &dyn Dataset) -> Result<()> {
+        if group.size() == 1 {
+            return Ok(());
+        }
+        let own = if group.is_first() { Found::default() } else { self.give(test) };
+        let found = group.gather_each(&own)?;
+        if group.is_first() {
+            found.into_iter().for_each(|found| self.add(found, train, test));
+        }
+        Ok(())
+    }
+
+    fn give(&self, test: &dyn Dataset) -> Found {
+        let mut seen = self.seen();
+        let fresh = std::mem::take(&mut seen.fresh).into_iter();
+        let unreadable = fresh.map(|((set, image), e)| (set == test.identity(0), image, e.message, e.hint)).collect();
+        let endless = if seen.endless.len() > seen.told { seen.endless.iter().cloned().collect() } else { Vec::new() };
+        seen.told = seen.endless.len();
+        Found { unreadable, endless }
+    }
+
+    fn add(&self, found: Found, train: &dyn Dataset, test: &dyn Dataset) {
+        let mut seen = self.seen();
+        for (of_test, image, message, hint) in found.unreadable {
+            let key = (if of_test { test } else { train }.identity(0), image);
+            if seen.found.insert(key.clone()) {
+                seen.fresh.push((key, Error { message, hint }));
+            }
+        }
+        seen.endless.extend(found.endless);
     }
 
     /// Prints those on stderr: for commands without a screen of their own.

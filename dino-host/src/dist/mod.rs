@@ -1,55 +1,409 @@
-//! Processes that share every batch: the engines by which they sum what a step must have from all of them.
+//! Processes that share every batch: how they find each other, and what they tell each other.
+//!
+//! A [`Group`] is built once, when the program begins, from what a launcher left in the environment ([`launch`]); alone it holds nothing.
+//! An engine ([`mpi`]; in tests [`threads`]) moves bytes; what is made of them is written here, once for all engines.
 
+pub mod launch;
+#[cfg(unix)]
+pub mod mpi;
 pub mod threads;
 
-use crate::error::Error;
-use dino_kernel::group::{GroupError, ProcessGroup, Solo};
+use crate::error::{Error, Result};
+use dino_kernel::group::{GroupError, ProcessGroup, sum_scratch};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// A process's membership in a group, by any engine.
-#[derive(Debug)]
-pub enum Group {
-    /// One process, alone.
-    Solo(Solo),
-    /// A thread of this process, one of several.
-    Threads(threads::Member),
+/// How long a rank may take to come before the others give up.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Numbers that go from one rank to another at once in a sum, where all ranks are on one machine: they stay in a cache. Over a network
+/// a message costs more than that is worth.
+const NEAR: usize = 1 << 16;
+/// The same where they are not.
+const FAR: usize = 1 << 22;
+
+/// A process's membership in a group, by any engine: alone, unless a launcher started several. Copies are of the same membership.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    rank: usize,
+    shared: Option<Arc<Shared>>,
 }
 
-impl Default for Group {
-    /// Alone.
-    fn default() -> Group {
-        Group::Solo(Solo)
+#[derive(Debug)]
+struct Shared {
+    size: usize,
+    inner: Mutex<Inner>,
+    /// An error has been met that all ranks know of: they end together.
+    together: AtomicBool,
+    place: Place,
+}
+
+#[derive(Debug)]
+struct Inner {
+    engine: Engine,
+    /// Of sums.
+    scratch: Vec<f32>,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Threads(threads::Member),
+    #[cfg(unix)]
+    Mpi(mpi::Mpi),
+}
+
+impl Engine {
+    fn group(&mut self) -> &mut dyn ProcessGroup {
+        match self {
+            Engine::Threads(member) => member,
+            #[cfg(unix)]
+            Engine::Mpi(mpi) => mpi,
+        }
+    }
+
+    // Threads leave when they drop their membership, and wait as long as it takes.
+
+    fn set_patience(&mut self, _patience: Duration) {
+        #[cfg(unix)]
+        if let Engine::Mpi(mpi) = self {
+            mpi.set_patience(_patience);
+        }
+    }
+
+    fn finish(&mut self) {
+        #[cfg(unix)]
+        if let Engine::Mpi(mpi) = self {
+            mpi.finish();
+        }
+    }
+
+    fn abort(&mut self, _code: u8) {
+        #[cfg(unix)]
+        if let Engine::Mpi(mpi) = self {
+            mpi.abort(_code);
+        }
+    }
+}
+
+/// Where the ranks of a group are.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    /// Names of the machines, rank by rank.
+    hosts: Vec<String>,
+    /// Ranks that use the same cores as this one, it included.
+    sharing: usize,
+    /// Cores that this process may use.
+    cores: usize,
+}
+
+/// An error on its way to another rank.
+type Told = (String, Option<String>);
+
+impl From<threads::Member> for Group {
+    fn from(member: threads::Member) -> Group {
+        let (rank, size) = (member.rank(), member.size());
+        let place = Place { hosts: vec![String::new(); size], sharing: 1, cores: 1 };
+        Group::new(rank, size, Engine::Threads(member), place)
     }
 }
 
 impl Group {
-    fn engine(&self) -> &dyn ProcessGroup {
-        match self {
-            Group::Solo(alone) => alone,
-            Group::Threads(member) => member,
+    fn new(rank: usize, size: usize, engine: Engine, place: Place) -> Group {
+        let near = place.hosts.windows(2).all(|pair| pair[0] == pair[1]);
+        let scratch = vec![0.0; sum_scratch(size).max(size * if near { NEAR } else { FAR })];
+        let inner = Mutex::new(Inner { engine, scratch });
+        Group { rank, shared: Some(Arc::new(Shared { size, inner, together: AtomicBool::new(false), place })) }
+    }
+
+    /// The group of the processes that a launcher has started with this one; alone where none has.
+    ///
+    /// # Errors
+    /// The launcher's library cannot be opened, or belongs to another launcher.
+    #[cfg(unix)]
+    pub fn join() -> Result<Group> {
+        let Some(launch) = launch::launched(|name| std::env::var(name).ok()) else { return Ok(Group::default()) };
+        let by = launch.by.name();
+        if launch.by == launch::Launcher::Torchrun {
+            return Err(Error::new(format!("started by {by}, which brings no MPI")).hint(mpi::hint(&launch)));
         }
+        let named = std::env::var("DINO_MPI").ok();
+        let mut mpi = mpi::Mpi::join(&launch, named.as_deref(), PATIENCE).map_err(|e| {
+            Error::new(format!("started by {by}, but its library cannot be joined: {e}")).hint(mpi::hint(&launch))
+        })?;
+        if mpi.size() == 1 {
+            mpi.finish();
+            return Ok(Group::default());
+        }
+        // Alone for a moment: the gathering below needs a group, and the group needs its result.
+        let (rank, size) = (mpi.rank(), mpi.size());
+        let mut group = Group::new(rank, size, Engine::Mpi(mpi), Place { hosts: Vec::new(), sharing: 1, cores: 1 });
+        let (host, cores) = (crate::io::host(), allowed_cores());
+        let all: Vec<(String, String)> = group.gather_each(&(host, cores))?;
+        let place = Place {
+            sharing: all.iter().filter(|other| **other == all[rank]).count(),
+            hosts: all.into_iter().map(|(host, _)| host).collect(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let shared = group.shared.as_mut().and_then(Arc::get_mut).expect("there is one copy so far");
+        shared.place = place;
+        let near = shared.place.hosts.windows(2).all(|pair| pair[0] == pair[1]);
+        if !near {
+            let inner = shared.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+            inner.scratch.resize(sum_scratch(size).max(size * FAR), 0.0);
+        }
+        Ok(group)
+    }
+
+    /// Alone: there is no engine for this system.
+    ///
+    /// # Errors
+    /// A launcher started several processes.
+    #[cfg(not(unix))]
+    pub fn join() -> Result<Group> {
+        match launch::launched(|name| std::env::var(name).ok()) {
+            None => Ok(Group::default()),
+            Some(launch) => Err(Error::new(format!("started by {}, and MPI is used on Unix only", launch.by.name()))
+                .hint("start it without a launcher")),
+        }
+    }
+
+    /// This process's number.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// How many processes there are.
+    pub fn size(&self) -> usize {
+        self.shared.as_ref().map_or(1, |shared| shared.size)
+    }
+
+    /// Whether this is the process that prints, logs, draws and saves.
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// What the group is, for the first line of a run and for `run.json`; none alone.
+    pub fn description(&self) -> Option<String> {
+        let shared = self.shared.as_ref()?;
+        let mut hosts = shared.place.hosts.clone();
+        hosts.sort_unstable();
+        hosts.dedup();
+        let engine = match &lock(shared).engine {
+            Engine::Threads(_) => "threads".into(),
+            #[cfg(unix)]
+            Engine::Mpi(mpi) => mpi.library().to_owned(),
+        };
+        let many = if hosts.len() == 1 { "" } else { "s" };
+        Some(format!("{} processes on {} machine{many}, {engine}", shared.size, hosts.len()))
+    }
+
+    /// The threads of this process where so many are asked for; 0 asks for one a core that is its own.
+    pub fn threads(&self, asked: usize) -> usize {
+        match &self.shared {
+            Some(shared) if asked == 0 => (shared.place.cores / shared.place.sharing).max(1),
+            _ => asked,
+        }
+    }
+
+    /// What to know about the cores, if anything: launchers may leave a process one of many.
+    pub fn note(&self) -> Option<String> {
+        let place = &self.shared.as_ref()?.place;
+        let host = place.hosts.get(self.rank)?;
+        let (here, all) = (place.hosts.iter().filter(|other| *other == host).count(), online_cores());
+        (place.cores == 1 && all > here).then(|| {
+            format!("every process may use one of {all} cores only; mpirun --bind-to none leaves it all of them")
+        })
+    }
+
+    /// This rank's part of so many things: consecutive ones, as many as the others have, or one more.
+    pub fn part_of(&self, count: usize) -> Range<usize> {
+        let at = |rank: usize| count / self.size() * rank + (count % self.size()).min(rank);
+        at(self.rank)..at(self.rank + 1)
+    }
+
+    /// How long a rank may take to come from now on.
+    pub fn set_patience(&self, patience: Duration) {
+        self.with_engine(|engine| engine.set_patience(patience));
+    }
+
+    fn with_engine(&self, work: impl FnOnce(&mut Engine)) {
+        if let Some(shared) = &self.shared {
+            work(&mut lock(shared).engine);
+        }
+    }
+
+    /// Exchanges through the engine, if there is one.
+    fn with<T>(&self, alone: T, with: impl FnOnce(&mut Inner) -> Result<T, GroupError>) -> Result<T, GroupError> {
+        match &self.shared {
+            None => Ok(alone),
+            Some(shared) => with(&mut lock(shared)),
+        }
+    }
+
+    /// `x` becomes the sum of every rank's, the same bits on all of them ([`ProcessGroup::sum`]).
+    ///
+    /// # Errors
+    /// A rank is gone, or brings another length.
+    pub fn sum(&self, x: &mut [f32]) -> Result<(), GroupError> {
+        self.with((), |Inner { engine, scratch }| engine.group().sum(x, scratch))
+    }
+
+    /// `all`, one part of equal length a rank, of which this rank's is set, becomes all ranks'.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn gather_parts(&self, all: &mut [u8]) -> Result<()> {
+        self.with((), |inner| inner.engine.group().gather(all)).map_err(|e| self.explain(e))
+    }
+
+    /// `x` becomes rank 0's.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn broadcast(&self, x: &mut [u8]) -> Result<()> {
+        self.with((), |inner| inner.engine.group().broadcast(x)).map_err(|e| self.explain(e))
+    }
+
+    /// What every rank brings, rank by rank.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn gather_each<T: Serialize + DeserializeOwned>(&self, own: &T) -> Result<Vec<T>> {
+        let own = serde_json::to_vec(own).expect("plain data");
+        let mut lens = vec![0u64; self.size()];
+        lens[self.rank] = own.len() as u64;
+        self.gather_parts(bytemuck::cast_slice_mut(&mut lens))?;
+        let most = lens.iter().max().map_or(0, |len| *len as usize);
+        let mut all = vec![0; most * lens.len()];
+        all[self.rank * most..][..own.len()].copy_from_slice(&own);
+        self.gather_parts(&mut all)?;
+        let parts = lens.iter().enumerate().map(|(rank, len)| &all[rank * most..][..*len as usize]);
+        parts
+            .map(|part| serde_json::from_slice(part).map_err(|e| Error::new(format!("another rank's words: {e}"))))
+            .collect()
+    }
+
+    /// What rank 0 makes, on all ranks; where it cannot, its error on all of them.
+    ///
+    /// # Errors
+    /// Rank 0's, or those of [`Group::sum`].
+    pub fn from_first<T: Serialize + DeserializeOwned>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.shared.is_none() {
+            return make();
+        }
+        let mut bytes = Vec::new();
+        let mut made = None;
+        if self.is_first() {
+            let mut found = make();
+            let told = |found: &Result<T>| {
+                let told: Result<&T, Told> = found.as_ref().map_err(|e| (e.message.clone(), e.hint.clone()));
+                serde_json::to_vec(&told)
+            };
+            // A path that is no text, perhaps.
+            bytes = told(&found).unwrap_or_else(|e| {
+                found = Err(Error::new(format!("other processes cannot be told: {e}")));
+                told(&found).expect("an error is text")
+            });
+            made = Some(found);
+        }
+        let mut len = [bytes.len() as u64];
+        self.broadcast(bytemuck::cast_slice_mut(&mut len))?;
+        bytes.resize(len[0] as usize, 0);
+        self.broadcast(&mut bytes)?;
+        let found = made.unwrap_or_else(|| {
+            let told: Result<T, Told> =
+                serde_json::from_slice(&bytes).map_err(|e| Error::new(format!("rank 0's words: {e}")))?;
+            told.map_err(|(message, hint)| Error { message, hint })
+        });
+        found.inspect_err(|_| self.end_together())
+    }
+
+    /// This rank's result, if all ranks have one; else the error of the first that has none, on all ranks.
+    ///
+    /// # Errors
+    /// A rank's, which is named, or those of [`Group::sum`].
+    pub fn all<T>(&self, own: Result<T>) -> Result<T> {
+        if self.shared.is_none() {
+            return own;
+        }
+        let mut failed = vec![0u8; self.size()];
+        failed[self.rank] = own.is_err() as u8;
+        self.gather_parts(&mut failed)?;
+        if !failed.contains(&1) {
+            return own;
+        }
+        let told: Option<Told> = own.err().map(|e| (e.message, e.hint));
+        let told = self.gather_each(&told)?;
+        self.end_together();
+        let first = told.into_iter().enumerate().find_map(|(rank, told)| Some((rank, told?)));
+        Err(match first {
+            Some((rank, (message, hint))) => Error { message: self.named(rank, message), hint },
+            None => Error::new("a rank failed"),
+        })
+    }
+
+    /// A message with the rank that it comes from; alone, the message.
+    pub fn named(&self, rank: usize, message: String) -> String {
+        match &self.shared {
+            None => message,
+            Some(shared) if shared.place.hosts[rank].is_empty() => format!("rank {rank}: {message}"),
+            Some(shared) => format!("rank {rank} on {}: {message}", shared.place.hosts[rank]),
+        }
+    }
+
+    /// From now on all ranks are on their way to the same end.
+    pub fn end_together(&self) {
+        if let Some(shared) = &self.shared {
+            shared.together.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an error has been met that all ranks know of.
+    pub fn ends_together(&self) -> bool {
+        self.shared.as_ref().is_none_or(|shared| shared.together.load(Ordering::Relaxed))
+    }
+
+    /// Leaves the group, when all ranks do.
+    pub fn finish(&self) {
+        self.with_engine(|engine| engine.finish());
+    }
+
+    /// Ends the processes of all ranks.
+    pub fn abort(&self, code: u8) {
+        self.with_engine(|engine| engine.abort(code));
     }
 
     /// What a user reads where the group has failed.
     pub fn explain(&self, e: GroupError) -> Error {
-        let (rank, size) = (self.rank(), self.size());
-        Error::new(format!("{e}; rank {rank} of {size} cannot go on without it"))
+        Error::new(format!("{e}; rank {} of {} cannot go on without it", self.rank, self.size()))
             .hint("what went wrong first is told by the rank that is named")
     }
 }
 
-impl ProcessGroup for Group {
-    fn rank(&self) -> usize {
-        self.engine().rank()
-    }
+fn lock(shared: &Shared) -> MutexGuard<'_, Inner> {
+    shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn size(&self) -> usize {
-        self.engine().size()
-    }
+/// The cores of this machine.
+#[cfg(unix)]
+fn online_cores() -> usize {
+    // SAFETY: the call reads a number of the system.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+}
 
-    fn sum(&mut self, x: &mut [f32]) -> Result<(), GroupError> {
-        match self {
-            Group::Solo(alone) => alone.sum(x),
-            Group::Threads(member) => member.sum(x),
-        }
-    }
+#[cfg(not(unix))]
+fn online_cores() -> usize {
+    1
+}
+
+/// The cores that this process may use, as the system writes them; the same text on ranks that share them.
+#[cfg(unix)]
+fn allowed_cores() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    line.map_or(String::new(), |list| list.trim().to_owned())
 }

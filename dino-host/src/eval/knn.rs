@@ -4,10 +4,11 @@
 //! Only classes with a vote are answers: a query whose class none of its k neighbors has is wrong in top-5 too, however few classes
 //! there are. Votes are compared by their logarithms, which hold at any temperature.
 
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::linalg::gemm::{View, sgemm};
 use crate::linalg::rows::at_least;
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 use std::cmp::Ordering;
 
@@ -197,6 +198,22 @@ pub fn evaluate(
     ks: &[usize],
     temperature: f64,
 ) -> Result<Vec<Score>> {
+    evaluate_shared(bank, bank_labels, queries, labels, ks, temperature, &Group::default())
+}
+
+/// The same by processes that all have bank and queries: each lets its part of the queries vote, and all have the scores.
+///
+/// # Errors
+/// As [`evaluate`], or the group fails.
+pub fn evaluate_shared(
+    bank: Array2<f32>,
+    bank_labels: &[u32],
+    queries: Array2<f32>,
+    labels: &[u32],
+    ks: &[usize],
+    temperature: f64,
+    group: &Group,
+) -> Result<Vec<Score>> {
     check_temperature(temperature, TEMPERATURE)?;
     if bank.nrows() == 0 || queries.nrows() == 0 {
         return Err(Error::new(format!(
@@ -209,23 +226,38 @@ pub fn evaluate(
         return Err(Error::new(format!("the features in row {row} are not finite")).hint("are the weights valid?"));
     }
     let most = ks.iter().copied().max().unwrap_or(0);
-    let found = neighbors(normalize(bank).view(), normalize(queries).view(), most);
-    Ok(scores(&found, bank_labels, labels, ks, temperature))
+    let own = group.part_of(labels.len());
+    let asked = normalize(queries.slice_move(s![own.clone(), ..]));
+    let found = neighbors(normalize(bank).view(), asked.view(), most);
+    let own = right(&found, bank_labels, &labels[own], ks, temperature);
+    let mut all = vec![[0; 2]; ks.len()];
+    for counts in group.gather_each(&own)? {
+        all.iter_mut().flatten().zip(counts.iter().flatten()).for_each(|(sum, count)| *sum += count);
+    }
+    Ok(percent(&all, labels.len(), ks))
 }
 
 /// The same of neighbors that have been found: at least as many as the largest k, or all there are.
 pub fn scores(found: &Neighbors, bank_labels: &[u32], labels: &[u32], ks: &[usize], temperature: f64) -> Vec<Score> {
-    let score = |&k: &usize| {
+    percent(&right(found, bank_labels, labels, ks, temperature), labels.len(), ks)
+}
+
+/// How many queries the vote answers right, for every k: with the class of most votes, and with one of the five of most votes.
+fn right(found: &Neighbors, bank_labels: &[u32], labels: &[u32], ks: &[usize], temperature: f64) -> Vec<[u64; 2]> {
+    let count = |&k: &usize| {
         let rank = |(q, label): (usize, &u32)| {
             let answers = found.answers(q, bank_labels, k, temperature);
             answers.iter().position(|answer| answer.0 == *label)
         };
         let ranks: Vec<Option<usize>> = labels.par_iter().enumerate().map(rank).collect();
-        let within = |n: usize| ranks.iter().flatten().filter(|rank| **rank < n).count();
-        let percent = |n: usize| 100.0 * n as f64 / labels.len().max(1) as f64;
-        Score { k, top1: percent(within(1)), top5: percent(within(5)) }
+        [1, 5].map(|n| ranks.iter().flatten().filter(|rank| **rank < n).count() as u64)
     };
-    ks.iter().map(score).collect()
+    ks.iter().map(count).collect()
+}
+
+fn percent(right: &[[u64; 2]], queries: usize, ks: &[usize]) -> Vec<Score> {
+    let percent = |count: u64| 100.0 * count as f64 / queries.max(1) as f64;
+    ks.iter().zip(right).map(|(&k, &[one, five])| Score { k, top1: percent(one), top5: percent(five) }).collect()
 }
 
 #[cfg(test)]

@@ -120,10 +120,10 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let (progress, notes) = begin::start(run, &mut device, &plan)?;
     let augment = ProbeView { side: config.global_size, mean: config.mean.clone(), std: config.std.clone() };
     let (batch, micro_batch, seed) = (recipe.batch, recipe.micro_batch, recipe.seed);
-    let loader = loader::Recipe { augment, seed, batch, micro_batch, per_epoch };
+    let loader = loader::Recipe { augment, seed, batch, own: 0..batch, micro_batch, per_epoch };
     let (path, open) = (run.out.join(LOG), progress.epoch_is_open(per_epoch));
     let log = Log::go_on(&path, progress.step, open, &mut clock, run.unreadable, |_| ())?;
-    let mut screen = Screen::new(recipe.epochs * per_epoch, progress.step, None);
+    let mut screen = Screen::new(recipe.epochs * per_epoch, progress.step, None, true);
     screen.print(&format!("on {}", device.name()));
     notes.iter().for_each(|line| screen.print(line));
     let mut tuner = Tuner {

@@ -3,12 +3,13 @@
 use crate::config::Config;
 use crate::data::{Dataset, Unreadable};
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::image::augment::{EvalView, eval_view};
 use crate::inference::require;
 use clap::ValueEnum;
-use dino_kernel::crops::{Crops, Group};
+use dino_kernel::crops::{self, Crops};
 use dino_kernel::mem::Pool;
 use dino_kernel::model::{Gives, Output};
 use dino_kernel::params::Part;
@@ -19,7 +20,7 @@ use std::collections::HashMap;
 
 /// Images that go through the backbone at once: at most this many, fewer where they are large.
 pub(crate) fn batch(config: &Config) -> usize {
-    let group = Group { count: 1, height: config.global_size, width: config.global_size };
+    let group = crops::Group { count: 1, height: config.global_size, width: config.global_size };
     (4096 / config.table().backbone.cost(&Crops::one(group))).clamp(1, 64)
 }
 
@@ -34,7 +35,7 @@ pub enum Tokens {
 
 /// What [`Extractor`] takes to score a run's class tokens; `None` where there is no such plan.
 pub(crate) fn scoring_pools(config: &Config) -> Option<Pools> {
-    let group = Group { count: batch(config), height: config.global_size, width: config.global_size };
+    let group = crops::Group { count: batch(config), height: config.global_size, width: config.global_size };
     BlocksPlan::new(config.table().backbone, Crops::one(group), Output::Class, 1).ok().map(|plan| plan.pools)
 }
 
@@ -113,7 +114,12 @@ pub struct Extractor<D> {
     tokens: Tokens,
     /// Append the mean of the last block's patch tokens.
     mean_patch: bool,
+    group: Group,
 }
+
+/// What a process has of an image: nothing, for it cannot be read, or a row.
+const UNREAD: u8 = 0;
+const ROW: u8 = 1;
 
 impl<D: Device> Extractor<D> {
     /// Of the class token. `weights`: a backbone in the table's layout.
@@ -155,7 +161,7 @@ impl<D: Device> Extractor<D> {
         config: &Config,
         weights: &[f32],
     ) -> Result<Extractor<D>> {
-        let group = Group { count: batch(config), height: config.global_size, width: config.global_size };
+        let group = crops::Group { count: batch(config), height: config.global_size, width: config.global_size };
         let dense = tokens == Tokens::Patches || mean_patch;
         let output = if dense { Output::Dense } else { Output::Class };
         let backbone = config.table().backbone;
@@ -163,7 +169,15 @@ impl<D: Device> Extractor<D> {
         let plan =
             BlocksPlan::new(backbone, Crops::one(group), output, blocks).map_err(|e| Error::new(e.to_string()))?;
         let device = start::<D>(options, &FeaturePlan { pools: plan.pools, ..plan.plan }, weights)?;
-        Ok(Extractor { device, plan, config: config.clone(), view: config.eval_view(), tokens, mean_patch })
+        Ok(Extractor {
+            device,
+            plan,
+            config: config.clone(),
+            view: config.eval_view(),
+            tokens,
+            mean_patch,
+            group: Group::default(),
+        })
     }
 
     /// Numbers an image: C a block, and C for the mean patch; or, with patches, C a patch.
@@ -172,7 +186,7 @@ impl<D: Device> Extractor<D> {
             Tokens::Class => self.config.embed_dim * (self.plan.earlier.blocks + 1 + self.mean_patch as usize),
             Tokens::Patches => {
                 let side = self.config.global_size;
-                let [rows, cols] = self.plan.plan.backbone.grid(Group { count: 1, height: side, width: side });
+                let [rows, cols] = self.plan.plan.backbone.grid(crops::Group { count: 1, height: side, width: side });
                 self.config.embed_dim * rows * cols
             }
         }
@@ -181,6 +195,12 @@ impl<D: Device> Extractor<D> {
     /// Makes evaluation views by another rule from here on.
     pub fn set_view(&mut self, view: EvalView) {
         self.view = Some(view);
+    }
+
+    /// Shares the images of every set with these processes: each computes the features of some, and all of them have all, the same bits as
+    /// alone.
+    pub fn share(&mut self, group: &Group) {
+        self.group = group.clone();
     }
 
     /// Features of a set, image by image in its order: `take` gets the index of an image that could be read and its numbers.
@@ -197,39 +217,52 @@ impl<D: Device> Extractor<D> {
         let view = *self.view.get_or_insert_with(|| view_of(&self.config, set));
         let FeaturePlan { pixels: input, pass, .. } = self.plan.plan;
         let wide = self.config.channels * side * side;
-        let (count, classes) = (input.len() / wide, self.plan.earlier.classes);
+        let (count, classes, width) = (input.len() / wide, self.plan.earlier.classes, self.width());
         let mut pixels = vec![0.0; count * wide];
         let (mut rows, mut earlier) = (vec![0.0; pass.y().len()], vec![0.0; classes.len()]);
         let stride = rows.len() / count;
-        let mut row = Vec::with_capacity(self.width());
-        for first in (0..set.len()).step_by(count) {
-            let here = count.min(set.len() - first);
-            let images = views(&mut pixels[..here * wide], set, unreadable, first, &self.config, view)?;
+        // A batch of images a process at a time, so that their features come in order and need not all be there at once.
+        let (rank, at_once) = (self.group.rank(), count * self.group.size());
+        let (mut found, mut all) = (vec![UNREAD; at_once], vec![0.0f32; at_once * width]);
+        for first in (0..set.len()).step_by(at_once) {
+            let (own, slot) = (first + rank * count, rank * count);
+            let here = count.min(set.len().saturating_sub(own));
+            let images = views(&mut pixels[..here * wide], set, unreadable, own, &self.config, view);
+            let images = self.group.all(images)?;
             self.device.upload(Pool::Acts, input.0.at, &pixels);
             self.device.run(|o| self.plan.forward(o));
             self.device.download(Pool::Acts, pass.y().0.at, &mut rows);
             self.device.download(Pool::Acts, classes.0.at, &mut earlier);
             self.device.sync()?;
-            for i in images {
-                let tokens = &rows[(i - first) * stride..][..stride];
-                row.clear();
+            found[slot..][..count].fill(UNREAD);
+            for i in images.into_iter().map(|i| i - own) {
+                found[slot + i] = ROW;
+                let tokens = &rows[i * stride..][..stride];
+                let (mut row, mut rest) = (&mut all[(slot + i) * width..][..width], tokens);
                 if self.tokens == Tokens::Patches {
-                    row.extend_from_slice(&tokens[c..]);
+                    rest = &tokens[c..];
                 } else {
                     for block in earlier.chunks(count * c) {
-                        row.extend_from_slice(&block[(i - first) * c..][..c]);
+                        row.split_off_mut(..c).expect("a row has a part a block").copy_from_slice(&block[i * c..][..c]);
                     }
-                    row.extend_from_slice(&tokens[..c]);
-                    if self.mean_patch {
-                        let patches = (stride / c - 1) as f32;
-                        row.extend((0..c).map(|k| tokens[c..].iter().skip(k).step_by(c).sum::<f32>() / patches));
-                    }
+                    rest = &rest[..c];
                 }
+                row.split_off_mut(..rest.len()).expect("a row has all tokens").copy_from_slice(rest);
+                let patches = (stride / c - 1) as f32;
+                for (k, mean) in row.iter_mut().enumerate() {
+                    *mean = tokens[c..].iter().skip(k).step_by(c).sum::<f32>() / patches;
+                }
+            }
+            self.group.gather_parts(&mut found)?;
+            self.group.gather_parts(bytemuck::cast_slice_mut(&mut all))?;
+            for i in (0..at_once).filter(|i| found[*i] == ROW) {
+                let row = &all[i * width..][..width];
                 if !row.iter().all(|x| x.is_finite()) {
-                    return Err(Error::new(format!("the features of {} are not finite", set.name(i)))
+                    self.group.end_together();
+                    return Err(Error::new(format!("the features of {} are not finite", set.name(first + i)))
                         .hint("are the weights valid? --which random shows whether they are the cause"));
                 }
-                take(i, &row)?;
+                take(first + i, row)?;
             }
         }
         Ok(())
@@ -310,7 +343,7 @@ mod tests {
         let (side, c) = (config.global_size, config.embed_dim);
         let pixels: Vec<f32> = (0..3 * side * side).map(|i| (i as f32 * 0.37).sin()).collect();
         let tokens = |config: &Config, weights: &[f32]| {
-            let group = Group { count: 1, height: side, width: side };
+            let group = crops::Group { count: 1, height: side, width: side };
             Dense::<Cpu>::new(&NoOptions {}, config, weights, group).unwrap().tokens(&pixels).unwrap()
         };
         let all = tokens(&config, &weights);
@@ -330,7 +363,7 @@ mod tests {
         for (i, row) in found.rows().into_iter().enumerate() {
             let augment = config.augment();
             eval_view(&set.image(i).unwrap(), side, EvalView::Whole, &augment.mean, &augment.std, &mut view);
-            let group = Group { count: 1, height: side, width: side };
+            let group = crops::Group { count: 1, height: side, width: side };
             let one = |config: &Config, weights: &[f32]| {
                 Dense::<Cpu>::new(&NoOptions {}, config, weights, group).unwrap().tokens(&view).unwrap()
             };

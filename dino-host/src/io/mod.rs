@@ -4,6 +4,7 @@
 pub mod output; // first: its macros are used everywhere below
 
 pub mod atomic;
+mod host;
 pub mod json;
 pub mod npy;
 pub mod progress;
@@ -12,4 +13,5 @@ pub mod spool;
 pub mod text;
 pub mod tsv;
 
+pub(crate) use host::host;
 pub(crate) use read_error::read_error;

@@ -6,6 +6,7 @@
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,12 +15,28 @@ use crate::error::{Error, Result};
 /// Why writing to a stream ended, once it has.
 struct Stream(Mutex<Option<(ErrorKind, String)>>);
 
+/// Another process speaks for this one.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// From now on nothing is written: of several processes one speaks.
+pub fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
+/// From now on it is written again: this one has something of its own to say.
+pub fn speak() {
+    SILENT.store(false, Ordering::Relaxed);
+}
+
 static MESSAGES: Stream = Stream(Mutex::new(None));
 static RESULTS: Stream = Stream(Mutex::new(None));
 
 impl Stream {
     /// Writes unless an earlier write failed: half a table after a gap would look like a full one.
     fn write(&self, to: &mut dyn Write, text: &str) {
+        if SILENT.load(Ordering::Relaxed) {
+            return;
+        }
         let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if failed.is_none()
             && let Err(e) = write_all(to, text.as_bytes())

@@ -4,6 +4,7 @@ use super::resume::{self, Known, Recorded};
 use super::{CHECKPOINT, MANIFEST, Run};
 use crate::data::Dataset;
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
 use crate::weights::checkpoint::{self, Checkpoint, Progress, Unsaved};
@@ -12,6 +13,59 @@ use dino_kernel::mem::Pool;
 use dino_kernel::plan::Plan;
 use serde_json::{Value, json};
 use std::io::Write;
+
+/// Refuses processes that were not started alike, naming the first difference. Returns what may differ and should be known.
+///
+/// # Errors
+/// A process has another configuration, other images or another version than the first one, or the group fails.
+pub fn compare<D: Device>(run: &Run<D>, device: &D) -> Result<Vec<String>> {
+    let group = &run.group;
+    if group.size() == 1 {
+        return Ok(Vec::new());
+    }
+    let mut own = json!(run.config);
+    own["version"] = env!("CARGO_PKG_VERSION").into();
+    own["training images"] = run.splits.train.fingerprint().into();
+    own["test images"] = run.splits.test.fingerprint().into();
+    let all = group.gather_each(&(own, device.arithmetic()))?;
+    let ((first, arithmetic), others) = all.split_first().expect("a group has a rank");
+    for (i, (other, _)) in others.iter().enumerate() {
+        let differs = other.as_object().into_iter().flatten().find(|(key, value)| first[key.as_str()] != **value);
+        if let Some((key, value)) = differs {
+            group.end_together();
+            let message = group.named(i + 1, format!("{key} is {value}, rank 0 has {}", first[key.as_str()]));
+            return Err(Error::new(message)
+                .hint("start all ranks with the same program and the same flags, each with the same images"));
+        }
+    }
+    let unlike = others.iter().enumerate().find(|(_, (_, other))| other != arithmetic);
+    Ok(unlike.map_or(Vec::new(), |(i, (_, other))| {
+        let note = format!("computes on {other}, rank 0 on {arithmetic}: other ranks there would give other bits");
+        vec![group.named(i + 1, note)]
+    }))
+}
+
+/// What the first process has read or drawn goes to all others: they need no checkpoint, and no disk.
+///
+/// # Errors
+/// The device or the group fails.
+pub fn share<D: Device>(group: &Group, device: &mut D, plan: &Plan) -> Result<()> {
+    const AT_ONCE: usize = 1 << 22;
+    if group.size() == 1 {
+        return Ok(());
+    }
+    let n = plan.pools;
+    for (pool, len) in [(Pool::Weights, n.weights), (Pool::Slots, n.slots), (Pool::State, n.state)] {
+        for at in (0..len).step_by(AT_ONCE) {
+            let mut values = vec![0.0f32; AT_ONCE.min(len - at)];
+            device.download(pool, at, &mut values);
+            device.sync()?;
+            group.broadcast(bytemuck::cast_slice_mut(&mut values))?;
+            device.upload(pool, at, &values);
+        }
+    }
+    Ok(())
+}
 
 /// Fills the device: from the checkpoint, or with the initial weights, the teacher an exact copy of the student. Returns the run's
 /// progress, and the lines to print about it.
@@ -125,6 +179,7 @@ fn manifest<D: Device>(run: &Run<D>, device: &D, known: &Known, init_from: &Valu
         "config": run.config,
         "seed": run.config.seed,
         "device": device.name(),
+        "processes": run.group.description(),
         "arithmetic": device.arithmetic(),
         "data": run.data,
         "init_from": init_from,

@@ -4,6 +4,7 @@ use super::Trainer;
 use crate::config::Config;
 use crate::data::{Splits, Unreadable, only_class};
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::Result;
 use crate::eval::knn;
 use crate::eval::sampling::draw;
@@ -38,6 +39,9 @@ impl<D: Device> Trainer<'_, D> {
 
     /// Draws what the teacher attends to. A run does not end over a figure.
     pub(super) fn draw(&mut self, epoch: Option<u64>) -> Result<()> {
+        if !self.run.group.is_first() {
+            return Ok(());
+        }
         let teacher = self.backbone(self.plan.table.len())?;
         let run = self.run;
         if let Err(e) = gallery::draw::<D>(run.device, &run.config, &teacher, run.splits, epoch, &run.out) {
@@ -90,18 +94,20 @@ impl<D: Device> Trainer<'_, D> {
             self.draw(Some(epoch))?;
         }
         self.clock.evaluation_took(started.elapsed());
-        self.row(row)?;
+        self.row(row);
+        self.meet(Ok(()), false)?;
         let ended = Progress { epoch_loss: 0.0, ..self.progress };
         // The numbered one before the epoch is closed: killed in between, the run comes by here again. But where there is no space for
         // it, the steps are saved.
         if config.save_every > 0 && epoch.is_multiple_of(config.save_every) {
             self.save()?;
             let numbered = self.run.out.join(format!("checkpoint{epoch:04}.safetensors"));
-            match checkpoint::save(&numbered, &mut self.device, &self.plan, config, ended) {
-                Ok(()) => (),
-                Err(spoilt @ Unsaved::Spoilt(_)) => return Err(self.unsaved(spoilt)),
-                Err(Unsaved::Failed(e)) => return Err(self.fail(e)), // the epoch stays open
-            }
+            let group = self.run.group.clone();
+            group.from_first(|| match checkpoint::save(&numbered, &mut self.device, &self.plan, config, ended) {
+                Ok(()) => Ok(()),
+                Err(spoilt @ Unsaved::Spoilt(_)) => Err(self.unsaved(spoilt)),
+                Err(Unsaved::Failed(e)) => Err(e), // the epoch stays open; the steps are saved
+            })?;
         }
         self.progress = ended;
         self.save()?;
@@ -119,7 +125,8 @@ impl<D: Device> Trainer<'_, D> {
     /// text. (Every time, the student's would make `train --small` a sixth slower.)
     fn evaluate_both(&mut self, student: bool) -> Result<(Map<String, Value>, String)> {
         let run = self.run;
-        let evaluated = |weights: &[f32]| evaluate::<D>(run.device, &run.config, weights, run.splits, run.unreadable);
+        let evaluated =
+            |weights: &[f32]| evaluate::<D>(run.device, &run.config, weights, run.splits, run.unreadable, &run.group);
         let (mut row, mut text) = (Map::new(), String::new());
         let (rank, top1) = evaluated(&self.backbone(self.plan.table.len())?)?;
         row.insert("feature_rank".into(), number(rank));
@@ -137,7 +144,8 @@ impl<D: Device> Trainer<'_, D> {
     }
 }
 
-/// Feature rank, and, with labels, the top-1 of the k-NN vote on the test part, of a backbone; of at most `knn_images` images.
+/// Feature rank, and, with labels, the top-1 of the k-NN vote on the test part, of a backbone; of at most `knn_images` images. Processes
+/// share the images, and all of them have the result.
 ///
 /// # Errors
 /// The device fails, features are not finite, or, with `--strict`, an image is unreadable.
@@ -147,8 +155,10 @@ pub fn evaluate<D: Device>(
     weights: &[f32],
     splits: &Splits,
     unreadable: &Unreadable,
+    group: &Group,
 ) -> Result<(f64, Option<f64>)> {
     let mut extractor = Extractor::<D>::new(options, config, weights)?;
+    extractor.share(group);
     extractor.set_view(view_of(config, &*splits.train));
     let scored = config.knn_images.of(splits.train.len(), splits.test.len());
     let part = |set, count| Members::of(set, &draw(set, count, config.seed));
@@ -164,6 +174,6 @@ pub fn evaluate<D: Device>(
     let Some(labels) = queries.labels(&test).filter(|labels| !labels.is_empty()) else {
         return Ok((rank, None));
     };
-    let scores = knn::evaluate(bank.rows, &bank_labels, queries.rows, &labels, &[KNN.0], KNN.1)?;
+    let scores = knn::evaluate_shared(bank.rows, &bank_labels, queries.rows, &labels, &[KNN.0], KNN.1, group)?;
     Ok((rank, scores.first().map(|s| s.top1)))
 }

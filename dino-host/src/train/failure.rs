@@ -2,7 +2,7 @@
 
 use super::{BEFORE_FAILURE, Pending, Trainer};
 use crate::device::Device;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::weights::checkpoint::{self, Unsaved};
 use dino_kernel::backend::Op;
 use dino_kernel::backend::wrap::{Checked, Violation};
@@ -18,14 +18,6 @@ pub fn both(first: Error, second: Error) -> Error {
 }
 
 impl<D: Device> Trainer<'_, D> {
-    /// Saves the last good state before an error that leaves the device alive ends the run.
-    pub fn fail(&mut self, error: Error) -> Error {
-        match self.save() {
-            Ok(()) => error,
-            Err(also) => both(error, also),
-        }
-    }
-
     /// An error after which nothing is saved any more: it names what there is to go on from.
     pub fn lost(&self, error: Error) -> Error {
         let Some(step) = self.saved_step else { return error };
@@ -49,21 +41,30 @@ impl<D: Device> Trainer<'_, D> {
     }
 
     /// A step was not finite. Whatever may change on a resume, the same weights and images would give the same: so the state is kept
-    /// aside, and the run stays saved as it was before.
+    /// aside, and the run stays saved as it was before. All processes come here together, for the step was so for all of them.
     pub fn not_finite(&mut self, step: &Pending) -> Error {
-        let path = self.run.out.join(BEFORE_FAILURE);
-        let kept = checkpoint::save(&path, &mut self.device, &self.plan, &self.run.config, self.progress);
-        let mut error = match kept {
-            // The update of the step before has spoiled them.
-            Err(spoilt @ Unsaved::Spoilt(_)) => return self.unsaved(spoilt),
-            Err(Unsaved::Failed(_)) => self.explain(step),
-            Ok(()) => {
-                let error = self.explain(step);
-                Error::new(format!("{} (the state before it is in {BEFORE_FAILURE})", error.message))
+        let (path, group) = (self.run.out.join(BEFORE_FAILURE), &self.run.group);
+        let kept = group.from_first(|| {
+            match checkpoint::save(&path, &mut self.device, &self.plan, &self.run.config, self.progress) {
+                Ok(()) => Ok(Ok(true)),
+                Err(Unsaved::Failed(_)) => Ok(Ok(false)),
+                Err(Unsaved::Spoilt(which)) => Ok(Err(which)),
             }
+        });
+        let kept = match kept {
+            Ok(Ok(kept)) => kept,
+            // The update of the step before has spoiled them.
+            Ok(Err(which)) => return self.unsaved(Unsaved::Spoilt(which)),
+            Err(e) => return self.lost(e),
         };
-        error.hint = Some(self.advice());
-        self.lost(error)
+        let found = match self.explain(step) {
+            Ok(found) => found,
+            Err(e) => return self.lost(e),
+        };
+        let aside = if kept { format!(" (the state before it is in {BEFORE_FAILURE})") } else { String::new() };
+        let step = self.step_at(step.number);
+        let message = format!("a number stopped being finite in step {step}: {found}{aside}");
+        self.lost(Error::new(message).hint(self.advice()))
     }
 
     /// What to do when the numbers of a run have run away.
@@ -97,9 +98,19 @@ impl<D: Device> Trainer<'_, D> {
         files.filter_map(|path| Some((number(&path)?, path))).max().map(|(_, path)| path)
     }
 
+    /// Where the first number was that was not finite: of the first process that has one in its own part of the batch.
+    fn explain(&mut self, step: &Pending) -> Result<String> {
+        let own = self.replay(step);
+        let group = &self.run.group;
+        let all = group.gather_each(&own)?;
+        group.end_together();
+        let found = all.into_iter().enumerate().find_map(|(rank, found)| Some(group.named(rank, found?)));
+        Ok(found.unwrap_or_else(|| "only in the sum of all gradients, which overflowed".into()))
+    }
+
     /// Replays a step that was not finite under a backend that checks every number, and names the first bad one. Processes do not meet
     /// here ([`step::reduce`]): each replays its own part.
-    fn explain(&mut self, step: &Pending) -> Error {
+    fn replay(&mut self, step: &Pending) -> Option<String> {
         let (data, plan) = (self.data(step), &self.plan);
         self.device.upload(Pool::State, plan.monitor.0.at + monitor::HALTED, &[0.0]);
         self.device.upload(Pool::State, plan.hyper.0.at, &data.hyper);
@@ -118,19 +129,17 @@ impl<D: Device> Trainer<'_, D> {
             }
         });
         step::commit(&mut checked, plan);
-        let location = match checked.violation {
-            Some((Violation::NonFinite(access, index), op, number)) => {
+        match checked.violation? {
+            (Violation::NonFinite(access, index), op, number) => {
                 let during = during.filter(|_| access.pool == Pool::Acts && op != Op::patchify);
                 let image = during.and_then(|(part, pass)| {
                     let (view, i) = plan.locate(pass, access.span, index)?;
                     let id = step.batch.images[part * plan.config.micro_batch + i];
                     Some(format!(", crop {view} of image {}", self.run.splits.train.name(id as usize)))
                 });
-                format!("first in {} (op {number}){}", op.name(), image.unwrap_or_default())
+                Some(format!("first in {} (op {number}){}", op.name(), image.unwrap_or_default()))
             }
-            Some((violation, op, number)) => format!("{violation:?} in {} (op {number})", op.name()),
-            None => "only in the sum of all gradients, which overflowed".into(),
-        };
-        Error::new(format!("a number stopped being finite in step {}: {location}", self.step_at(step.number)))
+            (violation, op, number) => Some(format!("{violation:?} in {} (op {number})", op.name())),
+        }
     }
 }

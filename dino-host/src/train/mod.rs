@@ -6,6 +6,7 @@ pub mod collapse;
 mod epoch;
 mod failure;
 pub mod log;
+mod meeting;
 pub mod metrics;
 mod owner;
 mod resume;
@@ -27,6 +28,7 @@ use crate::config::{Config, Schedules};
 use crate::data::loader::{self, Batch, Recipe};
 use crate::data::{Splits, Unreadable, unreadable_lines};
 use crate::device::{Device, Part, QUEUE, Step};
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::io::output;
 use crate::train::collapse::{CollapseDetector, Health};
@@ -40,7 +42,7 @@ use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// A run: what, where to, and whether to go on from what is stored there.
@@ -71,6 +73,8 @@ pub struct Run<'a, D: Device> {
     pub command: Vec<String>,
     /// Of a run that is one of several at a time.
     pub screen: Option<SharedScreen>,
+    /// The processes that share every batch, this one among them. The first of them alone prints, logs, draws and saves.
+    pub group: Group,
 }
 
 /// How a run ended.
@@ -117,9 +121,10 @@ struct Trainer<'a, D: Device> {
     /// Oldest first, at most [`QUEUE`].
     pending: VecDeque<Pending>,
     detector: CollapseDetector,
-    log: Log,
-    /// The log could not be written: it ends there.
-    log_ended: bool,
+    /// The first process's.
+    log: Option<Log>,
+    /// The log could not be written, and ends there: what the next meeting is told.
+    trouble: Option<Error>,
     /// The log has recorded that messages are lost.
     silence_noted: bool,
     screen: Screen,
@@ -139,12 +144,17 @@ struct Trainer<'a, D: Device> {
 pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let config = &run.config;
     let per_epoch = loader::check_size(&*run.splits.train, config.batch)?;
-    let plan = config.plan(D::RECOMPUTE)?;
+    let group = &run.group;
+    let plan = config.plan_of(D::RECOMPUTE, group.size())?;
     let mut device = D::new(run.device, plan.pools)?;
+    device.join(group.clone())?;
+    let differences = begin::compare(run, &device)?;
     let begun = Instant::now();
     let (started, limit) = run.time_limit.map_or((begun, None), |(started, limit)| (started, Some(limit)));
     let mut clock = Clock::new(started, limit);
-    let (progress, notes) = begin::start(run, &mut device, &plan, per_epoch)?;
+    let (progress, mut notes) = group.from_first(|| begin::start(run, &mut device, &plan, per_epoch))?;
+    begin::share(group, &mut device, &plan)?;
+    notes.extend(differences);
     if run.resume {
         clock.save_took(begun.elapsed()); // the best guess so far: reading it took so long
     }
@@ -152,18 +162,25 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         augment: config.augment(),
         seed: config.seed,
         batch: config.batch,
+        own: plan.images_of(group.rank()),
         micro_batch: config.micro_batch,
         per_epoch,
     };
     let mut detector = CollapseDetector::new(config.out_dim);
     let (path, open) = (run.out.join(LOG), progress.epoch_is_open(per_epoch));
-    let log = Log::go_on(&path, progress.step, open, &mut clock, run.unreadable, |row| {
-        if let (Some(entropy), Some(loss)) = (row["teacher_entropy"].as_f64(), row["loss"].as_f64()) {
-            detector.step(plan.config.objective.divergence, loss, entropy);
-        }
+    let mut log = None;
+    group.from_first(|| {
+        log = Some(Log::go_on(&path, progress.step, open, &mut clock, run.unreadable, |row| {
+            if let (Some(entropy), Some(loss)) = (row["teacher_entropy"].as_f64(), row["loss"].as_f64()) {
+                detector.step(plan.config.objective.divergence, loss, entropy);
+            }
+        })?);
+        Ok(())
     })?;
-    let mut screen = Screen::new(config.epochs * per_epoch, progress.position(), run.screen.clone());
-    screen.print(&format!("on {}", device.name()));
+    let (total, shared) = (config.epochs * per_epoch, run.screen.clone());
+    let mut screen = Screen::new(total, progress.position(), shared, group.is_first());
+    let among = group.description().map_or(String::new(), |group| format!(", {group}"));
+    screen.print(&format!("on {}{among}", device.name()));
     notes.iter().for_each(|line| screen.print(line));
     let (train, test) = (run.splits.train.len(), run.splits.test.len());
     let [bank, asked] = config.knn_images.of(train, test);
@@ -182,7 +199,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         pending: VecDeque::new(),
         detector,
         log,
-        log_ended: false,
+        trouble: None,
         silence_noted: false,
         screen,
         clock,
@@ -195,7 +212,8 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         trainer.draw(None)?;
     }
     let outcome = trainer.train()?;
-    trainer.note_silence()?;
+    trainer.note_silence();
+    trainer.meet(Ok(()), false)?;
     Ok(outcome)
 }
 
@@ -210,42 +228,46 @@ impl<D: Device> Trainer<'_, D> {
         std::thread::scope(|scope| {
             let steps = self.progress.position()..total;
             let (batches, thread) = recipe.start(scope, &*self.run.splits.train, self.run.unreadable, steps.clone());
+            let (first, mut thread) = (steps.start, Some(thread));
             for number in steps {
                 let started = Instant::now();
                 let batch = match batches.recv() {
-                    Ok(Ok(batch)) => batch,
-                    Ok(Err(e)) => return Err(self.fail(e)),
+                    Ok(batch) => batch,
                     Err(_) => {
                         // It panicked. Not joined, the scope would panic as well, and the error would be lost.
-                        let _ = thread.join();
-                        return Err(self.fail(Error::new("the loader thread ended early")));
+                        let _ = thread.take().map(|thread| thread.join());
+                        Err(Error::new("the loader thread ended early"))
                     }
                 };
+                let late = number > first && self.clock.no_time_for_a_step(self.pending.len() as u32);
+                let (batch, said) = self.meet(batch, late)?;
+                if number > first && (said.stop || said.late) {
+                    return self.interrupt(said.stop);
+                }
+                if said.save {
+                    self.save()?;
+                }
+                if said.unreadable {
+                    self.take_unreadable(self.step_at(number))?;
+                }
                 let hyper = self.schedules.at(number);
-                self.take_unreadable(self.step_at(number))?;
                 self.queue(Pending { number, hyper, batch, waited: started.elapsed() })?;
                 self.take_reports(QUEUE - 1)?;
                 self.clock.step_took(started.elapsed());
-                self.note_silence()?;
+                self.note_silence();
                 let done = number + 1;
-                let asked = self.run.stop.load(Ordering::Relaxed);
                 if done.is_multiple_of(per_epoch) {
                     self.take_reports(0)?;
+                    let late = self.clock.no_time_for_evaluation(self.evaluation_guess());
+                    let ((), said) = self.meet(Ok(()), late)?;
                     // An epoch that is not evaluated now is evaluated first of all when the run goes on.
-                    if (asked && done < total) || self.clock.no_time_for_evaluation(self.evaluation_guess()) {
-                        return self.interrupt(asked);
+                    if (said.stop && done < total) || said.late {
+                        return self.interrupt(said.stop);
                     }
-                    if asked || self.saved.elapsed() + self.clock.evaluating() > SAVE_AFTER {
+                    if said.stop || said.save {
                         self.save()?;
                     }
                     self.end_epoch()?;
-                }
-                let asked = self.run.stop.load(Ordering::Relaxed);
-                if done < total && (asked || self.clock.no_time_for_a_step(self.pending.len() as u32)) {
-                    return self.interrupt(asked);
-                }
-                if self.saved.elapsed() > SAVE_AFTER {
-                    self.save()?;
                 }
             }
             self.screen.finish();
@@ -303,14 +325,17 @@ impl<D: Device> Trainer<'_, D> {
             self.progress.epoch_loss += report.loss;
             let took = self.reported.elapsed();
             self.reported = Instant::now();
-            self.write_step(&step, &report, took)?;
+            self.write_step(&step, &report, took);
         }
         Ok(())
     }
 
-    /// Names the images that could not be read, once each. Where many have one cause (a shard that is gone), it is printed once.
+    /// Names the images that could not be read, by any process, once each. Where many have one cause (a shard that is gone), it is printed
+    /// once.
     fn take_unreadable(&mut self, step: u64) -> Result<()> {
-        let unreadable = self.run.unreadable.take(Some(&*self.run.splits.test));
+        let (all, splits) = (self.run.unreadable, self.run.splits);
+        all.tell_first(&self.run.group, &*splits.train, &*splits.test)?;
+        let unreadable = all.take(Some(&*splits.test));
         unreadable_lines(&unreadable).iter().for_each(|line| self.screen.print(line));
         for entry in unreadable {
             self.row(json!({
@@ -320,55 +345,53 @@ impl<D: Device> Trainer<'_, D> {
                 "image": entry.image,
                 "error": entry.error.message,
                 "count": entry.count,
-            }))?;
+            }));
         }
         Ok(())
     }
 
-    /// Appends a row to the log. Where that fails the run ends, but what it has learned is saved first.
-    fn row(&mut self, row: Value) -> Result<()> {
-        if self.log_ended {
-            return Ok(());
+    /// Appends a row to the log. Where that fails the run ends at the next meeting, and what it has learned is saved first.
+    fn row(&mut self, row: Value) {
+        let ended = self.trouble.is_some();
+        if let Some(Err(e)) = self.log.as_mut().filter(|_| !ended).map(|log| log.row(row)) {
+            self.trouble = Some(e);
         }
-        self.log.row(row).map_err(|e| {
-            self.log_ended = true;
-            match self.save() {
-                Ok(()) => self.lost(e),
-                Err(also) => failure::both(e, also),
-            }
-        })
     }
 
     /// Notes in the log, once, that messages have no reader any more.
-    fn note_silence(&mut self) -> Result<()> {
+    fn note_silence(&mut self) {
         if let Some(why) = output::messages_lost().filter(|_| !self.silence_noted) {
             self.silence_noted = true;
             let step = self.progress.step.saturating_sub(1);
-            self.row(json!({"kind": "messages_lost", "step": step, "error": why}))?;
+            self.row(json!({"kind": "messages_lost", "step": step, "error": why}));
         }
-        Ok(())
     }
 
-    /// Saves the state after the steps queued so far.
+    /// Saves the state after the steps queued so far. All processes come here together, and the first one writes.
     fn save(&mut self) -> Result<()> {
         self.take_reports(0)?;
         let started = Instant::now();
-        let (out, config) = (&self.run.out, &self.run.config);
-        checkpoint::save(&out.join(CHECKPOINT), &mut self.device, &self.plan, config, self.progress)
-            .map_err(|e| self.unsaved(e))?;
+        self.run.group.from_first(|| self.write())?;
         self.saved_step = Some(self.progress.step);
-        checkpoint::save_teacher(&out.join(TEACHER), &mut self.device, &self.plan, config, self.progress)
-            .map_err(|e| self.unsaved(e))?;
         self.clock.save_took(started.elapsed());
         self.saved = Instant::now();
         self.reported = Instant::now();
         Ok(())
     }
 
+    fn write(&mut self) -> Result<()> {
+        let (out, config) = (&self.run.out, &self.run.config);
+        checkpoint::save(&out.join(CHECKPOINT), &mut self.device, &self.plan, config, self.progress)
+            .map_err(|e| self.unsaved(e))?;
+        self.saved_step = Some(self.progress.step);
+        checkpoint::save_teacher(&out.join(TEACHER), &mut self.device, &self.plan, config, self.progress)
+            .map_err(|e| self.unsaved(e))
+    }
+
     /// `took`: the time between the report before (or a save) and this one, which, reports being taken at the pace of the steps, is
     /// that between two queued steps. From it come the row's `images_per_second`, and `data_wait`, the part spent waiting for
     /// the loader.
-    fn write_step(&mut self, of: &Pending, r: &Report, took: Duration) -> Result<()> {
+    fn write_step(&mut self, of: &Pending, r: &Report, took: Duration) {
         let (step, h) = (self.step_at(of.number), &of.hyper);
         let epoch = of.number / self.recipe.per_epoch;
         let rate = self.run.config.batch as f64 / took.as_secs_f64();
@@ -377,14 +400,13 @@ impl<D: Device> Trainer<'_, D> {
         let numbers = metrics::Step { report: *r, hyper: h, ln_k, images_per_second: rate, data_wait: wait };
         let mut row = json!({"kind": "step", "step": step, "epoch": epoch});
         metrics::row(&numbers).into_iter().for_each(|(key, value)| row[key] = value);
-        self.row(row)?;
+        self.row(row);
         self.screen.step(of.number + 1, epoch, self.run.config.epochs, r.loss, rate, wait);
         if let Some(health) = self.detector.step(r.divergence, r.loss, r.entropy) {
             let level = if health == Health::Healthy { "note" } else { "WARNING" };
             let explanation = health.explanation(self.plan.config.objective.targets);
             self.screen.print(&format!("{level}, step {step}: {explanation}"));
         }
-        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! One owner of a run's folder: a lock that ends with its process, however that ends.
 
 use crate::error::{Error, Result};
+use crate::io::host;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -113,16 +114,6 @@ fn taken(folder: &Path, file: &mut File) -> Error {
     let owner = if owner.trim().is_empty() { "another process" } else { owner.trim() };
     Error::new(format!("{} is being written by {owner}", folder.display()))
         .hint("wait for it or stop it (it saves on SIGTERM); another --out starts another run")
-}
-
-#[cfg(unix)]
-fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-#[cfg(not(unix))]
-fn host() -> String {
-    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "this machine".into())
 }
 
 #[cfg(test)]

@@ -24,8 +24,9 @@ pub struct Screen {
 }
 
 impl Screen {
-    pub fn new(total: u64, done: u64, shared: Option<Shared>) -> Screen {
-        let bar = std::io::stderr().is_terminal().then(|| {
+    /// `visible`: of several processes one alone draws.
+    pub fn new(total: u64, done: u64, shared: Option<Shared>, visible: bool) -> Screen {
+        let bar = (visible && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new(total).with_position(done);
             let style = ProgressStyle::with_template("{prefix}{bar:30} {pos}/{len} steps, {eta} left, {msg}");
             let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

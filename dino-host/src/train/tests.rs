@@ -133,6 +133,7 @@ fn train_on<D: Device>(config: Config, stop: bool, set: Box<dyn Dataset>) -> (Re
         time_limit: None,
         command: Vec::new(),
         screen: None,
+        group: Group::default(),
     };
     let outcome = super::run(&run);
     let mut files = Files::new();

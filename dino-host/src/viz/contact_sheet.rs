@@ -49,7 +49,8 @@ pub fn draw(
     let mut index = String::from("sheet\trow\timage\n");
     for (sheet, ids) in order[..images].chunks(ROWS).enumerate() {
         let augment = config.augment();
-        let recipe = Recipe { augment, seed: config.seed, batch: ids.len(), micro_batch: 1, per_epoch: 1 };
+        let recipe =
+            Recipe { augment, seed: config.seed, batch: ids.len(), own: 0..ids.len(), micro_batch: 1, per_epoch: 1 };
         // An epoch of this one batch: crops depend on the epoch's number, not on its length.
         let batch = recipe.load(set, unreadable, ids, epoch)?;
         let wide = batch.pixels.len() / ids.len();

@@ -16,6 +16,7 @@ use dino_kernel::model::Table;
 use dino_kernel::params::Part;
 use dino_kernel::plan::Plan;
 use safetensors::tensor::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -23,7 +24,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// The progress of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Optimization steps done.
     pub step: u64,
@@ -34,7 +35,7 @@ pub struct Progress {
 }
 
 /// A run whose data set has changed its size: steps done no longer tell how many epochs they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
     /// Place in the schedule minus steps done.
     pub ahead: i64,

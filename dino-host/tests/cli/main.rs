@@ -9,6 +9,8 @@ mod draw;
 mod examples;
 mod finetune;
 mod heads;
+#[cfg(unix)]
+mod mpi;
 mod probes;
 mod refusals;
 mod report;

@@ -148,7 +148,7 @@ fn any_number_of_threads_makes_the_same_crops() {
     let (config, set) = (config(), splits().train);
     let per_epoch = loader::check_size(&*set, config.batch).unwrap();
     let (seed, batch, micro_batch) = (config.seed, config.batch, config.micro_batch);
-    let recipe = Recipe { augment: config.augment(), seed, batch, micro_batch, per_epoch };
+    let recipe = Recipe { augment: config.augment(), seed, batch, own: 0..batch, micro_batch, per_epoch };
     let step = per_epoch + 2;
     let order = order(set.len(), seed, step / per_epoch);
     let load = |threads| with_threads(threads, || recipe.load(&*set, &Unreadable::new(true), &order, step).unwrap());

@@ -6,7 +6,7 @@ use dino_host::dist::{Group, threads};
 use dino_host::error::Result;
 use dino_kernel::backend::wrap::Checked;
 use dino_kernel::crops::Crops;
-use dino_kernel::group::{ProcessGroup, add_by_halves};
+use dino_kernel::group::add_by_halves;
 use dino_kernel::mem::{Pool, Span};
 use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
@@ -106,7 +106,7 @@ fn one_step(cpu: &mut Cpu, plan: &Plan, rank: usize, number: usize, poisoned: Op
 /// All steps of all ranks: what each leaves, rank by rank, step by step.
 fn run(plan: Plan, poisoned: Option<usize>) -> Vec<Vec<Left>> {
     let rank = |member| {
-        let group = Group::Threads(member);
+        let group = Group::from(member);
         let rank = group.rank();
         let mut cpu = device(&plan, group);
         let bad = |number| poisoned.filter(|_| number == BAD);
@@ -226,7 +226,7 @@ fn a_rank_that_fails_fails_all() {
     let good = alone(self::plan(8, true, 8, 1));
     for panics in [false, true] {
         let found = threads::run(4, 1, |member| {
-            let group = Group::Threads(member);
+            let group = Group::from(member);
             let rank = group.rank();
             let mut cpu = device(&plan, group);
             for number in 0..BAD {

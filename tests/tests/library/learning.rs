@@ -4,6 +4,7 @@
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data::{self, Unreadable};
+use dino_host::dist::Group;
 use dino_host::eval::knn;
 use dino_host::inference::features;
 use dino_host::train::{self, Outcome, Run};
@@ -21,7 +22,8 @@ fn four_epochs_beat_random_features_and_pixels() {
     init::weights(&mut random, &table, config.seed, config.init_std);
     random.truncate(table.backbone_len());
     let (_, random) =
-        train::evaluate::<Cpu>(&NoOptions {}, &config, &random, &splits, &Unreadable::default()).expect("features");
+        train::evaluate::<Cpu>(&NoOptions {}, &config, &random, &splits, &Unreadable::default(), &Group::default())
+            .expect("features");
     let [(bank, bank_labels), (queries, labels)] = [&*splits.train, &*splits.test].map(|set| {
         let pixels = features::pixels(set, &Unreadable::new(true), &config).expect("pixels");
         let labels = pixels.labels(set).expect("the built-in set has labels");
@@ -45,6 +47,7 @@ fn four_epochs_beat_random_features_and_pixels() {
         time_limit: None,
         command: Vec::new(),
         screen: None,
+        group: Default::default(),
     };
     assert_eq!(train::run::<Cpu>(&run).expect("a run"), Outcome::Finished);
     let log = std::fs::read_to_string(run.out.join(train::LOG)).expect("a log");

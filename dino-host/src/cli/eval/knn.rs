@@ -1,9 +1,10 @@
 //! The command `eval knn`.
 
 use super::probe::{Detail, Subject, detail_json, labels, print_baseline, print_detail, unlabelled};
-use crate::cli::shared::{Source, Which, start};
+use crate::cli::shared::{Source, Which, start_shared};
 use crate::data::Dataset;
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::eval::knn::{self, Score};
 use crate::eval::scores::{self, Baseline, ClassScores, Labels};
@@ -59,20 +60,20 @@ struct Vote {
 ///
 /// # Errors
 /// The device, the weights or the labeled data set are not usable, or an option is outside its range.
-pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
-    start::<D>(&args.source.shared)?;
+pub fn run<D: Device>(mut args: Knn<D::Options>, group: &Group) -> Result<u8> {
+    start_shared::<D>(&mut args.source.shared, group)?;
     if args.k.contains(&0) || args.k.is_empty() {
         return Err(Error::new("--k is above 0").hint("published: --k 10,20,100,200"));
     }
     knn::check_temperature(args.temperature, knn::TEMPERATURE)?;
     let first = args.which.first().copied();
     let mut subject = match args.leave_one_out {
-        Some(Part::Train) => Subject::of_training_part::<D>(&args.source, first)?,
-        _ => Subject::open::<D>(&args.source, first)?,
+        Some(Part::Train) => Subject::<D>::of_training_part(&args.source, first)?,
+        _ => Subject::<D>::open(&args.source, first)?,
     };
     let mut votes = vec![vote::<D>(&args, &subject)?];
     for &which in args.which.iter().skip(1) {
-        subject = subject.switch_to::<D>(&args.source, which)?;
+        subject = subject.switch_to(&args.source, which)?;
         votes.push(vote::<D>(&args, &subject)?);
     }
     if args.source.json {
@@ -88,9 +89,9 @@ pub fn run<D: Device>(args: Knn<D::Options>) -> Result<u8> {
 }
 
 /// Lets the neighbors of every image vote.
-fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject) -> Result<Vote> {
+fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject<D>) -> Result<Vote> {
     let (train, test) = (&*subject.splits.train, &*subject.splits.test);
-    let mut extractor = subject.extractor::<D>(&args.source.shared.device, 1, false)?;
+    let mut extractor = subject.extractor(1, false)?;
     let mut of = |set: &dyn Dataset| -> Result<(Array2<f32>, Vec<u32>)> {
         let found = subject.features(&mut extractor, set)?;
         let labels = labels(&found, set, &args.source.data)?;

@@ -1,9 +1,10 @@
 //! The command `eval linear`.
 
 use super::probe::{Detail, Subject, detail_json, labels, print_baseline, print_detail};
-use crate::cli::shared::{Source, Which, start};
+use crate::cli::shared::{Source, Which, start_shared};
 use crate::data::order::order;
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::eval::augmented::Augmented;
 use crate::eval::head_file::{self, About, Order};
@@ -64,8 +65,8 @@ enum ChooseOn {
 /// # Errors
 /// The device, the weights, the labeled data set or the head file are not usable, an option is outside its range, or every learning
 /// rate diverged.
-pub fn run<D: Device>(mut args: Linear<D::Options>) -> Result<u8> {
-    start::<D>(&args.source.shared)?;
+pub fn run<D: Device>(mut args: Linear<D::Options>, group: &Group) -> Result<u8> {
+    start_shared::<D>(&mut args.source.shared, group)?;
     // Keys of a run that are the probe's here; a backbone has no use for them, but for the seed if it is drawn by it.
     let trained = args.source.checkpoint.is_some();
     let flags = &mut args.source.model.flags;
@@ -83,10 +84,10 @@ pub fn run<D: Device>(mut args: Linear<D::Options>) -> Result<u8> {
 }
 
 fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
-    let subject = Subject::open::<D>(&args.source, args.which)?;
+    let subject = Subject::<D>::open(&args.source, args.which)?;
     let blocks = subject.blocks(args.blocks, args.mean_patch)?;
     let (train, test, data) = (&*subject.splits.train, &*subject.splits.test, &args.source.data);
-    let mut extractor = subject.extractor::<D>(&args.source.shared.device, blocks, args.mean_patch)?;
+    let mut extractor = subject.extractor(blocks, args.mean_patch)?;
     let queries = subject.features(&mut extractor, test)?;
     scores::check(queries.rows.view(), "test")?;
     let test_labels = labels(&queries, test, data)?;
@@ -152,7 +153,7 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
             (heads.head(0), Some(score))
         }
     };
-    if let Some(path) = &args.save {
+    if let Some(path) = args.save.as_ref().filter(|_| args.source.shared.group.is_first()) {
         let (mean_patch, order) = (args.mean_patch, Order::Concatenated);
         let about = About { blocks, mean_patch, order, classes: labels.classes.clone() };
         head_file::save(path, &head, &about)?;
@@ -179,7 +180,7 @@ type Trained = (Heads, Labels, (Array2<f32>, Vec<u32>));
 
 /// A head for every rate, on other crops every epoch.
 fn augmented<D: Device>(
-    subject: &Subject,
+    subject: &Subject<D>,
     extractor: &mut Option<Extractor<D>>,
     test_labels: &[u32],
     held: &HashSet<usize>,
@@ -228,14 +229,14 @@ fn augmented<D: Device>(
 /// Evaluates a head that was trained before, here or elsewhere.
 fn evaluate<D: Device>(args: &Linear<D::Options>, file: &Path) -> Result<u8> {
     let (mut head, about) = head_file::load(file)?;
-    let subject = Subject::open::<D>(&args.source, args.which)?;
+    let subject = Subject::<D>::open(&args.source, args.which)?;
     // How its features were made is known of our own.
     let pixels = subject.weights.is_none();
     let of_file = about.as_ref().filter(|_| !pixels);
     let mean_patch = args.mean_patch || of_file.is_some_and(|a| a.mean_patch);
     let blocks = subject.blocks(args.blocks.or(of_file.map(|a| a.blocks)), mean_patch)?;
     let (train, test, data) = (&*subject.splits.train, &*subject.splits.test, &args.source.data);
-    let mut extractor = subject.extractor::<D>(&args.source.shared.device, blocks, mean_patch)?;
+    let mut extractor = subject.extractor(blocks, mean_patch)?;
     let takes = head.weight.ncols();
     if let Some(extractor) = &extractor
         && extractor.width() != takes
@@ -298,9 +299,9 @@ struct Grid<'a> {
     best: usize,
 }
 
-fn print<O: Args>(
-    args: &Linear<O>,
-    subject: &Subject,
+fn print<D: Device>(
+    args: &Linear<D::Options>,
+    subject: &Subject<D>,
     (blocks, mean_patch): (usize, bool),
     labels: &Labels,
     queries: &Features,

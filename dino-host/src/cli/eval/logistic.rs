@@ -1,8 +1,9 @@
 //! The command `eval logistic`.
 
 use super::probe::{Detail, Subject, detail_json, labels, print_baseline, print_detail};
-use crate::cli::shared::{Source, Which, start};
+use crate::cli::shared::{Source, Which, start_shared};
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::eval::logistic::{self, Few, Outcome, Recipe, Scale, mean_std};
 use crate::eval::scores::{self, Baseline, ClassScores, Labels};
@@ -49,8 +50,8 @@ pub struct Logistic<O: Args> {
 /// # Errors
 /// The device, the weights or the labeled data set are not usable, an option is outside its range, or a class has too few images for a
 /// draw.
-pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
-    start::<D>(&args.source.shared)?;
+pub fn run<D: Device>(mut args: Logistic<D::Options>, group: &Group) -> Result<u8> {
+    start_shared::<D>(&mut args.source.shared, group)?;
     // The probe's here; of use to a backbone only where it is drawn by it.
     let (trained, flags) = (args.source.checkpoint.is_some(), &mut args.source.model.flags);
     let seed = if trained { flags.seed.take() } else { flags.seed };
@@ -63,9 +64,9 @@ pub fn run<D: Device>(mut args: Logistic<D::Options>) -> Result<u8> {
     };
     recipe.check()?;
     let few = protocols(&args)?;
-    let subject = Subject::open::<D>(&args.source, args.which)?;
+    let subject = Subject::<D>::open(&args.source, args.which)?;
     let (train, test) = (&*subject.splits.train, &*subject.splits.test);
-    let mut extractor = subject.extractor::<D>(&args.source.shared.device, 1, false)?;
+    let mut extractor = subject.extractor(1, false)?;
     let (bank, queries) = (subject.features(&mut extractor, train)?, subject.features(&mut extractor, test)?);
     scores::check(bank.rows.view(), "training")?;
     scores::check(queries.rows.view(), "test")?;

@@ -12,6 +12,7 @@ mod video;
 pub(super) use probe::{one_class, unlabelled};
 
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::Result;
 use clap::{Args, Subcommand};
 
@@ -33,17 +34,24 @@ pub enum Eval<O: Args> {
     Video(video::Video<O>),
 }
 
+impl<O: Args> Eval<O> {
+    /// Whether several processes share the work.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Eval::Knn(_) | Eval::Linear(_) | Eval::Logistic(_) | Eval::Retrieval(_))
+    }
+}
+
 /// Runs the command that `what` names; returns the exit code.
 ///
 /// # Errors
 /// As of the command.
-pub fn run<D: Device>(what: Eval<D::Options>) -> Result<u8> {
+pub fn run<D: Device>(what: Eval<D::Options>, group: &Group) -> Result<u8> {
     match what {
-        Eval::Knn(args) => knn::run::<D>(args),
-        Eval::Linear(args) => linear::run::<D>(args),
-        Eval::Logistic(args) => logistic::run::<D>(args),
+        Eval::Knn(args) => knn::run::<D>(args, group),
+        Eval::Linear(args) => linear::run::<D>(args, group),
+        Eval::Logistic(args) => logistic::run::<D>(args, group),
         Eval::Attention(args) => attention::run::<D>(args),
-        Eval::Retrieval(args) => retrieval::run::<D>(args),
+        Eval::Retrieval(args) => retrieval::run::<D>(args, group),
         Eval::Copies(args) => copies::run::<D>(args),
         Eval::Video(args) => video::run::<D>(args),
     }

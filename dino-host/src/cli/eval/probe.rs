@@ -4,6 +4,7 @@ use crate::cli::shared::{Source, Which, network, open, settle_view};
 use crate::config::Config;
 use crate::data::{self, Dataset, Splits, Unreadable};
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::eval::scores::{Baseline, ClassScores};
 use crate::image::augment::EvalView;
@@ -30,7 +31,7 @@ pub struct Detail {
 }
 
 /// A network or pixels, and the data set whose features are extracted.
-pub struct Subject {
+pub struct Subject<D: Device> {
     pub which: Which,
     pub config: Config,
     /// How images of both parts become evaluation views.
@@ -39,15 +40,18 @@ pub struct Subject {
     pub weights: Option<Vec<f32>>,
     pub splits: Splits,
     pub unreadable: Unreadable,
+    /// The device's flags, and who shares the work.
+    device: D::Options,
+    group: Group,
 }
 
-impl Subject {
+impl<D: Device> Subject<D> {
     /// Opens the weights and the set, both parts of which must have labels, of two classes at least.
     ///
     /// # Errors
     /// The weights or the set cannot be opened, a part has no labels, or all labels are of one class.
-    pub fn open<D: Device>(source: &Source<D::Options>, which: Option<Which>) -> Result<Subject> {
-        let subject = Subject::of_training_part::<D>(source, which)?;
+    pub fn open(source: &Source<D::Options>, which: Option<Which>) -> Result<Self> {
+        let subject = Self::of_training_part(source, which)?;
         if subject.splits.test.classes().is_empty() {
             return Err(Error::new(format!("the test part of {} has no labels that fit its training part", source.data))
                 .hint("eval knn --leave-one-out train evaluates the training part on itself; a list of labels beside the images is read too"));
@@ -59,7 +63,7 @@ impl Subject {
     ///
     /// # Errors
     /// The weights or the set cannot be opened, the training part has no labels, or all labels are of one class.
-    pub fn of_training_part<D: Device>(source: &Source<D::Options>, which: Option<Which>) -> Result<Subject> {
+    pub fn of_training_part(source: &Source<D::Options>, which: Option<Which>) -> Result<Self> {
         let which = which.unwrap_or(if source.checkpoint.is_some() { Which::Teacher } else { Which::Pixels });
         let (config, weights) = network::<D>(source, which)?;
         let splits = open(&source.data, &config)?;
@@ -71,26 +75,26 @@ impl Subject {
         if let Some(class) = data::only_class(&splits).filter(|_| several) {
             return Err(one_class(&source.data, class));
         }
-        Subject::of(source, which, config, weights, splits, source.tolerance.unreadable())
+        Self::of(source, which, config, weights, splits, source.tolerance.unreadable())
     }
 
     /// The features of another network, or pixels, of the same images.
     ///
     /// # Errors
     /// The weights cannot be opened, or the configuration contradicts the flags.
-    pub fn switch_to<D: Device>(self, source: &Source<D::Options>, which: Which) -> Result<Subject> {
+    pub fn switch_to(self, source: &Source<D::Options>, which: Which) -> Result<Self> {
         let (config, weights) = network::<D>(source, which)?;
-        Subject::of(source, which, config, weights, self.splits, self.unreadable)
+        Self::of(source, which, config, weights, self.splits, self.unreadable)
     }
 
-    fn of<O: Args>(
-        source: &Source<O>,
+    fn of(
+        source: &Source<D::Options>,
         which: Which,
         mut config: Config,
         weights: Option<Vec<f32>>,
         splits: Splits,
         unreadable: Unreadable,
-    ) -> Result<Subject> {
+    ) -> Result<Self> {
         let trained = source.checkpoint.is_some();
         // The preset may enlarge small images for its patches; pixels by themselves are taken as they are, unless a size was requested.
         if which == Which::Pixels && !trained && source.model.named()?.global_size.is_none() {
@@ -102,7 +106,8 @@ impl Subject {
             }
         }
         let view = settle_view(&mut config, &*splits.train, trained);
-        Ok(Subject { which, config, view, weights, splits, unreadable })
+        let (device, group) = (source.shared.device.clone(), source.shared.group.clone());
+        Ok(Subject { which, config, view, weights, splits, unreadable, device, group })
     }
 
     pub fn name(&self) -> String {
@@ -144,26 +149,25 @@ impl Subject {
     ///
     /// # Errors
     /// The options do not fit the network, or the device cannot hold it.
-    pub fn extractor<D: Device>(
-        &self,
-        options: &D::Options,
-        blocks: usize,
-        mean_patch: bool,
-    ) -> Result<Option<Extractor<D>>> {
-        let weights = self.weights.as_deref();
-        weights.map(|w| Extractor::last_blocks(blocks, mean_patch, options, &self.config, w)).transpose()
+    pub fn extractor(&self, blocks: usize, mean_patch: bool) -> Result<Option<Extractor<D>>> {
+        let Some(weights) = &self.weights else { return Ok(None) };
+        let mut extractor = Extractor::last_blocks(blocks, mean_patch, &self.device, &self.config, weights)?;
+        extractor.share(&self.group);
+        Ok(Some(extractor))
     }
 
     /// Features of evaluation views.
     ///
     /// # Errors
     /// An image cannot be read under `--strict`, features are not finite, or the device reports an error.
-    pub fn features<D: Device>(&self, extractor: &mut Option<Extractor<D>>, set: &dyn Dataset) -> Result<Features> {
+    pub fn features(&self, extractor: &mut Option<Extractor<D>>, set: &dyn Dataset) -> Result<Features> {
         let found = match extractor {
             None => features::pixels(set, &self.unreadable, &self.config),
             Some(extractor) => {
                 let mut progress = Progress::new(set.len(), "images");
-                extractor.run(set, &self.unreadable, |_| progress.tick())
+                let found = extractor.run(set, &self.unreadable, |_| progress.tick())?;
+                self.unreadable.tell_first(&self.group, set, set)?;
+                Ok(found)
             }
         };
         self.unreadable.print();

@@ -1,10 +1,11 @@
 //! The command `eval retrieval`.
 
 use super::probe::{one_class, seen};
-use crate::cli::shared::{Source, Which, networks, open, settle_view, start};
+use crate::cli::shared::{Source, Which, networks, open, settle_view, start_shared};
 use crate::config::Config;
 use crate::data::{self, Dataset, Unreadable};
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::eval::any_size::AnySize;
 use crate::eval::ranking::{Protocol, Scores};
@@ -49,8 +50,8 @@ pub struct Retrieval<O: Args> {
 ///
 /// # Errors
 /// The device, the weights, the data set or the ground truth are not usable, or an option is outside its range.
-pub fn run<D: Device>(args: Retrieval<D::Options>) -> Result<u8> {
-    start::<D>(&args.source.shared)?;
+pub fn run<D: Device>(mut args: Retrieval<D::Options>, group: &Group) -> Result<u8> {
+    start_shared::<D>(&mut args.source.shared, group)?;
     if args.k.contains(&0) || args.k.is_empty() {
         return Err(Error::new("--k is above 0").hint("published: --k 1,5,10"));
     }
@@ -138,7 +139,13 @@ fn tokens<D: Device>(
     let options = &args.source.shared.device;
     let mut progress = Progress::new(set.len(), "images");
     match size {
-        None => Extractor::<D>::new(options, config, weights)?.run(set, unreadable, |_| progress.tick()),
+        None => {
+            let mut extractor = Extractor::<D>::new(options, config, weights)?;
+            extractor.share(&args.source.shared.group);
+            let found = extractor.run(set, unreadable, |_| progress.tick())?;
+            unreadable.tell_first(&args.source.shared.group, set, set)?;
+            Ok(found)
+        }
         Some(size) => {
             let mut network = AnySize::<D>::new(options, config, weights);
             retrieval::tokens(&mut network, config, set, unreadable, size, args.multi_scale, || progress.tick())

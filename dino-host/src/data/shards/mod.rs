@@ -245,8 +245,14 @@ mod tests {
     fn every_packed_shard_is_unpacked_once_an_epoch() {
         let (_dir, set) = packed(200, 50);
         assert_eq!((set.len(), set.together), (10_000, TOGETHER));
-        let mut recipe =
-            Recipe { augment: Config::tiny().augment(), seed: 1, batch: 1024, micro_batch: 1024, per_epoch: 9 };
+        let mut recipe = Recipe {
+            augment: Config::tiny().augment(),
+            seed: 1,
+            batch: 1024,
+            own: 0..1024,
+            micro_batch: 1024,
+            per_epoch: 9,
+        };
         recipe.augment.local_crops_number = 0;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(16).build().unwrap();
         let unreadable = Unreadable::new(true);

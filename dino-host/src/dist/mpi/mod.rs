@@ -1,0 +1,253 @@
+//! Ranks that MPI's launcher has started, on one machine or many. MPI moves bytes from rank to rank, and nothing else: sums are formed by
+//! [`ProcessGroup::sum`], so that every library gives the same bits.
+//!
+//! Messages go from each rank to each, rather than by MPI's collective calls: so a rank that waits knows for whom, and can name it.
+
+mod library;
+
+use super::launch::{Launch, Launcher};
+use dino_kernel::group::{GroupError, ProcessGroup};
+use library::{Calls, Code, Request};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// A count is an `int`: more bytes go in several messages.
+const MOST: usize = 1 << 30;
+/// For so long a rank that waits asks without pause: a sum over processes of one machine takes less.
+const BUSY: Duration = Duration::from_millis(20);
+/// Then it asks so often, and leaves the core to others.
+const PAUSE: Duration = Duration::from_micros(50);
+/// What the ranks beside the first one wait longer: where it can say who is missing, it does.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// All processes of the launch.
+pub struct Mpi {
+    calls: Box<dyn Calls>,
+    library: String,
+    rank: usize,
+    size: usize,
+    /// How long a rank may take to come.
+    patience: Duration,
+    /// The library has been left.
+    left: bool,
+}
+
+impl fmt::Debug for Mpi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rank {} of {} ({})", self.rank, self.size, self.library)
+    }
+}
+
+/// A message under way, from or to another rank.
+struct Pending {
+    peer: usize,
+    request: Request,
+}
+
+impl Mpi {
+    /// Opens the launcher's library, or the one that is `named`, joins, and makes sure that it is the launcher's.
+    ///
+    /// # Errors
+    /// The library cannot be opened or started, or it belongs to another launcher.
+    pub fn join(launch: &Launch, named: Option<&str>, patience: Duration) -> Result<Mpi, String> {
+        let names = named.map_or(library::names(launch.by).to_vec(), |name| vec![name]);
+        let mut missing = Vec::new();
+        let opened = names.into_iter().find_map(|name| match library::open(name) {
+            Ok(calls) => Some((name, calls)),
+            Err(e) => {
+                missing.push(e);
+                None
+            }
+        });
+        let Some((name, calls)) = opened else { return Err(missing.join("; ")) };
+        calls.start().map_err(|e| format!("{name}: {e}"))?;
+        let (rank, size) = calls.place();
+        let library = calls.version();
+        let mut mpi = Mpi { calls, library, rank, size, patience, left: false };
+        match launch.place {
+            Some((own, all)) if (own, all) != (rank, size) => {
+                let by = launch.by.name();
+                mpi.finish(); // alone, or with others that find the same
+                Err(format!(
+                    "{by} calls this process {own} of {all}, {name} calls it {rank} of {size}: it belongs to another launcher"
+                ))
+            }
+            _ => Ok(mpi),
+        }
+    }
+
+    /// Name and version of the library.
+    pub fn library(&self) -> &str {
+        &self.library
+    }
+
+    /// How long a rank may take to come from now on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// Leaves the group, when all ranks do.
+    pub fn finish(&mut self) {
+        self.left = true;
+        self.calls.finish();
+    }
+
+    /// Ends every process of the launch.
+    pub fn abort(&mut self, code: u8) {
+        self.left = true;
+        self.calls.abort(code);
+    }
+
+    /// Moves these parts from and to other ranks. It returns only when that is done, for until then the library works on the memory; where
+    /// it cannot be done, it ends all processes.
+    fn transfer<'a>(
+        &mut self,
+        receives: impl Iterator<Item = (usize, &'a mut [u8])>,
+        sends: impl Iterator<Item = (usize, &'a [u8])>,
+    ) {
+        let mut pending = Vec::new();
+        for (from, part) in receives {
+            for piece in part.chunks_mut(MOST) {
+                // SAFETY: the piece is borrowed for longer than this function runs, and it is not left before the request is done.
+                let begun = unsafe { self.calls.receive(piece.as_mut_ptr(), piece.len(), from) };
+                pending.push(Pending { peer: from, request: self.valid(begun) });
+            }
+        }
+        for (to, part) in sends {
+            for piece in part.chunks(MOST) {
+                // SAFETY: as above.
+                let begun = unsafe { self.calls.send(piece.as_ptr(), piece.len(), to) };
+                pending.push(Pending { peer: to, request: self.valid(begun) });
+            }
+        }
+        let started = Instant::now();
+        let patience = if self.rank == 0 { self.patience } else { self.patience + GRACE };
+        loop {
+            let mut i = 0;
+            while i < pending.len() {
+                let done = self.calls.is_done(&mut pending[i].request);
+                if self.valid(done) {
+                    pending.swap_remove(i);
+                } else {
+                    i += 1;
+                }
+            }
+            if pending.is_empty() {
+                return;
+            }
+            let waited = started.elapsed();
+            if waited > patience {
+                self.give_up(&pending);
+            } else if waited > BUSY {
+                std::thread::sleep(PAUSE);
+            } else {
+                std::thread::yield_now(); // more ranks than cores: the other one may be waiting for this one's
+            }
+        }
+    }
+
+    /// The value of a call; where it failed, the end of all processes.
+    fn valid<T>(&mut self, called: Result<T, Code>) -> T {
+        match called {
+            Ok(value) => value,
+            Err(Code(code)) => self.end(&format!("{} could not move what ranks exchange (error {code})", self.library)),
+        }
+    }
+
+    /// Names the ranks that have not come, and ends all processes.
+    fn give_up(&mut self, pending: &[Pending]) -> ! {
+        let mut missing: Vec<usize> = pending.iter().map(|message| message.peer).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        let ranks: Vec<String> = missing.iter().map(usize::to_string).collect();
+        let who = match &ranks[..] {
+            [one] => format!("rank {one} has not come"),
+            several => format!("ranks {} have not come", several.join(", ")),
+        };
+        let waited = humantime::format_duration(self.patience);
+        self.end(&format!(
+            "{who} for {waited}: it hangs, or its machine cannot be reached (--rank-timeout sets how long is waited)"
+        ))
+    }
+
+    fn end(&mut self, why: &str) -> ! {
+        crate::io::output::speak();
+        errln!("rank {} of {}: {why}", self.rank, self.size);
+        self.abort(2);
+        std::process::exit(2) // MPI_Abort does not come back
+    }
+}
+
+impl ProcessGroup for Mpi {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn gather(&mut self, all: &mut [u8]) -> Result<(), GroupError> {
+        let (rank, len) = (self.rank, all.len() / self.size);
+        if len == 0 {
+            return Ok(());
+        }
+        let (before, rest) = all.split_at_mut(rank * len);
+        let (own, after) = rest.split_at_mut(len);
+        let own: &[u8] = own;
+        let receives = before.chunks_mut(len).enumerate().chain((rank + 1..).zip(after.chunks_mut(len)));
+        let sends = (0..self.size).filter(|to| *to != rank).map(|to| (to, own));
+        self.transfer(receives, sends);
+        Ok(())
+    }
+
+    fn exchange(&mut self, to: &mut [u8], from: &[u8]) -> Result<(), GroupError> {
+        let (rank, len) = (self.rank, from.len() / self.size);
+        if len == 0 {
+            return Ok(());
+        }
+        to[rank * len..][..len].copy_from_slice(&from[rank * len..][..len]);
+        let receives = to.chunks_mut(len).enumerate().filter(|(peer, _)| *peer != rank);
+        let sends = from.chunks(len).enumerate().filter(|(peer, _)| *peer != rank);
+        self.transfer(receives, sends);
+        Ok(())
+    }
+
+    /// Every rank gets a part, and gives it to all others: rank 0 sends all bytes once, however many ranks there are.
+    fn broadcast(&mut self, x: &mut [u8]) -> Result<(), GroupError> {
+        let (rank, size, len) = (self.rank, self.size, x.len() / self.size);
+        let (parts, rest) = x.split_at_mut(len * size);
+        if rank == 0 {
+            let each = parts.chunks(len.max(1)).enumerate().skip(1);
+            let all = (1..size).map(|to| (to, &*rest));
+            self.transfer(std::iter::empty(), each.chain(all).filter(|(_, part)| !part.is_empty()));
+        } else {
+            let own = [(0, &mut parts[rank * len..][..len]), (0, rest)];
+            self.transfer(own.into_iter().filter(|(_, part)| !part.is_empty()), std::iter::empty());
+        }
+        self.gather(parts)
+    }
+}
+
+impl Drop for Mpi {
+    /// Others may never come to their end of the run: they are told, rather than waited for.
+    fn drop(&mut self) {
+        if !self.left {
+            self.abort(if std::thread::panicking() { 101 } else { 2 });
+        }
+    }
+}
+
+/// What to do where a launcher's library cannot be joined.
+pub fn hint(launch: &Launch) -> &'static str {
+    match launch.by {
+        Launcher::OpenMpi => {
+            "install Open MPI's library (libopenmpi3 on Debian), or DINO_MPI=/path/libmpi.so.40; without mpirun it runs alone"
+        }
+        Launcher::Pmi => {
+            "install the launcher's library (libmpich12 on Debian), or DINO_MPI=/path/libmpi.so.12; without mpiexec it runs alone"
+        }
+        Launcher::Pmix => "DINO_MPI=/path/libmpi.so.40 names the library that the launcher belongs to",
+        Launcher::Torchrun => "CPUs share a run under mpirun, mpiexec or srun, which bring MPI",
+    }
+}
