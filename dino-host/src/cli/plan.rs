@@ -3,6 +3,7 @@
 use super::shared::{Limit, Model, Shared, sized, threads};
 use crate::device::Device;
 use crate::error::Result;
+use crate::planning::exchange::Ranks;
 use crate::planning::inspect;
 use clap::Args;
 
@@ -12,6 +13,8 @@ pub struct Plan<O: Args> {
     model: Model,
     #[command(flatten)]
     limit: Limit,
+    #[command(flatten)]
+    ranks: Ranks,
     #[command(flatten)]
     shared: Shared<O>,
     /// Print JSON
@@ -26,14 +29,17 @@ pub struct Plan<O: Args> {
 ///
 /// # Errors
 /// `--device` names another device, the configuration is not valid, or no micro-batch fits `--mem-limit`.
-pub fn run<D: Device>(args: Plan<D::Options>) -> Result<u8> {
+pub fn run<D: Device>(mut args: Plan<D::Options>) -> Result<u8> {
     if args.model.lists_presets() {
         return Ok(0);
     }
     args.device.as_deref().map_or(Ok(()), inspect::check_kind::<D>)?;
     threads(args.shared.threads)?;
+    if args.model.named()?.shards.is_none() && args.ranks.ranks.is_some() {
+        args.model.flags.shards = args.ranks.ranks;
+    }
     let options = &args.shared.device;
     let config = sized::<D>(options, &args.model, &args.limit, None)?;
-    inspect::print::<D>(options, &config, args.json)?;
+    inspect::print::<D>(options, &config, &args.ranks, args.json)?;
     Ok(0)
 }

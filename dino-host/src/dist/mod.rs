@@ -20,11 +20,19 @@ use std::time::Duration;
 /// How long a rank may take to come before the others give up.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Numbers that go from one rank to another at once in a sum, where all ranks are on one machine: they stay in a cache. Over a network
-/// a message costs more than that is worth.
+/// Numbers that go from one rank to another at once in a sum, where all ranks are on one machine: they stay in a cache.
 const NEAR: usize = 1 << 16;
-/// The same where they are not.
-const FAR: usize = 1 << 22;
+/// Numbers that a rank sends at once to all others where they are not: over a network a message costs more than the cache is worth.
+const FAR: usize = 1 << 24;
+
+/// Numbers of scratch that a sum over so many ranks takes, on one machine or several.
+pub fn scratch_len(ranks: usize, machines: usize) -> usize {
+    match (ranks, machines) {
+        (1, _) => 0,
+        (_, 1) => sum_scratch(ranks).max(ranks * NEAR),
+        _ => sum_scratch(ranks).max(FAR),
+    }
+}
 
 /// A process's membership in a group, by any engine: alone, unless a launcher started several. Copies are of the same membership.
 #[derive(Clone, Debug, Default)]
@@ -100,6 +108,15 @@ struct Place {
     cores: usize,
 }
 
+impl Place {
+    fn machines(&self) -> usize {
+        let mut hosts: Vec<&String> = self.hosts.iter().collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        hosts.len().max(1)
+    }
+}
+
 /// An error on its way to another rank.
 type Told = (String, Option<String>);
 
@@ -113,8 +130,7 @@ impl From<threads::Member> for Group {
 
 impl Group {
     fn new(rank: usize, size: usize, engine: Engine, place: Place) -> Group {
-        let near = place.hosts.windows(2).all(|pair| pair[0] == pair[1]);
-        let scratch = vec![0.0; sum_scratch(size).max(size * if near { NEAR } else { FAR })];
+        let scratch = vec![0.0; scratch_len(size, place.machines())];
         let inner = Mutex::new(Inner { engine, scratch });
         Group { rank, shared: Some(Arc::new(Shared { size, inner, together: AtomicBool::new(false), place })) }
     }
@@ -149,12 +165,9 @@ impl Group {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         };
         let shared = group.shared.as_mut().and_then(Arc::get_mut).expect("there is one copy so far");
+        let inner = shared.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        inner.scratch.resize(scratch_len(size, place.machines()), 0.0);
         shared.place = place;
-        let near = shared.place.hosts.windows(2).all(|pair| pair[0] == pair[1]);
-        if !near {
-            let inner = shared.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
-            inner.scratch.resize(sum_scratch(size).max(size * FAR), 0.0);
-        }
         Ok(group)
     }
 
@@ -189,16 +202,14 @@ impl Group {
     /// What the group is, for the first line of a run and for `run.json`; none alone.
     pub fn description(&self) -> Option<String> {
         let shared = self.shared.as_ref()?;
-        let mut hosts = shared.place.hosts.clone();
-        hosts.sort_unstable();
-        hosts.dedup();
         let engine = match &lock(shared).engine {
             Engine::Threads(_) => "threads".into(),
             #[cfg(unix)]
             Engine::Mpi(mpi) => mpi.library().to_owned(),
         };
-        let many = if hosts.len() == 1 { "" } else { "s" };
-        Some(format!("{} processes on {} machine{many}, {engine}", shared.size, hosts.len()))
+        let machines = shared.place.machines();
+        let many = if machines == 1 { "" } else { "s" };
+        Some(format!("{} processes on {machines} machine{many}, {engine}", shared.size))
     }
 
     /// The threads of this process where so many are asked for; 0 asks for one a core that is its own.

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::planning::exchange::{self, Ranks};
 use crate::planning::memory;
 use dino_kernel::mem::Pool;
 use dino_kernel::params::{Part, Spec};
@@ -160,18 +161,22 @@ pub fn check_kind<D: Device>(name: &str) -> Result<()> {
 /// Prints every pool, parameter and span of a training step, as a table or as JSON.
 ///
 /// # Errors
-/// The configuration has no plan, or the table cannot be written.
-pub fn print<D: Device>(options: &D::Options, config: &Config, json: bool) -> Result<()> {
+/// The configuration has no plan, `ranks` cannot share it, or the table cannot be written.
+pub fn print<D: Device>(options: &D::Options, config: &Config, ranks: &Ranks, json: bool) -> Result<()> {
     let plan = config.plan(D::RECOMPUTE)?;
     let report = report::<D>(options, config, &plan);
     if json {
-        outln!("{}", as_json(&report));
+        let mut json = as_json(&report);
+        json["processes"] = exchange::json::<D>(options, config, ranks)?;
+        outln!("{json}");
         return Ok(());
     }
+    let shared = exchange::lines::<D>(options, config, ranks)?;
     let mut table = Vec::new();
     let written = as_table(&mut table, &plan, &report);
     written.map_err(|e| Error::new(format!("the table cannot be written: {e}")))?;
     outln!("{}", String::from_utf8_lossy(&table).trim_end_matches('\n'));
+    shared.iter().for_each(|line| outln!("{line}"));
     Ok(())
 }
 

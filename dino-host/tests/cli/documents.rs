@@ -65,6 +65,10 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo run --release -p dino-gpu --example", "it is a program of another crate"),
     ("cargo bench -p tests", "it is a program of another crate"),
     ("python3 dino-gpu/emulate/mutations.py", "it takes minutes"),
+    ("apt install", "it installs"),
+    ("run=(", "it is of a script for a cluster"),
+    ("[[ -e", "it is of a script for a cluster"),
+    ("srun", "it is of a script for a cluster"),
 ];
 
 /// Flags of other programs.
@@ -73,6 +77,8 @@ const FOREIGN: &[(&str, &str)] = &[
     ("dino-gpu and its example step_time", "--precision --launch --gemm --workspace --tiny --check-driver"),
     ("mutations.py", "--only"),
     ("tensorboard", "--logdir"),
+    ("mpirun", "-n --host --bind-to --map-by"),
+    ("Slurm", "--nodes --ntasks-per-node --cpus-per-task --time --signal --mpi"),
     ("any", "--help"),
 ];
 
@@ -294,6 +300,10 @@ impl Desk {
         if let Some(arguments) = after("dino-host ").or(after("cargo run --release -p dino-host -- ")) {
             return self.dino(arguments);
         }
+        // `mpi.rs` starts several; here the program's own arguments are tried.
+        if let Some((_, own)) = text.strip_prefix("mpirun ").and_then(|rest| rest.split_once(" dino-host ")) {
+            return self.dino(own.split(' ').map(str::to_string).collect());
+        }
         if let Some(arguments) = after("dino-gpu ") {
             let own = OF_A_GPU.iter().find(|flag| arguments.iter().any(|w| w == *flag));
             return match own {
@@ -398,6 +408,7 @@ documents! {
     commands_for_a_gpu "docs/gpu.md"
     commands_of_fine_tuning "docs/fine-tuning.md"
     commands_of_reading_a_run "docs/reading-a-run.md"
+    commands_for_several_processes "docs/clusters.md"
     commands_of_training "docs/training.md"
     commands_of_weights "docs/weights.md"
 }

@@ -6,7 +6,7 @@ use dino_host::dist::{Group, threads};
 use dino_host::error::Result;
 use dino_kernel::backend::wrap::Checked;
 use dino_kernel::crops::Crops;
-use dino_kernel::group::add_by_halves;
+use dino_kernel::group::{ProcessGroup, add_by_halves, sum_scratch};
 use dino_kernel::mem::{Pool, Span};
 use dino_kernel::model::{Backbone, Head, Vit};
 use dino_kernel::ops::layernorm::EPS;
@@ -14,6 +14,7 @@ use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan, Sharding};
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::{self, Hyper};
+use proptest::prelude::*;
 use tests::backend::{Factory, Reference, make_poisoned, read, read_span};
 use tests::for_backends;
 use tests::plans::ordinary;
@@ -197,6 +198,40 @@ fn shards_are_added_by_halves<F: Factory>(test: &str) {
         assert!(found == take(&mut run), "{test}: alone, a sum over processes is what there is");
         step::commit(&mut run.o, &plan);
         assert_eq!(run.o.violation, None, "{test}: {shards} shards");
+    }
+}
+
+/// Numbers of a shard whose sum depends on the order.
+fn numbers(shard: usize, len: usize) -> Vec<f32> {
+    let number = |i: usize| ((shard * 7919 + i * 104_729) % 1009) as f32 * 10f32.powi((shard + i) as i32 % 7 - 3);
+    (0..len).map(number).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// However many shards and ranks there are, however long the sums and however large the messages: the bits of one process.
+    #[test]
+    fn sums_do_not_depend_on_who_forms_them(
+        ranks in 1usize..8,
+        own in 0u32..4,
+        len in prop_oneof![0usize..40, 1000usize..1050, 2000usize..20_000],
+        more in 0usize..5000,
+    ) {
+        let own = 1usize << own;
+        let mut whole: Vec<f32> = (0..ranks * own).flat_map(|shard| numbers(shard, len)).collect();
+        add_by_halves(&mut whole, len);
+        let found = threads::run(ranks, 1, |mut member| {
+            let first = member.rank() * own;
+            let mut mine: Vec<f32> = (first..first + own).flat_map(|shard| numbers(shard, len)).collect();
+            add_by_halves(&mut mine, len);
+            mine.truncate(len);
+            member.sum(&mut mine, &mut vec![f32::NAN; sum_scratch(ranks) + more]).expect("all ranks live");
+            mine
+        });
+        for found in found {
+            prop_assert!(found.expect("no rank panics") == whole[..len], "{} ranks of {} shards, {} numbers", ranks, own, len);
+        }
     }
 }
 
