@@ -378,3 +378,80 @@ fn a_launcher_with_the_library_of_another_is_an_error() {
         assert!(!out.exists(), "nothing was written");
     }
 }
+
+/// Two machines with a network between them, taken down when it is dropped.
+#[cfg(target_os = "linux")]
+struct Machines {
+    number: String,
+}
+
+#[cfg(target_os = "linux")]
+impl Machines {
+    const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/two_machines.sh");
+
+    fn new() -> Result<Machines, String> {
+        let machines = Machines { number: (std::process::id() % 256).to_string() };
+        let up = machines.script(&["up"]).output().map_err(|e| e.to_string())?;
+        let why = String::from_utf8_lossy(&up.stderr).lines().last().unwrap_or("the script failed").to_owned();
+        if up.status.success() { Ok(machines) } else { Err(why) }
+    }
+
+    fn script(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(Machines::SCRIPT);
+        command.args(arguments).env("DINO_MACHINES", &self.number);
+        command
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Machines {
+    fn drop(&mut self) {
+        let _ = self.script(&["down"]).output();
+    }
+}
+
+/// Over a network the bytes are the same, and the second machine needs nothing of the run's folder, neither to begin nor to go on.
+#[cfg(target_os = "linux")]
+#[test]
+fn two_machines_end_in_the_same_bytes() {
+    let test = "two_machines_end_in_the_same_bytes";
+    let all = launchers(test);
+    let machines = match Machines::new() {
+        Ok(machines) => machines,
+        Err(why) => return eprintln!("SKIPPED {test}: there can be no second machine here: {why}"),
+    };
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let runs = dir.path().join("runs");
+    fs::create_dir(&runs).unwrap();
+    let (alone, further) = (dir.path().join("alone"), "train --resume --epochs 3 --out {}");
+    succeeds(&line(2, ""), &[data.path(), &alone]);
+    succeeds(further, &[&alone]);
+    let [first, second] = [1, 2].map(|i| format!("10.77.{}.{i}", machines.number));
+    let (hosts, net) = (format!("{first},{second}"), format!("10.77.{}.0/24", machines.number));
+    for launcher in all {
+        let over_network = match launcher.name {
+            "Open MPI" => format!(
+                "--host {hosts} -mca plm_rsh_agent {} -mca btl self,tcp -mca btl_tcp_if_include {net} \
+                 -mca oob_tcp_if_include {net}",
+                Machines::SCRIPT
+            ),
+            _ => format!("-hosts {hosts} -launcher ssh -launcher-exec {}", Machines::SCRIPT),
+        };
+        let out = runs.join(launcher.name.replace(' ', "-"));
+        for own in [arguments(&line(2, ""), &[data.path(), &out]), arguments(further, &[&out])] {
+            let (program, dino) = (launcher.program.display(), env!("CARGO_BIN_EXE_dino-host"));
+            let text = format!("{program} {over_network} -n 2 {dino} {}", own.join(" "));
+            let mut command = machines.script(&[&first, &text]);
+            command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+            command.env("DINO_HIDDEN", &runs);
+            if let Some(library) = &launcher.library {
+                command.env("DINO_MPI", library);
+            }
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let done = ended(command.spawn().unwrap(), launcher.name);
+            assert_eq!(done.code, 0, "{}: {}", launcher.name, done.err);
+            assert!(done.err.contains("2 processes on 2 machines"), "{}: {}", launcher.name, done.err);
+        }
+        assert_same(&alone, &out, launcher.name);
+    }
+}
