@@ -226,7 +226,11 @@ impl Grid<'_> {
 
 /// Looks at every cache line, in order, so that it is near when it is read piece by piece.
 fn look(lines: &[f32]) {
-    std::hint::black_box(lines.iter().step_by(16).sum::<f32>());
+    let mut sum = 0.0;
+    for at in (0..lines.len()).step_by(16) {
+        sum += lines[at];
+    }
+    std::hint::black_box(sum);
 }
 
 /// seen (pixels, elements `filter` of the filter), of the m pixels of a table `from`. What follows each other in the map is copied at
@@ -388,8 +392,9 @@ pub fn input_gradient(dx: &mut [f32], dy: &[f32], w: &[f32], n: Conv, accumulate
                 let w = &w[k * filter + first * kernel * kernel..][..cols * kernel * kernel];
                 for (tap, [u, v]) in elements.iter().enumerate() {
                     let to = &mut panel[row_of(k, tap, out, count) * row..][..cols];
-                    let w = w[u * kernel + v..].iter().step_by(kernel * kernel);
-                    to.iter_mut().zip(w).for_each(|(to, &w)| *to = w);
+                    for j in 0..cols {
+                        to[j] = w[j * kernel * kernel + u * kernel + v];
+                    }
                 }
             }
         });
@@ -489,8 +494,12 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
                 while at < rows.end {
                     let (tap, channel) = (at / n.inp, at % n.inp);
                     let depth = (n.inp - channel).min(rows.end - at);
-                    let seen = table.from[tap * m..][..m].iter().enumerate().filter(|(_, at)| **at != OFF);
-                    let pairs: Vec<_> = seen.map(|(p, at)| (at + channel, p)).collect();
+                    let mut pairs = Vec::with_capacity(m);
+                    for (p, &at) in table.from[tap * m..][..m].iter().enumerate() {
+                        if at != OFF {
+                            pairs.push((at + channel, p));
+                        }
+                    }
                     if count == 1 {
                         pairs.iter().for_each(|&(at, _)| look(&x[at..][..depth]));
                     }
@@ -514,9 +523,11 @@ fn add_in_order(dw: &mut [f32], sums: &[f32], n: Conv) {
                 for channel in (0..n.inp).step_by(ROWS) {
                     let (at, channels) = ((tap * n.inp + channel) * row + col, ROWS.min(n.inp - channel));
                     transpose(turned, channels, &sums[first * filter + at..], row, [channels, outs]);
-                    for (dw, sums) in dw.chunks_mut(filter).zip(turned.chunks(channels)) {
-                        let dw = dw[channel * count + tap..].iter_mut().step_by(count);
-                        dw.zip(sums).for_each(|(dw, &sum)| *dw += sum);
+                    for (k, dw) in dw.chunks_mut(filter).enumerate() {
+                        let (dw, sums) = (&mut dw[channel * count + tap..], &turned[k * channels..][..channels]);
+                        for i in 0..channels {
+                            dw[i * count] += sums[i];
+                        }
                     }
                 }
             }

@@ -89,7 +89,8 @@ fn load_pixels<const N: usize>(x: &[f32], starts: &[usize; N], channel: usize) -
 #[inline(always)]
 fn store<const N: usize>(x: &mut [f32], plane: usize, rows: &[Lanes; N]) {
     for e in 0..N {
-        x[e * plane..][..LANES].copy_from_slice(&rows[e]);
+        // As an array: a slice's copy is a call.
+        *x[e * plane..].first_chunk_mut().expect("channels go by 16") = rows[e];
     }
 }
 
@@ -119,7 +120,7 @@ fn transform_back(y: &mut [f32], starts: &[usize; 4], m: &[f32], plane: usize, c
         }
         for e in 0..4 {
             if starts[e] != OFF {
-                y[starts[e] + c..][..LANES].copy_from_slice(&to[e]);
+                *y[starts[e] + c..].first_chunk_mut().expect("channels go by 16") = to[e];
             }
         }
     }
@@ -152,8 +153,9 @@ fn add_filter(dw: &mut [f32], filter: usize, m: &[f32], plane: usize) {
     let line = |[a, b, c, d]: [f32; 4]| [a + 0.5 * (b + c), 0.5 * (b - c), 0.5 * (b + c) + d];
     let to: [Lanes; 9] = both_ways::<4, 3, 16, 12, 9>(&load(m, plane), line);
     for l in 0..LANES {
-        for (dw, to) in dw[l * filter..][..9].iter_mut().zip(&to) {
-            *dw += to[l];
+        let dw = &mut dw[l * filter..][..9];
+        for e in 0..9 {
+            dw[e] += to[e][l];
         }
     }
 }
@@ -192,8 +194,13 @@ impl Tiles {
 
     /// Calls `f` with the number of every tile in those rows, its row and its column.
     fn each(&self, rows: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
-        let at = rows.flat_map(|row| (0..self.a_row()).map(move |col| (row, col)));
-        at.enumerate().for_each(|(k, (row, col))| f(k, row, col));
+        let mut k = 0;
+        for row in rows {
+            for col in 0..self.a_row() {
+                f(k, row, col);
+                k += 1;
+            }
+        }
     }
 
     /// Where the four by four pixels begin that a tile sees.
@@ -252,7 +259,11 @@ impl Tiles {
                     }
                     self.each(rows.clone(), |k, row, col| {
                         let mut to = self.write(row, col, out);
-                        to.iter_mut().filter(|to| **to != OFF).for_each(|to| *to -= base);
+                        for e in 0..4 {
+                            if to[e] != OFF {
+                                to[e] -= base;
+                            }
+                        }
                         transform_back(&mut y[first..], &to, &m[k * cols..], tiles * cols, cols, add);
                     });
                 });

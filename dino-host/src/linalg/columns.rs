@@ -1,4 +1,5 @@
-//! Kernels of batch norms over blocks of rows, compiled and chosen as those of [`super::rows`].
+//! Kernels of batch norms over blocks of rows, compiled and chosen as those of [`super::rows`]. Rows are short, so they go by index over
+//! slices of one length: `zip` would be a call for every row.
 
 use dino_kernel::ops::batchnorm;
 use multiversion::multiversion;
@@ -8,18 +9,23 @@ use multiversion::multiversion;
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn moments(mean: &mut [f32], moment: &mut [f32], x: &[f32]) {
     let cols = mean.len();
+    let moment = &mut moment[..cols];
     let inverse = 1.0 / (x.len() / cols) as f32;
     mean.fill(0.0);
     for row in x.chunks(cols) {
-        for (mean, &x) in mean.iter_mut().zip(row) {
-            *mean += x;
+        let row = &row[..cols];
+        for c in 0..cols {
+            mean[c] += row[c];
         }
     }
-    mean.iter_mut().for_each(|mean| *mean *= inverse);
+    for c in 0..cols {
+        mean[c] *= inverse;
+    }
     moment.fill(0.0);
     for row in x.chunks(cols) {
-        for ((moment, &mean), &x) in moment.iter_mut().zip(&*mean).zip(row) {
-            *moment += (x - mean) * (x - mean);
+        let row = &row[..cols];
+        for c in 0..cols {
+            moment[c] += (row[c] - mean[c]) * (row[c] - mean[c]);
         }
     }
 }
@@ -59,7 +65,9 @@ pub fn gradient_sums(
     }
     sum.fill(0.0);
     sum_normal.fill(0.0);
-    for (dy, x) in dy.chunks(cols).zip(x.chunks(cols)) {
+    let (sum, sum_normal, rstd) = (&mut sum[..cols], &mut sum_normal[..cols], &rstd[..cols]);
+    for (r, dy) in dy.chunks(cols).enumerate() {
+        let (dy, x) = (&dy[..cols], &x[r * cols..][..cols]);
         for c in 0..cols {
             sum[c] += dy[c];
             sum_normal[c] += dy[c] * ((x[c] - mean[c]) * rstd[c]);
@@ -70,8 +78,10 @@ pub fn gradient_sums(
 /// dx = w rstd (g - sum / rows - x^ sum_normal / rows), `inverse` being 1 / rows of the group.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn gradient(dx: &mut [f32], dy: &[f32], x: &[f32], sums: [&[f32]; 2], stats: [&[f32]; 2], w: &[f32], inverse: f32) {
-    let ([sum, sum_normal], [mean, rstd], cols) = (sums, stats, w.len());
-    for ((dx, dy), x) in dx.chunks_mut(cols).zip(dy.chunks(cols)).zip(x.chunks(cols)) {
+    let cols = w.len();
+    let [sum, sum_normal, mean, rstd] = [&sums[0][..cols], &sums[1][..cols], &stats[0][..cols], &stats[1][..cols]];
+    for (r, dx) in dx.chunks_mut(cols).enumerate() {
+        let (dx, dy, x) = (&mut dx[..cols], &dy[r * cols..][..cols], &x[r * cols..][..cols]);
         for c in 0..cols {
             let normal = (x[c] - mean[c]) * rstd[c];
             dx[c] = w[c] * rstd[c] * (dy[c] - sum[c] * inverse - normal * (sum_normal[c] * inverse));

@@ -115,9 +115,10 @@ pub fn column_sums(sums: &mut [f32], x: &[f32], stride: usize) {
     // Four rows a visit: each sum is read and written a quarter as often.
     for rows in x.chunks(4 * stride) {
         if rows.len() >= 3 * stride + cols {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|r| &rows[r * stride..][..cols]);
-            for ((((s, &a), &b), &c), &d) in sums.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-                *s += (a + b) + (c + d);
+            let (a, b) = (&rows[..cols], &rows[stride..][..cols]);
+            let (c, d) = (&rows[2 * stride..][..cols], &rows[3 * stride..][..cols]);
+            for j in 0..cols {
+                sums[j] += (a[j] + b[j]) + (c[j] + d[j]);
             }
         } else {
             rows.chunks(stride).for_each(|row| ops::axpy(sums, 1.0, &row[..cols]));

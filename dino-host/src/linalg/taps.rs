@@ -48,8 +48,9 @@ pub const fn row_of(cols: usize) -> usize {
 #[inline]
 pub fn place(panels: &mut [f32], depth: usize, p: usize, row: &[f32]) {
     let wide = wide();
-    for (panel, row) in panels.chunks_mut(depth * wide).zip(row.chunks(wide)) {
-        let to = &mut panel[p * row_of(row.len())..];
+    for first in (0..row.len()).step_by(wide) {
+        let row = &row[first..row.len().min(first + wide)];
+        let to = &mut panels[first * depth + p * row_of(row.len())..];
         match (to.first_chunk_mut(), row.first_chunk::<LANES>()) {
             (Some(to), Some(line)) if row.len() == LANES => *to = *line,
             _ => to[..row.len()].copy_from_slice(row),
@@ -105,17 +106,24 @@ fn blocks<const R: usize, const V: usize, const FUSED: bool>(
         let mut sums = [[[0.0f32; LANES]; V]; R];
         for (t, from) in from.chunks(m).enumerate() {
             let mut rows: [&[f32]; R] = [&ZEROS[..depth]; R];
-            for (row, &at) in rows.iter_mut().zip(&from[..to.len()]) {
-                if at != OFF {
-                    *row = &x[at..][..depth];
-                }
-            }
+            begin(&mut rows, &from[..to.len()], x, depth);
             sum::<R, V, FUSED>(&mut sums, rows, depth, &panel[t * depth * V..][..depth * V]);
         }
         for r in 0..R {
             if r < to.len() {
                 store(&mut c[to[r]..][..cols], sums[r], add);
             }
+        }
+    }
+}
+
+/// Where the rows that are on the map begin. A call, so that they stay in memory: as a loop that the compiler sees through, it halved the
+/// speed, for there are not registers enough for them beside the sums.
+#[inline(never)]
+fn begin<'a>(rows: &mut [&'a [f32]], from: &[usize], x: &'a [f32], depth: usize) {
+    for r in 0..from.len() {
+        if from[r] != OFF {
+            rows[r] = &x[from[r]..][..depth];
         }
     }
 }
@@ -197,15 +205,15 @@ pub fn accumulate(
         for first in (0..rows).step_by(LANES) {
             // Pixels are far apart, often by a power of two: a cache line of each is gathered once, for all columns.
             let of_line = LANES.min(rows - first);
-            for (line, &(at, _)) in lines.iter_mut().zip(pairs) {
+            for (k, &(at, _)) in pairs.iter().enumerate() {
                 match x[at + first..].first_chunk() {
-                    Some(x) => *line = *x,
-                    None => line[..of_line].copy_from_slice(&x[at + first..][..of_line]),
+                    Some(x) => lines[k] = *x,
+                    None => lines[k][..of_line].copy_from_slice(&x[at + first..][..of_line]),
                 }
             }
-            for (j, panel) in panels.chunks(depth * wide).enumerate().take(cols.div_ceil(wide)) {
-                let cols = wide.min(cols - j * wide);
-                outers(&mut c[first * row + j * wide..], of_line, row, &lines, pairs, panel, cols);
+            for col in (0..cols).step_by(wide) {
+                let (panel, cols) = (&panels[col * depth..], wide.min(cols - col));
+                outers(&mut c[first * row + col..], of_line, row, &lines, pairs, panel, cols);
             }
         }
     }
@@ -268,9 +276,10 @@ fn outer<const R: usize, const V: usize, const FUSED: bool>(
     panel: &[[f32; LANES]],
 ) -> usize {
     let mut sums = [[[0.0f32; LANES]; V]; R];
-    for (line, &(_, p)) in lines.iter().zip(pairs) {
-        let x: &[f32; R] = line[first..].first_chunk().expect("R rows");
-        let y = &panel[p * V..][..V];
+    let lines = &lines[..pairs.len()];
+    for k in 0..pairs.len() {
+        let x: &[f32; R] = lines[k][first..].first_chunk().expect("R rows");
+        let y = &panel[pairs[k].1 * V..][..V];
         for r in 0..R {
             fused::<V, FUSED>(&mut sums[r], x[r], y);
         }

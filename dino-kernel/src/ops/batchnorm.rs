@@ -70,7 +70,9 @@ pub fn normalize_rows<T: Real>(
     relu: bool,
 ) {
     let cols = mean.len();
-    for (r, (y, x)) in y.chunks_mut(cols).zip(x.chunks(cols)).enumerate() {
+    let (rstd, w, b) = (&rstd[..cols], &w[..cols], &b[..cols]);
+    for (r, y) in y.chunks_mut(cols).enumerate() {
+        let (y, x) = (&mut y[..cols], &x[r * cols..][..cols]);
         for c in 0..cols {
             y[c] = (x[c] - mean[c]) * (rstd[c] * w[c]) + b[c];
         }

@@ -18,12 +18,15 @@ fn covered(w: Window, map: Group, [i, j]: [usize; 2]) -> impl Iterator<Item = us
 #[inline(always)]
 pub fn forward_row<T: Real>(y: &mut [T], x: &[T], row: usize, map: Group, n: MaxPool) {
     for (j, y) in y.chunks_mut(n.cols).enumerate() {
+        let y = &mut y[..n.cols];
         for (k, pixel) in covered(n.window, map, [row, j]).enumerate() {
             let x = &x[pixel * n.cols..][..n.cols];
             if k == 0 {
                 y.copy_from_slice(x);
             } else {
-                y.iter_mut().zip(x).for_each(|(y, &x)| *y = y.larger(x));
+                for c in 0..n.cols {
+                    y[c] = y[c].larger(x[c]);
+                }
             }
         }
     }
@@ -55,17 +58,18 @@ pub fn backward_map<T: Real>(dx: &mut [T], dy: &[T], x: &[T], map: Group, n: Max
         for (i, dy) in dy.chunks(LANES).enumerate() {
             let first = i * LANES;
             let (mut most, mut which) = ([T::ZERO; LANES], [usize::MAX; LANES]);
+            let (most, which) = (&mut most[..dy.len()], &mut which[..dy.len()]);
             for pixel in covered(n.window, map, position) {
                 let x = &x[pixel * n.cols + first..][..dy.len()];
-                for ((most, which), &x) in most.iter_mut().zip(&mut which).zip(x) {
-                    if *which == usize::MAX || x > *most || x.is_nan() {
-                        (*most, *which) = (x, pixel);
+                for l in 0..dy.len() {
+                    if which[l] == usize::MAX || x[l] > most[l] || x[l].is_nan() {
+                        (most[l], which[l]) = (x[l], pixel);
                     }
                 }
             }
-            for (l, (&pixel, &dy)) in which.iter().zip(dy).enumerate() {
-                if pixel != usize::MAX {
-                    dx[pixel * n.cols + first + l] += dy;
+            for l in 0..dy.len() {
+                if which[l] != usize::MAX {
+                    dx[which[l] * n.cols + first + l] += dy[l];
                 }
             }
         }
