@@ -141,11 +141,21 @@ macro_rules! kernels {
             /// # Errors
             /// The device's code lacks one of them.
             pub fn new(card: &'static Card, suffix: &str) -> Result<Kernels> {
-                Ok(Kernels {
-                    $($common: Kernel::new(card, stringify!($common).into(), 0)?,)*
-                    $($typed: Kernel::new(card, format!("{}{suffix}", stringify!($typed)), 0)?,)*
-                    $($tensor: Kernel::new(card, stringify!($tensor).into(), $shared)?,)*
-                })
+                // One call in a loop: written out for each of them, it was a function of 160 KB, half of this crate's compile time.
+                const NAMED: &[(&str, bool, u32)] = &[
+                    $((stringify!($common), false, 0),)*
+                    $((stringify!($typed), true, 0),)*
+                    $((stringify!($tensor), false, $shared),)*
+                ];
+                let mut loaded = Vec::with_capacity(NAMED.len());
+                for &(name, typed, shared) in NAMED {
+                    let suffix = if typed { suffix } else { "" };
+                    loaded.push(Kernel::new(card, format!("{name}{suffix}"), shared)?);
+                }
+                let Ok([$($common,)* $($typed,)* $($tensor,)*]) = <[Kernel; NAMED.len()]>::try_from(loaded) else {
+                    unreachable!("as many as there are names");
+                };
+                Ok(Kernels { $($common,)* $($typed,)* $($tensor,)* })
             }
         }
     };
