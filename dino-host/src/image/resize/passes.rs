@@ -11,7 +11,7 @@ pub const STRIP: usize = 16;
 const LANES: usize = 32;
 const HALF: i32 = 1 << (FRACTION - 1);
 
-/// Spelled out, for `array::map` is a call where crates are not optimized across their parts.
+/// Spelled out, as all that goes over a strip: `array::map` and `zip` are calls where crates are not optimized across their parts.
 #[inline(always)]
 fn round<const N: usize>(y: &mut [u8; N], sums: &[i32; N]) {
     for i in 0..N {
@@ -24,10 +24,10 @@ fn round<const N: usize>(y: &mut [u8; N], sums: &[i32; N]) {
 #[inline(always)]
 fn transpose(mut block: [u8; STRIP * STRIP]) -> [u8; STRIP * STRIP] {
     for _ in 0..4 {
-        let (low, high) = block.split_at(STRIP * STRIP / 2);
         let mut dealt = [0; STRIP * STRIP];
-        for (pair, (a, b)) in dealt.as_chunks_mut::<2>().0.iter_mut().zip(low.iter().zip(high)) {
-            *pair = [*a, *b];
+        for i in 0..STRIP * STRIP / 2 {
+            dealt[2 * i] = block[i];
+            dealt[2 * i + 1] = block[STRIP * STRIP / 2 + i];
         }
         block = dealt;
     }
@@ -74,8 +74,9 @@ pub fn horizontal(out: &mut [u8], x: &[u8], taps: &Taps, channels: usize) {
         for (y, (low, weights)) in plane.iter_mut().zip(taps.iter()) {
             let mut sums = [HALF; STRIP];
             for (tap, w) in weights.iter().enumerate() {
-                for (sum, x) in sums.iter_mut().zip(&x[(low + tap) * channels + c]) {
-                    *sum += *x as i32 * w;
+                let x = &x[(low + tap) * channels + c];
+                for i in 0..STRIP {
+                    sums[i] += x[i] as i32 * w;
                 }
             }
             round(y, &sums);
@@ -90,8 +91,9 @@ pub fn vertical(out: &mut [u8], x: &[u8], stride: usize, weights: &[i32]) {
     for (at, y) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         let mut sums = [HALF; LANES];
         for (tap, w) in weights.iter().enumerate() {
-            for (sum, x) in sums.iter_mut().zip(&x[tap * stride + at * LANES..][..LANES]) {
-                *sum += *x as i32 * w;
+            let x: &[u8; LANES] = x[tap * stride + at * LANES..].first_chunk().expect("rows are padded");
+            for i in 0..LANES {
+                sums[i] += x[i] as i32 * w;
             }
         }
         round(y, &sums);
