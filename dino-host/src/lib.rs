@@ -10,20 +10,20 @@
 //! | [`config`] | every key of the recipe, with its published value, and the schedules | `device`, `image`, `io` |
 //! | [`io`] | lines on the terminal, text and arrays in files | |
 //! | [`image`] | decoding to 8 bits a channel, resizing, masks, augmentation | `io` |
-//! | [`data`] | data sets of every format behind one trait, and the loader | `image`, `io`, `weights` (pickles) |
+//! | [`data`] | data sets of every format behind one trait, and the loader | `dist`, `image`, `io`, `weights` (pickles) |
 //! | [`linalg`] | matrix multiplication, row kernels, eigenvectors | |
 //! | [`cpu`] | the CPU backend, a [`device::Device`] | `device`, `dist`, `linalg` |
-//! | [`dist`] | processes that share every batch, and their sums | |
+//! | [`dist`] | processes that share every batch, and their sums | `io` |
 //! | [`device`] | the trait between the trainer and the hardware | `dist` |
-//! | [`train`] | the training loop and its log | `config`, `data`, `device`, `eval`, `image`, `inference`, `io`, `viz`, `weights` |
+//! | [`train`] | the training loop and its log | `config`, `data`, `device`, `dist`, `eval`, `image`, `inference`, `io`, `viz`, `weights` |
 //! | [`finetune`] | supervised training of a backbone with a classifier | `config`, `data`, `device`, `eval`, `image`, `inference`, `io`, `train`, `weights` |
-//! | [`inference`] | a trained backbone: features of a set, dense features of images | `config`, `data`, `device`, `image`, `io` |
-//! | [`eval`] | scores of features and attention | `config`, `data`, `device`, `image`, `inference`, `io`, `linalg`, `weights` |
+//! | [`inference`] | a trained backbone: features of a set, dense features of images | `config`, `data`, `device`, `dist`, `image`, `io` |
+//! | [`eval`] | scores of features and attention | `config`, `data`, `device`, `dist`, `image`, `inference`, `io`, `linalg`, `weights` |
 //! | [`viz`] | every figure | `config`, `data`, `device`, `eval`, `image`, `inference`, `io`, `linalg` |
 //! | [`ablate`] | the paper's ablations: variants of a configuration side by side | `config`, `data`, `device`, `inference`, `io`, `report`, `train` |
 //! | [`report`] | a run on one HTML page | `config`, `data`, `device`, `eval`, `finetune`, `inference`, `io`, `train`, `viz`, `weights` |
 //! | [`weights`] | checkpoints, and other programs' weights, read and written | `config`, `device`, `image`, `io` |
-//! | [`planning`] | memory of a run, and gradient checks, before anything is trained | `config`, `cpu`, `device`, `inference`, `io` |
+//! | [`planning`] | memory of a run, and gradient checks, before anything is trained | `config`, `cpu`, `device`, `dist`, `inference`, `io` |
 //!
 //! # Example
 //!

@@ -140,11 +140,13 @@ fn together<D: Device>(program: &str, command: Command<D::Options>, group: &Grou
 }
 
 /// Refuses several processes for a command that works in one.
-fn alone(group: &Group, command: &str) -> Result<()> {
+fn alone(group: &Group) -> Result<()> {
     if group.size() == 1 {
         return Ok(());
     }
     group.end_together();
+    let words: Vec<String> = std::env::args().skip(1).take_while(|word| !word.starts_with('-')).take(2).collect();
+    let command = words.join(" ");
     Err(Error::new(format!("{command} works in one process, and {} were launched", group.size())).hint(
         "start it without a launcher; train, features and eval knn, linear, logistic and retrieval share their work",
     ))
@@ -167,7 +169,7 @@ fn dispatch<D: Device>(command: Command<D::Options>, group: &Group) -> Result<u8
     match &command {
         Command::Train(_) | Command::Features(_) => (),
         Command::Eval(what) if what.is_shared() => (),
-        _ => alone(group, "this command")?,
+        _ => alone(group)?,
     }
     match command {
         Command::Train(args) => train::run::<D>(args, group),

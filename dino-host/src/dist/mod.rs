@@ -9,6 +9,7 @@ pub mod mpi;
 pub mod threads;
 
 use crate::error::{Error, Result};
+use bytemuck::Pod;
 use dino_kernel::group::{GroupError, ProcessGroup, sum_scratch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -75,10 +76,11 @@ impl Engine {
 
     // Threads leave when they drop their membership, and wait as long as it takes.
 
-    fn set_patience(&mut self, _patience: Duration) {
+    #[cfg_attr(not(unix), allow(unused_variables))]
+    fn set_patience(&mut self, patience: Duration) {
         #[cfg(unix)]
         if let Engine::Mpi(mpi) = self {
-            mpi.set_patience(_patience);
+            mpi.set_patience(patience);
         }
     }
 
@@ -89,10 +91,11 @@ impl Engine {
         }
     }
 
-    fn abort(&mut self, _code: u8) {
+    #[cfg_attr(not(unix), allow(unused_variables))]
+    fn abort(&mut self, code: u8) {
         #[cfg(unix)]
         if let Engine::Mpi(mpi) = self {
-            mpi.abort(_code);
+            mpi.abort(code);
         }
     }
 }
@@ -284,18 +287,33 @@ impl Group {
     /// # Errors
     /// As [`Group::sum`].
     pub fn gather_each<T: Serialize + DeserializeOwned>(&self, own: &T) -> Result<Vec<T>> {
-        let own = serde_json::to_vec(own).expect("plain data");
+        let parts = self.gather_bytes(&serde_json::to_vec(own).expect("plain data"))?;
+        let read = |part: Vec<u8>| serde_json::from_slice(&part);
+        parts.into_iter().map(|part| read(part).map_err(|e| Error::new(format!("another rank's words: {e}")))).collect()
+    }
+
+    /// What all ranks have, one after another.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn concat<T: Pod>(&self, own: Vec<T>) -> Result<Vec<T>> {
+        if self.shared.is_none() {
+            return Ok(own);
+        }
+        let parts = self.gather_bytes(bytemuck::cast_slice(&own))?;
+        Ok(parts.iter().flat_map(|part| bytemuck::pod_collect_to_vec::<u8, T>(part)).collect())
+    }
+
+    /// Bytes of every rank, as many as each has.
+    fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut lens = vec![0u64; self.size()];
         lens[self.rank] = own.len() as u64;
         self.gather_parts(bytemuck::cast_slice_mut(&mut lens))?;
         let most = lens.iter().max().map_or(0, |len| *len as usize);
         let mut all = vec![0; most * lens.len()];
-        all[self.rank * most..][..own.len()].copy_from_slice(&own);
+        all[self.rank * most..][..own.len()].copy_from_slice(own);
         self.gather_parts(&mut all)?;
-        let parts = lens.iter().enumerate().map(|(rank, len)| &all[rank * most..][..*len as usize]);
-        parts
-            .map(|part| serde_json::from_slice(part).map_err(|e| Error::new(format!("another rank's words: {e}"))))
-            .collect()
+        Ok(lens.iter().enumerate().map(|(rank, len)| all[rank * most..][..*len as usize].to_vec()).collect())
     }
 
     /// What rank 0 makes, on all ranks; where it cannot, its error on all of them.

@@ -97,6 +97,16 @@ pub fn neighbors(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> N
     Neighbors { k, similarities, indices }
 }
 
+/// The same by processes that all have bank and queries: each searches for its part of the queries, and all have all neighbors.
+///
+/// # Errors
+/// The group fails.
+pub fn neighbors_shared(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize, group: &Group) -> Result<Neighbors> {
+    let own = group.part_of(queries.nrows());
+    let Neighbors { k, similarities, indices } = neighbors(bank, queries.slice(s![own, ..]), k);
+    Ok(Neighbors { k, similarities: group.concat(similarities)?, indices: group.concat(indices)? })
+}
+
 /// The `k` rows most similar to each row of a normalized set, the row itself left out (fewer if there are fewer others).
 pub fn leave_one_out(rows: ArrayView2<f32>, k: usize) -> Neighbors {
     let n = rows.nrows();
@@ -201,7 +211,7 @@ pub fn evaluate(
     evaluate_shared(bank, bank_labels, queries, labels, ks, temperature, &Group::default())
 }
 
-/// The same by processes that all have bank and queries: each lets its part of the queries vote, and all have the scores.
+/// The same by processes that all have bank and queries, and share the search ([`neighbors_shared`]).
 ///
 /// # Errors
 /// As [`evaluate`], or the group fails.
@@ -226,38 +236,23 @@ pub fn evaluate_shared(
         return Err(Error::new(format!("the features in row {row} are not finite")).hint("are the weights valid?"));
     }
     let most = ks.iter().copied().max().unwrap_or(0);
-    let own = group.part_of(labels.len());
-    let asked = normalize(queries.slice_move(s![own.clone(), ..]));
-    let found = neighbors(normalize(bank).view(), asked.view(), most);
-    let own = right(&found, bank_labels, &labels[own], ks, temperature);
-    let mut all = vec![[0; 2]; ks.len()];
-    for counts in group.gather_each(&own)? {
-        all.iter_mut().flatten().zip(counts.iter().flatten()).for_each(|(sum, count)| *sum += count);
-    }
-    Ok(percent(&all, labels.len(), ks))
+    let found = neighbors_shared(normalize(bank).view(), normalize(queries).view(), most, group)?;
+    Ok(scores(&found, bank_labels, labels, ks, temperature))
 }
 
 /// The same of neighbors that have been found: at least as many as the largest k, or all there are.
 pub fn scores(found: &Neighbors, bank_labels: &[u32], labels: &[u32], ks: &[usize], temperature: f64) -> Vec<Score> {
-    percent(&right(found, bank_labels, labels, ks, temperature), labels.len(), ks)
-}
-
-/// How many queries the vote answers right, for every k: with the class of most votes, and with one of the five of most votes.
-fn right(found: &Neighbors, bank_labels: &[u32], labels: &[u32], ks: &[usize], temperature: f64) -> Vec<[u64; 2]> {
-    let count = |&k: &usize| {
+    let score = |&k: &usize| {
         let rank = |(q, label): (usize, &u32)| {
             let answers = found.answers(q, bank_labels, k, temperature);
             answers.iter().position(|answer| answer.0 == *label)
         };
         let ranks: Vec<Option<usize>> = labels.par_iter().enumerate().map(rank).collect();
-        [1, 5].map(|n| ranks.iter().flatten().filter(|rank| **rank < n).count() as u64)
+        let within = |n: usize| ranks.iter().flatten().filter(|rank| **rank < n).count();
+        let percent = |n: usize| 100.0 * n as f64 / labels.len().max(1) as f64;
+        Score { k, top1: percent(within(1)), top5: percent(within(5)) }
     };
-    ks.iter().map(count).collect()
-}
-
-fn percent(right: &[[u64; 2]], queries: usize, ks: &[usize]) -> Vec<Score> {
-    let percent = |count: u64| 100.0 * count as f64 / queries.max(1) as f64;
-    ks.iter().zip(right).map(|(&k, &[one, five])| Score { k, top1: percent(one), top5: percent(five) }).collect()
+    ks.iter().map(score).collect()
 }
 
 #[cfg(test)]

@@ -9,12 +9,14 @@ use super::ranking::{Protocol, Scores, Truth, ranks};
 use crate::config::Config;
 use crate::data::{Dataset, Unreadable};
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::image::resize::{Filter, Region, resize, resized_crop};
 use crate::image::{Image, planes};
 use crate::inference::features::Features;
 use ndarray::{Array2, s};
 use serde::Deserialize;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The published scales.
@@ -77,7 +79,7 @@ pub fn token<D: Device>(
     Ok(sum)
 }
 
-/// Class tokens of a set whose images are made at most `most` pixels long.
+/// Class tokens of a set whose images are made at most `most` pixels long. Processes share the images, and all of them have all tokens.
 ///
 /// # Errors
 /// An image holds no patch, the device fails, or, with `--strict`, an image is unreadable.
@@ -88,16 +90,22 @@ pub fn tokens<D: Device>(
     unreadable: &Unreadable,
     most: usize,
     multi: bool,
+    group: &Group,
     mut tick: impl FnMut(),
 ) -> Result<Features> {
-    let (mut rows, mut images) = (Vec::new(), Vec::new());
-    for i in 0..set.len() {
-        if let Some(image) = unreadable.image(set, i)? {
-            rows.extend(token(network, config, &thumbnail(&image, most), multi, &set.name(i))?);
-            images.push(i);
+    let mut of = |images: Range<usize>| -> Result<(Vec<f32>, Vec<usize>)> {
+        let (mut rows, mut read) = (Vec::new(), Vec::new());
+        for i in images {
+            if let Some(image) = unreadable.image(set, i)? {
+                rows.extend(token(network, config, &thumbnail(&image, most), multi, &set.name(i))?);
+                read.push(i);
+            }
+            tick();
         }
-        tick();
-    }
+        Ok((rows, read))
+    };
+    let (rows, images) = group.all(of(group.part_of(set.len())))?;
+    let (rows, images) = (group.concat(rows)?, group.concat(images)?);
     let rows = Array2::from_shape_vec((images.len(), config.embed_dim), rows).expect("a row an image");
     Ok(Features { rows, images })
 }

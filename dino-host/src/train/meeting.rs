@@ -1,11 +1,11 @@
 //! Where the processes of a run agree on how it goes on. Alone, a process agrees with itself.
 //!
-//! They meet before every step and before every evaluation, at the price of a byte a process: a few microseconds on one machine, one
-//! round trip over a network, beside a step's sum of gradients. So all of them stop, save and fail in the same step.
+//! They meet before every step and before every evaluation, where each sends every other a byte, which is little beside the sum of a
+//! step's gradients. So all of them stop, save and fail in the same step.
 
 use super::{SAVE_AFTER, Trainer, failure};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::sync::atomic::Ordering;
 
 /// What was said at a meeting.
@@ -52,7 +52,7 @@ impl<D: Device> Trainer<'_, D> {
         if said(FAILED) {
             let in_log = trouble.is_some();
             let own = group.all(trouble.map_or(Ok(()), Err).and(own));
-            let e = own.err().unwrap_or_else(|| crate::error::Error::new("a process failed"));
+            let e = own.err().unwrap_or_else(|| Error::new("a process failed"));
             return Err(match self.save() {
                 Ok(()) if in_log => self.lost(e),
                 Ok(()) => e,

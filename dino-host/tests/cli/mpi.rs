@@ -289,6 +289,7 @@ fn evaluations_are_the_same_to_the_bit() {
             "linear --epochs 2 --batch 16 --augmented",
             "logistic --shots 2 --draws 2",
             "retrieval",
+            "retrieval --size 32 --multi-scale",
         ] {
             let line = format!("eval {evaluation} --checkpoint {{}} --data {{}} --json");
             let paths = [&weights, data.path()];
@@ -323,7 +324,12 @@ fn what_does_not_fit_is_refused_by_all() {
         refuses(3, &line(1, ""), &[data.path(), &out], &["4 shards", "3 processes", "4 shards suit 2 processes"]);
         let three = format!("train {TINY} --data {{}} --out {{}}");
         refuses(3, &three, &[data.path(), &out], &["--batch of 8", "3 equal shards", "--batch 6 or 9"]);
-        refuses(2, "attend --checkpoint x --image x --out {}", &[&out], &["one process", "2 were launched"]);
+        refuses(
+            2,
+            "attend --checkpoint x --image x --out {}",
+            &[&out],
+            &["attend works in one process, and 2 were launched"],
+        );
         refuses(
             2,
             &format!("train {TINY} --lr=-1 --data {{}} --out {{}}"),

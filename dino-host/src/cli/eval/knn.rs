@@ -113,7 +113,9 @@ fn vote<D: Device>(args: &Knn<D::Options>, subject: &Subject<D>) -> Result<Vote>
             scores::check(queries.view(), "test")?;
             let labels = Labels::new(train.classes(), &bank_labels, &query_labels);
             let width = bank.ncols();
-            (knn::neighbors(knn::normalize(bank).view(), knn::normalize(queries).view(), most), labels, width)
+            let (bank, queries) = (knn::normalize(bank), knn::normalize(queries));
+            let group = &args.source.shared.group;
+            (knn::neighbors_shared(bank.view(), queries.view(), most, group)?, labels, width)
         }
         Some(part) => {
             let (rows, all) = match part {

@@ -148,7 +148,11 @@ fn tokens<D: Device>(
         }
         Some(size) => {
             let mut network = AnySize::<D>::new(options, config, weights);
-            retrieval::tokens(&mut network, config, set, unreadable, size, args.multi_scale, || progress.tick())
+            let group = &args.source.shared.group;
+            let tick = || progress.tick();
+            let found = retrieval::tokens(&mut network, config, set, unreadable, size, args.multi_scale, group, tick)?;
+            unreadable.tell_first(group, set, set)?;
+            Ok(found)
         }
     }
 }
