@@ -110,7 +110,17 @@ impl Config {
             bn_group: (self.bn_group > 0).then_some(self.bn_group),
         };
         let sharding = Sharding { shards: self.shards, ranks };
-        Plan::sharded(config, sharding).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
+        Plan::sharded(config, sharding).map_err(|e| {
+            let statistics = config.backbone.batch_statistics() || config.head.batch_statistics();
+            let hint = match e {
+                PlanError::Shards { .. } if statistics && config.bn_group.is_none() => {
+                    "batch norms take their statistics over the full batch: --shards 1, in one process with more --threads"
+                        .into()
+                }
+                _ => remedy(e),
+            };
+            Error::new(e.to_string()).hint(hint)
+        })
     }
 }
 

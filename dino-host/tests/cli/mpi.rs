@@ -324,6 +324,8 @@ fn what_does_not_fit_is_refused_by_all() {
         refuses(3, &line(1, ""), &[data.path(), &out], &["4 shards", "3 processes", "4 shards suit 2 processes"]);
         let three = format!("train {TINY} --data {{}} --out {{}}");
         refuses(3, &three, &[data.path(), &out], &["--batch of 8", "3 equal shards", "--batch 6 or 9"]);
+        let resnet = "train --small --arch resnet_small --data {} --out {}";
+        refuses(2, resnet, &[data.path(), &out], &["2 shards", "in one process with more --threads"]);
         refuses(
             2,
             "attend --checkpoint x --image x --out {}",
