@@ -73,7 +73,10 @@ const NOT_RUN: &[(&str, &str)] = &[
 
 /// Flags of other programs.
 const FOREIGN: &[(&str, &str)] = &[
-    ("cargo", "--workspace --release --all --all-targets --check --test --bench --example --path --locked --version"),
+    (
+        "cargo",
+        "--workspace --release --all --all-targets --check --lib --test --bench --example --path --locked --version",
+    ),
     ("dino-gpu and its example step_time", "--precision --launch --gemm --workspace --tiny --check-driver"),
     ("mutations.py", "--only"),
     ("tensorboard", "--logdir"),
