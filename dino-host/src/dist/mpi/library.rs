@@ -114,8 +114,11 @@ struct Engine<H> {
     _library: Library,
 }
 
-/// All messages are of one kind, and arrive in the order in which they were sent.
-const TAG: c_int = 0;
+/// Messages arrive in the order in which they were sent. MPI takes one that is shorter than what is waited for silently; by its length
+/// as its tag it is not taken at all, so that the rank that sent it is missed, and named. (Every library has tags up to 32767.)
+fn tag(len: usize) -> c_int {
+    (len % 32_749) as c_int
+}
 
 impl<H: Handle> Calls for Engine<H> {
     fn start(&self) -> Result<(), String> {
@@ -163,7 +166,7 @@ impl<H: Handle> Calls for Engine<H> {
         // SAFETY: the caller keeps the bytes; the handle is written to a local of the library's own handle type.
         check(unsafe {
             let is = &self.is;
-            (self.table.send)(bytes.cast(), len as c_int, is.byte, to as c_int, TAG, is.world, &mut request)
+            (self.table.send)(bytes.cast(), len as c_int, is.byte, to as c_int, tag(len), is.world, &mut request)
         })?;
         Ok(Request(request.number()))
     }
@@ -173,7 +176,7 @@ impl<H: Handle> Calls for Engine<H> {
         // SAFETY: as in `send`.
         check(unsafe {
             let is = &self.is;
-            (self.table.receive)(bytes.cast(), len as c_int, is.byte, from as c_int, TAG, is.world, &mut request)
+            (self.table.receive)(bytes.cast(), len as c_int, is.byte, from as c_int, tag(len), is.world, &mut request)
         })?;
         Ok(Request(request.number()))
     }
