@@ -32,6 +32,22 @@ impl Launcher {
             Launcher::Torchrun => "torchrun",
         }
     }
+
+    /// What to do where its library cannot be joined.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Launcher::OpenMpi => {
+                "install Open MPI's library (libopenmpi3 on Debian), or DINO_MPI=/path/libmpi.so.40; without mpirun it runs alone"
+            }
+            Launcher::Pmi => {
+                "install the launcher's library (libmpich12 on Debian), or DINO_MPI=/path/libmpi.so.12; without mpiexec it runs alone"
+            }
+            Launcher::Pmix => "DINO_MPI=/path/libmpi.so.40 names the library that the launcher belongs to",
+            Launcher::Torchrun => {
+                "CPUs share a run under mpirun, mpiexec or srun, which bring MPI; without the variable WORLD_SIZE it runs alone"
+            }
+        }
+    }
 }
 
 /// How this process was started, from the variables of the environment; none: by nobody, or as the only process.

@@ -147,11 +147,11 @@ impl Group {
         let Some(launch) = launch::launched(|name| std::env::var(name).ok()) else { return Ok(Group::default()) };
         let by = launch.by.name();
         if launch.by == launch::Launcher::Torchrun {
-            return Err(Error::new(format!("started by {by}, which brings no MPI")).hint(mpi::hint(&launch)));
+            return Err(Error::new(format!("started by {by}, which brings no MPI")).hint(launch.by.hint()));
         }
         let named = std::env::var("DINO_MPI").ok();
         let mut mpi = mpi::Mpi::join(&launch, named.as_deref(), PATIENCE).map_err(|e| {
-            Error::new(format!("started by {by}, but its library cannot be joined: {e}")).hint(mpi::hint(&launch))
+            Error::new(format!("started by {by}, but its library cannot be joined: {e}")).hint(launch.by.hint())
         })?;
         if mpi.size() == 1 {
             mpi.finish();

@@ -5,7 +5,7 @@
 
 mod library;
 
-use super::launch::{Launch, Launcher};
+use super::launch::Launch;
 use dino_kernel::group::{GroupError, ProcessGroup};
 use library::{Calls, Code, Request};
 use std::fmt;
@@ -235,19 +235,5 @@ impl Drop for Mpi {
         if !self.left {
             self.abort(if std::thread::panicking() { 101 } else { 2 });
         }
-    }
-}
-
-/// What to do where a launcher's library cannot be joined.
-pub fn hint(launch: &Launch) -> &'static str {
-    match launch.by {
-        Launcher::OpenMpi => {
-            "install Open MPI's library (libopenmpi3 on Debian), or DINO_MPI=/path/libmpi.so.40; without mpirun it runs alone"
-        }
-        Launcher::Pmi => {
-            "install the launcher's library (libmpich12 on Debian), or DINO_MPI=/path/libmpi.so.12; without mpiexec it runs alone"
-        }
-        Launcher::Pmix => "DINO_MPI=/path/libmpi.so.40 names the library that the launcher belongs to",
-        Launcher::Torchrun => "CPUs share a run under mpirun, mpiexec or srun, which bring MPI",
     }
 }
