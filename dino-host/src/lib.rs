@@ -21,7 +21,7 @@
 //! | [`eval`] | scores of features and attention | `config`, `data`, `device`, `dist`, `image`, `inference`, `io`, `linalg`, `weights` |
 //! | [`viz`] | every figure | `config`, `data`, `device`, `eval`, `image`, `inference`, `io`, `linalg` |
 //! | [`ablate`] | the paper's ablations: variants of a configuration side by side | `config`, `data`, `device`, `inference`, `io`, `report`, `train` |
-//! | [`report`] | a run on one HTML page | `config`, `data`, `device`, `eval`, `finetune`, `inference`, `io`, `train`, `viz`, `weights` |
+//! | [`report`] | a run on one HTML page | `config`, `data`, `device`, `dist`, `eval`, `finetune`, `inference`, `io`, `train`, `viz`, `weights` |
 //! | [`weights`] | checkpoints, and other programs' weights, read and written | `config`, `device`, `image`, `io` |
 //! | [`planning`] | memory of a run, and gradient checks, before anything is trained | `config`, `cpu`, `device`, `dist`, `inference`, `io` |
 //!

@@ -196,26 +196,12 @@ pub fn check_temperature(temperature: f64, published: f64) -> Result<()> {
     }
 }
 
-/// Top-1 and top-5 of the vote, in percent, for every k. Among classes with equal votes the first counts.
+/// Top-1 and top-5 of the vote, in percent, for every k. Among classes with equal votes the first counts. Processes that all have bank and
+/// queries share the search ([`neighbors_shared`]), and all have the scores.
 ///
 /// # Errors
-/// The temperature is refused, the bank or the queries are empty, or features are not finite.
+/// The temperature is refused, the bank or the queries are empty, features are not finite, or the group fails.
 pub fn evaluate(
-    bank: Array2<f32>,
-    bank_labels: &[u32],
-    queries: Array2<f32>,
-    labels: &[u32],
-    ks: &[usize],
-    temperature: f64,
-) -> Result<Vec<Score>> {
-    evaluate_shared(bank, bank_labels, queries, labels, ks, temperature, &Group::default())
-}
-
-/// The same by processes that all have bank and queries, and share the search ([`neighbors_shared`]).
-///
-/// # Errors
-/// As [`evaluate`], or the group fails.
-pub fn evaluate_shared(
     bank: Array2<f32>,
     bank_labels: &[u32],
     queries: Array2<f32>,
@@ -330,7 +316,10 @@ mod tests {
             assert_eq!(found, [2, 1, 0], "{temperature}");
         }
         for bad in [0.0, -0.07, f64::NAN, f64::INFINITY] {
-            assert!(evaluate(bank.clone(), &labels, circle(&[0.0]), &[1], &[1], bad).is_err(), "{bad}");
+            assert!(
+                evaluate(bank.clone(), &labels, circle(&[0.0]), &[1], &[1], bad, &Group::default()).is_err(),
+                "{bad}"
+            );
         }
     }
 
@@ -356,7 +345,8 @@ mod tests {
         assert_eq!(long[[3, 0]], 1.0);
         assert!(long.iter().all(|x| x.is_finite()));
         // All features zero: every similarity is zero, and the first rows are the neighbors.
-        let zero = evaluate(Array2::zeros((4, 3)), &[1, 0, 0, 1], Array2::zeros((2, 3)), &[1, 0], &[1, 99], 0.07);
+        let (bank, queries, alone) = (Array2::zeros((4, 3)), Array2::zeros((2, 3)), Group::default());
+        let zero = evaluate(bank, &[1, 0, 0, 1], queries, &[1, 0], &[1, 99], 0.07, &alone);
         let zero = zero.unwrap();
         assert_eq!((zero[0].top1, zero[0].top5), (50.0, 50.0));
         assert_eq!((zero[1].top1, zero[1].top5), (50.0, 100.0));

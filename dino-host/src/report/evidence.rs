@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::data::{Dataset, Splits, Unreadable, only_class};
 use crate::device::Device;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::eval::knn::{self, TEMPERATURE};
 use crate::eval::scores::{Labels, MOST_CLASSES};
@@ -230,7 +231,7 @@ fn evaluate<D: Device>(
     };
     let top1 = |[b, q]: [Features; 2]| -> Result<f64> {
         let (from, to) = b.labels(&bank).zip(q.labels(&asked)).ok_or_else(|| Error::new("no labels"))?;
-        let scores = knn::evaluate(b.rows, &from, q.rows, &to, &[K], TEMPERATURE)?;
+        let scores = knn::evaluate(b.rows, &from, q.rows, &to, &[K], TEMPERATURE, &Group::default())?;
         Ok(scores.first().map_or(0.0, |s| s.top1))
     };
     // Classes that occur: labels may be few and far between.

@@ -174,6 +174,6 @@ pub fn evaluate<D: Device>(
     let Some(labels) = queries.labels(&test).filter(|labels| !labels.is_empty()) else {
         return Ok((rank, None));
     };
-    let scores = knn::evaluate_shared(bank.rows, &bank_labels, queries.rows, &labels, &[KNN.0], KNN.1, group)?;
+    let scores = knn::evaluate(bank.rows, &bank_labels, queries.rows, &labels, &[KNN.0], KNN.1, group)?;
     Ok((rank, scores.first().map(|s| s.top1)))
 }

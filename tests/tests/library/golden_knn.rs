@@ -1,5 +1,6 @@
 //! The k-nearest-neighbors vote against golden tensors.
 
+use dino_host::dist::Group;
 use dino_host::eval::knn::{self, neighbors};
 use ndarray::Array2;
 use tests::fixture::{Fixture, Tensor};
@@ -50,8 +51,16 @@ fn votes() {
         f.assert_golden(&format!("k{k}.scores"), &votes);
         let predicted = knn::predict(&found, &bank_labels, k, temperature);
         f.assert_golden(&format!("k{k}.pred"), &predicted.into_iter().map(f64::from).collect::<Vec<_>>());
-        let score =
-            &knn::evaluate(bank.clone(), &bank_labels, queries.clone(), &query_labels, &[k], temperature).unwrap()[0];
+        let score = &knn::evaluate(
+            bank.clone(),
+            &bank_labels,
+            queries.clone(),
+            &query_labels,
+            &[k],
+            temperature,
+            &Group::default(),
+        )
+        .unwrap()[0];
         f.assert_golden(&format!("k{k}.top1"), &[score.top1]);
         if f.has(&format!("k{k}.top5")) {
             f.assert_golden(&format!("k{k}.top5"), &[score.top5]);

@@ -29,7 +29,8 @@ fn four_epochs_beat_random_features_and_pixels() {
         let labels = pixels.labels(set).expect("the built-in set has labels");
         (pixels.rows, labels)
     });
-    let pixels = knn::evaluate(bank, &bank_labels, queries, &labels, &[20], 0.07).expect("a vote")[0].top1;
+    let pixels =
+        knn::evaluate(bank, &bank_labels, queries, &labels, &[20], 0.07, &Group::default()).expect("a vote")[0].top1;
 
     let out = tempfile::tempdir().expect("a scratch folder");
     let stop = AtomicBool::new(false);
