@@ -55,15 +55,15 @@ pub fn run<D: Device>(mut args: Features<D::Options>, group: &Group) -> Result<u
     let mut extractor = Extractor::<D>::of(args.tokens, &args.shared.device, &config, &weights)?;
     extractor.share(group);
     if !group.is_first() {
-        // The first process writes, and tells what could not be read; the others compute their part.
+        // The first process writes, and reports what could not be read; the others compute their part.
         for set in [&*splits.train, &*splits.test] {
             extractor.each(set, &unreadable, |_, _| Ok(()))?;
         }
-        return unreadable.tell_first(group, &*splits.train, &*splits.test).map(|()| 0);
+        return unreadable.collect_at_first(group, &*splits.train, &*splits.test).map(|()| 0);
     }
     let written = export::write(&mut extractor, &config, args.tokens, &splits, &unreadable, args.format, &args.out);
     if written.is_ok() {
-        unreadable.tell_first(group, &*splits.train, &*splits.test)?;
+        unreadable.collect_at_first(group, &*splits.train, &*splits.test)?;
     }
     unreadable.print();
     errln!("{}", written?);

@@ -75,7 +75,7 @@ pub fn on_cpu() -> ExitCode {
 
 /// Runs the program on device `D`: 0 done, 1 a check failed, 2 an error, 130 interrupted.
 pub fn main<D: Device>(program: &str) -> ExitCode {
-    // Of processes that a launcher started, one speaks.
+    // Of processes that a launcher started, one prints.
     if launch::launched(|name| std::env::var(name).ok())
         .and_then(|launch| launch.place)
         .is_some_and(|(rank, _)| rank > 0)
@@ -128,10 +128,10 @@ fn together<D: Device>(program: &str, command: Command<D::Options>, group: &Grou
             group.finish();
             ExitCode::from(2)
         }
-        // The others know nothing of it, and would wait for this one; unless they have met the same, and the first one has told it.
+        // The others have no error, and would wait for this one; or all have the same, and the first one has printed it by then.
         Err(Error { message, hint }) => {
             thread::sleep(Duration::from_millis(if group.is_first() { 0 } else { 300 + 20 * group.rank() as u64 }));
-            output::speak();
+            output::print_again();
             errln!("{program}: {}", Error { message: group.named(group.rank(), message), hint });
             group.abort(2);
             ExitCode::from(2)
@@ -145,8 +145,8 @@ fn alone(group: &Group) -> Result<()> {
         return Ok(());
     }
     group.end_together();
-    let words: Vec<String> = std::env::args().skip(1).take_while(|word| !word.starts_with('-')).take(2).collect();
-    let command = words.join(" ");
+    let named = std::env::args().skip(1).take_while(|argument| !argument.starts_with('-')).take(2);
+    let command = named.collect::<Vec<_>>().join(" ");
     Err(Error::new(format!("{command} works in one process, and {} were launched", group.size())).hint(
         "start it without a launcher; train, features and eval knn, linear, logistic and retrieval share their work",
     ))

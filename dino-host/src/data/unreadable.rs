@@ -52,7 +52,7 @@ pub struct UnreadableImage {
     pub first_of_cause: bool,
 }
 
-/// What a process has found, on its way to the one that tells.
+/// What a process has found, on its way to the one that reports it.
 #[derive(Default, Serialize, Deserialize)]
 struct Found {
     /// Whether it is of the test part, the image, why it cannot be read, and what to do.
@@ -133,11 +133,11 @@ impl Unreadable {
         !self.seen().fresh.is_empty()
     }
 
-    /// What every process of the group has found goes to the first one, which tells.
+    /// What every process of the group has found goes to the first one, which reports it.
     ///
     /// # Errors
     /// The group fails.
-    pub fn tell_first(&self, group: &Group, train: &dyn Dataset, test: &dyn Dataset) -> Result<()> {
+    pub fn collect_at_first(&self, group: &Group, train: &dyn Dataset, test: &dyn Dataset) -> Result<()> {
         if group.size() == 1 {
             return Ok(());
         }

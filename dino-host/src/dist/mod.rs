@@ -1,4 +1,4 @@
-//! Processes that share every batch: how they find each other, and what they tell each other.
+//! Processes that share every batch: how they find each other, and what they exchange.
 //!
 //! A [`Group`] is built once, when the program begins, from what a launcher left in the environment ([`launch`]); alone it holds nothing.
 //! An engine ([`mpi`]; in tests [`threads`]) moves bytes; what is made of them is written here, once for all engines.
@@ -46,7 +46,7 @@ pub struct Group {
 struct Shared {
     size: usize,
     inner: Mutex<Inner>,
-    /// An error has been met that all ranks know of: they end together.
+    /// All ranks have the same error: they end together.
     together: AtomicBool,
     place: Place,
 }
@@ -121,7 +121,7 @@ impl Place {
 }
 
 /// An error on its way to another rank.
-type Told = (String, Option<String>);
+type Sent = (String, Option<String>);
 
 impl From<threads::Member> for Group {
     fn from(member: threads::Member) -> Group {
@@ -289,7 +289,10 @@ impl Group {
     pub fn gather_each<T: Serialize + DeserializeOwned>(&self, own: &T) -> Result<Vec<T>> {
         let parts = self.gather_bytes(&serde_json::to_vec(own).expect("plain data"))?;
         let read = |part: Vec<u8>| serde_json::from_slice(&part);
-        parts.into_iter().map(|part| read(part).map_err(|e| Error::new(format!("another rank's words: {e}")))).collect()
+        parts
+            .into_iter()
+            .map(|part| read(part).map_err(|e| Error::new(format!("what another rank sent cannot be read: {e}"))))
+            .collect()
     }
 
     /// What all ranks have, one after another.
@@ -328,14 +331,14 @@ impl Group {
         let mut made = None;
         if self.is_first() {
             let mut found = make();
-            let told = |found: &Result<T>| {
-                let told: Result<&T, Told> = found.as_ref().map_err(|e| (e.message.clone(), e.hint.clone()));
-                serde_json::to_vec(&told)
+            let sent = |found: &Result<T>| {
+                let sent: Result<&T, Sent> = found.as_ref().map_err(|e| (e.message.clone(), e.hint.clone()));
+                serde_json::to_vec(&sent)
             };
             // A path that is no text, perhaps.
-            bytes = told(&found).unwrap_or_else(|e| {
-                found = Err(Error::new(format!("other processes cannot be told: {e}")));
-                told(&found).expect("an error is text")
+            bytes = sent(&found).unwrap_or_else(|e| {
+                found = Err(Error::new(format!("it cannot be sent to other processes: {e}")));
+                sent(&found).expect("an error is text")
             });
             made = Some(found);
         }
@@ -344,9 +347,9 @@ impl Group {
         bytes.resize(len[0] as usize, 0);
         self.broadcast(&mut bytes)?;
         let found = made.unwrap_or_else(|| {
-            let told: Result<T, Told> =
-                serde_json::from_slice(&bytes).map_err(|e| Error::new(format!("rank 0's words: {e}")))?;
-            told.map_err(|(message, hint)| Error { message, hint })
+            let sent: Result<T, Sent> = serde_json::from_slice(&bytes)
+                .map_err(|e| Error::new(format!("what rank 0 sent cannot be read: {e}")))?;
+            sent.map_err(|(message, hint)| Error { message, hint })
         });
         found.inspect_err(|_| self.end_together())
     }
@@ -365,10 +368,10 @@ impl Group {
         if !failed.contains(&1) {
             return own;
         }
-        let told: Option<Told> = own.err().map(|e| (e.message, e.hint));
-        let told = self.gather_each(&told)?;
+        let sent: Option<Sent> = own.err().map(|e| (e.message, e.hint));
+        let sent = self.gather_each(&sent)?;
         self.end_together();
-        let first = told.into_iter().enumerate().find_map(|(rank, told)| Some((rank, told?)));
+        let first = sent.into_iter().enumerate().find_map(|(rank, sent)| Some((rank, sent?)));
         Err(match first {
             Some((rank, (message, hint))) => Error { message: self.named(rank, message), hint },
             None => Error::new("a rank failed"),
@@ -391,7 +394,7 @@ impl Group {
         }
     }
 
-    /// Whether an error has been met that all ranks know of.
+    /// Whether all ranks have the same error.
     pub fn ends_together(&self) -> bool {
         self.shared.as_ref().is_none_or(|shared| shared.together.load(Ordering::Relaxed))
     }
@@ -409,7 +412,7 @@ impl Group {
     /// What a user reads where the group has failed.
     pub fn explain(&self, e: GroupError) -> Error {
         Error::new(format!("{e}; rank {} of {} cannot go on without it", self.rank, self.size()))
-            .hint("what went wrong first is told by the rank that is named")
+            .hint("the rank that is named reports what went wrong first")
     }
 }
 

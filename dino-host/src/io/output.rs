@@ -15,16 +15,16 @@ use crate::error::{Error, Result};
 /// Why writing to a stream ended, once it has.
 struct Stream(Mutex<Option<(ErrorKind, String)>>);
 
-/// Another process speaks for this one.
+/// Another process prints for this one.
 static SILENT: AtomicBool = AtomicBool::new(false);
 
-/// From now on nothing is written: of several processes one speaks.
+/// From now on nothing is written: of several processes one prints.
 pub fn silence() {
     SILENT.store(true, Ordering::Relaxed);
 }
 
-/// From now on it is written again: this one has something of its own to say.
-pub fn speak() {
+/// From now on it is written again: this one has an error of its own.
+pub fn print_again() {
     SILENT.store(false, Ordering::Relaxed);
 }
 

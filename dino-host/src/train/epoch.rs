@@ -95,7 +95,7 @@ impl<D: Device> Trainer<'_, D> {
         }
         self.clock.evaluation_took(started.elapsed());
         self.row(row);
-        self.meet(Ok(()), false)?;
+        self.agree(Ok(()), false)?;
         let ended = Progress { epoch_loss: 0.0, ..self.progress };
         // The numbered one before the epoch is closed: killed in between, the run comes by here again. But where there is no space for
         // it, the steps are saved.

@@ -1,12 +1,12 @@
 //! The training loop: load, step, log, evaluate, save.
 
+mod agreement;
 mod begin;
 mod clock;
 pub mod collapse;
 mod epoch;
 mod failure;
 pub mod log;
-mod meeting;
 pub mod metrics;
 mod owner;
 mod resume;
@@ -123,8 +123,8 @@ struct Trainer<'a, D: Device> {
     detector: CollapseDetector,
     /// The first process's.
     log: Option<Log>,
-    /// The log could not be written, and ends there: what the next meeting is told.
-    trouble: Option<Error>,
+    /// The log could not be written, and ends there: the next agreement fails.
+    log_error: Option<Error>,
     /// The log has recorded that messages are lost.
     silence_noted: bool,
     screen: Screen,
@@ -199,7 +199,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         pending: VecDeque::new(),
         detector,
         log,
-        trouble: None,
+        log_error: None,
         silence_noted: false,
         screen,
         clock,
@@ -213,7 +213,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     }
     let outcome = trainer.train()?;
     trainer.note_silence();
-    trainer.meet(Ok(()), false)?;
+    trainer.agree(Ok(()), false)?;
     Ok(outcome)
 }
 
@@ -240,14 +240,14 @@ impl<D: Device> Trainer<'_, D> {
                     }
                 };
                 let late = number > first && self.clock.no_time_for_a_step(self.pending.len() as u32);
-                let (batch, said) = self.meet(batch, late)?;
-                if number > first && (said.stop || said.late) {
-                    return self.interrupt(said.stop);
+                let (batch, agreed) = self.agree(batch, late)?;
+                if number > first && (agreed.stop || agreed.late) {
+                    return self.interrupt(agreed.stop);
                 }
-                if said.save {
+                if agreed.save {
                     self.save()?;
                 }
-                if said.unreadable {
+                if agreed.unreadable {
                     self.take_unreadable(self.step_at(number))?;
                 }
                 let hyper = self.schedules.at(number);
@@ -259,12 +259,12 @@ impl<D: Device> Trainer<'_, D> {
                 if done.is_multiple_of(per_epoch) {
                     self.take_reports(0)?;
                     let late = self.clock.no_time_for_evaluation(self.evaluation_guess());
-                    let ((), said) = self.meet(Ok(()), late)?;
+                    let ((), agreed) = self.agree(Ok(()), late)?;
                     // An epoch that is not evaluated now is evaluated first of all when the run goes on.
-                    if (said.stop && done < total) || said.late {
-                        return self.interrupt(said.stop);
+                    if (agreed.stop && done < total) || agreed.late {
+                        return self.interrupt(agreed.stop);
                     }
-                    if said.stop || said.save {
+                    if agreed.stop || agreed.save {
                         self.save()?;
                     }
                     self.end_epoch()?;
@@ -334,7 +334,7 @@ impl<D: Device> Trainer<'_, D> {
     /// once.
     fn take_unreadable(&mut self, step: u64) -> Result<()> {
         let (all, splits) = (self.run.unreadable, self.run.splits);
-        all.tell_first(&self.run.group, &*splits.train, &*splits.test)?;
+        all.collect_at_first(&self.run.group, &*splits.train, &*splits.test)?;
         let unreadable = all.take(Some(&*splits.test));
         unreadable_lines(&unreadable).iter().for_each(|line| self.screen.print(line));
         for entry in unreadable {
@@ -350,11 +350,11 @@ impl<D: Device> Trainer<'_, D> {
         Ok(())
     }
 
-    /// Appends a row to the log. Where that fails the run ends at the next meeting, and what it has learned is saved first.
+    /// Appends a row to the log. Where that fails the run ends at the next agreement, and what it has learned is saved first.
     fn row(&mut self, row: Value) {
-        let ended = self.trouble.is_some();
+        let ended = self.log_error.is_some();
         if let Some(Err(e)) = self.log.as_mut().filter(|_| !ended).map(|log| log.row(row)) {
-            self.trouble = Some(e);
+            self.log_error = Some(e);
         }
     }
 

@@ -166,7 +166,7 @@ impl<D: Device> Subject<D> {
             Some(extractor) => {
                 let mut progress = Progress::new(set.len(), "images");
                 let found = extractor.run(set, &self.unreadable, |_| progress.tick())?;
-                self.unreadable.tell_first(&self.group, set, set)?;
+                self.unreadable.collect_at_first(&self.group, set, set)?;
                 Ok(found)
             }
         };

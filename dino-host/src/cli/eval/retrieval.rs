@@ -143,7 +143,7 @@ fn tokens<D: Device>(
             let mut extractor = Extractor::<D>::new(options, config, weights)?;
             extractor.share(&args.source.shared.group);
             let found = extractor.run(set, unreadable, |_| progress.tick())?;
-            unreadable.tell_first(&args.source.shared.group, set, set)?;
+            unreadable.collect_at_first(&args.source.shared.group, set, set)?;
             Ok(found)
         }
         Some(size) => {
@@ -151,7 +151,7 @@ fn tokens<D: Device>(
             let group = &args.source.shared.group;
             let tick = || progress.tick();
             let found = retrieval::tokens(&mut network, config, set, unreadable, size, args.multi_scale, group, tick)?;
-            unreadable.tell_first(group, set, set)?;
+            unreadable.collect_at_first(group, set, set)?;
             Ok(found)
         }
     }

@@ -183,7 +183,7 @@ impl<H: Handle> Calls for Engine<H> {
 
     fn is_done(&self, request: &mut Request) -> Result<bool, Code> {
         let (mut handle, mut done) = (H::of(request.0), 0);
-        // SAFETY: the handle is one that the library gave; the status is the library's own word for none.
+        // SAFETY: the handle is one that the library gave; the status is the library's constant for none.
         check(unsafe { (self.table.test)(&mut handle, &mut done, self.is.status_ignore as *mut c_void) })?;
         request.0 = handle.number();
         Ok(done != 0)

@@ -171,7 +171,7 @@ impl Mpi {
     }
 
     fn end(&mut self, why: &str) -> ! {
-        crate::io::output::speak();
+        crate::io::output::print_again();
         errln!("rank {} of {}: {why}", self.rank, self.size);
         self.abort(2);
         std::process::exit(2) // MPI_Abort does not come back
