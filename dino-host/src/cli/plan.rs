@@ -35,9 +35,8 @@ pub fn run<D: Device>(mut args: Plan<D::Options>) -> Result<u8> {
     }
     args.device.as_deref().map_or(Ok(()), inspect::check_kind::<D>)?;
     threads(args.shared.threads)?;
-    if args.model.named()?.shards.is_none() && args.ranks.ranks.is_some() {
-        args.model.flags.shards = args.ranks.ranks;
-    }
+    args.ranks.check()?;
+    args.model.shard_for(args.ranks.ranks.unwrap_or(1))?;
     let options = &args.shared.device;
     let config = sized::<D>(options, &args.model, &args.limit, None)?;
     inspect::print::<D>(options, &config, &args.ranks, args.json)?;

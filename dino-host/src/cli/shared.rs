@@ -57,6 +57,17 @@ impl Model {
         Ok(self.flags.clone().over(file).over(preset))
     }
 
+    /// Gives a new run of several processes a shard for each, unless the user names another number.
+    ///
+    /// # Errors
+    /// As [`Model::named`].
+    pub fn shard_for(&mut self, ranks: usize) -> Result<()> {
+        if ranks != 1 && self.named()?.shards.is_none() {
+            self.flags.shards = Some(ranks);
+        }
+        Ok(())
+    }
+
     /// Whether `--preset` without a name is given; then the published configurations are printed.
     pub fn lists_presets(&self) -> bool {
         let asked = self.preset.as_deref() == Some("");

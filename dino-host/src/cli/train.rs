@@ -149,8 +149,8 @@ pub fn run<D: Device>(mut args: Train<D::Options>, group: &Group) -> Result<u8> 
     }
     let started = Instant::now();
     start_shared::<D>(&mut args.shared, group)?;
-    if args.model.named()?.shards.is_none() && group.size() > 1 && !args.resume {
-        args.model.flags.shards = Some(group.size());
+    if !args.resume {
+        args.model.shard_for(group.size())?;
     }
     let mut held = None;
     let going_on = match (args.resume, &args.out) {

@@ -170,10 +170,10 @@ impl Config {
         if batch.is_multiple_of(shards) {
             return Ok(());
         }
-        let near = [batch / shards * shards, (batch / shards + 1) * shards];
+        let near = [batch / shards * shards, (batch / shards + 1).saturating_mul(shards)];
         let fits: Vec<String> = near.iter().filter(|n| **n > 0).map(usize::to_string).collect();
         Err(Error::new(format!("a --batch of {batch} cannot be cut into {shards} equal shards")).hint(format!(
-            "--batch {} can; a launcher's processes are as many shards unless --shards says otherwise",
+            "--batch {} can; a launcher's processes are as many shards unless --shards names another number",
             fits.join(" or ")
         )))
     }

@@ -141,3 +141,12 @@ fn what_is_no_key_or_no_value_is_refused_by_its_name_and_line() {
         assert!(e.contains(wanted), "{text}: {e}");
     }
 }
+
+#[test]
+fn a_batch_that_its_shards_do_not_divide_is_refused_with_one_that_they_do() {
+    let refused = |batch, shards| Config { batch, shards, ..Config::tiny() }.resolve().unwrap_err().to_string();
+    assert!(refused(64, 3).contains("--batch 63 or 66"));
+    assert!(refused(2, 3).contains("--batch 3 can"));
+    assert!(refused(64, 0).contains("--shards 0"));
+    assert!(refused(usize::MAX, 2).contains("equal shards"), "no overflow");
+}

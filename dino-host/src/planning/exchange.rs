@@ -27,6 +27,24 @@ pub struct Ranks {
     pub images_per_second: Option<f64>,
 }
 
+impl Ranks {
+    /// Refuses numbers that mean nothing.
+    ///
+    /// # Errors
+    /// There are no processes, none on a machine, or the pace is no number above 0.
+    pub fn check(&self) -> Result<()> {
+        if self.ranks == Some(0) || self.ranks_per_node == Some(0) {
+            return Err(Error::new("a run has one process at least, and a machine too").hint("--ranks 1 or more"));
+        }
+        match self.images_per_second {
+            Some(pace) if !(pace > 0.0 && pace.is_finite()) => {
+                Err(Error::new(format!("--images-per-second {pace} makes no sense")).hint("a number above 0"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Bytes a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate(pub f64);
@@ -66,7 +84,7 @@ struct Exchange {
 fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ranks: usize) -> Result<Exchange> {
     let plan = config.plan_of(D::RECOMPUTE, ranks)?;
     let here = flags.ranks_per_node.unwrap_or(ranks);
-    if here == 0 || !ranks.is_multiple_of(here) {
+    if !ranks.is_multiple_of(here) {
         return Err(Error::new(format!("{ranks} processes are not equally many machines of {here} each"))
             .hint("--ranks-per-node divides --ranks"));
     }
@@ -87,7 +105,7 @@ fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ran
         memory: memory::items::<D>(options, config, &plan).iter().map(|item| item.1).sum::<u64>()
             + 4 * dist::scratch_len(ranks, ranks / here) as u64,
         link: flags.link.filter(|_| leaving > 0).map(|rate| (leaving * here as u64) as f64 / rate.0),
-        work: flags.images_per_second.filter(|rate| *rate > 0.0).map(|rate| own_images as f64 / rate),
+        work: flags.images_per_second.map(|pace| own_images as f64 / pace),
     })
 }
 
@@ -179,6 +197,14 @@ mod tests {
         let scratch = |ranks| 4 * dist::scratch_len(ranks, 1) as u64;
         assert!(two.memory - scratch(4) >= one.memory - scratch(8) + two.summed);
         assert!((two.own_shards, two.leaving) == (2, 0) && two.link.is_none());
+        for bad in [
+            Ranks { ranks: Some(0), ..flags.clone() },
+            Ranks { ranks_per_node: Some(0), ..flags.clone() },
+            Ranks { images_per_second: Some(-1.0), ..flags.clone() },
+            Ranks { images_per_second: Some(f64::NAN), ..flags.clone() },
+        ] {
+            assert!(flags.check().is_ok() && bad.check().is_err(), "{bad:?}");
+        }
         let text = exchange::<Cpu>(&NoOptions {}, &config, &flags, 3).err().unwrap().to_string();
         assert!(text.contains("3 processes"), "{text}");
     }
