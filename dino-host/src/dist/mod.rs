@@ -157,7 +157,7 @@ impl Group {
             mpi.finish();
             return Ok(Group::default());
         }
-        // Alone for a moment: the gathering below needs a group, and the group needs its result.
+        // Where the ranks are is gathered by the group itself, which does not know it yet.
         let (rank, size) = (mpi.rank(), mpi.size());
         let mut group = Group::new(rank, size, Engine::Mpi(mpi), Place { hosts: Vec::new(), sharing: 1, cores: 1 });
         let (host, cores) = (crate::io::host(), allowed_cores());
@@ -251,11 +251,8 @@ impl Group {
     }
 
     /// Exchanges through the engine, if there is one.
-    fn with<T>(&self, alone: T, with: impl FnOnce(&mut Inner) -> Result<T, GroupError>) -> Result<T, GroupError> {
-        match &self.shared {
-            None => Ok(alone),
-            Some(shared) => with(&mut lock(shared)),
-        }
+    fn exchange(&self, exchange: impl FnOnce(&mut Inner) -> Result<(), GroupError>) -> Result<(), GroupError> {
+        self.shared.as_ref().map_or(Ok(()), |shared| exchange(&mut lock(shared)))
     }
 
     /// `x` becomes the sum of every rank's, the same bits on all of them ([`ProcessGroup::sum`]).
@@ -263,7 +260,7 @@ impl Group {
     /// # Errors
     /// A rank is gone, or brings another length.
     pub fn sum(&self, x: &mut [f32]) -> Result<(), GroupError> {
-        self.with((), |Inner { engine, scratch }| engine.group().sum(x, scratch))
+        self.exchange(|Inner { engine, scratch }| engine.group().sum(x, scratch))
     }
 
     /// `all`, one part of equal length a rank, of which this rank's is set, becomes all ranks'.
@@ -271,7 +268,7 @@ impl Group {
     /// # Errors
     /// As [`Group::sum`].
     pub fn gather_parts(&self, all: &mut [u8]) -> Result<()> {
-        self.with((), |inner| inner.engine.group().gather(all)).map_err(|e| self.explain(e))
+        self.exchange(|inner| inner.engine.group().gather(all)).map_err(|e| self.explain(e))
     }
 
     /// `x` becomes rank 0's.
@@ -279,7 +276,7 @@ impl Group {
     /// # Errors
     /// As [`Group::sum`].
     pub fn broadcast(&self, x: &mut [u8]) -> Result<()> {
-        self.with((), |inner| inner.engine.group().broadcast(x)).map_err(|e| self.explain(e))
+        self.exchange(|inner| inner.engine.group().broadcast(x)).map_err(|e| self.explain(e))
     }
 
     /// What every rank brings, rank by rank.
