@@ -52,7 +52,7 @@ API cuStreamQuery(void* handle) {
   if (!s) return INVALID_HANDLE;
   if (s->capture) return refuse(__func__, *s->capture, CAPTURE_UNSUPPORTED, "the stream is capturing");
   UNSAFE
-  poll(s->polls, *s);
+  poll(s->polls, *s, nullptr);
   return state.lost ? state.lost : s->queue.empty() ? OK : NOT_READY;
 }
 
@@ -86,8 +86,7 @@ API cuEventRecord(void* handle, void* stream) {
   e.frontier = s->frontier;
   if (s->capture) return e.mark = nullptr, OK;
   e.mark = std::make_shared<Mark>(Mark{s});
-  push(*s, Op{nullptr, nullptr, e.mark, {}});
-  return state.lost;
+  return push(__func__, *s, Op{nullptr, nullptr, e.mark, {}});
 }
 API cuStreamWaitEvent(void* stream, void* handle, unsigned) {
   using namespace emulation;
@@ -101,6 +100,7 @@ API cuStreamWaitEvent(void* stream, void* handle, unsigned) {
   if (e.capture) {
     bool open = find_capture([&](Capture& c) { return &c == e.capture.get(); });
     if (!open) return CAPTURED_EVENT;
+    if (e.capture->invalid) return CAPTURE_INVALIDATED;
     if (s->capture && s->capture != e.capture) return refuse(__func__, *s->capture, CAPTURE_MERGE, "the event belongs to another capture");
     if (!s->capture) s->capture = e.capture, s->frontier.clear();  // the stream joins the capture
     for (int n : e.frontier)
@@ -108,8 +108,7 @@ API cuStreamWaitEvent(void* stream, void* handle, unsigned) {
     return OK;
   }
   if (s->capture) return refuse(__func__, *s->capture, CAPTURE_ISOLATION, "the event was recorded outside the capture");
-  if (e.mark && !e.mark->reached) push(*s, Op{nullptr, e.mark, nullptr, {}});
-  return state.lost;
+  return e.mark && !e.mark->reached ? push(__func__, *s, Op{nullptr, e.mark, nullptr, {}}) : state.lost;
 }
 API cuEventSynchronize(void* handle) {
   using namespace emulation;
@@ -119,7 +118,8 @@ API cuEventSynchronize(void* handle) {
   if (e.capture) return e.capture->invalid = true, counts.refused_in_capture++, CAPTURED_EVENT;
   UNSAFE
   counts.synchronizations++;
-  if (e.mark) run_others(), run_until(e.mark);
+  run_others();
+  for (int times = 0; e.mark && !run_until(e.mark);) stalled(times);
   return finish(__func__);
 }
 API cuEventQuery(void* handle) {
@@ -129,7 +129,7 @@ API cuEventQuery(void* handle) {
   Event& e = *(Event*)handle;
   if (e.capture) return e.capture->invalid = true, counts.refused_in_capture++, CAPTURED_EVENT;
   UNSAFE
-  if (e.mark && !e.mark->reached) poll(e.polls, *e.mark->stream);
+  if (e.mark && !e.mark->reached) poll(e.polls, *e.mark->stream, e.mark);
   return state.lost ? state.lost : !e.mark || e.mark->reached ? OK : NOT_READY;
 }
 API cuEventElapsedTime(float* ms, void* a, void* b) {

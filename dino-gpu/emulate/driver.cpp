@@ -1,7 +1,8 @@
-// An emulation of libcuda.so.1 without a GPU: one device whose memory is host memory and whose kernels are the same .cu
-// files, compiled for the CPU. It is strict where a real device forgives or fails by chance:
+// An emulation of libcuda.so.1 without a GPU: devices, of which a process uses one, whose memory is host memory and whose
+// kernels are the same .cu files, compiled for the CPU. It is strict where a real device forgives or fails by chance:
 //   - work waits in its stream's queue until something synchronises, and synchronising one stream runs that stream and
 //     what it depends on, nothing else; so a missing wait reads old data, every time
+//   - cuStreamQuery and cuEventQuery are "not ready" eight times before they run what they ask for
 //   - new device memory and the page-locked destination of a copy that has not run hold NaN patterns
 //   - what a capturing stream forbids is refused and counted
 //   - wrong pointers, writes outside allocations and use of freed memory are found, told on stderr ("emulation: ..."),
@@ -9,7 +10,8 @@
 // A line on stderr never is the only sign, except for pageable copies, which are legal and only counted.
 //
 // Tests reach emulation_set and emulation_count by dlsym; emulation_set's names also work as variables in the
-// environment, as EMULATION_FAIL_AFTER=100. EMULATION_REPORT=1 prints the counts when the process ends.
+// environment, as EMULATION_FAIL_AFTER=100 or EMULATION_DEVICES=2. EMULATION_REPORT=1 prints the counts when the process
+// ends.
 #define CUDA_CPU_MAIN
 #include "api.h"
 #include "api_memory.h"
@@ -96,17 +98,23 @@ API cuInit(unsigned flags) {
 API cuDriverGetVersion(int* v) { return v ? *v = 13000, OK : INVALID_VALUE; }
 API cuDeviceGetCount(int* n) { BEGIN_ANYWHERE return *n = state.devices, OK; }
 API cuDeviceGet(int* d, int i) { BEGIN_ANYWHERE return i < 0 || i >= state.devices ? INVALID_DEVICE : (*d = i, OK); }
-API cuDeviceGetName(char* p, int n, int) { BEGIN_ANYWHERE return snprintf(p, n, "CPU emulation"), OK; }
-API cuDeviceTotalMem_v2(size_t* n, int) { BEGIN_ANYWHERE return *n = memory.limit, OK; }
-API cuDeviceGetUuid(void* u, int) { BEGIN_ANYWHERE return memcpy(u, "CPU emulation \0\0", 16), OK; }
-API cuDeviceGetUuid_v2(void* u, int d) { return cuDeviceGetUuid(u, d); }
-API cuDeviceGetPCIBusId(char* p, int n, int) { BEGIN_ANYWHERE return snprintf(p, n, "0000:00:00.0"), OK; }
-API cuDeviceCanAccessPeer(int* can, int, int) { BEGIN_ANYWHERE return *can = 0, OK; }
-API cuDeviceComputeCapability(int* major, int* minor, int) {
-  BEGIN_ANYWHERE return *major = state.capability_major, *minor = state.capability_minor, OK;
+#define BEGIN_DEVICE(d) BEGIN_ANYWHERE if ((d) < 0 || (d) >= state.devices) return INVALID_DEVICE;
+API cuDeviceGetName(char* p, int n, int d) { BEGIN_DEVICE(d) return snprintf(p, n, "CPU emulation"), OK; }
+API cuDeviceTotalMem_v2(size_t* n, int d) { BEGIN_DEVICE(d) return *n = memory.limit, OK; }
+API cuDeviceGetUuid(void* u, int d) {
+  BEGIN_DEVICE(d)
+  memcpy(u, "CPU emulation \0\0", 16);
+  ((char*)u)[15] = (char)d;
+  return OK;
 }
-API cuDeviceGetAttribute(int* v, int attribute, int) {
-  BEGIN_ANYWHERE
+API cuDeviceGetUuid_v2(void* u, int d) { return cuDeviceGetUuid(u, d); }
+API cuDeviceGetPCIBusId(char* p, int n, int d) { BEGIN_DEVICE(d) return snprintf(p, n, "0000:%02x:00.0", d), OK; }
+API cuDeviceCanAccessPeer(int* can, int, int) { BEGIN_ANYWHERE return *can = 0, OK; }
+API cuDeviceComputeCapability(int* major, int* minor, int d) {
+  BEGIN_DEVICE(d) return *major = state.capability_major, *minor = state.capability_minor, OK;
+}
+API cuDeviceGetAttribute(int* v, int attribute, int d) {
+  BEGIN_DEVICE(d)
   static const std::map<int, int> table = {
       {1, 1024}, {2, 1024}, {3, 1024}, {4, 64},                // threads of a block, block dimensions
       {5, 0x7fffffff}, {6, 65535}, {7, 65535},                 // grid dimensions
@@ -118,8 +126,10 @@ API cuDeviceGetAttribute(int* v, int attribute, int) {
   *v = attribute == 75 ? state.capability_major : attribute == 76 ? state.capability_minor : i == table.end() ? 0 : i->second;
   return OK;
 }
-API cuDevicePrimaryCtxRetain(void** c, int) {
-  BEGIN_ANYWHERE
+API cuDevicePrimaryCtxRetain(void** c, int d) {
+  BEGIN_DEVICE(d)
+  if (state.primary && d != state.device) return report("%s: device %d, while the process uses %d", __func__, d, state.device), NOT_SUPPORTED;
+  state.device = d;
   state.primary++;
   *c = &state.context_token;
   return OK;
@@ -134,8 +144,8 @@ API cuDevicePrimaryCtxRelease_v2(int) {
   return OK;
 }
 API cuDevicePrimaryCtxSetFlags_v2(int, unsigned flags) { BEGIN_ANYWHERE return state.primary_flags = flags, OK; }
-API cuDevicePrimaryCtxGetState(int, unsigned* flags, int* active) {
-  BEGIN_ANYWHERE return *flags = state.primary_flags, *active = state.primary != 0, OK;
+API cuDevicePrimaryCtxGetState(int d, unsigned* flags, int* active) {
+  BEGIN_ANYWHERE return *flags = state.primary_flags, *active = state.primary && d == state.device, OK;
 }
 API cuCtxSetCurrent(void* c) {
   BEGIN_ANYWHERE
@@ -165,7 +175,7 @@ API cuCtxPopCurrent_v2(void** c) {
   stack.pop_back();
   return OK;
 }
-API cuCtxGetDevice(int* d) { BEGIN return *d = 0, OK; }
+API cuCtxGetDevice(int* d) { BEGIN return *d = state.device, OK; }
 API cuCtxGetApiVersion(void*, unsigned* v) { BEGIN_ANYWHERE return *v = 13000, OK; }
 API cuCtxGetFlags(unsigned* f) { BEGIN return *f = state.primary_flags, OK; }
 API cuCtxGetStreamPriorityRange(int* least, int* greatest) { BEGIN return *least = 0, *greatest = -5, OK; }
@@ -289,6 +299,7 @@ static const ErrorText error_texts[] = {
     {712, "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED", "part or all of the requested memory range is already mapped"},
     {713, "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED", "pointer does not correspond to a registered memory region"},
     {719, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {800, "CUDA_ERROR_NOT_PERMITTED", "operation not permitted"},
     {801, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
     {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
     {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
@@ -312,7 +323,7 @@ API cuGetErrorName(int code, const char** s) {
   return *s = nullptr, INVALID_VALUE;
 }
 
-// ---- for tests, and for the emulation of cuBLASLt
+// ---- for tests, and for the emulations of other libraries
 // "recover" (any value) gives the lost device back, so that one process can test several errors.
 EXPORT void emulation_set(const char* what, long long v) {
   Lock lock(mutex);
@@ -320,7 +331,7 @@ EXPORT void emulation_set(const char* what, long long v) {
   if (w == "memory_limit") memory.limit = (size_t)v;
   else if (w == "fail_after") state.fail_after = v;
   else if (w == "fail_code") state.fail_code = v;
-  else if (w == "devices") state.devices = v != 0;
+  else if (w == "devices") state.devices = v > 0 ? (int)v : 0;
   else if (w == "capability_major") state.capability_major = (int)v;
   else if (w == "capability_minor") state.capability_minor = (int)v;
   else if (w == "seed") cpu::seed() = (uint64_t)v;
@@ -344,6 +355,17 @@ EXPORT long long emulation_count(const char* what) {
 EXPORT int emulation_enqueue(void* stream, void (*f)(void*), void* arg, void (*drop)(void*)) {
   std::shared_ptr<void> owner(arg, [drop](void* p) { if (drop) drop(p); });
   BEGIN return submit(stream, __func__, {[owner, f] { return f(owner.get()), OK; }, {}, {}});
+}
+// The same for work that other processes take part in. f is false when one of them has kept it waiting for some milliseconds: it
+// is called again, and what it is part of waits. Works of one serial, not 0, must be in order: where two streams have no event
+// between them, the answer is NOT_PERMITTED.
+EXPORT int emulation_enqueue_serial(void* stream, long long serial, int (*f)(void*), void* arg, void (*drop)(void*)) {
+  std::shared_ptr<void> owner(arg, [drop](void* p) { if (drop) drop(p); });
+  BEGIN return submit(stream, __func__, {[owner, f] { return f(owner.get()) ? OK : NOT_YET; }, {}, {}, serial});
+}
+// Whether the calling thread could allocate now: it has a context, no capture forbids it, and the device is not lost.
+EXPORT int emulation_safe(const char* call) {
+  BEGIN return unsafe_call(call);
 }
 EXPORT int emulation_inside(const void* p, size_t bytes) {
   Lock lock(mutex);

@@ -1,55 +1,19 @@
 // Asserts what the emulated driver promises:  selftest LIBCUDA LIBCUBLASLT  (built with selftest.cu as its kernels)
+#include "selftest.h"
 #include <cmath>
 #include <csignal>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <dlfcn.h>
 #include <functional>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
-#include <vector>
 
-typedef unsigned long long Ptr;
-typedef void* P;
-static void *cuda, *lt;
-static int failures, checks;
-template <class... A> int cu(const char* name, A... a) {
-  void* f = dlsym(cuda, name);
-  if (!f) printf("no function %s\n", name), exit(1);
-  return ((int (*)(A...))f)(a...);
-}
+static void* lt;
 template <class... A> int blas(const char* name, A... a) {
   void* f = dlsym(lt, name);
   if (!f) printf("no function %s\n", name), exit(1);
   return ((int (*)(A...))f)(a...);
 }
-static void set(const char* what, long long v) { ((void (*)(const char*, long long))dlsym(cuda, "emulation_set"))(what, v); }
-static long long count(const char* what) { return ((long long (*)(const char*))dlsym(cuda, "emulation_count"))(what); }
-#define CHECK(x) (checks++, (x) ? (void)0 : (failures++, (void)printf("line %d: not so: %s\n", __LINE__, #x)))
-#define IS(call, code) \
-  do { int got_ = (call); checks++; if (got_ != (code)) failures++, printf("line %d: %s is %d, not %d\n", __LINE__, #call, got_, code); } while (0)
-#define DO(call) IS(call, 0)
-
-static P module_;
-static P stream() { P s; DO(cu("cuStreamCreateWithPriority", &s, 1u, 0)); return s; }
-static P event() { P e; DO(cu("cuEventCreate", &e, 0u)); return e; }
-static float* device(size_t n) { Ptr p = 0; DO(cu("cuMemAlloc_v2", &p, n * 4)); return (float*)p; }
-static float* pinned(size_t n) { P p = nullptr; DO(cu("cuMemHostAlloc", &p, n * 4, 0u)); return (float*)p; }
-static int sync(P s) { return cu("cuStreamSynchronize", s); }
-static P function(const char* name) { P f = nullptr; DO(cu("cuModuleGetFunction", &f, module_, name)); return f; }
-template <class... A> int launch_shared(const char* name, unsigned grid, unsigned block, unsigned shared, P s, A... a) {
-  void* args[] = {&a..., nullptr};
-  return cu("cuLaunchKernel", function(name), grid, 1u, 1u, block, 1u, 1u, shared, s, (void**)args, (void**)nullptr);
-}
-template <class... A> int launch(const char* name, unsigned grid, unsigned block, P s, A... a) { return launch_shared(name, grid, block, 0, s, a...); }
-static int up(float* d, const float* h, size_t n, P s) { return cu("cuMemcpyHtoDAsync_v2", (Ptr)d, (const void*)h, n * 4, s); }
-static int down(float* h, float* d, size_t n, P s) { return cu("cuMemcpyDtoHAsync_v2", (void*)h, (Ptr)d, n * 4, s); }
-static int fill(float* d, float v, size_t n, P s) { unsigned u; memcpy(&u, &v, 4); return cu("cuMemsetD32Async", (Ptr)d, u, n, s); }
-static int release(float* d) { return cu("cuMemFree_v2", (Ptr)d); }
-static std::vector<float> get(float* d, size_t n) { std::vector<float> v(n); DO(cu("cuMemcpyDtoH_v2", (void*)v.data(), (Ptr)d, n * 4)); return v; }
 
 // An error in a process of its own; what it prints on stderr is not shown. `sanitized`: a wrong access of a kernel, which
 // an address sanitizer stops before the driver can see it (exit code 99, see selftest.sh).
@@ -70,13 +34,31 @@ static bool child(std::function<bool()> f, int signal_wanted = 0, [[maybe_unused
 #endif
   return signal_wanted ? WIFSIGNALED(status) && WTERMSIG(status) == signal_wanted : WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
-
 static bool wild(std::function<bool()> f) { return child(f, 0, true); }
 
 static void test_start() {
   int v = 0;
   CHECK(child([] { set("devices", 0); return cu("cuInit", 0u) == 100; }));
   IS(cu("cuDeviceGetCount", &v), 3);
+  CHECK(child([&] {  // several devices, of which a process uses one
+    P c;
+    char one[16], other[16];
+    set("devices", 3);
+    DO(cu("cuInit", 0u));
+    DO(cu("cuDeviceGetCount", &v));
+    CHECK(v == 3);
+    IS(cu("cuDeviceGet", &v, 3), 101);
+    IS(cu("cuDeviceGetAttribute", &v, 75, 3), 101);
+    DO(cu("cuDeviceGetUuid", (P)one, 0));
+    DO(cu("cuDeviceGetUuid", (P)other, 2));
+    CHECK(memcmp(one, other, 16) != 0);
+    IS(cu("cuDevicePrimaryCtxRetain", &c, 3), 101);
+    DO(cu("cuDevicePrimaryCtxRetain", &c, 2));
+    IS(cu("cuDevicePrimaryCtxRetain", &c, 0), 801);
+    DO(cu("cuCtxSetCurrent", c));
+    DO(cu("cuCtxGetDevice", &v));
+    return v == 2;
+  }));
   DO(cu("cuInit", 0u));
   DO(cu("cuDeviceGetCount", &v));
   CHECK(v == 1);
@@ -131,7 +113,18 @@ static void test_order() {
   DO(launch("add", 1, 64, a, x, 1.f, 64));
   int polls = 0;
   while (cu("cuStreamQuery", a) == 600 && polls < 1000) polls++;
-  CHECK(polls > 1 && polls < 1000);
+  CHECK(polls == 8);
+  // also for an event, and then all before it has run, with what it depends on, and nothing after it
+  DO(fill(y, 1, 64, b));
+  DO(cu("cuEventRecord", e, b));
+  DO(cu("cuStreamWaitEvent", a, e, 0u));
+  for (int i = 0; i < 20; i++) DO(launch("add", 1, 64, a, y, 1.f, 64));
+  DO(cu("cuEventRecord", e, a));
+  DO(launch("add", 1, 64, a, y, 100.f, 64));
+  for (polls = 0; cu("cuEventQuery", e) == 600 && polls < 1000;) polls++;
+  CHECK(polls == 8 && get(y, 64)[0] == 21);
+  IS(cu("cuStreamQuery", a), 600);
+  DO(sync(a));
   // page-locked source: read when the copy runs. Destination: NaN until the copy has run
   for (int i = 0; i < 64; i++) h[i] = 7, g[i] = 8;
   DO(up(x, h, 64, a));
@@ -245,6 +238,21 @@ static void test_capture() {
   DO(cu("cuStreamWaitEvent", b, e, 0u));
   DO(fill(y, 0, 64, b));
   IS(cu("cuStreamEndCapture", a, &graph), 904);
+  // or that goes on after it was joined
+  DO(cu("cuStreamBeginCapture_v2", a, 1));
+  DO(cu("cuEventRecord", e, a));
+  DO(cu("cuStreamWaitEvent", b, e, 0u));
+  DO(fill(y, 0, 64, b));
+  DO(cu("cuEventRecord", e2, b));
+  DO(cu("cuStreamWaitEvent", a, e2, 0u));
+  DO(fill(y, 1, 64, b));
+  IS(cu("cuStreamEndCapture", a, &graph), 904);
+  // and one ends where it began
+  DO(cu("cuStreamBeginCapture_v2", a, 1));
+  DO(cu("cuEventRecord", e, a));
+  DO(cu("cuStreamWaitEvent", b, e, 0u));
+  IS(cu("cuStreamEndCapture", b, &graph), 903);
+  IS(cu("cuStreamEndCapture", a, &graph), 901);
   // a relaxed capture allows allocations
   DO(cu("cuStreamBeginCapture_v2", a, 2));
   DO(cu("cuMemAlloc_v2", &p, (size_t)64));

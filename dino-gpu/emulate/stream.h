@@ -12,10 +12,15 @@ struct Mark {
 };
 typedef std::shared_ptr<Mark> MarkPtr;
 
-// One item of work, queued or as a node of a graph. `reads` and `writes` are page-locked host memory.
+// What work returns that another process has kept waiting for a few milliseconds; it is run again, from where it is.
+constexpr int NOT_YET = -1;
+
+// One item of work, queued or as a node of a graph. `reads` and `writes` are page-locked host memory. Works of one `serial`
+// other than 0 must come one after another, whatever streams they are in.
 struct Work {
   std::function<int()> run;
   HostRange reads, writes;
+  long long serial = 0;
 };
 struct Op {
   std::function<int()> run;
@@ -29,6 +34,12 @@ struct Node {
   std::vector<int> after;
 };
 struct Graph { std::vector<Node> nodes; };
+// A launch under way: the nodes not begun, those done, and the one that was told to wait.
+struct GraphRun {
+  std::deque<int> left;
+  std::vector<bool> done;
+  int running = -1;
+};
 struct Exec {
   std::shared_ptr<const Graph> graph;
   MarkPtr last;  // launches of one executable graph follow each other
@@ -60,12 +71,13 @@ struct PerThread {
 };
 struct State {
   bool initialized = false;
-  int devices = 1, capability_major = 9, capability_minor = 0;
+  int devices = 1, device = 0, capability_major = 9, capability_minor = 0;
   long long fail_after = -1, fail_code = ILLEGAL_ADDRESS, memset_is_async = 0;
   int lost = 0;
   int primary = 0;  // references to the primary context
   unsigned primary_flags = 0;
   Stream legacy;
+  std::map<long long, MarkPtr> serials;  // where the last work of each ends
   std::set<void*> streams, events, graphs, execs, modules, functions;
   // not thread_local, see cuda_cpu.h
   std::map<std::thread::id, PerThread> threads;
@@ -97,16 +109,19 @@ inline int lose(int code) {
 }
 
 // ---- running what is queued
-inline void run_until(const MarkPtr& mark);
-inline void run_front(Stream& s) {
-  if (MarkPtr wait = s.queue.front().wait) run_until(wait);
-  if (s.queue.empty()) return;  // the device was lost meanwhile
+// Both are false where another process must get on first.
+inline bool run_until(const MarkPtr& mark);
+inline bool run_front(Stream& s) {
+  if (MarkPtr wait = s.queue.front().wait; wait && !run_until(wait)) return false;
+  if (s.queue.empty()) return true;  // the device was lost meanwhile
   Op op = std::move(s.queue.front());
   s.queue.pop_front();
   s.polls = 0;
   int code = op.run ? op.run() : OK;
+  if (code == NOT_YET) return s.queue.push_front(std::move(op)), false;
   if (op.reached) op.reached->reached = true, op.reached->ms = now_ms();
   if (code) lose(code);
+  return true;
 }
 // With a seed, streams nobody waits for may get on as well.
 inline void run_others() {
@@ -115,8 +130,15 @@ inline void run_others() {
   each_stream([&](Stream& s) { if (!s.queue.empty()) busy.push_back(&s); });
   if (!busy.empty()) run_front(*busy[cpu::coin(busy.size())]);
 }
-inline void run_until(const MarkPtr& mark) {
-  while (!mark->reached && !state.lost && !mark->stream->queue.empty()) run_front(*mark->stream);
+// What the host waits for waits for another process. That one may itself wait for work of other streams, which on a device
+// gets on meanwhile; here only after a while, so that a missing event between streams of this process still shows.
+inline void stalled(int& times) {
+  if (++times > 20) each_stream([](Stream& s) { if (!state.lost && !s.queue.empty()) run_front(s); });
+}
+inline bool run_until(const MarkPtr& mark) {
+  while (!mark->reached && !state.lost && !mark->stream->queue.empty())
+    if (!run_front(*mark->stream)) return false;
+  return true;
 }
 inline int finish(const char* call) {
   if (!state.lost && !guards_intact(call)) lose(ILLEGAL_ADDRESS);
@@ -124,7 +146,10 @@ inline int finish(const char* call) {
 }
 inline int synchronise(Stream& s, const char* call) {
   counts.synchronizations++;
-  while (!state.lost && !s.queue.empty()) run_others(), s.queue.empty() ? void() : run_front(s);
+  for (int times = 0; !state.lost && !s.queue.empty();) {
+    run_others();
+    if (!s.queue.empty() && !run_front(s)) stalled(times);
+  }
   return finish(call);
 }
 inline int synchronise_all(const char* call) {
@@ -140,13 +165,16 @@ inline int synchronise_all(const char* call) {
   }
   return finish(call);
 }
-// Somebody asks again and again whether it is done: a real device would get on meanwhile.
-inline void poll(int& polls, Stream& s) {
-  if (++polls > 8 && !s.queue.empty()) {
-    int keep = polls;
-    run_front(s);
-    polls = keep;
-  }
+// Somebody asks whether a stream, or a point in it, is reached. Eight times nothing has run yet, so a program that takes the
+// first answer for granted is found; then all of it runs, as on a device that got on meanwhile. A query never waits for another
+// process.
+inline void poll(int& polls, Stream& s, const MarkPtr& mark) {
+  if (++polls <= 8) return;
+  int keep = polls;
+  if (mark) run_until(mark);
+  else
+    while (!state.lost && !s.queue.empty() && run_front(s)) {}
+  polls = keep;
 }
 
 // ---- queueing
@@ -155,7 +183,27 @@ inline MarkPtr mark_end(Stream& s) {
   s.queue.push_back(Op{nullptr, nullptr, m, {}});
   return m;
 }
-inline void push(Stream& s, Op op) {
+// Whether the first `end` items of a stream's queue come after the mark, all or in part.
+inline bool comes_after(Stream& s, size_t end, const Mark& m, std::map<Stream*, size_t>& seen) {
+  for (size_t& i = seen[&s]; i < end; i++) {
+    Op& op = s.queue[i];
+    if (op.reached.get() == &m) return true;
+    if (!op.wait || op.wait->reached) continue;
+    auto& others = op.wait->stream->queue;
+    auto at = std::find_if(others.begin(), others.end(), [&](Op& o) { return o.reached == op.wait; });
+    if (at != others.end() && comes_after(*op.wait->stream, size_t(at - others.begin()) + 1, m, seen)) return true;
+  }
+  return false;
+}
+// Whether what is queued next on a stream runs after the last work of a serial.
+inline bool in_order(const char* call, Stream& s, long long serial) {
+  MarkPtr last = state.serials[serial];
+  std::map<Stream*, size_t> seen;
+  if (!last || last->reached || last->stream == &s || comes_after(s, s.queue.size(), *last, seen)) return true;
+  report("%s: work that must come after work of another stream, with no event between them", call);
+  return false;
+}
+inline int push(const char* call, Stream& s, Op op, const std::set<long long>& serials = {}) {
   auto after = [&](Stream& other) {
     if (!other.queue.empty()) s.queue.push_back(Op{nullptr, mark_end(other), nullptr, {}});
   };
@@ -165,8 +213,16 @@ inline void push(Stream& s, Op op) {
   } else if (s.blocking) {
     after(state.legacy);
   }
+  if (op.wait && !serials.empty()) s.queue.push_back(Op{nullptr, std::move(op.wait), nullptr, {}});
+  for (long long serial : serials) {
+    if (!in_order(call, s, serial)) return NOT_PERMITTED;
+    if (!op.reached) op.reached = std::make_shared<Mark>(Mark{&s});
+  }
+  for (long long serial : serials) state.serials[serial] = op.reached;
   s.queue.push_back(std::move(op));
-  while (s.queue.size() > 1024 && !state.lost) run_front(s);  // a full queue makes the host wait on real devices too
+  for (int times = 0; s.queue.size() > 1024 && !state.lost;)  // a full queue makes the host wait on real devices too
+    if (!run_front(s)) stalled(times);
+  return state.lost;
 }
 inline Op queued(const Work& w) {
   Op op{w.run, nullptr, nullptr, {}};
@@ -201,6 +257,18 @@ inline int legacy_call(const char* call) {
   Capture* c = find_capture([](Capture& c) { return c.mode != 2 || c.origin->blocking; });
   return c ? refuse(call, *c, CAPTURE_IMPLICIT, "the legacy stream while a stream is capturing") : OK;
 }
+// The nodes that come before those of a frontier, and these.
+inline std::vector<bool> up_to(const Graph& g, std::vector<int> frontier) {
+  std::vector<bool> seen(g.nodes.size(), false);
+  while (!frontier.empty()) {
+    int n = frontier.back();
+    frontier.pop_back();
+    if (seen[n]) continue;
+    seen[n] = true;
+    for (int a : g.nodes[n].after) frontier.push_back(a);
+  }
+  return seen;
+}
 // Queues work on a stream, or adds it to the capture the stream is in.
 inline int submit(void* handle, const char* call, Work work) {
   Stream* s = find(handle);
@@ -208,62 +276,63 @@ inline int submit(void* handle, const char* call, Work work) {
   if (s == &state.legacy)
     if (int e = legacy_call(call)) return e;
   if (!s->capture) {
-    push(*s, queued(work));
-    return state.lost;
+    Op op = queued(work);
+    return work.serial ? push(call, *s, std::move(op), {work.serial}) : push(call, *s, std::move(op));
   }
   if (s->capture->invalid) return CAPTURE_INVALIDATED;
   auto& nodes = s->capture->graph.nodes;
+  if (work.serial) {
+    auto before = up_to(s->capture->graph, s->frontier);
+    for (size_t i = 0; i < nodes.size(); i++)
+      if (nodes[i].work.serial == work.serial && !before[i])
+        return refuse(call, *s->capture, NOT_PERMITTED, "work that must come after work of another stream, with no event between them");
+  }
   nodes.push_back(Node{std::move(work), s->frontier});
   s->frontier = {(int)nodes.size() - 1};
   return OK;
 }
 // In the order of the capture; with a seed in any order that the graph allows.
-inline int run_graph(const Graph& g) {
-  if (!cpu::seed()) {
-    for (auto& n : g.nodes)
-      if (int e = n.work.run()) return e;
-    return OK;
-  }
-  std::vector<int> left(g.nodes.size());
-  std::vector<bool> done(g.nodes.size(), false);
-  for (size_t i = 0; i < left.size(); i++) left[i] = (int)i;
-  while (!left.empty()) {
-    std::vector<size_t> can;  // never empty: the first of those left comes after none of the others
-    for (size_t i = 0; i < left.size() && i < 64; i++) {
-      auto& after = g.nodes[left[i]].after;
-      if (std::all_of(after.begin(), after.end(), [&](int a) { return done[a]; })) can.push_back(i);
+inline int run_graph(const Graph& g, GraphRun& r) {
+  while (!r.left.empty() || r.running >= 0) {
+    if (r.running < 0) {
+      std::vector<size_t> can;  // never empty: the first of those left comes after none of the others
+      for (size_t i = 0; i < r.left.size() && i < (cpu::seed() ? 64 : 1); i++) {
+        auto& after = g.nodes[r.left[i]].after;
+        if (std::all_of(after.begin(), after.end(), [&](int a) { return r.done[a]; })) can.push_back(i);
+      }
+      size_t at = can[cpu::seed() ? cpu::coin((unsigned)can.size()) : 0];
+      r.running = r.left[at];
+      r.left.erase(r.left.begin() + (long)at);
     }
-    size_t at = can[cpu::coin((unsigned)can.size())];
-    int n = left[at];
-    left.erase(left.begin() + (long)at);
-    done[n] = true;
-    if (int e = g.nodes[n].work.run()) return e;
+    if (int e = g.nodes[r.running].work.run()) return e;
+    r.done[r.running] = true;
+    r.running = -1;
   }
   return OK;
 }
 inline int launch_graph(Exec& exec, Stream& s) {
   auto graph = exec.graph;
-  Op op{[graph] { return run_graph(*graph); }, nullptr, nullptr, {}};
+  auto run = std::make_shared<GraphRun>();
+  run->done.resize(graph->nodes.size());
+  for (size_t i = 0; i < graph->nodes.size(); i++) run->left.push_back((int)i);
+  Op op{[graph, run] { return run_graph(*graph, *run); }, nullptr, nullptr, {}};
+  std::set<long long> serials;
+  for (auto& n : graph->nodes)
+    if (n.work.serial) serials.insert(n.work.serial);
   for (auto& n : graph->nodes)
     if (auto r = note_read(n.work.reads)) op.reads.push_back(r);
   for (auto& n : graph->nodes) scramble(n.work.writes);
   op.wait = exec.last && !exec.last->reached ? exec.last : nullptr;
-  op.reached = exec.last = std::make_shared<Mark>(Mark{&s});
+  auto end = op.reached = std::make_shared<Mark>(Mark{&s});
+  int e = push("cuGraphLaunch", s, std::move(op), serials);
+  if (e) return e;
+  exec.last = end;
   counts.graph_launches++;
-  push(s, std::move(op));
-  return state.lost;
+  return OK;
 }
 // Whether everything captured comes before the end of the stream that began the capture.
 inline bool joined(const Capture& c) {
-  std::vector<bool> seen(c.graph.nodes.size(), false);
-  std::vector<int> todo = c.origin->frontier;
-  while (!todo.empty()) {
-    int n = todo.back();
-    todo.pop_back();
-    if (seen[n]) continue;
-    seen[n] = true;
-    for (int a : c.graph.nodes[n].after) todo.push_back(a);
-  }
+  auto seen = up_to(c.graph, c.origin->frontier);
   return std::find(seen.begin(), seen.end(), false) == seen.end();
 }
 }  // namespace emulation
