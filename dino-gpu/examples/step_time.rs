@@ -384,7 +384,7 @@ fn capture() -> Result<String> {
 
 /// Ten steps launched one by one and ten by replay have the same monitors, to the bit.
 fn replay(work: &Work, options: &Options) -> Result<String> {
-    let run = |launch| work.run(&mut work.device(&Options { launch, ..*options })?, 10);
+    let run = |launch| work.run(&mut work.device(&Options { launch, ..options.clone() })?, 10);
     let (direct, graph) = (run(Launch::Direct)?.0, run(Launch::Graph)?.0);
     let (from, to) = (work.loss(&direct[0]), work.loss(&direct[9]));
     let bits = |m: &[f32; monitor::LEN]| m.map(f32::to_bits);

@@ -8,6 +8,7 @@
 #include "ema.cu"
 #include "center.cu"
 #include "column_lse.cu"
+#include "sum.cu"
 
 #define act float
 #define KERNEL(name) name##_f32

@@ -1,13 +1,37 @@
 //! The GPU as the trainer's device.
 
 use crate::cuda::Card;
-use crate::gpu::{Gpu, pools};
-use crate::options::{Options, act_bytes};
+use crate::gpu::{Gpu, Sharing, pools};
+use crate::nccl::engine::Nccl;
+use crate::nccl::library;
+use crate::options::{Gpus, Options, act_bytes};
 use dino_host::device::{Device, QUEUE, Step};
+use dino_host::dist::launch::{Launch, Launcher};
+use dino_host::dist::{Engine, Group};
 use dino_host::error::{Error, Result};
 use dino_kernel::mem::Pool;
 use dino_kernel::plan::{Plan, Pools};
 use dino_kernel::scalars::monitor;
+
+/// The GPU of the `local`-th process of this machine.
+fn number(options: &Options, local: usize) -> Result<u32> {
+    let count = Card::count()?;
+    let number = match &options.gpus {
+        Some(Gpus::List(list)) => *list.get(local).ok_or_else(|| {
+            Error::new(format!("process {local} of this machine has no GPU: --gpus names {}", list.len()))
+                .hint("as many processes on a machine as GPUs")
+        })?,
+        // A launcher may leave each process one GPU to see, which is the first one to each.
+        _ if count == 1 => 0,
+        _ => local as u32,
+    };
+    if number >= count {
+        return Err(Error::new(format!("there is no GPU {number}: the driver sees {count}")).hint(
+            "numbers begin with 0, and CUDA_VISIBLE_DEVICES hides GPUs; as many processes on a machine as GPUs",
+        ));
+    }
+    Ok(number)
+}
 
 impl Device for Gpu {
     type Options = Options;
@@ -15,7 +39,29 @@ impl Device for Gpu {
     /// Enough rows to fill a large card: ViT-S/16 with the published crops takes a batch of 64 at once.
     const MICRO_BATCH_TOKENS: usize = 65536;
 
-    fn ready(_options: &Options) -> Result<()> {
+    fn processes(options: &Options) -> Result<usize> {
+        let processes = match &options.gpus {
+            None => 1,
+            Some(Gpus::All) => Card::count()? as usize,
+            Some(Gpus::List(list)) => list.len(),
+        };
+        // What all of them would lack is found before they are started.
+        if processes > 1 {
+            (0..processes).try_for_each(|local| number(options, local).map(drop))?;
+            library::version()?;
+        }
+        Ok(processes)
+    }
+
+    fn engine(options: &Options, launch: &Launch) -> Result<Box<dyn Engine>> {
+        let rank = launch.place.map_or(0, |(rank, _)| rank);
+        let local = std::env::var("LOCAL_RANK").ok().filter(|_| launch.by == Launcher::Torchrun);
+        Card::choose(number(options, local.and_then(|local| local.parse().ok()).unwrap_or(rank))?);
+        Ok(Box::new(Nccl::join(launch)?))
+    }
+
+    fn ready(options: &Options, local: usize) -> Result<()> {
+        Card::choose(number(options, local)?);
         Card::get().map(|_| ())
     }
 
@@ -27,8 +73,19 @@ impl Device for Gpu {
         pools::memory(options, pools)
     }
 
+    fn sum_memory(ranks: usize, _machines: usize) -> u64 {
+        if ranks > 1 { Sharing::MEMORY } else { 0 }
+    }
+
     fn new(options: &Options, pools: Pools) -> Result<Gpu> {
         Gpu::create(options, pools)
+    }
+
+    fn join(&mut self, group: Group) -> Result<()> {
+        if group.size() > 1 {
+            self.share(group)?;
+        }
+        Ok(())
     }
 
     fn upload(&mut self, pool: Pool, at: usize, values: &[f32]) {

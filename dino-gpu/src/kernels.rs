@@ -163,7 +163,7 @@ macro_rules! kernels {
 
 // What does not depend on the activation type, what is compiled for either, and what runs on the tensor cores, with its shared memory.
 kernels! {
-    common: adamw, batch_gradient_sums, batch_statistics, center_norm, clip_apply, clip_factors, clip_norm, clip_squares,
+    common: adamw, add_by_halves, batch_gradient_sums, batch_statistics, center_norm, clip_apply, clip_factors, clip_norm, clip_squares,
         column_running, commit_center, commit_running, conv_f32, conv_weight_f32, ema, filter_sum, gemm_f32, lars, lars_factors,
         lars_squares, loss_running, loss_targets, mse_inner, prototype_scale, running_statistics, sgd, shadow_weights, split_sum,
         sum_stat, weight_norm_backward;

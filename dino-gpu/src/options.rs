@@ -31,8 +31,43 @@ pub enum Gemm {
     Cublaslt,
 }
 
+/// Which GPUs work on a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gpus {
+    /// All that the driver sees.
+    All,
+    /// These, by their numbers.
+    List(Vec<u32>),
+}
+
+impl std::str::FromStr for Gpus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Gpus, String> {
+        if text == "all" {
+            return Ok(Gpus::All);
+        }
+        let numbers: Option<Vec<u32>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
+        let numbers = numbers.ok_or("`all`, or numbers such as 0,1,2,3")?;
+        match (1..numbers.len()).find(|&i| numbers[..i].contains(&numbers[i])) {
+            Some(i) => Err(format!("GPU {} is named twice", numbers[i])),
+            None => Ok(Gpus::List(numbers)),
+        }
+    }
+}
+
+/// When the sum of gradients over several GPUs begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Overlap {
+    /// As soon as some of them are complete, beside the rest of the backward pass.
+    #[default]
+    On,
+    /// After the backward pass.
+    Off,
+}
+
 /// Flags of the GPU.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Precision of activations and matmuls: bf16 on the tensor cores, or f32 for tight agreement with the CPU
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
@@ -46,6 +81,13 @@ pub struct Options {
     /// Which kernels run the matmuls
     #[arg(long, value_enum, default_value_t = Gemm::Auto)]
     pub gemm: Gemm,
+    /// The GPUs: `all`, or numbers as in 0,1,2,3, a process for each, which share the work; with one number, that GPU. Processes that
+    /// a launcher has started take one of them each, by their number on the machine [default: the first]
+    #[arg(long, value_name = "LIST")]
+    pub gpus: Option<Gpus>,
+    /// When several GPUs begin to sum their gradients; no bit depends on it
+    #[arg(long, value_enum, default_value_t = Overlap::On)]
+    pub overlap: Overlap,
 }
 
 /// A workspace that holds the partial sums of any op.
@@ -58,7 +100,14 @@ fn workspace(text: &str) -> std::result::Result<usize, String> {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { precision: Precision::Bf16, launch: Launch::Graph, workspace: 64 << 10, gemm: Gemm::Auto }
+        Options {
+            precision: Precision::Bf16,
+            launch: Launch::Graph,
+            workspace: 64 << 10,
+            gemm: Gemm::Auto,
+            gpus: None,
+            overlap: Overlap::On,
+        }
     }
 }
 
@@ -67,5 +116,21 @@ pub fn act_bytes(precision: Precision) -> usize {
     match precision {
         Precision::Bf16 => 2,
         Precision::F32 => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_gpus() {
+        assert_eq!("all".parse(), Ok(Gpus::All));
+        assert_eq!("3, 1".parse(), Ok(Gpus::List(vec![3, 1])));
+        for (text, why) in
+            [("", "all"), ("0,,1", "all"), ("-1", "all"), ("0-3", "all"), ("1,0,1", "GPU 1 is named twice")]
+        {
+            assert!(text.parse::<Gpus>().unwrap_err().contains(why), "{text}");
+        }
     }
 }

@@ -16,7 +16,8 @@ const ROUNDS: usize = 7;
 const NUMBERS: usize = 22_000_000;
 
 fn main() {
-    let group = Group::join().expect("a launcher's library, or none");
+    let group =
+        Group::join(|launch| panic!("{} brings no MPI", launch.by.name())).expect("a launcher's library, or none");
     if group.size() > 1 {
         measure(&group, NUMBERS);
         return group.finish();

@@ -1,6 +1,7 @@
 //! The seam between the trainer and the hardware: what a backend offers beyond the ops.
 
-use crate::dist::Group;
+use crate::dist::launch::Launch;
+use crate::dist::{self, Engine, Group};
 use crate::error::{Error, Result};
 use dino_kernel::backend::{Memory, Update};
 use dino_kernel::mem::Pool;
@@ -47,11 +48,28 @@ pub trait Device: Update + Memory + Sized {
     /// them a block. Off where memory is plenty, or where an op made again from rounded numbers would not give the same bits.
     const RECOMPUTE: bool = false;
 
-    /// Whether the device is there. Called first of all: nothing has been opened or written yet.
+    /// How many processes these options ask for: where it is more than one and no launcher has started them, the program does.
+    ///
+    /// # Errors
+    /// The devices that they name are not there.
+    fn processes(_options: &Self::Options) -> Result<usize> {
+        Ok(1)
+    }
+
+    /// What moves bytes between the processes of a launcher that brings no MPI.
+    ///
+    /// # Errors
+    /// The device has no such engine, or the processes cannot be joined.
+    fn engine(_options: &Self::Options, launch: &Launch) -> Result<Box<dyn Engine>> {
+        Err(Error::new(format!("started by {}, which brings no MPI", launch.by.name())).hint(launch.by.hint()))
+    }
+
+    /// Whether the device is there, for a process that is the `local`-th (from 0) of its group on this machine. Called first of all:
+    /// nothing has been opened or written yet.
     ///
     /// # Errors
     /// The device is missing, or cannot be used with these options.
-    fn ready(_options: &Self::Options) -> Result<()> {
+    fn ready(_options: &Self::Options, _local: usize) -> Result<()> {
         Ok(())
     }
 
@@ -67,6 +85,11 @@ pub trait Device: Update + Memory + Sized {
     /// them, so they are no part of [`Device::memory`].
     fn thread_scratch(_pools: Pools) -> u64 {
         0
+    }
+
+    /// Bytes that [`Device::join`] allocates for sums over so many processes on so many machines.
+    fn sum_memory(ranks: usize, machines: usize) -> u64 {
+        4 * dist::scratch_len(ranks, machines) as u64
     }
 
     /// Allocates the pools, zeroed.

@@ -182,7 +182,11 @@ fn student<O: Update>(o: &mut O, p: &Plan, pass: &StudentPass) {
     let rows = StudentRows { z: head_acts.z, prototypes: head.prototypes(&s.head_weights, s.scale) };
     let out = LossSpans { loss: pass.loss, lse: pass.lse, dz: head_grads.dz };
     p.config.objective.loss(o, out, rows, &p.targets, p.hyper, pass.dims);
+    if let Some(from) = head.complete_with_loss(&s.head_weights) {
+        o.gradients_complete(from);
+    }
     head.backward(o, &s.head_weights, head_acts, head_grads, backbone.dy(), backbone.y());
+    o.gradients_complete(p.table.backbone_len());
     backbone.backward(o);
 }
 

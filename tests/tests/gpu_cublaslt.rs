@@ -43,7 +43,7 @@ fn ready_with_library(test: &str) -> bool {
 }
 
 fn options(launch: Launch, gemm: Gemm) -> Options {
-    Options { precision: Precision::Bf16, launch, workspace: 256, gemm }
+    Options { precision: Precision::Bf16, launch, workspace: 256, gemm, ..Options::default() }
 }
 
 struct WithLibrary;

@@ -5,14 +5,15 @@
 //! which `run.json` names (NVIDIA restores an algorithm within one version only): a run that resumes where one of them is another
 //! prints so. With `--gemm own` no bit depends on the library.
 
+use crate::cuda::libraries::Wanted;
 use crate::cuda::{Stream, driver};
 use crate::matmul::{Kind, Matmul};
 use crate::options::{Gemm, Precision};
 use dino_host::error::{Error, Result};
-use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use libloading::os::unix::Library;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::ptr::null_mut;
 use std::sync::{Once, OnceLock};
 
@@ -26,33 +27,10 @@ pub fn use_library(path: PathBuf) -> bool {
     NAMED.set(path).is_ok()
 }
 
-/// The files to try, in order. One that is named is the only one; so is none where the driver is a named one, perhaps an emulation,
-/// with which the real library must not meet.
-fn candidates() -> Vec<PathBuf> {
-    let named = NAMED.get().cloned().or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
-    if named.is_some() || driver::named() {
-        return named.into_iter().collect();
-    }
-    let mut folders = vec![PathBuf::new(), "/usr/local/cuda/lib64".into()];
-    if let Some(venv) = std::env::var_os("VIRTUAL_ENV") {
-        for python in std::fs::read_dir(Path::new(&venv).join("lib")).into_iter().flatten().flatten() {
-            folders.push(python.path().join("site-packages/nvidia/cu13/lib"));
-        }
-    }
-    folders.iter().flat_map(|f| ["libcublasLt.so.13", "libcublasLt.so.12"].map(|name| f.join(name))).collect()
-}
-
-/// The first candidate that loads; else what the loader reported of the first.
 fn open() -> std::result::Result<Library, String> {
-    let mut why = None;
-    for path in candidates() {
-        // SAFETY: running the library's initializers is what loading it means.
-        match unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) } {
-            Ok(library) => return Ok(library),
-            Err(e) => _ = why.get_or_insert_with(|| std::error::Error::source(&e).unwrap_or(&e).to_string()),
-        }
-    }
-    Err(why.unwrap_or_else(|| format!("the driver is a named one, and {VARIABLE} names no cuBLASLt to go with it")))
+    let named = NAMED.get().cloned();
+    let files = &["libcublasLt.so.13", "libcublasLt.so.12"];
+    Wanted { variable: VARIABLE, named, files, wheel: "cu13/lib" }.open()
 }
 
 /// A handle or a pointer of the library.

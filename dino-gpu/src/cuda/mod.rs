@@ -5,6 +5,7 @@
 
 pub mod cublaslt;
 pub mod driver;
+pub mod libraries;
 
 use cust::context::Context;
 use cust::device::{Device, DeviceAttribute};
@@ -74,8 +75,34 @@ unsafe impl Send for Card {}
 // SAFETY: as above; nothing here changes after it was made.
 unsafe impl Sync for Card {}
 
+/// The number of the GPU that is opened, if not the first.
+static CHOSEN: OnceLock<u32> = OnceLock::new();
+
 impl Card {
-    /// The first GPU (CUDA_VISIBLE_DEVICES chooses), made current for this thread.
+    /// How many GPUs there are (CUDA_VISIBLE_DEVICES chooses among those of the machine).
+    ///
+    /// # Errors
+    /// There is no driver or GPU.
+    pub fn count() -> Result<u32> {
+        if let Some(why) = driver::missing() {
+            return Err(Error::new(format!("no NVIDIA driver found ({why})"))
+                .hint("dino-host trains on the CPU with the same commands"));
+        }
+        cust::init(cust::CudaFlags::empty()).map_err(|e| of_cust(e, "the NVIDIA driver finds no usable GPU"))?;
+        let count = Device::num_devices().map_err(|e| of_cust(e, "cannot count the GPUs"))?;
+        if count == 0 {
+            return Err(Error::new("the NVIDIA driver sees no GPU")
+                .hint("is CUDA_VISIBLE_DEVICES empty? dino-host trains on the CPU with the same commands"));
+        }
+        Ok(count)
+    }
+
+    /// Which one [`Card::get`] opens, from 0. Only the first call counts.
+    pub fn choose(number: u32) {
+        let _ = CHOSEN.set(number);
+    }
+
+    /// The GPU that was chosen, or the first, made current for this thread.
     ///
     /// # Errors
     /// There is no driver or GPU, or the GPU is too old or does not load the kernels; the error names what is missing.
@@ -87,17 +114,8 @@ impl Card {
     }
 
     fn open() -> Result<Card> {
-        if let Some(why) = driver::missing() {
-            return Err(Error::new(format!("no NVIDIA driver found ({why})"))
-                .hint("dino-host trains on the CPU with the same commands"));
-        }
-        cust::init(cust::CudaFlags::empty()).map_err(|e| of_cust(e, "the NVIDIA driver finds no usable GPU"))?;
-        let count = Device::num_devices().map_err(|e| of_cust(e, "cannot count the GPUs"))?;
-        if count == 0 {
-            return Err(Error::new("the NVIDIA driver sees no GPU")
-                .hint("is CUDA_VISIBLE_DEVICES empty? dino-host trains on the CPU with the same commands"));
-        }
-        let device = Device::get_device(0).map_err(|e| of_cust(e, "cannot open the GPU"))?;
+        Card::count()?;
+        let device = Device::get_device(*CHOSEN.get_or_init(|| 0)).map_err(|e| of_cust(e, "cannot open the GPU"))?;
         let name = device.name().map_err(|e| of_cust(e, "cannot read the GPU's name"))?;
         let number = |a| device.get_attribute(a).map_err(|e| of_cust(e, "cannot read the GPU's attributes"));
         let capability =
@@ -183,6 +201,9 @@ pub struct Pinned {
     len: usize,
 }
 
+// SAFETY: memory of its own, which any thread may use.
+unsafe impl Send for Pinned {}
+
 impl Pinned {
     /// `len` zeros.
     ///
@@ -216,6 +237,14 @@ impl Pinned {
     }
 }
 
+impl Pinned {
+    /// The same as bytes; only when no queued copy uses it.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above; bytes have no invalid values and no alignment.
+        unsafe { std::slice::from_raw_parts_mut(self.at.cast(), 4 * self.len) }
+    }
+}
+
 impl Drop for Pinned {
     fn drop(&mut self) {
         // SAFETY: allocated above, freed once.
@@ -225,6 +254,9 @@ impl Drop for Pinned {
 
 /// A mark in a stream, for another stream or the host to wait for.
 pub struct Event(sys::CUevent);
+
+// SAFETY: the driver's functions may be called with a handle from any thread.
+unsafe impl Send for Event {}
 
 impl Event {
     /// Without a time, and the host sleeps while it waits: the loader's threads want its core.
@@ -249,6 +281,18 @@ impl Event {
         // SAFETY: a live event.
         check(unsafe { sys::cuEventSynchronize(self.0) }, "the GPU failed")
     }
+
+    /// Whether everything in front of it is done. An event that was never recorded is.
+    ///
+    /// # Errors
+    /// The device fails, now or in work queued earlier.
+    pub fn is_done(&self) -> Result<bool> {
+        // SAFETY: a live event.
+        match unsafe { sys::cuEventQuery(self.0) } {
+            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            code => check(code, "the GPU failed").map(|()| true),
+        }
+    }
 }
 
 impl Drop for Event {
@@ -260,6 +304,9 @@ impl Drop for Event {
 
 /// An ordered queue of work that waits for no other.
 pub struct Stream(sys::CUstream);
+
+// SAFETY: as an event's.
+unsafe impl Send for Stream {}
 
 impl Stream {
     const NON_BLOCKING: u32 = 1;

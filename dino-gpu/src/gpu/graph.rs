@@ -11,6 +11,8 @@ use dino_kernel::step;
 pub(super) enum Part {
     Begin,
     MicroBatch,
+    /// The last one of a step, where gradients are summed over processes while others are computed.
+    LastMicroBatch,
     Commit,
     /// These two only where the targets depend on the full batch.
     TeacherRows,
@@ -18,26 +20,47 @@ pub(super) enum Part {
 }
 
 /// What issues them, in the order of [`Part`].
-const ISSUE: [fn(&mut Gpu, &Plan); 5] =
-    [step::begin, step::micro_batch, step::commit, step::teacher_rows, step::offsets];
+const ISSUE: [fn(&mut Gpu, &Plan); 6] =
+    [step::begin, step::micro_batch, last_micro_batch, commit, step::teacher_rows, step::offsets];
+
+/// Within the last of its passes, what is complete of the gradients may be summed.
+fn last_micro_batch(gpu: &mut Gpu, plan: &Plan) {
+    let (passes, len) = (plan.passes().count(), plan.table.len());
+    step::micro_batch_each(gpu, plan, |gpu, pass| {
+        if pass.map_or(0, |pass| pass + 1) + 1 == passes {
+            gpu.begin_overlap(len);
+        }
+    });
+    gpu.end_overlap(len);
+}
+
+fn commit(gpu: &mut Gpu, plan: &Plan) {
+    step::reduce(gpu, plan);
+    step::commit(gpu, plan);
+}
 
 impl Gpu {
-    pub(super) fn capture(&mut self, plan: &Plan) -> Result<Vec<Graph>> {
-        let parts = if plan.config.objective.whole_batch() { &ISSUE[..] } else { &ISSUE[..3] };
-        let graph = |issue: &fn(&mut Gpu, &Plan)| {
+    /// A graph for every part that the plan has.
+    pub(super) fn capture(&mut self, plan: &Plan) -> Result<Vec<Option<Graph>>> {
+        let (overlaps, whole_batch) = (self.overlaps(plan), plan.config.objective.whole_batch());
+        let used = [true, plan.parts() > 1 || !overlaps, overlaps, true, whole_batch, whole_batch];
+        let graph = |(issue, used): (&fn(&mut Gpu, &Plan), bool)| {
+            if !used {
+                return Ok(None);
+            }
             self.stream.capture()?;
             self.capturing = true;
             issue(self, plan);
             self.capturing = false;
-            self.stream.captured()
+            self.stream.captured().map(Some)
         };
-        parts.iter().map(graph).collect()
+        ISSUE.iter().zip(used).map(graph).collect()
     }
 
     /// One of the parts of a step.
     pub(super) fn issue(&mut self, part: Part, plan: &Plan) -> Result<()> {
-        if let Some(graphs) = &self.graphs {
-            return self.stream.replay(&graphs[part as usize]);
+        if let Some(graph) = self.graphs.as_ref().and_then(|graphs| graphs[part as usize].as_ref()) {
+            return self.stream.replay(graph);
         }
         ISSUE[part as usize](self, plan);
         Ok(())

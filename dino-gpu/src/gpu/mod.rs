@@ -3,19 +3,21 @@
 mod graph;
 pub(crate) mod params;
 pub(crate) mod pools;
+mod sharing;
 mod staging;
 
 use crate::cuda::cublaslt::CublasLt;
 use crate::cuda::{Buffer, Card, Graph, Stream};
 use crate::kernels::{Argument, Kernel, Kernels, Shape};
 use crate::matmul::Matmul;
-use crate::options::{Launch, Options, Precision, act_bytes};
+use crate::options::{Launch, Options, Overlap, Precision, act_bytes};
 use dino_host::error::{Error, Result};
 use dino_kernel::mem::{Act, Stat, State, Weight};
 use dino_kernel::optim::{Optimizer, SLOTS};
 use dino_kernel::plan::Pools;
 use params::DeviceTable;
 use pools::memory;
+pub use sharing::Sharing;
 use staging::Staging;
 use std::sync::{Mutex, OnceLock};
 
@@ -48,7 +50,10 @@ pub struct Gpu {
     capturing: bool,
     table: Option<DeviceTable>,
     staging: Option<Staging>,
-    graphs: Option<Vec<Graph>>,
+    graphs: Option<Vec<Option<Graph>>>,
+    overlap: Overlap,
+    /// After the graphs, which use its communicator.
+    sharing: Option<Sharing>,
     /// Steps queued so far.
     steps: usize,
     /// The first thing that went wrong; ops cannot fail, so it waits for `sync`.
@@ -113,6 +118,8 @@ impl Gpu {
             table: None,
             staging: None,
             graphs: None,
+            overlap: options.overlap,
+            sharing: None,
             steps: 0,
             first_error: None,
         };
@@ -274,7 +281,7 @@ impl Gpu {
     /// # Errors
     /// The device fails, or failed before: the first error ever.
     pub fn wait(&mut self) -> Result<()> {
-        let r = self.stream.wait();
+        let r = self.drain();
         self.note(r);
         self.check()
     }
@@ -287,6 +294,7 @@ impl Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
+        self.leave();
         // Nothing may run in memory that is about to go; a device that is lost runs nothing.
         let _ = self.stream.wait();
         if let Some(staging) = &self.staging {

@@ -57,11 +57,11 @@ impl Gpu {
             let values: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
             // SAFETY: the vector has those bytes and outlives the wait.
             unsafe { self.stream.upload(to, values.as_ptr().cast(), 2 * values.len())? };
-            return self.stream.wait();
+            return self.drain();
         }
         // SAFETY: as above.
         unsafe { self.stream.upload(to, values.as_ptr().cast(), 4 * values.len())? };
-        self.stream.wait()?;
+        self.drain()?;
         if pool == Pool::Weights && self.weights_bf16.bytes > 0 {
             let arguments = args![self.weights_bf16.at + 2 * at as u64, to, values.len() as i64];
             self.kernels.shadow_weights.launch(&self.stream, Shape::flat(values.len()), arguments)?;
@@ -76,13 +76,13 @@ impl Gpu {
             let mut halves = vec![bf16::ZERO; values.len()];
             // SAFETY: the vector has those bytes and outlives the wait.
             unsafe { self.stream.download(halves.as_mut_ptr().cast(), from, 2 * halves.len())? };
-            self.stream.wait()?;
+            self.drain()?;
             values.iter_mut().zip(halves).for_each(|(v, h)| *v = h.to_f32());
             return Ok(());
         }
         // SAFETY: the slice has those bytes and outlives the wait.
         unsafe { self.stream.download(values.as_mut_ptr().cast(), from, 4 * values.len())? };
-        self.stream.wait()
+        self.drain()
     }
 
     /// Host to device; waits, for memory that is not pinned must stay until it was read. Steps are staged in pinned memory.

@@ -98,7 +98,7 @@ impl Gpu {
         // The slot was that of the step before the last: free, unless the caller has not read its report.
         let slot = self.steps % 2;
         if self.steps >= 2 && staging.done < staging.ends[slot] {
-            staging.reported[slot].wait()?;
+            self.wait_for(&staging.reported[slot])?;
         }
         staging.hyper[slot].get_mut().copy_from_slice(numbers);
         // SAFETY: pinned, of that length, and left alone until this step's report is read.
@@ -116,11 +116,10 @@ impl Gpu {
             self.send_part(plan, part, staging)?;
             // Between two graphs, for the rows of every part are kept at another address.
             step::take_rows(self, plan, number);
-            self.issue(Part::MicroBatch, plan)?;
+            let last = number + 1 == plan.parts() && self.overlaps(plan);
+            self.issue(if last { Part::LastMicroBatch } else { Part::MicroBatch }, plan)?;
             step::end_part(self, plan, number);
         }
-        // Between two graphs: sums over processes need not be captured.
-        step::reduce(self, plan);
         self.issue(Part::Commit, plan)?;
         // SAFETY: pinned, of that length, and read only after `reported`.
         unsafe { self.stream.download(staging.report[slot].address(), self.state(plan.monitor), 4 * monitor::LEN)? };
@@ -134,7 +133,7 @@ impl Gpu {
         let slot = staging.parts % 2;
         // The slot's last copy is done if its step is; within a step of many micro-batches the host keeps two ahead.
         if staging.parts >= staging.done + 2 {
-            staging.copied[slot].wait()?;
+            self.wait_for(&staging.copied[slot])?;
         }
         let host = staging.pinned[slot].get_mut();
         host[..values.len()].copy_from_slice(values);
@@ -161,15 +160,16 @@ impl Gpu {
     /// The device fails, or failed before, or no step was queued.
     pub fn take_report(&mut self, queued: usize) -> Result<[f32; monitor::LEN]> {
         self.check()?;
-        let Some(staging) = self.staging.as_mut() else { return Err(Error::new("no step was queued")) };
+        let Some(mut staging) = self.staging.take() else { return Err(Error::new("no step was queued")) };
         let slot = (self.steps - queued) % 2;
-        if let Err(e) = staging.reported[slot].wait() {
-            self.first_error = Some(e.clone());
-            return Err(e);
-        }
+        let came = self.wait_for(&staging.reported[slot]);
         let mut m = [0.0; monitor::LEN];
-        m.copy_from_slice(staging.report[slot].get());
-        staging.done = staging.ends[slot];
-        Ok(m)
+        if came.is_ok() {
+            m.copy_from_slice(staging.report[slot].get());
+            staging.done = staging.ends[slot];
+        }
+        self.staging = Some(staging);
+        self.note(came);
+        self.check().map(|()| m)
     }
 }

@@ -176,4 +176,8 @@ impl Backward for Gpu {
         let arguments = args![dx, dy, y, norm, n.rows as i32, n.cols as i32];
         self.launch(&self.kernels.l2_normalise_backward, Shape::warps(n.rows), arguments);
     }
+
+    fn gradients_complete(&mut self, from: usize) {
+        self.begin_sum(from);
+    }
 }

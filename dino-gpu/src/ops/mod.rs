@@ -5,6 +5,7 @@
 mod attention;
 mod backward;
 mod batchnorm;
+mod collective;
 mod conv;
 mod forward;
 mod loss;

@@ -8,9 +8,6 @@ use dino_kernel::mem::{Act, Stat, State, Weight};
 use dino_kernel::optim::Optimizer;
 use dino_kernel::params::ParamTable;
 
-/// Alone, so far.
-impl Collective for Gpu {}
-
 impl Gpu {
     /// What a shard sums, in the order it is kept in: address and elements.
     fn shard_sums(&self, table: &dyn ParamTable, sums: Sums) -> [(u64, usize); 3] {

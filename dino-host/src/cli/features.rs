@@ -35,7 +35,7 @@ pub struct Features<O: Args> {
     #[arg(long, default_value = "npy")]
     format: export::Format,
     #[command(flatten)]
-    shared: Shared<O>,
+    pub(super) shared: Shared<O>,
     #[command(flatten)]
     tolerance: Tolerance,
 }

@@ -16,7 +16,7 @@ mod shared;
 mod train;
 
 use crate::device::Device;
-use crate::dist::{Group, launch};
+use crate::dist::{self, Group, launch};
 use crate::error::{Error, Result};
 use crate::io::output;
 use crate::planning::check;
@@ -67,6 +67,27 @@ enum Command<O: Args> {
     Check,
 }
 
+impl<O: Args> Command<O> {
+    /// Whether several processes share the work.
+    fn is_shared(&self) -> bool {
+        match self {
+            Command::Train(_) | Command::Features(_) => true,
+            Command::Eval(what) => what.is_shared(),
+            _ => false,
+        }
+    }
+
+    /// The device's flags, of a command whose work several processes share.
+    fn device(&self) -> Option<&O> {
+        match self {
+            Command::Train(args) => Some(&args.shared.device),
+            Command::Features(args) => Some(&args.shared.device),
+            Command::Eval(what) => what.device(),
+            _ => None,
+        }
+    }
+}
+
 /// The `dino-host` program. It is compiled here, in the library, so that it is compiled once, beside everything else, and the program
 /// itself is a call.
 pub fn on_cpu() -> ExitCode {
@@ -76,20 +97,17 @@ pub fn on_cpu() -> ExitCode {
 /// Runs the program on device `D`: 0 done, 1 a check failed, 2 an error, 130 interrupted.
 pub fn main<D: Device>(program: &str) -> ExitCode {
     // Of processes that a launcher started, one prints.
-    if launch::launched(|name| std::env::var(name).ok())
-        .and_then(|launch| launch.place)
-        .is_some_and(|(rank, _)| rank > 0)
-    {
+    let place = launch::launched(|name| std::env::var(name).ok()).and_then(|launch| launch.place);
+    let rank = place.map_or(0, |(rank, _)| rank);
+    if rank > 0 {
         output::silence();
     }
     match Cli::<D::Options>::try_parse() {
-        Ok(cli) => match Group::join() {
-            Ok(group) => together::<D>(program, cli.command, &group),
-            Err(e) => {
-                errln!("{program}: {e}");
-                ExitCode::from(2)
-            }
-        },
+        Ok(cli) => start::<D>(program, cli.command).unwrap_or_else(|e| {
+            print_for_one(rank);
+            errln!("{program}: {e}");
+            ExitCode::from(2)
+        }),
         // Help and version are not errors.
         Err(e) if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let text = e.render().to_string();
@@ -113,6 +131,21 @@ pub fn main<D: Device>(program: &str) -> ExitCode {
     }
 }
 
+/// Runs a command: in the group of processes that a launcher has started, in as many as the device's flags ask for, or alone.
+fn start<D: Device>(program: &str, command: Command<D::Options>) -> Result<ExitCode> {
+    let launch = launch::launched(|name| std::env::var(name).ok());
+    if let (None, Some(options)) = (&launch, command.device()) {
+        let processes = D::processes(options)?;
+        if processes > 1 {
+            return dist::start::start(processes).map(ExitCode::from);
+        }
+    }
+    let default = D::Options::default();
+    let options = command.device().unwrap_or(&default);
+    let group = Group::join(|launch| D::engine(options, launch))?;
+    Ok(together::<D>(program, command, &group))
+}
+
 /// Runs a command in a group of processes, which may be one alone.
 fn together<D: Device>(program: &str, command: Command<D::Options>, group: &Group) -> ExitCode {
     if !group.is_first() {
@@ -128,15 +161,21 @@ fn together<D: Device>(program: &str, command: Command<D::Options>, group: &Grou
             group.finish();
             ExitCode::from(2)
         }
-        // The others have no error, and would wait for this one; or all have the same, and the first one has printed it by then.
+        // The others have no error, and would wait for this one.
         Err(Error { message, hint }) => {
-            thread::sleep(Duration::from_millis(if group.is_first() { 0 } else { 300 + 20 * group.rank() as u64 }));
-            output::print_again();
+            print_for_one(group.rank());
             errln!("{program}: {}", Error { message: group.named(group.rank(), message), hint });
             group.abort(2);
             ExitCode::from(2)
         }
     }
+}
+
+/// From now on this process prints, for it has an error of its own; unless all have the same, which the first one has printed by then, and
+/// whoever started them has ended them.
+fn print_for_one(rank: usize) {
+    thread::sleep(Duration::from_millis(if rank == 0 { 0 } else { 300 + 20 * rank as u64 }));
+    output::print_again();
 }
 
 /// Refuses several processes for a command that works in one.
@@ -166,10 +205,8 @@ fn brief(text: &str) -> Error {
 }
 
 fn dispatch<D: Device>(command: Command<D::Options>, group: &Group) -> Result<u8> {
-    match &command {
-        Command::Train(_) | Command::Features(_) => (),
-        Command::Eval(what) if what.is_shared() => (),
-        _ => alone(group)?,
+    if !command.is_shared() {
+        alone(group)?;
     }
     match command {
         Command::Train(args) => train::run::<D>(args, group),

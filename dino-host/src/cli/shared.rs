@@ -201,7 +201,7 @@ pub struct Source<O: Args> {
 pub fn start_shared<D: Device>(shared: &mut Shared<D::Options>, group: &Group) -> Result<()> {
     shared.group = group.clone();
     group.set_patience(shared.rank_timeout.map_or(PATIENCE, |limit| limit.0));
-    D::ready(&shared.device)?;
+    D::ready(&shared.device, group.local_rank())?;
     threads(group.threads(shared.threads))
 }
 
@@ -210,7 +210,12 @@ pub fn start_shared<D: Device>(shared: &mut Shared<D::Options>, group: &Group) -
 /// # Errors
 /// The device is not there, or the threads cannot be started.
 pub fn start<D: Device>(shared: &Shared<D::Options>) -> Result<()> {
-    D::ready(&shared.device)?;
+    let processes = D::processes(&shared.device)?;
+    if processes > 1 {
+        return Err(Error::new(format!("this command works in one process, not in {processes}"))
+            .hint("name one device; train, features and eval knn, linear, logistic and retrieval share their work"));
+    }
+    D::ready(&shared.device, 0)?;
     threads(shared.threads)
 }
 

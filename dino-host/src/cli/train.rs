@@ -6,7 +6,7 @@ use super::shared::{
 use crate::config::Config;
 use crate::data::{self, Splits};
 use crate::device::Device;
-use crate::dist::Group;
+use crate::dist::{Group, launch};
 use crate::error::{Error, Result};
 use crate::image::White;
 use crate::planning::memory;
@@ -23,7 +23,7 @@ pub struct Train<O: Args> {
     #[command(flatten)]
     model: Model,
     #[command(flatten)]
-    shared: Shared<O>,
+    pub(super) shared: Shared<O>,
     /// Images: a folder, a list, shards, IDX or CIFAR files (see the README); without it --small draws its own
     #[arg(long, value_name = "PATH")]
     data: Option<String>,
@@ -220,6 +220,8 @@ pub fn run<D: Device>(mut args: Train<D::Options>, group: &Group) -> Result<u8> 
     }
     if group.size() > 1 {
         group.note().iter().for_each(|note| errln!("note: {note}"));
+    }
+    if launch::launched(|name| std::env::var(name).ok()).is_some_and(|launch| launch.by.brings_mpi()) {
         errln!("SIGUSR1 to the launcher saves and stops; after Ctrl-C and SIGTERM some launchers leave no time for it");
     }
     signals::watch(&STOP);

@@ -1,5 +1,7 @@
 //! Who started this process, and as which of how many: what launchers leave in the environment.
 
+use super::start;
+
 /// What the environment states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
@@ -20,6 +22,8 @@ pub enum Launcher {
     Pmix,
     /// PyTorch's, which starts processes and brings no library.
     Torchrun,
+    /// This program itself, a process for each GPU ([`super::start`]).
+    Own,
 }
 
 impl Launcher {
@@ -30,7 +34,13 @@ impl Launcher {
             Launcher::Pmi => "an MPICH-like launcher (PMI)",
             Launcher::Pmix => "a PMIx launcher",
             Launcher::Torchrun => "torchrun",
+            Launcher::Own => "this program itself",
         }
+    }
+
+    /// Whether its processes are joined by MPI.
+    pub fn brings_mpi(self) -> bool {
+        !matches!(self, Launcher::Torchrun | Launcher::Own)
     }
 
     /// What to do where its library cannot be joined.
@@ -43,7 +53,7 @@ impl Launcher {
                 "install the launcher's library (libmpich12 on Debian), or DINO_MPI=/path/libmpi.so.12; without mpiexec it runs alone"
             }
             Launcher::Pmix => "DINO_MPI=/path/libmpi.so.40 names the library that the launcher belongs to",
-            Launcher::Torchrun => {
+            Launcher::Torchrun | Launcher::Own => {
                 "CPUs share a run under mpirun, mpiexec or srun, which bring MPI; without the variable WORLD_SIZE it runs alone"
             }
         }
@@ -57,6 +67,7 @@ pub fn launched(var: impl Fn(&str) -> Option<String>) -> Option<Launch> {
     let number = |name: &str| var(name)?.parse::<usize>().ok();
     let pair = |rank, size| Some((number(rank)?, number(size)?));
     let found = [
+        (Launcher::Own, pair(start::RANK, start::RANKS)),
         (Launcher::OpenMpi, pair("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")),
         (Launcher::Pmi, pair("PMI_RANK", "PMI_SIZE")),
         (Launcher::Torchrun, pair("RANK", "WORLD_SIZE")),
@@ -88,6 +99,13 @@ mod tests {
         );
         assert_eq!(of(&[("RANK", "3"), ("WORLD_SIZE", "8")]).map(|l| l.by), Some(Launcher::Torchrun));
         assert_eq!(of(&[("PMIX_RANK", "0")]), Some(Launch { by: Launcher::Pmix, place: None }));
+    }
+
+    #[test]
+    fn the_processes_that_this_program_starts_are_its_own_wherever_it_runs() {
+        let found = of(&[("DINO_RANK", "1"), ("DINO_RANKS", "2"), ("PMI_RANK", "0"), ("PMI_SIZE", "1")]);
+        assert_eq!(found, Some(Launch { by: Launcher::Own, place: Some((1, 2)) }));
+        assert!(!Launcher::Own.brings_mpi() && !Launcher::Torchrun.brings_mpi() && Launcher::Pmi.brings_mpi());
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! Processes that share every batch: how they find each other, and what they exchange.
 //!
 //! A [`Group`] is built once, when the program begins, from what a launcher left in the environment ([`launch`]); alone it holds nothing.
-//! An engine ([`mpi`]; in tests [`threads`]) moves bytes; what is made of them is written here, once for all engines.
+//! An [`Engine`] ([`mpi`], a device's own, in tests [`threads`]) moves bytes; what is made of them is written here, once for all engines.
 
 pub mod launch;
 #[cfg(unix)]
 pub mod mpi;
+pub mod start;
 pub mod threads;
 
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use dino_kernel::group::{GroupError, ProcessGroup, sum_scratch};
+use launch::Launch;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,51 +56,27 @@ struct Shared {
 
 #[derive(Debug)]
 struct Inner {
-    engine: Engine,
+    engine: Box<dyn Engine>,
+    patience: Duration,
     /// Of sums.
     scratch: Vec<f32>,
 }
 
-#[derive(Debug)]
-enum Engine {
-    Threads(threads::Member),
-    #[cfg(unix)]
-    Mpi(mpi::Mpi),
-}
-
-impl Engine {
-    fn group(&mut self) -> &mut dyn ProcessGroup {
-        match self {
-            Engine::Threads(member) => member,
-            #[cfg(unix)]
-            Engine::Mpi(mpi) => mpi,
-        }
-    }
+/// What moves bytes between processes, and what else a launcher's library does.
+pub trait Engine: ProcessGroup + fmt::Debug + Send {
+    /// Name and version of the library, for logs.
+    fn library(&self) -> String;
 
     // Threads leave when they drop their membership, and wait as long as it takes.
 
-    #[cfg_attr(not(unix), allow(unused_variables))]
-    fn set_patience(&mut self, patience: Duration) {
-        #[cfg(unix)]
-        if let Engine::Mpi(mpi) = self {
-            mpi.set_patience(patience);
-        }
-    }
+    /// How long a rank may take to come from now on.
+    fn set_patience(&mut self, _patience: Duration) {}
 
-    fn finish(&mut self) {
-        #[cfg(unix)]
-        if let Engine::Mpi(mpi) = self {
-            mpi.finish();
-        }
-    }
+    /// Leaves the group, when all ranks do.
+    fn finish(&mut self) {}
 
-    #[cfg_attr(not(unix), allow(unused_variables))]
-    fn abort(&mut self, code: u8) {
-        #[cfg(unix)]
-        if let Engine::Mpi(mpi) = self {
-            mpi.abort(code);
-        }
-    }
+    /// Ends the processes of all ranks, where the engine can; where it cannot, whoever started them does, once this one has ended.
+    fn abort(&mut self, _code: u8) {}
 }
 
 /// Where the ranks of a group are.
@@ -125,41 +104,47 @@ type Sent = (String, Option<String>);
 
 impl From<threads::Member> for Group {
     fn from(member: threads::Member) -> Group {
-        let (rank, size) = (member.rank(), member.size());
-        let place = Place { hosts: vec![String::new(); size], sharing: 1, cores: 1 };
-        Group::new(rank, size, Engine::Threads(member), place)
+        let place = Place { hosts: vec![String::new(); member.size()], sharing: 1, cores: 1 };
+        Group::new(Box::new(member), place)
     }
 }
 
 impl Group {
-    fn new(rank: usize, size: usize, engine: Engine, place: Place) -> Group {
+    fn new(engine: Box<dyn Engine>, place: Place) -> Group {
+        let (rank, size) = (engine.rank(), engine.size());
         let scratch = vec![0.0; scratch_len(size, place.machines())];
-        let inner = Mutex::new(Inner { engine, scratch });
+        let inner = Mutex::new(Inner { engine, patience: PATIENCE, scratch });
         Group { rank, shared: Some(Arc::new(Shared { size, inner, together: AtomicBool::new(false), place })) }
     }
 
-    /// The group of the processes that a launcher has started with this one; alone where none has.
+    /// The group of the processes that a launcher has started with this one; alone where none has. `other` joins those of a launcher that
+    /// brings no MPI.
     ///
     /// # Errors
-    /// The launcher's library cannot be opened, or belongs to another launcher.
+    /// The launcher's library cannot be opened, or belongs to another launcher, or `other` fails.
     #[cfg(unix)]
-    pub fn join() -> Result<Group> {
+    pub fn join(other: impl FnOnce(&Launch) -> Result<Box<dyn Engine>>) -> Result<Group> {
         let Some(launch) = launch::launched(|name| std::env::var(name).ok()) else { return Ok(Group::default()) };
-        let by = launch.by.name();
-        if launch.by == launch::Launcher::Torchrun {
-            return Err(Error::new(format!("started by {by}, which brings no MPI")).hint(launch.by.hint()));
-        }
-        let named = std::env::var("DINO_MPI").ok();
-        let mut mpi = mpi::Mpi::join(&launch, named.as_deref(), PATIENCE).map_err(|e| {
-            Error::new(format!("started by {by}, but its library cannot be joined: {e}")).hint(launch.by.hint())
-        })?;
-        if mpi.size() == 1 {
-            mpi.finish();
+        let mut engine: Box<dyn Engine> = if launch.by.brings_mpi() {
+            let named = std::env::var("DINO_MPI").ok();
+            let by = launch.by.name();
+            let mpi = mpi::Mpi::join(&launch, named.as_deref(), PATIENCE).map_err(|e| {
+                Error::new(format!("started by {by}, but its library cannot be joined: {e}")).hint(launch.by.hint())
+            })?;
+            Box::new(mpi)
+        } else {
+            if launch.by == launch::Launcher::Own {
+                start::end_with_parent();
+            }
+            other(&launch)?
+        };
+        if engine.size() == 1 {
+            engine.finish();
             return Ok(Group::default());
         }
         // Where the ranks are is gathered by the group itself, which does not know it yet.
-        let (rank, size) = (mpi.rank(), mpi.size());
-        let mut group = Group::new(rank, size, Engine::Mpi(mpi), Place { hosts: Vec::new(), sharing: 1, cores: 1 });
+        let rank = engine.rank();
+        let mut group = Group::new(engine, Place { hosts: Vec::new(), sharing: 1, cores: 1 });
         let (host, cores) = (crate::io::host(), allowed_cores());
         let all: Vec<(String, String)> = group.gather_each(&(host, cores))?;
         let place = Place {
@@ -169,7 +154,7 @@ impl Group {
         };
         let shared = group.shared.as_mut().and_then(Arc::get_mut).expect("there is one copy so far");
         let inner = shared.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
-        inner.scratch.resize(scratch_len(size, place.machines()), 0.0);
+        inner.scratch.resize(scratch_len(shared.size, place.machines()), 0.0);
         shared.place = place;
         Ok(group)
     }
@@ -179,7 +164,7 @@ impl Group {
     /// # Errors
     /// A launcher started several processes.
     #[cfg(not(unix))]
-    pub fn join() -> Result<Group> {
+    pub fn join(_other: impl FnOnce(&Launch) -> Result<Box<dyn Engine>>) -> Result<Group> {
         match launch::launched(|name| std::env::var(name).ok()) {
             None => Ok(Group::default()),
             Some(launch) => Err(Error::new(format!("started by {}, and MPI is used on Unix only", launch.by.name()))
@@ -205,11 +190,7 @@ impl Group {
     /// What the group is, for the first line of a run and for `run.json`; none alone.
     pub fn description(&self) -> Option<String> {
         let shared = self.shared.as_ref()?;
-        let engine = match &lock(shared).engine {
-            Engine::Threads(_) => "threads".into(),
-            #[cfg(unix)]
-            Engine::Mpi(mpi) => mpi.library().to_owned(),
-        };
+        let engine = lock(shared).engine.library();
         let machines = shared.place.machines();
         let many = if machines == 1 { "" } else { "s" };
         Some(format!("{} processes on {machines} machine{many}, {engine}", shared.size))
@@ -239,14 +220,29 @@ impl Group {
         at(self.rank)..at(self.rank + 1)
     }
 
-    /// How long a rank may take to come from now on.
-    pub fn set_patience(&self, patience: Duration) {
-        self.with_engine(|engine| engine.set_patience(patience));
+    /// This rank's number among those of its machine.
+    pub fn local_rank(&self) -> usize {
+        let Some(shared) = &self.shared else { return 0 };
+        let hosts = &shared.place.hosts;
+        hosts[..self.rank].iter().filter(|host| **host == hosts[self.rank]).count()
     }
 
-    fn with_engine(&self, work: impl FnOnce(&mut Engine)) {
+    /// How long a rank may take to come from now on.
+    pub fn set_patience(&self, patience: Duration) {
+        self.with(|inner| {
+            inner.patience = patience;
+            inner.engine.set_patience(patience);
+        });
+    }
+
+    /// How long a rank may take to come.
+    pub fn patience(&self) -> Duration {
+        self.shared.as_ref().map_or(PATIENCE, |shared| lock(shared).patience)
+    }
+
+    fn with(&self, work: impl FnOnce(&mut Inner)) {
         if let Some(shared) = &self.shared {
-            work(&mut lock(shared).engine);
+            work(&mut lock(shared));
         }
     }
 
@@ -260,7 +256,7 @@ impl Group {
     /// # Errors
     /// A rank is gone, or brings another length.
     pub fn sum(&self, x: &mut [f32]) -> Result<(), GroupError> {
-        self.exchange(|Inner { engine, scratch }| engine.group().sum(x, scratch))
+        self.exchange(|Inner { engine, scratch, .. }| engine.sum(x, scratch))
     }
 
     /// `all`, one part of equal length a rank, of which this rank's is set, becomes all ranks'.
@@ -268,7 +264,7 @@ impl Group {
     /// # Errors
     /// As [`Group::sum`].
     pub fn gather_parts(&self, all: &mut [u8]) -> Result<()> {
-        self.exchange(|inner| inner.engine.group().gather(all)).map_err(|e| self.explain(e))
+        self.exchange(|inner| inner.engine.gather(all)).map_err(|e| self.explain(e))
     }
 
     /// `x` becomes rank 0's.
@@ -276,7 +272,7 @@ impl Group {
     /// # Errors
     /// As [`Group::sum`].
     pub fn broadcast(&self, x: &mut [u8]) -> Result<()> {
-        self.exchange(|inner| inner.engine.group().broadcast(x)).map_err(|e| self.explain(e))
+        self.exchange(|inner| inner.engine.broadcast(x)).map_err(|e| self.explain(e))
     }
 
     /// What every rank brings, rank by rank.
@@ -398,12 +394,12 @@ impl Group {
 
     /// Leaves the group, when all ranks do.
     pub fn finish(&self) {
-        self.with_engine(|engine| engine.finish());
+        self.with(|inner| inner.engine.finish());
     }
 
     /// Ends the processes of all ranks.
     pub fn abort(&self, code: u8) {
-        self.with_engine(|engine| engine.abort(code));
+        self.with(|inner| inner.engine.abort(code));
     }
 
     /// What a user reads where the group has failed.

@@ -1,5 +1,6 @@
 //! Ranks that are threads of one process: what tests hold the other engines to.
 
+use super::Engine;
 use dino_kernel::group::{GroupError, ProcessGroup};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -93,6 +94,12 @@ impl Member {
         }
         read(&round.complete);
         Ok(())
+    }
+}
+
+impl Engine for Member {
+    fn library(&self) -> String {
+        "threads".into()
     }
 }
 

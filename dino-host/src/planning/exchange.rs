@@ -2,7 +2,6 @@
 
 use crate::config::Config;
 use crate::device::Device;
-use crate::dist;
 use crate::error::{Error, Result};
 use crate::planning::memory;
 use clap::Args;
@@ -103,7 +102,7 @@ fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ran
         sent,
         leaving,
         memory: memory::items::<D>(options, config, &plan).iter().map(|item| item.1).sum::<u64>()
-            + 4 * dist::scratch_len(ranks, ranks / here) as u64,
+            + D::sum_memory(ranks, ranks / here),
         link: flags.link.filter(|_| leaving > 0).map(|rate| (leaving * here as u64) as f64 / rate.0),
         work: flags.images_per_second.map(|pace| own_images as f64 / pace),
     })
@@ -167,6 +166,7 @@ pub fn lines<D: Device>(options: &D::Options, config: &Config, flags: &Ranks) ->
 mod tests {
     use super::*;
     use crate::cpu::{Cpu, NoOptions};
+    use crate::dist;
 
     #[test]
     fn rates() {

@@ -77,16 +77,20 @@ const FOREIGN: &[(&str, &str)] = &[
         "cargo",
         "--workspace --release --all --all-targets --check --lib --test --bench --example --path --locked --version",
     ),
-    ("dino-gpu and its example step_time", "--precision --launch --gemm --workspace --tiny --check-driver"),
+    (
+        "dino-gpu and its example step_time",
+        "--precision --launch --gemm --workspace --gpus --overlap --tiny --check-driver",
+    ),
     ("mutations.py", "--only"),
     ("tensorboard", "--logdir"),
     ("mpirun", "-n --host --bind-to --map-by"),
-    ("Slurm", "--nodes --ntasks-per-node --cpus-per-task --time --signal --mpi"),
+    ("torchrun", "--no-python --nproc-per-node"),
+    ("Slurm", "--nodes --ntasks-per-node --gpus-per-node --cpus-per-task --time --signal --mpi"),
     ("any", "--help"),
 ];
 
 /// Flags with which a line of `dino-gpu` is one of its own; any other is tried with `dino-host`, which takes the same commands.
-const OF_A_GPU: &[&str] = &["--precision", "--launch", "--gemm", "--workspace"];
+const OF_A_GPU: &[&str] = &["--precision", "--launch", "--gemm", "--workspace", "--gpus", "--overlap"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -303,9 +307,11 @@ impl Desk {
         if let Some(arguments) = after("dino-host ").or(after("cargo run --release -p dino-host -- ")) {
             return self.dino(arguments);
         }
-        // `mpi.rs` starts several; here the program's own arguments are tried.
-        if let Some((_, own)) = text.strip_prefix("mpirun ").and_then(|rest| rest.split_once(" dino-host ")) {
-            return self.dino(own.split(' ').map(str::to_string).collect());
+        // `mpi.rs` starts several, and so does `gpus.rs`; here the program's own arguments are tried.
+        if text.starts_with("mpirun ") || text.starts_with("torchrun ") {
+            let programs = [" dino-host ", " dino-gpu "];
+            let at = programs.iter().find_map(|program| text.find(program)).ok_or("it starts no program of ours")?;
+            return self.line(&text[at + 1..]);
         }
         if let Some(arguments) = after("dino-gpu ") {
             let own = OF_A_GPU.iter().find(|flag| arguments.iter().any(|w| w == *flag));

@@ -240,6 +240,7 @@ macro_rules! ops {
                 clear(Set x: Act;);
                 scatter_class_acc(Acc dx_acc: Act, Get dy: Act; n: Ragged, cols: usize);
                 l2_normalize_backward(Set dx: Act, Get dy: Act, Get y: Act, Get norm: Stat; n: Rows);
+                gradients_complete(; from: usize);
             }
             Update {
                 zero_grads(;);

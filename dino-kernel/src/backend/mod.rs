@@ -144,6 +144,9 @@ pub trait Backward: Forward {
     fn scatter_class_acc(&mut self, dx_acc: Act, dy: Act, n: Ragged, cols: usize);
     /// dx = (dy - y (y . dy)) / norm; where |x| < 1e-12, dy / norm.
     fn l2_normalize_backward(&mut self, dx: Act, dy: Act, y: Act, norm: Stat, n: Rows);
+    /// In the backward pass: the gradients of the parameters from element `from` of the table on are complete, as far as this pass
+    /// goes. In the last pass of a step a device may begin to sum them over the processes, while it computes the others.
+    fn gradients_complete(&mut self, _from: usize) {}
 }
 
 /// Ops of an optimization step.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 #[derive(Args)]
 pub struct Knn<O: Args> {
     #[command(flatten)]
-    source: Source<O>,
+    pub(super) source: Source<O>,
     /// Number of neighbors k, a list
     #[arg(long, value_delimiter = ',', default_value = "10,20,100,200")]
     k: Vec<usize>,

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 pub struct Linear<O: Args> {
     #[command(flatten)]
-    source: Source<O>,
+    pub(super) source: Source<O>,
     /// Whose features [default: teacher with --checkpoint, else pixels]
     #[arg(long)]
     which: Option<Which>,

@@ -16,7 +16,7 @@ use std::sync::Mutex;
 #[derive(Args)]
 pub struct Logistic<O: Args> {
     #[command(flatten)]
-    source: Source<O>,
+    pub(super) source: Source<O>,
     /// Whose features [default: teacher with --checkpoint, else pixels]
     #[arg(long)]
     which: Option<Which>,

@@ -37,7 +37,18 @@ pub enum Eval<O: Args> {
 impl<O: Args> Eval<O> {
     /// Whether several processes share the work.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Eval::Knn(_) | Eval::Linear(_) | Eval::Logistic(_) | Eval::Retrieval(_))
+        self.device().is_some()
+    }
+
+    /// The device's flags, of an evaluation whose work several processes share.
+    pub fn device(&self) -> Option<&O> {
+        match self {
+            Eval::Knn(args) => Some(&args.source.shared.device),
+            Eval::Linear(args) => Some(&args.source.shared.device),
+            Eval::Logistic(args) => Some(&args.source.shared.device),
+            Eval::Retrieval(args) => Some(&args.source.shared.device),
+            Eval::Attention(_) | Eval::Copies(_) | Eval::Video(_) => None,
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 pub struct Retrieval<O: Args> {
     #[command(flatten)]
-    source: Source<O>,
+    pub(super) source: Source<O>,
     /// Whose class tokens, a list for one table [default: teacher with --checkpoint, else random]
     #[arg(long, value_delimiter = ',')]
     which: Vec<Which>,

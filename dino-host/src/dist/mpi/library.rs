@@ -206,7 +206,7 @@ pub fn names(of: Launcher) -> &'static [&'static str] {
     match of {
         Launcher::Pmi => &["libmpi_abi.so.1", "libmpi_abi.so.0", "libmpich.so.12", "libmpi.so.12"],
         Launcher::OpenMpi | Launcher::Pmix => &["libmpi.so.40", "libmpi_abi.so.1", "libmpi_abi.so.0"],
-        Launcher::Torchrun => &[],
+        Launcher::Torchrun | Launcher::Own => &[],
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod library;
 
+use super::Engine;
 use super::launch::Launch;
 use dino_kernel::group::{GroupError, ProcessGroup};
 use library::{Calls, Code, Request};
@@ -74,28 +75,6 @@ impl Mpi {
             }
             _ => Ok(mpi),
         }
-    }
-
-    /// Name and version of the library.
-    pub fn library(&self) -> &str {
-        &self.library
-    }
-
-    /// How long a rank may take to come from now on.
-    pub fn set_patience(&mut self, patience: Duration) {
-        self.patience = patience;
-    }
-
-    /// Leaves the group, when all ranks do.
-    pub fn finish(&mut self) {
-        self.left = true;
-        self.calls.finish();
-    }
-
-    /// Ends every process of the launch.
-    pub fn abort(&mut self, code: u8) {
-        self.left = true;
-        self.calls.abort(code);
     }
 
     /// Moves these parts from and to other ranks. It returns only when that is done, for until then the library works on the memory; where
@@ -175,6 +154,26 @@ impl Mpi {
         errln!("rank {} of {}: {why}", self.rank, self.size);
         self.abort(2);
         std::process::exit(2) // MPI_Abort does not come back
+    }
+}
+
+impl Engine for Mpi {
+    fn library(&self) -> String {
+        self.library.clone()
+    }
+
+    fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    fn finish(&mut self) {
+        self.left = true;
+        self.calls.finish();
+    }
+
+    fn abort(&mut self, code: u8) {
+        self.left = true;
+        self.calls.abort(code);
     }
 }
 

@@ -283,6 +283,13 @@ impl Head {
         }
     }
 
+    /// The element from which on no gradient changes any more once the loss's are there: the first of the prototypes. None with a
+    /// predictor, whose parameters come after them.
+    pub fn complete_with_loss(&self, w: &HeadWeights) -> Option<usize> {
+        let first = if self.weight_norm { w.g } else { w.v };
+        (self.predictor_mlp().layers == 0).then_some(first.0.at)
+    }
+
     /// `g.dz` to dx (rows, C), parameters accumulating.
     pub fn backward<O: Backward>(&self, o: &mut O, w: &HeadWeights, a: &HeadActs, g: &HeadGrads, dx: Act, x: Act) {
         let (mlp, predictor, mut dy) = (self.mlp(), self.predictor_mlp(), g.dz);

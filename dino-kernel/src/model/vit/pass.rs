@@ -230,8 +230,10 @@ impl Vit {
         o.clear(g.d_class);
         o.layernorm_backward(g.d_class, g.dy, v.last.out, v.norm.stats, w.norm, crops);
         self.class_block_backward(o, &w.block(last), v, g);
+        o.gradients_complete(w.block(last).first());
         for i in (self.depth - count..last).rev() {
             self.block_backward(o, &w.block(i), v, g, i);
+            o.gradients_complete(w.block(i).first());
         }
     }
 

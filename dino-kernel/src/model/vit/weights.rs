@@ -16,6 +16,11 @@ pub(super) struct BlockWeights {
 }
 
 impl BlockWeights {
+    /// The element that the block's parameters begin with.
+    pub(super) const fn first(&self) -> usize {
+        self.norm1.w.0.at
+    }
+
     const fn shift(&self, by: usize) -> BlockWeights {
         BlockWeights {
             norm1: self.norm1.shift(by),

@@ -1,0 +1,216 @@
+//! What hosts exchange, by way of their GPUs: for processes that this program or torchrun has started, which have no MPI.
+
+use super::library::{self, Comm, UniqueId};
+use crate::cuda::{Buffer, Card, Event, Pinned, Stream};
+use dino_host::dist::launch::Launch;
+use dino_host::dist::{Engine, PATIENCE, start};
+use dino_host::error::{Error, Result};
+use dino_kernel::group::{GroupError, ProcessGroup};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Bytes that go at once: longer exchanges go in pieces.
+const STAGED: usize = 4 << 20;
+/// How long those that wait in vain leave each other to note that they do.
+const NOTED: Duration = Duration::from_secs(2);
+/// The file with the id, in the folder in which the processes meet.
+const ID: &str = "nccl-id";
+
+/// All processes of the launch. They move bytes on a stream and a communicator of their own, so that the host can exchange something while
+/// its GPU is at work.
+pub struct Nccl {
+    comm: Comm,
+    stream: Stream,
+    done: Event,
+    /// What goes, and what comes: on the host, where copies from and to other memory would wait without end, and on the GPU.
+    pinned: [Pinned; 2],
+    staged: [Buffer; 2],
+    meeting: PathBuf,
+    patience: Duration,
+    /// Exchanges so far: the same number on all ranks that have come equally far.
+    exchanges: u64,
+}
+
+impl fmt::Debug for Nccl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rank {} of {} (NCCL)", self.comm.rank(), self.comm.size())
+    }
+}
+
+/// Rank 0's id, by a file.
+fn meet(folder: &Path, rank: usize) -> Result<UniqueId> {
+    let (path, aside) = (folder.join(ID), folder.join("nccl-id.new"));
+    if rank == 0 {
+        let id = UniqueId::new()?;
+        let written = std::fs::write(&aside, id.bytes()).and_then(|()| std::fs::rename(&aside, &path));
+        return written.map(|()| id).map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())));
+    }
+    let started = Instant::now();
+    loop {
+        if let Some(id) = std::fs::read(&path).ok().and_then(|bytes| UniqueId::from_bytes(&bytes)) {
+            return Ok(id);
+        }
+        if started.elapsed() > PATIENCE {
+            let waited = PATIENCE.as_secs() / 60;
+            return Err(Error::new(format!("rank 0 wrote no {} for {waited} minutes", path.display()))
+                .hint(format!("{} names a folder that all processes see", start::MEETING)));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Nccl {
+    /// Joins the processes of a launch that brings no MPI; the GPU of this one is chosen.
+    ///
+    /// # Errors
+    /// There is no NCCL, the processes do not find each other, or two of them have the same GPU.
+    pub fn join(launch: &Launch) -> Result<Nccl> {
+        let Some((rank, size)) = launch.place else {
+            return Err(Error::new(format!("{} leaves open which process this is", launch.by.name())));
+        };
+        Card::get()?;
+        let meeting = start::meeting(launch)?;
+        let comm = Comm::join(meet(&meeting, rank)?, rank, size)?;
+        if rank == 0 {
+            // All have it: another launch does not find it.
+            let _ = std::fs::remove_file(meeting.join(ID));
+        }
+        let pinned = [Pinned::new(STAGED / 4)?, Pinned::new(STAGED / 4)?];
+        let staged = [Buffer::new(STAGED)?, Buffer::new(STAGED)?];
+        let (stream, done) = (Stream::new()?, Event::new()?);
+        Ok(Nccl { comm, stream, done, pinned, staged, meeting, patience: PATIENCE, exchanges: 0 })
+    }
+
+    /// Bytes go to the GPU, through `work`, and as many as `back` has come from there.
+    fn through(&mut self, own: &[u8], back: &mut [u8], work: impl FnOnce(&Nccl, [u64; 2]) -> Result<()>) {
+        self.exchanges += 1;
+        let [from, to] = [self.staged[0].at, self.staged[1].at];
+        self.pinned[0].bytes_mut()[..own.len()].copy_from_slice(own);
+        let moved = Card::get().and_then(|_| {
+            // SAFETY: pinned, of at least those bytes, and left alone until the wait is over.
+            unsafe { self.stream.upload(from, self.pinned[0].address(), own.len())? };
+            work(self, [to, from])?;
+            // SAFETY: as above.
+            unsafe { self.stream.download(self.pinned[1].address(), to, back.len())? };
+            self.stream.record(&self.done)?;
+            self.comm.wait(&self.done, self.patience)
+        });
+        match moved {
+            Ok(true) => back.copy_from_slice(&self.pinned[1].bytes_mut()[..back.len()]),
+            Ok(false) => self.give_up(),
+            Err(e) => self.end(e),
+        }
+    }
+
+    /// Names the ranks that have not come, and ends this process. NCCL does not know them: so every rank that waits leaves a note.
+    fn give_up(&mut self) -> ! {
+        let note = |rank: usize| self.meeting.join(format!("waits-{}-{rank}", self.exchanges));
+        let _ = std::fs::write(note(self.comm.rank()), "");
+        std::thread::sleep(NOTED);
+        let missing: Vec<String> =
+            (0..self.comm.size()).filter(|rank| !note(*rank).exists()).map(|rank| rank.to_string()).collect();
+        let who = match &missing[..] {
+            [] => "no rank has gone on".into(),
+            [one] => format!("rank {one} has not come"),
+            several => format!("ranks {} have not come", several.join(", ")),
+        };
+        let waited = self.patience.as_secs();
+        self.end(
+            Error::new(format!("{who} for {waited} s"))
+                .hint("it hangs, or its machine cannot be reached; --rank-timeout sets how long is waited"),
+        )
+    }
+
+    /// The memory of an exchange is the library's until it is done, which it may never be: so the process ends, and whoever started it
+    /// ends the others.
+    fn end(&mut self, why: Error) -> ! {
+        dino_host::io::output::print_again();
+        dino_host::errln!("rank {} of {}: {why}", self.comm.rank(), self.comm.size());
+        std::process::exit(2)
+    }
+
+    /// Bytes of a part that go at once.
+    fn piece(&self) -> usize {
+        STAGED / self.comm.size()
+    }
+}
+
+impl Engine for Nccl {
+    fn library(&self) -> String {
+        library::version().map_or("NCCL".into(), |version| format!("NCCL {version}"))
+    }
+
+    fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    fn finish(&mut self) {
+        if self.comm.rank() == 0 {
+            let _ = std::fs::remove_dir_all(&self.meeting);
+        }
+    }
+}
+
+impl ProcessGroup for Nccl {
+    fn rank(&self) -> usize {
+        self.comm.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.comm.size()
+    }
+
+    fn gather(&mut self, all: &mut [u8]) -> Result<(), GroupError> {
+        let (rank, size) = (self.rank(), self.size());
+        let (len, piece) = (all.len() / size, self.piece());
+        let mut back = vec![0; size * piece.min(len)];
+        for at in (0..len).step_by(piece) {
+            let n = piece.min(len - at);
+            let back = &mut back[..size * n];
+            let own = all[rank * len + at..][..n].to_vec();
+            self.through(&own, back, |of, [to, from]| of.comm.gather(&of.stream, to, from, n));
+            for (peer, part) in back.chunks(n).enumerate() {
+                all[peer * len + at..][..n].copy_from_slice(part);
+            }
+        }
+        Ok(())
+    }
+
+    fn exchange(&mut self, to: &mut [u8], from: &[u8]) -> Result<(), GroupError> {
+        let size = self.size();
+        let (len, piece) = (from.len() / size, self.piece());
+        let mut back = vec![0; size * piece.min(len)];
+        for at in (0..len).step_by(piece) {
+            let n = piece.min(len - at);
+            let back = &mut back[..size * n];
+            let own: Vec<u8> = (0..size).flat_map(|peer| from[peer * len + at..][..n].iter().copied()).collect();
+            self.through(&own, back, |of, [to, from]| of.comm.exchange(&of.stream, to, from, n));
+            for (peer, part) in back.chunks(n).enumerate() {
+                to[peer * len + at..][..n].copy_from_slice(part);
+            }
+        }
+        Ok(())
+    }
+
+    fn broadcast(&mut self, x: &mut [u8]) -> Result<(), GroupError> {
+        for part in x.chunks_mut(STAGED) {
+            let own = part.to_vec();
+            let n = own.len();
+            self.through(&own, part, |of, [to, from]| {
+                of.stream.copy(to, from, n)?;
+                of.comm.broadcast(&of.stream, to, n)
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Nccl {
+    fn drop(&mut self) {
+        // On the way out of an error the others may never come: nothing may wait for them.
+        if std::thread::panicking() || self.comm.check().is_err() {
+            self.comm.abort();
+        }
+    }
+}
