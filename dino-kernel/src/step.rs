@@ -134,8 +134,11 @@ pub fn keep_rows<O: Update>(o: &mut O, p: &Plan, part: usize) {
     o.copy(p.targets.kept(part), p.targets.rows.z);
 }
 
-/// With those of all micro-batches kept: the offsets of the targets.
+/// With those of all micro-batches kept: the offsets of the targets, in every process those of the full batch.
 pub fn offsets<O: Update>(o: &mut O, p: &Plan) {
+    if p.targets.batch.own != p.targets.batch.z {
+        o.all_gather(p.targets.batch.z, p.targets.batch.own);
+    }
     p.config.objective.offsets(o, &p.targets, p.hyper, p.loss_dims());
 }
 

@@ -133,7 +133,7 @@ fn prepare<D: Device>(
             (sized::<D>(&args.shared.device, &args.model, &args.limit, Some(&data))?, data)
         }
     };
-    config.plan_of(D::RECOMPUTE, ranks)?;
+    train::plan::<D>(&config, ranks)?;
     let splits = open(&data, &config)?;
     settle_view(&mut config, &*splits.train, args.resume);
     Ok((config, data, splits))

@@ -158,7 +158,6 @@ fn remedy(e: PlanError) -> String {
                 divisor(shards, ranks)
             )
         }
-        PlanError::WholeBatch { .. } => "one process, or --targets center or none".into(),
         PlanError::Blocks { depth, .. } => format!("--blocks 1 to {depth}"),
         PlanError::EvenKernel { .. } => "a filter of side 3, 5 or 7".into(),
         PlanError::StageBlocks { most, .. } => format!("up to {most} blocks a stage"),

@@ -1,10 +1,20 @@
-//! Sums over processes on the CPU.
+//! What processes exchange on the CPU.
 
 use super::{Cpu, split};
 use dino_kernel::backend::{Collective, Sums};
+use dino_kernel::mem::Act;
 use dino_kernel::params::ParamTable;
 
 impl Collective for Cpu {
+    fn all_gather(&mut self, all: Act, own: Act) {
+        let [all, own] = split(&mut self.acts, [all.0, own.0]);
+        all[self.group.rank() * own.len()..][..own.len()].copy_from_slice(own);
+        if let Err(e) = self.group.gather(bytemuck::cast_slice_mut(all)) {
+            all.fill(f32::NAN);
+            self.failure = Some(e);
+        }
+    }
+
     fn all_reduce(&mut self, table: &dyn ParamTable, sums: Sums) {
         if self.group.size() == 1 {
             return;

@@ -263,8 +263,16 @@ impl Group {
     ///
     /// # Errors
     /// As [`Group::sum`].
+    pub fn gather(&self, all: &mut [u8]) -> Result<(), GroupError> {
+        self.exchange(|inner| inner.engine.gather(all))
+    }
+
+    /// The same with an error for the user.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
     pub fn gather_parts(&self, all: &mut [u8]) -> Result<()> {
-        self.exchange(|inner| inner.engine.gather(all)).map_err(|e| self.explain(e))
+        self.gather(all).map_err(|e| self.explain(e))
     }
 
     /// `x` becomes rank 0's.

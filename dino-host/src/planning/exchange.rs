@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::planning::memory;
+use crate::train;
 use clap::Args;
 use indicatif::BinaryBytes;
 use serde_json::{Value, json};
@@ -70,6 +71,8 @@ struct Exchange {
     own_images: usize,
     /// Bytes that are summed.
     summed: u64,
+    /// Bytes that are gathered: the teacher's rows, where the targets depend on all of them.
+    gathered: u64,
     /// Bytes that a rank sends, and those of them that leave its machine.
     sent: u64,
     leaving: u64,
@@ -81,7 +84,7 @@ struct Exchange {
 }
 
 fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ranks: usize) -> Result<Exchange> {
-    let plan = config.plan_of(D::RECOMPUTE, ranks)?;
+    let plan = train::plan::<D>(config, ranks)?;
     let here = flags.ranks_per_node.unwrap_or(ranks);
     if !ranks.is_multiple_of(here) {
         return Err(Error::new(format!("{ranks} processes are not equally many machines of {here} each"))
@@ -89,8 +92,9 @@ fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ran
     }
     let sums = plan.sums();
     let summed = 4 * (plan.table.len() + sums.teacher.len() + sums.losses.len()) as u64;
-    // Each sends to every other a part of it to be summed, and then its own part of the sum.
-    let to_one = 2 * summed / ranks as u64;
+    let gathered = if plan.meets() { 4 * plan.targets.batch.z.len() as u64 } else { 0 };
+    // Each sends to every other a part of it to be summed, and then its own part of the sum; of what is gathered its own.
+    let to_one = (2 * summed + gathered) / ranks as u64;
     let (sent, leaving) = (to_one * (ranks - 1) as u64, to_one * (ranks - here) as u64);
     let own_images = config.batch / ranks;
     Ok(Exchange {
@@ -99,6 +103,7 @@ fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ran
         own_shards: plan.sharding.own(),
         own_images,
         summed,
+        gathered,
         sent,
         leaving,
         memory: memory::items::<D>(options, config, &plan).iter().map(|item| item.1).sum::<u64>()
@@ -117,7 +122,7 @@ pub fn json<D: Device>(options: &D::Options, config: &Config, flags: &Ranks) -> 
     let e = exchange::<D>(options, config, flags, ranks)?;
     Ok(json!({
         "ranks": e.ranks, "machines": e.machines, "shards_a_rank": e.own_shards, "images_a_rank": e.own_images,
-        "summed_bytes": e.summed, "sent_bytes_a_rank": e.sent, "leaving_bytes_a_rank": e.leaving,
+        "summed_bytes": e.summed, "gathered_bytes": e.gathered, "sent_bytes_a_rank": e.sent, "leaving_bytes_a_rank": e.leaving,
         "memory_a_rank": e.memory, "link_seconds": e.link, "work_seconds": e.work,
     }))
 }
@@ -140,8 +145,9 @@ pub fn lines<D: Device>(options: &D::Options, config: &Config, flags: &Ranks) ->
             BinaryBytes(e.memory)
         ),
         format!(
-            "a step sums {}: a process sends {}, {} of it to other machines",
+            "a step sums {}{}: a process sends {}, {} of it to other machines",
             BinaryBytes(e.summed),
+            if e.gathered > 0 { format!(" and gathers {}", BinaryBytes(e.gathered)) } else { String::new() },
             BinaryBytes(e.sent),
             BinaryBytes(e.leaving)
         ),
@@ -197,6 +203,11 @@ mod tests {
         let scratch = |ranks| 4 * dist::scratch_len(ranks, 1) as u64;
         assert!(two.memory - scratch(4) >= one.memory - scratch(8) + two.summed);
         assert!((two.own_shards, two.leaving) == (2, 0) && two.link.is_none());
+        // Targets that depend on the full batch bring the teacher's rows to all: of 16 images two each.
+        let whole = Config { targets: "softmax-batch".into(), ..config.clone() };
+        let rows = exchange::<Cpu>(&NoOptions {}, &whole, &flags, 8).unwrap();
+        assert_eq!((rows.gathered, one.gathered), (4 * (16 * 2 * config.bottleneck) as u64, 0));
+        assert_eq!(rows.sent, one.sent + rows.gathered / 8 * 7);
         for bad in [
             Ranks { ranks: Some(0), ..flags.clone() },
             Ranks { ranks_per_node: Some(0), ..flags.clone() },

@@ -2,6 +2,7 @@
 
 use super::resume::{self, Known, Recorded};
 use super::{CHECKPOINT, MANIFEST, Run};
+use crate::config::Config;
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::dist::Group;
@@ -13,6 +14,22 @@ use dino_kernel::mem::Pool;
 use dino_kernel::plan::Plan;
 use serde_json::{Value, json};
 use std::io::Write;
+
+/// The plan of a step for each of `ranks` processes on `D`.
+///
+/// # Errors
+/// Those of [`Config::plan_of`], or the plan takes what the device cannot do.
+pub fn plan<D: Device>(config: &Config, ranks: usize) -> Result<Plan> {
+    let plan = config.plan_of(D::RECOMPUTE, ranks)?;
+    if plan.meets() && !D::MEETS {
+        return Err(Error::new(format!(
+            "device {} cannot exchange in the middle of a step, as {ranks} processes do whose targets depend on the full batch",
+            D::KIND
+        ))
+        .hint("start it without a launcher, or --targets center"));
+    }
+    Ok(plan)
+}
 
 /// Refuses processes that were not started alike, naming the first difference. Returns what may differ and should be known.
 ///

@@ -98,19 +98,21 @@ impl<D: Device> Trainer<'_, D> {
         files.filter_map(|path| Some((number(&path)?, path))).max().map(|(_, path)| path)
     }
 
-    /// Where the first number was that was not finite: of the first process that has one in its own part of the batch.
+    /// Where the first number was that was not finite: of the process that met one in the earliest of its ops, as others get it from there
+    /// by what they exchange, and of several the first.
     fn explain(&mut self, step: &Pending) -> Result<String> {
         let own = self.replay(step);
         let group = &self.run.group;
         let all = group.gather_each(&own)?;
         group.end_together();
-        let found = all.into_iter().enumerate().find_map(|(rank, found)| Some(group.named(rank, found?)));
-        Ok(found.unwrap_or_else(|| "only in the sum of all gradients, which overflowed".into()))
+        let met = all.into_iter().enumerate().filter_map(|(rank, found)| Some((rank, found?)));
+        let first = met.min_by_key(|(rank, (op, _))| (*op, *rank)).map(|(rank, (_, found))| group.named(rank, found));
+        Ok(first.unwrap_or_else(|| "only in the sum of all gradients, which overflowed".into()))
     }
 
-    /// Replays a step that was not finite under a backend that checks every number, and names the first bad one. Processes do not meet
-    /// here ([`step::reduce`]): each replays its own part.
-    fn replay(&mut self, step: &Pending) -> Option<String> {
+    /// Replays a step that was not finite under a backend that checks every number, and names the first bad one and how many ops came
+    /// before it. Each process replays its own part, without the sum of all ([`step::reduce`]).
+    fn replay(&mut self, step: &Pending) -> Option<(u64, String)> {
         let (data, plan) = (self.data(step), &self.plan);
         self.device.upload(Pool::State, plan.monitor.0.at + monitor::HALTED, &[0.0]);
         self.device.upload(Pool::State, plan.hyper.0.at, &data.hyper);
@@ -137,9 +139,9 @@ impl<D: Device> Trainer<'_, D> {
                     let id = step.batch.images[part * plan.config.micro_batch + i];
                     Some(format!(", crop {view} of image {}", self.run.splits.train.name(id as usize)))
                 });
-                Some(format!("first in {} (op {number}){}", op.name(), image.unwrap_or_default()))
+                Some((number, format!("first in {} (op {number}){}", op.name(), image.unwrap_or_default())))
             }
-            (violation, op, number) => Some(format!("{violation:?} in {} (op {number})", op.name())),
+            (violation, op, number) => Some((number, format!("{violation:?} in {} (op {number})", op.name()))),
         }
     }
 }

@@ -14,6 +14,7 @@ mod screen;
 pub mod signals;
 pub mod tensorboard;
 
+pub use begin::plan;
 pub(crate) use clock::Clock;
 pub use clock::Limit;
 pub use epoch::evaluate;
@@ -145,7 +146,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let config = &run.config;
     let per_epoch = loader::check_size(&*run.splits.train, config.batch)?;
     let group = &run.group;
-    let plan = config.plan_of(D::RECOMPUTE, group.size())?;
+    let plan = begin::plan::<D>(config, group.size())?;
     let mut device = D::new(run.device, plan.pools)?;
     device.join(group.clone())?;
     let differences = begin::compare(run, &device)?;

@@ -150,6 +150,30 @@ fn any_number_of_processes_ends_in_the_same_bytes() {
     }
 }
 
+/// What is formed of the full batch in the middle of a step is that of the full batch on any number of processes, which may change.
+#[test]
+fn what_takes_the_full_batch_is_shared_to_the_bit() {
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let all = launchers("what_takes_the_full_batch_is_shared_to_the_bit");
+    for (i, more) in ["--targets sinkhorn-knopp"].into_iter().enumerate() {
+        let (alone, further) = (dir.path().join(format!("alone {i}")), "train --resume --epochs 2 --out {}");
+        succeeds(&line(1, more), &[data.path(), &alone]);
+        let shared: Vec<_> = all.iter().flat_map(|launcher| [(launcher, 2), (launcher, 4)]).collect();
+        let out = |launcher: &Launcher, ranks| dir.path().join(format!("{} {ranks} {i}", launcher.name));
+        for &(launcher, ranks) in &shared {
+            let out = out(launcher, ranks);
+            launcher.succeeds(ranks, &line(1, more), &[data.path(), &out]);
+            assert_same(&alone, &out, &format!("{}, {ranks} ranks, {more}", launcher.name));
+        }
+        succeeds(further, &[&alone]);
+        for &(launcher, ranks) in &shared {
+            let out = out(launcher, ranks);
+            launcher.succeeds(6 - ranks, further, &[&out]);
+            assert_same(&alone, &out, &format!("{}, {ranks} ranks, then {}, {more}", launcher.name, 6 - ranks));
+        }
+    }
+}
+
 /// The process of a rank whose command line has this folder.
 #[cfg(target_os = "linux")]
 fn process(rank: usize, folder: &Path) -> Option<u32> {

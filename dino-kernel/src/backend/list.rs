@@ -191,6 +191,7 @@ macro_rules! ops {
     ($make:ident) => {
         $make! {
             Collective {
+                all_gather(Set all: Act, Get own: Act;);
                 all_reduce(GradOnly table: &dyn ParamTable, Acc sums: Sums;);
             }
             Forward {

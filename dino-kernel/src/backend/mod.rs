@@ -23,8 +23,11 @@ use crate::params::ParamTable;
 pub use args::*;
 pub use list::{Access, Accesses, Op, Use};
 
-/// Sums over the processes that share a batch. The default is that of a process alone.
+/// What the processes that share a batch exchange. The default is that of a process alone.
 pub trait Collective {
+    /// all = what every process has at `own`, in their order. Not called by a process alone, which has it there. Where it cannot be
+    /// brought, `all` becomes NaN, and with it the loss, as below.
+    fn all_gather(&mut self, _all: Act, _own: Act) {}
     /// Each becomes its sum over all processes, the same bits in each of them: the gradients (the prototypes' still the raw ones, which
     /// are linear in the images) and the sums. Where the sum cannot be formed, the loss becomes
     /// NaN, so that the step changes nothing, and the error surfaces when the caller synchronizes.

@@ -116,11 +116,6 @@ pub enum PlanError {
         /// Number of processes.
         ranks: usize,
     },
-    /// Targets that depend on the full batch, which so many processes share.
-    WholeBatch {
-        /// Number of processes.
-        ranks: usize,
-    },
     /// So many last blocks do not exist.
     Blocks {
         /// Blocks that were asked for.
@@ -185,9 +180,6 @@ impl fmt::Display for PlanError {
             }
             PlanError::Ranks { shards, ranks } => {
                 write!(f, "{shards} shards cannot be dealt to {ranks} processes, the same power of two to each")
-            }
-            PlanError::WholeBatch { ranks } => {
-                write!(f, "targets that depend on the full batch cannot be formed by {ranks} processes that share it")
             }
             PlanError::Blocks { blocks, depth } => write!(f, "the last {blocks} blocks of {depth}: needs 1 to {depth}"),
             PlanError::TooLarge => f.write_str("the plan needs more memory than this machine can address"),

@@ -72,7 +72,9 @@ pub struct TargetSpans {
 /// The teacher's rows of the full batch, micro-batch after micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchSpans {
-    /// l2-normalized bottleneck rows (rows of the batch, bottleneck).
+    /// l2-normalized bottleneck rows of this process's micro-batches (rows, bottleneck).
+    pub own: Act,
+    /// Those of the full batch (rows of the batch, bottleneck). A process alone has them all: the same span.
     pub z: Act,
     /// Log-sum-exp of every row (rows of the batch, 2), where there is more than one iteration.
     pub lse: Stat,
@@ -81,11 +83,13 @@ pub struct BatchSpans {
 }
 
 impl TargetSpans {
-    /// Lays out what `objective` forms of `rows` teacher rows `z` of each of a step's `parts` micro-batches; `n` is (K, bottleneck).
+    /// Lays out what `objective` forms of `rows` teacher rows `z` of each of a step's micro-batches, of which this process has `own` of
+    /// `all`; `n` is (K, bottleneck).
     pub const fn new(
         objective: &Objective,
         z: Act,
-        [rows, parts]: [usize; 2],
+        rows: usize,
+        [own, all]: [usize; 2],
         prototypes: Prototypes,
         n: Rows,
         l: &mut Layout,
@@ -93,17 +97,23 @@ impl TargetSpans {
         let (lse, entropy) = (l.stat(2 * rows), l.stat(rows));
         let (offset, sum) = (l.state(n.rows), l.state(n.cols));
         let [kept, again] = match objective.targets {
-            Targets::SinkhornKnopp { iterations } => [rows * parts, if iterations > 1 { rows } else { 0 }],
+            Targets::SinkhornKnopp { iterations } => [rows, if iterations > 1 { rows } else { 0 }],
             Targets::Centered { .. } | Targets::Plain => [0; 2],
         };
-        let batch = BatchSpans { z: l.act(kept * n.cols), lse: l.stat(2 * again * parts), entropy: l.stat(again) };
+        let of_batch = l.act(all * kept * n.cols);
+        let batch = BatchSpans {
+            own: if own == all { of_batch } else { l.act(own * kept * n.cols) },
+            z: of_batch,
+            lse: l.stat(2 * again * all),
+            entropy: l.stat(again),
+        };
         TargetSpans { rows: TargetRows { z, lse, prototypes, offset }, entropy, sum, batch }
     }
 
-    /// The kept rows of micro-batch `part`.
+    /// The kept rows of this process's micro-batch `part`.
     pub const fn kept(&self, part: usize) -> Act {
         let len = self.rows.z.len();
-        self.batch.z.part(part * len, len)
+        self.batch.own.part(part * len, len)
     }
 }
 

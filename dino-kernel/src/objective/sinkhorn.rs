@@ -7,6 +7,10 @@
 //! row divided by its sum.
 //!
 //! The last r is formed micro-batch by micro-batch, as for every kind of targets, so a step forms one less here.
+//!
+//! Processes that share the batch each form the offsets of all of its rows, from the rows of all: the same numbers in the same order as a
+//! process alone, so the same bits. What they do more than once is little: a matmul over the teacher's rows and the prototypes for every
+//! log-sum-exp, beside the passes of both networks and the loss.
 
 use super::{BatchSpans, TargetSpans};
 use crate::backend::{TargetRows, Update};
@@ -15,7 +19,7 @@ use crate::mem::State;
 
 /// The offsets of the targets, T c_k, from the teacher's rows of the full batch. `n` is a micro-batch's.
 pub(super) fn offsets<O: Update>(o: &mut O, t: &TargetSpans, iterations: u32, hyper: State, n: LossDims) {
-    let (BatchSpans { z, lse, entropy }, TargetRows { prototypes, offset, .. }) = (t.batch, t.rows);
+    let (BatchSpans { z, lse, entropy, .. }, TargetRows { prototypes, offset, .. }) = (t.batch, t.rows);
     let rows = n.teachers * n.images;
     let all = LossDims { images: z.len() / n.bottleneck / n.teachers, ..n };
     o.column_lse(offset, z, lse.part(0, 0), prototypes, hyper, all, rows);

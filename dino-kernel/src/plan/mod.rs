@@ -200,16 +200,13 @@ impl Plan {
     ///
     /// # Errors
     /// A size is zero or too large, sizes of backbone, head, views and batch do not fit each other, or the micro-batches cannot be dealt
-    /// to these shards and ranks, or the targets depend on the full batch and several processes share it.
+    /// to these shards and ranks.
     pub const fn sharded(config: Config, sharding: Sharding) -> Result<Plan, PlanError> {
         if let Err(e) = check(&config) {
             return Err(e);
         }
         if let Err(e) = sharding.check(config.batch / config.micro_batch) {
             return Err(e);
-        }
-        if config.objective.whole_batch() && sharding.ranks > 1 {
-            return Err(PlanError::WholeBatch { ranks: sharding.ranks });
         }
         if (config.backbone.batch_statistics() || config.head.batch_statistics()) && sharding.ranks > 1 {
             return Err(PlanError::BatchRanks { ranks: sharding.ranks });
@@ -250,8 +247,9 @@ impl Plan {
         let drop = l.state(if drop_path { backbone.branches() * rows } else { 0 });
         let prototypes = head.prototypes(&teacher.head_weights, teacher.scale);
         let n = Rows { rows: head.prototypes, cols: head.cols() };
-        let parts = config.batch / micro_batch / sharding.ranks;
-        let targets = TargetSpans::new(&config.objective, teacher_head.z, [rows_teacher, parts], prototypes, n, &mut l);
+        let all_parts = config.batch / micro_batch;
+        let parts = [all_parts / sharding.ranks, all_parts];
+        let targets = TargetSpans::new(&config.objective, teacher_head.z, rows_teacher, parts, prototypes, n, &mut l);
         let Some(kept) = sharding.kept_len(&table) else { return Err(PlanError::TooLarge) };
         let shard_sums = l.state(kept);
         let (hyper, monitor) = (l.state(hyper::LEN), l.state(monitor::LEN));

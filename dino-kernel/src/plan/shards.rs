@@ -84,6 +84,11 @@ impl Plan {
         rank * own..(rank + 1) * own
     }
 
+    /// Whether processes exchange something in the middle of a step, not only its sums.
+    pub const fn meets(&self) -> bool {
+        self.sharding.ranks > 1 && self.config.objective.whole_batch()
+    }
+
     /// What a step sums over images beside the gradients.
     pub const fn sums(&self) -> Sums {
         Sums { teacher: self.targets.sum, losses: self.monitor.part(monitor::LOSS, LOSSES) }

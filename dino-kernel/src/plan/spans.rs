@@ -28,6 +28,7 @@ impl Plan {
         self.teacher_pass.spans("teacher.", &mut step);
         self.teacher_head.visit("teacher.", &mut step);
         let (targets, centered) = (&self.targets, self.config.objective.has_center());
+        let own = if targets.batch.own == targets.batch.z { Span::EMPTY } else { targets.batch.own.0 };
         let spans = [
             ("drop_path", Pool::State, self.drop.0),
             ("loss", Pool::Stats, self.loss.0),
@@ -37,6 +38,7 @@ impl Plan {
             (if centered { "center" } else { "offset" }, Pool::State, targets.rows.offset.0),
             ("teacher_sum", Pool::State, targets.sum.0),
             ("batch_rows", Pool::Acts, targets.batch.z.0),
+            ("own_rows", Pool::Acts, own),
             ("batch_lse", Pool::Stats, targets.batch.lse.0),
             ("batch_entropy", Pool::Stats, targets.batch.entropy.0),
             ("shard_sums", Pool::State, self.shard_sums.0),

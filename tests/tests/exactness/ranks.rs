@@ -9,6 +9,7 @@ use dino_kernel::crops::Crops;
 use dino_kernel::group::{ProcessGroup, add_by_halves, sum_scratch};
 use dino_kernel::mem::{Pool, Span};
 use dino_kernel::model::{Backbone, Head, Vit};
+use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::plan::{Config, Plan, Sharding};
@@ -147,6 +148,40 @@ fn any_number_of_ranks_gives_the_same_bits() {
                 }
             }
         }
+    }
+}
+
+prop_compose! {
+    /// Ways to share a batch: micro-batches a shard, shards, and ranks with equally many of them, a power of two.
+    fn sharings()(parts in 1usize..3, own in 0u32..3, ranks in 1usize..5) -> [usize; 3] {
+        [parts, ranks << own, ranks]
+    }
+}
+
+/// Every step of `config`, shared by ranks, leaves the bits that it leaves alone.
+fn shared_as_alone(config: Config, shards: usize, ranks: usize) {
+    let plan = |ranks| Plan::sharded(config, Sharding { shards, ranks }).expect("a valid plan");
+    let one = alone(plan(1));
+    assert!(one.iter().all(|left| number(left, monitor::FINITE) == 1.0), "{config:?}");
+    for (rank, left) in run(plan(ranks), None).iter().enumerate() {
+        for (step, (one, left)) in one.iter().zip(left).enumerate() {
+            assert!(one == left, "{shards} shards, rank {rank} of {ranks}, step {step}: {config:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Targets that depend on the full batch: every rank's rows are in those of all others.
+    #[test]
+    fn targets_of_the_full_batch_are_shared(
+        [parts, shards, ranks] in sharings(),
+        (iterations, stream, mse) in (1u32..4, any::<bool>(), any::<bool>()),
+    ) {
+        let divergence = if mse { Divergence::SquaredError } else { Divergence::CrossEntropy };
+        let objective = Objective { targets: Targets::SinkhornKnopp { iterations }, divergence };
+        shared_as_alone(Config { objective, ..config(parts * shards, stream) }, shards, ranks);
     }
 }
 

@@ -367,12 +367,15 @@ fn a_batch_is_dealt_to_ranks_in_equal_shares_or_refused() {
         }
     }
     assert_eq!(accepted, 42);
-    // Targets that depend on the full batch take one process, however many shards.
+    // Targets that depend on the full batch: every process has the rows of all, and alone they are its own.
     let whole = Objective { targets: Targets::SinkhornKnopp { iterations: 3 }, ..Objective::PUBLISHED };
     let config = Config { objective: whole, ..ordinary(backbone, head, Crops::one(group(2)), [12, 3]) };
-    assert!(Plan::sharded(config, Sharding { shards: 4, ranks: 1 }).is_ok());
-    let shared = Plan::sharded(config, Sharding { shards: 4, ranks: 2 }).map(|_| ());
-    assert_eq!(shared, Err(PlanError::WholeBatch { ranks: 2 }));
+    for ranks in [1, 2, 4] {
+        let plan = Plan::sharded(config, Sharding { shards: 4, ranks }).expect("a valid plan");
+        let rows = plan.targets.batch;
+        assert_eq!((rows.z.len(), rows.own.len()), (12 * 2 * 4, 12 * 2 * 4 / ranks));
+        assert_eq!((rows.z == rows.own, plan.meets()), (ranks == 1, ranks > 1));
+    }
     let large = Plan::new(Config { micro_batch: 1, batch: 1 << 62, ..config }).map(|_| ());
     assert_eq!(large, Err(PlanError::TooLarge), "the rows of the batch");
     // What memory cannot have is refused before it is added up.
