@@ -48,7 +48,7 @@ pub trait Device: Update + Memory + Sized {
     /// them a block. Off where memory is plenty, or where an op made again from rounded numbers would not give the same bits.
     const RECOMPUTE: bool = false;
 
-    /// Whether processes can exchange in the middle of a step, as some plans take it ([`Plan::meets`]).
+    /// Whether shards can exchange more in a step than its sums, as some plans take it ([`Plan::meets`]).
     const MEETS: bool = false;
 
     /// How many processes these options ask for: where it is more than one and no launcher has started them, the program does.

@@ -203,6 +203,8 @@ pub struct BatchNorm {
     pub images: usize,
     /// Images of a group; divides `images`.
     pub group: usize,
+    /// Shards that have each as many rows of every group as are here, and share its statistics; 1 where a group is in one shard.
+    pub shards: usize,
     /// Number of columns.
     pub cols: usize,
     /// What is added to the variance.
@@ -217,7 +219,7 @@ impl BatchNorm {
         self.rows.len() * (self.images / self.group)
     }
 
-    /// Number of rows of group `i`.
+    /// Number of rows of group `i`, of this shard.
     pub const fn group_rows(&self, i: usize) -> usize {
         let [crops, rows] = self.rows.group(i % self.rows.len());
         crops / self.images * self.group * rows

@@ -5,11 +5,16 @@
 //! first all of them through [`teacher_rows`] and [`keep_rows`], after which [`offsets`] forms what the targets need of them, then each
 //! between [`take_rows`] and [`end_part`] as above. A device that captures the parts of a step calls them one by one.
 //!
+//! Shards that meet in the middle of a step go through it side by side: `begin` and what is accumulated are those of all lanes
+//! ([`crate::backend::Collective`]), `commit` is that of the first, which has the sums of all by then.
+//!
 //! Given the center, or the offsets, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the
 //! same gradients, teacher sum and center. In a process alone with one shard, `end_part` and `reduce` do nothing. Nothing in a step
 //! reads the device or depends on anything but the pools.
 
-use crate::backend::{LossSpans, StudentRows, Update};
+use crate::backend::wrap::Lanes;
+use crate::backend::{Forward, LossSpans, StudentRows, Update};
+use crate::mem::{Span, State};
 use crate::objective::Objective;
 use crate::optim::{At, Optimizer};
 use crate::params::ParamGroup;
@@ -75,39 +80,45 @@ impl Hyper {
 }
 
 /// Everything of a step between its beginning and its reduction. `put` brings the data of a micro-batch (from 0) to where the plan has them, each time that
-/// it comes: pixels and stochastic-depth scales.
+/// it comes: pixels and stochastic-depth scales. Of lanes it is the micro-batch of the one that is entered.
 pub fn accumulate<O: Update>(o: &mut O, p: &Plan, put: impl FnMut(&mut O, usize)) {
     accumulate_each(o, p, put, |_, _, _| ());
 }
 
 /// The same; `each` is called after a teacher's pass with the number of the micro-batch and none, and after every one of the student's
-/// with that number and its own.
+/// with that number and its own. With lanes the micro-batch is the first one's.
 pub fn accumulate_each<O: Update>(
     o: &mut O,
     p: &Plan,
     mut put: impl FnMut(&mut O, usize),
     mut each: impl FnMut(&mut O, usize, Option<usize>),
 ) {
+    let parts = p.parts() / p.pools.lanes;
+    let o = &mut Lanes::new(o, p.pools.lanes);
     if p.config.objective.whole_batch() {
-        for part in 0..p.parts() {
-            put(o, part);
+        for part in 0..parts {
+            o.each(|o, lane| put(o, lane * parts + part));
             teacher_rows(o, p);
             keep_rows(o, p, part);
-            each(o, part, None);
+            each(o.inner, part, None);
         }
         offsets(o, p);
     }
-    for part in 0..p.parts() {
-        put(o, part);
+    for part in 0..parts {
+        o.each(|o, lane| put(o, lane * parts + part));
         take_rows(o, p, part);
-        micro_batch_each(o, p, |o, pass| each(o, part, pass));
-        end_part(o, p, part);
+        micro_batch_each(o, p, |o, pass| each(o.inner, part, pass));
+        end_part(o.inner, p, part);
     }
 }
 
 /// Once per step: what the weights alone determine.
 pub fn begin<O: Update>(o: &mut O, p: &Plan) {
     let n = p.prototype_rows();
+    if p.pools.lanes > 1 {
+        o.spread(State(Span { at: 0, len: p.pools.state }));
+    }
+    let o = &mut Lanes::new(o, p.pools.lanes);
     o.zero_grads();
     o.zero(p.monitor.part(0, monitor::HALTED));
     p.config.objective.begin(o, &p.targets);
@@ -194,10 +205,10 @@ fn student<O: Update>(o: &mut O, p: &Plan, pass: &StudentPass) {
 }
 
 /// After micro-batch `part` (from 0) of this process. If it ends a shard, the shard's sums are added to those of the shards before it, by
-/// halves, and the next shard's start from zero; see [`crate::plan::Sharding`].
+/// halves, and the next shard's start from zero; see [`crate::plan::Sharding`]. Lanes are added by [`reduce`].
 pub fn end_part<O: Update>(o: &mut O, p: &Plan, part: usize) {
     let (own, ended) = (p.sharding.own(), (part + 1) / p.shard_parts());
-    if own == 1 || !(part + 1).is_multiple_of(p.shard_parts()) {
+    if own == 1 || p.pools.lanes > 1 || !(part + 1).is_multiple_of(p.shard_parts()) {
         return;
     }
     // As a binary number counts up: of the shards before this one, one sum is kept for every bit that is set, the longest first.
@@ -216,7 +227,7 @@ pub fn end_part<O: Update>(o: &mut O, p: &Plan, part: usize) {
     }
 }
 
-/// Once per step, after the last micro-batch: everything that is linear in the images becomes its sum over all processes.
+/// Once per step, after the last micro-batch: everything that is linear in the images becomes its sum over all lanes and processes.
 pub fn reduce<O: Update>(o: &mut O, p: &Plan) {
     o.all_reduce(&p.table, p.sums());
 }

@@ -207,6 +207,8 @@ impl Arena {
             // No filter is larger, and no batch norm has more partial sums.
             filters: l.weights.next,
             sums: 2 * l.acts.next,
+            lanes: 1,
+            exchanged: 0,
         };
         let mut o = make_poisoned::<F>(pools);
         for (pool, span, values) in self.writes {

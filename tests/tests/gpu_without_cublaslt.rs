@@ -28,6 +28,8 @@ fn auto_runs_on_own_kernels_and_a_demand_is_refused() {
         widest: 0,
         filters: 0,
         sums: 0,
+        lanes: 1,
+        exchanged: 0,
     };
     let make = |precision, gemm| Gpu::create(&Options { precision, gemm, workspace: 256, ..Options::default() }, pools);
     for (precision, gemm) in [(Precision::Bf16, Gemm::Auto), (Precision::F32, Gemm::Auto), (Precision::Bf16, Gemm::Own)]

@@ -36,9 +36,10 @@ pub fn run<D: Device>(mut args: Plan<D::Options>) -> Result<u8> {
     args.device.as_deref().map_or(Ok(()), inspect::check_kind::<D>)?;
     threads(args.shared.threads)?;
     args.ranks.check()?;
-    args.model.shard_for(args.ranks.ranks.unwrap_or(1))?;
+    let ranks = args.ranks.ranks.unwrap_or(1);
+    args.model.shard_for(ranks)?;
     let options = &args.shared.device;
-    let config = sized::<D>(options, &args.model, &args.limit, None)?;
+    let config = sized::<D>(options, &args.model, &args.limit, None, ranks)?;
     inspect::print::<D>(options, &config, &args.ranks, args.json)?;
     Ok(0)
 }

@@ -261,18 +261,24 @@ pub fn settle_view(config: &mut Config, train: &dyn Dataset, trained: bool) -> E
     view
 }
 
-/// A new run's configuration, its micro-batch and passes chosen by `--mem-limit` if that is given.
+/// A new run's configuration, its micro-batch and passes chosen by `--mem-limit`, of each of `ranks` processes, if that is given.
 ///
 /// # Errors
 /// The configuration is not valid, no micro-batch fits `--mem-limit`, or both `--mem-limit` and `--micro-batch` are given.
-pub fn sized<D: Device>(options: &D::Options, model: &Model, limit: &Limit, data: Option<&str>) -> Result<Config> {
+pub fn sized<D: Device>(
+    options: &D::Options,
+    model: &Model,
+    limit: &Limit,
+    data: Option<&str>,
+    ranks: usize,
+) -> Result<Config> {
     let config = model.resolve::<D>(data)?;
     let named = model.named()?;
     match (limit.mem_limit, named.micro_batch) {
         (None, _) => Ok(config),
         (Some(limit), None | Some(0)) => {
             let streams = named.stream_crops.map_or(vec![false, true], |named| vec![named]);
-            memory::fit::<D>(options, config, &streams, limit)
+            memory::fit::<D>(options, config, &streams, limit, ranks)
         }
         (Some(_), Some(m)) => {
             Err(Error::new(format!("--mem-limit chooses the micro-batch, --micro-batch {m} names it"))

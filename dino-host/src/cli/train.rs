@@ -93,7 +93,7 @@ fn go_on<D: Device>(args: &Train<D::Options>, out: &Path) -> Result<Option<Going
     let recorded = Recorded::read(out)?; // it does not change from here on
     let (config, changes) = recorded.change(&named)?;
     if let Some(limit) = args.limit.mem_limit {
-        memory::check::<D>(&args.shared.device, &config, limit)?;
+        memory::check::<D>(&args.shared.device, &config, limit, args.shared.group.size())?;
     }
     let data = args.data.clone().map_or_else(|| recorded.data(), Ok)?;
     let config = config.resolve_for(D::MICRO_BATCH_TOKENS)?;
@@ -130,7 +130,7 @@ fn prepare<D: Device>(
         }
         (None, data) => {
             let data = data.clone().unwrap_or_else(|| data::BUILTIN.into());
-            (sized::<D>(&args.shared.device, &args.model, &args.limit, Some(&data))?, data)
+            (sized::<D>(&args.shared.device, &args.model, &args.limit, Some(&data), ranks)?, data)
         }
     };
     train::plan::<D>(&config, ranks)?;

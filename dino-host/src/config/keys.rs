@@ -98,7 +98,7 @@ keys! {
     #[arg(long, help_heading = "Model")] stem: String = "auto".into();
     /// Its stride; 0 = 2 for 7x7, 1 for 3x3
     #[arg(long, help_heading = "Model")] stem_stride: usize = 0;
-    /// Images over which a batch norm takes mean and variance (divides --micro-batch); 0 = the batch
+    /// Images over which a batch norm takes mean and variance (divides --micro-batch); 0 = the batch, of all shards and processes
     #[arg(long, help_heading = "Model", value_name = "N")] bn_group: usize = 0;
     /// What every LayerNorm adds to the variance; Hugging Face's weights come with 1e-12
     #[arg(long, help_heading = "Model")] norm_eps: f64 = layernorm::EPS;

@@ -110,17 +110,7 @@ impl Config {
             bn_group: (self.bn_group > 0).then_some(self.bn_group),
         };
         let sharding = Sharding { shards: self.shards, ranks };
-        Plan::sharded(config, sharding).map_err(|e| {
-            let statistics = config.backbone.batch_statistics() || config.head.batch_statistics();
-            let hint = match e {
-                PlanError::Shards { .. } if statistics && config.bn_group.is_none() => {
-                    "batch norms take their statistics over the full batch: --shards 1, in one process with more --threads"
-                        .into()
-                }
-                _ => remedy(e),
-            };
-            Error::new(e.to_string()).hint(hint)
-        })
+        Plan::sharded(config, sharding).map_err(|e| Error::new(e.to_string()).hint(remedy(e)))
     }
 }
 
@@ -167,7 +157,9 @@ fn remedy(e: PlanError) -> String {
         },
         PlanError::OneValue { .. } => "a larger --batch or --bn-group, or larger crops".into(),
         PlanError::StreamedHead => "without --stream-crops, or without --use-bn-in-head".into(),
-        PlanError::BatchRanks { .. } => "one process with more --threads".into(),
+        PlanError::BatchShards { batch, shards, .. } => {
+            format!("--micro-batch {}, or --bn-group for statistics over the images of one shard", batch / shards)
+        }
         PlanError::TooLarge => "a smaller --micro-batch, --stream-crops, smaller crops, width or --out-dim".into(),
     }
 }

@@ -152,6 +152,9 @@ impl Config {
                 return self.batch; // refused by the plan, which names the group
             }
             let shard = self.batch / self.shards.max(1);
+            if group == self.batch {
+                return shard; // the shards of the full batch go through at once
+            }
             let most = (most / tokens / group).clamp(1, (shard / group).max(1));
             let groups = (1..=most).rev().find(|n| shard.is_multiple_of(n * group)).unwrap_or(1);
             return groups * group;

@@ -1,6 +1,6 @@
 //! Backward passes on the CPU.
 
-use super::{CHUNK, Cpu, attention, batchnorm, conv, crops, crops_of, pool, split};
+use super::{CHUNK, Cpu, attention, conv, crops, crops_of, pool, split};
 use crate::linalg::{gemm, rows};
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
@@ -123,10 +123,7 @@ impl Backward for Cpu {
         w: Affine,
         n: BatchNorm,
     ) {
-        let [dx, dy, x, y] = split(&mut self.acts, [dx.0, dy.0, x.0, y.0]);
-        let grads = split(&mut self.grads, [w.w.0, w.b.0]);
-        let stats = [stats.mean, stats.rstd].map(|s| &self.stats[s.range()]);
-        batchnorm::backward([dx, dy], grads, [x, y], stats, &self.weights[w.w.range()], n, &mut self.scratch);
+        self.normalize_backward([dx, dy], [x, y], stats, w, n);
     }
 
     fn max_pool_backward(&mut self, dx: Act, dy: Act, x: Act, n: MaxPool) {

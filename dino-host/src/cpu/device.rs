@@ -1,6 +1,6 @@
 //! The CPU as the trainer's device.
 
-use super::{Cpu, NoOptions, attention, conv, loss};
+use super::{Cpu, Lane, NoOptions, attention, conv, loss};
 use crate::device::{self, Device, Step};
 use crate::dist::Group;
 use crate::error::{Error, Result};
@@ -22,16 +22,19 @@ impl Device for Cpu {
             true => ("scratch of the loss", of_loss),
             false => ("scratch of convolutions and batch norms", of_maps),
         };
-        let pools = [
+        let mut pools = vec![
             ("weights", n.weights),
-            ("gradients", n.grads),
+            ("gradients", n.lanes * n.grads),
             ("optimizer state", n.slots),
-            ("activations", n.acts),
-            ("statistics", n.stats),
-            ("state", n.state),
+            ("activations", n.lanes * n.acts),
+            ("statistics", n.lanes * n.stats),
+            ("state", n.lanes * n.state),
             scratch,
         ];
-        pools.map(|(name, len)| (name, 4 * len as u64)).to_vec()
+        if n.exchanged > 0 {
+            pools.push(("exchanged statistics", n.exchanged));
+        }
+        pools.into_iter().map(|(name, len)| (name, 4 * len as u64)).collect()
     }
 
     fn thread_scratch(pools: Pools) -> u64 {
@@ -67,7 +70,11 @@ impl Device for Cpu {
             stats: zeros(pools.stats)?,
             state: zeros(pools.state)?,
             scratch: zeros(loss::scratch_len(pools.loss))?,
+            lanes: Lane::several(pools, &zeros)?,
+            entered: 0,
             group: Group::default(),
+            exchanged: Vec::new(),
+            moves: Default::default(),
             failure: None,
         })
     }

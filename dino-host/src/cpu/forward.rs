@@ -85,9 +85,7 @@ impl Forward for Cpu {
     }
 
     fn batch_statistics(&mut self, stats: NormStats, running: Running, x: Act, n: BatchNorm) {
-        let stats = split(&mut self.stats, [stats.mean.0, stats.rstd.0]);
-        let running = split(&mut self.state, [running.mean.0, running.var.0]);
-        batchnorm::statistics(stats, running, &self.acts[x.range()], n, &mut self.scratch);
+        self.take_statistics(stats, running, x, n);
     }
 
     fn running_statistics(&mut self, stats: NormStats, running: Running, eps: f64) {

@@ -1,6 +1,8 @@
 //! The CPU backend: rayon over tiles, crops and blocks of rows, `matrixmultiply` inside, row kernels that vectorize. Ops that cost nothing run
 //! through the reference backend.
 //!
+//! The lanes of a process ([`dino_kernel::backend::Collective`]) take turns at the same threads, op by op.
+//!
 //! Same bits for any number of threads: every sum has a fixed order, whichever thread or tile it falls to.
 
 mod attention;
@@ -11,6 +13,7 @@ mod column_lse;
 mod conv;
 mod device;
 mod forward;
+mod lanes;
 mod loss;
 mod mse;
 mod pool;
@@ -24,6 +27,7 @@ use dino_kernel::crops::Ragged;
 use dino_kernel::group::GroupError;
 use dino_kernel::mem::{Pool, Span, State};
 use dino_kernel::scalars::{hyper, monitor};
+use lanes::Lane;
 
 /// The pools, in f32.
 pub struct Cpu {
@@ -35,8 +39,15 @@ pub struct Cpu {
     state: Vec<f32>,
     /// Partial sums of one op; grows to the largest need and stays.
     scratch: Vec<f32>,
+    /// The pools of all lanes where there are several; those of the one that is entered are above.
+    lanes: Vec<Lane>,
+    entered: usize,
     group: Group,
-    /// Why the group's last sum was not formed; ops cannot fail, so it waits for `sync`.
+    /// What batch norms exchange over lanes and processes; grows to the largest need and stays.
+    exchanged: Vec<f32>,
+    /// How the running statistics move when the group is brought together.
+    moves: batchnorm::Moves,
+    /// Why the group's last exchange failed; ops cannot fail, so it waits for `sync`.
     failure: Option<GroupError>,
 }
 

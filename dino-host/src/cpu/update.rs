@@ -163,6 +163,7 @@ impl Update for Cpu {
     }
 
     fn copy_running(&mut self, y: State, x: State) {
+        self.moves.clear();
         self.reference().copy_running(y, x);
     }
 

@@ -6,6 +6,8 @@ use crate::error::{Error, Result};
 use crate::planning::memory;
 use crate::train;
 use clap::Args;
+use dino_kernel::model::Table;
+use dino_kernel::plan::Plan;
 use indicatif::BinaryBytes;
 use serde_json::{Value, json};
 use std::str::FromStr;
@@ -71,8 +73,10 @@ struct Exchange {
     own_images: usize,
     /// Bytes that are summed.
     summed: u64,
-    /// Bytes that are gathered: the teacher's rows, where the targets depend on all of them.
+    /// Bytes that are gathered for targets that depend on the full batch and for batch norms.
     gathered: u64,
+    /// How many times processes wait for each other for them.
+    meetings: usize,
     /// Bytes that a rank sends, and those of them that leave its machine.
     sent: u64,
     leaving: u64,
@@ -81,6 +85,31 @@ struct Exchange {
     link: Option<f64>,
     /// Seconds of a rank's own work.
     work: Option<f64>,
+}
+
+/// Bytes that all processes bring to each other beside the sums of a step, and in how many exchanges.
+fn gathered(plan: &Plan) -> (u64, usize) {
+    let (table, teacher) = (&plan.table, plan.table.of_teacher());
+    let (mut numbers, mut meetings) = (0, 0);
+    if plan.config.objective.whole_batch() {
+        (numbers, meetings) = (plan.targets.batch.z.len(), 1);
+    }
+    // Of every column and size of crops two numbers, in a head of all crops together; the teacher's crops are of one size.
+    let sizes = plan.config.views.len();
+    let student = sizes * table.backbone.buffers_len() + table.buffers_len() - table.backbone.buffers_len();
+    if plan.shares_statistics() {
+        let norms = |table: &Table| {
+            let mut buffers = 0;
+            table.visit_buffers(|_| buffers += 1);
+            buffers / 2 // mean and variance
+        };
+        numbers += plan.sharding.shards * (teacher.buffers_len() + 2 * student);
+        meetings += norms(&teacher) + 2 * plan.passes().count() * norms(table);
+    } else if table.batch_statistics() {
+        numbers += plan.config.batch / plan.config.group() * (teacher.buffers_len() + student);
+        meetings += 1;
+    }
+    (4 * numbers as u64, meetings)
 }
 
 fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ranks: usize) -> Result<Exchange> {
@@ -92,7 +121,7 @@ fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ran
     }
     let sums = plan.sums();
     let summed = 4 * (plan.table.len() + sums.teacher.len() + sums.losses.len()) as u64;
-    let gathered = if plan.meets() { 4 * plan.targets.batch.z.len() as u64 } else { 0 };
+    let (gathered, meetings) = if ranks > 1 { gathered(&plan) } else { (0, 0) };
     // Each sends to every other a part of it to be summed, and then its own part of the sum; of what is gathered its own.
     let to_one = (2 * summed + gathered) / ranks as u64;
     let (sent, leaving) = (to_one * (ranks - 1) as u64, to_one * (ranks - here) as u64);
@@ -104,6 +133,7 @@ fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ran
         own_images,
         summed,
         gathered,
+        meetings,
         sent,
         leaving,
         memory: memory::items::<D>(options, config, &plan).iter().map(|item| item.1).sum::<u64>()
@@ -122,7 +152,7 @@ pub fn json<D: Device>(options: &D::Options, config: &Config, flags: &Ranks) -> 
     let e = exchange::<D>(options, config, flags, ranks)?;
     Ok(json!({
         "ranks": e.ranks, "machines": e.machines, "shards_a_rank": e.own_shards, "images_a_rank": e.own_images,
-        "summed_bytes": e.summed, "gathered_bytes": e.gathered, "sent_bytes_a_rank": e.sent, "leaving_bytes_a_rank": e.leaving,
+        "summed_bytes": e.summed, "gathered_bytes": e.gathered, "meetings": e.meetings, "sent_bytes_a_rank": e.sent, "leaving_bytes_a_rank": e.leaving,
         "memory_a_rank": e.memory, "link_seconds": e.link, "work_seconds": e.work,
     }))
 }
@@ -152,6 +182,12 @@ pub fn lines<D: Device>(options: &D::Options, config: &Config, flags: &Ranks) ->
             BinaryBytes(e.leaving)
         ),
     ];
+    if e.meetings > 0 {
+        lines.push(format!(
+            "in the middle of a step processes wait for each other {}: as many times the way of a message, which --link does not know",
+            many(e.meetings, "time")
+        ));
+    }
     match (e.link, e.work) {
         (Some(link), None) => lines.push(format!(
             "at least {:.3} s of a step are on the link (--images-per-second of one process alone shows it beside the step)",
@@ -207,7 +243,17 @@ mod tests {
         let whole = Config { targets: "softmax-batch".into(), ..config.clone() };
         let rows = exchange::<Cpu>(&NoOptions {}, &whole, &flags, 8).unwrap();
         assert_eq!((rows.gathered, one.gathered), (4 * (16 * 2 * config.bottleneck) as u64, 0));
+        assert_eq!((rows.meetings, one.meetings), (1, 0));
         assert_eq!(rows.sent, one.sent + rows.gathered / 8 * 7);
+        // Two batch norms of 32 columns in the head of a shard, over two networks, the student's with their gradients; or only what
+        // the running statistics of eight groups move by.
+        let norms = Config { use_bn_in_head: true, hidden: 32, ..config.clone() };
+        let [norms, groups] = [0, 2].map(|bn_group| {
+            let norms = Config { bn_group, ..norms.clone() };
+            exchange::<Cpu>(&NoOptions {}, &norms, &flags, 8).unwrap()
+        });
+        assert_eq!((norms.meetings, norms.gathered), (3 * 2, 4 * 8 * 3 * 2 * 2 * 32));
+        assert_eq!((groups.meetings, groups.gathered), (1, 4 * 8 * 2 * 2 * 2 * 32));
         for bad in [
             Ranks { ranks: Some(0), ..flags.clone() },
             Ranks { ranks_per_node: Some(0), ..flags.clone() },

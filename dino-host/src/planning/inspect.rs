@@ -5,6 +5,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::planning::exchange::{self, Ranks};
 use crate::planning::memory;
+use crate::train;
 use dino_kernel::mem::Pool;
 use dino_kernel::params::{Part, Spec};
 use dino_kernel::plan::Plan;
@@ -102,13 +103,13 @@ fn report<D: Device>(options: &D::Options, config: &Config, plan: &Plan) -> Repo
     let mut sizes = vec![
         pool("student weights", Pool::Weights, table.len()),
         pool("teacher weights", Pool::Weights, pools.weights - table.len()),
-        pool("gradients", Pool::Grads, pools.grads),
+        pool("gradients", Pool::Grads, pools.lanes * pools.grads),
     ];
     sizes.extend(slots.iter().map(|name| pool(&format!("optimizer {name}"), Pool::Slots, table.len())));
     sizes.extend([
-        pool("activations", Pool::Acts, pools.acts),
-        pool("statistics", Pool::Stats, pools.stats),
-        pool("state", Pool::State, pools.state),
+        pool("activations", Pool::Acts, pools.lanes * pools.acts),
+        pool("statistics", Pool::Stats, pools.lanes * pools.stats),
+        pool("state", Pool::State, pools.lanes * pools.state),
     ]);
     let center = if plan.config.objective.has_center() { plan.targets.rows.offset.len() } else { 0 };
     Report {
@@ -163,7 +164,7 @@ pub fn check_kind<D: Device>(name: &str) -> Result<()> {
 /// # Errors
 /// The configuration has no plan, `ranks` cannot share it, or the table cannot be written.
 pub fn print<D: Device>(options: &D::Options, config: &Config, ranks: &Ranks, json: bool) -> Result<()> {
-    let plan = config.plan(D::RECOMPUTE)?;
+    let plan = train::plan::<D>(config, 1)?;
     let report = report::<D>(options, config, &plan);
     if json {
         let mut json = as_json(&report);
@@ -226,6 +227,13 @@ fn as_table(out: &mut impl Write, plan: &Plan, r: &Report) -> io::Result<()> {
     )?;
     if plan.config.stream_crops {
         writeln!(out, "the student's passes over the crops (pass.0., pass.1., ...) reuse the same memory")?;
+    }
+    if plan.pools.lanes > 1 {
+        let lanes = plan.pools.lanes;
+        writeln!(
+            out,
+            "batch norms take {lanes} shards side by side, each with memory of its own for this and the gradients"
+        )?;
     }
     writeln!(out, "{:<w$}  {:<12} {:>12} {:>14} {:>10}", "name", "pool", "offset", "bytes", "MiB")?;
     for x in &r.spans {

@@ -22,11 +22,13 @@ use std::io::Write;
 pub fn plan<D: Device>(config: &Config, ranks: usize) -> Result<Plan> {
     let plan = config.plan_of(D::RECOMPUTE, ranks)?;
     if plan.meets() && !D::MEETS {
+        let many = if ranks == 1 { "" } else { "es" };
         return Err(Error::new(format!(
-            "device {} cannot exchange in the middle of a step, as {ranks} processes do whose targets depend on the full batch",
-            D::KIND
+            "device {} shares neither batch norms nor targets that depend on the full batch: {} shards in {ranks} process{many}",
+            D::KIND,
+            config.shards
         ))
-        .hint("start it without a launcher, or --targets center"));
+        .hint("--shards 1 in one process; dino-host shares them on the CPU"));
     }
     Ok(plan)
 }

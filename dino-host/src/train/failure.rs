@@ -131,11 +131,13 @@ impl<D: Device> Trainer<'_, D> {
             }
         });
         step::commit(&mut checked, plan);
+        let lane = checked.lane;
         match checked.violation? {
             (Violation::NonFinite(access, index), op, number) => {
                 let during = during.filter(|_| access.pool == Pool::Acts && op != Op::patchify);
                 let image = during.and_then(|(part, pass)| {
                     let (view, i) = plan.locate(pass, access.span, index)?;
+                    let part = part + lane * plan.shard_parts();
                     let id = step.batch.images[part * plan.config.micro_batch + i];
                     Some(format!(", crop {view} of image {}", self.run.splits.train.name(id as usize)))
                 });

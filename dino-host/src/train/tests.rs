@@ -105,6 +105,20 @@ fn config() -> Config {
     config.resolve().unwrap()
 }
 
+/// What shards exchange beside their sums is refused for a device that cannot, before anything is made.
+#[test]
+fn a_device_that_cannot_share_is_named() {
+    let norms = Config { use_bn_in_head: true, shards: 2, micro_batch: 0, ..config() }.resolve().unwrap();
+    let targets = Config { targets: "sinkhorn-knopp".into(), shards: 2, ..config() }.resolve().unwrap();
+    let groups = Config { bn_group: 2, micro_batch: 2, ..norms.clone() }.resolve().unwrap();
+    for (config, ranks, says) in [(&norms, 1, "1 process"), (&groups, 2, "2 processes"), (&targets, 2, "2 processes")] {
+        assert!(plan::<Cpu>(config, ranks).is_ok());
+        let e = plan::<Late>(config, ranks).unwrap_err();
+        assert!(e.message.contains("device late shares neither") && e.message.ends_with(says), "{e}");
+    }
+    assert!(plan::<Late>(&targets, 1).is_ok() && plan::<Late>(&groups, 1).is_ok());
+}
+
 /// Weights files by name.
 type Files = Vec<(String, Vec<u8>)>;
 

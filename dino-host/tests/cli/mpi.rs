@@ -155,7 +155,14 @@ fn any_number_of_processes_ends_in_the_same_bytes() {
 fn what_takes_the_full_batch_is_shared_to_the_bit() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
     let all = launchers("what_takes_the_full_batch_is_shared_to_the_bit");
-    for (i, more) in ["--targets sinkhorn-knopp"].into_iter().enumerate() {
+    let resnet = "--arch resnet_small --widths 8 16 --stage-blocks 1 1";
+    let cases = [
+        "--targets sinkhorn-knopp".to_owned(),
+        resnet.to_owned(),
+        format!("{resnet} --bn-group 2"),
+        "--use-bn-in-head --targets softmax-batch".to_owned(),
+    ];
+    for (i, more) in cases.iter().enumerate() {
         let (alone, further) = (dir.path().join(format!("alone {i}")), "train --resume --epochs 2 --out {}");
         succeeds(&line(1, more), &[data.path(), &alone]);
         let shared: Vec<_> = all.iter().flat_map(|launcher| [(launcher, 2), (launcher, 4)]).collect();
@@ -348,8 +355,8 @@ fn what_does_not_fit_is_refused_by_all() {
         refuses(3, &line(1, ""), &[data.path(), &out], &["4 shards", "3 processes", "4 shards suit 2 processes"]);
         let three = format!("train {TINY} --data {{}} --out {{}}");
         refuses(3, &three, &[data.path(), &out], &["--batch of 8", "3 equal shards", "--batch 6 or 9"]);
-        let resnet = "train --small --arch resnet_small --data {} --out {}";
-        refuses(2, resnet, &[data.path(), &out], &["2 shards", "in one process with more --threads"]);
+        let norms = line(1, "--use-bn-in-head").replace("--micro-batch 2 --shards 4", "--micro-batch 2 --shards 2");
+        refuses(2, &norms, &[data.path(), &out], &["each of 2 shards at once: 4 images, not 2", "--micro-batch 4"]);
         refuses(
             2,
             "attend --checkpoint x --image x --out {}",

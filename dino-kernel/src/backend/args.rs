@@ -99,6 +99,10 @@ pub struct LossSpans {
     pub dz: Act,
 }
 
+/// One of the shards that a process works on side by side ([`super::Collective`]), from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane(pub usize);
+
 /// What a step sums over images beside the gradients: the teacher's normalized bottleneck rows (bottleneck), and the monitor's loss and
 /// entropy (2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

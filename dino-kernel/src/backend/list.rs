@@ -40,11 +40,18 @@ pub struct Accesses {
     len: usize,
     /// Arrays of state that the call's optimizer keeps.
     slots: usize,
+    /// The lane that the call enters, if it enters one.
+    pub(super) lane: Option<usize>,
 }
 
 impl Accesses {
     pub(super) fn new() -> Accesses {
-        Accesses { list: [Access { pool: Pool::Acts, span: Span::EMPTY, written: false }; 24], len: 0, slots: 0 }
+        Accesses {
+            list: [Access { pool: Pool::Acts, span: Span::EMPTY, written: false }; 24],
+            len: 0,
+            slots: 0,
+            lane: None,
+        }
     }
 
     fn push(&mut self, pool: Pool, span: Span, written: bool) {
@@ -173,6 +180,13 @@ impl Operand for Optimizer {
     }
 }
 
+/// A lane is no span either.
+impl Operand for Lane {
+    fn access(&self, _: Use, t: &mut Accesses) {
+        t.lane = Some(self.0);
+    }
+}
+
 /// Ops over all parameters read or write entire pools: the gradients ([`Use::Get`], [`Use::GradOnly`]), or what the optimizer moves.
 impl Operand for &dyn ParamTable {
     fn access(&self, access: Use, t: &mut Accesses) {
@@ -191,6 +205,8 @@ macro_rules! ops {
     ($make:ident) => {
         $make! {
             Collective {
+                enter(Get lane: Lane;);
+                spread(Get x: State;);
                 all_gather(Set all: Act, Get own: Act;);
                 all_reduce(GradOnly table: &dyn ParamTable, Acc sums: Sums;);
             }
@@ -269,7 +285,7 @@ macro_rules! ops {
 
 macro_rules! make_op {
     ($($tr:ident { $($op:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
-        /// An operation of the traits [`Forward`], [`Backward`] and [`Update`].
+        /// An operation of the traits [`Collective`], [`Forward`], [`Backward`] and [`Update`].
         #[allow(non_camel_case_types)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Op {
@@ -282,6 +298,13 @@ macro_rules! make_op {
         impl Op {
             /// All of them.
             pub const ALL: &'static [Op] = &[$($(Op::$op,)*)*];
+
+            /// Whether the lanes of a process meet in it ([`Collective`]): it is issued once for all of them. A batch norm's are that
+            /// where there are lanes, for its statistics are why there are.
+            pub const fn meets(self) -> bool {
+                use Op::*;
+                matches!(self, enter | spread | all_gather | all_reduce | batch_statistics | batch_normalize_backward)
+            }
 
             /// Its name.
             pub const fn name(self) -> &'static str {

@@ -23,12 +23,22 @@ use crate::params::ParamTable;
 pub use args::*;
 pub use list::{Access, Accesses, Op, Use};
 
-/// What the processes that share a batch exchange. The default is that of a process alone.
+/// What the processes that share a batch exchange, and the lanes of a process.
+///
+/// Shards that meet in the middle of a step go through it side by side, op by op: those of one process are its lanes
+/// ([`wrap::Lanes`]). Each has gradients, activations, stats and state of its own; weights and the optimizer's state are common. What
+/// reads or writes them outside of a step means the first lane. The defaults are those of a process alone with one lane.
 pub trait Collective {
-    /// all = what every process has at `own`, in their order. Not called by a process alone, which has it there. Where it cannot be
-    /// brought, `all` becomes NaN, and with it the loss, as below.
+    /// The ops after this one work on this lane.
+    fn enter(&mut self, lane: Lane) {
+        assert!(lane.0 == 0, "this backend has one lane");
+    }
+    /// x of every lane = that of the first.
+    fn spread(&mut self, _x: State) {}
+    /// all = what every lane of every process has at `own`, in their order. Not called where there is one, which has it there. Where it
+    /// cannot be brought, `all` becomes NaN, and with it the loss, as below.
     fn all_gather(&mut self, _all: Act, _own: Act) {}
-    /// Each becomes its sum over all processes, the same bits in each of them: the gradients (the prototypes' still the raw ones, which
+    /// Each becomes its sum over all lanes and processes, added by halves ([`crate::group::add_by_halves`]), the same bits in each of them: the gradients (the prototypes' still the raw ones, which
     /// are linear in the images) and the sums. Where the sum cannot be formed, the loss becomes
     /// NaN, so that the step changes nothing, and the error surfaces when the caller synchronizes.
     fn all_reduce(&mut self, _table: &dyn ParamTable, _sums: Sums) {}
@@ -66,7 +76,9 @@ pub trait Forward {
     /// y (output pixels, out) = the convolution of x (pixels, inp) with w (out, inp, kernel, kernel), pixels outside being 0.
     fn convolve(&mut self, y: Act, x: Act, w: Weight, n: Conv);
     /// Mean and 1 / standard deviation (groups, C) of the columns of x (rows, C) over every group of rows, biased variance; the running
-    /// mean and unbiased variance move a tenth of the way, once for every group.
+    /// mean and unbiased variance move a tenth of the way, once for every group. Groups that several shards have a part of
+    /// ([`BatchNorm::shards`]) have the statistics of all parts, the same bits in each. The running ones move as those of a process alone
+    /// do, in the order of the batch, by the time that [`Collective::all_reduce`] is done.
     fn batch_statistics(&mut self, stats: NormStats, running: Running, x: Act, n: BatchNorm);
     /// The same numbers (C) from the running ones: what evaluation normalizes by.
     fn running_statistics(&mut self, stats: NormStats, running: Running, eps: f64);
@@ -135,7 +147,8 @@ pub trait Backward: Forward {
     /// dw alone. For the first convolution, whose input is data.
     fn convolve_backward_params(&mut self, dy: Act, x: Act, w: Weight, n: Conv);
     /// dx from dy, of [`Forward::batch_statistics`] and [`Forward::batch_normalize`] together; dy leaves as the gradient in front of the
-    /// ReLU, which is the residual's too (without one it stays); gain and bias accumulate. `y` is read for the ReLU alone.
+    /// ReLU, which is the residual's too (without one it stays); gain and bias accumulate over this shard's rows. `y` is read for the
+    /// ReLU alone.
     fn batch_normalize_backward(&mut self, dx: Act, dy: Act, x: Act, y: Act, stats: NormStats, w: Affine, n: BatchNorm);
     /// dx = dy where x was the first largest of a window, row-major, summed over windows; elsewhere 0.
     fn max_pool_backward(&mut self, dx: Act, dy: Act, x: Act, n: MaxPool);

@@ -144,7 +144,7 @@ impl Plan {
         let table = Table { backbone, classes, blocks: config.blocks };
         let (crops, buffers) = (config.crops(images), backbone.buffers_len());
         let statistics = match config.trains_backbone() {
-            true => Statistics::Groups { images, group: config.group() },
+            true => Statistics::Groups { images, group: config.group(), shards: 1 },
             false => Statistics::Running,
         };
         let mut l = Layout::new();
@@ -187,6 +187,8 @@ impl Plan {
             widest: max(widest, max(backbone.dim(), classes)),
             filters,
             sums,
+            lanes: 1,
+            exchanged: 0,
         };
         let classifier = Affine { w: w.at, b: b.at };
         Ok(Plan {

@@ -76,10 +76,14 @@ pub enum PlanError {
     },
     /// Batch norm in the head takes statistics over all crops, which `stream_crops` would send through it one after another.
     StreamedHead,
-    /// Batch norm takes statistics over images of several processes.
-    BatchRanks {
-        /// Number of processes.
-        ranks: usize,
+    /// Batch norm takes statistics over the full batch, whose shards do not go through at once.
+    BatchShards {
+        /// Images of a step.
+        batch: usize,
+        /// Images at once.
+        micro_batch: usize,
+        /// Number of shards.
+        shards: usize,
     },
     /// There must be a teacher view and at least two views in all.
     Views {
@@ -161,9 +165,10 @@ impl fmt::Display for PlanError {
             PlanError::StreamedHead => {
                 f.write_str("batch norm in the head takes all crops together: not with crops in turns, a smaller batch takes less memory")
             }
-            PlanError::BatchRanks { ranks } => write!(
+            PlanError::BatchShards { batch, micro_batch, shards } => write!(
                 f,
-                "batch norm's running statistics are of one process, not of {ranks}: a process alone, with threads"
+                "batch norm over the full batch takes each of {shards} shards at once: {} images, not {micro_batch}",
+                batch / shards
             ),
             PlanError::Views { teachers, views } => {
                 write!(f, "{teachers} teacher views of {views} in all: needs 1 to {MAX_TEACHERS} of at least 2")

@@ -107,8 +107,10 @@ pub enum Statistics {
     Groups {
         /// Images that the crops are of.
         images: usize,
-        /// Images of a group.
+        /// Images of a group, those of one shard.
         group: usize,
+        /// Shards that share a group ([`BatchNorm::shards`]).
+        shards: usize,
     },
     /// Evaluation: the running ones.
     Running,
@@ -118,11 +120,13 @@ impl Statistics {
     /// A batch norm of rows of so many columns.
     pub(crate) const fn norm(self, rows: Ragged, cols: usize, relu: bool) -> BatchNorm {
         match self {
-            Statistics::Groups { images, group } => BatchNorm { rows, images, group, cols, eps: EPS, relu },
+            Statistics::Groups { images, group, shards } => {
+                BatchNorm { rows, images, group, shards, cols, eps: EPS, relu }
+            }
             // The same numbers for all rows: one group.
             Statistics::Running => {
                 let rows = rows.rows();
-                BatchNorm { rows: Ragged::single(rows), images: rows, group: rows, cols, eps: EPS, relu }
+                BatchNorm { rows: Ragged::single(rows), images: rows, group: rows, shards: 1, cols, eps: EPS, relu }
             }
         }
     }

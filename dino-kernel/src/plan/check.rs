@@ -1,6 +1,6 @@
 //! Which configurations have a plan.
 
-use super::Config;
+use super::{Config, Sharding};
 use crate::crops::Crops;
 use crate::model::check::{MAX_BRANCHES, MAX_VIEWS, MOST, PlanError, mul};
 use crate::model::head::MAX_LAYERS;
@@ -18,7 +18,7 @@ const fn count(views: &Crops, images: usize) -> u128 {
 }
 
 /// Whether there is a plan for a training step of this configuration.
-pub(super) const fn check(config: &Config) -> Result<(), PlanError> {
+pub(super) const fn check(config: &Config, sharding: Sharding) -> Result<(), PlanError> {
     let Config { backbone, head, objective, views, batch, micro_batch, drop_path, .. } = *config;
     let group = config.group();
     if let Err(e) = backbone.check(&views) {
@@ -56,7 +56,12 @@ pub(super) const fn check(config: &Config) -> Result<(), PlanError> {
         return Err(PlanError::TooLarge);
     }
     if backbone.batch_statistics() || head.batch_statistics() {
-        if group == 0 || !batch.is_multiple_of(group) || !micro_batch.is_multiple_of(group) {
+        let Sharding { shards, .. } = sharding;
+        if sharding.share_statistics(config) && batch.is_multiple_of(shards) {
+            if batch / shards != micro_batch {
+                return Err(PlanError::BatchShards { batch, micro_batch, shards });
+            }
+        } else if group == 0 || !batch.is_multiple_of(group) || !micro_batch.is_multiple_of(group) {
             return Err(PlanError::BatchGroup { batch, micro_batch, group });
         }
         let head_varies = !head.batch_statistics() || teachers * group > 1;

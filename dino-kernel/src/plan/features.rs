@@ -62,6 +62,8 @@ impl FeaturePlan {
             widest,
             filters,
             sums,
+            lanes: 1,
+            exchanged: 0,
         };
         Ok(FeaturePlan { backbone, network, pixels, pass, attention, pools })
     }

@@ -10,6 +10,7 @@ use crate::crops::{Crops, Group};
 use crate::dims::{LossDims, Rows};
 use crate::mem::{Act, Layout, Pool, Span, Stat, State, max};
 pub use crate::model::PlanError;
+use crate::model::check::{MOST, mul};
 use crate::model::head::{HeadActs, HeadGrads, HeadWeights};
 use crate::model::spans::Lookup;
 use crate::model::{Backbone, DropPath, Extents, Head, Network, Output, Pass, Save, Statistics, Table};
@@ -95,12 +96,16 @@ pub struct Pools {
     pub filters: usize,
     /// Partial sums of the largest batch norm ([`crate::dims::BatchNorm::blocks`]), or 0: a backend's own scratch for it.
     pub sums: usize,
+    /// Lanes of a step ([`crate::backend::Collective`]), each with gradients, activations, stats and state of its own.
+    pub lanes: usize,
+    /// Numbers that batch norms exchange at once, or 0: a backend's own scratch for it.
+    pub exchanged: usize,
 }
 
 impl Pools {
-    /// Elements of all pools.
+    /// Elements of all pools, of all lanes.
     pub const fn total(&self) -> usize {
-        self.weights + self.grads + self.slots + self.acts + self.stats + self.state
+        self.weights + self.slots + self.lanes * (self.grads + self.acts + self.stats + self.state)
     }
 }
 
@@ -202,14 +207,11 @@ impl Plan {
     /// A size is zero or too large, sizes of backbone, head, views and batch do not fit each other, or the micro-batches cannot be dealt
     /// to these shards and ranks.
     pub const fn sharded(config: Config, sharding: Sharding) -> Result<Plan, PlanError> {
-        if let Err(e) = check(&config) {
+        if let Err(e) = check(&config, sharding) {
             return Err(e);
         }
         if let Err(e) = sharding.check(config.batch / config.micro_batch) {
             return Err(e);
-        }
-        if (config.backbone.batch_statistics() || config.head.batch_statistics()) && sharding.ranks > 1 {
-            return Err(PlanError::BatchRanks { ranks: sharding.ranks });
         }
         let Config { backbone, head, views, micro_batch, drop_path, .. } = config;
         let table = Table { backbone, head };
@@ -220,8 +222,7 @@ impl Plan {
 
         // What outlives a pass comes first. The teacher's pass and the student's passes share the rest, for they come one after another;
         // so do pixels that are not read again once the passes' input is made of them.
-        let group = config.group();
-        let statistics = Statistics::Groups { images: micro_batch, group };
+        let (statistics, lanes) = (sharding.statistics(&config), sharding.lanes(&config));
         let (buffers, teacher_buffers) = (table.buffers_len(), table.of_teacher().buffers_len());
         let [running, moved] = [l.state(buffers + teacher_buffers), l.state(buffers + teacher_buffers)];
         let network = backbone.network(crops, statistics, moved.part(0, buffers), &mut l);
@@ -248,9 +249,10 @@ impl Plan {
         let prototypes = head.prototypes(&teacher.head_weights, teacher.scale);
         let n = Rows { rows: head.prototypes, cols: head.cols() };
         let all_parts = config.batch / micro_batch;
-        let parts = [all_parts / sharding.ranks, all_parts];
+        let parts = [all_parts / sharding.ranks / lanes, all_parts];
         let targets = TargetSpans::new(&config.objective, teacher_head.z, rows_teacher, parts, prototypes, n, &mut l);
-        let Some(kept) = sharding.kept_len(&table) else { return Err(PlanError::TooLarge) };
+        let Some(kept) = sharding.kept_len(&config, &table) else { return Err(PlanError::TooLarge) };
+        let Some(exchanged) = sharding.exchanged(&config, &table) else { return Err(PlanError::TooLarge) };
         let shard_sums = l.state(kept);
         let (hyper, monitor) = (l.state(hyper::LEN), l.state(monitor::LEN));
 
@@ -258,6 +260,7 @@ impl Plan {
         let mut early = passes;
         let pixels = network.pixels(&mut early);
         let teacher_pass = network_teacher.pass([0, rows_teacher], Output::Class, Save::Nothing, State::EMPTY, &mut l);
+        let group = if let Statistics::Groups { group, .. } = statistics { group } else { micro_batch };
         let Extents { longest, head_dim, widest, filters, sums } = backbone.extents(&crops, Some(group));
         let pools = Pools {
             weights: table.len() + table.of_teacher().len(),
@@ -273,6 +276,8 @@ impl Plan {
             widest: max(widest, head.widest()),
             filters,
             sums: max(sums, head.sums(rows, group)),
+            lanes,
+            exchanged,
         };
         let mut plan = Plan {
             config,
@@ -302,6 +307,10 @@ impl Plan {
                 plan.pools.loss = pass.dims;
             }
             view += pass.dims.views;
+        }
+        let Pools { grads, acts, stats, state, .. } = plan.pools;
+        if mul(mul(1, grads + acts + stats + state), lanes) > MOST {
+            return Err(PlanError::TooLarge);
         }
         Ok(plan)
     }
@@ -347,7 +356,7 @@ impl Plan {
         let drop = self.drop.part(scales * row, scales * rows);
         let save = if recompute { Save::Least } else { Save::All };
         let backbone = self.student.backbone.pass([row, rows], Output::Class, save, drop, &mut l);
-        let statistics = Statistics::Groups { images: micro_batch, group: self.config.group() };
+        let statistics = self.sharding.statistics(&self.config);
         let head_acts = head.acts(rows, true, statistics, &mut l);
         let pass = StudentPass {
             dims: LossDims { first_view: first, views: n, ..self.loss_dims() },

@@ -3,13 +3,17 @@
 //! A batch is cut into equal shards of consecutive micro-batches. A shard's sums (the gradients, the teacher's rows, loss and entropy)
 //! start from zero, its micro-batches add to them one after another; then shards are added by halves, (0 + 1) + (2 + 3) and so on
 //! ([`crate::group::add_by_halves`]). A process that holds a power of two of consecutive shards forms a part of that very sum by
-//! itself. So the bits of a step depend on the number of shards, not on how many processes share them. With one shard, which is
+//! itself. So the bits of a step depend on the number of shards, not on how many processes share them.
+//!
+//! Batch norms over the full batch take numbers of all shards in every layer. Then a shard is one micro-batch, all shards go through a step
+//! side by side, and those of one process are its lanes ([`crate::backend::wrap::Lanes`]). With one shard, which is
 //! what a process alone has unless it is asked for more, all micro-batches add to one sum and nothing is kept aside.
 
-use super::{Plan, PlanError};
+use super::{Config, Plan, PlanError};
 use crate::backend::Sums;
 use crate::mem::{Cursor, State};
-use crate::model::Table;
+use crate::model::check::{MOST, mul};
+use crate::model::{Statistics, Table};
 use crate::scalars::monitor;
 use core::ops::Range;
 
@@ -31,6 +35,43 @@ impl Sharding {
         self.shards / self.ranks
     }
 
+    /// Whether batch norms take their statistics over several shards: over the full batch, for other groups are within a micro-batch.
+    pub(super) const fn share_statistics(&self, config: &Config) -> bool {
+        let norms = config.backbone.batch_statistics() || config.head.batch_statistics();
+        norms && self.shards > 1 && config.group() == config.batch
+    }
+
+    /// Shards that a process works on side by side: all of its own where they meet in the middle of a step, else one after another.
+    pub(super) const fn lanes(&self, config: &Config) -> usize {
+        if self.share_statistics(config) { self.own() } else { 1 }
+    }
+
+    /// Where batch norms take their statistics from in a step.
+    pub(super) const fn statistics(&self, config: &Config) -> Statistics {
+        let images = config.micro_batch;
+        match self.share_statistics(config) {
+            true => Statistics::Groups { images, group: images, shards: self.shards },
+            false => Statistics::Groups { images, group: config.group(), shards: 1 },
+        }
+    }
+
+    /// Numbers that batch norms exchange at once, or a bound of it. Over the full batch those are the two of every column of a group in
+    /// each shard, of one batch norm; of groups in one shard, those of all batch norms and groups of a step, in this process and then in
+    /// all, from which the running statistics move. Nothing where that is more than memory can have.
+    pub(super) const fn exchanged(&self, config: &Config, table: &Table) -> Option<usize> {
+        let of_student = mul(mul(1, config.views.len()), table.buffers_len());
+        let numbers = if self.share_statistics(config) {
+            mul(of_student, self.shards)
+        } else if self.ranks == 1 || !table.batch_statistics() {
+            0
+        } else {
+            let groups = config.batch / config.group();
+            let of_group = of_student.saturating_add(table.of_teacher().buffers_len() as u128);
+            mul(of_group, groups).saturating_add(mul(of_group, groups / self.ranks))
+        };
+        if numbers <= MOST { Some(numbers as usize) } else { None }
+    }
+
     /// Sums that a process keeps aside at most while it forms those of the next shard: one for every bit of a number below `own`.
     const fn kept(&self) -> usize {
         self.own().ilog2() as usize
@@ -50,9 +91,10 @@ impl Sharding {
         Ok(())
     }
 
-    /// Elements that the kept sums take; nothing where that is more than memory can have.
-    pub(super) const fn kept_len(&self, table: &Table) -> Option<usize> {
-        match stride(table).checked_mul(self.kept()) {
+    /// Elements that the kept sums take; nothing where that is more than memory can have. Lanes have theirs at once.
+    pub(super) const fn kept_len(&self, config: &Config, table: &Table) -> Option<usize> {
+        let kept = if self.lanes(config) > 1 { 0 } else { self.kept() };
+        match stride(table).checked_mul(kept) {
             Some(len) if len <= isize::MAX as usize / 64 => Some(len),
             _ => None,
         }
@@ -84,9 +126,15 @@ impl Plan {
         rank * own..(rank + 1) * own
     }
 
-    /// Whether processes exchange something in the middle of a step, not only its sums.
+    /// Whether shards exchange more in a step than its sums: for targets that depend on the full batch, or for batch norms.
     pub const fn meets(&self) -> bool {
-        self.sharding.ranks > 1 && self.config.objective.whole_batch()
+        let more = self.config.objective.whole_batch() || self.table.batch_statistics();
+        (self.sharding.ranks > 1 && more) || self.pools.lanes > 1
+    }
+
+    /// Whether batch norms take their statistics over several shards, so that these meet in every one of them.
+    pub const fn shares_statistics(&self) -> bool {
+        self.sharding.share_statistics(&self.config)
     }
 
     /// What a step sums over images beside the gradients.

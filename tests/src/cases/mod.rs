@@ -140,6 +140,8 @@ pub fn row(name: &str) -> &'static Row {
 
 /// Ops over all parameters, or over a whole pool: `op_agreement` and the tests of steps check them, from the plan of a network.
 pub const OF_A_STEP: &[Op] = &[
+    Op::enter,
+    Op::spread,
     Op::all_gather,
     Op::all_reduce,
     Op::gradients_complete,

@@ -4,11 +4,13 @@ use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::device::{Device, Part, Step};
 use dino_host::dist::{Group, threads};
 use dino_host::error::Result;
-use dino_kernel::backend::wrap::Checked;
+use dino_kernel::backend::wrap::{Checked, Violation};
+use dino_kernel::backend::{Collective, Lane, Memory};
 use dino_kernel::crops::Crops;
 use dino_kernel::group::{ProcessGroup, add_by_halves, sum_scratch};
 use dino_kernel::mem::{Pool, Span};
-use dino_kernel::model::{Backbone, Head, Vit};
+use dino_kernel::model::resnet::{Block, Stage, Stem};
+use dino_kernel::model::{Backbone, Head, ResNet, Vit};
 use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
@@ -44,6 +46,17 @@ fn config(micro_batches: usize, stream_crops: bool) -> Config {
     Config { drop_path: true, stream_crops, ..ordinary(backbone, head, views, [2 * micro_batches, 2]) }
 }
 
+/// Batch norms: in the backbone, in the head, or in both. Micro-batches of `images` images, groups of so many.
+fn normalized(which: usize, [micro_batches, images]: [usize; 2], bn_group: Option<usize>) -> Config {
+    let stages =
+        |r: ResNet| r.with(Stage { width: 6, blocks: 1, stride: 1 }).with(Stage { width: 10, blocks: 1, stride: 2 });
+    let vit = config(micro_batches, false);
+    let resnet = Backbone::ResNet(stages(ResNet::new(16, 3, Stem::small(6), Block::Basic)));
+    let (backbone, drop_path) = if which == 1 { (vit.backbone, true) } else { (resnet, false) };
+    let head = Head { inp: backbone.dim(), batch_norm: which > 0, ..vit.head };
+    Config { drop_path, bn_group, ..ordinary(backbone, head, vit.views, [images * micro_batches, images]) }
+}
+
 fn plan(micro_batches: usize, stream_crops: bool, shards: usize, ranks: usize) -> Plan {
     Plan::sharded(config(micro_batches, stream_crops), Sharding { shards, ranks }).expect("a valid plan")
 }
@@ -53,6 +66,8 @@ fn plan(micro_batches: usize, stream_crops: bool, shards: usize, ranks: usize) -
 struct Left {
     /// Weights, optimizer state, gradients and center.
     pools: [Vec<u32>; 4],
+    /// Running statistics of both networks.
+    running: [Vec<u32>; 2],
     monitor: Vec<u32>,
 }
 
@@ -67,6 +82,7 @@ fn left(cpu: &mut Cpu, plan: &Plan) -> Left {
     let [weights, moments, grads] = pools.map(|(pool, len)| take(pool, Span { at: 0, len }));
     Left {
         pools: [weights, moments, grads, take(Pool::State, plan.targets.rows.offset.0)],
+        running: [&plan.student, &plan.teacher].map(|net| take(Pool::State, net.running.0)),
         monitor: take(Pool::State, plan.monitor.0),
     }
 }
@@ -78,6 +94,21 @@ fn device(plan: &Plan, group: Group) -> Cpu {
     cpu
 }
 
+/// The crops of these images in the order of the plan's pixels: the same for an image whatever the others are.
+fn pixels(plan: &Plan, number: usize, ids: &[u32]) -> Vec<f32> {
+    let (mut pixels, mut view) = (Vec::new(), 0);
+    for group in plan.config.views.groups() {
+        for _ in 0..group.count {
+            for &id in ids {
+                let seed = (1000 * number + 100 * view) as u64 + 10_000 * u64::from(id);
+                pixels.extend(normals(seed, 3 * group.height * group.width).into_iter().map(|x| x as f32));
+            }
+            view += 1;
+        }
+    }
+    pixels
+}
+
 /// Step `number` of rank `rank`, from the full batch's data; a pixel of image `poisoned` is infinite.
 fn one_step(cpu: &mut Cpu, plan: &Plan, rank: usize, number: usize, poisoned: Option<usize>) -> Result<Left> {
     let images = plan.images_of(rank);
@@ -85,8 +116,7 @@ fn one_step(cpu: &mut Cpu, plan: &Plan, rank: usize, number: usize, poisoned: Op
     let data: Vec<(Vec<f32>, Vec<f32>)> = ids
         .chunks(plan.config.micro_batch)
         .map(|ids| {
-            let seed = (1000 * number) as u64 + u64::from(ids[0]);
-            let mut pixels: Vec<f32> = normals(seed, plan.pixels.len()).into_iter().map(|x| x as f32).collect();
+            let mut pixels = pixels(plan, number, ids);
             if let Some(at) = ids.iter().position(|&id| poisoned == Some(id as usize)) {
                 pixels[at * 3 * 16 * 16] = f32::INFINITY;
             }
@@ -183,6 +213,51 @@ proptest! {
         let objective = Objective { targets: Targets::SinkhornKnopp { iterations }, divergence };
         shared_as_alone(Config { objective, ..config(parts * shards, stream) }, shards, ranks);
     }
+
+    /// Batch norms over the full batch, in micro-batches that are the shards, or over groups of images in a shard.
+    #[test]
+    fn batch_norms_are_shared(
+        [parts, shards, ranks] in sharings(),
+        (which, whole, sinkhorn, stream) in (0usize..3, any::<bool>(), any::<bool>(), any::<bool>()),
+        (recompute, images) in (any::<bool>(), 1usize..3),
+    ) {
+        let (parts, bn_group) = if whole { (1, None) } else { (parts, Some(2)) };
+        let targets = if sinkhorn { Targets::SinkhornKnopp { iterations: 2 } } else { Objective::PUBLISHED.targets };
+        let config = normalized(which, [parts * shards, 2 * images], bn_group);
+        let objective = Objective { targets, ..config.objective };
+        shared_as_alone(Config { objective, recompute, stream_crops: stream && which == 0, ..config }, shards, ranks);
+    }
+}
+
+/// Statistics over the full batch are that, however many shards it is cut into: the gradients and running statistics are those of one
+/// micro-batch.
+#[test]
+fn shards_have_the_statistics_of_the_full_batch() {
+    let numbers = |bits: &[u32]| bits.iter().copied().map(f32::from_bits).map(f64::from).collect::<Vec<_>>();
+    let apart = |a: &[u32], b: &[u32]| {
+        let (a, b) = (numbers(a), numbers(b));
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+        norm(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / norm(&mut a.iter().copied())
+    };
+    for which in 0..3 {
+        let first = |micro_batches, bn_group, shards| {
+            let config = normalized(which, [micro_batches, 12 / micro_batches], bn_group);
+            alone(Plan::sharded(config, Sharding { shards, ranks: 1 }).expect("a valid plan")).swap_remove(0)
+        };
+        let whole = first(1, None, 1);
+        for shards in [2, 3, 6] {
+            let found = first(shards, None, shards);
+            let gradient = apart(&whole.pools[2], &found.pools[2]);
+            assert!(gradient < 1e-5, "{which}, {shards} shards: the gradient is {gradient} away");
+            for (net, (whole, found)) in whole.running.iter().zip(&found.running).enumerate() {
+                let running = if whole.is_empty() { 0.0 } else { apart(whole, found) };
+                assert!(running < 1e-6, "{which}, {shards} shards: running statistics {net} are {running} away");
+            }
+            // Those of a shard alone are others.
+            let groups = first(shards, Some(12 / shards), shards);
+            assert!(apart(&whole.pools[2], &groups.pools[2]) > 1e-2, "{which}, groups of {} images", 12 / shards);
+        }
+    }
 }
 
 /// What the number of shards does: the same step, rounded elsewhere.
@@ -236,6 +311,38 @@ fn shards_are_added_by_halves<F: Factory>(test: &str) {
     }
 }
 
+/// No op of a lane meets a span that is not its own, or a number that was not written.
+#[test]
+fn lanes_keep_to_themselves() {
+    for which in 0..3 {
+        let config = normalized(which, [4, 2], None);
+        let objective = Objective { targets: Targets::SinkhornKnopp { iterations: 2 }, ..config.objective };
+        let plan =
+            Plan::sharded(Config { objective, ..config }, Sharding { shards: 4, ranks: 1 }).expect("a valid plan");
+        let mut o = Checked::new(Cpu::new(&NoOptions {}, plan.pools).expect("it fits the memory"));
+        for lane in (0..4).rev() {
+            o.enter(Lane(lane));
+            for (pool, len) in [(Pool::Acts, plan.pools.acts), (Pool::Stats, plan.pools.stats)] {
+                o.write(pool, 0, &vec![f64::NAN; len]);
+            }
+        }
+        let (views, mut run) = (random_views(&plan, 9), Run::random(plan, o, 3));
+        for _ in 0..2 {
+            run.step(&hyper_numbers(), &views);
+            assert_eq!((run.o.violation, run.monitor(monitor::FINITE)), (None, 1.0));
+        }
+        // The image of the lane that has it is named.
+        let mut views = views;
+        let image = 5;
+        views[0].pixels[image * 3 * 16 * 16] = f64::INFINITY;
+        run.accumulate(&hyper_numbers(), &views);
+        let (found, lane) = (run.o.violation.map(|(what, ..)| what), run.o.lane);
+        let Some(Violation::NonFinite(access, index)) = found else { panic!("{found:?}") };
+        let own = plan.locate(None, access.span, index).map(|(view, own)| (view, lane * plan.config.micro_batch + own));
+        assert!(lane == image / 2 && own.is_none_or(|at| at == (0, image)), "{which}: lane {lane}, {own:?}");
+    }
+}
+
 /// Numbers of a shard whose sum depends on the order.
 fn numbers(shard: usize, len: usize) -> Vec<f32> {
     let number = |i: usize| ((shard * 7919 + i * 104_729) % 1009) as f32 * 10f32.powi((shard + i) as i32 % 7 - 3);
@@ -273,15 +380,18 @@ proptest! {
 /// One rank's pixel spoils the step of all, and of all in the same way.
 #[test]
 fn what_is_not_finite_on_one_rank_halts_all() {
-    let plan = plan(8, false, 4, 4);
-    for poisoned in [0, plan.images_of(2).start, plan.config.batch - 1] {
+    let norms =
+        |ranks| Plan::sharded(normalized(2, [8, 2], None), Sharding { shards: 8, ranks }).expect("a valid plan");
+    let plans = [plan(8, false, 4, 4), norms(8), norms(4)];
+    for (plan, poisoned) in plans.into_iter().flat_map(|plan| [0, 9, 15].map(|image| (plan, image))) {
+        assert_eq!(plan.config.batch, 16);
         let ranks = run(plan, Some(poisoned));
-        let good = alone(self::plan(8, false, 4, 1));
+        let good = alone(if plan.pools.grads == norms(1).pools.grads { norms(1) } else { self::plan(8, false, 4, 1) });
         for left in &ranks {
             assert!(left[..BAD] == good[..BAD], "the steps before");
             for halted in &left[BAD..] {
                 assert_eq!((number(halted, monitor::FINITE), number(halted, monitor::HALTED)), (0.0, 1.0));
-                let kept = |left: &Left| [0, 1, 3].map(|pool| left.pools[pool].clone());
+                let kept = |left: &Left| ([0, 1, 3].map(|pool| left.pools[pool].clone()), left.running.clone());
                 assert!(kept(halted) == kept(&left[BAD - 1]), "a halted step changed something");
             }
         }
@@ -292,9 +402,14 @@ fn what_is_not_finite_on_one_rank_halts_all() {
 /// nobody has taken half a step.
 #[test]
 fn a_rank_that_fails_fails_all() {
-    let plan = plan(8, true, 8, 4);
-    let good = alone(self::plan(8, true, 8, 1));
-    for panics in [false, true] {
+    let norms =
+        |ranks| Plan::sharded(normalized(0, [8, 2], None), Sharding { shards: 8, ranks }).expect("a valid plan");
+    for (plan, one, panics) in [
+        (plan(8, true, 8, 4), self::plan(8, true, 8, 1), false),
+        (plan(8, true, 8, 4), self::plan(8, true, 8, 1), true),
+        (norms(4), norms(1), false),
+    ] {
+        let good = alone(one);
         let found = threads::run(4, 1, |member| {
             let group = Group::from(member);
             let rank = group.rank();

@@ -185,6 +185,8 @@ fn dense_plan(backbone: Backbone, crops: Crops) -> FeaturePlan {
         widest,
         filters,
         sums,
+        lanes: 1,
+        exchanged: 0,
     };
     FeaturePlan { backbone, network, pixels, pass, attention, pools }
 }

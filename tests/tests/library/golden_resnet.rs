@@ -129,7 +129,15 @@ fn batch_norm<F: Factory>(who: &str) {
         let (x, cols) = (get("x"), get("w").data.len());
         let crops = x.shape[0];
         let group = Ragged::single(x.data.len() / cols);
-        let n = BatchNorm { rows: group, images: group.rows(), group: group.rows(), cols, eps: EPS, relu: false };
+        let n = BatchNorm {
+            rows: group,
+            images: group.rows(),
+            group: group.rows(),
+            shards: 1,
+            cols,
+            eps: EPS,
+            relu: false,
+        };
         assert!(n.rows.rows().is_multiple_of(crops));
         let mut a = Arena::new();
         let (at, dy) = (a.input(&rows(x)), a.input(&rows(get("dy"))));
@@ -180,7 +188,7 @@ fn block<F: Factory>(who: &str, case: &str, block: Block, stride: usize) {
         let images_of = crops.count();
         let mut l = Layout::new();
         let running = l.state(backbone.buffers_len());
-        let statistics = Statistics::Groups { images: images_of, group: images_of };
+        let statistics = Statistics::Groups { images: images_of, group: images_of, shards: 1 };
         let network = backbone.network(crops, statistics, running, &mut l);
         let pass = network.pass([0, images_of], Output::Class, save, State::EMPTY, &mut l).with_gradients(&mut l);
         let mut o = make_poisoned::<F>(pools(&backbone, crops, &l));
@@ -239,6 +247,8 @@ fn pools(backbone: &Backbone, crops: Crops, l: &Layout) -> Pools {
         widest: extents.widest,
         filters: extents.filters,
         sums: extents.sums,
+        lanes: 1,
+        exchanged: 0,
     }
 }
 

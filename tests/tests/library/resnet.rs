@@ -61,7 +61,7 @@ fn near(what: &str, got: &[f64], want: &[f64]) {
 /// Two sizes of crops, two views of each, three groups of two images.
 fn norm(relu: bool) -> BatchNorm {
     let rows = Crops::one(group(12, 2, 3)).with(group(12, 1, 2)).maps();
-    BatchNorm { rows, images: 6, group: 2, cols: 3, eps: EPS, relu }
+    BatchNorm { rows, images: 6, group: 2, shards: 1, cols: 3, eps: EPS, relu }
 }
 
 #[test]
@@ -363,9 +363,24 @@ fn micro_batches_that_cut_groups_are_refused() {
         Plan::new(Config { bn_group: Some(1), ..ordinary }).map(|_| ())
     };
     assert_eq!((tiny(1, false), tiny(2, false)), (Err(PlanError::OneValue { group: 1 }), Ok(())));
-    let ordinary = ordinary(Backbone::ResNet(resnet), head(resnet, false), Crops::one(group(2, 9, 8)), [4, 2]);
-    let ranks = Plan::sharded(Config { bn_group: Some(2), ..ordinary }, Sharding { shards: 2, ranks: 2 });
-    assert_eq!(ranks.map(|_| ()), Err(PlanError::BatchRanks { ranks: 2 }));
+    // Shards that share statistics go through at once, those of one process side by side.
+    let ordinary = ordinary(Backbone::ResNet(resnet), head(resnet, false), Crops::one(group(2, 9, 8)), [8, 2]);
+    let lanes = |bn_group, micro_batch, shards, ranks| {
+        let config = Config { bn_group, micro_batch, ..ordinary };
+        Plan::sharded(config, Sharding { shards, ranks }).map(|plan| (plan.pools.lanes, plan.meets()))
+    };
+    assert_eq!([1, 2, 4].map(|ranks| lanes(None, 2, 4, ranks)), [Ok((4, true)), Ok((2, true)), Ok((1, true))]);
+    assert_eq!([1, 2, 4].map(|ranks| lanes(Some(2), 2, 4, ranks)), [Ok((1, false)), Ok((1, true)), Ok((1, true))]);
+    assert_eq!((lanes(None, 8, 1, 1), lanes(Some(8), 4, 2, 2)), (Ok((1, false)), Ok((1, true))));
+    let small = lanes(None, 2, 2, 1).unwrap_err();
+    assert_eq!(small, PlanError::BatchShards { batch: 8, micro_batch: 2, shards: 2 });
+    assert_eq!(small.to_string(), "batch norm over the full batch takes each of 2 shards at once: 4 images, not 2");
+    for (bn_group, shards, ranks) in [(None, 1 << 62, 1), (None, 1 << 62, 1 << 62), (Some(1), 2, 2)] {
+        let config = Config { bn_group, micro_batch: 1, batch: 1 << 62, ..ordinary };
+        let large = Plan::sharded(config, Sharding { shards, ranks }).map(|_| ());
+        assert_eq!(large, Err(PlanError::TooLarge), "{bn_group:?}, {shards} shards, {ranks} ranks");
+    }
+    assert_eq!(lanes(Some(4), 4, 4, 4), Err(PlanError::Shards { micro_batches: 2, shards: 4 }));
 }
 
 /// A plan that is accepted has room for everything, and no op meets an overlap; its pools are as large as needed.

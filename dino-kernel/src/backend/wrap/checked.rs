@@ -24,13 +24,15 @@ pub struct Checked<O> {
     pub inner: O,
     /// The first violation, its op, and how many ops had been called up to it.
     pub violation: Option<(Violation, Op, u64)>,
+    /// The lane that it was found in; while there is none, the lane that is entered.
+    pub lane: usize,
     calls: u64,
 }
 
 impl<O: Memory> Checked<O> {
     /// Wraps `inner`; nothing is found yet.
     pub fn new(inner: O) -> Self {
-        Checked { inner, violation: None, calls: 0 }
+        Checked { inner, violation: None, lane: 0, calls: 0 }
     }
 
     /// Ops called so far.
@@ -46,6 +48,7 @@ impl<O: Memory> Checked<O> {
 
     fn before(&mut self, op: Op, t: &Accesses) {
         self.calls += 1;
+        self.lane = t.lane.filter(|_| self.violation.is_none()).unwrap_or(self.lane);
         for (i, &x) in t.all().iter().enumerate() {
             if x.span.at + x.span.len > self.inner.len(x.pool) {
                 self.note(Violation::Range(x), op);

@@ -242,7 +242,7 @@ impl Mlp {
         if self.norms() == 0 {
             return 0;
         }
-        2 * self.norm_dims(rows, Statistics::Groups { images: group, group }).blocks() * self.hidden
+        2 * self.norm_dims(rows, Statistics::Groups { images: group, group, shards: 1 }).blocks() * self.hidden
     }
 
     /// Columns of the widest operand.

@@ -74,7 +74,7 @@ impl ResNet {
     /// Whether every group of so many images has more than one row in the last maps: one number alone has no variance.
     pub(in crate::model) const fn groups_vary(&self, views: &Crops, group: usize) -> bool {
         let maps = self.last_maps(*views);
-        let norm = Statistics::Groups { images: 1, group: 1 }.norm(maps.maps(), 1, false);
+        let norm = Statistics::Groups { images: 1, group: 1, shards: 1 }.norm(maps.maps(), 1, false);
         let mut i = 0;
         while i < maps.len() {
             if norm.group_rows(i) * group < 2 {

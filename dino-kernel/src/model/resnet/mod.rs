@@ -346,7 +346,7 @@ impl Measure {
             Measure::Weight => unit.conv(maps).filter() * unit.out,
             Measure::Statistics(statistics) => statistics.groups(&maps) * unit.out,
             Measure::Sums(group) => {
-                let statistics = Statistics::Groups { images: group, group };
+                let statistics = Statistics::Groups { images: group, group, shards: 1 };
                 2 * statistics.norm(unit.window.over(maps).maps(), unit.out, unit.relu).blocks() * unit.out
             }
         }

@@ -127,7 +127,7 @@ fn convolution(b: &mut Build, sizes: &[usize], stream: bool) -> Calls {
 /// (images, images of a group, columns, whether a residual is added and a ReLU follows, groups of maps).
 fn batch_norm(b: &mut Build, sizes: &[usize]) -> Calls {
     let (rows, cols, whole) = (crops(&sizes[4..]).maps(), sizes[2], sizes[3] == 1);
-    let n = BatchNorm { rows, images: sizes[0], group: sizes[1], cols, eps: EPS, relu: whole };
+    let n = BatchNorm { rows, images: sizes[0], group: sizes[1], shards: 1, cols, eps: EPS, relu: whole };
     let len = rows.rows() * cols;
     let (x, y, dx) = (b.input_around("x", len, 1.0, 3.0), b.output("y", len), b.output("dx", len));
     let residual = if whole { b.input("residual", len) } else { Act::EMPTY };
