@@ -184,7 +184,7 @@ pub fn lines<D: Device>(options: &D::Options, config: &Config, flags: &Ranks) ->
     ];
     if e.meetings > 0 {
         lines.push(format!(
-            "in the middle of a step processes wait for each other {}: as many times the way of a message, which --link does not know",
+            "besides, processes wait for each other {} a step, a message's way each time, which --link does not count",
             many(e.meetings, "time")
         ));
     }

@@ -64,7 +64,7 @@ pub(super) const fn check(config: &Config, sharding: Sharding) -> Result<(), Pla
         } else if group == 0 || !batch.is_multiple_of(group) || !micro_batch.is_multiple_of(group) {
             return Err(PlanError::BatchGroup { batch, micro_batch, group });
         }
-        let head_varies = !head.batch_statistics() || teachers * group > 1;
+        let head_varies = !head.batch_statistics() || teachers.saturating_mul(group) > 1;
         if !head_varies || !backbone.groups_vary(&views, group) {
             return Err(PlanError::OneValue { group });
         }

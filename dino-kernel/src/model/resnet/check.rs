@@ -77,7 +77,7 @@ impl ResNet {
         let norm = Statistics::Groups { images: 1, group: 1, shards: 1 }.norm(maps.maps(), 1, false);
         let mut i = 0;
         while i < maps.len() {
-            if norm.group_rows(i) * group < 2 {
+            if norm.group_rows(i).saturating_mul(group) < 2 {
                 return false;
             }
             i += 1;
