@@ -24,31 +24,49 @@ __device__ __forceinline__ void merge(Moments& a, float n, float mean, float squ
   a.n = all;
 }
 
+// Those of one column of a group, in thread row 0, out of the moments (slots, 2, cols) of its strips. All of the block (32, 8) come here.
+__device__ __forceinline__ Moments of_strips(const float* parts, const Segments& s, int slots, int c, int cols) {
+  __shared__ Moments found[8][32];
+  Moments m = {0, 0, 0};
+  for (int slot = threadIdx.y; slot < slots && c < cols; slot += 8) {
+    const float* at = parts + (long long)slot * 2 * cols + c;
+    merge(m, strip_rows(s, slot), at[0], at[cols]);
+  }
+  found[threadIdx.y][threadIdx.x] = m;
+  __syncthreads();
+  if (threadIdx.y == 0 && c < cols)
+    for (int i = 1; i < 8; i++) merge(m, found[i][threadIdx.x].n, found[i][threadIdx.x].mean, found[i][threadIdx.x].squares);
+  __syncthreads();
+  return m;
+}
+
+// One block (32, 8) 32 columns: the moments (2, cols) of a group, of which several shards have a part each.
+extern "C" __global__ void shard_moments(float* __restrict__ to, const float* __restrict__ parts, int cols, int segment, int strip,
+    int strips, int slots) {
+  Segments s = {segment, 0, strip, strips};
+  int c = blockIdx.x * 32 + threadIdx.x;
+  Moments m = of_strips(parts, s, slots, c, cols);
+  if (threadIdx.y == 0 && c < cols) to[c] = m.mean, to[cols + c] = m.squares;
+}
+REGISTER(shard_moments);
+
 // One block (32, 8) 32 columns: mean and rstd of every group of one size out of the moments of its strips, parts
 // (count, views * strips, 2, cols); the running mean and variance move once for each. `unbiased` is the share of a new variance.
+// A group that several shards share has theirs as its strips.
 extern "C" __global__ void batch_statistics(float* __restrict__ mean, float* __restrict__ rstd, float* __restrict__ running_mean,
     float* __restrict__ running_var, const float* __restrict__ parts, int cols, int segment, int strip, int strips, int slots,
     int count, int size, int sizes, float keep, float take, float unbiased, float eps) {
-  __shared__ Moments found[8][32];
   Segments s = {segment, 0, strip, strips};
   int c = blockIdx.x * 32 + threadIdx.x;
   for (int part = 0; part < count; part++) {
-    Moments m = {0, 0, 0};
-    for (int slot = threadIdx.y; slot < slots && c < cols; slot += 8) {
-      const float* at = parts + ((long long)part * slots + slot) * 2 * cols + c;
-      merge(m, strip_rows(s, slot), at[0], at[cols]);
-    }
-    found[threadIdx.y][threadIdx.x] = m;
-    __syncthreads();
+    Moments m = of_strips(parts + (long long)part * slots * 2 * cols, s, slots, c, cols);
     if (threadIdx.y == 0 && c < cols) {
-      for (int i = 1; i < 8; i++) merge(m, found[i][threadIdx.x].n, found[i][threadIdx.x].mean, found[i][threadIdx.x].squares);
       float var = m.squares / m.n;
       running_mean[c] = keep * running_mean[c] + take * m.mean;
       running_var[c] = keep * running_var[c] + unbiased * var;
       long long to = ((long long)part * sizes + size) * cols + c;
       mean[to] = m.mean, rstd[to] = 1.f / sqrtf(var + eps);
     }
-    __syncthreads();
   }
 }
 REGISTER(batch_statistics);

@@ -77,6 +77,11 @@ impl Device for Gpu {
         if ranks > 1 { Sharing::MEMORY } else { 0 }
     }
 
+    fn cannot(plan: &Plan) -> Option<&'static str> {
+        let groups = plan.table.batch_statistics() && plan.sharding.ranks > 1 && !plan.shares_statistics();
+        groups.then_some("share batch norms over groups of images (--bn-group) among processes")
+    }
+
     fn new(options: &Options, pools: Pools) -> Result<Gpu> {
         Gpu::create(options, pools)
     }

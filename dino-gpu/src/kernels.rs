@@ -165,7 +165,7 @@ macro_rules! kernels {
 kernels! {
     common: adamw, add_by_halves, batch_gradient_sums, batch_statistics, center_norm, clip_apply, clip_factors, clip_norm, clip_squares,
         column_running, commit_center, commit_running, conv_f32, conv_weight_f32, ema, filter_sum, gemm_f32, lars, lars_factors,
-        lars_squares, loss_running, loss_targets, mse_inner, prototype_scale, running_statistics, sgd, shadow_weights, split_sum,
+        lars_squares, loss_running, loss_targets, mse_inner, prototype_scale, running_statistics, sgd, shard_moments, shadow_weights, split_sum,
         sum_stat, weight_norm_backward;
     typed: add, add_scaled, attend, attend_dkv, attend_dq, attention_rows, average_pool, average_pool_backward, batch_gradient,
         batch_gradient_strips, batch_moments, batch_normalize, column_sums, embed, embed_backward, from_f32, gather_class, gelu,

@@ -48,9 +48,6 @@ pub trait Device: Update + Memory + Sized {
     /// them a block. Off where memory is plenty, or where an op made again from rounded numbers would not give the same bits.
     const RECOMPUTE: bool = false;
 
-    /// Whether shards can exchange more in a step than its sums, as some plans take it ([`Plan::meets`]).
-    const MEETS: bool = false;
-
     /// How many processes these options ask for: where it is more than one and no launcher has started them, the program does.
     ///
     /// # Errors
@@ -93,6 +90,11 @@ pub trait Device: Update + Memory + Sized {
     /// Bytes that [`Device::join`] allocates for sums over so many processes on so many machines.
     fn sum_memory(ranks: usize, machines: usize) -> u64 {
         4 * dist::scratch_len(ranks, machines) as u64
+    }
+
+    /// What of a plan the device cannot do, if anything.
+    fn cannot(_plan: &Plan) -> Option<&'static str> {
+        None
     }
 
     /// Allocates the pools, zeroed.

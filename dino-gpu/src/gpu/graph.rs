@@ -3,6 +3,7 @@
 use super::Gpu;
 use crate::cuda::Graph;
 use dino_host::error::Result;
+use dino_kernel::backend::wrap::Lanes;
 use dino_kernel::plan::Plan;
 use dino_kernel::step;
 
@@ -20,10 +21,21 @@ pub(super) enum Part {
 }
 
 /// What issues them, in the order of [`Part`].
-const ISSUE: [fn(&mut Gpu, &Plan); 6] =
-    [step::begin, step::micro_batch, last_micro_batch, commit, step::teacher_rows, step::offsets];
+const ISSUE: [fn(&mut Gpu, &Plan); 6] = [step::begin, micro_batch, last_micro_batch, commit, teacher_rows, offsets];
 
-/// Within the last of its passes, what is complete of the gradients may be summed.
+fn micro_batch(gpu: &mut Gpu, plan: &Plan) {
+    step::micro_batch(&mut Lanes::new(gpu, plan.pools.lanes), plan);
+}
+
+fn teacher_rows(gpu: &mut Gpu, plan: &Plan) {
+    step::teacher_rows(&mut Lanes::new(gpu, plan.pools.lanes), plan);
+}
+
+fn offsets(gpu: &mut Gpu, plan: &Plan) {
+    step::offsets(&mut Lanes::new(gpu, plan.pools.lanes), plan);
+}
+
+/// A process with one shard has one lane. Within the last of its passes, what is complete of the gradients may be summed.
 fn last_micro_batch(gpu: &mut Gpu, plan: &Plan) {
     let (passes, len) = (plan.passes().count(), plan.table.len());
     step::micro_batch_each(gpu, plan, |gpu, pass| {

@@ -16,7 +16,7 @@ use dino_kernel::mem::{Act, Stat, State, Weight};
 use dino_kernel::optim::{Optimizer, SLOTS};
 use dino_kernel::plan::Pools;
 use params::DeviceTable;
-use pools::memory;
+use pools::{in_lanes, memory};
 pub use sharing::Sharing;
 use staging::Staging;
 use std::sync::{Mutex, OnceLock};
@@ -41,6 +41,11 @@ pub struct Gpu {
     stats: Buffer,
     state: Buffer,
     workspace: Buffer,
+    /// The shards that go through a step side by side, each with gradients, activations, stats and state of its own; the one that ops mean.
+    lanes: usize,
+    lane: usize,
+    /// What shards exchange for a batch norm.
+    exchanged: Buffer,
     /// A convolution's filter as a matmul's factor, or a part of its gradient; a batch norm's partial sums. Empty without any.
     filters: Buffer,
     sums: Buffer,
@@ -105,11 +110,14 @@ impl Gpu {
             pools,
             weights: floats(pools.weights)?,
             weights_bf16: Buffer::new(if options.precision == Precision::Bf16 { 2 * pools.weights } else { 0 })?,
-            grads: floats(pools.grads)?,
+            grads: Buffer::new(in_lanes(4 * pools.grads, pools.lanes))?,
             slots: floats(pools.slots)?,
-            acts: Buffer::new(pools.acts * act_bytes(options.precision))?,
-            stats: floats(pools.stats)?,
-            state: floats(pools.state)?,
+            acts: Buffer::new(in_lanes(pools.acts * act_bytes(options.precision), pools.lanes))?,
+            stats: Buffer::new(in_lanes(4 * pools.stats, pools.lanes))?,
+            state: Buffer::new(in_lanes(4 * pools.state, pools.lanes))?,
+            lanes: pools.lanes,
+            lane: 0,
+            exchanged: floats(pools.exchanged)?,
             workspace,
             filters: floats(pools.filters)?,
             sums: floats(pools.sums)?,
@@ -157,7 +165,7 @@ impl Gpu {
     }
 
     pub(crate) fn act_at(&self, a: Act, from: usize) -> u64 {
-        self.acts.at + ((a.0.at + from) * self.act_bytes()) as u64
+        self.of_lane(&self.acts) + ((a.0.at + from) * self.act_bytes()) as u64
     }
 
     pub(crate) fn stat(&self, s: Stat) -> u64 {
@@ -165,11 +173,11 @@ impl Gpu {
     }
 
     pub(crate) fn stat_at(&self, s: Stat, from: usize) -> u64 {
-        self.stats.at + 4 * (s.0.at + from) as u64
+        self.of_lane(&self.stats) + 4 * (s.0.at + from) as u64
     }
 
     pub(crate) fn state(&self, s: State) -> u64 {
-        self.state.at + 4 * s.0.at as u64
+        self.of_lane(&self.state) + 4 * s.0.at as u64
     }
 
     /// A parameter in f32.
@@ -186,12 +194,33 @@ impl Gpu {
     }
 
     pub(crate) fn grad(&self, w: Weight) -> u64 {
-        self.grads.at + 4 * w.0.at as u64
+        self.of_lane(&self.grads) + 4 * w.0.at as u64
     }
 
-    /// All gradients: address, bytes.
+    /// All gradients of a lane: address, bytes.
     pub(crate) fn all_grads(&self) -> (u64, usize) {
-        (self.grads.at, self.grads.bytes)
+        (self.of_lane(&self.grads), self.grads.bytes / self.lanes)
+    }
+
+    /// Where a lane's part of a buffer begins.
+    fn of_lane(&self, buffer: &Buffer) -> u64 {
+        buffer.at + (self.lane * (buffer.bytes / self.lanes)) as u64
+    }
+
+    /// How many lanes there are.
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// The ops after this one work on this lane.
+    pub(crate) fn take_lane(&mut self, lane: usize) {
+        assert!(lane < self.lanes, "lane {lane} of {}", self.lanes);
+        self.lane = lane;
+    }
+
+    /// Memory for what shards exchange for a batch norm: address, bytes.
+    pub(crate) fn exchanged(&self) -> (u64, usize) {
+        (self.exchanged.at, self.exchanged.bytes)
     }
 
     /// An optimizer's arrays of state for a network of `len` elements; 0 where it keeps no more.

@@ -11,20 +11,28 @@ use dino_kernel::mem::Pool;
 use dino_kernel::plan::Pools;
 use half::bf16;
 
+/// Bytes that so many lanes of so many bytes take, each beginning where matmuls may.
+pub fn in_lanes(bytes: usize, lanes: usize) -> usize {
+    if lanes == 1 { bytes } else { bytes.next_multiple_of(256) * lanes }
+}
+
 /// What [`Gpu::create`] and the first step will allocate for these pools, by name. Not counted: the driver's context, a few hundred
 /// MiB, and the parameter table's chunks, a ten-thousandth of the weights.
 pub fn memory(options: &Options, pools: Pools) -> Vec<(&'static str, u64)> {
     let f32s = |n: usize| 4 * n as u64;
     let mut list = vec![
         ("weights", f32s(pools.weights)),
-        ("gradients", f32s(pools.grads)),
+        ("gradients", in_lanes(4 * pools.grads, pools.lanes) as u64),
         ("optimizer state", f32s(pools.slots)),
-        ("activations", (pools.acts * act_bytes(options.precision)) as u64),
-        ("stats", f32s(pools.stats)),
-        ("state", f32s(pools.state)),
+        ("activations", in_lanes(pools.acts * act_bytes(options.precision), pools.lanes) as u64),
+        ("stats", in_lanes(4 * pools.stats, pools.lanes) as u64),
+        ("state", in_lanes(4 * pools.state, pools.lanes) as u64),
         ("workspace", (options.workspace << 10) as u64),
         ("input, staged twice", 2 * f32s(pools.input)),
     ];
+    if pools.exchanged > 0 {
+        list.push(("exchanged statistics", f32s(pools.exchanged)));
+    }
     if pools.filters + pools.sums > 0 {
         list.push(("scratch of convolutions and batch norms", f32s(pools.filters + pools.sums)));
     }
@@ -46,13 +54,19 @@ impl Gpu {
         }
     }
 
+    /// Where a pool begins, of the lane that is entered.
+    fn base(&self, pool: Pool) -> u64 {
+        let buffer = self.buffer(pool);
+        if matches!(pool, Pool::Weights | Pool::Slots) { buffer.at } else { self.of_lane(buffer) }
+    }
+
     fn element(&self, pool: Pool) -> usize {
         if pool == Pool::Acts { self.act_bytes() } else { 4 }
     }
 
     fn send(&self, pool: Pool, at: usize, values: &[f32]) -> Result<()> {
         let element = self.element(pool);
-        let to = self.buffer(pool).at + (at * element) as u64;
+        let to = self.base(pool) + (at * element) as u64;
         if element == 2 {
             let values: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
             // SAFETY: the vector has those bytes and outlives the wait.
@@ -71,7 +85,7 @@ impl Gpu {
 
     fn fetch(&self, pool: Pool, at: usize, values: &mut [f32]) -> Result<()> {
         let element = self.element(pool);
-        let from = self.buffer(pool).at + (at * element) as u64;
+        let from = self.base(pool) + (at * element) as u64;
         if element == 2 {
             let mut halves = vec![bf16::ZERO; values.len()];
             // SAFETY: the vector has those bytes and outlives the wait.

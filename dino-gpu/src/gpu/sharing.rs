@@ -123,7 +123,7 @@ impl Gpu {
     pub(crate) fn begin_sum(&mut self, from: usize) {
         let Some(sharing) = &mut self.sharing else { return };
         let Some(begun) = sharing.begun.filter(|begun| *begun >= from + WORTH_IT) else { return };
-        let at = self.grads.at + 4 * from as u64;
+        let at = self.grads.at + 4 * from as u64; // there is one lane
         let queued = self.stream.record(&sharing.complete).and_then(|()| {
             sharing.beside.wait_for(&sharing.complete)?;
             sharing.sum(self.kernels, &sharing.beside, at, begun - from)?;
@@ -149,6 +149,19 @@ impl Gpu {
         let mut spans = [(grads, left)].into_iter().chain(few);
         let queued = spans.try_for_each(|(at, len)| sharing.sum(self.kernels, &self.stream, at, len));
         self.note(queued);
+    }
+
+    /// A part of so many bytes a rank, of which this one's is set, become those of all. Where that fails, nothing that follows counts.
+    pub(crate) fn gather_over_ranks(&mut self, all: u64, bytes: usize) {
+        let Some(sharing) = &self.sharing else { return };
+        let own = all + (sharing.comm.rank() * bytes) as u64;
+        let queued = sharing.comm.gather(&self.stream, all, own, bytes);
+        self.note(queued);
+    }
+
+    /// This process's number; 0 alone.
+    pub(crate) fn rank(&self) -> usize {
+        self.sharing.as_ref().map_or(0, |sharing| sharing.comm.rank())
     }
 
     /// The host waits for everything queued; in a group no longer than others may take to come.

@@ -7,6 +7,7 @@ use crate::cuda::{Buffer, Event, Pinned, Stream};
 use crate::kernels::Shape;
 use crate::options::Launch;
 use dino_host::error::{Error, Result};
+use dino_kernel::backend::wrap::Lanes;
 use dino_kernel::plan::Plan;
 use dino_kernel::scalars::{hyper, monitor};
 use dino_kernel::step;
@@ -103,20 +104,22 @@ impl Gpu {
         staging.hyper[slot].get_mut().copy_from_slice(numbers);
         // SAFETY: pinned, of that length, and left alone until this step's report is read.
         unsafe { self.stream.upload(self.state(plan.hyper), staging.hyper[slot].address(), 4 * hyper::LEN)? };
+        let lanes = plan.pools.lanes;
+        let own = plan.parts() / lanes;
         self.issue(Part::Begin, plan)?;
         if plan.config.objective.whole_batch() {
-            for (number, part) in parts.clone().enumerate() {
-                self.send_part(plan, part, staging)?;
+            for number in 0..own {
+                self.send_parts(plan, parts.clone(), number, staging)?;
                 self.issue(Part::TeacherRows, plan)?;
-                step::keep_rows(self, plan, number);
+                step::keep_rows(&mut Lanes::new(self, lanes), plan, number);
             }
             self.issue(Part::Offsets, plan)?;
         }
-        for (number, part) in parts.enumerate() {
-            self.send_part(plan, part, staging)?;
+        for number in 0..own {
+            self.send_parts(plan, parts.clone(), number, staging)?;
             // Between two graphs, for the rows of every part are kept at another address.
-            step::take_rows(self, plan, number);
-            let last = number + 1 == plan.parts() && self.overlaps(plan);
+            step::take_rows(&mut Lanes::new(self, lanes), plan, number);
+            let last = number + 1 == own && self.overlaps(plan);
             self.issue(if last { Part::LastMicroBatch } else { Part::MicroBatch }, plan)?;
             step::end_part(self, plan, number);
         }
@@ -125,6 +128,23 @@ impl Gpu {
         unsafe { self.stream.download(staging.report[slot].address(), self.state(plan.monitor), 4 * monitor::LEN)? };
         staging.ends[slot] = staging.parts;
         self.stream.record(&staging.reported[slot])
+    }
+
+    /// Micro-batch `number` of every lane.
+    fn send_parts<'a>(
+        &mut self,
+        plan: &Plan,
+        parts: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+        number: usize,
+        staging: &mut Staging,
+    ) -> Result<()> {
+        let of_lanes = parts.skip(number).step_by(plan.parts() / plan.pools.lanes);
+        let sent = of_lanes.enumerate().try_for_each(|(lane, part)| {
+            self.take_lane(lane);
+            self.send_part(plan, part, staging)
+        });
+        self.take_lane(0);
+        sent
     }
 
     /// Queues the copies of a micro-batch's stochastic-depth scales and pixels to where the plan has them.

@@ -76,10 +76,62 @@ impl Gpu {
         Some(at)
     }
 
+    /// Moments of the strips of some groups of one size, from their first row on.
+    fn strip_moments(&mut self, sums: u64, x: Act, size: &Size, strips: Strips, n: BatchNorm) {
+        let arguments = args![
+            sums,
+            self.act_at(x, size.first * n.cols),
+            n.cols as i32,
+            size.segment as i32,
+            size.view_rows as i64,
+            strips.rows as i32,
+            strips.count as i32,
+            size.parts as i32
+        ];
+        self.launch(&self.kernels.batch_moments, self.strips_shape(size, strips, n.cols), arguments);
+    }
+
+    /// Mean and rstd of `parts` groups, from the moments of their `slots` strips: mean and rstd of the first one go to these addresses.
+    #[allow(clippy::too_many_arguments)] // those of a launch
+    fn statistics_of(
+        &mut self,
+        [mean, rstd]: [u64; 2],
+        running: Running,
+        moments: u64,
+        [segment, strip, strips, slots, parts]: [usize; 5],
+        rows: f64,
+        size: &Size,
+        n: BatchNorm,
+    ) {
+        let arguments = args![
+            mean,
+            rstd,
+            self.state(running.mean),
+            self.state(running.var),
+            moments,
+            n.cols as i32,
+            segment as i32,
+            strip as i32,
+            strips as i32,
+            slots as i32,
+            parts as i32,
+            size.number as i32,
+            n.rows.len() as i32,
+            (1.0 - MOMENTUM) as f32,
+            MOMENTUM as f32,
+            (MOMENTUM * rows / (rows - 1.0).max(1.0)) as f32,
+            n.eps as f32
+        ];
+        let shape = Shape::new([n.cols.div_ceil(32), 1, 1], [32, 8]);
+        self.launch(&self.kernels.batch_statistics, shape, arguments);
+    }
+
     /// Mean and rstd of every group; the running ones move in the order of groups.
     pub(super) fn group_statistics(&mut self, stats: NormStats, running: Running, x: Act, n: BatchNorm) {
+        if n.shards > 1 {
+            return self.shared_statistics(stats, running, x, n);
+        }
         let (mean, rstd) = (self.stat(stats.mean), self.stat(stats.rstd));
-        let (running_mean, running_var) = (self.state(running.mean), self.state(running.var));
         let parts = n.images / n.group;
         // Groups of the first images of every size come before those of the next ones; of one size they follow each other.
         let together = if n.rows.len() == 1 { parts } else { 1 };
@@ -88,42 +140,50 @@ impl Gpu {
                 let strips = of_sums(&size, n);
                 let Some(sums) = self.strip_sums(&size, strips, n.cols) else { return };
                 let here = Size { first: size.first + part * size.segment, parts: together, ..size };
-                let arguments = args![
-                    sums,
-                    self.act_at(x, here.first * n.cols),
-                    n.cols as i32,
-                    size.segment as i32,
-                    size.view_rows as i64,
-                    strips.rows as i32,
-                    strips.count as i32,
-                    together as i32
-                ];
-                self.launch(&self.kernels.batch_moments, self.strips_shape(&here, strips, n.cols), arguments);
-                let (rows, slots) = (size.group_rows() as f64, size.views * strips.count);
+                self.strip_moments(sums, x, &here, strips, n);
                 let at = (part * n.rows.len() * n.cols * 4) as u64;
-                let arguments = args![
-                    mean + at,
-                    rstd + at,
-                    running_mean,
-                    running_var,
-                    sums,
-                    n.cols as i32,
-                    size.segment as i32,
-                    strips.rows as i32,
-                    strips.count as i32,
-                    slots as i32,
-                    together as i32,
-                    size.number as i32,
-                    n.rows.len() as i32,
-                    (1.0 - MOMENTUM) as f32,
-                    MOMENTUM as f32,
-                    (MOMENTUM * rows / (rows - 1.0).max(1.0)) as f32,
-                    n.eps as f32
-                ];
-                let shape = Shape::new([n.cols.div_ceil(32), 1, 1], [32, 8]);
-                self.launch(&self.kernels.batch_statistics, shape, arguments);
+                let layout = [size.segment, strips.rows, strips.count, size.views * strips.count, together];
+                self.statistics_of([mean + at, rstd + at], running, sums, layout, size.group_rows() as f64, &size, n);
             }
         }
+    }
+
+    /// The same where every group is the full batch, of which each shard has a part: once for all lanes, whose first has the running ones.
+    fn shared_statistics(&mut self, stats: NormStats, running: Running, x: Act, n: BatchNorm) {
+        for size in sizes(n) {
+            let strips = of_sums(&size, n);
+            let Some(sums) = self.strip_sums(&size, strips, n.cols) else { return };
+            let Some(all) = self.exchange_memory(n) else { return };
+            self.in_lanes(|gpu, lane| {
+                gpu.strip_moments(sums, x, &size, strips, n);
+                let to = all + (gpu.shard(lane) * 8 * n.cols) as u64;
+                let slots = (size.views * strips.count) as i32;
+                let [segment, rows, count] = [size.segment, strips.rows, strips.count].map(|n| n as i32);
+                let arguments = args![to, sums, n.cols as i32, segment, rows, count, slots];
+                gpu.launch(&gpu.kernels.shard_moments, Shape::new([n.cols.div_ceil(32), 1, 1], [32, 8]), arguments);
+            });
+            self.gather_over_ranks(all, self.lanes() * 8 * n.cols);
+            let (mean, rstd, rows) = (self.stat(stats.mean), self.stat(stats.rstd), size.group_rows());
+            let layout = [rows, rows, 1, n.shards, 1];
+            self.statistics_of([mean, rstd], running, all, layout, (rows * n.shards) as f64, &size, n);
+        }
+        let (from, bytes) = ([self.stat(stats.mean), self.stat(stats.rstd)], 4 * stats.mean.len());
+        for lane in 1..self.lanes() {
+            self.take_lane(lane);
+            let to = [self.stat(stats.mean), self.stat(stats.rstd)];
+            to.into_iter().zip(from).for_each(|(to, from)| self.copy_bytes(to, from, bytes));
+        }
+        self.take_lane(0);
+    }
+
+    /// Where shards put two numbers a column each.
+    fn exchange_memory(&mut self, n: BatchNorm) -> Option<u64> {
+        let ((at, bytes), wanted) = (self.exchanged(), 8 * n.cols * n.shards);
+        if bytes < wanted {
+            self.too_small(wanted);
+            return None;
+        }
+        Some(at)
     }
 
     /// Mean and rstd of the running ones.
@@ -186,55 +246,97 @@ impl Gpu {
         w: Affine,
         n: BatchNorm,
     ) {
-        let (mean, rstd, gain) = (self.stat(stats.mean), self.stat(stats.rstd), self.weight(w.w));
-        let (dw, db) = (self.grad(w.w), self.grad(w.b));
         for size in sizes(n) {
-            let (at, strips) = (size.first * n.cols, of_sums(&size, n));
+            let strips = of_sums(&size, n);
             let Some(sums) = self.strip_sums(&size, strips, n.cols) else { return };
-            let (dx, dy, x) = (self.act_at(dx, at), self.act_at(dy, at), self.act_at(x, at));
-            let y = if n.relu { self.act_at(y, at) } else { 0 };
-            let arguments = args![
-                sums,
-                dy,
-                x,
-                y,
-                mean,
-                rstd,
-                n.cols as i32,
-                size.segment as i32,
-                size.view_rows as i64,
-                strips.rows as i32,
-                strips.count as i32,
-                size.parts as i32,
-                size.number as i32,
-                n.rows.len() as i32
-            ];
-            self.launch(&self.kernels.batch_gradient_strips, self.strips_shape(&size, strips, n.cols), arguments);
-            let slots = size.views * strips.count;
-            let arguments = args![dw, db, sums, n.cols as i32, slots as i32, size.parts as i32];
-            let shape = Shape::new([n.cols.div_ceil(32), 1, 1], [32, 8]);
-            self.launch(&self.kernels.batch_gradient_sums, shape, arguments);
-            let strips = of_rows(&size, n.cols);
-            let arguments = args![
-                dx,
-                dy,
-                x,
-                sums,
-                mean,
-                rstd,
-                gain,
-                n.cols as i32,
-                size.segment as i32,
-                size.view_rows as i64,
-                strips.rows as i32,
-                strips.count as i32,
-                size.parts as i32,
-                size.number as i32,
-                n.rows.len() as i32,
-                slots as i32,
-                (1.0 / size.group_rows() as f64) as f32
-            ];
-            self.launch(&self.kernels.batch_gradient, self.strips_shape(&size, strips, n.cols), arguments);
+            if n.shards == 1 {
+                self.gradient_sums(sums, dy, [x, y], stats, w, &size, strips, n);
+                self.gradient_of_rows(dx, [dy, x], stats, w, [sums, (size.views * strips.count) as u64], &size, n);
+                continue;
+            }
+            let Some(all) = self.exchange_memory(n) else { return };
+            let bytes = 8 * n.cols;
+            self.in_lanes(|gpu, lane| {
+                gpu.gradient_sums(sums, dy, [x, y], stats, w, &size, strips, n);
+                gpu.copy_bytes(all + (gpu.shard(lane) * bytes) as u64, sums, bytes);
+            });
+            self.gather_over_ranks(all, self.lanes() * bytes);
+            let (shape, arguments) = (Shape::flat(2 * n.cols), args![all, n.shards as i32, 2 * n.cols as i64]);
+            self.launch(&self.kernels.add_by_halves, shape, arguments);
+            self.in_lanes(|gpu, _| gpu.gradient_of_rows(dx, [dy, x], stats, w, [all, 1], &size, n));
         }
+    }
+
+    /// Sums over the groups of one size, in the place of their first strips; dy becomes the gradient in front of the ReLU, and the sums
+    /// are added to the gradients of gain and bias.
+    #[allow(clippy::too_many_arguments)] // those of the op, and where the sums go
+    fn gradient_sums(
+        &mut self,
+        sums: u64,
+        dy: Act,
+        [x, y]: [Act; 2],
+        stats: NormStats,
+        w: Affine,
+        size: &Size,
+        strips: Strips,
+        n: BatchNorm,
+    ) {
+        let (at, slots) = (size.first * n.cols, size.views * strips.count);
+        let arguments = args![
+            sums,
+            self.act_at(dy, at),
+            self.act_at(x, at),
+            if n.relu { self.act_at(y, at) } else { 0 },
+            self.stat(stats.mean),
+            self.stat(stats.rstd),
+            n.cols as i32,
+            size.segment as i32,
+            size.view_rows as i64,
+            strips.rows as i32,
+            strips.count as i32,
+            size.parts as i32,
+            size.number as i32,
+            n.rows.len() as i32
+        ];
+        self.launch(&self.kernels.batch_gradient_strips, self.strips_shape(size, strips, n.cols), arguments);
+        let (dw, db) = (self.grad(w.w), self.grad(w.b));
+        let arguments = args![dw, db, sums, n.cols as i32, slots as i32, size.parts as i32];
+        let shape = Shape::new([n.cols.div_ceil(32), 1, 1], [32, 8]);
+        self.launch(&self.kernels.batch_gradient_sums, shape, arguments);
+    }
+
+    /// dx of the groups of one size, whose sums are `slots` apart.
+    #[allow(clippy::too_many_arguments)] // those of the op, and where the sums are
+    fn gradient_of_rows(
+        &mut self,
+        dx: Act,
+        [dy, x]: [Act; 2],
+        stats: NormStats,
+        w: Affine,
+        [sums, slots]: [u64; 2],
+        size: &Size,
+        n: BatchNorm,
+    ) {
+        let (at, strips) = (size.first * n.cols, of_rows(size, n.cols));
+        let arguments = args![
+            self.act_at(dx, at),
+            self.act_at(dy, at),
+            self.act_at(x, at),
+            sums,
+            self.stat(stats.mean),
+            self.stat(stats.rstd),
+            self.weight(w.w),
+            n.cols as i32,
+            size.segment as i32,
+            size.view_rows as i64,
+            strips.rows as i32,
+            strips.count as i32,
+            size.parts as i32,
+            size.number as i32,
+            n.rows.len() as i32,
+            slots as i32,
+            (1.0 / (size.group_rows() * n.shards) as f64) as f32
+        ];
+        self.launch(&self.kernels.batch_gradient, self.strips_shape(size, strips, n.cols), arguments);
     }
 }

@@ -10,7 +10,7 @@ use dino_kernel::params::ParamTable;
 
 impl Gpu {
     /// What a shard sums, in the order it is kept in: address and elements.
-    fn shard_sums(&self, table: &dyn ParamTable, sums: Sums) -> [(u64, usize); 3] {
+    pub(super) fn shard_sums(&self, table: &dyn ParamTable, sums: Sums) -> [(u64, usize); 3] {
         let [teacher, losses] = [sums.teacher, sums.losses].map(|s| (self.state(s), s.len()));
         [(self.all_grads().0, table.len()), teacher, losses]
     }

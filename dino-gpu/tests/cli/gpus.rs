@@ -118,6 +118,39 @@ fn any_number_of_gpus_ends_in_the_same_bytes() {
     assert!(end(&one) == end(&four), "several micro-batches: other weights");
 }
 
+/// Targets of the full batch, and batch norms over it, in backbone and head: shards meet in the middle of a step, and those of one process
+/// go through it side by side.
+#[test]
+fn what_depends_on_the_full_batch_is_shared() {
+    let Some(driver) = emulation() else { return };
+    let (folder, data) = folders();
+    for (i, more) in [
+        "--targets sinkhorn-knopp",
+        "--use-bn-in-head",
+        "--arch resnet_small --widths 8 12 --stage-blocks 1 1",
+        "--arch resnet_small --widths 8 12 --stage-blocks 1 1 --targets softmax-batch --use-bn-in-head --precision f32",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut line = quick(more);
+        if more.contains("resnet") {
+            line = line
+                .replace("--patch-size 8 --embed-dim 16 --depth 1 --heads 2", "")
+                .replace("--drop-path-rate 0.1", "");
+        }
+        let run = |name: &str, gpus: &str| {
+            let out = folder.path().join(format!("{i} {name}"));
+            succeeds(&mut program(&line.replace("--data", &format!("{gpus} --data")), &[&data, &out], driver, 4));
+            end(&out)
+        };
+        let alone = run("alone", "");
+        for (name, gpus) in [("two", "--gpus 0,1"), ("four", "--gpus all"), ("direct", "--gpus 1,2 --launch direct")] {
+            assert!(alone == run(name, gpus), "{more}: {name}: other weights");
+        }
+    }
+}
+
 #[test]
 fn launchers_start_gpus_too() {
     let Some(driver) = emulation() else { return };
@@ -271,6 +304,7 @@ fn what_does_not_fit_is_refused() {
         ("--gpus 0,7", &["there is no GPU 7: the driver sees 4", "hint"]),
         ("--gpus 0,0", &["GPU 0 is named twice"]),
         ("--gpus x", &["all", "0,1,2,3"]),
+        ("--gpus all --use-bn-in-head --bn-group 2", &["--bn-group", "dino-host can"]),
     ] {
         let o = ended(&mut program(&quick(more), &[&data, &out], driver, 4), |_| ());
         refuses(&o, says);

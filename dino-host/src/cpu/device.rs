@@ -13,7 +13,6 @@ impl Device for Cpu {
     const KIND: &'static str = "cpu";
     /// Larger micro-batches are faster: see the table in BENCHMARKS.md.
     const RECOMPUTE: bool = true;
-    const MEETS: bool = true;
 
     fn memory(_: &NoOptions, n: Pools) -> Vec<(&'static str, u64)> {
         // One buffer serves all ops.

@@ -21,16 +21,10 @@ use std::io::Write;
 /// Those of [`Config::plan_of`], or the plan takes what the device cannot do.
 pub fn plan<D: Device>(config: &Config, ranks: usize) -> Result<Plan> {
     let plan = config.plan_of(D::RECOMPUTE, ranks)?;
-    if plan.meets() && !D::MEETS {
-        let many = if ranks == 1 { "" } else { "es" };
-        return Err(Error::new(format!(
-            "device {} shares neither batch norms nor targets that depend on the full batch: {} shards in {ranks} process{many}",
-            D::KIND,
-            config.shards
-        ))
-        .hint("--shards 1 in one process; dino-host shares them on the CPU"));
+    match D::cannot(&plan) {
+        None => Ok(plan),
+        Some(what) => Err(Error::new(format!("device {} cannot {what}", D::KIND)).hint("dino-host can, on the CPU")),
     }
-    Ok(plan)
 }
 
 /// Refuses processes that were not started alike, naming the first difference. Returns what may differ and should be known.
