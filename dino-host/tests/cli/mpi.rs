@@ -165,15 +165,16 @@ fn what_takes_the_full_batch_is_shared_to_the_bit() {
     for (i, more) in cases.iter().enumerate() {
         let (alone, further) = (dir.path().join(format!("alone {i}")), "train --resume --epochs 2 --out {}");
         succeeds(&line(1, more), &[data.path(), &alone]);
-        let shared: Vec<_> = all.iter().flat_map(|launcher| [(launcher, 2), (launcher, 4)]).collect();
+        // Launchers take turns: what they do themselves is tried above.
+        let shared = all.iter().cycle().skip(i).zip([2, 4]);
         let out = |launcher: &Launcher, ranks| dir.path().join(format!("{} {ranks} {i}", launcher.name));
-        for &(launcher, ranks) in &shared {
+        for (launcher, ranks) in shared.clone() {
             let out = out(launcher, ranks);
             launcher.succeeds(ranks, &line(1, more), &[data.path(), &out]);
             assert_same(&alone, &out, &format!("{}, {ranks} ranks, {more}", launcher.name));
         }
         succeeds(further, &[&alone]);
-        for &(launcher, ranks) in &shared {
+        for (launcher, ranks) in shared {
             let out = out(launcher, ranks);
             launcher.succeeds(6 - ranks, further, &[&out]);
             assert_same(&alone, &out, &format!("{}, {ranks} ranks, then {}, {more}", launcher.name, 6 - ranks));
