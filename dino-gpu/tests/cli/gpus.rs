@@ -259,6 +259,26 @@ fn a_run_that_is_stopped_goes_on_with_any_number_of_gpus() {
     }
 }
 
+/// Under `nohup` the end of a session ends nothing: neither the processes nor the one that has started them.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_ignored_signal_stays_ignored() {
+    let Some(driver) = emulation() else { return };
+    let (folder, data) = folders();
+    let out = folder.path().join("run");
+    let mut command = Command::new("nohup");
+    command.arg(env!("CARGO_BIN_EXE_dino-gpu"));
+    prepared(&mut command, &quick("--epochs 20 --gpus 0,1"), &[&data, &out], driver, 2);
+    let mut sent = false;
+    let o = ended(&mut command, |parent| {
+        if !sent && fs::read(out.join("log.jsonl")).is_ok_and(|text| !text.is_empty()) {
+            assert!(Command::new("kill").args(["-HUP", &parent.to_string()]).status().unwrap().success());
+            sent = true;
+        }
+    });
+    assert!(sent && o.status.success(), "{}", printed(&o));
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_rank_that_hangs_is_named() {

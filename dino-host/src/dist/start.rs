@@ -78,7 +78,7 @@ pub fn start(_count: usize) -> Result<u8> {
 #[cfg(unix)]
 mod unix {
     use super::{Error, MEETING, RANK, RANKS, Result};
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
+    use crate::io::signals;
     use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Child, Command, ExitStatus, Stdio};
     use std::time::{Duration, Instant};
@@ -97,8 +97,7 @@ mod unix {
         let folder =
             tempfile::Builder::new().prefix("dino-").tempdir().map_err(|e| failed("no folder to meet in", e))?;
         // Before any of them is there: a signal that comes meanwhile is handed on.
-        let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU])
-            .map_err(|e| failed("signals cannot be handed on", e))?;
+        let mut signals = signals::hear().map_err(|e| failed("signals cannot be handed on", e))?;
         let program = std::env::current_exe().map_err(|e| failed("the program's own path", e))?;
         let mut running = Running(Vec::new());
         for rank in 0..count {

@@ -1,6 +1,6 @@
 //! Supervised fine-tuning (paper, table 6): a backbone and a linear classifier on labeled images.
 //!
-//! The mathematics is [`dino_kernel::finetune`]; loader, log, clock, screen and signals are those of [`crate::train`]. A run's folder has
+//! The mathematics is [`dino_kernel::finetune`]; loader, log, clock and screen are those of [`crate::train`]. A run's folder has
 //! `checkpoint.safetensors` (to go on from), `classifier.safetensors` (the model, for `classify` and `convert`), `run.json`, `log.jsonl`
 //! and `scores.json` (the last evaluation, with its confusion matrix).
 

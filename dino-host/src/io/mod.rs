@@ -1,4 +1,4 @@
-//! What leaves and enters the program besides images and weights: lines on the terminal, text and arrays in files.
+//! What leaves and enters the program besides images and weights: lines on the terminal, text and arrays in files, signals.
 
 #[macro_use]
 pub mod output; // first: its macros are used everywhere below
@@ -9,6 +9,7 @@ pub mod json;
 pub mod npy;
 pub mod progress;
 mod read_error;
+pub mod signals;
 pub mod spool;
 pub mod text;
 pub mod tsv;

@@ -11,7 +11,6 @@ pub mod metrics;
 mod owner;
 mod resume;
 mod screen;
-pub mod signals;
 pub mod tensorboard;
 
 pub use begin::plan;

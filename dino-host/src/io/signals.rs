@@ -36,28 +36,41 @@ fn receive(name: &str, keyboard: bool, first: &mut Option<Instant>, stop: &Atomi
     }
 }
 
-/// From now on Ctrl-C (SIGINT), SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 (what Slurm and others send before the time is over) and
-/// SIGXCPU set `stop`. A signal that was ignored when the program began, as under `nohup`, stays ignored.
-///
-/// To be called once in a process; where the system refuses, signals keep their usual meaning.
+/// The signals that ask a run to stop: Ctrl-C, the end of a session, and what Slurm and others send before the time is over.
 #[cfg(unix)]
-pub fn watch(stop: &'static AtomicBool) {
+const ALL: [(i32, &str); 6] = {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
-    let all = [
+    [
         (SIGINT, "SIGINT"),
         (SIGTERM, "SIGTERM"),
         (SIGHUP, "SIGHUP"),
         (SIGUSR1, "SIGUSR1"),
         (SIGUSR2, "SIGUSR2"),
         (SIGXCPU, "SIGXCPU"),
-    ];
-    let heard = all.map(|(signal, _)| signal).into_iter().filter(|signal| !is_ignored(*signal));
-    let Ok(mut signals) = signal_hook::iterator::Signals::new(heard) else { return };
+    ]
+};
+
+/// From now on these signals come here, and have no other meaning. One that was ignored when the program began, as under `nohup`, stays
+/// ignored.
+///
+/// # Errors
+/// The system refuses.
+#[cfg(unix)]
+pub fn hear() -> std::io::Result<signal_hook::iterator::Signals> {
+    signal_hook::iterator::Signals::new(ALL.map(|(signal, _)| signal).into_iter().filter(|signal| !is_ignored(*signal)))
+}
+
+/// From now on a signal that asks a run to stop sets `stop` ([`hear`]).
+///
+/// To be called once in a process; where the system refuses, signals keep their usual meaning.
+#[cfg(unix)]
+pub fn watch(stop: &'static AtomicBool) {
+    let Ok(mut signals) = hear() else { return };
     std::thread::spawn(move || {
         let mut first = None;
         for signal in signals.forever() {
-            let name = all.iter().find(|(known, _)| *known == signal).map_or("a signal", |(_, name)| name);
-            receive(name, signal == SIGINT, &mut first, stop);
+            let name = ALL.iter().find(|(known, _)| *known == signal).map_or("a signal", |(_, name)| name);
+            receive(name, signal == signal_hook::consts::SIGINT, &mut first, stop);
         }
     });
 }
