@@ -3,7 +3,6 @@
 use crate::cuda::Card;
 use crate::gpu::{Gpu, Sharing, pools};
 use crate::nccl::engine::Nccl;
-use crate::nccl::library;
 use crate::options::{Gpus, Options, act_bytes};
 use dino_host::device::{Device, QUEUE, Step};
 use dino_host::dist::launch::{Launch, Launcher};
@@ -45,10 +44,8 @@ impl Device for Gpu {
             Some(Gpus::All) => Card::count()? as usize,
             Some(Gpus::List(list)) => list.len(),
         };
-        // What all of them would lack is found before they are started.
         if processes > 1 {
-            (0..processes).try_for_each(|local| number(options, local).map(drop))?;
-            library::version()?;
+            (0..processes).try_for_each(|local| number(options, local).map(drop))?; // for all of them, before they are started
         }
         Ok(processes)
     }

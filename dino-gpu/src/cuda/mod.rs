@@ -68,6 +68,8 @@ pub struct Card {
     pub capability: (i32, i32),
     /// As the driver counts: 13000 is CUDA 13.0.
     pub driver: i32,
+    /// No other GPU has it.
+    pub uuid: [u8; 16],
 }
 
 // SAFETY: a primary context and a module belong to the process, and the driver's functions may be called from any thread.
@@ -138,9 +140,13 @@ impl Card {
         let mut driver = 0;
         // SAFETY: writes one number.
         check(unsafe { sys::cuDriverGetVersion(&mut driver) }, "cannot read the driver's version")?;
+        let mut found = sys::CUuuid { bytes: [0; 16] };
+        // SAFETY: writes sixteen bytes.
+        check(unsafe { sys::cuDeviceGetUuid(&mut found, device.as_raw()) }, "cannot read the GPU's number")?;
+        let uuid = found.bytes.map(|byte| byte as u8);
         let memory = device.total_memory().map_err(|e| of_cust(e, "cannot read the GPU's memory"))? as u64;
         let processors = number(DeviceAttribute::MultiprocessorCount)? as u32;
-        Ok(Card { context, module, name, processors, memory, capability, driver })
+        Ok(Card { context, module, name, processors, memory, capability, driver, uuid })
     }
 
     /// A kernel by name.

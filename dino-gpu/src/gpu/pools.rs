@@ -64,7 +64,13 @@ impl Gpu {
         if pool == Pool::Acts { self.act_bytes() } else { 4 }
     }
 
+    /// In front of a copy from or to memory that is not pinned, for which the driver itself waits: without end, if other ranks do not come.
+    fn before_copy(&self) -> Result<()> {
+        if self.sharing.is_some() { self.drain() } else { Ok(()) }
+    }
+
     fn send(&self, pool: Pool, at: usize, values: &[f32]) -> Result<()> {
+        self.before_copy()?;
         let element = self.element(pool);
         let to = self.base(pool) + (at * element) as u64;
         if element == 2 {
@@ -84,6 +90,7 @@ impl Gpu {
     }
 
     fn fetch(&self, pool: Pool, at: usize, values: &mut [f32]) -> Result<()> {
+        self.before_copy()?;
         let element = self.element(pool);
         let from = self.base(pool) + (at * element) as u64;
         if element == 2 {

@@ -13,6 +13,7 @@ use crate::nccl::library::{Comm, UniqueId};
 use crate::options::Overlap;
 use dino_host::dist::Group;
 use dino_host::error::{Error, Result};
+use dino_host::io::host;
 use dino_kernel::plan::Plan;
 use std::time::Duration;
 
@@ -92,7 +93,17 @@ impl Gpu {
     pub(crate) fn share(&mut self, group: Group) -> Result<()> {
         let id = group.from_first(|| UniqueId::new().map(|id| id.bytes().to_vec()))?;
         let id = UniqueId::from_bytes(&id).ok_or_else(|| Error::new("the first process sent no NCCL id"))?;
-        let comm = Comm::join(id, group.rank(), group.size())?;
+        let cards: Vec<(String, [u8; 16])> = group.gather_each(&(host(), self.card.uuid))?;
+        for (rank, card) in cards.iter().enumerate() {
+            if let Some(other) = cards[..rank].iter().position(|other| other == card) {
+                group.end_together();
+                let message = format!("ranks {other} and {rank} on {} have the same GPU", card.0);
+                return Err(
+                    Error::new(message).hint("as many processes on a machine as GPUs, each of which sees one or all")
+                );
+            }
+        }
+        let comm = Comm::join(id, group.rank(), group.size(), group.patience())?;
         self.sharing = Some(Sharing {
             comm,
             beside: Stream::new()?,
@@ -107,9 +118,12 @@ impl Gpu {
         Ok(())
     }
 
-    /// Whether sums begin within a step's last micro-batch. With several shards a process adds up its own first.
+    /// Whether sums begin within a step's last micro-batch. With several shards a process adds up its own first. Where batch norms
+    /// exchange their statistics in the step's stream, a sum beside it would hold them up, and a communicator works for one stream at a
+    /// time.
     pub(super) fn overlaps(&self, plan: &Plan) -> bool {
-        self.sharing.as_ref().is_some_and(|sharing| sharing.overlap) && plan.sharding.own() == 1
+        let overlap = self.sharing.as_ref().is_some_and(|sharing| sharing.overlap);
+        overlap && plan.sharding.own() == 1 && !plan.shares_statistics()
     }
 
     /// The last pass of a step begins: from now on what is complete may be summed, of `len` gradients.
@@ -151,11 +165,14 @@ impl Gpu {
         self.note(queued);
     }
 
-    /// A part of so many bytes a rank, of which this one's is set, become those of all. Where that fails, nothing that follows counts.
-    pub(crate) fn gather_over_ranks(&mut self, all: u64, bytes: usize) {
+    /// At each of these addresses is a part of so many bytes a rank, of which this one's is set: in one exchange the others come to theirs.
+    pub(crate) fn gather_over_ranks(&mut self, all: impl Iterator<Item = u64>, bytes: usize) {
         let Some(sharing) = &self.sharing else { return };
-        let own = all + (sharing.comm.rank() * bytes) as u64;
-        let queued = sharing.comm.gather(&self.stream, all, own, bytes);
+        let own = (sharing.comm.rank() * bytes) as u64;
+        let queued = sharing.comm.together(|comm| {
+            let mut all = all;
+            all.try_for_each(|at| comm.gather(&self.stream, at, at + own, bytes))
+        });
         self.note(queued);
     }
 
@@ -183,11 +200,13 @@ impl Gpu {
         }
     }
 
-    /// At the end nobody waits for ranks that may be gone.
+    /// Leaves the group, if it is in one: with the others where all are on their way to the same end, else without waiting for ranks that
+    /// may be gone. Graphs go first: the library waits for those that have its work.
     pub(super) fn leave(&mut self) {
-        let Some(sharing) = &mut self.sharing else { return };
+        let Some(mut sharing) = self.sharing.take() else { return };
         let ended = self.stream.record(&sharing.end).and_then(|()| sharing.comm.wait(&sharing.end, AT_THE_END));
-        if !matches!(ended, Ok(true)) {
+        self.graphs = None;
+        if !matches!(ended, Ok(true)) || !sharing.group.ends_together() {
             sharing.comm.abort();
         }
     }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Bytes that go at once: longer exchanges go in pieces.
 const STAGED: usize = 4 << 20;
-/// How long those that wait in vain leave each other to note that they do.
-const NOTED: Duration = Duration::from_secs(2);
+/// Whoever waits for longer notes it, for the others to read.
+const NOTED: Duration = Duration::from_secs(1);
 /// The file with the id, in the folder in which the processes meet.
 const ID: &str = "nccl-id";
 
@@ -30,6 +30,8 @@ pub struct Nccl {
     patience: Duration,
     /// Exchanges so far: the same number on all ranks that have come equally far.
     exchanges: u64,
+    /// All ranks are done.
+    left: bool,
 }
 
 impl fmt::Debug for Nccl {
@@ -42,6 +44,13 @@ impl fmt::Debug for Nccl {
 fn meet(folder: &Path, rank: usize) -> Result<UniqueId> {
     let (path, aside) = (folder.join(ID), folder.join("nccl-id.new"));
     if rank == 0 {
+        // Of a launch before this one, if anything.
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name == ID || name.to_string_lossy().starts_with("waits-") {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
         let id = UniqueId::new()?;
         let written = std::fs::write(&aside, id.bytes()).and_then(|()| std::fs::rename(&aside, &path));
         return written.map(|()| id).map_err(|e| Error::new(format!("cannot write {}: {e}", path.display())));
@@ -71,7 +80,7 @@ impl Nccl {
         };
         Card::get()?;
         let meeting = start::meeting(launch)?;
-        let comm = Comm::join(meet(&meeting, rank)?, rank, size)?;
+        let comm = Comm::join(meet(&meeting, rank)?, rank, size, PATIENCE)?;
         if rank == 0 {
             // All have it: another launch does not find it.
             let _ = std::fs::remove_file(meeting.join(ID));
@@ -79,7 +88,7 @@ impl Nccl {
         let pinned = [Pinned::new(STAGED / 4)?, Pinned::new(STAGED / 4)?];
         let staged = [Buffer::new(STAGED)?, Buffer::new(STAGED)?];
         let (stream, done) = (Stream::new()?, Event::new()?);
-        Ok(Nccl { comm, stream, done, pinned, staged, meeting, patience: PATIENCE, exchanges: 0 })
+        Ok(Nccl { comm, stream, done, pinned, staged, meeting, patience: PATIENCE, exchanges: 0, left: false })
     }
 
     /// Bytes go to the GPU, through `work`, and as many as `back` has come from there.
@@ -94,40 +103,53 @@ impl Nccl {
             // SAFETY: as above.
             unsafe { self.stream.download(self.pinned[1].address(), to, back.len())? };
             self.stream.record(&self.done)?;
-            self.comm.wait(&self.done, self.patience)
+            self.wait()
         });
         match moved {
             Ok(true) => back.copy_from_slice(&self.pinned[1].bytes_mut()[..back.len()]),
             Ok(false) => self.give_up(),
-            Err(e) => self.end(e),
+            // The memory of an exchange is the library's until it is done, which it may never be.
+            Err(e) => library::end(self.comm.rank(), self.comm.size(), &e),
         }
     }
 
-    /// Names the ranks that have not come, and ends this process. NCCL does not know them: so every rank that waits leaves a note.
+    /// Waits for what is queued, as long as ranks may take to come; false if that was not enough.
+    fn wait(&self) -> Result<bool> {
+        if self.comm.wait(&self.done, self.patience.min(NOTED))? {
+            return Ok(true);
+        }
+        let note = self.note(self.comm.rank());
+        let _ = std::fs::write(&note, "");
+        let came = self.comm.wait(&self.done, self.patience.saturating_sub(NOTED))?;
+        if came {
+            let _ = std::fs::remove_file(&note);
+        }
+        Ok(came)
+    }
+
+    /// Where a rank notes that it waits in this exchange.
+    fn note(&self, rank: usize) -> PathBuf {
+        self.meeting.join(format!("waits-{}-{rank}", self.exchanges))
+    }
+
+    /// Names the ranks that have not come, which NCCL does not know, and ends this process. The first of those that wait prints.
     fn give_up(&mut self) -> ! {
-        let note = |rank: usize| self.meeting.join(format!("waits-{}-{rank}", self.exchanges));
-        let _ = std::fs::write(note(self.comm.rank()), "");
-        std::thread::sleep(NOTED);
-        let missing: Vec<String> =
-            (0..self.comm.size()).filter(|rank| !note(*rank).exists()).map(|rank| rank.to_string()).collect();
+        std::thread::sleep(2 * NOTED); // one may have come just now
+        let (missing, waiting): (Vec<usize>, Vec<usize>) =
+            (0..self.comm.size()).partition(|rank| !self.note(*rank).exists());
+        if waiting.first().is_some_and(|first| *first != self.comm.rank()) {
+            std::thread::sleep(2 * NOTED);
+            std::process::exit(2);
+        }
+        let missing: Vec<String> = missing.iter().map(usize::to_string).collect();
         let who = match &missing[..] {
             [] => "no rank has gone on".into(),
             [one] => format!("rank {one} has not come"),
             several => format!("ranks {} have not come", several.join(", ")),
         };
-        let waited = self.patience.as_secs();
-        self.end(
-            Error::new(format!("{who} for {waited} s"))
-                .hint("it hangs, or its machine cannot be reached; --rank-timeout sets how long is waited"),
-        )
-    }
-
-    /// The memory of an exchange is the library's until it is done, which it may never be: so the process ends, and whoever started it
-    /// ends the others.
-    fn end(&mut self, why: Error) -> ! {
-        dino_host::io::output::print_again();
-        dino_host::errln!("rank {} of {}: {why}", self.comm.rank(), self.comm.size());
-        std::process::exit(2)
+        let why = Error::new(format!("{who} for {} s", self.patience.as_secs()))
+            .hint("it hangs, or its machine cannot be reached; --rank-timeout sets how long is waited");
+        library::end(self.comm.rank(), self.comm.size(), &why)
     }
 
     /// Bytes of a part that go at once.
@@ -145,7 +167,12 @@ impl Engine for Nccl {
         self.patience = patience;
     }
 
+    fn abort(&mut self, code: u8) {
+        std::process::exit(code.into()); // whoever started this process ends the others
+    }
+
     fn finish(&mut self) {
+        self.left = true;
         if self.comm.rank() == 0 {
             let _ = std::fs::remove_dir_all(&self.meeting);
         }
@@ -208,8 +235,8 @@ impl ProcessGroup for Nccl {
 
 impl Drop for Nccl {
     fn drop(&mut self) {
-        // On the way out of an error the others may never come: nothing may wait for them.
-        if std::thread::panicking() || self.comm.check().is_err() {
+        // All ranks of a machine close together. On the way out of an error the others may never come.
+        if !self.left {
             self.comm.abort();
         }
     }

@@ -10,7 +10,7 @@ use libloading::os::unix::Library;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::ptr::null_mut;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 /// Where NCCL is, if not where it is looked for: the variable that names the file.
@@ -71,7 +71,7 @@ macro_rules! functions {
                 let named = NAMED.get().cloned();
                 let library = Wanted { variable: VARIABLE, named, files: &["libnccl.so.2"], wheel: "nccl/lib" }.open()?;
                 Ok(Functions {
-                    // SAFETY: the functions of these names have these signatures since NCCL 2.7, and the library stays with them.
+                    // SAFETY: the functions of these names have these signatures since NCCL 2.13, and the library stays with them.
                     $($name: *unsafe { library.get(concat!(stringify!($symbol), "\0").as_bytes()) }.map_err(|e| e.to_string())?,)*
                     _library: library,
                 })
@@ -137,6 +137,13 @@ pub fn version() -> Result<String> {
     Ok(format!("{}.{}.{}", v / 10000, v / 100 % 100, v % 100))
 }
 
+/// Ends this process, which waits for others in vain; whoever started it ends them.
+pub(super) fn end(rank: usize, size: usize, why: &Error) -> ! {
+    dino_host::io::output::print_again();
+    dino_host::errln!("rank {rank} of {size}: {why}");
+    std::process::exit(2)
+}
+
 /// How long a wait for other ranks asks without pause.
 const BUSY: Duration = Duration::from_millis(2);
 /// How often it asks then, and how often it asks whether they are still there.
@@ -155,14 +162,24 @@ pub struct Comm {
 unsafe impl Send for Comm {}
 
 impl Comm {
-    /// Waits for all ranks; this thread has the GPU's context.
+    /// Waits for all ranks; this thread has the GPU's context. The library itself waits without end, so the process ends where they do not
+    /// come for so long.
     ///
     /// # Errors
-    /// There is no NCCL, two ranks have the same GPU, or one of them does not come.
-    pub fn join(id: UniqueId, rank: usize, size: usize) -> Result<Comm> {
+    /// There is no NCCL, or two ranks have the same GPU.
+    pub fn join(id: UniqueId, rank: usize, size: usize, patience: Duration) -> Result<Comm> {
         let (functions, mut raw) = (functions()?, null_mut());
+        let (joined, waiting) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            if waiting.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let waited = patience.as_secs();
+                end(rank, size, &Error::new(format!("the GPUs of all ranks have not come together for {waited} s")));
+            }
+        });
         // SAFETY: writes the new handle.
-        functions.check(unsafe { (functions.init_rank)(&mut raw, size as c_int, id, rank as c_int) })?;
+        let status = unsafe { (functions.init_rank)(&mut raw, size as c_int, id, rank as c_int) };
+        drop(joined);
+        functions.check(status)?;
         Ok(Comm { functions, raw, rank, size })
     }
 
@@ -193,15 +210,26 @@ impl Comm {
     /// As [`Comm::gather`].
     pub fn exchange(&self, stream: &Stream, to: u64, from: u64, bytes: usize) -> Result<()> {
         let (f, stream) = (self.functions, stream.raw().cast());
+        self.together(|_| {
+            (0..self.size).try_for_each(|peer| {
+                let at = (peer * bytes) as u64;
+                // SAFETY: as above.
+                f.check(unsafe { (f.send)((from + at) as P, bytes, BYTES, peer as c_int, self.raw, stream) })?;
+                // SAFETY: as above.
+                f.check(unsafe { (f.receive)((to + at) as P, bytes, BYTES, peer as c_int, self.raw, stream) })
+            })
+        })
+    }
+
+    /// The calls of `work` go as one exchange.
+    ///
+    /// # Errors
+    /// One of them fails to be queued.
+    pub fn together(&self, work: impl FnOnce(&Comm) -> Result<()>) -> Result<()> {
+        let f = self.functions;
         // SAFETY: begins a list of calls.
         f.check(unsafe { (f.group_start)() })?;
-        let queued = (0..self.size).try_for_each(|peer| {
-            let at = (peer * bytes) as u64;
-            // SAFETY: as above.
-            f.check(unsafe { (f.send)((from + at) as P, bytes, BYTES, peer as c_int, self.raw, stream) })?;
-            // SAFETY: as above.
-            f.check(unsafe { (f.receive)((to + at) as P, bytes, BYTES, peer as c_int, self.raw, stream) })
-        });
+        let queued = work(self);
         // SAFETY: ends the list, also where a call failed.
         let ended = f.check(unsafe { (f.group_end)() });
         queued.and(ended)

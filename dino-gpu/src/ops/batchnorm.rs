@@ -3,6 +3,7 @@
 use crate::args;
 use crate::gpu::Gpu;
 use crate::kernels::Shape;
+use dino_host::error::Error;
 use dino_kernel::backend::{Affine, BatchNorm, NormStats, Running};
 use dino_kernel::mem::Act;
 use dino_kernel::ops::batchnorm::MOMENTUM;
@@ -150,22 +151,25 @@ impl Gpu {
 
     /// The same where every group is the full batch, of which each shard has a part: once for all lanes, whose first has the running ones.
     fn shared_statistics(&mut self, stats: NormStats, running: Running, x: Act, n: BatchNorm) {
+        let Some(all) = self.exchange_memory(n) else { return };
+        let of_size = |size: &Size| all + (size.number * n.shards * 8 * n.cols) as u64;
         for size in sizes(n) {
             let strips = of_sums(&size, n);
             let Some(sums) = self.strip_sums(&size, strips, n.cols) else { return };
-            let Some(all) = self.exchange_memory(n) else { return };
             self.in_lanes(|gpu, lane| {
                 gpu.strip_moments(sums, x, &size, strips, n);
-                let to = all + (gpu.shard(lane) * 8 * n.cols) as u64;
+                let to = of_size(&size) + (gpu.shard(lane) * 8 * n.cols) as u64;
                 let slots = (size.views * strips.count) as i32;
                 let [segment, rows, count] = [size.segment, strips.rows, strips.count].map(|n| n as i32);
                 let arguments = args![to, sums, n.cols as i32, segment, rows, count, slots];
                 gpu.launch(&gpu.kernels.shard_moments, Shape::new([n.cols.div_ceil(32), 1, 1], [32, 8]), arguments);
             });
-            self.gather_over_ranks(all, self.lanes() * 8 * n.cols);
+        }
+        self.gather_over_ranks(sizes(n).map(|size| of_size(&size)), self.lanes() * 8 * n.cols);
+        for size in sizes(n) {
             let (mean, rstd, rows) = (self.stat(stats.mean), self.stat(stats.rstd), size.group_rows());
             let layout = [rows, rows, 1, n.shards, 1];
-            self.statistics_of([mean, rstd], running, all, layout, (rows * n.shards) as f64, &size, n);
+            self.statistics_of([mean, rstd], running, of_size(&size), layout, (rows * n.shards) as f64, &size, n);
         }
         let (from, bytes) = ([self.stat(stats.mean), self.stat(stats.rstd)], 4 * stats.mean.len());
         for lane in 1..self.lanes() {
@@ -176,11 +180,11 @@ impl Gpu {
         self.take_lane(0);
     }
 
-    /// Where shards put two numbers a column each.
+    /// Where shards put two numbers a column each, size by size.
     fn exchange_memory(&mut self, n: BatchNorm) -> Option<u64> {
-        let ((at, bytes), wanted) = (self.exchanged(), 8 * n.cols * n.shards);
+        let ((at, bytes), wanted) = (self.exchanged(), 8 * n.cols * n.shards * n.rows.len());
         if bytes < wanted {
-            self.too_small(wanted);
+            self.fail(Error::new(format!("shards exchange {wanted} bytes for a batch norm, the plan has {bytes}")));
             return None;
         }
         Some(at)
@@ -246,24 +250,36 @@ impl Gpu {
         w: Affine,
         n: BatchNorm,
     ) {
+        if n.shards > 1 {
+            return self.shared_backward([dx, dy], [x, y], stats, w, n);
+        }
         for size in sizes(n) {
             let strips = of_sums(&size, n);
             let Some(sums) = self.strip_sums(&size, strips, n.cols) else { return };
-            if n.shards == 1 {
-                self.gradient_sums(sums, dy, [x, y], stats, w, &size, strips, n);
-                self.gradient_of_rows(dx, [dy, x], stats, w, [sums, (size.views * strips.count) as u64], &size, n);
-                continue;
-            }
-            let Some(all) = self.exchange_memory(n) else { return };
-            let bytes = 8 * n.cols;
+            self.gradient_sums(sums, dy, [x, y], stats, w, &size, strips, n);
+            self.gradient_of_rows(dx, [dy, x], stats, w, [sums, (size.views * strips.count) as u64], &size, n);
+        }
+    }
+
+    /// The same where every group is the full batch: once for all lanes, whose gains' and biases' gradients are those of their own rows.
+    fn shared_backward(&mut self, [dx, dy]: [Act; 2], [x, y]: [Act; 2], stats: NormStats, w: Affine, n: BatchNorm) {
+        let Some(all) = self.exchange_memory(n) else { return };
+        let bytes = 8 * n.cols;
+        let of_size = |size: &Size| all + (size.number * n.shards * bytes) as u64;
+        for size in sizes(n) {
+            let strips = of_sums(&size, n);
+            let Some(sums) = self.strip_sums(&size, strips, n.cols) else { return };
             self.in_lanes(|gpu, lane| {
                 gpu.gradient_sums(sums, dy, [x, y], stats, w, &size, strips, n);
-                gpu.copy_bytes(all + (gpu.shard(lane) * bytes) as u64, sums, bytes);
+                gpu.copy_bytes(of_size(&size) + (gpu.shard(lane) * bytes) as u64, sums, bytes);
             });
-            self.gather_over_ranks(all, self.lanes() * bytes);
-            let (shape, arguments) = (Shape::flat(2 * n.cols), args![all, n.shards as i32, 2 * n.cols as i64]);
+        }
+        self.gather_over_ranks(sizes(n).map(|size| of_size(&size)), self.lanes() * bytes);
+        for size in sizes(n) {
+            let sums = of_size(&size);
+            let (shape, arguments) = (Shape::flat(2 * n.cols), args![sums, n.shards as i32, 2 * n.cols as i64]);
             self.launch(&self.kernels.add_by_halves, shape, arguments);
-            self.in_lanes(|gpu, _| gpu.gradient_of_rows(dx, [dy, x], stats, w, [all, 1], &size, n));
+            self.in_lanes(|gpu, _| gpu.gradient_of_rows(dx, [dy, x], stats, w, [sums, 1], &size, n));
         }
     }
 

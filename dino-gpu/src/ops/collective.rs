@@ -57,7 +57,7 @@ impl Collective for Gpu {
             let at = to + (gpu.shard(lane) * bytes) as u64;
             gpu.copy_bytes(at, gpu.act(own), bytes);
         });
-        self.gather_over_ranks(to, self.lanes() * bytes);
+        self.gather_over_ranks([to].into_iter(), self.lanes() * bytes);
         for lane in 1..self.lanes() {
             self.take_lane(lane);
             self.copy_bytes(self.act(all), to, all.len() * self.act_bytes());

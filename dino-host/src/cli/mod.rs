@@ -133,16 +133,15 @@ pub fn main<D: Device>(program: &str) -> ExitCode {
 
 /// Runs a command: in the group of processes that a launcher has started, in as many as the device's flags ask for, or alone.
 fn start<D: Device>(program: &str, command: Command<D::Options>) -> Result<ExitCode> {
-    let launch = launch::launched(|name| std::env::var(name).ok());
-    if let (None, Some(options)) = (&launch, command.device()) {
+    let default = D::Options::default();
+    let options = command.device().unwrap_or(&default);
+    let group = Group::join(|launch| D::engine(options, launch))?;
+    if group.size() == 1 && command.is_shared() {
         let processes = D::processes(options)?;
         if processes > 1 {
             return dist::start::start(processes).map(ExitCode::from);
         }
     }
-    let default = D::Options::default();
-    let options = command.device().unwrap_or(&default);
-    let group = Group::join(|launch| D::engine(options, launch))?;
     Ok(together::<D>(program, command, &group))
 }
 

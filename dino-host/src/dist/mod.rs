@@ -67,8 +67,6 @@ pub trait Engine: ProcessGroup + fmt::Debug + Send {
     /// Name and version of the library, for logs.
     fn library(&self) -> String;
 
-    // Threads leave when they drop their membership, and wait as long as it takes.
-
     /// How long a rank may take to come from now on.
     fn set_patience(&mut self, _patience: Duration) {}
 

@@ -110,13 +110,18 @@ mod unix {
                 .spawn();
             running.0.push((rank, child.map_err(|e| failed(&program.display().to_string(), e))?));
         }
-        let (mut code, mut deadline, mut killed) = (0, None, false);
+        let (mut code, mut deadline, mut killed, mut handed_on) = (0, None, false, Vec::new());
         while !running.0.is_empty() {
             for signal in signals.pending() {
                 running.signal(signal);
+                handed_on.push(signal);
             }
             for (rank, status) in running.ended() {
-                let of_one = explained(rank, status, count, killed);
+                let asked = status.signal().is_some_and(|signal| handed_on.contains(&signal));
+                let of_one = if asked { INTERRUPTED } else { explained(rank, status, count, killed) };
+                if (rank, of_one) == (0, 0) {
+                    deadline.get_or_insert(Instant::now() + AFTER_STOP); // it is done last
+                }
                 if of_one != 0 && (code == 0 || (code == INTERRUPTED && of_one != INTERRUPTED)) {
                     let wait = match (of_one, rank) {
                         (INTERRUPTED, _) => AFTER_STOP,

@@ -97,6 +97,7 @@ impl Member {
     }
 }
 
+// Threads leave when they drop their membership, and wait as long as it takes.
 impl Engine for Member {
     fn library(&self) -> String {
         "threads".into()

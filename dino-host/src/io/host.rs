@@ -2,12 +2,12 @@
 
 /// For messages.
 #[cfg(unix)]
-pub(crate) fn host() -> String {
+pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// For messages.
 #[cfg(not(unix))]
-pub(crate) fn host() -> String {
+pub fn host() -> String {
     std::env::var("COMPUTERNAME").unwrap_or_else(|_| "this machine".into())
 }

@@ -14,5 +14,5 @@ pub mod spool;
 pub mod text;
 pub mod tsv;
 
-pub(crate) use host::host;
+pub use host::host;
 pub(crate) use read_error::read_error;

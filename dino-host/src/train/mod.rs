@@ -214,6 +214,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     let outcome = trainer.train()?;
     trainer.note_silence();
     trainer.agree(Ok(()), false)?;
+    group.end_together();
     Ok(outcome)
 }
 
