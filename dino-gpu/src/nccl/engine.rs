@@ -76,7 +76,7 @@ impl Nccl {
     /// There is no NCCL, the processes do not find each other, or two of them have the same GPU.
     pub fn join(launch: &Launch) -> Result<Nccl> {
         let Some((rank, size)) = launch.place else {
-            return Err(Error::new(format!("{} leaves open which process this is", launch.by.name())));
+            return Err(Error::new(format!("{} does not state which process this is", launch.by.name())));
         };
         Card::get()?;
         let meeting = start::meeting(launch)?;

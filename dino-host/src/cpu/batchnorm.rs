@@ -219,13 +219,15 @@ impl Cpu {
     /// Running statistics of groups in one shard move as they do in a process alone: by the groups of the first process, then by those of
     /// the next one.
     pub(super) fn move_running(&mut self) {
-        let (len, mut all) = (self.moves.numbers.len(), std::mem::take(&mut self.exchanged));
-        if len > 0 {
-            all.resize(len * self.group.size(), 0.0);
-            all[len * self.group.rank()..][..len].copy_from_slice(&self.moves.numbers);
-            self.gather(&mut all);
+        let len = self.moves.numbers.len();
+        if len == 0 {
+            return;
         }
-        for mut numbers in all.chunks(len.max(1)) {
+        let mut all = std::mem::take(&mut self.exchanged);
+        all.resize(len * self.group.size(), 0.0);
+        all[len * self.group.rank()..][..len].copy_from_slice(&self.moves.numbers);
+        self.gather(&mut all);
+        for mut numbers in all.chunks(len) {
             for (running, rows) in &self.moves.of {
                 let (own, rest) = numbers.split_at(2 * running.mean.len());
                 let (mean, var) = own.split_at(running.mean.len());

@@ -36,7 +36,7 @@ pub fn meeting(launch: &Launch) -> Result<PathBuf> {
         }
         (_, None) => {
             return Err(Error::new(format!("started by {} on several machines", launch.by.name())).hint(format!(
-                "{MEETING}=DIR names an empty folder that all of them see, where the processes find each other"
+                "{MEETING}=DIR names a folder that all of them see, a new one for every start, where the processes find each other"
             )));
         }
     };

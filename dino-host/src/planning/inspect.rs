@@ -159,12 +159,12 @@ pub fn check_kind<D: Device>(name: &str) -> Result<()> {
     Err(Error::new(format!("--device {name}: this program runs on {}", D::KIND)).hint(hint))
 }
 
-/// Prints every pool, parameter and span of a training step, as a table or as JSON.
+/// Prints every pool, parameter and span of a training step, of one of the processes, as a table or as JSON.
 ///
 /// # Errors
 /// The configuration has no plan, `ranks` cannot share it, or the table cannot be written.
 pub fn print<D: Device>(options: &D::Options, config: &Config, ranks: &Ranks, json: bool) -> Result<()> {
-    let plan = train::plan::<D>(config, 1)?;
+    let plan = train::plan::<D>(config, ranks.ranks.unwrap_or(1))?;
     let report = report::<D>(options, config, &plan);
     if json {
         let mut json = as_json(&report);

@@ -66,9 +66,9 @@ fn too_much(need: &Need, config: &Config, limit: u64) -> String {
     )
 }
 
-/// The configuration of each of `ranks` processes with the split of its batch, and of its crops where `streams` allows that, that takes at most `limit` bytes on `D`
-/// and has the fewest of the student's passes a step, for each of them reads all weights. With as many, all crops at once: that is
-/// less memory and as fast within 5 %, measured on a CPU.
+/// The configuration of each of `ranks` processes with the split of its batch, and of its crops where `streams` allows that, that takes
+/// at most `limit` bytes on `D` and has the fewest of the student's passes a step, for each of them reads all weights. With as many, all
+/// crops at once: that is less memory and as fast within 5 %, measured on a CPU.
 ///
 /// # Errors
 /// The finest split takes more than `limit`, or has no plan.

@@ -40,7 +40,7 @@ impl Device for Late {
     }
 
     fn cannot(plan: &Plan) -> Option<&'static str> {
-        plan.meets().then_some("share so much")
+        (plan.sharding.ranks > 1 || plan.pools.lanes > 1).then_some("share so much")
     }
 
     fn new(options: &NoOptions, pools: Pools) -> Result<Late> {

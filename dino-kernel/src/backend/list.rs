@@ -299,8 +299,8 @@ macro_rules! make_op {
             /// All of them.
             pub const ALL: &'static [Op] = &[$($(Op::$op,)*)*];
 
-            /// Whether the lanes of a process meet in it ([`Collective`]): it is issued once for all of them. A batch norm's are that
-            /// where there are lanes, for its statistics are why there are.
+            /// Whether it is issued once for all lanes of a process, for it exchanges something between them ([`Collective`]). A batch norm
+            /// does so wherever there are lanes: its statistics are what they exist for.
             pub const fn meets(self) -> bool {
                 use Op::*;
                 matches!(self, enter | spread | all_gather | all_reduce | batch_statistics | batch_normalize_backward)

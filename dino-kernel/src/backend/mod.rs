@@ -38,9 +38,9 @@ pub trait Collective {
     /// all = what every lane of every process has at `own`, in their order. Not called where there is one, which has it there. Where it
     /// cannot be brought, `all` becomes NaN, and with it the loss, as below.
     fn all_gather(&mut self, _all: Act, _own: Act) {}
-    /// Each becomes its sum over all lanes and processes, added by halves ([`crate::group::add_by_halves`]), the same bits in each of them: the gradients (the prototypes' still the raw ones, which
-    /// are linear in the images) and the sums. Where the sum cannot be formed, the loss becomes
-    /// NaN, so that the step changes nothing, and the error surfaces when the caller synchronizes.
+    /// Each becomes its sum over all lanes and processes, added by halves ([`crate::group::add_by_halves`]), the same bits in each of
+    /// them: the gradients (the prototypes' still the raw ones, which are linear in the images) and the sums. Where the sum cannot be
+    /// formed, the loss becomes NaN, so that the step changes nothing, and the error surfaces when the caller synchronizes.
     fn all_reduce(&mut self, _table: &dyn ParamTable, _sums: Sums) {}
 }
 

@@ -126,12 +126,6 @@ impl Plan {
         rank * own..(rank + 1) * own
     }
 
-    /// Whether shards exchange more in a step than its sums: for targets that depend on the full batch, or for batch norms.
-    pub const fn meets(&self) -> bool {
-        let more = self.config.objective.whole_batch() || self.table.batch_statistics();
-        (self.sharding.ranks > 1 && more) || self.pools.lanes > 1
-    }
-
     /// Whether batch norms take their statistics over several shards, so that these meet in every one of them.
     pub const fn shares_statistics(&self) -> bool {
         self.sharding.share_statistics(&self.config)
