@@ -5,12 +5,11 @@
 //! which `run.json` names (NVIDIA restores an algorithm within one version only): a run that resumes where one of them is another
 //! prints so. With `--gemm own` no bit depends on the library.
 
-use crate::cuda::libraries::Wanted;
+use crate::cuda::libraries::{Wanted, functions};
 use crate::cuda::{Stream, driver};
 use crate::matmul::{Kind, Matmul};
 use crate::options::{Gemm, Precision};
 use dino_host::error::{Error, Result};
-use libloading::os::unix::Library;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::path::PathBuf;
@@ -27,38 +26,12 @@ pub fn use_library(path: PathBuf) -> bool {
     NAMED.set(path).is_ok()
 }
 
-fn open() -> std::result::Result<Library, String> {
-    let named = NAMED.get().cloned();
-    let files = &["libcublasLt.so.13", "libcublasLt.so.12"];
-    Wanted { variable: VARIABLE, named, files, wheel: "cu13/lib" }.open()
-}
-
 /// A handle or a pointer of the library.
 type P = *mut c_void;
 
-macro_rules! functions {
-    ($(fn $name:ident = $symbol:ident($($t:ty),*) -> $r:ty;)*) => {
-        /// The functions used; a number that is returned is a status, 0 where all is well.
-        struct Functions {
-            $($name: unsafe extern "C" fn($($t),*) -> $r,)*
-            /// Keeps them where they are.
-            _library: Library,
-        }
-
-        impl Functions {
-            fn load() -> std::result::Result<Functions, String> {
-                let library = open()?;
-                Ok(Functions {
-                    // SAFETY: the functions of these names have these signatures since CUDA 11, and the library stays with them.
-                    $($name: *unsafe { library.get(concat!(stringify!($symbol), "\0").as_bytes()) }.map_err(|e| e.to_string())?,)*
-                    _library: library,
-                })
-            }
-        }
-    };
-}
 type SetAttribute = unsafe extern "C" fn(P, c_int, *const c_void, usize) -> c_int;
 
+// Since CUDA 11.
 functions! {
     fn version = cublasLtGetVersion() -> usize;
     fn create = cublasLtCreate(*mut P) -> c_int;
@@ -78,7 +51,13 @@ functions! {
 
 fn functions() -> std::result::Result<&'static Functions, &'static str> {
     static FUNCTIONS: OnceLock<std::result::Result<Functions, String>> = OnceLock::new();
-    FUNCTIONS.get_or_init(Functions::load).as_ref().map_err(String::as_str)
+    FUNCTIONS
+        .get_or_init(|| {
+            let files = &["libcublasLt.so.13", "libcublasLt.so.12"];
+            Functions::load(Wanted { variable: VARIABLE, named: NAMED.get().cloned(), files, wheel: "cu13/lib" })
+        })
+        .as_ref()
+        .map_err(String::as_str)
 }
 
 /// Why the library cannot be loaded, if so.

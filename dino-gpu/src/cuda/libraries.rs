@@ -51,3 +51,27 @@ impl Wanted<'_> {
         }))
     }
 }
+
+/// The functions of a library that are used, `Functions`, and how they are loaded from a [`Wanted`]. A number that is returned is a
+/// status, 0 where all is well. The signatures are those of the library's header.
+macro_rules! functions {
+    ($(fn $name:ident = $symbol:ident($($t:ty),*) -> $r:ty;)*) => {
+        struct Functions {
+            $($name: unsafe extern "C" fn($($t),*) -> $r,)*
+            /// Keeps them where they are.
+            _library: libloading::os::unix::Library,
+        }
+
+        impl Functions {
+            fn load(wanted: $crate::cuda::libraries::Wanted) -> std::result::Result<Functions, String> {
+                let library = wanted.open()?;
+                Ok(Functions {
+                    // SAFETY: the functions of these names have these signatures, and the library stays with them.
+                    $($name: *unsafe { library.get(concat!(stringify!($symbol), "\0").as_bytes()) }.map_err(|e| e.to_string())?,)*
+                    _library: library,
+                })
+            }
+        }
+    };
+}
+pub(crate) use functions;

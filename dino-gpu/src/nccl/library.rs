@@ -3,10 +3,9 @@
 //! Every call queues work on a stream; nothing waits but the start. NCCL moves bytes and adds nothing: sums are formed by this program, in
 //! an order that depends on no library.
 
-use crate::cuda::libraries::Wanted;
+use crate::cuda::libraries::{Wanted, functions};
 use crate::cuda::{Event, Stream};
 use dino_host::error::{Error, Result};
-use libloading::os::unix::Library;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::ptr::null_mut;
@@ -57,29 +56,7 @@ impl UniqueId {
 /// A handle or a pointer of the library.
 type P = *mut c_void;
 
-macro_rules! functions {
-    ($(fn $name:ident = $symbol:ident($($t:ty),*) -> $r:ty;)*) => {
-        /// The functions used; a number that is returned is a status, 0 where all is well.
-        struct Functions {
-            $($name: unsafe extern "C" fn($($t),*) -> $r,)*
-            /// Keeps them where they are.
-            _library: Library,
-        }
-
-        impl Functions {
-            fn load() -> std::result::Result<Functions, String> {
-                let named = NAMED.get().cloned();
-                let library = Wanted { variable: VARIABLE, named, files: &["libnccl.so.2"], wheel: "nccl/lib" }.open()?;
-                Ok(Functions {
-                    // SAFETY: the functions of these names have these signatures since NCCL 2.13, and the library stays with them.
-                    $($name: *unsafe { library.get(concat!(stringify!($symbol), "\0").as_bytes()) }.map_err(|e| e.to_string())?,)*
-                    _library: library,
-                })
-            }
-        }
-    };
-}
-
+// Since NCCL 2.13.
 functions! {
     fn version = ncclGetVersion(*mut c_int) -> c_int;
     fn unique_id = ncclGetUniqueId(*mut UniqueId) -> c_int;
@@ -120,7 +97,11 @@ impl Functions {
 
 fn functions() -> Result<&'static Functions> {
     static FUNCTIONS: OnceLock<std::result::Result<Functions, String>> = OnceLock::new();
-    FUNCTIONS.get_or_init(Functions::load).as_ref().map_err(|why| {
+    let load = || {
+        let named = NAMED.get().cloned();
+        Functions::load(Wanted { variable: VARIABLE, named, files: &["libnccl.so.2"], wheel: "nccl/lib" })
+    };
+    FUNCTIONS.get_or_init(load).as_ref().map_err(|why| {
         Error::new(format!("several GPUs need NCCL, and there is none ({why})"))
             .hint(format!("{VARIABLE}=FILE names libnccl.so.2, which is in the CUDA toolkit's repositories and in PyPI's nvidia-nccl-cu13"))
     })

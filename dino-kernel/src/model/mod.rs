@@ -22,20 +22,21 @@ pub(crate) mod check;
 pub mod head;
 pub mod resnet;
 pub(crate) mod spans;
+mod statistics;
 mod table;
 pub mod vit;
 
 pub use check::{Bounds, Extents, PlanError};
 pub use head::{Activation, Head};
 pub use resnet::ResNet;
+pub use statistics::Statistics;
 pub use table::Table;
 pub use vit::Vit;
 pub use vit::drop_path::DropPath;
 
-use crate::backend::{Backward, BatchNorm, Forward, NormStats};
+use crate::backend::{Backward, Forward, NormStats};
 use crate::crops::{Crops, Group, Ragged};
 use crate::mem::{Act, Cursor, Layout, Pool, Span, State};
-use crate::ops::batchnorm::EPS;
 use crate::params::{Buffer, Init, Name, Spec};
 use crate::real::Real;
 use core::ops::Range;
@@ -98,43 +99,6 @@ pub enum Save {
     /// All but what is cheap to compute again (in a ViT the outputs of norms and GELUs: 10 widths a token instead of 16). The backward
     /// pass computes that again, with the same ops from the same numbers, into spans that all blocks share.
     Least,
-}
-
-/// Where batch norms take mean and variance from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statistics {
-    /// Training: from the rows themselves, over groups of images ([`BatchNorm`]); the running ones move.
-    Groups {
-        /// Images that the crops are of.
-        images: usize,
-        /// Images of a group, those of one shard.
-        group: usize,
-        /// Shards that share a group ([`BatchNorm::shards`]).
-        shards: usize,
-    },
-    /// Evaluation: the running ones.
-    Running,
-}
-
-impl Statistics {
-    /// A batch norm of rows of so many columns.
-    pub(crate) const fn norm(self, rows: Ragged, cols: usize, relu: bool) -> BatchNorm {
-        match self {
-            Statistics::Groups { images, group, shards } => {
-                BatchNorm { rows, images, group, shards, cols, eps: EPS, relu }
-            }
-            // The same numbers for all rows: one group.
-            Statistics::Running => {
-                let rows = rows.rows();
-                BatchNorm { rows: Ragged::single(rows), images: rows, group: rows, shards: 1, cols, eps: EPS, relu }
-            }
-        }
-    }
-
-    /// Groups that have numbers of their own, of crops of these sizes.
-    pub(crate) const fn groups(self, crops: &Crops) -> usize {
-        self.norm(crops.maps(), 1, false).groups()
-    }
 }
 
 /// A network with a single pass, which saves nothing: for features and maps of an image.
