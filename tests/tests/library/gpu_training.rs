@@ -7,6 +7,7 @@ use dino_host::cpu::{Cpu, NoOptions};
 use dino_host::data::builtin::{Builtin, Part};
 use dino_host::data::{Splits, Unreadable};
 use dino_host::device::Device;
+use dino_host::finetune::Flags;
 use dino_host::inference::dense::Dense;
 use dino_host::inference::features::Extractor;
 use dino_host::train::{self, Outcome};
@@ -117,6 +118,43 @@ fn targets_of_the_full_batch_train_as_on_the_cpu() {
     assert!(checkpoint(&at("graph")) == checkpoint(&at("direct")), "kernel by kernel: other weights");
     for (c, g) in cpu.iter().zip(&graph) {
         assert!((c - g).abs() <= 1e-4 * c, "CPU {cpu:?}, GPU {graph:?}");
+    }
+}
+
+/// Fine-tuning, of a vision transformer and of a residual network with its batch norms, mixed images and layer-wise decay.
+#[test]
+fn fine_tuning_has_the_losses_of_the_cpu() {
+    if !ready("fine_tuning_has_the_losses_of_the_cpu") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let flags = Flags {
+        epochs: Some(2),
+        batch: Some(8),
+        lr: Some(0.02),
+        warmup_epochs: Some(1),
+        layer_decay: Some(0.8),
+        mixup: Some(0.8),
+        ..Flags::default()
+    };
+    let view = |config: Config| Config { eval_view: "whole".into(), ..config }.resolve().unwrap();
+    let small =
+        Config { arch: "resnet_small".into(), widths: vec![8, 12], stage_blocks: vec![1, 1], ..Config::small() };
+    for (arch, config) in [("vit", config(1)), ("resnet", Config { global_size: 24, ..small })] {
+        let config = view(config);
+        let at = |name: &str| folder.path().join(format!("{arch} {name}"));
+        tests::runs::finetune::<Cpu>(&NoOptions {}, &splits(), &config, &flags, &at("cpu"));
+        let cpu = losses(&at("cpu"));
+        assert_eq!(cpu.len(), 2 * (IMAGES / 8));
+        for (precision, most) in [(Precision::F32, 1e-5), (Precision::Bf16, 1.0 / 256.0)] {
+            let name = format!("{precision:?}");
+            tests::runs::finetune::<Gpu>(&gpu(precision, Launch::Direct), &splits(), &config, &flags, &at(&name));
+            let found = losses(&at(&name));
+            let errors: Vec<f64> = cpu.iter().zip(&found).map(|(c, g)| (c - g).abs() / c).collect();
+            println!("{arch}, {name}: relative difference of the losses {errors:.6?}");
+            assert!(found.len() == cpu.len() && errors.iter().all(|e| *e <= most), "{arch}, {name}: {errors:?}");
+        }
+        assert!(cpu[0] != cpu[cpu.len() - 1]);
     }
 }
 
