@@ -191,6 +191,11 @@ impl Arena {
 
     /// Everything written so far in a backend of exactly this size.
     pub fn build<F: Factory>(self) -> F::Backend {
+        self.build_in_lanes::<F>(1)
+    }
+
+    /// The same in a backend of several lanes, whose first has what was written.
+    pub fn build_in_lanes<F: Factory>(self, lanes: usize) -> F::Backend {
         let l = self.layout;
         let pools = Pools {
             weights: l.weights.next,
@@ -207,8 +212,8 @@ impl Arena {
             // No filter is larger, and no batch norm has more partial sums.
             filters: l.weights.next,
             sums: 2 * l.acts.next,
-            lanes: 1,
-            exchanged: 0,
+            lanes,
+            exchanged: if lanes > 1 { 2 * lanes * l.acts.next } else { 0 },
         };
         let mut o = make_poisoned::<F>(pools);
         for (pool, span, values) in self.writes {

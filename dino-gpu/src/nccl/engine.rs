@@ -28,8 +28,6 @@ pub struct Nccl {
     staged: [Buffer; 2],
     meeting: PathBuf,
     patience: Duration,
-    /// Exchanges so far: the same number on all ranks that have come equally far.
-    exchanges: u64,
     /// All ranks are done.
     left: bool,
 }
@@ -88,12 +86,11 @@ impl Nccl {
         let pinned = [Pinned::new(STAGED / 4)?, Pinned::new(STAGED / 4)?];
         let staged = [Buffer::new(STAGED)?, Buffer::new(STAGED)?];
         let (stream, done) = (Stream::new()?, Event::new()?);
-        Ok(Nccl { comm, stream, done, pinned, staged, meeting, patience: PATIENCE, exchanges: 0, left: false })
+        Ok(Nccl { comm, stream, done, pinned, staged, meeting, patience: PATIENCE, left: false })
     }
 
     /// Bytes go to the GPU, through `work`, and as many as `back` has come from there.
     fn through(&mut self, own: &[u8], back: &mut [u8], work: impl FnOnce(&Nccl, [u64; 2]) -> Result<()>) {
-        self.exchanges += 1;
         let [from, to] = [self.staged[0].at, self.staged[1].at];
         self.pinned[0].bytes_mut()[..own.len()].copy_from_slice(own);
         let moved = Card::get().and_then(|_| {
@@ -127,9 +124,9 @@ impl Nccl {
         Ok(came)
     }
 
-    /// Where a rank notes that it waits in this exchange.
+    /// Where a rank notes that it waits. (In which exchange may differ: one may have what another still waits for.)
     fn note(&self, rank: usize) -> PathBuf {
-        self.meeting.join(format!("waits-{}-{rank}", self.exchanges))
+        self.meeting.join(format!("waits-{rank}"))
     }
 
     /// Names the ranks that have not come, which NCCL does not know, and ends this process. The first of those that wait prints.

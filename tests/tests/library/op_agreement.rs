@@ -9,6 +9,7 @@ use dino_kernel::backend::*;
 use dino_kernel::crops::{Crops, Group};
 use dino_kernel::mem::{Act, Pool, Span, Weight};
 use dino_kernel::model::{Backbone, Head, Vit};
+use dino_kernel::ops::batchnorm;
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::optim::{AdamW, Optimizer};
@@ -85,6 +86,7 @@ for_backends!([cpu: CpuBesideReference, f32: GpuBesideCpu<false, 256>, bf16: Gpu
 for_backends!([gpu_f32: GpuBesideCpu<false, 256>, gpu_bf16: GpuBesideCpu<true, 256>] [
     teacher_rates,
     matmuls_see_the_new_weights,
+    norms_over_lanes,
 ]);
 
 /// What the op wrote is within its bounds, and everything else is unchanged. `k`: the longest sum; `slack`: allowed beyond it.
@@ -166,6 +168,64 @@ fn large_matmuls_in_bf16() {
     agree::<GpuBesideCpu<true, 256>>(row("linear"), &[many, deep, even], [true, false]);
     agree::<GpuBesideCpu<true, 256>>(row("linear"), &[many, packed, deep], [false, true]);
     agree::<GpuBesideCpu<true, 256>>(row("linear, parameters alone"), &[deep, odd, many], [false, true]);
+}
+
+/// Batch norms whose groups have rows in every one of several lanes, of one size of crops and of two; a number of lanes that is no power
+/// of two, and one of more strips than a warp adds at once.
+fn norms_over_lanes<F: Both>(_: &str) {
+    for (lanes, images, cols, sizes) in
+        [(3, 4, 40, &[8, 2, 3][..]), (2, 2, 7, &[4, 3, 3, 6, 1, 2]), (9, 6, 33, &[6, 9, 8])]
+    {
+        let groups = sizes.chunks(3).map(|g| Group { count: g[0], height: g[1], width: g[2] });
+        let rows = groups.fold(Crops::EMPTY, Crops::with).maps();
+        let n = BatchNorm { rows, images, group: images, shards: lanes, cols, eps: batchnorm::EPS, relu: true };
+        let len = rows.rows() * cols;
+        let mut a = Arena::new();
+        let [x, y, dx, dy, residual] = [0; 5].map(|_| a.act(len));
+        let stats = NormStats { mean: a.stat(n.groups() * cols), rstd: a.stat(n.groups() * cols) };
+        let running = Running { mean: a.state(&vec![0.5; cols]), var: a.state(&vec![1.5; cols]) };
+        let w = Affine { w: a.weight(&numbers(1, cols, 1.0)), b: a.weight(&numbers(2, cols, 0.3)) };
+        let mut o = a.build_in_lanes::<F>(lanes);
+        for lane in (0..lanes).rev() {
+            o.enter(Lane(lane));
+            fill(&mut o);
+            random_grads(&mut o, 5 + lane);
+            for (seed, at) in [x, dy, residual].into_iter().enumerate() {
+                let values = numbers(10 * lane + seed, len, 1.0 + 0.2 * lane as f64);
+                write(
+                    &mut o,
+                    at,
+                    &values.iter().map(|v| f64::from(half::bf16::from_f64(v + lane as f64))).collect::<Vec<_>>(),
+                );
+            }
+        }
+        let longest = rows.rows() * lanes;
+        let what = (lanes, images, cols, sizes);
+        o.batch_statistics(stats, running, x, n);
+        check::<F>(&mut o, longest, 0.0, &what);
+        for lane in (0..lanes).rev() {
+            o.enter(Lane(lane));
+            o.batch_normalize(y, x, residual, stats, w, n);
+        }
+        o.batch_normalize_backward(dx, dy, x, y, stats, w, n);
+        check::<F>(&mut o, longest, 1e-4, &what);
+        // Every lane has its own rows' results, and all have the same statistics. (Those of the first have become the CPU's.)
+        let bound = if F::BF16 { 4.0 / 256.0 } else { 1e-4 };
+        o.enter(Lane(1));
+        let second = read_span(&mut o.b, Pool::Stats, stats.mean.0);
+        for lane in (0..lanes).rev() {
+            o.enter(Lane(lane));
+            assert!(lane == 0 || read_span(&mut o.b, Pool::Stats, stats.mean.0) == second, "{what:?}, lane {lane}");
+            let spans =
+                [(Pool::Acts, y.0), (Pool::Acts, dx.0), (Pool::Acts, dy.0), (Pool::Grads, w.w.0), (Pool::Grads, w.b.0)];
+            for (pool, span) in spans {
+                let (a, b) = (read_span(&mut o.a, pool, span), read_span(&mut o.b, pool, span));
+                let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+                let error = norm(&mut a.iter().zip(&b).map(|(x, y)| x - y)) / norm(&mut a.iter().copied());
+                assert!(error <= bound, "{what:?}, lane {lane}, {pool:?} {span:?}: {error:e}");
+            }
+        }
+    }
 }
 
 /// A row that is not a number, and one that is infinite, next to one that is neither.
