@@ -59,7 +59,17 @@ pub trait Device: Update + Memory + Sized {
     /// What moves bytes between the processes of a launcher that brings no MPI.
     ///
     /// # Errors
-    /// The device has no such engine, or the processes cannot be joined.
+    /// The processes cannot be joined.
+    #[cfg(unix)]
+    fn engine(_options: &Self::Options, launch: &Launch) -> Result<Box<dyn Engine>> {
+        Ok(Box::new(dist::sockets::Sockets::join(launch)?))
+    }
+
+    /// The same: there is none for this system.
+    ///
+    /// # Errors
+    /// Always.
+    #[cfg(not(unix))]
     fn engine(_options: &Self::Options, launch: &Launch) -> Result<Box<dyn Engine>> {
         Err(Error::new(format!("started by {}, which brings no MPI", launch.by.name())).hint(launch.by.hint()))
     }

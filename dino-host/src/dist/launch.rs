@@ -53,9 +53,7 @@ impl Launcher {
                 "install the launcher's library (libmpich12 on Debian), or DINO_MPI=/path/libmpi.so.12; without mpiexec it runs alone"
             }
             Launcher::Pmix => "DINO_MPI=/path/libmpi.so.40 names the library that the launcher belongs to",
-            Launcher::Torchrun => {
-                "CPUs share a run under mpirun, mpiexec or srun, which bring MPI; without the variable WORLD_SIZE it runs alone"
-            }
+            Launcher::Torchrun => "without the variable WORLD_SIZE it runs alone",
             Launcher::Own => "without the variable DINO_RANKS it runs alone",
         }
     }

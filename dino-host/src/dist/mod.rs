@@ -1,11 +1,15 @@
 //! Processes that share every batch: how they find each other, and what they exchange.
 //!
 //! A [`Group`] is built once, when the program begins, from what a launcher left in the environment ([`launch`]); alone it holds nothing.
-//! An [`Engine`] ([`mpi`], a device's own, in tests [`threads`]) moves bytes; what is made of them is written here, once for all engines.
+//! An [`Engine`] ([`mpi`], [`sockets`], a device's own, in tests [`threads`]) moves bytes; what is made of them is written here, once for
+//! all engines.
 
 pub mod launch;
+mod messages;
 #[cfg(unix)]
 pub mod mpi;
+#[cfg(unix)]
+pub mod sockets;
 pub mod start;
 pub mod threads;
 

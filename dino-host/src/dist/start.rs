@@ -30,7 +30,7 @@ pub fn meeting(launch: &Launch) -> Result<PathBuf> {
                 .map(|name| var(name).unwrap_or_default());
             folder.join(format!("dino-{}", of.join("-").replace(['/', ' '], "_")))
         }
-        (_, None) if var("LOCAL_WORLD_SIZE") == var("WORLD_SIZE") => {
+        (_, None) if on_one_machine() => {
             let (parent, restart) = (std::os::unix::process::parent_id(), var("TORCHELASTIC_RESTART_COUNT"));
             std::env::temp_dir().join(format!("dino-{parent}-{}", restart.unwrap_or_default()))
         }
@@ -44,6 +44,12 @@ pub fn meeting(launch: &Launch) -> Result<PathBuf> {
         Error::new(format!("cannot make the folder {}: {e}", folder.display())).hint(format!("{MEETING} names another"))
     })?;
     Ok(folder)
+}
+
+/// Whether torchrun's processes are all on one machine, as it states.
+pub fn on_one_machine() -> bool {
+    let var = |name: &str| std::env::var(name).ok();
+    var("LOCAL_WORLD_SIZE") == var("WORLD_SIZE")
 }
 
 /// Runs this process's command line as `count` processes, until all have ended; returns the exit code. One that fails is named by its

@@ -20,6 +20,8 @@ mod scores;
 mod sets;
 #[cfg(unix)]
 mod streams;
+#[cfg(unix)]
+mod torchrun;
 mod unreadable;
 
 use common::*;

@@ -7,6 +7,7 @@ mod library;
 
 use super::Engine;
 use super::launch::Launch;
+use super::messages::{Messages, have_not_come};
 use dino_kernel::group::{GroupError, ProcessGroup};
 use library::{Calls, Code, Request};
 use std::fmt;
@@ -77,8 +78,57 @@ impl Mpi {
         }
     }
 
-    /// Moves these parts from and to other ranks. It returns only when that is done, for until then the library works on the memory; where
-    /// it cannot be done, it ends all processes.
+    /// The value of a call; where it failed, the end of all processes.
+    fn valid<T>(&mut self, called: Result<T, Code>) -> T {
+        match called {
+            Ok(value) => value,
+            Err(Code(code)) => self.end(&format!("{} could not move what ranks exchange (error {code})", self.library)),
+        }
+    }
+
+    /// Names the ranks that have not come, and ends all processes.
+    fn give_up(&mut self, pending: &[Pending]) -> ! {
+        let who = have_not_come(pending.iter().map(|message| message.peer));
+        let waited = humantime::format_duration(self.patience);
+        self.end(&format!(
+            "{who} for {waited}: it hangs, or its machine cannot be reached (--rank-timeout sets how long is waited)"
+        ))
+    }
+
+    fn end(&mut self, why: &str) -> ! {
+        crate::io::output::print_again();
+        errln!("rank {} of {}: {why}", self.rank, self.size);
+        self.abort(2);
+        std::process::exit(2) // MPI_Abort does not come back
+    }
+}
+
+impl Engine for Mpi {
+    fn library(&self) -> String {
+        self.library.clone()
+    }
+
+    fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    fn finish(&mut self) {
+        self.left = true;
+        self.calls.finish();
+    }
+
+    fn abort(&mut self, code: u8) {
+        self.left = true;
+        self.calls.abort(code);
+    }
+}
+
+impl Messages for Mpi {
+    fn place(&self) -> (usize, usize) {
+        (self.rank, self.size)
+    }
+
+    /// It returns only when that is done, for until then the library works on the memory; where it cannot be done, it ends all processes.
     fn transfer<'a>(
         &mut self,
         receives: impl Iterator<Item = (usize, &'a mut [u8])>,
@@ -124,57 +174,6 @@ impl Mpi {
             }
         }
     }
-
-    /// The value of a call; where it failed, the end of all processes.
-    fn valid<T>(&mut self, called: Result<T, Code>) -> T {
-        match called {
-            Ok(value) => value,
-            Err(Code(code)) => self.end(&format!("{} could not move what ranks exchange (error {code})", self.library)),
-        }
-    }
-
-    /// Names the ranks that have not come, and ends all processes.
-    fn give_up(&mut self, pending: &[Pending]) -> ! {
-        let mut missing: Vec<usize> = pending.iter().map(|message| message.peer).collect();
-        missing.sort_unstable();
-        missing.dedup();
-        let ranks: Vec<String> = missing.iter().map(usize::to_string).collect();
-        let who = match &ranks[..] {
-            [one] => format!("rank {one} has not come"),
-            several => format!("ranks {} have not come", several.join(", ")),
-        };
-        let waited = humantime::format_duration(self.patience);
-        self.end(&format!(
-            "{who} for {waited}: it hangs, or its machine cannot be reached (--rank-timeout sets how long is waited)"
-        ))
-    }
-
-    fn end(&mut self, why: &str) -> ! {
-        crate::io::output::print_again();
-        errln!("rank {} of {}: {why}", self.rank, self.size);
-        self.abort(2);
-        std::process::exit(2) // MPI_Abort does not come back
-    }
-}
-
-impl Engine for Mpi {
-    fn library(&self) -> String {
-        self.library.clone()
-    }
-
-    fn set_patience(&mut self, patience: Duration) {
-        self.patience = patience;
-    }
-
-    fn finish(&mut self) {
-        self.left = true;
-        self.calls.finish();
-    }
-
-    fn abort(&mut self, code: u8) {
-        self.left = true;
-        self.calls.abort(code);
-    }
 }
 
 impl ProcessGroup for Mpi {
@@ -187,44 +186,18 @@ impl ProcessGroup for Mpi {
     }
 
     fn gather(&mut self, all: &mut [u8]) -> Result<(), GroupError> {
-        let (rank, len) = (self.rank, all.len() / self.size);
-        if len == 0 {
-            return Ok(());
-        }
-        let (before, rest) = all.split_at_mut(rank * len);
-        let (own, after) = rest.split_at_mut(len);
-        let own: &[u8] = own;
-        let receives = before.chunks_mut(len).enumerate().chain((rank + 1..).zip(after.chunks_mut(len)));
-        let sends = (0..self.size).filter(|to| *to != rank).map(|to| (to, own));
-        self.transfer(receives, sends);
+        self.gather_messages(all);
         Ok(())
     }
 
     fn exchange(&mut self, to: &mut [u8], from: &[u8]) -> Result<(), GroupError> {
-        let (rank, len) = (self.rank, from.len() / self.size);
-        if len == 0 {
-            return Ok(());
-        }
-        to[rank * len..][..len].copy_from_slice(&from[rank * len..][..len]);
-        let receives = to.chunks_mut(len).enumerate().filter(|(peer, _)| *peer != rank);
-        let sends = from.chunks(len).enumerate().filter(|(peer, _)| *peer != rank);
-        self.transfer(receives, sends);
+        self.exchange_messages(to, from);
         Ok(())
     }
 
-    /// Every rank gets a part, and gives it to all others: rank 0 sends all bytes once, however many ranks there are.
     fn broadcast(&mut self, x: &mut [u8]) -> Result<(), GroupError> {
-        let (rank, size, len) = (self.rank, self.size, x.len() / self.size);
-        let (parts, rest) = x.split_at_mut(len * size);
-        if rank == 0 {
-            let each = parts.chunks(len.max(1)).enumerate().skip(1);
-            let all = (1..size).map(|to| (to, &*rest));
-            self.transfer(std::iter::empty(), each.chain(all).filter(|(_, part)| !part.is_empty()));
-        } else {
-            let own = [(0, &mut parts[rank * len..][..len]), (0, rest)];
-            self.transfer(own.into_iter().filter(|(_, part)| !part.is_empty()), std::iter::empty());
-        }
-        self.gather(parts)
+        self.broadcast_messages(x);
+        Ok(())
     }
 }
 
