@@ -116,6 +116,12 @@ fn any_number_of_gpus_ends_in_the_same_bytes() {
     succeeds(&mut program(&parts(""), &[&data, &one], driver, 1));
     succeeds(&mut program(&parts("--gpus all"), &[&data, &four], driver, 4));
     assert!(end(&one) == end(&four), "several micro-batches: other weights");
+    // Three shards: what is added by halves is no power of two.
+    let three = |gpus: &str| quick(gpus).replace("--shards 4", "--shards 3").replace("--batch 8", "--batch 6");
+    let [one, shared] = ["three alone", "three shared"].map(at);
+    succeeds(&mut program(&three(""), &[&data, &one], driver, 1));
+    succeeds(&mut program(&three("--gpus 0,1,2"), &[&data, &shared], driver, 3));
+    assert!(end(&one) == end(&shared), "three shards: other weights");
 }
 
 /// Targets of the full batch, and batch norms over it, in backbone and head: shards meet in the middle of a step, and those of one process
