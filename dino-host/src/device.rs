@@ -60,18 +60,8 @@ pub trait Device: Update + Memory + Sized {
     ///
     /// # Errors
     /// The processes cannot be joined.
-    #[cfg(unix)]
     fn engine(_options: &Self::Options, launch: &Launch) -> Result<Box<dyn Engine>> {
         Ok(Box::new(dist::sockets::Sockets::join(launch)?))
-    }
-
-    /// The same: there is none for this system.
-    ///
-    /// # Errors
-    /// Always.
-    #[cfg(not(unix))]
-    fn engine(_options: &Self::Options, launch: &Launch) -> Result<Box<dyn Engine>> {
-        Err(Error::new(format!("started by {}, which brings no MPI", launch.by.name())).hint(launch.by.hint()))
     }
 
     /// Whether the device is there, for a process that is the `local`-th (from 0) of its group on this machine. Called first of all:

@@ -3,7 +3,7 @@
 use super::library::{self, Comm, UniqueId};
 use crate::cuda::{Buffer, Card, Event, Pinned, Stream};
 use dino_host::dist::launch::Launch;
-use dino_host::dist::{Engine, PATIENCE, start};
+use dino_host::dist::{Engine, PATIENCE, messages, start};
 use dino_host::error::{Error, Result};
 use dino_kernel::group::{GroupError, ProcessGroup};
 use std::fmt;
@@ -106,7 +106,7 @@ impl Nccl {
             Ok(true) => back.copy_from_slice(&self.pinned[1].bytes_mut()[..back.len()]),
             Ok(false) => self.give_up(),
             // The memory of an exchange is the library's until it is done, which it may never be.
-            Err(e) => library::end(self.comm.rank(), self.comm.size(), &e),
+            Err(e) => messages::end(self.comm.rank(), self.comm.size(), &e),
         }
     }
 
@@ -138,15 +138,10 @@ impl Nccl {
             std::thread::sleep(2 * NOTED);
             std::process::exit(2);
         }
-        let missing: Vec<String> = missing.iter().map(usize::to_string).collect();
-        let who = match &missing[..] {
-            [] => "no rank has gone on".into(),
-            [one] => format!("rank {one} has not come"),
-            several => format!("ranks {} have not come", several.join(", ")),
-        };
+        let who = if missing.is_empty() { "no rank has gone on".into() } else { messages::have_not_come(missing) };
         let why = Error::new(format!("{who} for {} s", self.patience.as_secs()))
             .hint("it hangs, or its machine cannot be reached; --rank-timeout sets how long is waited");
-        library::end(self.comm.rank(), self.comm.size(), &why)
+        messages::end(self.comm.rank(), self.comm.size(), &why)
     }
 
     /// Bytes of a part that go at once.

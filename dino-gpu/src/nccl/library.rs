@@ -5,6 +5,7 @@
 
 use crate::cuda::libraries::{Wanted, functions};
 use crate::cuda::{Event, Stream};
+use dino_host::dist::messages;
 use dino_host::error::{Error, Result};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::PathBuf;
@@ -118,13 +119,6 @@ pub fn version() -> Result<String> {
     Ok(format!("{}.{}.{}", v / 10000, v / 100 % 100, v % 100))
 }
 
-/// Ends this process, which waits for others in vain; whoever started it ends them.
-pub(super) fn end(rank: usize, size: usize, why: &Error) -> ! {
-    dino_host::io::output::print_again();
-    dino_host::errln!("rank {rank} of {size}: {why}");
-    std::process::exit(2)
-}
-
 /// How long a wait for other ranks asks without pause.
 const BUSY: Duration = Duration::from_millis(2);
 /// How often it asks then, and how often it asks whether they are still there.
@@ -154,7 +148,11 @@ impl Comm {
         std::thread::spawn(move || {
             if waiting.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
                 let waited = patience.as_secs();
-                end(rank, size, &Error::new(format!("the GPUs of all ranks have not come together for {waited} s")));
+                messages::end(
+                    rank,
+                    size,
+                    &Error::new(format!("the GPUs of all ranks have not come together for {waited} s")),
+                );
             }
         });
         // SAFETY: writes the new handle.

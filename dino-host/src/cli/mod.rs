@@ -68,16 +68,7 @@ enum Command<O: Args> {
 }
 
 impl<O: Args> Command<O> {
-    /// Whether several processes share the work.
-    fn is_shared(&self) -> bool {
-        match self {
-            Command::Train(_) | Command::Features(_) => true,
-            Command::Eval(what) => what.is_shared(),
-            _ => false,
-        }
-    }
-
-    /// The device's flags, of a command whose work several processes share.
+    /// The device's flags, of a command whose work several processes share; none of another.
     fn device(&self) -> Option<&O> {
         match self {
             Command::Train(args) => Some(&args.shared.device),
@@ -97,7 +88,7 @@ pub fn on_cpu() -> ExitCode {
 /// Runs the program on device `D`: 0 done, 1 a check failed, 2 an error, 130 interrupted.
 pub fn main<D: Device>(program: &str) -> ExitCode {
     // Of processes that a launcher started, one prints.
-    let place = launch::launched(|name| std::env::var(name).ok()).and_then(|launch| launch.place);
+    let place = launch::from_environment().and_then(|launch| launch.place);
     let rank = place.map_or(0, |(rank, _)| rank);
     if rank > 0 {
         output::silence();
@@ -133,10 +124,9 @@ pub fn main<D: Device>(program: &str) -> ExitCode {
 
 /// Runs a command: in the group of processes that a launcher has started, in as many as the device's flags ask for, or alone.
 fn start<D: Device>(program: &str, command: Command<D::Options>) -> Result<ExitCode> {
-    let default = D::Options::default();
-    let options = command.device().unwrap_or(&default);
-    let group = Group::join(|launch| D::engine(options, launch))?;
-    if group.size() == 1 && command.is_shared() {
+    let shared = command.device();
+    let group = Group::join(|launch| D::engine(shared.unwrap_or(&D::Options::default()), launch))?;
+    if let Some(options) = shared.filter(|_| group.size() == 1) {
         let processes = D::processes(options)?;
         if processes > 1 {
             return dist::start::start(processes).map(ExitCode::from);
@@ -204,7 +194,7 @@ fn brief(text: &str) -> Error {
 }
 
 fn dispatch<D: Device>(command: Command<D::Options>, group: &Group) -> Result<u8> {
-    if !command.is_shared() {
+    if command.device().is_none() {
         alone(group)?;
     }
     match command {

@@ -222,7 +222,7 @@ pub fn run<D: Device>(mut args: Train<D::Options>, group: &Group) -> Result<u8> 
     if group.size() > 1 {
         group.note().iter().for_each(|note| errln!("note: {note}"));
     }
-    if launch::launched(|name| std::env::var(name).ok()).is_some_and(|launch| launch.by.brings_mpi()) {
+    if launch::from_environment().is_some_and(|launch| launch.by.brings_mpi()) {
         errln!("SIGUSR1 to the launcher saves and stops; after Ctrl-C and SIGTERM some launchers leave no time for it");
     }
     signals::watch(&STOP);

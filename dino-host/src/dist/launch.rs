@@ -59,7 +59,12 @@ impl Launcher {
     }
 }
 
-/// How this process was started, from the variables of the environment; none: by nobody, or as the only process.
+/// How this process was started, as its environment states ([`launched`]).
+pub fn from_environment() -> Option<Launch> {
+    launched(|name| std::env::var(name).ok())
+}
+
+/// How a process with these variables was started; none: by nobody, or as the only process.
 ///
 /// Slurm's own variables are not enough: a batch script has them too, and runs once.
 pub fn launched(var: impl Fn(&str) -> Option<String>) -> Option<Launch> {

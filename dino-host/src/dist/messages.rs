@@ -1,5 +1,7 @@
 //! Exchanges of all ranks by messages from each rank to each: what engines do that have no others, or want to know for whom they wait.
 
+use std::fmt::Display;
+
 /// Moves parts of memory between ranks.
 pub trait Messages {
     /// This process's number, and how many there are.
@@ -58,6 +60,18 @@ pub trait Messages {
         }
         self.gather_messages(parts);
     }
+}
+
+/// Prints why this rank cannot go on; all others may be silent.
+pub fn report(rank: usize, size: usize, why: &dyn Display) {
+    crate::io::output::print_again();
+    errln!("rank {rank} of {size}: {why}");
+}
+
+/// Ends this process, which waits for others in vain; whoever started it ends them.
+pub fn end(rank: usize, size: usize, why: &dyn Display) -> ! {
+    report(rank, size, why);
+    std::process::exit(2)
 }
 
 /// Names ranks that have not come.

@@ -5,10 +5,9 @@
 //! all engines.
 
 pub mod launch;
-mod messages;
+pub mod messages;
 #[cfg(unix)]
 pub mod mpi;
-#[cfg(unix)]
 pub mod sockets;
 pub mod start;
 pub mod threads;
@@ -126,7 +125,11 @@ impl Group {
     /// The launcher's library cannot be opened, or belongs to another launcher, or `other` fails.
     #[cfg(unix)]
     pub fn join(other: impl FnOnce(&Launch) -> Result<Box<dyn Engine>>) -> Result<Group> {
-        let Some(launch) = launch::launched(|name| std::env::var(name).ok()) else { return Ok(Group::default()) };
+        let Some(launch) = launch::from_environment() else { return Ok(Group::default()) };
+        if let Some((rank, size)) = launch.place.filter(|(rank, size)| rank >= size) {
+            let message = format!("{} calls this process {rank} of {size}", launch.by.name());
+            return Err(Error::new(message).hint(format!("they are numbered from 0; {}", launch.by.hint())));
+        }
         let mut engine: Box<dyn Engine> = if launch.by.brings_mpi() {
             let named = std::env::var("DINO_MPI").ok();
             let by = launch.by.name();
@@ -167,7 +170,7 @@ impl Group {
     /// A launcher started several processes.
     #[cfg(not(unix))]
     pub fn join(_other: impl FnOnce(&Launch) -> Result<Box<dyn Engine>>) -> Result<Group> {
-        match launch::launched(|name| std::env::var(name).ok()) {
+        match launch::from_environment() {
             None => Ok(Group::default()),
             Some(launch) => Err(Error::new(format!("started by {}, and MPI is used on Unix only", launch.by.name()))
                 .hint("start it without a launcher")),

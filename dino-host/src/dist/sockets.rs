@@ -4,7 +4,7 @@
 //! and adds nothing.
 
 use super::launch::Launch;
-use super::messages::{Messages, have_not_come};
+use super::messages::{self, Messages, have_not_come};
 use super::{Engine, PATIENCE, start};
 use crate::error::{Error, Result};
 use crate::io::atomic::write_atomically;
@@ -110,11 +110,8 @@ impl Sockets {
         Ok(Sockets { rank, peers, patience: PATIENCE, meeting })
     }
 
-    /// Ends this process, which waits for others in vain; whoever started it ends them.
     fn end(&self, why: &str) -> ! {
-        crate::io::output::print_again();
-        errln!("rank {} of {}: {why}", self.rank, self.peers.len());
-        std::process::exit(2)
+        messages::end(self.rank, self.peers.len(), &why)
     }
 }
 

@@ -18,23 +18,26 @@ pub const MEETING: &str = "DINO_MEETING";
 ///
 /// # Errors
 /// They are on several machines and no folder is named that all of them see, or it cannot be made.
-#[cfg(unix)]
 pub fn meeting(launch: &Launch) -> Result<PathBuf> {
     let var = |name: &str| std::env::var(name).ok();
     let named = std::env::var_os(MEETING).map(PathBuf::from);
-    let folder = match (launch.by, named) {
-        (Launcher::Own, Some(folder)) => return Ok(folder),
-        (_, Some(folder)) => {
+    #[cfg(unix)]
+    let parent = Some(std::os::unix::process::parent_id());
+    #[cfg(not(unix))]
+    let parent: Option<u32> = None;
+    let folder = match (launch.by, named, parent.filter(|_| on_one_machine())) {
+        (Launcher::Own, Some(folder), _) => return Ok(folder),
+        (_, Some(folder), _) => {
             // What tells one launch from the next; torchrun counts the starts of one.
             let of = ["TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"]
                 .map(|name| var(name).unwrap_or_default());
             folder.join(format!("dino-{}", of.join("-").replace(['/', ' '], "_")))
         }
-        (_, None) if on_one_machine() => {
-            let (parent, restart) = (std::os::unix::process::parent_id(), var("TORCHELASTIC_RESTART_COUNT"));
-            std::env::temp_dir().join(format!("dino-{parent}-{}", restart.unwrap_or_default()))
+        (_, None, Some(parent)) => {
+            let restart = var("TORCHELASTIC_RESTART_COUNT").unwrap_or_default();
+            std::env::temp_dir().join(format!("dino-{parent}-{restart}"))
         }
-        (_, None) => {
+        (_, None, None) => {
             return Err(Error::new(format!("started by {} on several machines", launch.by.name())).hint(format!(
                 "{MEETING}=DIR names a folder that all of them see, a new one for every start, where the processes find each other"
             )));
@@ -68,6 +71,7 @@ pub fn end_with_parent() {
     std::thread::spawn(|| {
         // The parent writes nothing; its end closes the pipe.
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        errln!("the process that has started this one has ended, and so does this one");
         std::process::exit(2);
     });
 }

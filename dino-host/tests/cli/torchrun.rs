@@ -102,6 +102,16 @@ fn a_rank_that_is_gone_or_hangs_is_named() {
 }
 
 #[test]
+fn numbers_that_cannot_be_are_refused() {
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let out = dir.path().join("run");
+    for child in start(1, &line(1, ""), &[data.path(), &out], &[("RANK", "7"), ("WORLD_SIZE", "2")]) {
+        let done = ended(child, "rank 7 of 2");
+        assert!(done.code == 2 && done.err.contains("calls this process 7 of 2"), "{}", done.err);
+    }
+}
+
+#[test]
 fn processes_on_several_machines_need_a_folder() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
     let out = dir.path().join("run");

@@ -35,12 +35,7 @@ pub enum Eval<O: Args> {
 }
 
 impl<O: Args> Eval<O> {
-    /// Whether several processes share the work.
-    pub fn is_shared(&self) -> bool {
-        self.device().is_some()
-    }
-
-    /// The device's flags, of an evaluation whose work several processes share.
+    /// The device's flags, of an evaluation whose work several processes share; none of another.
     pub fn device(&self) -> Option<&O> {
         match self {
             Eval::Knn(args) => Some(&args.source.shared.device),

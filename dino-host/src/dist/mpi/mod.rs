@@ -7,7 +7,7 @@ mod library;
 
 use super::Engine;
 use super::launch::Launch;
-use super::messages::{Messages, have_not_come};
+use super::messages::{self, Messages, have_not_come};
 use dino_kernel::group::{GroupError, ProcessGroup};
 use library::{Calls, Code, Request};
 use std::fmt;
@@ -96,8 +96,7 @@ impl Mpi {
     }
 
     fn end(&mut self, why: &str) -> ! {
-        crate::io::output::print_again();
-        errln!("rank {} of {}: {why}", self.rank, self.size);
+        messages::report(self.rank, self.size, &why);
         self.abort(2);
         std::process::exit(2) // MPI_Abort does not come back
     }
