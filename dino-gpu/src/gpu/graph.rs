@@ -20,8 +20,23 @@ pub(super) enum Part {
     Offsets,
 }
 
-/// What issues them, in the order of [`Part`].
-const ISSUE: [fn(&mut Gpu, &Plan); 6] = [step::begin, micro_batch, last_micro_batch, commit, teacher_rows, offsets];
+impl Part {
+    /// All of them, in the order of their numbers.
+    const ALL: [Part; 6] =
+        [Part::Begin, Part::MicroBatch, Part::LastMicroBatch, Part::Commit, Part::TeacherRows, Part::Offsets];
+
+    /// What issues it.
+    fn issue(self) -> fn(&mut Gpu, &Plan) {
+        match self {
+            Part::Begin => step::begin,
+            Part::MicroBatch => micro_batch,
+            Part::LastMicroBatch => last_micro_batch,
+            Part::Commit => commit,
+            Part::TeacherRows => teacher_rows,
+            Part::Offsets => offsets,
+        }
+    }
+}
 
 fn micro_batch(gpu: &mut Gpu, plan: &Plan) {
     step::micro_batch(&mut Lanes::new(gpu, plan.pools.lanes), plan);
@@ -55,18 +70,23 @@ impl Gpu {
     /// A graph for every part that the plan has.
     pub(super) fn capture(&mut self, plan: &Plan) -> Result<Vec<Option<Graph>>> {
         let (overlaps, whole_batch) = (self.overlaps(plan), plan.config.objective.whole_batch());
-        let used = [true, plan.parts() > 1 || !overlaps, overlaps, true, whole_batch, whole_batch];
-        let graph = |(issue, used): (&fn(&mut Gpu, &Plan), bool)| {
+        let graph = |part: Part| {
+            let used = match part {
+                Part::Begin | Part::Commit => true,
+                Part::MicroBatch => !overlaps || plan.parts() > 1,
+                Part::LastMicroBatch => overlaps,
+                Part::TeacherRows | Part::Offsets => whole_batch,
+            };
             if !used {
                 return Ok(None);
             }
             self.stream.capture()?;
             self.capturing = true;
-            issue(self, plan);
+            part.issue()(self, plan);
             self.capturing = false;
             self.stream.captured().map(Some)
         };
-        ISSUE.iter().zip(used).map(graph).collect()
+        Part::ALL.into_iter().map(graph).collect()
     }
 
     /// One of the parts of a step.
@@ -74,7 +94,7 @@ impl Gpu {
         if let Some(graph) = self.graphs.as_ref().and_then(|graphs| graphs[part as usize].as_ref()) {
             return self.stream.replay(graph);
         }
-        ISSUE[part as usize](self, plan);
+        part.issue()(self, plan);
         Ok(())
     }
 }

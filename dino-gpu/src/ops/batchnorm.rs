@@ -171,13 +171,9 @@ impl Gpu {
             let layout = [rows, rows, 1, n.shards, 1];
             self.statistics_of([mean, rstd], running, of_size(&size), layout, (rows * n.shards) as f64, &size, n);
         }
-        let (from, bytes) = ([self.stat(stats.mean), self.stat(stats.rstd)], 4 * stats.mean.len());
-        for lane in 1..self.lanes() {
-            self.take_lane(lane);
-            let to = [self.stat(stats.mean), self.stat(stats.rstd)];
-            to.into_iter().zip(from).for_each(|(to, from)| self.copy_bytes(to, from, bytes));
+        for s in [stats.mean, stats.rstd] {
+            self.spread_bytes(4 * s.len(), |gpu| gpu.stat(s));
         }
-        self.take_lane(0);
     }
 
     /// Where shards put two numbers a column each, size by size.

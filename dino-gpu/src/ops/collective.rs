@@ -1,6 +1,7 @@
 //! What the lanes of a process, and processes with a GPU each, exchange.
 
 use crate::gpu::Gpu;
+use dino_kernel::backend::wrap::Lanes;
 use dino_kernel::backend::{Collective, Lane, Sums};
 use dino_kernel::mem::{Act, State};
 use dino_kernel::params::ParamTable;
@@ -11,12 +12,20 @@ impl Gpu {
         self.rank() * self.lanes() + lane
     }
 
-    /// Does the same in every lane, the first one last.
-    pub(super) fn in_lanes(&mut self, mut work: impl FnMut(&mut Gpu, usize)) {
-        for lane in (0..self.lanes()).rev() {
+    /// [`Lanes::each`] of them.
+    pub(super) fn in_lanes(&mut self, work: impl FnMut(&mut Gpu, usize)) {
+        let lanes = self.lanes();
+        Lanes::new(self, lanes).each(work);
+    }
+
+    /// So many bytes of the first lane, where `at` finds them in each, become those of all.
+    pub(super) fn spread_bytes(&mut self, bytes: usize, at: impl Fn(&Gpu) -> u64) {
+        let from = at(self);
+        for lane in 1..self.lanes() {
             self.take_lane(lane);
-            work(self, lane);
+            self.copy_bytes(at(self), from, bytes);
         }
+        self.take_lane(0);
     }
 
     /// The first lane's gradients and sums become those of all lanes, added by halves.
@@ -43,12 +52,7 @@ impl Collective for Gpu {
     }
 
     fn spread(&mut self, x: State) {
-        let (from, bytes) = (self.state(x), 4 * x.len());
-        for lane in 1..self.lanes() {
-            self.take_lane(lane);
-            self.copy_bytes(self.state(x), from, bytes);
-        }
-        self.take_lane(0);
+        self.spread_bytes(4 * x.len(), |gpu| gpu.state(x));
     }
 
     fn all_gather(&mut self, all: Act, own: Act) {
@@ -58,11 +62,7 @@ impl Collective for Gpu {
             gpu.copy_bytes(at, gpu.act(own), bytes);
         });
         self.gather_over_ranks([to].into_iter(), self.lanes() * bytes);
-        for lane in 1..self.lanes() {
-            self.take_lane(lane);
-            self.copy_bytes(self.act(all), to, all.len() * self.act_bytes());
-        }
-        self.take_lane(0);
+        self.spread_bytes(all.len() * self.act_bytes(), |gpu| gpu.act(all));
     }
 
     fn all_reduce(&mut self, table: &dyn ParamTable, sums: Sums) {

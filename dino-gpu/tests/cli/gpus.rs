@@ -16,10 +16,10 @@ fn program(line: &str, paths: &[&Path], driver: &Path, gpus: usize) -> Command {
 
 fn prepared(command: &mut Command, line: &str, paths: &[&Path], driver: &Path, gpus: usize) {
     let mut paths = paths.iter();
-    for word in line.split_whitespace() {
-        match word {
+    for argument in line.split_whitespace() {
+        match argument {
             "{}" => command.arg(paths.next().expect("a path for every {}")),
-            word => command.arg(word),
+            argument => command.arg(argument),
         };
     }
     command.env("DINO_LIBCUDA", driver).env("DINO_CUBLASLT", "/nowhere");
@@ -229,7 +229,7 @@ fn features_are_the_same_on_several_gpus() {
 #[cfg(target_os = "linux")]
 fn process(rank: usize, folder: &Path) -> Option<u32> {
     let has = |file: PathBuf, text: &str| {
-        fs::read(file).is_ok_and(|bytes| bytes.split(|b| *b == 0).any(|word| word == text.as_bytes()))
+        fs::read(file).is_ok_and(|bytes| bytes.split(|b| *b == 0).any(|part| part == text.as_bytes()))
     };
     let name = format!("DINO_RANK={rank}");
     fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
@@ -273,8 +273,8 @@ fn a_run_that_is_stopped_goes_on_with_any_number_of_gpus() {
         let o = with_signal(signal, rank, [&data, &out], driver, "");
         let text = printed(&o);
         assert_eq!(o.status.code(), Some(code), "{signal}: {text}");
-        let told = if code == 130 { "go on with: train --resume" } else { "rank 1 of 2 was ended by signal 9" };
-        assert_eq!(text.matches(told).count(), 1, "{signal}: {text}");
+        let expected = if code == 130 { "go on with: train --resume" } else { "rank 1 of 2 was ended by signal 9" };
+        assert_eq!(text.matches(expected).count(), 1, "{signal}: {text}");
         // Nobody is left behind.
         assert!((0..2).all(|rank| process(rank, &out).is_none()), "{signal}: a process is left");
         let resume = "train --resume --gpus all --workspace 256 --threads 1 --out {}";
@@ -328,7 +328,7 @@ fn what_fails_on_one_gpu_ends_all() {
     refuses(&o, &["stopped being finite"]);
     let o = ended(&mut program(&quick(&format!("{away} --gpus all")), &[&data, &shared], driver, 4), |_| ());
     refuses(&o, &["rank ", "stopped being finite"]);
-    assert_eq!(printed(&o).matches("stopped being finite").count(), 1, "told once: {}", printed(&o));
+    assert_eq!(printed(&o).matches("stopped being finite").count(), 1, "printed once: {}", printed(&o));
     assert!(end(&alone) == end(&shared));
     // An image that cannot be read.
     let image = fs::read_dir(&data).unwrap().flatten().map(|e| e.path()).find(|p| p.is_file());
@@ -347,7 +347,7 @@ fn what_does_not_fit_is_refused() {
     let Some(driver) = emulation() else { return };
     let (folder, data) = folders();
     let out = folder.path().join("run");
-    for (more, says) in [
+    for (more, expected) in [
         ("--gpus 0,1,2", &["3 processes", "hint"][..]),
         ("--gpus 0,7", &["there is no GPU 7: the driver sees 4", "hint"]),
         ("--gpus 0,0", &["GPU 0 is named twice"]),
@@ -355,7 +355,7 @@ fn what_does_not_fit_is_refused() {
         ("--gpus all --use-bn-in-head --bn-group 2", &["--bn-group", "dino-host can"]),
     ] {
         let o = ended(&mut program(&quick(more), &[&data, &out], driver, 4), |_| ());
-        refuses(&o, says);
+        refuses(&o, expected);
     }
     let o = ended(
         program(&quick("--gpus 0,1"), &[&data, &out], driver, 2).env("DINO_NCCL", "/nowhere/libnccl.so.2"),

@@ -62,6 +62,17 @@ fn moments([mean, moment]: [&mut [f32]; 2], x: &[f32], n: BatchNorm, scratch: &m
     }
 }
 
+/// Moments (groups, cols) over all rows of every group become its rstd; `moved` gets the group's rows, mean and biased variance (cols).
+fn finish(mean: &[f32], moment: &mut [f32], n: BatchNorm, mut moved: impl FnMut(usize, &[f32], &[f32])) {
+    for (i, (mean, var)) in mean.chunks(n.cols).zip(moment.chunks_mut(n.cols)).enumerate() {
+        let rows = n.group_rows(i) * n.shards;
+        let inverse = 1.0 / rows as f32;
+        var.iter_mut().for_each(|var| *var *= inverse);
+        moved(rows, mean, var);
+        batchnorm::to_rstd(var, n.eps);
+    }
+}
+
 /// Means and moments (shards, 2, groups, cols), of as many rows in every shard, merged by halves as sums are added: the first shard's
 /// become those of all.
 fn merge_by_halves(all: &mut [f32], n: BatchNorm) {
@@ -177,17 +188,14 @@ impl Cpu {
         }
         let [mean, var] = split(&mut self.stats, [stats.mean.0, stats.rstd.0]);
         moments([mean, var], &self.acts[x.range()], n, &mut self.scratch);
-        for (i, (mean, var)) in mean.chunks(n.cols).zip(var.chunks_mut(n.cols)).enumerate() {
-            let inverse = 1.0 / n.group_rows(i) as f32;
-            var.iter_mut().for_each(|var| *var *= inverse);
+        finish(mean, var, n, |rows, mean, var| {
             if self.group.size() > 1 {
-                self.moves.push(running, n.group_rows(i), mean, var);
+                self.moves.push(running, rows, mean, var);
             } else {
                 let running = split(&mut self.state, [running.mean.0, running.var.0]);
-                batchnorm::update_running(running, mean, var, n.group_rows(i));
+                batchnorm::update_running(running, mean, var, rows);
             }
-            batchnorm::to_rstd(var, n.eps);
-        }
+        });
     }
 
     /// The same where several shards share a group: once for all lanes, whose first one has the running statistics.
@@ -201,14 +209,10 @@ impl Cpu {
         self.gather(&mut all);
         merge_by_halves(&mut all, n);
         let (mean, var) = all[..2 * half].split_at_mut(half);
-        for (i, (mean, var)) in mean.chunks(n.cols).zip(var.chunks_mut(n.cols)).enumerate() {
-            let rows = n.group_rows(i) * n.shards;
-            let inverse = 1.0 / rows as f32;
-            var.iter_mut().for_each(|var| *var *= inverse);
+        finish(mean, var, n, |rows, mean, var| {
             let running = split(&mut self.state, [running.mean.0, running.var.0]);
             batchnorm::update_running(running, mean, var, rows);
-            batchnorm::to_rstd(var, n.eps);
-        }
+        });
         self.in_lanes(|cpu, _| {
             cpu.stats[stats.mean.range()].copy_from_slice(mean);
             cpu.stats[stats.rstd.range()].copy_from_slice(var);

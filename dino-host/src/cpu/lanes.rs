@@ -4,6 +4,7 @@ use super::{CHUNK, Cpu};
 use crate::error::Result;
 use crate::linalg::rows;
 use dino_kernel::backend::Sums;
+use dino_kernel::backend::wrap::Lanes;
 use dino_kernel::mem::{Act, Span, State};
 use dino_kernel::plan::Pools;
 use rayon::prelude::*;
@@ -63,12 +64,10 @@ impl Cpu {
         self.entered = lane;
     }
 
-    /// Does the same in every lane, the first one last.
-    pub(super) fn in_lanes(&mut self, mut work: impl FnMut(&mut Cpu, usize)) {
-        for lane in (0..self.lanes()).rev() {
-            self.take(lane);
-            work(self, lane);
-        }
+    /// [`Lanes::each`] of them.
+    pub(super) fn in_lanes(&mut self, work: impl FnMut(&mut Cpu, usize)) {
+        let lanes = self.lanes();
+        Lanes::new(self, lanes).each(work);
     }
 
     /// x of every lane = that of the first, which is entered.

@@ -295,7 +295,7 @@ fn what_fails_on_one_process_ends_all_as_it_ends_one() {
             assert!(done.code == code && done.err.contains(says), "{}: {}", launcher.name, done.err);
             if code != 0 {
                 let told: Vec<&str> = done.err.lines().filter(|line| line.contains(says)).collect();
-                assert_eq!(told.len(), 1, "told once: {}", done.err);
+                assert_eq!(told.len(), 1, "printed once: {}", done.err);
                 assert!(told[0].contains("rank "), "{}", told[0]);
             }
             // At which step an unreadable image is named may differ, for loaders are ahead of the steps.

@@ -80,7 +80,7 @@ fn wait_for_steps(out: &Path) {
 #[test]
 fn a_rank_that_is_gone_or_hangs_is_named() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
-    for (signal, says) in [("-KILL", "rank 1 has left"), ("-STOP", "rank 1 has not come for 2s")] {
+    for (signal, expected) in [("-KILL", "rank 1 has left"), ("-STOP", "rank 1 has not come for 2s")] {
         let out = dir.path().join(signal);
         let mut ranks = start(
             3,
@@ -94,7 +94,7 @@ fn a_rank_that_is_gone_or_hangs_is_named() {
         let third = ranks.pop().unwrap();
         let mut second = ranks.pop().unwrap();
         let first = ended(ranks.pop().unwrap(), signal);
-        assert!(first.code == 2 && first.err.contains(says), "{signal}: {} {}", first.code, first.err);
+        assert!(first.code == 2 && first.err.contains(expected), "{signal}: {} {}", first.code, first.err);
         assert_eq!(ended(third, signal).code, 2, "{signal}: the third one ends too");
         second.kill().unwrap();
         second.wait().unwrap();
