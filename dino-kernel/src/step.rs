@@ -5,7 +5,7 @@
 //! first all of them through [`teacher_rows`] and [`keep_rows`], after which [`offsets`] forms what the targets need of them, then each
 //! between [`take_rows`] and [`end_part`] as above. A device that captures the parts of a step calls them one by one.
 //!
-//! Shards that meet in the middle of a step go through it side by side: `begin` and what is accumulated are those of all lanes
+//! Shards that exchange in the middle of a step go through it side by side: `begin` and what is accumulated are those of all lanes
 //! ([`crate::backend::Collective`]), `commit` is that of the first, which has the sums of all by then.
 //!
 //! Given the center, or the offsets, the loss is separable per image and per crop, so any split of a batch, and of its crops, gives the

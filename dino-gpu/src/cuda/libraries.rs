@@ -18,7 +18,7 @@ pub struct Wanted<'a> {
 
 impl Wanted<'_> {
     /// The files to try, in order. One that is named is the only one; so is none where the driver is a named one, perhaps an emulation,
-    /// with which the real library must not meet.
+    /// with which the real library must not be mixed.
     fn candidates(&self) -> Vec<PathBuf> {
         let named = self.named.clone().or_else(|| std::env::var_os(self.variable).map(PathBuf::from));
         if named.is_some() || driver::named() {

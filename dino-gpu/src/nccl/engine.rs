@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const STAGED: usize = 4 << 20;
 /// Whoever waits for longer notes it, for the others to read.
 const NOTED: Duration = Duration::from_secs(1);
-/// The file with the id, in the folder in which the processes meet.
+/// The file with the id, in the folder of the rendezvous.
 const ID: &str = "nccl-id";
 
 /// All processes of the launch. They move bytes on a stream and a communicator of their own, so that the host can exchange something while
@@ -26,7 +26,7 @@ pub struct Nccl {
     /// What goes, and what comes: on the host, where copies from and to other memory would wait without end, and on the GPU.
     pinned: [Pinned; 2],
     staged: [Buffer; 2],
-    meeting: PathBuf,
+    rendezvous: PathBuf,
     patience: Duration,
     /// All ranks are done.
     left: bool,
@@ -39,7 +39,7 @@ impl fmt::Debug for Nccl {
 }
 
 /// Rank 0's id, by a file.
-fn meet(folder: &Path, rank: usize) -> Result<UniqueId> {
+fn first_id(folder: &Path, rank: usize) -> Result<UniqueId> {
     let (path, aside) = (folder.join(ID), folder.join("nccl-id.new"));
     if rank == 0 {
         // Of a launch before this one, if anything.
@@ -61,7 +61,7 @@ fn meet(folder: &Path, rank: usize) -> Result<UniqueId> {
         if started.elapsed() > PATIENCE {
             let waited = PATIENCE.as_secs() / 60;
             return Err(Error::new(format!("rank 0 wrote no {} for {waited} minutes", path.display()))
-                .hint(format!("{} names a folder that all processes see", start::MEETING)));
+                .hint(format!("{} names a folder that all processes see", start::RENDEZVOUS)));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -77,16 +77,16 @@ impl Nccl {
             return Err(Error::new(format!("{} does not state which process this is", launch.by.name())));
         };
         Card::get()?;
-        let meeting = start::meeting(launch)?;
-        let comm = Comm::join(meet(&meeting, rank)?, rank, size, PATIENCE)?;
+        let rendezvous = start::rendezvous(launch)?;
+        let comm = Comm::join(first_id(&rendezvous, rank)?, rank, size, PATIENCE)?;
         if rank == 0 {
             // All have it: another launch does not find it.
-            let _ = std::fs::remove_file(meeting.join(ID));
+            let _ = std::fs::remove_file(rendezvous.join(ID));
         }
         let pinned = [Pinned::new(STAGED / 4)?, Pinned::new(STAGED / 4)?];
         let staged = [Buffer::new(STAGED)?, Buffer::new(STAGED)?];
         let (stream, done) = (Stream::new()?, Event::new()?);
-        Ok(Nccl { comm, stream, done, pinned, staged, meeting, patience: PATIENCE, left: false })
+        Ok(Nccl { comm, stream, done, pinned, staged, rendezvous, patience: PATIENCE, left: false })
     }
 
     /// Bytes go to the GPU, through `work`, and as many as `back` has come from there.
@@ -126,7 +126,7 @@ impl Nccl {
 
     /// Where a rank notes that it waits. (In which exchange may differ: one may have what another still waits for.)
     fn note(&self, rank: usize) -> PathBuf {
-        self.meeting.join(format!("waits-{rank}"))
+        self.rendezvous.join(format!("waits-{rank}"))
     }
 
     /// Names the ranks that have not come, which NCCL does not know, and ends this process. The first of those that wait prints.
@@ -166,7 +166,7 @@ impl Engine for Nccl {
     fn finish(&mut self) {
         self.left = true;
         if self.comm.rank() == 0 {
-            let _ = std::fs::remove_dir_all(&self.meeting);
+            let _ = std::fs::remove_dir_all(&self.rendezvous);
         }
     }
 }

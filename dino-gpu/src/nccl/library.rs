@@ -151,7 +151,7 @@ impl Comm {
                 messages::end(
                     rank,
                     size,
-                    &Error::new(format!("the GPUs of all ranks have not come together for {waited} s")),
+                    &Error::new(format!("the GPUs of all ranks have not been joined for {waited} s")),
                 );
             }
         });

@@ -124,7 +124,7 @@ fn any_number_of_gpus_ends_in_the_same_bytes() {
     assert!(end(&one) == end(&shared), "three shards: other weights");
 }
 
-/// Targets of the full batch, and batch norms over it, in backbone and head: shards meet in the middle of a step, and those of one process
+/// Targets of the full batch, and batch norms over it, in backbone and head: shards exchange in the middle of a step, and those of one process
 /// go through it side by side.
 #[test]
 fn what_depends_on_the_full_batch_is_shared() {

@@ -1,6 +1,6 @@
 //! Ranks that a launcher without MPI has started (torchrun), without GPUs: every two of them are connected by TCP.
 //!
-//! They find each other by a folder ([`super::start::meeting`]), in which each writes where it listens. As with MPI, this engine moves bytes
+//! They find each other by a folder ([`super::start::rendezvous`]), in which each writes where it listens. As with MPI, this engine moves bytes
 //! and adds nothing.
 
 use super::launch::Launch;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// For so long a rank that waits asks without pause; then so often.
 const BUSY: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_micros(50);
-/// What the ranks beside the first one wait longer: where it can say who is missing, it does.
+/// What the ranks beside the first one wait longer: where it can name who is missing, it does.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// All processes of the launch.
@@ -29,7 +29,7 @@ pub struct Sockets {
     /// Connections, rank by rank; none to itself.
     peers: Vec<Option<TcpStream>>,
     patience: Duration,
-    meeting: PathBuf,
+    rendezvous: PathBuf,
 }
 
 impl fmt::Debug for Sockets {
@@ -57,7 +57,7 @@ impl Sockets {
         let Some((rank, size)) = launch.place else {
             return Err(Error::new(format!("{} does not state which process this is", launch.by.name())));
         };
-        let meeting = start::meeting(launch)?;
+        let rendezvous = start::rendezvous(launch)?;
         let failed =
             |what: String, e: std::io::Error| Error::new(format!("processes cannot be connected: {what}: {e}"));
         // Of one machine's processes no other machine can be one.
@@ -68,18 +68,18 @@ impl Sockets {
         let listener = TcpListener::bind((bind, 0)).map_err(|e| failed("no port".into(), e))?;
         let port = listener.local_addr().map_err(|e| failed("no port".into(), e))?.port();
         let secret = secret();
-        write_atomically(&place_of(&meeting, rank), |f| writeln!(f, "{host} {port} {secret}"))?;
+        write_atomically(&place_of(&rendezvous, rank), |f| writeln!(f, "{host} {port} {secret}"))?;
         let started = Instant::now();
         let late = |missing: usize| {
             let waited = humantime::format_duration(PATIENCE);
             Error::new(format!("{} for {waited}", have_not_come([missing])))
-                .hint(format!("{} names a folder that all processes see", start::MEETING))
+                .hint(format!("{} names a folder that all processes see", start::RENDEZVOUS))
         };
         let mut peers: Vec<Option<TcpStream>> = (0..size).map(|_| None).collect();
         // Each connects to those before it, and is connected to by those after it.
         for (peer, stream) in peers.iter_mut().enumerate().take(rank) {
             *stream = Some(loop {
-                if let Some(stream) = connect(&place_of(&meeting, peer), rank) {
+                if let Some(stream) = connect(&place_of(&rendezvous, peer), rank) {
                     break stream;
                 }
                 if started.elapsed() > PATIENCE {
@@ -106,8 +106,8 @@ impl Sockets {
                 .and_then(|()| stream.set_nonblocking(true))
                 .map_err(|e| failed("a socket".into(), e))?;
         }
-        let _ = std::fs::remove_file(place_of(&meeting, rank));
-        Ok(Sockets { rank, peers, patience: PATIENCE, meeting })
+        let _ = std::fs::remove_file(place_of(&rendezvous, rank));
+        Ok(Sockets { rank, peers, patience: PATIENCE, rendezvous })
     }
 
     fn end(&self, why: &str) -> ! {
@@ -115,11 +115,12 @@ impl Sockets {
     }
 }
 
-/// A connection to the rank that has written this file, if it is there: it is told the number that it has written, and this rank.
+/// A connection to the rank that has written this file, if it is there: it gets the number that it has written, and this rank.
 fn connect(file: &Path, rank: usize) -> Option<TcpStream> {
     let text = std::fs::read_to_string(file).ok()?;
-    let mut words = text.split_whitespace();
-    let (host, port, secret) = (words.next()?, words.next()?.parse::<u16>().ok()?, words.next()?.parse::<u64>().ok()?);
+    let mut fields = text.split_whitespace();
+    let (host, port, secret) =
+        (fields.next()?, fields.next()?.parse::<u16>().ok()?, fields.next()?.parse::<u64>().ok()?);
     let mut stream = TcpStream::connect((host, port)).ok()?;
     stream.write_all(&[secret.to_le_bytes(), (rank as u64).to_le_bytes()].concat()).ok()?;
     let mut answer = [0];
@@ -133,11 +134,11 @@ fn connect(file: &Path, rank: usize) -> Option<TcpStream> {
 fn welcome(mut stream: &TcpStream, secret: u64) -> Option<usize> {
     stream.set_nonblocking(false).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    let mut words = [[0; 8]; 2];
-    for word in &mut words {
-        stream.read_exact(word).ok()?;
+    let mut numbers = [[0; 8]; 2];
+    for number in &mut numbers {
+        stream.read_exact(number).ok()?;
     }
-    let [known, rank] = words.map(u64::from_le_bytes);
+    let [known, rank] = numbers.map(u64::from_le_bytes);
     if known != secret {
         return None;
     }
@@ -249,7 +250,7 @@ impl Engine for Sockets {
 
     fn finish(&mut self) {
         if self.rank == 0 {
-            let _ = std::fs::remove_dir(&self.meeting); // unless it is the user's own, with something in it
+            let _ = std::fs::remove_dir(&self.rendezvous); // unless it is the user's own, with something in it
         }
     }
 

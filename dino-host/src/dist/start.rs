@@ -12,15 +12,15 @@ pub const RANK: &str = "DINO_RANK";
 /// The variable with how many there are.
 pub const RANKS: &str = "DINO_RANKS";
 /// The variable with the folder in which processes that share no MPI find each other.
-pub const MEETING: &str = "DINO_MEETING";
+pub const RENDEZVOUS: &str = "DINO_RENDEZVOUS";
 
 /// The folder in which the processes of a launch without MPI find each other: the same one for all of them, and for no other launch.
 ///
 /// # Errors
 /// They are on several machines and no folder is named that all of them see, or it cannot be made.
-pub fn meeting(launch: &Launch) -> Result<PathBuf> {
+pub fn rendezvous(launch: &Launch) -> Result<PathBuf> {
     let var = |name: &str| std::env::var(name).ok();
-    let named = std::env::var_os(MEETING).map(PathBuf::from);
+    let named = std::env::var_os(RENDEZVOUS).map(PathBuf::from);
     #[cfg(unix)]
     let parent = Some(std::os::unix::process::parent_id());
     #[cfg(not(unix))]
@@ -28,7 +28,7 @@ pub fn meeting(launch: &Launch) -> Result<PathBuf> {
     let folder = match (launch.by, named, parent.filter(|_| on_one_machine())) {
         (Launcher::Own, Some(folder), _) => return Ok(folder),
         (_, Some(folder), _) => {
-            // What tells one launch from the next; torchrun counts the starts of one.
+            // What distinguishes one launch from the next; torchrun counts the starts of one.
             let of = ["TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"]
                 .map(|name| var(name).unwrap_or_default());
             folder.join(format!("dino-{}", of.join("-").replace(['/', ' '], "_")))
@@ -39,12 +39,16 @@ pub fn meeting(launch: &Launch) -> Result<PathBuf> {
         }
         (_, None, None) => {
             return Err(Error::new(format!("started by {} on several machines", launch.by.name())).hint(format!(
-                "{MEETING}=DIR names a folder that all of them see, a new one for every start, where the processes find each other"
+                "{RENDEZVOUS}=DIR names a folder that all of them see, a new one for every start, where the processes find each other"
             )));
         }
     };
-    std::fs::create_dir_all(&folder).map_err(|e| {
-        Error::new(format!("cannot make the folder {}: {e}", folder.display())).hint(format!("{MEETING} names another"))
+    let mut make = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut make, 0o700); // what is written there lets a process join
+    make.recursive(true).create(&folder).map_err(|e| {
+        Error::new(format!("cannot make the folder {}: {e}", folder.display()))
+            .hint(format!("{RENDEZVOUS} names another"))
     })?;
     Ok(folder)
 }
@@ -87,7 +91,7 @@ pub fn start(_count: usize) -> Result<u8> {
 
 #[cfg(unix)]
 mod unix {
-    use super::{Error, MEETING, RANK, RANKS, Result};
+    use super::{Error, RANK, RANKS, RENDEZVOUS, Result};
     use crate::io::signals;
     use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Child, Command, ExitStatus, Stdio};
@@ -104,8 +108,7 @@ mod unix {
 
     pub fn start(count: usize) -> Result<u8> {
         let failed = |what: &str, e: std::io::Error| Error::new(format!("cannot start {count} processes: {what}: {e}"));
-        let folder =
-            tempfile::Builder::new().prefix("dino-").tempdir().map_err(|e| failed("no folder to meet in", e))?;
+        let folder = tempfile::Builder::new().prefix("dino-").tempdir().map_err(|e| failed("no folder for them", e))?;
         // Before any of them is there: a signal that comes meanwhile is handed on.
         let mut signals = signals::hear().map_err(|e| failed("signals cannot be handed on", e))?;
         let program = std::env::current_exe().map_err(|e| failed("the program's own path", e))?;
@@ -114,7 +117,7 @@ mod unix {
             let child = Command::new(&program)
                 .args(std::env::args_os().skip(1))
                 .envs([(RANK, rank.to_string()), (RANKS, count.to_string())])
-                .env(MEETING, folder.path())
+                .env(RENDEZVOUS, folder.path())
                 .stdin(Stdio::piped()) // its end is that of this process
                 .process_group(0) // Ctrl-C comes here, and is handed on once
                 .spawn();

@@ -76,7 +76,7 @@ struct Exchange {
     /// Bytes that are gathered for targets that depend on the full batch and for batch norms.
     gathered: u64,
     /// How many times processes wait for each other for them.
-    meetings: usize,
+    exchanges: usize,
     /// Bytes that a rank sends, and those of them that leave its machine.
     sent: u64,
     leaving: u64,
@@ -90,9 +90,9 @@ struct Exchange {
 /// Bytes that all processes bring to each other beside the sums of a step, and in how many exchanges.
 fn gathered(plan: &Plan) -> (u64, usize) {
     let (table, teacher) = (&plan.table, plan.table.of_teacher());
-    let (mut numbers, mut meetings) = (0, 0);
+    let (mut numbers, mut exchanges) = (0, 0);
     if plan.config.objective.whole_batch() {
-        (numbers, meetings) = (plan.targets.batch.z.len(), 1);
+        (numbers, exchanges) = (plan.targets.batch.z.len(), 1);
     }
     // Of every column and size of crops two numbers, in a head of all crops together; the teacher's crops are of one size.
     let sizes = plan.config.views.len();
@@ -104,12 +104,12 @@ fn gathered(plan: &Plan) -> (u64, usize) {
             buffers / 2 // mean and variance
         };
         numbers += plan.sharding.shards * (teacher.buffers_len() + 2 * student);
-        meetings += norms(&teacher) + 2 * plan.passes().count() * norms(table);
+        exchanges += norms(&teacher) + 2 * plan.passes().count() * norms(table);
     } else if table.batch_statistics() {
         numbers += plan.config.batch / plan.config.group() * (teacher.buffers_len() + student);
-        meetings += 1;
+        exchanges += 1;
     }
-    (4 * numbers as u64, meetings)
+    (4 * numbers as u64, exchanges)
 }
 
 fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ranks: usize) -> Result<Exchange> {
@@ -121,7 +121,7 @@ fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ran
     }
     let sums = plan.sums();
     let summed = 4 * (plan.table.len() + sums.teacher.len() + sums.losses.len()) as u64;
-    let (gathered, meetings) = if ranks > 1 { gathered(&plan) } else { (0, 0) };
+    let (gathered, exchanges) = if ranks > 1 { gathered(&plan) } else { (0, 0) };
     // Each sends to every other a part of it to be summed, and then its own part of the sum; of what is gathered its own.
     let to_one = (2 * summed + gathered) / ranks as u64;
     let (sent, leaving) = (to_one * (ranks - 1) as u64, to_one * (ranks - here) as u64);
@@ -133,7 +133,7 @@ fn exchange<D: Device>(options: &D::Options, config: &Config, flags: &Ranks, ran
         own_images,
         summed,
         gathered,
-        meetings,
+        exchanges,
         sent,
         leaving,
         memory: memory::items::<D>(options, config, &plan).iter().map(|item| item.1).sum::<u64>()
@@ -152,7 +152,7 @@ pub fn json<D: Device>(options: &D::Options, config: &Config, flags: &Ranks) -> 
     let e = exchange::<D>(options, config, flags, ranks)?;
     Ok(json!({
         "ranks": e.ranks, "machines": e.machines, "shards_a_rank": e.own_shards, "images_a_rank": e.own_images,
-        "summed_bytes": e.summed, "gathered_bytes": e.gathered, "meetings": e.meetings, "sent_bytes_a_rank": e.sent, "leaving_bytes_a_rank": e.leaving,
+        "summed_bytes": e.summed, "gathered_bytes": e.gathered, "exchanges": e.exchanges, "sent_bytes_a_rank": e.sent, "leaving_bytes_a_rank": e.leaving,
         "memory_a_rank": e.memory, "link_seconds": e.link, "work_seconds": e.work,
     }))
 }
@@ -182,10 +182,10 @@ pub fn lines<D: Device>(options: &D::Options, config: &Config, flags: &Ranks) ->
             BinaryBytes(e.leaving)
         ),
     ];
-    if e.meetings > 0 {
+    if e.exchanges > 0 {
         lines.push(format!(
             "besides, processes wait for each other {} a step, a message's way each time, which --link does not count",
-            many(e.meetings, "time")
+            many(e.exchanges, "time")
         ));
     }
     match (e.link, e.work) {
@@ -243,7 +243,7 @@ mod tests {
         let whole = Config { targets: "softmax-batch".into(), ..config.clone() };
         let rows = exchange::<Cpu>(&NoOptions {}, &whole, &flags, 8).unwrap();
         assert_eq!((rows.gathered, one.gathered), (4 * (16 * 2 * config.bottleneck) as u64, 0));
-        assert_eq!((rows.meetings, one.meetings), (1, 0));
+        assert_eq!((rows.exchanges, one.exchanges), (1, 0));
         assert_eq!(rows.sent, one.sent + rows.gathered / 8 * 7);
         // Two batch norms of 32 columns in the head of a shard, over two networks, the student's with their gradients; or only what
         // the running statistics of eight groups move by.
@@ -252,8 +252,8 @@ mod tests {
             let norms = Config { bn_group, ..norms.clone() };
             exchange::<Cpu>(&NoOptions {}, &norms, &flags, 8).unwrap()
         });
-        assert_eq!((norms.meetings, norms.gathered), (3 * 2, 4 * 8 * 3 * 2 * 2 * 32));
-        assert_eq!((groups.meetings, groups.gathered), (1, 4 * 8 * 2 * 2 * 2 * 32));
+        assert_eq!((norms.exchanges, norms.gathered), (3 * 2, 4 * 8 * 3 * 2 * 2 * 32));
+        assert_eq!((groups.exchanges, groups.gathered), (1, 4 * 8 * 2 * 2 * 2 * 32));
         for bad in [
             Ranks { ranks: Some(0), ..flags.clone() },
             Ranks { ranks_per_node: Some(0), ..flags.clone() },

@@ -180,7 +180,7 @@ mod tests {
         assert!(fit_any(usize::MAX) <= MOST && fit_any((1 << 61) - 1) == 1);
     }
 
-    /// Shards that meet in the middle of a step have all but weights and the optimizer's state for themselves: a process with fewer of them
+    /// Shards that exchange in the middle of a step have all but weights and the optimizer's state for themselves: a process with fewer of them
     /// takes less.
     #[test]
     fn shards_side_by_side_are_counted() {

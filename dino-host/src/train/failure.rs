@@ -98,15 +98,15 @@ impl<D: Device> Trainer<'_, D> {
         files.filter_map(|path| Some((number(&path)?, path))).max().map(|(_, path)| path)
     }
 
-    /// Where the first number was that was not finite: of the process that met one in the earliest of its ops, as others get it from there
+    /// Where the first number was that was not finite: of the process that had one in the earliest of its ops, as others get it from there
     /// by what they exchange, and of several the first.
     fn explain(&mut self, step: &Pending) -> Result<String> {
         let own = self.replay(step);
         let group = &self.run.group;
         let all = group.gather_each(&own)?;
         group.end_together();
-        let met = all.into_iter().enumerate().filter_map(|(rank, found)| Some((rank, found?)));
-        let first = met.min_by_key(|(rank, (op, _))| (*op, *rank)).map(|(rank, (_, found))| group.named(rank, found));
+        let found = all.into_iter().enumerate().filter_map(|(rank, found)| Some((rank, found?)));
+        let first = found.min_by_key(|(rank, (op, _))| (*op, *rank)).map(|(rank, (_, found))| group.named(rank, found));
         Ok(first.unwrap_or_else(|| "only in the sum of all gradients, which overflowed".into()))
     }
 

@@ -86,7 +86,7 @@ fn a_rank_that_is_gone_or_hangs_is_named() {
             3,
             &line(60, "--rank-timeout 2s").replace("--shards 4", "--shards 3").replace("--batch 8", "--batch 6"),
             &[data.path(), &out],
-            &[("DINO_MEETING", dir.path().to_str().unwrap()), ("MASTER_PORT", signal)],
+            &[("DINO_RENDEZVOUS", dir.path().to_str().unwrap()), ("MASTER_PORT", signal)],
         );
         wait_for_steps(&out);
         let id = ranks[1].id().to_string();
@@ -119,14 +119,14 @@ fn processes_on_several_machines_need_a_folder() {
     for child in start(2, &line(1, ""), &[data.path(), &out], &apart) {
         let done = ended(child, "without a folder");
         assert!(
-            done.code == 2 && done.err.contains("several machines") && done.err.contains("DINO_MEETING=DIR"),
+            done.code == 2 && done.err.contains("several machines") && done.err.contains("DINO_RENDEZVOUS=DIR"),
             "{}",
             done.err
         );
     }
-    let folder = dir.path().join("meeting");
+    let folder = dir.path().join("rendezvous");
     fs::create_dir(&folder).unwrap();
-    let named = [apart[0], apart[1], ("DINO_MEETING", folder.to_str().unwrap())];
+    let named = [apart[0], apart[1], ("DINO_RENDEZVOUS", folder.to_str().unwrap())];
     for child in start(2, &line(1, ""), &[data.path(), &out], &named) {
         let done = ended(child, "with a folder");
         assert_eq!(done.code, 0, "{}", done.err);

@@ -301,7 +301,7 @@ macro_rules! make_op {
 
             /// Whether it is issued once for all lanes of a process, for it exchanges something between them ([`Collective`]). A batch norm
             /// does so wherever there are lanes: its statistics are what they exist for.
-            pub const fn meets(self) -> bool {
+            pub const fn is_collective(self) -> bool {
                 use Op::*;
                 matches!(self, enter | spread | all_gather | all_reduce | batch_statistics | batch_normalize_backward)
             }

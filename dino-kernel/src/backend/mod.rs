@@ -25,7 +25,7 @@ pub use list::{Access, Accesses, Op, Use};
 
 /// What the processes that share a batch exchange, and the lanes of a process.
 ///
-/// Shards that meet in the middle of a step go through it side by side, op by op: those of one process are its lanes
+/// Shards that exchange in the middle of a step go through it side by side, op by op: those of one process are its lanes
 /// ([`wrap::Lanes`]). Each has gradients, activations, stats and state of its own; weights and the optimizer's state are common. What
 /// reads or writes them outside of a step means the first lane. The defaults are those of a process alone with one lane.
 pub trait Collective {

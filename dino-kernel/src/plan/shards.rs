@@ -41,7 +41,7 @@ impl Sharding {
         norms && self.shards > 1 && config.group() == config.batch
     }
 
-    /// Shards that a process works on side by side: all of its own where they meet in the middle of a step, else one after another.
+    /// Shards that a process works on side by side: all of its own where they exchange in the middle of a step, else one after another.
     pub(super) const fn lanes(&self, config: &Config) -> usize {
         if self.share_statistics(config) { self.own() } else { 1 }
     }
@@ -126,7 +126,7 @@ impl Plan {
         rank * own..(rank + 1) * own
     }
 
-    /// Whether batch norms take their statistics over several shards, so that these meet in every one of them.
+    /// Whether batch norms take their statistics over several shards, so that these exchange in every one of them.
     pub const fn shares_statistics(&self) -> bool {
         self.sharding.share_statistics(&self.config)
     }

@@ -311,7 +311,7 @@ fn shards_are_added_by_halves<F: Factory>(test: &str) {
     }
 }
 
-/// No op of a lane meets a span that is not its own, or a number that was not written.
+/// No op of a lane accesses a span that is not its own, or a number that was not written.
 #[test]
 fn lanes_keep_to_themselves() {
     for which in 0..3 {

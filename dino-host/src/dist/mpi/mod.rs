@@ -19,7 +19,7 @@ const MOST: usize = 1 << 30;
 const BUSY: Duration = Duration::from_millis(20);
 /// Then it asks so often, and leaves the core to others.
 const PAUSE: Duration = Duration::from_micros(50);
-/// What the ranks beside the first one wait longer: where it can say who is missing, it does.
+/// What the ranks beside the first one wait longer: where it can name who is missing, it does.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// All processes of the launch.

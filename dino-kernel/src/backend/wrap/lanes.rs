@@ -1,4 +1,4 @@
-//! Issues every op to every lane of a process: shards that it works on side by side, for they meet in the middle of a step.
+//! Issues every op to every lane of a process: shards that it works on side by side, for they exchange in the middle of a step.
 
 use crate::backend::list::ops;
 use crate::backend::*;
@@ -7,7 +7,7 @@ use crate::mem::{Act, Stat, State, Weight};
 use crate::optim::Optimizer;
 use crate::params::ParamTable;
 
-/// A backend whose ops are those of all lanes: each is issued once a lane, and once for all where the lanes meet ([`Op::meets`]).
+/// A backend whose ops are those of all lanes: each is issued once a lane, and once for all where the lanes exchange ([`Op::is_collective`]).
 pub struct Lanes<'a, O> {
     /// The wrapped backend. Between two ops its first lane is entered.
     pub inner: &'a mut O,
@@ -37,7 +37,7 @@ macro_rules! lanes {
     ($($tr:ident { $($op:ident($($use:ident $arg:ident: $ty:ty),*; $($dim:ident: $dty:ty),*);)* })*) => {
         $(impl<O: $tr + Collective> $tr for Lanes<'_, O> {
             $(fn $op(&mut self, $($arg: $ty,)* $($dim: $dty),*) {
-                if Op::$op.meets() {
+                if Op::$op.is_collective() {
                     return self.inner.$op($($arg,)* $($dim),*);
                 }
                 self.each(|o, _| o.$op($($arg,)* $($dim),*));
