@@ -1,5 +1,5 @@
-//! Any sizes: a plan is made or refused, never a panic; a small one takes a full step on the reference backend, every op checked
-//! for spans that overlap, leave their pool, or hold numbers that are not finite.
+//! Any sizes, dealt to any shards and processes: a plan is made or refused, never a panic; a small one takes a full step on the
+//! reference backend, every op checked for spans that overlap, leave their pool, or hold numbers that are not finite.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -15,7 +15,7 @@ use dino_kernel::objective::{Divergence, Objective, Targets};
 use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::optim::{AdamW, Lars, Optimizer, Sgd, TeacherRule};
-use dino_kernel::plan::{Config, Plan};
+use dino_kernel::plan::{Config, Plan, Sharding};
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::step::{self, Hyper};
 use libfuzzer_sys::fuzz_target;
@@ -52,7 +52,7 @@ fn resnet(u: &mut Unstructured) -> arbitrary::Result<ResNet> {
 }
 
 #[derive(Debug)]
-struct Sizes(Config);
+struct Sizes(Config, Sharding);
 
 impl<'a> Arbitrary<'a> for Sizes {
     fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Sizes> {
@@ -104,7 +104,11 @@ impl<'a> Arbitrary<'a> for Sizes {
             _ => Targets::Centered { momentum: 0.9 },
         };
         let divergence = if u.arbitrary()? { Divergence::SquaredError } else { Divergence::CrossEntropy };
-        Ok(Sizes(Config {
+        let sharding = match u.ratio(1, 2)? {
+            true => Sharding::SOLO,
+            false => Sharding { shards: size(u)?, ranks: if u.arbitrary()? { 1 } else { size(u)? } },
+        };
+        let config = Config {
             backbone,
             head,
             objective: Objective { targets, divergence },
@@ -117,7 +121,8 @@ impl<'a> Arbitrary<'a> for Sizes {
             recompute: u.arbitrary()?,
             stream_crops: u.arbitrary()?,
             bn_group: if u.arbitrary()? { Some(size(u)?) } else { None },
-        }))
+        };
+        Ok(Sizes(config, sharding))
     }
 }
 
@@ -134,9 +139,11 @@ const HYPER: Hyper = Hyper {
 };
 
 fuzz_target!(|sizes: Sizes| {
-    let Ok(p) = Plan::new(sizes.0) else { return };
-    let work = p.pools.total() as u128 * p.parts() as u128 * p.pools.widest as u128;
-    if p.pools.total() > 200_000 || p.parts() > 3 || work > 2_000_000 {
+    let Ok(p) = Plan::sharded(sizes.0, sizes.1) else { return };
+    // The reference backend is one process with one lane. Sizes come first, their product may be beyond any integer: every number that
+    // a step holds takes part in about as many products as the widest row has columns, or the longest crop tokens.
+    let small = p.pools.total() <= 200_000 && p.parts() <= 3 && p.sharding.ranks == 1 && p.pools.lanes == 1;
+    if !small || p.pools.total() * p.parts() * p.pools.widest.max(p.pools.longest) > 2_000_000 {
         return;
     }
     let n = p.pools;
