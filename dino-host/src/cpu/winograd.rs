@@ -17,13 +17,20 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Elements of a thread's buffer: transformed tiles and their matmuls, within a second cache.
-pub const BUFFER: usize = 3 << 17;
+/// Elements of transformed tiles and their matmuls, within a second cache; and of a thread's buffer, with what is between them ([`plane`]).
+const TRANSFORMED: usize = 3 << 17;
+pub const BUFFER: usize = TRANSFORMED + 2 * 16 * LANES;
 
 /// Most tiles at once of a convolution, and of a weight's gradient; channels of it that are summed at once.
 const MOST: usize = 96;
 const SUMMED: usize = 64;
 const CHANNELS: usize = 128;
+
+/// Elements from one of the sixteen matrices of a tile to the next: a cache line more than it has. Sizes are mostly powers of two, and
+/// lines that a page is between go to one set of the first cache, which has fewer ways than sixteen.
+const fn plane(len: usize) -> usize {
+    len + LANES
+}
 
 /// Channels that are transformed at once.
 const LANES: usize = 16;
@@ -236,23 +243,25 @@ impl Tiles {
     fn convolve(&self, mut y: &mut [f32], x: &[f32], panels: Panels, inp: usize, add: bool) {
         let out = panels.cols;
         let mut tasks = Vec::new();
-        for rows in self.parts(MOST.min(BUFFER / (16 * (inp + wide())))) {
+        for rows in self.parts(MOST.min(TRANSFORMED / (16 * (inp + wide())))) {
             let len = self.first_pixel(rows.end) - self.first_pixel(rows.start);
             tasks.push((y.split_off_mut(..len * out).unwrap_or_default(), rows));
         }
         tasks.into_par_iter().for_each(|(y, rows)| {
             let (tiles, base) = (rows.len() * self.a_row(), self.first_pixel(rows.start) * out);
-            with_buffer(16 * tiles * (inp + wide()), |buffer| {
-                let (v, m) = buffer.split_at_mut(16 * tiles * inp);
+            let plane = plane(tiles * inp);
+            with_buffer(16 * (plane + self::plane(tiles * wide())), |buffer| {
+                let (v, m) = buffer.split_at_mut(16 * plane);
                 self.each(rows.clone(), |k, row, col| {
-                    transform_seen(&mut v[k * inp..], tiles * inp, x, &self.see(row, col, inp), inp);
+                    transform_seen(&mut v[k * inp..], plane, x, &self.see(row, col, inp), inp);
                 });
                 let from: Vec<usize> = (0..tiles).map(|k| k * inp).collect();
                 panels.each(|first, cols, panel| {
                     let to: Vec<usize> = (0..tiles).map(|k| k * cols).collect();
-                    for (e, m) in m.chunks_mut(tiles * cols).take(16).enumerate() {
+                    let of_sums = self::plane(tiles * cols);
+                    for (e, m) in m.chunks_mut(of_sums).take(16).enumerate() {
                         for piece in pieces(inp, 1) {
-                            let v = &v[e * tiles * inp + piece.channels.start..];
+                            let v = &v[e * plane + piece.channels.start..];
                             let panel = &panel[(e * inp + piece.row) * cols..];
                             taps::multiply(m, &to, cols, v, &from, piece.channels.len(), panel, piece.row > 0);
                         }
@@ -264,7 +273,7 @@ impl Tiles {
                                 to[e] -= base;
                             }
                         }
-                        transform_back(&mut y[first..], &to, &m[k * cols..], tiles * cols, cols, add);
+                        transform_back(&mut y[first..], &to, &m[k * cols..], of_sums, cols, add);
                     });
                 });
             });
@@ -276,7 +285,7 @@ impl Tiles {
 pub fn takes(n: Conv) -> bool {
     let w = n.window;
     let by_lanes = n.inp.is_multiple_of(LANES) && n.out.is_multiple_of(LANES);
-    let fits = |g: &Group| g.width.div_ceil(2).max(1).saturating_mul(16 * (n.inp.max(n.out) + COLUMNS)) <= BUFFER;
+    let fits = |g: &Group| g.width.div_ceil(2).max(1).saturating_mul(16 * (n.inp.max(n.out) + COLUMNS)) <= TRANSFORMED;
     let written = n.output();
     let groups = || n.maps.groups().iter().chain(written.groups());
     w.kernel == 3 && w.stride == 1 && w.padding <= 2 && by_lanes && groups().all(fits)
@@ -326,7 +335,7 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
     let tiles =
         |&(seen, _, written, _): &(Group, usize, Group, usize)| Tiles { seen, written, padding: n.window.padding };
     let all: Vec<Tiles> = groups.iter().map(tiles).collect();
-    let most = SUMMED.min(BUFFER / (16 * (CHANNELS + COLUMNS)));
+    let most = SUMMED.min(TRANSFORMED / (16 * (CHANNELS + COLUMNS)));
     let cut = |(g, tiles): (usize, &Tiles)| tiles.parts(most).map(move |rows| (g, rows));
     let blocks: Vec<(usize, Range<usize>)> = all.iter().enumerate().flat_map(cut).collect();
     let parts = (PARTS / len).clamp(1, MOST_PARTS).min(blocks.len());
@@ -347,20 +356,21 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
             let (t, (_, from, _, to)) = (&all[*g], groups[*g]);
             let (x, dy) = (&x[from * n.inp + channel..], &dy[to * n.out + col..]);
             let tiles = rows.len() * t.a_row();
-            with_buffer(16 * tiles * (depth + cols), |buffer| {
-                let (v, panels) = buffer.split_at_mut(16 * tiles * depth);
+            let [plane, of_panels] = [plane(tiles * depth), plane(tiles * cols)];
+            with_buffer(16 * (plane + of_panels), |buffer| {
+                let (v, panels) = buffer.split_at_mut(16 * plane);
                 t.each(rows.clone(), |k, row, col| {
-                    transform_seen(&mut v[k * depth..], tiles * depth, x, &t.see(row, col, n.inp), depth);
+                    transform_seen(&mut v[k * depth..], plane, x, &t.see(row, col, n.inp), depth);
                     let starts = t.write(row, col, n.out);
                     for first in (0..cols).step_by(wide()) {
                         let at_once = wide().min(cols - first);
                         let panel = &mut panels[first * tiles + k * at_once..];
-                        transform_gradient(panel, tiles * cols, &dy[first..], &starts, at_once);
+                        transform_gradient(panel, of_panels, &dy[first..], &starts, at_once);
                     }
                 });
                 let pairs: Vec<(usize, usize)> = (0..tiles).map(|k| (k * depth, k)).collect();
                 for (e, part) in part.chunks_mut(depth * cols).enumerate() {
-                    let (v, panels) = (&v[e * tiles * depth..], &panels[e * tiles * cols..]);
+                    let (v, panels) = (&v[e * plane..], &panels[e * of_panels..]);
                     taps::accumulate(part, depth, v, &pairs, panels, tiles, cols);
                 }
             });

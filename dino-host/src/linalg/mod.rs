@@ -4,6 +4,7 @@ pub mod columns;
 pub mod eigen;
 pub mod fast;
 pub mod gemm;
+pub mod lanes;
 pub mod leading;
 pub mod rows;
 pub mod small;

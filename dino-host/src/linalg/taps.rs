@@ -12,17 +12,17 @@
 //! sixteen sets of the first cache, all of their ways; and a weight's gradient read six channels of every pixel's cache line at a time.
 //! Without these it is 67 and 58. Asking for the next tile's lines while one is multiplied gained nothing.
 
-use multiversion::multiversion;
-use multiversion::target::target_cfg_f;
+use super::lanes::{Baseline, Isa, LANES, Lanes};
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m256, __m512};
 
 /// Columns of a panel, as many as registers hold; the last one is as many groups of 16 as it takes.
 pub fn wide() -> usize {
-    if has_avx512() { 4 * LANES } else { LANES }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn has_avx512() -> bool {
-    target_cfg_f!(target_feature = "avx512f")
+    match Isa::best() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => 4 * LANES,
+        _ => LANES,
+    }
 }
 
 /// Rows of a panel that a call should go through at most: 32 KiB, two thirds of a first cache.
@@ -30,12 +30,6 @@ pub const DEPTH: usize = 128;
 
 /// Where a row of zeros begins: of a pixel that is not on the map.
 pub const OFF: usize = usize::MAX;
-
-/// Columns that are a cache line.
-const LANES: usize = 16;
-
-/// Rows of a panel between two looks at where they end.
-const AT_ONCE: usize = 8;
 
 static ZEROS: [f32; DEPTH] = [0.0; DEPTH];
 
@@ -60,7 +54,6 @@ pub fn place(panels: &mut [f32], depth: usize, p: usize, row: &[f32]) {
 
 /// For every row i of m = `to.len()`: `c[to[i]..][..cols]` = the sum over taps t of `x[from[t m + i]..][..depth]` times the panel's rows from
 /// t depth on, added to what is there if `add`. `depth` is at most [`DEPTH`], `cols` at most [`wide`].
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn multiply(
     c: &mut [f32],
     to: &[usize],
@@ -72,119 +65,122 @@ pub fn multiply(
     add: bool,
 ) {
     assert!(depth <= DEPTH && cols <= wide(), "{depth} rows and {cols} columns of a panel");
-    // Branches on literals, so that a target compiles only its own kernels.
-    if target_cfg_f!(target_feature = "avx512f") {
-        match cols.div_ceil(LANES) {
-            4 => blocks::<6, 4, true>(c, to, cols, x, from, depth, panel, add),
-            3 => blocks::<8, 3, true>(c, to, cols, x, from, depth, panel, add),
-            2 => blocks::<12, 2, true>(c, to, cols, x, from, depth, panel, add),
-            _ => blocks::<14, 1, true>(c, to, cols, x, from, depth, panel, add),
-        }
-    } else if target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64") {
-        blocks::<6, 1, true>(c, to, cols, x, from, depth, panel, add);
-    } else {
-        blocks::<6, 1, false>(c, to, cols, x, from, depth, panel, add);
+    let blocks = Blocks { c, to, cols, x, from, depth, panel, add };
+    match Isa::best() {
+        // SAFETY: the processor has these instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { blocks.avx512() },
+        // SAFETY: the processor has these instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { blocks.avx2() },
+        Isa::Baseline => blocks.multiply::<Baseline, 6, 1>(),
     }
 }
 
-/// R rows of V groups of columns at a time.
-#[inline(always)]
-fn blocks<const R: usize, const V: usize, const FUSED: bool>(
-    c: &mut [f32],
-    to: &[usize],
+/// The operands of [`multiply`].
+struct Blocks<'a> {
+    c: &'a mut [f32],
+    to: &'a [usize],
     cols: usize,
-    x: &[f32],
-    from: &[usize],
+    x: &'a [f32],
+    from: &'a [usize],
     depth: usize,
-    panel: &[f32],
+    panel: &'a [f32],
     add: bool,
-) {
-    let m = to.len();
-    let panel = panel.as_chunks::<LANES>().0;
-    for i in (0..m).step_by(R) {
-        let (to, from) = (&to[i..(i + R).min(m)], &from[i..]);
-        let mut sums = [[[0.0f32; LANES]; V]; R];
-        for (t, from) in from.chunks(m).enumerate() {
-            let mut rows: [&[f32]; R] = [&ZEROS[..depth]; R];
-            begin(&mut rows, &from[..to.len()], x, depth);
-            sum::<R, V, FUSED>(&mut sums, rows, depth, &panel[t * depth * V..][..depth * V]);
+}
+
+impl Blocks<'_> {
+    /// With more rows of one or two groups the registers suffice, but not those for where rows begin.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn avx512(self) {
+        match self.cols.div_ceil(LANES) {
+            4 => self.multiply::<__m512, 6, 4>(),
+            3 => self.multiply::<__m512, 8, 3>(),
+            2 => self.multiply::<__m512, 6, 2>(),
+            _ => self.multiply::<__m512, 6, 1>(),
         }
-        for r in 0..R {
-            if r < to.len() {
-                store(&mut c[to[r]..][..cols], sums[r], add);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2(self) {
+        self.multiply::<[__m256; 2], 6, 1>();
+    }
+
+    /// R rows of V groups of columns at a time.
+    #[inline(always)]
+    fn multiply<L: Lanes, const R: usize, const V: usize>(self) {
+        let Blocks { c, to, cols, x, from, depth, panel, add } = self;
+        let (m, panel) = (to.len(), panel.as_chunks::<LANES>().0.as_chunks::<V>().0);
+        for i in (0..m).step_by(R) {
+            let (to, from) = (&to[i..(i + R).min(m)], &from[i..]);
+            let mut sums = [[L::splat(0.0); V]; R];
+            for (t, from) in from.chunks(m).enumerate() {
+                let mut rows: [&[f32]; R] = [&ZEROS[..depth]; R];
+                for r in 0..to.len() {
+                    if from[r] != OFF {
+                        rows[r] = &x[from[r]..][..depth];
+                    }
+                }
+                sum(&mut sums, rows, &panel[t * depth..][..depth]);
             }
-        }
-    }
-}
-
-/// Where the rows that are on the map begin. A call, so that they stay in memory: as a loop that the compiler sees through, it halved the
-/// speed, for there are not registers enough for them beside the sums.
-#[inline(never)]
-fn begin<'a>(rows: &mut [&'a [f32]], from: &[usize], x: &'a [f32], depth: usize) {
-    for r in 0..from.len() {
-        if from[r] != OFF {
-            rows[r] = &x[from[r]..][..depth];
-        }
-    }
-}
-
-/// sums += the rows, `depth` elements each, times the panel.
-#[inline(always)]
-fn sum<const R: usize, const V: usize, const FUSED: bool>(
-    sums: &mut [[[f32; LANES]; V]; R],
-    rows: [&[f32]; R],
-    depth: usize,
-    panel: &[[f32; LANES]],
-) {
-    let by_eight = depth / AT_ONCE * AT_ONCE;
-    for p in (0..by_eight).step_by(AT_ONCE) {
-        // Eight elements whose number is known: otherwise every single one is compared with where its row ends, which took a fourth.
-        let mut eight = [&[0.0; AT_ONCE]; R];
-        for r in 0..R {
-            eight[r] = rows[r][p..].first_chunk().expect("rows are as long as the panel is deep");
-        }
-        let panel = &panel[p * V..][..AT_ONCE * V];
-        for j in 0..AT_ONCE {
             for r in 0..R {
-                fused::<V, FUSED>(&mut sums[r], eight[r][j], &panel[j * V..][..V]);
-            }
-        }
-    }
-    for p in by_eight..depth {
-        for r in 0..R {
-            fused::<V, FUSED>(&mut sums[r], rows[r][p], &panel[p * V..][..V]);
-        }
-    }
-}
-
-/// sums += x y.
-#[inline(always)]
-fn fused<const V: usize, const FUSED: bool>(sums: &mut [[f32; LANES]; V], x: f32, y: &[[f32; LANES]]) {
-    for v in 0..V {
-        for l in 0..LANES {
-            let (y, sum) = (y[v][l], &mut sums[v][l]);
-            *sum = if FUSED { x.mul_add(y, *sum) } else { x * y + *sum };
-        }
-    }
-}
-
-/// A row of sums becomes what is written. Elements have constant places in the sums, which are registers otherwise spilled at every step.
-#[inline(always)]
-fn store<const V: usize>(c: &mut [f32], sums: [[f32; LANES]; V], add: bool) {
-    for v in 0..V {
-        let first = v * LANES;
-        if first + LANES <= c.len() {
-            let c = &mut c[first..][..LANES];
-            for l in 0..LANES {
-                c[l] = if add { c[l] + sums[v][l] } else { sums[v][l] };
-            }
-        } else {
-            for l in 0..LANES {
-                if first + l < c.len() {
-                    c[first + l] = if add { c[first + l] + sums[v][l] } else { sums[v][l] };
+                if r < to.len() {
+                    store(&mut c[to[r]..][..cols], sums[r], add);
                 }
             }
         }
+    }
+}
+
+/// A row of a panel. As a loop: a closure would be a function of its own, without the caller's instructions.
+#[inline(always)]
+fn load<L: Lanes, const V: usize>(row: &[[f32; LANES]; V]) -> [L; V] {
+    let mut y = [L::splat(0.0); V];
+    for v in 0..V {
+        y[v] = L::load(&row[v]);
+    }
+    y
+}
+
+/// sums += the rows times the panel.
+#[inline(always)]
+fn sum<L: Lanes, const R: usize, const V: usize>(
+    sums: &mut [[L; V]; R],
+    rows: [&[f32]; R],
+    panel: &[[[f32; LANES]; V]],
+) {
+    let mut here = *sums;
+    for (p, row) in panel.iter().enumerate() {
+        let y = load(row);
+        for r in 0..R {
+            let x = L::splat(rows[r][p]);
+            for v in 0..V {
+                here[r][v] = here[r][v].add_product(x, y[v]);
+            }
+        }
+    }
+    *sums = here;
+}
+
+/// A row of sums becomes what is written.
+#[inline(always)]
+fn store<L: Lanes, const V: usize>(c: &mut [f32], sums: [L; V], add: bool) {
+    if c.len() == V * LANES {
+        let c = c.as_chunks_mut::<LANES>().0;
+        for v in 0..V {
+            let sum = if add { L::load(&c[v]).add(sums[v]) } else { sums[v] };
+            sum.store(&mut c[v]);
+        }
+        return;
+    }
+    let mut all = [[0.0; LANES]; V];
+    for v in 0..V {
+        sums[v].store(&mut all[v]);
+    }
+    for (c, &sum) in c.iter_mut().zip(all.as_flattened()) {
+        *c = if add { *c + sum } else { sum };
     }
 }
 
@@ -220,7 +216,6 @@ pub fn accumulate(
 }
 
 /// The same of a line's rows and one panel.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn outers(
     c: &mut [f32],
     rows: usize,
@@ -230,63 +225,78 @@ fn outers(
     panel: &[f32],
     cols: usize,
 ) {
-    if target_cfg_f!(target_feature = "avx512f") {
-        match cols.div_ceil(LANES) {
-            4 => by_rows::<6, 4, true>(c, rows, row, lines, pairs, panel),
-            3 => by_rows::<6, 3, true>(c, rows, row, lines, pairs, panel),
-            2 => by_rows::<12, 2, true>(c, rows, row, lines, pairs, panel),
-            _ => by_rows::<6, 1, true>(c, rows, row, lines, pairs, panel),
-        }
-    } else if target_cfg_f!(target_feature = "fma") || cfg!(target_arch = "aarch64") {
-        by_rows::<6, 1, true>(c, rows, row, lines, pairs, panel);
-    } else {
-        by_rows::<6, 1, false>(c, rows, row, lines, pairs, panel);
+    let outers = Outers { c, rows, row, lines, pairs, panel, cols };
+    match Isa::best() {
+        // SAFETY: the processor has these instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { outers.avx512() },
+        // SAFETY: the processor has these instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { outers.avx2() },
+        Isa::Baseline => outers.accumulate::<Baseline, 6, 1>(),
     }
 }
 
-/// R of a line's rows at a time, then four, then one.
-#[inline(always)]
-fn by_rows<const R: usize, const V: usize, const FUSED: bool>(
-    c: &mut [f32],
+/// The operands of [`outers`].
+struct Outers<'a> {
+    c: &'a mut [f32],
     rows: usize,
     row: usize,
-    lines: &[[f32; LANES]; DEPTH],
-    pairs: &[(usize, usize)],
-    panel: &[f32],
-) {
-    let (mut i, panel) = (0, panel.as_chunks().0);
-    while i < rows {
-        let c = &mut c[i * row..];
-        i += match rows - i {
-            left if left >= R => outer::<R, V, FUSED>(c, i, row, lines, pairs, panel),
-            4.. => outer::<4, V, FUSED>(c, i, row, lines, pairs, panel),
-            _ => outer::<1, V, FUSED>(c, i, row, lines, pairs, panel),
-        };
-    }
+    lines: &'a [[f32; LANES]; DEPTH],
+    pairs: &'a [(usize, usize)],
+    panel: &'a [f32],
+    cols: usize,
 }
 
-/// R rows from `first` on. Returns how many.
-#[inline(always)]
-fn outer<const R: usize, const V: usize, const FUSED: bool>(
-    c: &mut [f32],
-    first: usize,
-    row: usize,
-    lines: &[[f32; LANES]; DEPTH],
-    pairs: &[(usize, usize)],
-    panel: &[[f32; LANES]],
-) -> usize {
-    let mut sums = [[[0.0f32; LANES]; V]; R];
-    let lines = &lines[..pairs.len()];
-    for k in 0..pairs.len() {
-        // By value: of slices the compiler made gathers and scatters, an eighth of the speed (AVX-512).
-        let x: [f32; R] = *lines[k][first..].first_chunk().expect("R rows");
-        let y: [[f32; LANES]; V] = *panel[pairs[k].1 * V..].first_chunk().expect("a row of the panel");
-        for r in 0..R {
-            fused::<V, FUSED>(&mut sums[r], x[r], &y);
+impl Outers<'_> {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn avx512(self) {
+        match self.cols.div_ceil(LANES) {
+            4 => self.accumulate::<__m512, 6, 4>(),
+            3 => self.accumulate::<__m512, 6, 3>(),
+            2 => self.accumulate::<__m512, 12, 2>(),
+            _ => self.accumulate::<__m512, 12, 1>(),
         }
     }
-    for r in 0..R {
-        store(&mut c[r * row..][..V * LANES], sums[r], true);
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2(self) {
+        self.accumulate::<[__m256; 2], 6, 1>();
     }
-    R
+
+    /// R of a line's rows at a time, then four, then one.
+    #[inline(always)]
+    fn accumulate<L: Lanes, const R: usize, const V: usize>(mut self) {
+        let mut i = 0;
+        while i < self.rows {
+            i += match self.rows - i {
+                left if left >= R => self.outer::<L, R, V>(i),
+                4.. => self.outer::<L, 4, V>(i),
+                _ => self.outer::<L, 1, V>(i),
+            };
+        }
+    }
+
+    /// R rows from `first` on. Returns how many.
+    #[inline(always)]
+    fn outer<L: Lanes, const R: usize, const V: usize>(&mut self, first: usize) -> usize {
+        let panel = self.panel.as_chunks::<LANES>().0.as_chunks::<V>().0;
+        let mut sums = [[L::splat(0.0); V]; R];
+        for (line, &(_, p)) in self.lines.iter().zip(self.pairs) {
+            let x: &[f32; R] = line[first..].first_chunk().expect("R rows");
+            let y = load(&panel[p]);
+            for r in 0..R {
+                let x = L::splat(x[r]);
+                for v in 0..V {
+                    sums[r][v] = sums[r][v].add_product(x, y[v]);
+                }
+            }
+        }
+        for r in 0..R {
+            store(&mut self.c[(first + r) * self.row..][..V * LANES], sums[r], true);
+        }
+        R
+    }
 }
