@@ -1,6 +1,6 @@
 //! Backward passes on the CPU.
 
-use super::{CHUNK, Cpu, attention, conv, crops, crops_of, pool, split};
+use super::{CHUNK, Cpu, attention, conv, crops, crops_of, pool, room, split};
 use crate::linalg::{gemm, rows};
 use dino_kernel::backend::*;
 use dino_kernel::crops::Ragged;
@@ -50,17 +50,17 @@ impl Backward for Cpu {
         let (mean, rstd, weight) = (&*mean, &*rstd, &self.weights[w.w.range()]);
         let block = gemm::row_block(n.rows);
         let wide = block * n.cols;
-        self.scratch.clear();
-        self.scratch.resize(n.rows.div_ceil(block) * 2 * n.cols, 0.0);
+        let scratch = room(&mut self.scratch, n.rows.div_ceil(block) * 2 * n.cols);
         let read = dy.par_chunks(wide).zip(x.par_chunks(wide)).zip(mean.par_chunks(block).zip(rstd.par_chunks(block)));
-        dx.par_chunks_mut(wide).zip(self.scratch.par_chunks_mut(2 * n.cols)).zip(read).for_each(
+        dx.par_chunks_mut(wide).zip(scratch.par_chunks_mut(2 * n.cols)).zip(read).for_each(
             |((dx, sums), ((dy, x), (mean, rstd)))| {
+                sums.fill(0.0);
                 let (dw, db) = sums.split_at_mut(n.cols);
                 rows::layernorm_backward(dx, dw, db, dy, x, mean, rstd, weight);
             },
         );
         let [dw, db] = split(&mut self.grads, [w.w.0, w.b.0]);
-        for sums in self.scratch.chunks(2 * n.cols) {
+        for sums in scratch.chunks(2 * n.cols) {
             rows::add_assign(dw, &sums[..n.cols]);
             rows::add_assign(db, &sums[n.cols..]);
         }

@@ -4,7 +4,7 @@
 //! and merged by halves, in every process alike. The backward pass does so with the sums of the gradient. Where a group is in one shard,
 //! processes exchange nothing but what their running statistics move by, once a step.
 
-use super::{Cpu, split};
+use super::{Cpu, room, split};
 use crate::linalg::{columns, rows};
 use dino_kernel::backend::{Affine, BatchNorm, NormStats, Running};
 use dino_kernel::group::add_by_halves;
@@ -41,7 +41,7 @@ fn rows_of<'a>(data: &'a [f32], rows: &Range<usize>, cols: usize) -> &'a [f32] {
 /// mean (groups, cols) of x (rows, cols), and moment (groups, cols), the sums of squared differences from it.
 fn moments([mean, moment]: [&mut [f32]; 2], x: &[f32], n: BatchNorm, scratch: &mut Vec<f32>) {
     let blocks = blocks(n);
-    scratch.resize(blocks.len() * 2 * n.cols, 0.0);
+    let scratch = room(scratch, blocks.len() * 2 * n.cols);
     scratch.par_chunks_mut(2 * n.cols).zip(&blocks).for_each(|(sums, (_, rows))| {
         let (mean, moment) = sums.split_at_mut(n.cols);
         columns::moments(mean, moment, rows_of(x, rows, n.cols));
@@ -114,7 +114,7 @@ fn gradient_sums(
     scratch: &mut Vec<f32>,
 ) -> Vec<usize> {
     let blocks = blocks(n);
-    scratch.resize(blocks.len() * 2 * n.cols, 0.0);
+    let scratch = room(scratch, blocks.len() * 2 * n.cols);
     let parts = cut(dy, &blocks, n.cols).into_par_iter().zip(&blocks);
     scratch.par_chunks_mut(2 * n.cols).zip(parts).for_each(|(sums, (dy, (group, rows)))| {
         let (sum, sum_normal) = sums.split_at_mut(n.cols);

@@ -12,7 +12,8 @@
 //! Against im2col, a tile at a time, and `sgemm`, one thread of a shared AVX-512 machine: 3 x 3 over 64 channels 84 to 113 GFLOP/s and
 //! 140 now, 1 x 1 from 256 to 64 channels 105 and 127, 3 x 3 over 32 channels 90 and 132 (without the gathering, which came on top).
 
-use super::winograd;
+use super::{room, winograd};
+use crate::linalg::rows;
 use crate::linalg::taps::{self, DEPTH, OFF, wide};
 use crate::linalg::transpose::transpose;
 use dino_kernel::backend::{Conv, Window};
@@ -311,13 +312,12 @@ pub(super) fn panels(
     cols: usize,
     fill: impl Fn(&mut [f32], usize, usize) + Sync,
 ) -> Panels<'_> {
-    // What is beyond the last column is multiplied too, and not written.
-    scratch.resize(Panels::len(rows, cols), 0.0);
+    let scratch = room(scratch, Panels::len(rows, cols));
     scratch.par_chunks_mut((wide() * rows).max(1)).enumerate().for_each(|(j, panel)| {
         let first = j * wide();
         let cols = wide().min(cols - first);
         if cols < taps::row_of(cols) {
-            panel.fill(0.0);
+            panel.fill(0.0); // what is beyond the last column is multiplied too, and not written
         }
         fill(panel, first, cols);
     });
@@ -392,6 +392,10 @@ pub fn input_gradient(dx: &mut [f32], dy: &[f32], w: &[f32], n: Conv, accumulate
                 let w = &w[k * filter + first * kernel * kernel..][..cols * kernel * kernel];
                 for (tap, [u, v]) in elements.iter().enumerate() {
                     let to = &mut panel[row_of(k, tap, out, count) * row..][..cols];
+                    if kernel == 1 {
+                        to.copy_from_slice(w);
+                        continue;
+                    }
                     for j in 0..cols {
                         to[j] = w[j * kernel * kernel + u * kernel + v];
                     }
@@ -431,7 +435,7 @@ pub(super) fn sum_parts(parts: &mut [f32], len: usize) -> &[f32] {
     let (total, others) = parts.split_at_mut(len);
     total.par_chunks_mut(BLOCK).enumerate().for_each(|(i, total)| {
         for part in others.chunks(len) {
-            crate::linalg::rows::add_assign(total, &part[i * BLOCK..][..total.len()]);
+            rows::add_assign(total, &part[i * BLOCK..][..total.len()]);
         }
     });
     total
@@ -453,9 +457,8 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
     };
     let tiles: Vec<Pixels> = groups.iter().enumerate().flat_map(cut).collect();
     let parts = (PARTS / len).clamp(1, MOST_PARTS).min(tiles.len());
-    scratch.clear();
-    scratch.resize(parts * len, 0.0);
     let tiles: Vec<_> = tiles.chunks(tiles.len().div_ceil(parts)).collect();
+    let scratch = room(scratch, tiles.len() * len);
     // A task has rows of one panel of one part: some elements of the window, or of the channels where it has only one.
     let mut tasks = Vec::new();
     for (slab, tiles) in scratch.chunks_mut(len).zip(&tiles) {
@@ -467,6 +470,7 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
         }
     }
     tasks.into_par_iter().for_each(|(part, first, col, cols, tiles)| {
+        part.fill(0.0);
         let row = taps::row_of(cols);
         let rows = first..first + part.len() / row;
         with_buffer(DEPTH * (COLUMNS + DEPTH), |buffer| {
@@ -525,6 +529,10 @@ fn add_in_order(dw: &mut [f32], sums: &[f32], n: Conv) {
                     transpose(turned, channels, &sums[first * filter + at..], row, [channels, outs]);
                     for (k, dw) in dw.chunks_mut(filter).enumerate() {
                         let (dw, sums) = (&mut dw[channel * count + tap..], &turned[k * channels..][..channels]);
+                        if count == 1 {
+                            rows::add_assign(&mut dw[..channels], sums);
+                            continue;
+                        }
                         for i in 0..channels {
                             dw[i * count] += sums[i];
                         }

@@ -8,7 +8,9 @@
 //! B and A have only 0, 1 and -1, G also 1/2, so roundings hardly grow: the worst element is as far from f64 as that of the plain sum
 //! is (sums are nine times shorter). Larger tiles would multiply less, and lose a digit.
 
+use super::room;
 use super::conv::{self, COLUMNS, MOST_PARTS, PARTS, Panels, groups, pieces, with_buffer};
+use crate::linalg::lanes::{LANES, Lanes, over_lanes};
 use crate::linalg::taps::{self, OFF, wide};
 use crate::linalg::transpose::transpose;
 use dino_kernel::backend::Conv;
@@ -32,16 +34,15 @@ const fn plane(len: usize) -> usize {
     len + LANES
 }
 
-/// Channels that are transformed at once.
-const LANES: usize = 16;
-type Lanes = [f32; LANES];
+/// Channels of a filter that are transformed at once.
+type Line = [f32; LANES];
 
 /// Columns, then rows of a matrix of R x R elements by the transform of one line, R elements to S; of all lanes.
 #[inline(always)]
 fn both_ways<const R: usize, const S: usize, const RR: usize, const SR: usize, const SS: usize>(
-    from: &[Lanes; RR],
+    from: &[Line; RR],
     line: impl Fn([f32; R]) -> [f32; S],
-) -> [Lanes; SS] {
+) -> [Line; SS] {
     let mut between = [[0.0; LANES]; SR];
     for j in 0..R {
         for l in 0..LANES {
@@ -73,7 +74,7 @@ fn both_ways<const R: usize, const S: usize, const RR: usize, const SR: usize, c
 
 /// Elements of N rows that are `plane` apart.
 #[inline(always)]
-fn load<const N: usize>(x: &[f32], plane: usize) -> [Lanes; N] {
+fn load<const N: usize>(x: &[f32], plane: usize) -> [Line; N] {
     let mut rows = [[0.0; LANES]; N];
     for e in 0..N {
         rows[e] = *x[e * plane..].first_chunk().expect("channels go by 16");
@@ -81,65 +82,132 @@ fn load<const N: usize>(x: &[f32], plane: usize) -> [Lanes; N] {
     rows
 }
 
-/// The same of pixels, which are zero where they are off the map.
 #[inline(always)]
-fn load_pixels<const N: usize>(x: &[f32], starts: &[usize; N], channel: usize) -> [Lanes; N] {
-    let mut rows = [[0.0; LANES]; N];
-    for e in 0..N {
-        if starts[e] != OFF {
-            rows[e] = *x[starts[e] + channel..].first_chunk().expect("channels go by 16");
-        }
-    }
-    rows
-}
-
-#[inline(always)]
-fn store<const N: usize>(x: &mut [f32], plane: usize, rows: &[Lanes; N]) {
+fn store<const N: usize>(x: &mut [f32], plane: usize, rows: &[Line; N]) {
     for e in 0..N {
         // As an array: a slice's copy is a call.
         *x[e * plane..].first_chunk_mut().expect("channels go by 16") = rows[e];
     }
 }
 
-/// B^T d B of one tile, whose sixteen pixels begin at `starts`, into rows that are `plane` apart.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn transform_seen(v: &mut [f32], plane: usize, x: &[f32], starts: &[usize; 16], channels: usize) {
-    for c in (0..channels).step_by(LANES) {
-        let d = load_pixels(x, starts, c);
-        let to: [Lanes; 16] = both_ways::<4, 4, 16, 16, 16>(&d, |[a, b, c, d]| [a - c, b + c, c - b, b - d]);
-        store(&mut v[c..], plane, &to);
+/// Most channels of a convolution that is computed so.
+const MOST_CHANNELS: usize = 4096;
+
+static ZEROS: [[f32; LANES]; MOST_CHANNELS / LANES] = [[0.0; LANES]; MOST_CHANNELS / LANES];
+
+/// The channels of N pixels, which are zero where they are off the map.
+#[inline(always)]
+fn pixels<'a, const N: usize>(x: &'a [f32], starts: &[usize; N], channels: usize) -> [&'a [[f32; LANES]]; N] {
+    let mut pixels = [&ZEROS[..channels / LANES]; N];
+    for e in 0..N {
+        if starts[e] != OFF {
+            pixels[e] = x[starts[e]..][..channels].as_chunks().0;
+        }
     }
+    pixels
 }
 
-/// A^T m A: what is written of one tile, sums whose rows are `plane` apart.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn transform_back(y: &mut [f32], starts: &[usize; 4], m: &[f32], plane: usize, channels: usize, add: bool) {
-    for c in (0..channels).step_by(LANES) {
-        let m = load(&m[c..], plane);
-        let mut to = both_ways::<4, 2, 16, 8, 4>(&m, |[a, b, c, d]| [a + b + c, b - c - d]);
-        if add {
-            let before = load_pixels(y, starts, c);
-            for e in 0..4 {
-                for l in 0..LANES {
-                    to[e][l] += before[e][l];
+/// B^T d of one line.
+#[inline(always)]
+fn seen<L: Lanes>([a, b, c, d]: [L; 4]) -> [L; 4] {
+    [a.sub(c), b.add(c), c.sub(b), b.sub(d)]
+}
+
+/// A^T m of one line.
+#[inline(always)]
+fn back<L: Lanes>([a, b, c, d]: [L; 4]) -> [L; 2] {
+    [a.add(b).add(c), b.sub(c).sub(d)]
+}
+
+/// A dy of one line.
+#[inline(always)]
+fn gradient<L: Lanes>([a, b]: [L; 2]) -> [L; 4] {
+    [a, a.add(b), a.sub(b), L::splat(0.0).sub(b)]
+}
+
+over_lanes! {
+    /// B^T d B of tiles whose sixteen pixels begin at `starts`: rows of `channels`, tile by tile, in sixteen matrices that are `plane` apart.
+    fn transform_seen<L>(v: &mut [f32], plane: usize, x: &[f32], starts: &[[usize; 16]], channels: usize) {
+        let (v, plane, row) = (v.as_chunks_mut::<LANES>().0, plane / LANES, channels / LANES);
+        for (k, starts) in starts.iter().enumerate() {
+            let pixels = pixels(x, starts, channels);
+            for c in 0..row {
+                let mut between = [[L::splat(0.0); 4]; 4];
+                for j in 0..4 {
+                    let mut column = [L::splat(0.0); 4];
+                    for i in 0..4 {
+                        column[i] = L::load(&pixels[4 * i + j][c]);
+                    }
+                    let column = seen(column);
+                    for i in 0..4 {
+                        between[i][j] = column[i];
+                    }
+                }
+                for i in 0..4 {
+                    let line = seen(between[i]);
+                    for j in 0..4 {
+                        line[j].store(&mut v[(4 * i + j) * plane + k * row + c]);
+                    }
                 }
             }
         }
-        for e in 0..4 {
-            if starts[e] != OFF {
-                *y[starts[e] + c..].first_chunk_mut().expect("channels go by 16") = to[e];
+    }
+}
+
+over_lanes! {
+    /// A^T m A: what is written of tiles, sums whose rows of `channels` are in sixteen matrices that are `plane` apart.
+    fn transform_back<L>(y: &mut [f32], starts: &[[usize; 4]], m: &[f32], plane: usize, channels: usize, add: bool) {
+        let (m, plane, row) = (m.as_chunks::<LANES>().0, plane / LANES, channels / LANES);
+        for (k, starts) in starts.iter().enumerate() {
+            for c in 0..row {
+                let mut between = [[L::splat(0.0); 4]; 2];
+                for j in 0..4 {
+                    let mut column = [L::splat(0.0); 4];
+                    for i in 0..4 {
+                        column[i] = L::load(&m[(4 * i + j) * plane + k * row + c]);
+                    }
+                    let column = back(column);
+                    for i in 0..2 {
+                        between[i][j] = column[i];
+                    }
+                }
+                for i in 0..2 {
+                    let line = back(between[i]);
+                    for j in 0..2 {
+                        if starts[2 * i + j] != OFF {
+                            let y = y[starts[2 * i + j] + LANES * c..].first_chunk_mut().expect("channels go by 16");
+                            let sum = if add { L::load(y).add(line[j]) } else { line[j] };
+                            sum.store(y);
+                        }
+                    }
+                }
             }
         }
     }
 }
 
-/// A dy A^T of one tile of a gradient.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn transform_gradient(v: &mut [f32], plane: usize, dy: &[f32], starts: &[usize; 4], channels: usize) {
-    for c in (0..channels).step_by(LANES) {
-        let d = load_pixels(dy, starts, c);
-        let to: [Lanes; 16] = both_ways::<2, 4, 4, 8, 16>(&d, |[a, b]| [a, a + b, a - b, -b]);
-        store(&mut v[c..], plane, &to);
+over_lanes! {
+    /// A dy A^T of tiles of a gradient, as [`transform_seen`] lays out.
+    fn transform_gradient<L>(v: &mut [f32], plane: usize, dy: &[f32], starts: &[[usize; 4]], channels: usize) {
+        let (v, plane, row) = (v.as_chunks_mut::<LANES>().0, plane / LANES, channels / LANES);
+        for (k, starts) in starts.iter().enumerate() {
+            let pixels = pixels(dy, starts, channels);
+            for c in 0..row {
+                let mut between = [[L::splat(0.0); 2]; 4];
+                for j in 0..2 {
+                    let column = gradient([L::load(&pixels[j][c]), L::load(&pixels[2 + j][c])]);
+                    for i in 0..4 {
+                        between[i][j] = column[i];
+                    }
+                }
+                for i in 0..4 {
+                    let line = gradient(between[i]);
+                    for j in 0..4 {
+                        line[j].store(&mut v[(4 * i + j) * plane + k * row + c]);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -149,7 +217,7 @@ fn transform_filter(u: &mut [f32], plane: usize, g: &[f32], row: usize) {
     for c in (0..row).step_by(LANES) {
         let g = load(&g[c..], row);
         let line = |[a, b, c]: [f32; 3]| [a, 0.5 * (a + c) + 0.5 * b, 0.5 * (a + c) - 0.5 * b, c];
-        let to: [Lanes; 16] = both_ways::<3, 4, 9, 12, 16>(&g, line);
+        let to: [Line; 16] = both_ways::<3, 4, 9, 12, 16>(&g, line);
         store(&mut u[c..], plane, &to);
     }
 }
@@ -158,7 +226,7 @@ fn transform_filter(u: &mut [f32], plane: usize, g: &[f32], row: usize) {
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn add_filter(dw: &mut [f32], filter: usize, m: &[f32], plane: usize) {
     let line = |[a, b, c, d]: [f32; 4]| [a + 0.5 * (b + c), 0.5 * (b - c), 0.5 * (b + c) + d];
-    let to: [Lanes; 9] = both_ways::<4, 3, 16, 12, 9>(&load(m, plane), line);
+    let to: [Line; 9] = both_ways::<4, 3, 16, 12, 9>(&load(m, plane), line);
     for l in 0..LANES {
         let dw = &mut dw[l * filter..][..9];
         for e in 0..9 {
@@ -199,15 +267,13 @@ impl Tiles {
         (0..rows).step_by(at_once).map(move |first| first..(first + at_once).min(rows))
     }
 
-    /// Calls `f` with the number of every tile in those rows, its row and its column.
-    fn each(&self, rows: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
-        let mut k = 0;
-        for row in rows {
-            for col in 0..self.a_row() {
-                f(k, row, col);
-                k += 1;
-            }
+    /// What `f` finds of every tile in those rows, from its row and its column.
+    fn each<T>(&self, rows: &Range<usize>, f: impl Fn(usize, usize) -> T) -> Vec<T> {
+        let (mut all, a_row) = (Vec::with_capacity(rows.len() * self.a_row()), self.a_row());
+        for row in rows.clone() {
+            all.extend((0..a_row).map(|col| f(row, col)));
         }
+        all
     }
 
     /// Where the four by four pixels begin that a tile sees.
@@ -226,14 +292,14 @@ impl Tiles {
         starts
     }
 
-    /// Where its two by two pixels begin that are written.
-    fn write(&self, row: usize, col: usize, channels: usize) -> [usize; 4] {
+    /// Where its two by two pixels begin that are written, from `base` on.
+    fn write(&self, row: usize, col: usize, channels: usize, base: usize) -> [usize; 4] {
         let (map, w) = (row / self.a_map(), self.written);
         let mut starts = [OFF; 4];
         for e in 0..4 {
             let (i, j) = (row % self.a_map() * 2 + e / 2, 2 * col + e % 2);
             if i < w.height && j < w.width {
-                starts[e] = ((map * w.height + i) * w.width + j) * channels;
+                starts[e] = ((map * w.height + i) * w.width + j) * channels - base;
             }
         }
         starts
@@ -252,9 +318,9 @@ impl Tiles {
             let plane = plane(tiles * inp);
             with_buffer(16 * (plane + self::plane(tiles * wide())), |buffer| {
                 let (v, m) = buffer.split_at_mut(16 * plane);
-                self.each(rows.clone(), |k, row, col| {
-                    transform_seen(&mut v[k * inp..], plane, x, &self.see(row, col, inp), inp);
-                });
+                let seen = self.each(&rows, |row, col| self.see(row, col, inp));
+                let written = self.each(&rows, |row, col| self.write(row, col, out, base));
+                transform_seen(v, plane, x, &seen, inp);
                 let from: Vec<usize> = (0..tiles).map(|k| k * inp).collect();
                 panels.each(|first, cols, panel| {
                     let to: Vec<usize> = (0..tiles).map(|k| k * cols).collect();
@@ -266,15 +332,7 @@ impl Tiles {
                             taps::multiply(m, &to, cols, v, &from, piece.channels.len(), panel, piece.row > 0);
                         }
                     }
-                    self.each(rows.clone(), |k, row, col| {
-                        let mut to = self.write(row, col, out);
-                        for e in 0..4 {
-                            if to[e] != OFF {
-                                to[e] -= base;
-                            }
-                        }
-                        transform_back(&mut y[first..], &to, &m[k * cols..], of_sums, cols, add);
-                    });
+                    transform_back(&mut y[first..], &written, m, of_sums, cols, add);
                 });
             });
         });
@@ -288,7 +346,7 @@ pub fn takes(n: Conv) -> bool {
     let fits = |g: &Group| g.width.div_ceil(2).max(1).saturating_mul(16 * (n.inp.max(n.out) + COLUMNS)) <= TRANSFORMED;
     let written = n.output();
     let groups = || n.maps.groups().iter().chain(written.groups());
-    w.kernel == 3 && w.stride == 1 && w.padding <= 2 && by_lanes && groups().all(fits)
+    w.kernel == 3 && w.stride == 1 && w.padding <= 2 && by_lanes && n.inp.max(n.out) <= MOST_CHANNELS && groups().all(fits)
 }
 
 /// See [`conv::forward`].
@@ -339,11 +397,11 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
     let cut = |(g, tiles): (usize, &Tiles)| tiles.parts(most).map(move |rows| (g, rows));
     let blocks: Vec<(usize, Range<usize>)> = all.iter().enumerate().flat_map(cut).collect();
     let parts = (PARTS / len).clamp(1, MOST_PARTS).min(blocks.len());
-    scratch.clear();
-    scratch.resize(parts * len, 0.0);
+    let blocks: Vec<_> = blocks.chunks(blocks.len().div_ceil(parts)).collect();
+    let scratch = room(scratch, blocks.len() * len);
     // A task has some channels of one panel of one part.
     let mut tasks = Vec::new();
-    for (slab, blocks) in scratch.chunks_mut(len).zip(blocks.chunks(blocks.len().div_ceil(parts))) {
+    for (slab, blocks) in scratch.chunks_mut(len).zip(&blocks) {
         for (j, panel) in slab.chunks_mut(16 * n.inp * COLUMNS).enumerate() {
             let cols = COLUMNS.min(n.out - j * COLUMNS);
             let parts = panel.chunks_mut(16 * CHANNELS * cols).enumerate();
@@ -351,23 +409,21 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
         }
     }
     tasks.into_par_iter().for_each(|(part, channel, col, cols, blocks)| {
+        part.fill(0.0);
         let depth = part.len() / (16 * cols);
-        for (g, rows) in blocks {
+        for (g, rows) in blocks.iter() {
             let (t, (_, from, _, to)) = (&all[*g], groups[*g]);
             let (x, dy) = (&x[from * n.inp + channel..], &dy[to * n.out + col..]);
             let tiles = rows.len() * t.a_row();
             let [plane, of_panels] = [plane(tiles * depth), plane(tiles * cols)];
             with_buffer(16 * (plane + of_panels), |buffer| {
                 let (v, panels) = buffer.split_at_mut(16 * plane);
-                t.each(rows.clone(), |k, row, col| {
-                    transform_seen(&mut v[k * depth..], plane, x, &t.see(row, col, n.inp), depth);
-                    let starts = t.write(row, col, n.out);
-                    for first in (0..cols).step_by(wide()) {
-                        let at_once = wide().min(cols - first);
-                        let panel = &mut panels[first * tiles + k * at_once..];
-                        transform_gradient(panel, of_panels, &dy[first..], &starts, at_once);
-                    }
-                });
+                transform_seen(v, plane, x, &t.each(rows, |row, col| t.see(row, col, n.inp)), depth);
+                let written = t.each(rows, |row, col| t.write(row, col, n.out, 0));
+                for first in (0..cols).step_by(wide()) {
+                    let at_once = wide().min(cols - first);
+                    transform_gradient(&mut panels[first * tiles..], of_panels, &dy[first..], &written, at_once);
+                }
                 let pairs: Vec<(usize, usize)> = (0..tiles).map(|k| (k * depth, k)).collect();
                 for (e, part) in part.chunks_mut(depth * cols).enumerate() {
                     let (v, panels) = (&v[e * plane..], &panels[e * of_panels..]);

@@ -16,6 +16,8 @@ pub trait Lanes: Copy {
     fn store(self, to: &mut [f32; LANES]);
     /// self + x.
     fn add(self, x: Self) -> Self;
+    /// self - x.
+    fn sub(self, x: Self) -> Self;
     /// self + x y, rounded once where multiply-adds are fused.
     fn add_product(self, x: Self, y: Self) -> Self;
 }
@@ -86,6 +88,11 @@ impl Lanes for Baseline {
     }
 
     #[inline(always)]
+    fn sub(self, x: Self) -> Self {
+        Baseline(std::array::from_fn(|l| self.0[l] - x.0[l]))
+    }
+
+    #[inline(always)]
     fn add_product(self, x: Self, y: Self) -> Self {
         let of = |l: usize| if FUSED { x.0[l].mul_add(y.0[l], self.0[l]) } else { x.0[l] * y.0[l] + self.0[l] };
         Baseline(std::array::from_fn(of))
@@ -122,6 +129,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn sub(self, x: Self) -> Self {
+            unsafe { _mm512_sub_ps(self, x) }
+        }
+
+        #[inline(always)]
         fn add_product(self, x: Self, y: Self) -> Self {
             unsafe { _mm512_fmadd_ps(x, y, self) }
         }
@@ -152,8 +164,51 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn sub(self, x: Self) -> Self {
+            unsafe { [_mm256_sub_ps(self[0], x[0]), _mm256_sub_ps(self[1], x[1])] }
+        }
+
+        #[inline(always)]
         fn add_product(self, x: Self, y: Self) -> Self {
             unsafe { [_mm256_fmadd_ps(x[0], y[0], self[0]), _mm256_fmadd_ps(x[1], y[1], self[1])] }
         }
     }
 }
+
+/// Defines a function whose body is written over any `L: Lanes`: compiled for every kind of instructions, it runs the one that is widest
+/// on this processor. What the body calls must be `#[inline(always)]`, and no closure: those are functions of their own, without the
+/// instructions.
+macro_rules! over_lanes {
+    ($(#[$doc:meta])* fn $name:ident<$lanes:ident>($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+        $(#[$doc])*
+        fn $name($($arg: $ty),*) {
+            use $crate::linalg::lanes::{Baseline, Isa};
+
+            #[inline(always)]
+            fn any<$lanes: $crate::linalg::lanes::Lanes>($($arg: $ty),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f")]
+            fn avx512($($arg: $ty),*) {
+                any::<std::arch::x86_64::__m512>($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) {
+                any::<[std::arch::x86_64::__m256; 2]>($($arg),*)
+            }
+
+            match Isa::best() {
+                // SAFETY: the processor has these instructions.
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: the processor has these instructions.
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => unsafe { avx2($($arg),*) },
+                Isa::Baseline => any::<Baseline>($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use over_lanes;
