@@ -8,8 +8,8 @@
 //! B and A have only 0, 1 and -1, G also 1/2, so roundings hardly grow: the worst element is as far from f64 as that of the plain sum
 //! is (sums are nine times shorter). Larger tiles would multiply less, and lose a digit.
 
-use super::room;
 use super::conv::{self, COLUMNS, MOST_PARTS, PARTS, Panels, groups, pieces, with_buffer};
+use super::room;
 use crate::linalg::lanes::{LANES, Lanes, over_lanes};
 use crate::linalg::taps::{self, OFF, wide};
 use crate::linalg::transpose::transpose;
@@ -346,7 +346,12 @@ pub fn takes(n: Conv) -> bool {
     let fits = |g: &Group| g.width.div_ceil(2).max(1).saturating_mul(16 * (n.inp.max(n.out) + COLUMNS)) <= TRANSFORMED;
     let written = n.output();
     let groups = || n.maps.groups().iter().chain(written.groups());
-    w.kernel == 3 && w.stride == 1 && w.padding <= 2 && by_lanes && n.inp.max(n.out) <= MOST_CHANNELS && groups().all(fits)
+    w.kernel == 3
+        && w.stride == 1
+        && w.padding <= 2
+        && by_lanes
+        && n.inp.max(n.out) <= MOST_CHANNELS
+        && groups().all(fits)
 }
 
 /// See [`conv::forward`].

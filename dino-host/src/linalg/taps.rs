@@ -65,16 +65,7 @@ pub fn multiply(
     add: bool,
 ) {
     assert!(depth <= DEPTH && cols <= wide(), "{depth} rows and {cols} columns of a panel");
-    let blocks = Blocks { c, to, cols, x, from, depth, panel, add };
-    match Isa::best() {
-        // SAFETY: the processor has these instructions.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { blocks.avx512() },
-        // SAFETY: the processor has these instructions.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { blocks.avx2() },
-        Isa::Baseline => blocks.multiply::<Baseline, 6, 1>(),
-    }
+    Blocks { c, to, cols, x, from, depth, panel, add }.multiply(Isa::best());
 }
 
 /// The operands of [`multiply`].
@@ -90,27 +81,40 @@ struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
+    /// With instructions that are [`Isa::available`].
+    fn multiply(self, isa: Isa) {
+        match isa {
+            // SAFETY: the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { self.avx512() },
+            // SAFETY: the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { self.avx2() },
+            Isa::Baseline => self.over::<Baseline, 6, 1>(),
+        }
+    }
+
     /// With more rows of one or two groups the registers suffice, but not those for where rows begin.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
     fn avx512(self) {
         match self.cols.div_ceil(LANES) {
-            4 => self.multiply::<__m512, 6, 4>(),
-            3 => self.multiply::<__m512, 8, 3>(),
-            2 => self.multiply::<__m512, 6, 2>(),
-            _ => self.multiply::<__m512, 6, 1>(),
+            4 => self.over::<__m512, 6, 4>(),
+            3 => self.over::<__m512, 8, 3>(),
+            2 => self.over::<__m512, 6, 2>(),
+            _ => self.over::<__m512, 6, 1>(),
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn avx2(self) {
-        self.multiply::<[__m256; 2], 6, 1>();
+        self.over::<[__m256; 2], 6, 1>();
     }
 
     /// R rows of V groups of columns at a time.
     #[inline(always)]
-    fn multiply<L: Lanes, const R: usize, const V: usize>(self) {
+    fn over<L: Lanes, const R: usize, const V: usize>(self) {
         let Blocks { c, to, cols, x, from, depth, panel, add } = self;
         let (m, panel) = (to.len(), panel.as_chunks::<LANES>().0.as_chunks::<V>().0);
         for i in (0..m).step_by(R) {
@@ -225,16 +229,7 @@ fn outers(
     panel: &[f32],
     cols: usize,
 ) {
-    let outers = Outers { c, rows, row, lines, pairs, panel, cols };
-    match Isa::best() {
-        // SAFETY: the processor has these instructions.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { outers.avx512() },
-        // SAFETY: the processor has these instructions.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { outers.avx2() },
-        Isa::Baseline => outers.accumulate::<Baseline, 6, 1>(),
-    }
+    Outers { c, rows, row, lines, pairs, panel, cols }.accumulate(Isa::best());
 }
 
 /// The operands of [`outers`].
@@ -249,26 +244,39 @@ struct Outers<'a> {
 }
 
 impl Outers<'_> {
+    /// With instructions that are [`Isa::available`].
+    fn accumulate(self, isa: Isa) {
+        match isa {
+            // SAFETY: the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { self.avx512() },
+            // SAFETY: the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { self.avx2() },
+            Isa::Baseline => self.over::<Baseline, 6, 1>(),
+        }
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
     fn avx512(self) {
         match self.cols.div_ceil(LANES) {
-            4 => self.accumulate::<__m512, 6, 4>(),
-            3 => self.accumulate::<__m512, 6, 3>(),
-            2 => self.accumulate::<__m512, 12, 2>(),
-            _ => self.accumulate::<__m512, 12, 1>(),
+            4 => self.over::<__m512, 6, 4>(),
+            3 => self.over::<__m512, 6, 3>(),
+            2 => self.over::<__m512, 12, 2>(),
+            _ => self.over::<__m512, 12, 1>(),
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn avx2(self) {
-        self.accumulate::<[__m256; 2], 6, 1>();
+        self.over::<[__m256; 2], 6, 1>();
     }
 
     /// R of a line's rows at a time, then four, then one.
     #[inline(always)]
-    fn accumulate<L: Lanes, const R: usize, const V: usize>(mut self) {
+    fn over<L: Lanes, const R: usize, const V: usize>(mut self) {
         let mut i = 0;
         while i < self.rows {
             i += match self.rows - i {
@@ -298,5 +306,78 @@ impl Outers<'_> {
             store(&mut self.c[(first + r) * self.row..][..V * LANES], sums[r], true);
         }
         R
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linalg::gemm::tests::noise;
+
+    /// Columns of a panel that all kinds of instructions take, and wider ones for AVX-512 alone.
+    fn widths(isa: Isa) -> &'static [usize] {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &[1, 7, 16, 17, 32, 40, 48, 63, 64],
+            _ => &[1, 7, 16],
+        }
+    }
+
+    /// Sums one after the other, each product rounded with its sum where `fused`.
+    fn sum(products: impl Iterator<Item = (f32, f32)>, fused: bool) -> f32 {
+        products.fold(0.0, |sum, (x, y)| if fused { x.mul_add(y, sum) } else { x * y + sum })
+    }
+
+    fn fused(isa: Isa) -> bool {
+        isa != Isa::Baseline || cfg!(target_arch = "aarch64")
+    }
+
+    #[test]
+    fn every_kind_of_instructions_sums_in_order() {
+        for &isa in Isa::available() {
+            for &cols in widths(isa) {
+                for (m, depth, taps) in [(1, 1, 1), (5, 3, 9), (13, 128, 2), (30, 27, 1), (14, 16, 4)] {
+                    let (row, x) = (row_of(cols), noise(m * depth * taps, 1));
+                    let panel = noise(taps * depth * row, 2);
+                    // A pixel in five is not on the map.
+                    let from: Vec<usize> = (0..taps * m).map(|i| if i % 5 == 3 { OFF } else { i * depth }).collect();
+                    let to: Vec<usize> = (0..m).rev().map(|i| i * cols).collect();
+                    for add in [false, true] {
+                        let mut written = vec![0.5; m * cols];
+                        let (c, to, x, from, panel) = (&mut written[..], &to[..], &x[..], &from[..], &panel[..]);
+                        Blocks { c, to, cols, x, from, depth, panel, add }.multiply(isa);
+                        for (i, j) in (0..m).flat_map(|i| (0..cols).map(move |j| (i, j))) {
+                            let products = (0..taps * depth).map(|k| {
+                                let at = from[k / depth * m + i];
+                                (if at == OFF { 0.0 } else { x[at + k % depth] }, panel[k * row + j])
+                            });
+                            let sum = sum(products, fused(isa)) + if add { 0.5 } else { 0.0 };
+                            assert_eq!(written[to[i] + j], sum, "{isa:?} {m} {depth} {taps} {cols} at {i} {j}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_of_instructions_accumulates_in_order() {
+        for &isa in Isa::available() {
+            for &cols in widths(isa) {
+                for (rows, pixels) in [(1, 1), (3, 5), (16, 128), (13, 20)] {
+                    let (row, panel) = (row_of(cols), noise(pixels * row_of(cols), 3));
+                    let mut lines = [[0.0; LANES]; DEPTH];
+                    lines.as_flattened_mut()[..pixels * LANES].copy_from_slice(&noise(pixels * LANES, 4));
+                    let pairs: Vec<(usize, usize)> = (0..pixels).rev().map(|p| (0, p)).collect();
+                    let mut c = vec![0.25; rows * row];
+                    let (lines, pairs) = (&lines, &pairs);
+                    Outers { c: &mut c, rows, row, lines, pairs, panel: &panel, cols }.accumulate(isa);
+                    for (i, j) in (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))) {
+                        let products = pairs.iter().enumerate().map(|(k, &(_, p))| (lines[k][i], panel[p * row + j]));
+                        assert_eq!(c[i * row + j], 0.25 + sum(products, fused(isa)), "{isa:?} {rows} {pixels} {cols}");
+                    }
+                }
+            }
+        }
     }
 }
