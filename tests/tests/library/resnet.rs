@@ -460,16 +460,18 @@ fn elements_are_traced_to_their_crops() {
         plan.visit_spans(|pass, name, _, span| spans.push((pass, name.to_string(), span)));
         let span = |name: &str| spans.iter().find(|s| s.1 == name).unwrap_or_else(|| panic!("no {name}")).2;
         let (globals, all) = (plan.crops().part(0, 8), plan.crops());
-        // The stem's convolution is cheap: with `recompute` it has no span of its own.
+        // The stem's convolution is cheap: with `recompute` it has no span of its own, but scratch behind the stem's stream.
         let first = window.over(all);
         let conv1 = if recompute {
-            span("student.pre").part(0, first.pixels() * resnet.stem.width)
+            let stream = span(if resnet.stem.pool { "student.maxpool" } else { "student.bn1.y" });
+            let at = (stream.at + stream.len).next_multiple_of(Cursor::ALIGN);
+            Span { at, len: first.pixels() * resnet.stem.width }
         } else {
             span("student.conv1")
         };
         check(Some(0), conv1, first);
         let stem = window.over(globals);
-        check(None, span("teacher.pre").part(0, stem.pixels() * resnet.stem.width), stem);
+        check(None, span("teacher.scratch").part(0, stem.pixels() * resnet.stem.width), stem);
         let last = resnet.last_maps(all);
         check(Some(0), span("gradient.dx.0").part(0, last.pixels() * resnet.dim()), last);
     }

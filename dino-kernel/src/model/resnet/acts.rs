@@ -1,9 +1,13 @@
 //! Where a pass writes, and what its backward pass needs beside that.
 //!
 //! A unit's convolution writes `pre`, its norm `y`. Saved are the statistics, what blocks read, which is the stream, and with
-//! [`Save::All`] every `pre` and `y`. With [`Save::Least`] all cheap units share one `pre`, and all norms within a branch one `y`,
-//! `again`: the backward pass computes both again. Where nothing is saved, all units share their spans, and the stream alternates between
-//! two.
+//! [`Save::All`] every `pre` and `y`. With [`Save::Least`] the cheap units of a block share one `pre`, and its norms within the branch one
+//! `y`, `again`: the backward pass computes both again. Where nothing is saved, all units of a block share their spans, and the stream
+//! alternates between two.
+//!
+//! What a block needs only while it runs ([`Scratch`]) is stored behind what it saves, where the blocks after it write: forwards they have
+//! not yet written, backwards they are done with. The first blocks need the most scratch and have the most behind them: it was a fourth of
+//! the activations of `resnet_small` where all blocks had one scratch of their own.
 
 use super::weights::LAYERS;
 use super::{BlockShape, Measure, ResNet, UNITS, Unit};
@@ -36,6 +40,7 @@ pub(super) struct BlockActs {
     pub(super) maps: Crops,
     /// The stream in front of it.
     pub(super) x: Act,
+    pub(super) scratch: Scratch,
 }
 
 /// What the stem writes: its unit, and the stream in front of the first block.
@@ -43,6 +48,38 @@ pub(super) struct BlockActs {
 pub(super) struct StemActs {
     pub(super) unit: UnitActs,
     pub(super) x: Act,
+    pub(super) scratch: Scratch,
+}
+
+/// What a block, or the stem, needs while it runs. An empty span is one that it does not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scratch {
+    /// What convolutions write that is not saved.
+    pre: Act,
+    /// What norms within the branch write, or that of a stem with a pool.
+    again: Act,
+    /// What the shortcut's norm writes.
+    shortcut: Act,
+    /// In the backward pass, in the place of the shortcut's: the gradient of what a norm within the branch writes.
+    pub(super) d_unit: Act,
+    /// The gradient of what a convolution writes.
+    pub(super) d_pre: Act,
+    /// Where all of this ends.
+    end: usize,
+}
+
+const NOTHING: Written = Written { pre: 0, inner: 0, shortcut: 0, most: 0 };
+
+/// Elements that units of a block write.
+#[derive(Clone, Copy)]
+struct Written {
+    /// Most of a convolution that is not saved.
+    pre: usize,
+    /// Most within the branch.
+    inner: usize,
+    shortcut: usize,
+    /// Most of all.
+    most: usize,
 }
 
 /// Everything a pass over some crops writes.
@@ -51,15 +88,13 @@ pub struct ResNetActs {
     pub(super) crops: Crops,
     pub(super) statistics: Statistics,
     pub(super) save: Save,
-    /// Shared spans; empty are those that nobody shares.
-    pre: Act,
-    again: Act,
-    /// What a shortcut's norm writes; in the backward pass the gradient of what a norm inside a branch writes.
-    pub(super) shortcut: Act,
+    /// Two streams by turns, where none is saved.
     streams: [Act; 2],
     stats: NormStats,
     /// Where the spans of the stem begin, and those of the blocks after it.
     start: Layout,
+    /// What blocks need of scratch beyond the last one's spans.
+    beyond: Act,
     /// The last stream.
     pub(super) last: Act,
     pub(super) last_maps: Ragged,
@@ -74,13 +109,11 @@ pub struct ResNetGrads {
     pub dy: Act,
     /// Gradients of the stream, by turns where its shape changes.
     pub dx: [Act; 2],
-    /// The gradient of what a convolution writes.
-    pub(super) d_pre: Act,
 }
 
 impl ResNetGrads {
     /// Of a pass that is not followed by a backward pass.
-    pub(super) const EMPTY: ResNetGrads = ResNetGrads { dy: Act::EMPTY, dx: [Act::EMPTY; 2], d_pre: Act::EMPTY };
+    pub(super) const EMPTY: ResNetGrads = ResNetGrads { dy: Act::EMPTY, dx: [Act::EMPTY; 2] };
 }
 
 const fn shared(wanted: bool, len: usize, l: &mut Layout) -> Act {
@@ -102,10 +135,10 @@ impl ResNetActs {
         !self.saves() || (self.again() && unit.cheap)
     }
 
-    /// The unit's spans; `y` is given where it is no span of its own.
-    const fn unit(&self, unit: &Unit, maps: Crops, y: Option<Act>, l: &mut Layout) -> UnitActs {
+    /// What the unit saves; `y` is given where it is the stream.
+    const fn saved(&self, unit: &Unit, maps: Crops, y: Option<Act>, l: &mut Layout) -> UnitActs {
         let (len, stats) = (unit.written(maps), self.statistics.groups(&maps) * unit.out);
-        let pre = if self.shares_pre(unit) { self.pre.part(0, len) } else { l.act(len) };
+        let pre = if self.shares_pre(unit) { Act::EMPTY } else { l.act(len) };
         let stats = if self.saves() {
             NormStats { mean: l.stat(stats), rstd: l.stat(stats) }
         } else {
@@ -114,9 +147,33 @@ impl ResNetActs {
         let y = match y {
             Some(y) => y,
             None if matches!(self.save, Save::All) => l.act(len),
-            None => self.again.part(0, len),
+            None => Act::EMPTY,
         };
         UnitActs { pre, stats, y }
+    }
+
+    /// The unit with scratch for what it does not save, `y` for what its norm writes.
+    const fn with(&self, unit: &Unit, maps: Crops, saved: UnitActs, s: &Scratch, y: Act) -> UnitActs {
+        let len = unit.written(maps);
+        let pre = if self.shares_pre(unit) { s.pre.part(0, len) } else { saved.pre };
+        UnitActs { pre, y: if saved.y.len() > 0 { saved.y } else { y.part(0, len) }, ..saved }
+    }
+
+    /// Scratch behind what is saved.
+    const fn scratch(&self, n: Written, mut l: Layout) -> Scratch {
+        let (all, saves) = (matches!(self.save, Save::All), self.saves());
+        let (pre, again) = (l.act(n.pre), shared(!all, n.inner, &mut l));
+        let both = l.act(if saves { max(n.inner, n.shortcut) } else { n.shortcut });
+        let (shortcut, d_unit) = (both.part(0, n.shortcut), if saves { both } else { Act::EMPTY });
+        let d_pre = shared(saves, n.most, &mut l);
+        Scratch { pre, again, shortcut, d_unit, d_pre, end: l.acts.next }
+    }
+
+    /// With this unit, which reads these maps.
+    const fn written(&self, n: Written, unit: &Unit, maps: Crops) -> Written {
+        let len = unit.written(maps);
+        let pre = if self.shares_pre(unit) { len } else { 0 };
+        Written { pre: max(n.pre, pre), most: max(n.most, len), ..n }
     }
 
     /// Stream `i`, in front of block `i`.
@@ -125,27 +182,44 @@ impl ResNetActs {
     }
 
     const fn stem_at(&self, r: &ResNet, l: &mut Layout) -> StemActs {
-        let unit = r.stem_unit();
+        let (unit, pool) = (r.stem_unit(), r.stem.pool);
         let x = self.stream(0, r.stem_maps(self.crops).pixels() * unit.out, l);
-        let y = if r.stem.pool { None } else { Some(x) };
-        StemActs { unit: self.unit(&unit, self.crops, y, l), x }
+        let saved = self.saved(&unit, self.crops, if pool { None } else { Some(x) }, l);
+        let n = self.written(NOTHING, &unit, self.crops);
+        let scratch = self.scratch(Written { inner: if pool { n.most } else { 0 }, ..n }, *l);
+        StemActs { unit: self.with(&unit, self.crops, saved, &scratch, scratch.again), x, scratch }
     }
 
     /// Block `i`, which reads `x` of these maps.
     const fn block_at(&self, i: usize, shape: &BlockShape, maps: Crops, x: Act, l: &mut Layout) -> BlockActs {
-        let (mut units, mut inner, mut j) = ([UnitActs::NONE; UNITS], maps, 0);
+        let (mut units, mut inner, mut n, mut j) = ([UnitActs::NONE; UNITS], maps, NOTHING, 0);
         let y = self.stream(i + 1, shape.output(maps).pixels() * shape.channels()[1], l);
         while j < shape.len {
-            let last = j + 1 == shape.len;
-            units[j] = self.unit(&shape.units[j], inner, if last { Some(y) } else { None }, l);
+            let (unit, last) = (&shape.units[j], j + 1 == shape.len);
+            units[j] = self.saved(unit, inner, if last { Some(y) } else { None }, l);
+            n = self.written(n, unit, inner);
+            n.inner = if last { n.inner } else { n.most };
+            inner = unit.window.over(inner);
+            j += 1;
+        }
+        let mut shortcut = UnitActs::NONE;
+        if let Some(unit) = &shape.shortcut {
+            // What its norm writes is never saved: nobody reads it after the sum.
+            shortcut = self.saved(unit, maps, Some(Act::EMPTY), l);
+            n = self.written(n, unit, maps);
+            n.shortcut = unit.written(maps);
+        }
+        let scratch = self.scratch(n, *l);
+        (inner, j) = (maps, 0);
+        while j < shape.len {
+            units[j] = self.with(&shape.units[j], inner, units[j], &scratch, scratch.again);
             inner = shape.units[j].window.over(inner);
             j += 1;
         }
-        let shortcut = match &shape.shortcut {
-            Some(unit) => self.unit(unit, maps, Some(self.shortcut.part(0, unit.written(maps))), l),
-            None => UnitActs::NONE,
-        };
-        BlockActs { units, shortcut, maps, x }
+        if let Some(unit) = &shape.shortcut {
+            shortcut = self.with(unit, maps, shortcut, &scratch, scratch.shortcut);
+        }
+        BlockActs { units, shortcut, maps, x, scratch }
     }
 
     /// What the stem writes.
@@ -175,26 +249,17 @@ impl ResNetActs {
 }
 
 impl ResNet {
-    /// Elements of the largest stream, of what is written inside a branch (and in front of the stem's pool), and of a shortcut.
-    const fn widths(&self, crops: Crops) -> [usize; 3] {
-        let stem = self.stem_unit();
-        let (mut maps, mut i) = (self.stem_maps(crops), 0);
-        let mut inner = if self.stem.pool { stem.written(crops) } else { 0 };
-        let (mut stream, mut shortcut) = (maps.pixels() * stem.out, 0);
+    /// Elements of the largest stream.
+    const fn widest_stream(&self, crops: Crops) -> usize {
+        let mut maps = self.stem_maps(crops);
+        let (mut stream, mut i) = (maps.pixels() * self.stem.width, 0);
         while i < self.depth() {
-            let (block, mut inside, mut j) = (self.block_shape(i), maps, 0);
-            while j + 1 < block.len {
-                inner = max(inner, block.units[j].written(inside));
-                inside = block.units[j].window.over(inside);
-                j += 1;
-            }
-            let written = block.output(maps).pixels() * block.channels()[1];
-            stream = max(stream, written);
-            shortcut = if block.shortcut.is_some() { max(shortcut, written) } else { shortcut };
+            let block = self.block_shape(i);
             maps = block.output(maps);
+            stream = max(stream, maps.pixels() * block.channels()[1]);
             i += 1;
         }
-        [stream, inner, shortcut]
+        stream
     }
 
     /// Where a pass writes.
@@ -206,42 +271,32 @@ impl ResNet {
         save: Save,
         l: &mut Layout,
     ) -> ResNetActs {
-        let [stream, inner, shortcut] = self.widths(crops);
         let nothing = matches!(save, Save::Nothing);
+        let stream = if nothing { self.widest_stream(crops) } else { 0 };
         let stats = if nothing { self.largest(crops, Measure::Statistics(statistics)) } else { 0 };
-        let pre = match save {
-            Save::All => 0,
-            Save::Least => self.largest(crops, Measure::Cheap),
-            Save::Nothing => self.largest(crops, Measure::Written),
-        };
-        let last_maps = self.last_maps(crops);
-        let acts = ResNetActs {
-            crops,
-            statistics,
-            save,
-            pre: l.act(pre),
-            again: shared(!matches!(save, Save::All), inner, l),
-            shortcut: l.act(if nothing { shortcut } else { max(inner, shortcut) }),
-            streams: [shared(nothing, stream, l), shared(nothing, stream, l)],
-            stats: NormStats { mean: l.stat(stats), rstd: l.stat(stats) },
-            start: *l,
-            last: Act::EMPTY,
-            last_maps: last_maps.maps(),
-            pooled: Act::EMPTY,
-        };
-        let i = self.depth() - 1;
-        let last = acts.walk(self, i, l).units[self.block_shape(i).len - 1].y;
-        ResNetActs { last, pooled: l.act(if dense { 0 } else { crops.count() * self.dim() }), ..acts }
+        let streams = [l.act(stream), l.act(stream)];
+        let stats = NormStats { mean: l.stat(stats), rstd: l.stat(stats) };
+        let last_maps = self.last_maps(crops).maps();
+        let (start, last, pooled) = (*l, Act::EMPTY, Act::EMPTY);
+        let mut acts =
+            ResNetActs { crops, statistics, save, streams, stats, start, beyond: Act::EMPTY, last, last_maps, pooled };
+        let (mut end, mut i) = (acts.stem_at(self, l).scratch.end, 0);
+        while i < self.depth() {
+            *l = start;
+            let block = acts.walk(self, i, l);
+            acts.last = block.units[self.block_shape(i).len - 1].y;
+            end = max(end, block.scratch.end);
+            i += 1;
+        }
+        acts.beyond = l.act(end.saturating_sub(l.acts.next));
+        acts.pooled = l.act(if dense { 0 } else { crops.count() * self.dim() });
+        acts
     }
 
     /// Scratch of a backward pass over the crops of `a`.
     pub(super) const fn grads(&self, a: &ResNetActs, l: &mut Layout) -> ResNetGrads {
         let [first, second] = self.stream_gradients(a.crops);
-        ResNetGrads {
-            dy: l.act(a.pooled.len()),
-            dx: [l.act(first), l.act(second)],
-            d_pre: l.act(self.largest(a.crops, Measure::Written)),
-        }
+        ResNetGrads { dy: l.act(a.pooled.len()), dx: [l.act(first), l.act(second)] }
     }
 
     /// Elements of the largest gradient of a stream at each turn: the last one's is the first, and turns change at every shortcut.
@@ -269,9 +324,7 @@ impl ResNetActs {
     /// Calls `f` for every span of the pass, with its rows, its name beginning with `part`.
     pub(super) fn visit(&self, r: &ResNet, part: &'static str, f: &mut impl FnMut(Name, Pool, Span, Ragged)) {
         let shared = [
-            ("pre", Pool::Acts, self.pre.0),
-            ("again", Pool::Acts, self.again.0),
-            ("shortcut", Pool::Acts, self.shortcut.0),
+            ("scratch", Pool::Acts, self.beyond.0),
             ("stream.0", Pool::Acts, self.streams[0].0),
             ("stream.1", Pool::Acts, self.streams[1].0),
             ("mean", Pool::Stats, self.stats.mean.0),
@@ -319,25 +372,22 @@ impl ResNetActs {
         pass_on(f, part, "", 0, Ragged::single(self.crops.count()), [("avgpool", Pool::Acts, self.pooled.0)]);
     }
 
-    /// Calls `f` for the parts of shared spans that units use, and of scratch for gradients, each with the rows that it has there.
+    /// Calls `f` for the parts of scratch and of gradients that units use, each with the rows that it has there.
     pub(super) fn reused(&self, r: &ResNet, g: &ResNetGrads, f: &mut impl FnMut(Span, Ragged)) {
-        let mut offer = |spans: [Act; 6], len: usize, maps: Ragged| {
-            spans.iter().filter(|span| span.len() >= len).for_each(|span| f(span.part(0, len).0, maps));
+        let mut offer = |s: &Scratch, stream: Act, len: usize, maps: Crops| {
+            let spans = [s.pre, s.again, s.shortcut, s.d_unit, s.d_pre, g.dx[0], g.dx[1], stream];
+            spans.iter().filter(|span| span.len() >= len).for_each(|span| f(span.part(0, len).0, maps.maps()));
         };
-        let spans = [self.pre, self.again, self.shortcut, g.dx[0], g.dx[1], g.d_pre];
+        let stem = self.stem(r);
         let mut maps = r.stem_unit().window.over(self.crops);
-        offer(spans, maps.pixels() * r.stem_unit().out, maps.maps());
+        offer(&stem.scratch, self.streams[0], maps.pixels() * r.stem_unit().out, maps);
         maps = r.stem_maps(self.crops);
-        offer(spans, maps.pixels() * r.stem_unit().out, maps.maps());
-        offer([self.streams[0]; 6], maps.pixels() * r.stem_unit().out, maps.maps());
+        offer(&stem.scratch, self.streams[0], maps.pixels() * r.stem_unit().out, maps);
         for i in 0..r.depth() {
-            let shape = r.block_shape(i);
-            for (j, unit) in shape.units[..shape.len].iter().enumerate() {
+            let (shape, block) = (r.block_shape(i), self.block(r, i));
+            for unit in &shape.units[..shape.len] {
                 maps = unit.window.over(maps);
-                offer(spans, maps.pixels() * unit.out, maps.maps());
-                if j + 1 == shape.len {
-                    offer([self.streams[(i + 1) % 2]; 6], maps.pixels() * unit.out, maps.maps());
-                }
+                offer(&block.scratch, self.streams[(i + 1) % 2], maps.pixels() * unit.out, maps);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The backward pass: the mirror image of the forward pass.
 
-use super::acts::{BlockActs, UnitActs};
+use super::acts::{BlockActs, Scratch, UnitActs};
 use super::weights::{BlockWeights, UnitWeights};
 use super::{BlockShape, Pass, UNITS, Unit};
 use crate::backend::Backward;
@@ -29,10 +29,6 @@ impl Unit {
 /// What every block of a pass is told.
 #[derive(Clone, Copy)]
 struct Context {
-    /// The gradient of what a convolution writes.
-    d_pre: Act,
-    /// The gradient of what a norm inside a branch writes: it lies where the forward pass had its shortcuts, which are done with.
-    d_unit: Act,
     statistics: Statistics,
     /// What cheap units and norms inside a branch wrote is computed again, from the same numbers.
     again: bool,
@@ -65,7 +61,7 @@ impl BlockShape {
         [dy, free]: [Act; 2],
         c: Context,
     ) -> Act {
-        let Context { d_pre, d_unit, .. } = c;
+        let Scratch { d_pre, d_unit, .. } = a.scratch;
         // The maps that every unit reads.
         let (mut maps, last) = ([a.maps; UNITS], self.len - 1);
         for i in 0..last {
@@ -111,8 +107,7 @@ impl Pass {
     }
 
     fn context(&self) -> Context {
-        let Pass { acts, grads, .. } = self;
-        Context { d_pre: grads.d_pre, d_unit: acts.shortcut, statistics: acts.statistics, again: acts.again() }
+        Context { statistics: self.acts.statistics, again: self.acts.again() }
     }
 
     /// The last `blocks` blocks alone; gives the gradient of the stream in front of them.
@@ -136,11 +131,11 @@ impl Pass {
         c.pre_again(o, &unit, &w, &stem.unit, self.input, acts.crops);
         if r.stem.pool {
             c.y_again(o, &unit, &w, &stem.unit, acts.crops);
-            let dy = c.d_unit.part(0, stem.unit.y.len());
+            let dy = stem.scratch.d_unit.part(0, stem.unit.y.len());
             o.max_pool_backward(dy, dx, stem.unit.y, r.max_pool(unit.window.over(acts.crops)));
             dx = dy;
         }
-        let d = unit.norm_backward(o, &w, &stem.unit, [c.d_pre, dx], acts.crops, acts.statistics);
+        let d = unit.norm_backward(o, &w, &stem.unit, [stem.scratch.d_pre, dx], acts.crops, acts.statistics);
         o.convolve_backward_params(d, self.input, w.conv, unit.conv(acts.crops));
     }
 }

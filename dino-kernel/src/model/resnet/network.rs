@@ -127,9 +127,9 @@ impl Pass {
     }
 
     pub(in crate::model) fn gradient_spans(&self, part: &'static str, f: &mut impl FnMut(Name, Pool, Span, Ragged)) {
-        let ResNetGrads { dy, dx, d_pre } = self.grads;
+        let ResNetGrads { dy, dx } = self.grads;
         pass_on(f, part, "", 0, Ragged::single(self.acts.crops.count()), [("dy", Pool::Acts, dy.0)]);
-        let scratch = [("dx.0", dx[0]), ("dx.1", dx[1]), ("d_pre", d_pre)];
+        let scratch = [("dx.0", dx[0]), ("dx.1", dx[1])];
         pass_on(f, part, "", 0, Ragged::EMPTY, scratch.map(|(leaf, a)| (leaf, Pool::Acts, a.0)));
     }
 
