@@ -7,10 +7,10 @@
 //!
 //! An element is summed over k one after the other within a call, whatever is beside it, so blocks may be cut anywhere.
 //!
-//! On an AVX2 machine whose peak is 100 GFLOP/s a thread, the convolutions of a ResNet-50 ran at 46 forward and 48 for weights. Comparing
-//! every element's place with its row's end took a fourth; panels of 64 columns, 16 of which are used at a time, were 128 lines in
-//! sixteen sets of the first cache, all of their ways; and a weight's gradient read six channels of every pixel's cache line at a time.
-//! Without these it is 67 and 58. Asking for the next tile's lines while one is multiplied gained nothing.
+//! What was slow: comparing every element's place with its row's end (a fourth; free beside named instructions); panels of 64 columns where
+//! 16 are used at a time, 128 lines in sixteen sets of the first cache; a weight's gradient that read six channels of every pixel's cache
+//! line at a time; sums that were stored in every turn, or gathered ([`super::lanes`]). Asking for the next tile's lines while one is
+//! multiplied gained nothing.
 
 use super::lanes::{Baseline, Isa, LANES, Lanes};
 #[cfg(target_arch = "x86_64")]
