@@ -175,6 +175,22 @@ mod x86 {
     }
 }
 
+/// One of three expressions by the kind of instructions, which this processor must have; the first two call functions compiled for them.
+macro_rules! on_isa {
+    ($isa:expr, $avx512:expr, $avx2:expr, $baseline:expr) => {
+        match $isa {
+            // SAFETY: the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            $crate::linalg::lanes::Isa::Avx512 => unsafe { $avx512 },
+            // SAFETY: the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            $crate::linalg::lanes::Isa::Avx2 => unsafe { $avx2 },
+            $crate::linalg::lanes::Isa::Baseline => $baseline,
+        }
+    };
+}
+pub(crate) use on_isa;
+
 /// Defines a function whose body is written over any `L: Lanes`: compiled for every kind of instructions, it runs the one that is widest
 /// on this processor. What the body calls must be `#[inline(always)]`, and no closure: those are functions of their own, without the
 /// instructions.
@@ -199,15 +215,7 @@ macro_rules! over_lanes {
                 any::<[std::arch::x86_64::__m256; 2]>($($arg),*)
             }
 
-            match Isa::best() {
-                // SAFETY: the processor has these instructions.
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => unsafe { avx512($($arg),*) },
-                // SAFETY: the processor has these instructions.
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => unsafe { avx2($($arg),*) },
-                Isa::Baseline => any::<Baseline>($($arg),*),
-            }
+            $crate::linalg::lanes::on_isa!(Isa::best(), avx512($($arg),*), avx2($($arg),*), any::<Baseline>($($arg),*))
         }
     };
 }

@@ -12,7 +12,7 @@
 //! line at a time; sums that were stored in every turn, or gathered ([`super::lanes`]). Asking for the next tile's lines while one is
 //! multiplied gained nothing.
 
-use super::lanes::{Baseline, Isa, LANES, Lanes};
+use super::lanes::{Baseline, Isa, LANES, Lanes, on_isa};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
@@ -83,15 +83,7 @@ struct Blocks<'a> {
 impl Blocks<'_> {
     /// With instructions that are [`Isa::available`].
     fn multiply(self, isa: Isa) {
-        match isa {
-            // SAFETY: the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { self.avx512() },
-            // SAFETY: the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { self.avx2() },
-            Isa::Baseline => self.over::<Baseline, 6, 1>(),
-        }
+        on_isa!(isa, self.avx512(), self.avx2(), self.over::<Baseline, 6, 1>())
     }
 
     /// With more rows of one or two groups the registers suffice, but not those for where rows begin.
@@ -246,15 +238,7 @@ struct Outers<'a> {
 impl Outers<'_> {
     /// With instructions that are [`Isa::available`].
     fn accumulate(self, isa: Isa) {
-        match isa {
-            // SAFETY: the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { self.avx512() },
-            // SAFETY: the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { self.avx2() },
-            Isa::Baseline => self.over::<Baseline, 6, 1>(),
-        }
+        on_isa!(isa, self.avx512(), self.avx2(), self.over::<Baseline, 6, 1>())
     }
 
     #[cfg(target_arch = "x86_64")]
