@@ -232,6 +232,8 @@ struct Outers<'a> {
     lines: &'a [[f32; LANES]; DEPTH],
     pairs: &'a [(usize, usize)],
     panel: &'a [f32],
+    /// With 16 at a time there is one choice for all.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     cols: usize,
 }
 
