@@ -68,8 +68,6 @@ pub(super) struct Scratch {
     end: usize,
 }
 
-const NOTHING: Written = Written { pre: 0, inner: 0, shortcut: 0, most: 0 };
-
 /// Elements that units of a block write.
 #[derive(Clone, Copy)]
 struct Written {
@@ -80,6 +78,10 @@ struct Written {
     shortcut: usize,
     /// Most of all.
     most: usize,
+}
+
+impl Written {
+    const NONE: Written = Written { pre: 0, inner: 0, shortcut: 0, most: 0 };
 }
 
 /// Everything a pass over some crops writes.
@@ -152,8 +154,8 @@ impl ResNetActs {
         UnitActs { pre, stats, y }
     }
 
-    /// The unit with scratch for what it does not save, `y` for what its norm writes.
-    const fn with(&self, unit: &Unit, maps: Crops, saved: UnitActs, s: &Scratch, y: Act) -> UnitActs {
+    /// The unit with scratch for what it does not save: of `y` for what its norm writes.
+    const fn completed(&self, unit: &Unit, maps: Crops, saved: UnitActs, s: &Scratch, y: Act) -> UnitActs {
         let len = unit.written(maps);
         let pre = if self.shares_pre(unit) { s.pre.part(0, len) } else { saved.pre };
         UnitActs { pre, y: if saved.y.len() > 0 { saved.y } else { y.part(0, len) }, ..saved }
@@ -169,7 +171,7 @@ impl ResNetActs {
         Scratch { pre, again, shortcut, d_unit, d_pre, end: l.acts.next }
     }
 
-    /// With this unit, which reads these maps.
+    /// With this unit as well, which reads these maps.
     const fn written(&self, n: Written, unit: &Unit, maps: Crops) -> Written {
         let len = unit.written(maps);
         let pre = if self.shares_pre(unit) { len } else { 0 };
@@ -185,14 +187,14 @@ impl ResNetActs {
         let (unit, pool) = (r.stem_unit(), r.stem.pool);
         let x = self.stream(0, r.stem_maps(self.crops).pixels() * unit.out, l);
         let saved = self.saved(&unit, self.crops, if pool { None } else { Some(x) }, l);
-        let n = self.written(NOTHING, &unit, self.crops);
+        let n = self.written(Written::NONE, &unit, self.crops);
         let scratch = self.scratch(Written { inner: if pool { n.most } else { 0 }, ..n }, *l);
-        StemActs { unit: self.with(&unit, self.crops, saved, &scratch, scratch.again), x, scratch }
+        StemActs { unit: self.completed(&unit, self.crops, saved, &scratch, scratch.again), x, scratch }
     }
 
     /// Block `i`, which reads `x` of these maps.
     const fn block_at(&self, i: usize, shape: &BlockShape, maps: Crops, x: Act, l: &mut Layout) -> BlockActs {
-        let (mut units, mut inner, mut n, mut j) = ([UnitActs::NONE; UNITS], maps, NOTHING, 0);
+        let (mut units, mut inner, mut n, mut j) = ([UnitActs::NONE; UNITS], maps, Written::NONE, 0);
         let y = self.stream(i + 1, shape.output(maps).pixels() * shape.channels()[1], l);
         while j < shape.len {
             let (unit, last) = (&shape.units[j], j + 1 == shape.len);
@@ -212,12 +214,12 @@ impl ResNetActs {
         let scratch = self.scratch(n, *l);
         (inner, j) = (maps, 0);
         while j < shape.len {
-            units[j] = self.with(&shape.units[j], inner, units[j], &scratch, scratch.again);
+            units[j] = self.completed(&shape.units[j], inner, units[j], &scratch, scratch.again);
             inner = shape.units[j].window.over(inner);
             j += 1;
         }
         if let Some(unit) = &shape.shortcut {
-            shortcut = self.with(unit, maps, shortcut, &scratch, scratch.shortcut);
+            shortcut = self.completed(unit, maps, shortcut, &scratch, scratch.shortcut);
         }
         BlockActs { units, shortcut, maps, x, scratch }
     }
