@@ -10,7 +10,7 @@
 
 use super::conv::{self, COLUMNS, MOST_PARTS, PARTS, Panels, groups, pieces, with_buffer};
 use super::room;
-use crate::linalg::lanes::{LANES, Lanes, over_lanes};
+use crate::linalg::simd::{LANES, Vector, over_vectors};
 use crate::linalg::taps::{self, OFF, wide};
 use crate::linalg::transpose::transpose;
 use dino_kernel::backend::Conv;
@@ -109,23 +109,23 @@ fn pixels<'a, const N: usize>(x: &'a [f32], starts: &[usize; N], channels: usize
 
 /// B^T d of one line.
 #[inline(always)]
-fn seen<L: Lanes>([a, b, c, d]: [L; 4]) -> [L; 4] {
+fn seen<L: Vector>([a, b, c, d]: [L; 4]) -> [L; 4] {
     [a.sub(c), b.add(c), c.sub(b), b.sub(d)]
 }
 
 /// A^T m of one line.
 #[inline(always)]
-fn back<L: Lanes>([a, b, c, d]: [L; 4]) -> [L; 2] {
+fn back<L: Vector>([a, b, c, d]: [L; 4]) -> [L; 2] {
     [a.add(b).add(c), b.sub(c).sub(d)]
 }
 
 /// A dy of one line.
 #[inline(always)]
-fn gradient<L: Lanes>([a, b]: [L; 2]) -> [L; 4] {
+fn gradient<L: Vector>([a, b]: [L; 2]) -> [L; 4] {
     [a, a.add(b), a.sub(b), L::splat(0.0).sub(b)]
 }
 
-over_lanes! {
+over_vectors! {
     /// B^T d B of tiles whose sixteen pixels begin at `starts`: rows of `channels`, tile by tile, in sixteen matrices that are `plane` apart.
     fn transform_seen<L>(v: &mut [f32], plane: usize, x: &[f32], starts: &[[usize; 16]], channels: usize) {
         let (v, plane, row) = (v.as_chunks_mut::<LANES>().0, plane / LANES, channels / LANES);
@@ -154,7 +154,7 @@ over_lanes! {
     }
 }
 
-over_lanes! {
+over_vectors! {
     /// A^T m A: what is written of tiles, sums whose rows of `channels` are in sixteen matrices that are `plane` apart.
     fn transform_back<L>(y: &mut [f32], starts: &[[usize; 4]], m: &[f32], plane: usize, channels: usize, add: bool) {
         let (m, plane, row) = (m.as_chunks::<LANES>().0, plane / LANES, channels / LANES);
@@ -186,7 +186,7 @@ over_lanes! {
     }
 }
 
-over_lanes! {
+over_vectors! {
     /// A dy A^T of tiles of a gradient, as [`transform_seen`] lays out.
     fn transform_gradient<L>(v: &mut [f32], plane: usize, dy: &[f32], starts: &[[usize; 4]], channels: usize) {
         let (v, plane, row) = (v.as_chunks_mut::<LANES>().0, plane / LANES, channels / LANES);

@@ -9,10 +9,10 @@
 //!
 //! What was slow: comparing every element's place with its row's end (a fourth; free beside named instructions); panels of 64 columns where
 //! 16 are used at a time, 128 lines in sixteen sets of the first cache; a weight's gradient that read six channels of every pixel's cache
-//! line at a time; sums that were stored in every turn, or gathered ([`super::lanes`]). Asking for the next tile's lines while one is
+//! line at a time; sums that were stored in every turn, or gathered ([`super::simd`]). Asking for the next tile's lines while one is
 //! multiplied gained nothing.
 
-use super::lanes::{Baseline, Isa, LANES, Lanes, on_isa};
+use super::simd::{Baseline, Isa, LANES, Vector, on_isa};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
@@ -106,7 +106,7 @@ impl Blocks<'_> {
 
     /// R rows of V groups of columns at a time.
     #[inline(always)]
-    fn over<L: Lanes, const R: usize, const V: usize>(self) {
+    fn over<L: Vector, const R: usize, const V: usize>(self) {
         let Blocks { c, to, cols, x, from, depth, panel, add } = self;
         let (m, panel) = (to.len(), panel.as_chunks::<LANES>().0.as_chunks::<V>().0);
         for i in (0..m).step_by(R) {
@@ -132,7 +132,7 @@ impl Blocks<'_> {
 
 /// A row of a panel. As a loop: a closure would be a function of its own, without the caller's instructions.
 #[inline(always)]
-fn load<L: Lanes, const V: usize>(row: &[[f32; LANES]; V]) -> [L; V] {
+fn load<L: Vector, const V: usize>(row: &[[f32; LANES]; V]) -> [L; V] {
     let mut y = [L::splat(0.0); V];
     for v in 0..V {
         y[v] = L::load(&row[v]);
@@ -142,7 +142,7 @@ fn load<L: Lanes, const V: usize>(row: &[[f32; LANES]; V]) -> [L; V] {
 
 /// sums += the rows times the panel.
 #[inline(always)]
-fn sum<L: Lanes, const R: usize, const V: usize>(
+fn sum<L: Vector, const R: usize, const V: usize>(
     sums: &mut [[L; V]; R],
     rows: [&[f32]; R],
     panel: &[[[f32; LANES]; V]],
@@ -162,7 +162,7 @@ fn sum<L: Lanes, const R: usize, const V: usize>(
 
 /// A row of sums becomes what is written.
 #[inline(always)]
-fn store<L: Lanes, const V: usize>(c: &mut [f32], sums: [L; V], add: bool) {
+fn store<L: Vector, const V: usize>(c: &mut [f32], sums: [L; V], add: bool) {
     if c.len() == V * LANES {
         let c = c.as_chunks_mut::<LANES>().0;
         for v in 0..V {
@@ -262,7 +262,7 @@ impl Outers<'_> {
 
     /// R of a line's rows at a time, then four, then one.
     #[inline(always)]
-    fn over<L: Lanes, const R: usize, const V: usize>(mut self) {
+    fn over<L: Vector, const R: usize, const V: usize>(mut self) {
         let mut i = 0;
         while i < self.rows {
             i += match self.rows - i {
@@ -275,7 +275,7 @@ impl Outers<'_> {
 
     /// R rows from `first` on. Returns how many.
     #[inline(always)]
-    fn outer<L: Lanes, const R: usize, const V: usize>(&mut self, first: usize) -> usize {
+    fn outer<L: Vector, const R: usize, const V: usize>(&mut self, first: usize) -> usize {
         let panel = self.panel.as_chunks::<LANES>().0.as_chunks::<V>().0;
         let mut sums = [[L::splat(0.0); V]; R];
         for (line, &(_, p)) in self.lines.iter().zip(self.pairs) {

@@ -7,7 +7,7 @@
 pub const LANES: usize = 16;
 
 /// Sixteen f32. An implementation is used only where [`Isa::available`] found its instructions, in functions that are compiled for them.
-pub trait Lanes: Copy {
+pub trait Vector: Copy {
     /// All `x`.
     fn splat(x: f32) -> Self;
     /// From memory.
@@ -66,7 +66,7 @@ pub struct Baseline([f32; LANES]);
 /// Whether the baseline has fused multiply-adds: a call of a library function otherwise, a hundred times as slow.
 const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
 
-impl Lanes for Baseline {
+impl Vector for Baseline {
     #[inline(always)]
     fn splat(x: f32) -> Self {
         Baseline([x; LANES])
@@ -104,10 +104,10 @@ impl Lanes for Baseline {
 #[cfg(target_arch = "x86_64")]
 #[expect(clippy::undocumented_unsafe_blocks, reason = "the same reason for all of them, above")]
 mod x86 {
-    use super::{LANES, Lanes};
+    use super::{LANES, Vector};
     use std::arch::x86_64::*;
 
-    impl Lanes for __m512 {
+    impl Vector for __m512 {
         #[inline(always)]
         fn splat(x: f32) -> Self {
             unsafe { _mm512_set1_ps(x) }
@@ -139,7 +139,7 @@ mod x86 {
         }
     }
 
-    impl Lanes for [__m256; 2] {
+    impl Vector for [__m256; 2] {
         #[inline(always)]
         fn splat(x: f32) -> Self {
             unsafe { [_mm256_set1_ps(x); 2] }
@@ -181,27 +181,27 @@ macro_rules! on_isa {
         match $isa {
             // SAFETY: the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
-            $crate::linalg::lanes::Isa::Avx512 => unsafe { $avx512 },
+            $crate::linalg::simd::Isa::Avx512 => unsafe { $avx512 },
             // SAFETY: the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
-            $crate::linalg::lanes::Isa::Avx2 => unsafe { $avx2 },
-            $crate::linalg::lanes::Isa::Baseline => $baseline,
+            $crate::linalg::simd::Isa::Avx2 => unsafe { $avx2 },
+            $crate::linalg::simd::Isa::Baseline => $baseline,
         }
     };
 }
 pub(crate) use on_isa;
 
-/// Defines a function whose body is written over any `L: Lanes`: compiled for every kind of instructions, it runs the one that is widest
+/// Defines a function whose body is written over any `L: Vector`: compiled for every kind of instructions, it runs the one that is widest
 /// on this processor. What the body calls must be `#[inline(always)]`, and no closure: those are functions of their own, without the
 /// instructions.
-macro_rules! over_lanes {
-    ($(#[$doc:meta])* fn $name:ident<$lanes:ident>($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+macro_rules! over_vectors {
+    ($(#[$doc:meta])* fn $name:ident<$vector:ident>($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
         $(#[$doc])*
         fn $name($($arg: $ty),*) {
-            use $crate::linalg::lanes::{Baseline, Isa};
+            use $crate::linalg::simd::{Baseline, Isa};
 
             #[inline(always)]
-            fn any<$lanes: $crate::linalg::lanes::Lanes>($($arg: $ty),*) $body
+            fn any<$vector: $crate::linalg::simd::Vector>($($arg: $ty),*) $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f")]
@@ -215,8 +215,8 @@ macro_rules! over_lanes {
                 any::<[std::arch::x86_64::__m256; 2]>($($arg),*)
             }
 
-            $crate::linalg::lanes::on_isa!(Isa::best(), avx512($($arg),*), avx2($($arg),*), any::<Baseline>($($arg),*))
+            $crate::linalg::simd::on_isa!(Isa::best(), avx512($($arg),*), avx2($($arg),*), any::<Baseline>($($arg),*))
         }
     };
 }
-pub(crate) use over_lanes;
+pub(crate) use over_vectors;
