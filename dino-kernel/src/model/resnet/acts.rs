@@ -13,7 +13,7 @@ use super::weights::LAYERS;
 use super::{BlockShape, Measure, ResNet, UNITS, Unit};
 use crate::backend::NormStats;
 use crate::crops::{Crops, Ragged};
-use crate::mem::{Act, Layout, Pool, Span, Stat, max};
+use crate::mem::{Act, Cursor, Layout, Pool, Span, Stat, max};
 use crate::model::spans::pass_on;
 use crate::model::{Save, Statistics};
 use crate::params::Name;
@@ -116,6 +116,16 @@ pub struct ResNetGrads {
 impl ResNetGrads {
     /// Of a pass that is not followed by a backward pass.
     pub(super) const EMPTY: ResNetGrads = ResNetGrads { dy: Act::EMPTY, dx: [Act::EMPTY; 2] };
+}
+
+/// How far from the end of both spans gradients of so many elements at each turn reach back, where the second span has `second`.
+const fn reach([first, other]: [usize; 2], second: usize) -> usize {
+    if first > 0 { second + first.next_multiple_of(Cursor::ALIGN) } else { other.next_multiple_of(Cursor::ALIGN) }
+}
+
+/// Elements at the end of a span of stream gradients.
+pub(super) const fn at_end(span: Act, len: usize) -> Act {
+    span.part(span.len() - len.next_multiple_of(Cursor::ALIGN), len)
 }
 
 const fn shared(wanted: bool, len: usize, l: &mut Layout) -> Act {
@@ -295,10 +305,30 @@ impl ResNet {
         acts
     }
 
-    /// Scratch of a backward pass over the crops of `a`.
+    /// Scratch of a backward pass over the crops of `a`: first the stream's gradients of one turn, then those of the other, each at the
+    /// end of its span. Those of the first blocks are the longest, and reach back to where the last blocks and the head are done with.
     pub(super) const fn grads(&self, a: &ResNetActs, l: &mut Layout) -> ResNetGrads {
+        let dy = l.act(a.pooled.len());
         let [first, second] = self.stream_gradients(a.crops);
-        ResNetGrads { dy: l.act(a.pooled.len()), dx: [l.act(first), l.act(second)] }
+        let (behind, stem) = (l.acts.next, a.stem(self));
+        let (mut turn, mut beyond, mut i) = (0, 0, self.depth());
+        while i > 0 {
+            i -= 1;
+            let (shape, block) = (self.block_shape(i), a.block(self, i));
+            let mut used = [0; 2];
+            used[turn] = block.units[shape.len - 1].y.len();
+            turn = if shape.shortcut.is_some() { 1 - turn } else { turn };
+            used[turn] = max(used[turn], block.x.len());
+            // Beside the last block the gradient of the average is still read.
+            let free = if i + 1 == self.depth() { 0 } else { behind - block.scratch.end };
+            beyond = max(beyond, reach(used, second).saturating_sub(free));
+        }
+        let mut used = [0; 2];
+        used[turn] = stem.x.len();
+        beyond = max(beyond, reach(used, second).saturating_sub(behind - stem.scratch.end));
+        let end = behind + l.act(beyond.next_multiple_of(Cursor::ALIGN)).len();
+        let first = Act(Span { at: end - second - first, len: first });
+        ResNetGrads { dy, dx: [first, Act(Span { at: end - second, len: second })] }
     }
 
     /// Elements of the largest gradient of a stream at each turn: the last one's is the first, and turns change at every shortcut.
@@ -318,7 +348,7 @@ impl ResNet {
             lens[left % 2] = max(lens[left % 2], maps.pixels() * block.channels()[1]);
             i += 1;
         }
-        lens
+        [lens[0].next_multiple_of(Cursor::ALIGN), lens[1].next_multiple_of(Cursor::ALIGN)]
     }
 }
 
@@ -377,8 +407,9 @@ impl ResNetActs {
     /// Calls `f` for the parts of scratch and of gradients that units use, each with the rows that it has there.
     pub(super) fn reused(&self, r: &ResNet, g: &ResNetGrads, f: &mut impl FnMut(Span, Ragged)) {
         let mut offer = |s: &Scratch, stream: Act, len: usize, maps: Crops| {
-            let spans = [s.pre, s.again, s.shortcut, s.d_unit, s.d_pre, g.dx[0], g.dx[1], stream];
+            let spans = [s.pre, s.again, s.shortcut, s.d_unit, s.d_pre, stream];
             spans.iter().filter(|span| span.len() >= len).for_each(|span| f(span.part(0, len).0, maps.maps()));
+            g.dx.iter().filter(|dx| dx.len() >= len).for_each(|&dx| f(at_end(dx, len).0, maps.maps()));
         };
         let stem = self.stem(r);
         let mut maps = r.stem_unit().window.over(self.crops);

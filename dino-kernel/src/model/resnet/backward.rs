@@ -1,6 +1,6 @@
 //! The backward pass: the mirror image of the forward pass.
 
-use super::acts::{BlockActs, Scratch, UnitActs};
+use super::acts::{BlockActs, Scratch, UnitActs, at_end};
 use super::weights::{BlockWeights, UnitWeights};
 use super::{BlockShape, Pass, UNITS, Unit};
 use crate::backend::Backward;
@@ -78,7 +78,7 @@ impl BlockShape {
             Some(unit) => {
                 c.pre_again(o, unit, &w.shortcut, &a.shortcut, a.x, a.maps);
                 let d = unit.norm_backward(o, &w.shortcut, &a.shortcut, [d_unit, dy], a.maps, c.statistics);
-                let dx = free.part(0, a.x.len());
+                let dx = at_end(free, a.x.len());
                 o.convolve_backward(dx, d, a.x, w.shortcut.conv, unit.conv(a.maps));
                 dx
             }
@@ -113,7 +113,7 @@ impl Pass {
     /// The last `blocks` blocks alone; gives the gradient of the stream in front of them.
     pub(in crate::model) fn backward_last<O: Backward>(&self, o: &mut O, blocks: usize) -> Act {
         let (r, acts, grads) = (&self.resnet, &self.acts, &self.grads);
-        let (mut turn, mut dx) = (0, grads.dx[0].part(0, acts.last.len()));
+        let (mut turn, mut dx) = (0, at_end(grads.dx[0], acts.last.len()));
         o.average_pool_backward(dx, grads.dy, acts.last_maps, r.dim());
         for i in (r.depth() - blocks..r.depth()).rev() {
             dx = self.backward_block(o, i, [dx, grads.dx[1 - turn]]);
