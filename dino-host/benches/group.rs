@@ -20,7 +20,7 @@ fn main() {
         Group::join(|launch| panic!("{} brings no MPI", launch.by.name())).expect("a launcher's library, or none");
     if group.size() > 1 {
         measure(&group, NUMBERS);
-        return group.finish();
+        return group.finish(0);
     }
     if std::env::args().skip(1).any(|flag| flag != "--bench") {
         return println!("SKIPPED: the benchmark of sums over processes, for the flags name work of the others");

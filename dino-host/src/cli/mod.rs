@@ -142,12 +142,12 @@ fn together<D: Device>(program: &str, command: Command<D::Options>, group: &Grou
     }
     match dispatch::<D>(command, group).and_then(|code| output::finish().map(|()| code)) {
         Ok(code) => {
-            group.finish();
+            group.finish(code);
             ExitCode::from(code)
         }
         Err(e) if group.ends_together() => {
             errln!("{program}: {e}");
-            group.finish();
+            group.finish(2);
             ExitCode::from(2)
         }
         // The others have no error, and would wait for this one.

@@ -22,6 +22,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 /// How long a rank may take to come before the others give up.
@@ -405,8 +406,19 @@ impl Group {
         self.shared.as_ref().is_none_or(|shared| shared.together.load(Ordering::Relaxed))
     }
 
-    /// Leaves the group, when all ranks do.
-    pub fn finish(&self) {
+    /// Leaves the group, when all ranks do, at the end of a process whose exit status is `code`. A library that does not let it go is left
+    /// behind.
+    pub fn finish(&self, code: u8) {
+        if self.shared.is_some() {
+            thread::spawn(move || {
+                thread::sleep(LEAVING);
+                errln!(
+                    "the processes' library did not end within {} s: what was to be done is done, and the process ends",
+                    LEAVING.as_secs()
+                );
+                exit_at_once(code);
+            });
+        }
         self.with(|inner| inner.engine.finish());
     }
 
@@ -420,6 +432,21 @@ impl Group {
         Error::new(format!("{e}; rank {} of {} cannot go on without it", self.rank, self.size()))
             .hint("the rank that is named reports what went wrong first")
     }
+}
+
+/// How long leaving may take. MPICH 4.0 over UCX may wait for ever on a busy machine: one process is in the launcher's barrier already and
+/// no longer answers the other, which is still closing its connections.
+const LEAVING: Duration = Duration::from_secs(10);
+
+/// Ends the process without the exit handlers of a library that hangs.
+fn exit_at_once(code: u8) {
+    // SAFETY: what is not written to files and streams is lost, and by now nothing is left.
+    #[cfg(unix)]
+    unsafe {
+        libc::_exit(code.into())
+    }
+    #[cfg(not(unix))]
+    std::process::exit(code.into())
 }
 
 fn lock(shared: &Shared) -> MutexGuard<'_, Inner> {
