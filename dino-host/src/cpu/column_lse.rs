@@ -3,6 +3,7 @@
 //! See `dino_kernel::ops::column_lse`. Every column's sum is over the rows in their order, whatever thread its strip falls to.
 
 use super::loss::{Rows, TILE, strip_len};
+use super::room;
 use crate::linalg::rows;
 use dino_kernel::backend::LossDims;
 use dino_kernel::scalars::hyper;
@@ -20,7 +21,7 @@ pub fn forward(
 ) {
     let (c, strip, slope) = (n.bottleneck, strip_len(n.prototypes), h[hyper::INV_TEACHER_TEMP]);
     let len = block * TILE;
-    scratch.resize(scratch.len().max(n.prototypes.div_ceil(strip) * len), 0.0);
+    let scratch = room(scratch, n.prototypes.div_ceil(strip) * len);
     let tasks = scratch.par_chunks_mut(len).zip(offset.par_chunks_mut(strip)).enumerate();
     tasks.for_each(|(i, (s, offset))| {
         for (at, offset) in (i * strip..).step_by(TILE).zip(offset.chunks_mut(TILE)) {

@@ -4,6 +4,7 @@
 //! are computed twice (once for the log-sum-exp, once for the gradient): a fifth more matmuls, no memory. With few rows a tile
 //! costs more to bring from memory and to transpose than to multiply, so larger micro-batches are what makes this quick.
 
+use super::room;
 use crate::linalg::gemm::{View, row_of};
 use crate::linalg::rows::{self, Running};
 use crate::linalg::small::matmul;
@@ -82,10 +83,9 @@ pub(super) fn sweep(
     let rows = network.z.len() / n.bottleneck;
     let strip = strip_len(n.prototypes);
     let strips = n.prototypes.div_ceil(strip);
-    scratch.resize(scratch.len().max(strips * rows * TILE), 0.0);
+    let scratch = room(scratch, strips * rows * TILE);
     let partial: Vec<Vec<Running>> = scratch
         .par_chunks_mut(rows * TILE)
-        .take(strips)
         .enumerate()
         .map(|(i, s)| {
             let mut sums = vec![Running::START; rows];
@@ -140,7 +140,7 @@ pub fn forward_backward(
 
     let (strip, share) = (strip_len(n.prototypes), share(n));
     let strips = n.prototypes.div_ceil(strip);
-    scratch.resize(scratch.len().max(strips * share), 0.0);
+    let scratch = room(scratch, strips * share);
     let (lse, lse_teacher) = (lse.as_chunks::<2>().0, targets.lse.as_chunks::<2>().0);
     let tasks = scratch.par_chunks_mut(share).zip(dw.par_chunks_mut(strip * c)).enumerate();
     tasks.for_each(|(i, (own, dw))| {
@@ -178,7 +178,7 @@ pub fn forward_backward(
     });
     dz.fill(0.0);
     loss.fill(0.0);
-    for own in scratch.chunks(share).take(strips) {
+    for own in scratch.chunks(share) {
         let (met, part) = own[(rows + rows_teacher + 1) * TILE..].split_at(rows);
         rows::add_assign(dz, part);
         rows::add_assign(loss, met);

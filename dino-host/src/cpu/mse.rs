@@ -4,6 +4,7 @@
 //! softmax with its gradient, the second the gradient of the logits.
 
 use super::loss::{Rows, TILE, Targets, share, strip_len, sweep};
+use super::room;
 use crate::linalg::gemm::View;
 use crate::linalg::rows;
 use crate::linalg::small::matmul;
@@ -86,7 +87,7 @@ pub fn forward_backward(
 
     let (strip, share) = (strip_len(n.prototypes), share(n));
     let strips = n.prototypes.div_ceil(strip);
-    scratch.resize(scratch.len().max(strips * share), 0.0);
+    let scratch = room(scratch, strips * share);
     let tiles = |i: usize| {
         let end = ((i + 1) * strip).min(n.prototypes);
         (i * strip..end).step_by(TILE).map(move |at| at..(at + TILE).min(end))
@@ -94,7 +95,6 @@ pub fn forward_backward(
     let heights = [rows, rows_teacher, 1];
     let sums: Vec<Vec<[f32; 2]>> = scratch
         .par_chunks_mut(share)
-        .take(strips)
         .enumerate()
         .map(|(i, own)| {
             let (mut own, mut sums) = (split(own, heights).0, vec![[0.0; 2]; rows]);
@@ -130,7 +130,7 @@ pub fn forward_backward(
         }
     });
     dz.fill(0.0);
-    for own in scratch.chunks(share).take(strips) {
+    for own in scratch.chunks(share) {
         rows::add_assign(dz, &own[(rows + rows_teacher + 1) * TILE + rows..]);
     }
 }
