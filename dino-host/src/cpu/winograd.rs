@@ -10,12 +10,11 @@
 
 use super::conv::{self, COLUMNS, MOST_PARTS, PARTS, Panels, groups, pieces, with_buffer};
 use super::room;
-use crate::linalg::simd::{LANES, Vector, over_vectors};
+use crate::linalg::simd::{Isa, LANES, Vector, over_vectors};
 use crate::linalg::taps::{self, OFF, wide};
 use crate::linalg::transpose::transpose;
 use dino_kernel::backend::Conv;
 use dino_kernel::crops::Group;
-use multiversion::multiversion;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -34,59 +33,104 @@ const fn plane(len: usize) -> usize {
     len + LANES
 }
 
-/// Channels of a filter that are transformed at once.
-type Line = [f32; LANES];
+/// A matrix of the transforms, as what it makes of a line: R elements to S.
+trait Transform<const R: usize, const S: usize> {
+    fn line<L: Vector>(from: [L; R]) -> [L; S];
+}
 
-/// Columns, then rows of a matrix of R x R elements by the transform of one line, R elements to S; of all lanes.
+/// B^T, of what a tile sees.
+struct Seen;
+/// A^T, back from the sums.
+struct Back;
+/// A, of a gradient.
+struct Gradient;
+/// G, of a filter.
+struct Filter;
+/// G^T, back from the sums of a filter's gradient.
+struct FilterBack;
+
+impl Transform<4, 4> for Seen {
+    #[inline(always)]
+    fn line<L: Vector>([a, b, c, d]: [L; 4]) -> [L; 4] {
+        [a.sub(c), b.add(c), c.sub(b), b.sub(d)]
+    }
+}
+
+impl Transform<4, 2> for Back {
+    #[inline(always)]
+    fn line<L: Vector>([a, b, c, d]: [L; 4]) -> [L; 2] {
+        [a.add(b).add(c), b.sub(c).sub(d)]
+    }
+}
+
+impl Transform<2, 4> for Gradient {
+    #[inline(always)]
+    fn line<L: Vector>([a, b]: [L; 2]) -> [L; 4] {
+        [a, a.add(b), a.sub(b), L::splat(0.0).sub(b)]
+    }
+}
+
+impl Transform<3, 4> for Filter {
+    #[inline(always)]
+    fn line<L: Vector>([a, b, c]: [L; 3]) -> [L; 4] {
+        let (outer, inner) = (half(a.add(c)), half(b));
+        [a, outer.add(inner), outer.sub(inner), c]
+    }
+}
+
+impl Transform<4, 3> for FilterBack {
+    #[inline(always)]
+    fn line<L: Vector>([a, b, c, d]: [L; 4]) -> [L; 3] {
+        let sum = half(b.add(c));
+        [a.add(sum), half(b.sub(c)), sum.add(d)]
+    }
+}
+
 #[inline(always)]
-fn both_ways<const R: usize, const S: usize, const RR: usize, const SR: usize, const SS: usize>(
-    from: &[Line; RR],
-    line: impl Fn([f32; R]) -> [f32; S],
-) -> [Line; SS] {
-    let mut between = [[0.0; LANES]; SR];
+fn half<L: Vector>(x: L) -> L {
+    L::splat(0.0).add_product(L::splat(0.5), x)
+}
+
+/// T x T^T, of sixteen channels: columns, then rows.
+#[inline(always)]
+fn both_ways<T: Transform<R, S>, L: Vector, const R: usize, const S: usize>(x: [[L; R]; R]) -> [[L; S]; S] {
+    let mut between = [[L::splat(0.0); R]; S];
     for j in 0..R {
-        for l in 0..LANES {
-            let mut column = [0.0; R];
-            for i in 0..R {
-                column[i] = from[i * R + j][l];
-            }
-            let column = line(column);
-            for i in 0..S {
-                between[i * R + j][l] = column[i];
-            }
+        let mut column = [L::splat(0.0); R];
+        for i in 0..R {
+            column[i] = x[i][j];
+        }
+        let column = T::line(column);
+        for i in 0..S {
+            between[i][j] = column[i];
         }
     }
-    let mut to = [[0.0; LANES]; SS];
+    let mut to = [[L::splat(0.0); S]; S];
     for i in 0..S {
-        for l in 0..LANES {
-            let mut row = [0.0; R];
-            for j in 0..R {
-                row[j] = between[i * R + j][l];
-            }
-            let row = line(row);
-            for j in 0..S {
-                to[i * S + j][l] = row[j];
-            }
-        }
+        to[i] = T::line(between[i]);
     }
     to
 }
 
-/// Elements of N rows that are `plane` apart.
+/// Element (i, j) of R x R matrices that are `plane` rows of sixteen apart, their row `at`.
 #[inline(always)]
-fn load<const N: usize>(x: &[f32], plane: usize) -> [Line; N] {
-    let mut rows = [[0.0; LANES]; N];
-    for e in 0..N {
-        rows[e] = *x[e * plane..].first_chunk().expect("channels go by 16");
+fn load<L: Vector, const R: usize>(x: &[[f32; LANES]], plane: usize, at: usize) -> [[L; R]; R] {
+    let mut elements = [[L::splat(0.0); R]; R];
+    for i in 0..R {
+        for j in 0..R {
+            elements[i][j] = L::load(&x[(i * R + j) * plane + at]);
+        }
     }
-    rows
+    elements
 }
 
+/// The same, written.
 #[inline(always)]
-fn store<const N: usize>(x: &mut [f32], plane: usize, rows: &[Line; N]) {
-    for e in 0..N {
-        // As an array: a slice's copy is a call.
-        *x[e * plane..].first_chunk_mut().expect("channels go by 16") = rows[e];
+fn store<L: Vector, const R: usize>(x: &mut [[f32; LANES]], plane: usize, at: usize, elements: [[L; R]; R]) {
+    for i in 0..R {
+        for j in 0..R {
+            elements[i][j].store(&mut x[(i * R + j) * plane + at]);
+        }
     }
 }
 
@@ -95,88 +139,70 @@ const MOST_CHANNELS: usize = 4096;
 
 static ZEROS: [[f32; LANES]; MOST_CHANNELS / LANES] = [[0.0; LANES]; MOST_CHANNELS / LANES];
 
-/// The channels of N pixels, which are zero where they are off the map.
+/// The channels of R x R pixels, which are zero where they are off the map.
 #[inline(always)]
-fn pixels<'a, const N: usize>(x: &'a [f32], starts: &[usize; N], channels: usize) -> [&'a [[f32; LANES]]; N] {
-    let mut pixels = [&ZEROS[..channels / LANES]; N];
-    for e in 0..N {
-        if starts[e] != OFF {
-            pixels[e] = x[starts[e]..][..channels].as_chunks().0;
+fn pixels<'a, const R: usize>(x: &'a [f32], starts: &[[usize; R]; R], channels: usize) -> [[&'a [[f32; LANES]]; R]; R] {
+    let mut pixels = [[&ZEROS[..channels / LANES]; R]; R];
+    for i in 0..R {
+        for j in 0..R {
+            if starts[i][j] != OFF {
+                pixels[i][j] = x[starts[i][j]..][..channels].as_chunks().0;
+            }
         }
     }
     pixels
 }
 
-/// B^T d of one line.
+/// T x T^T of tiles whose R x R pixels begin at `starts`: rows of `channels`, tile by tile, in sixteen matrices that are `plane` apart.
 #[inline(always)]
-fn seen<L: Vector>([a, b, c, d]: [L; 4]) -> [L; 4] {
-    [a.sub(c), b.add(c), c.sub(b), b.sub(d)]
-}
-
-/// A^T m of one line.
-#[inline(always)]
-fn back<L: Vector>([a, b, c, d]: [L; 4]) -> [L; 2] {
-    [a.add(b).add(c), b.sub(c).sub(d)]
-}
-
-/// A dy of one line.
-#[inline(always)]
-fn gradient<L: Vector>([a, b]: [L; 2]) -> [L; 4] {
-    [a, a.add(b), a.sub(b), L::splat(0.0).sub(b)]
-}
-
-over_vectors! {
-    /// B^T d B of tiles whose sixteen pixels begin at `starts`: rows of `channels`, tile by tile, in sixteen matrices that are `plane` apart.
-    fn transform_seen<L>(v: &mut [f32], plane: usize, x: &[f32], starts: &[[usize; 16]], channels: usize) {
-        let (v, plane, row) = (v.as_chunks_mut::<LANES>().0, plane / LANES, channels / LANES);
-        for (k, starts) in starts.iter().enumerate() {
-            let pixels = pixels(x, starts, channels);
-            for c in 0..row {
-                let mut between = [[L::splat(0.0); 4]; 4];
-                for j in 0..4 {
-                    let mut column = [L::splat(0.0); 4];
-                    for i in 0..4 {
-                        column[i] = L::load(&pixels[4 * i + j][c]);
-                    }
-                    let column = seen(column);
-                    for i in 0..4 {
-                        between[i][j] = column[i];
-                    }
-                }
-                for i in 0..4 {
-                    let line = seen(between[i]);
-                    for j in 0..4 {
-                        line[j].store(&mut v[(4 * i + j) * plane + k * row + c]);
-                    }
+fn transform<T: Transform<R, 4>, L: Vector, const R: usize>(
+    v: &mut [f32],
+    plane: usize,
+    x: &[f32],
+    starts: &[[[usize; R]; R]],
+    channels: usize,
+) {
+    let (v, plane, row) = (v.as_chunks_mut().0, plane / LANES, channels / LANES);
+    for (k, starts) in starts.iter().enumerate() {
+        let pixels = pixels(x, starts, channels);
+        for c in 0..row {
+            let mut seen = [[L::splat(0.0); R]; R];
+            for i in 0..R {
+                for j in 0..R {
+                    seen[i][j] = L::load(&pixels[i][j][c]);
                 }
             }
+            store(v, plane, k * row + c, both_ways::<T, L, R, 4>(seen));
         }
     }
 }
 
 over_vectors! {
+    /// B^T d B: see [`transform`].
+    fn transform_seen<L>(v: &mut [f32], plane: usize, x: &[f32], starts: &[[[usize; 4]; 4]], channels: usize) {
+        transform::<Seen, L, 4>(v, plane, x, starts, channels);
+    }
+}
+
+over_vectors! {
+    /// A dy A^T of a gradient: see [`transform`].
+    fn transform_gradient<L>(v: &mut [f32], plane: usize, dy: &[f32], starts: &[[[usize; 2]; 2]], channels: usize) {
+        transform::<Gradient, L, 2>(v, plane, dy, starts, channels);
+    }
+}
+
+over_vectors! {
     /// A^T m A: what is written of tiles, sums whose rows of `channels` are in sixteen matrices that are `plane` apart.
-    fn transform_back<L>(y: &mut [f32], starts: &[[usize; 4]], m: &[f32], plane: usize, channels: usize, add: bool) {
-        let (m, plane, row) = (m.as_chunks::<LANES>().0, plane / LANES, channels / LANES);
+    fn transform_back<L>(y: &mut [f32], starts: &[[[usize; 2]; 2]], m: &[f32], plane: usize, channels: usize, add: bool) {
+        let (m, plane, row) = (m.as_chunks().0, plane / LANES, channels / LANES);
         for (k, starts) in starts.iter().enumerate() {
             for c in 0..row {
-                let mut between = [[L::splat(0.0); 4]; 2];
-                for j in 0..4 {
-                    let mut column = [L::splat(0.0); 4];
-                    for i in 0..4 {
-                        column[i] = L::load(&m[(4 * i + j) * plane + k * row + c]);
-                    }
-                    let column = back(column);
-                    for i in 0..2 {
-                        between[i][j] = column[i];
-                    }
-                }
+                let sums = both_ways::<Back, L, 4, 2>(load(m, plane, k * row + c));
                 for i in 0..2 {
-                    let line = back(between[i]);
                     for j in 0..2 {
-                        if starts[2 * i + j] != OFF {
-                            let y = y[starts[2 * i + j] + LANES * c..].first_chunk_mut().expect("channels go by 16");
-                            let sum = if add { L::load(y).add(line[j]) } else { line[j] };
+                        if starts[i][j] != OFF {
+                            let y = y[starts[i][j] + LANES * c..].first_chunk_mut().expect("channels go by 16");
+                            let sum = if add { L::load(y).add(sums[i][j]) } else { sums[i][j] };
                             sum.store(y);
                         }
                     }
@@ -187,50 +213,25 @@ over_vectors! {
 }
 
 over_vectors! {
-    /// A dy A^T of tiles of a gradient, as [`transform_seen`] lays out.
-    fn transform_gradient<L>(v: &mut [f32], plane: usize, dy: &[f32], starts: &[[usize; 4]], channels: usize) {
-        let (v, plane, row) = (v.as_chunks_mut::<LANES>().0, plane / LANES, channels / LANES);
-        for (k, starts) in starts.iter().enumerate() {
-            let pixels = pixels(dy, starts, channels);
-            for c in 0..row {
-                let mut between = [[L::splat(0.0); 2]; 4];
-                for j in 0..2 {
-                    let column = gradient([L::load(&pixels[j][c]), L::load(&pixels[2 + j][c])]);
-                    for i in 0..4 {
-                        between[i][j] = column[i];
-                    }
-                }
-                for i in 0..4 {
-                    let line = gradient(between[i]);
-                    for j in 0..4 {
-                        line[j].store(&mut v[(4 * i + j) * plane + k * row + c]);
-                    }
-                }
-            }
+    /// G g G^T of filters between one channel and `row` others, the nine elements' rows one after the other.
+    fn transform_filter<L>(u: &mut [f32], plane: usize, g: &[f32], row: usize) {
+        let (u, g, row) = (u.as_chunks_mut().0, g.as_chunks().0, row / LANES);
+        for c in 0..row {
+            store(u, plane / LANES, c, both_ways::<Filter, L, 3, 4>(load(g, row, c)));
         }
     }
 }
 
-/// G g G^T of filters between one channel and `row` others, the nine elements' rows one after the other.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn transform_filter(u: &mut [f32], plane: usize, g: &[f32], row: usize) {
-    for c in (0..row).step_by(LANES) {
-        let g = load(&g[c..], row);
-        let line = |[a, b, c]: [f32; 3]| [a, 0.5 * (a + c) + 0.5 * b, 0.5 * (a + c) - 0.5 * b, c];
-        let to: [Line; 16] = both_ways::<3, 4, 9, 12, 16>(&g, line);
-        store(&mut u[c..], plane, &to);
-    }
-}
-
-/// dw += G^T m G of sixteen filters, `filter` elements apart.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn add_filter(dw: &mut [f32], filter: usize, m: &[f32], plane: usize) {
-    let line = |[a, b, c, d]: [f32; 4]| [a + 0.5 * (b + c), 0.5 * (b - c), 0.5 * (b + c) + d];
-    let to: [Line; 9] = both_ways::<4, 3, 16, 12, 9>(&load(m, plane), line);
-    for l in 0..LANES {
-        let dw = &mut dw[l * filter..][..9];
-        for e in 0..9 {
-            dw[e] += to[e][l];
+over_vectors! {
+    /// dw += G^T m G of sixteen filters, `filter` elements apart.
+    fn add_filter<L>(dw: &mut [f32], filter: usize, m: &[f32], plane: usize) {
+        let mut sums = [[0.0; LANES]; 9];
+        store(&mut sums, 1, 0, both_ways::<FilterBack, L, 4, 3>(load(m.as_chunks().0, plane / LANES, 0)));
+        for l in 0..LANES {
+            let dw = &mut dw[l * filter..][..9];
+            for e in 0..9 {
+                dw[e] += sums[e][l];
+            }
         }
     }
 }
@@ -277,29 +278,34 @@ impl Tiles {
     }
 
     /// Where the four by four pixels begin that a tile sees.
-    fn see(&self, row: usize, col: usize, channels: usize) -> [usize; 16] {
-        let (map, s) = (row / self.a_map(), self.seen);
-        let (first_row, first_col) = (2 * (row % self.a_map()), 2 * col);
-        let mut starts = [OFF; 16];
-        for e in 0..16 {
-            // What is in the padding wraps around to a place beyond every side.
-            let i = (first_row + e / 4).wrapping_sub(self.padding);
-            let j = (first_col + e % 4).wrapping_sub(self.padding);
-            if i < s.height && j < s.width {
-                starts[e] = ((map * s.height + i) * s.width + j) * channels;
-            }
-        }
-        starts
+    fn see(&self, row: usize, col: usize, channels: usize) -> [[usize; 4]; 4] {
+        self.starts(self.seen, self.padding, [row, col], channels, 0)
     }
 
     /// Where its two by two pixels begin that are written, from `base` on.
-    fn write(&self, row: usize, col: usize, channels: usize, base: usize) -> [usize; 4] {
-        let (map, w) = (row / self.a_map(), self.written);
-        let mut starts = [OFF; 4];
-        for e in 0..4 {
-            let (i, j) = (row % self.a_map() * 2 + e / 2, 2 * col + e % 2);
-            if i < w.height && j < w.width {
-                starts[e] = ((map * w.height + i) * w.width + j) * channels - base;
+    fn write(&self, row: usize, col: usize, channels: usize, base: usize) -> [[usize; 2]; 2] {
+        self.starts(self.written, 0, [row, col], channels, base)
+    }
+
+    /// Where pixels of a tile begin, from `base` on, on maps that are padded so.
+    fn starts<const R: usize>(
+        &self,
+        maps: Group,
+        padding: usize,
+        [row, col]: [usize; 2],
+        channels: usize,
+        base: usize,
+    ) -> [[usize; R]; R] {
+        let (map, first) = (row / self.a_map(), row % self.a_map());
+        let mut starts = [[OFF; R]; R];
+        for i in 0..R {
+            for j in 0..R {
+                // What is in the padding wraps around to a place beyond every side.
+                let y = (2 * first + i).wrapping_sub(padding);
+                let x = (2 * col + j).wrapping_sub(padding);
+                if y < maps.height && x < maps.width {
+                    starts[i][j] = ((map * maps.height + y) * maps.width + x) * channels - base;
+                }
             }
         }
         starts
@@ -320,7 +326,7 @@ impl Tiles {
                 let (v, m) = buffer.split_at_mut(16 * plane);
                 let seen = self.each(&rows, |row, col| self.see(row, col, inp));
                 let written = self.each(&rows, |row, col| self.write(row, col, out, base));
-                transform_seen(v, plane, x, &seen, inp);
+                transform_seen(Isa::best(), v, plane, x, &seen, inp);
                 let from: Vec<usize> = (0..tiles).map(|k| k * inp).collect();
                 panels.each(|first, cols, panel| {
                     let to: Vec<usize> = (0..tiles).map(|k| k * cols).collect();
@@ -332,7 +338,7 @@ impl Tiles {
                             taps::multiply(m, &to, cols, v, &from, piece.channels.len(), panel, piece.row > 0);
                         }
                     }
-                    transform_back(&mut y[first..], &written, m, of_sums, cols, add);
+                    transform_back(Isa::best(), &mut y[first..], &written, m, of_sums, cols, add);
                 });
             });
         });
@@ -361,7 +367,7 @@ pub fn forward(y: &mut [f32], x: &[f32], w: &[f32], n: Conv, scratch: &mut Vec<f
         with_buffer(9 * cols, |turned| {
             for i in 0..inp {
                 transpose(turned, cols, &w[first * filter + 9 * i..], filter, [cols, 9]);
-                transform_filter(&mut panel[i * cols..], inp * cols, turned, cols);
+                transform_filter(Isa::best(), &mut panel[i * cols..], inp * cols, turned, cols);
             }
         });
     });
@@ -382,7 +388,7 @@ pub fn input_gradient(dx: &mut [f32], dy: &[f32], w: &[f32], n: Conv, accumulate
                 for (e, row) in turned.chunks(cols).enumerate() {
                     around[(8 - e) * cols..][..cols].copy_from_slice(row);
                 }
-                transform_filter(&mut panel[k * cols..], out * cols, around, cols);
+                transform_filter(Isa::best(), &mut panel[k * cols..], out * cols, around, cols);
             }
         });
     });
@@ -423,11 +429,18 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
             let [plane, of_panels] = [plane(tiles * depth), plane(tiles * cols)];
             with_buffer(16 * (plane + of_panels), |buffer| {
                 let (v, panels) = buffer.split_at_mut(16 * plane);
-                transform_seen(v, plane, x, &t.each(rows, |row, col| t.see(row, col, n.inp)), depth);
+                transform_seen(Isa::best(), v, plane, x, &t.each(rows, |row, col| t.see(row, col, n.inp)), depth);
                 let written = t.each(rows, |row, col| t.write(row, col, n.out, 0));
                 for first in (0..cols).step_by(wide()) {
                     let at_once = wide().min(cols - first);
-                    transform_gradient(&mut panels[first * tiles..], of_panels, &dy[first..], &written, at_once);
+                    transform_gradient(
+                        Isa::best(),
+                        &mut panels[first * tiles..],
+                        of_panels,
+                        &dy[first..],
+                        &written,
+                        at_once,
+                    );
                 }
                 let pairs: Vec<(usize, usize)> = (0..tiles).map(|k| (k * depth, k)).collect();
                 for (e, part) in part.chunks_mut(depth * cols).enumerate() {
@@ -445,7 +458,7 @@ pub fn weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], n: Conv, scratch: 
             let depth = CHANNELS.min(n.inp - channel);
             for k in 0..depth {
                 let m = &panel[(16 * channel + k) * cols + at..];
-                add_filter(&mut dw[9 * (channel + k)..], filter, m, depth * cols);
+                add_filter(Isa::best(), &mut dw[9 * (channel + k)..], filter, m, depth * cols);
             }
         }
     });

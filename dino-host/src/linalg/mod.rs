@@ -6,7 +6,7 @@ pub mod fast;
 pub mod gemm;
 pub mod leading;
 pub mod rows;
-pub mod simd;
+pub(crate) mod simd;
 pub mod small;
 pub mod taps;
 pub(crate) mod transpose;

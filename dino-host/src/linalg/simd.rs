@@ -6,8 +6,11 @@
 /// Columns that go side by side.
 pub const LANES: usize = 16;
 
-/// Sixteen f32. An implementation is used only where [`Isa::available`] found its instructions, in functions that are compiled for them.
+/// Sixteen f32. An implementation is used only where [`Isa::available`] found its instructions, in functions that are compiled for them
+/// ([`over_vectors`]).
 pub trait Vector: Copy {
+    /// How many of them a row of sums takes at most: registers are enough for six such rows, a row of the right factor and one number.
+    const WIDE: usize;
     /// All `x`.
     fn splat(x: f32) -> Self;
     /// From memory.
@@ -22,7 +25,7 @@ pub trait Vector: Copy {
     fn add_product(self, x: Self, y: Self) -> Self;
 }
 
-/// Kinds of instructions that there are implementations for.
+/// Kinds of instructions that there are implementations for. Nothing but [`Isa::available`] makes one, so this processor has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
     /// One register of 512 bits.
@@ -57,6 +60,23 @@ impl Isa {
     pub fn best() -> Isa {
         Isa::available()[0]
     }
+
+    /// See [`Vector::WIDE`].
+    pub fn wide(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => std::arch::x86_64::__m512::WIDE,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => <[std::arch::x86_64::__m256; 2]>::WIDE,
+            Isa::Baseline => Baseline::WIDE,
+        }
+    }
+
+    /// Whether a product and a sum are rounded once.
+    #[cfg(test)]
+    pub fn is_fused(self) -> bool {
+        self != Isa::Baseline || FUSED
+    }
 }
 
 /// Sixteen f32 as the compiler keeps them for any processor.
@@ -67,6 +87,8 @@ pub struct Baseline([f32; LANES]);
 const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
 
 impl Vector for Baseline {
+    const WIDE: usize = 1;
+
     #[inline(always)]
     fn splat(x: f32) -> Self {
         Baseline([x; LANES])
@@ -108,6 +130,8 @@ mod x86 {
     use std::arch::x86_64::*;
 
     impl Vector for __m512 {
+        const WIDE: usize = 4;
+
         #[inline(always)]
         fn splat(x: f32) -> Self {
             unsafe { _mm512_set1_ps(x) }
@@ -140,6 +164,8 @@ mod x86 {
     }
 
     impl Vector for [__m256; 2] {
+        const WIDE: usize = 1;
+
         #[inline(always)]
         fn splat(x: f32) -> Self {
             unsafe { [_mm256_set1_ps(x); 2] }
@@ -175,31 +201,13 @@ mod x86 {
     }
 }
 
-/// One of three expressions by the kind of instructions, which this processor must have; the first two call functions compiled for them.
-macro_rules! on_isa {
-    ($isa:expr, $avx512:expr, $avx2:expr, $baseline:expr) => {
-        match $isa {
-            // SAFETY: the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            $crate::linalg::simd::Isa::Avx512 => unsafe { $avx512 },
-            // SAFETY: the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            $crate::linalg::simd::Isa::Avx2 => unsafe { $avx2 },
-            $crate::linalg::simd::Isa::Baseline => $baseline,
-        }
-    };
-}
-pub(crate) use on_isa;
-
-/// Defines a function whose body is written over any `L: Vector`: compiled for every kind of instructions, it runs the one that is widest
-/// on this processor. What the body calls must be `#[inline(always)]`, and no closure: those are functions of their own, without the
-/// instructions.
+/// Defines a function whose body is written over any `L: Vector`: compiled for every kind of instructions, it runs the one that its first
+/// argument, an [`Isa`], names. What the body calls must be `#[inline(always)]`, and no closure: those are functions of their own, without
+/// the instructions.
 macro_rules! over_vectors {
     ($(#[$doc:meta])* fn $name:ident<$vector:ident>($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
         $(#[$doc])*
-        fn $name($($arg: $ty),*) {
-            use $crate::linalg::simd::{Baseline, Isa};
-
+        fn $name(isa: $crate::linalg::simd::Isa, $($arg: $ty),*) {
             #[inline(always)]
             fn any<$vector: $crate::linalg::simd::Vector>($($arg: $ty),*) $body
 
@@ -215,7 +223,15 @@ macro_rules! over_vectors {
                 any::<[std::arch::x86_64::__m256; 2]>($($arg),*)
             }
 
-            $crate::linalg::simd::on_isa!(Isa::best(), avx512($($arg),*), avx2($($arg),*), any::<Baseline>($($arg),*))
+            match isa {
+                // SAFETY: an `Isa` is one that this processor has.
+                #[cfg(target_arch = "x86_64")]
+                $crate::linalg::simd::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::linalg::simd::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::linalg::simd::Isa::Baseline => any::<$crate::linalg::simd::Baseline>($($arg),*),
+            }
         }
     };
 }

@@ -12,17 +12,11 @@
 //! line at a time; sums that were stored in every turn, or gathered ([`super::simd`]). Asking for the next tile's lines while one is
 //! multiplied gained nothing.
 
-use super::simd::{Baseline, Isa, LANES, Vector, on_isa};
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m256, __m512};
+use super::simd::{Isa, LANES, Vector, over_vectors};
 
 /// Columns of a panel, as many as registers hold; the last one is as many groups of 16 as it takes.
 pub fn wide() -> usize {
-    match Isa::best() {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => 4 * LANES,
-        _ => LANES,
-    }
+    Isa::best().wide() * LANES
 }
 
 /// Rows of a panel that a call should go through at most: 32 KiB, two thirds of a first cache.
@@ -65,66 +59,53 @@ pub fn multiply(
     add: bool,
 ) {
     assert!(depth <= DEPTH && cols <= wide(), "{depth} rows and {cols} columns of a panel");
-    Blocks { c, to, cols, x, from, depth, panel, add }.multiply(Isa::best());
+    blocks(Isa::best(), c, to, cols, x, from, depth, panel, add);
 }
 
-/// The operands of [`multiply`].
-struct Blocks<'a> {
-    c: &'a mut [f32],
-    to: &'a [usize],
-    cols: usize,
-    x: &'a [f32],
-    from: &'a [usize],
-    depth: usize,
-    panel: &'a [f32],
-    add: bool,
-}
-
-impl Blocks<'_> {
-    /// With instructions that are [`Isa::available`].
-    fn multiply(self, isa: Isa) {
-        on_isa!(isa, self.avx512(), self.avx2(), self.over::<Baseline, 6, 1>())
-    }
-
-    /// With more rows of one or two groups the registers suffice, but not those for where rows begin.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f")]
-    fn avx512(self) {
-        match self.cols.div_ceil(LANES) {
-            4 => self.over::<__m512, 6, 4>(),
-            3 => self.over::<__m512, 8, 3>(),
-            2 => self.over::<__m512, 6, 2>(),
-            _ => self.over::<__m512, 6, 1>(),
+over_vectors! {
+    /// [`multiply`] by as many groups of columns as the panel has.
+    fn blocks<L>(c: &mut [f32], to: &[usize], cols: usize, x: &[f32], from: &[usize], depth: usize, panel: &[f32], add: bool) {
+        if L::WIDE == 1 {
+            return rows::<L, 6, 1>(c, to, cols, x, from, depth, panel, add);
+        }
+        // With more rows of one or two groups the registers suffice, but not those for where rows begin.
+        match cols.div_ceil(LANES) {
+            4 => rows::<L, 6, 4>(c, to, cols, x, from, depth, panel, add),
+            3 => rows::<L, 8, 3>(c, to, cols, x, from, depth, panel, add),
+            2 => rows::<L, 6, 2>(c, to, cols, x, from, depth, panel, add),
+            _ => rows::<L, 6, 1>(c, to, cols, x, from, depth, panel, add),
         }
     }
+}
 
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn avx2(self) {
-        self.over::<[__m256; 2], 6, 1>();
-    }
-
-    /// R rows of V groups of columns at a time.
-    #[inline(always)]
-    fn over<L: Vector, const R: usize, const V: usize>(self) {
-        let Blocks { c, to, cols, x, from, depth, panel, add } = self;
-        let (m, panel) = (to.len(), panel.as_chunks::<LANES>().0.as_chunks::<V>().0);
-        for i in (0..m).step_by(R) {
-            let (to, from) = (&to[i..(i + R).min(m)], &from[i..]);
-            let mut sums = [[L::splat(0.0); V]; R];
-            for (t, from) in from.chunks(m).enumerate() {
-                let mut rows: [&[f32]; R] = [&ZEROS[..depth]; R];
-                for r in 0..to.len() {
-                    if from[r] != OFF {
-                        rows[r] = &x[from[r]..][..depth];
-                    }
+/// R rows of V groups of columns at a time.
+#[inline(always)]
+fn rows<L: Vector, const R: usize, const V: usize>(
+    c: &mut [f32],
+    to: &[usize],
+    cols: usize,
+    x: &[f32],
+    from: &[usize],
+    depth: usize,
+    panel: &[f32],
+    add: bool,
+) {
+    let (m, panel) = (to.len(), panel.as_chunks::<LANES>().0.as_chunks::<V>().0);
+    for i in (0..m).step_by(R) {
+        let (to, from) = (&to[i..(i + R).min(m)], &from[i..]);
+        let mut sums = [[L::splat(0.0); V]; R];
+        for (t, from) in from.chunks(m).enumerate() {
+            let mut rows: [&[f32]; R] = [&ZEROS[..depth]; R];
+            for r in 0..to.len() {
+                if from[r] != OFF {
+                    rows[r] = &x[from[r]..][..depth];
                 }
-                sum(&mut sums, rows, &panel[t * depth..][..depth]);
             }
-            for r in 0..R {
-                if r < to.len() {
-                    store(&mut c[to[r]..][..cols], sums[r], add);
-                }
+            sum(&mut sums, rows, &panel[t * depth..][..depth]);
+        }
+        for r in 0..R {
+            if r < to.len() {
+                store(&mut c[to[r]..][..cols], sums[r], add);
             }
         }
     }
@@ -205,94 +186,81 @@ pub fn accumulate(
             }
             for col in (0..cols).step_by(wide) {
                 let (panel, cols) = (&panels[col * depth..], wide.min(cols - col));
-                outers(&mut c[first * row + col..], of_line, row, &lines, pairs, panel, cols);
+                outers(Isa::best(), &mut c[first * row + col..], of_line, row, &lines, pairs, panel, cols);
             }
         }
     }
 }
 
-/// The same of a line's rows and one panel.
-fn outers(
+over_vectors! {
+    /// The same of a line's rows and one panel.
+    fn outers<L>(
+        c: &mut [f32],
+        rows: usize,
+        row: usize,
+        lines: &[[f32; LANES]; DEPTH],
+        pairs: &[(usize, usize)],
+        panel: &[f32],
+        cols: usize,
+    ) {
+        if L::WIDE == 1 {
+            return by_rows::<L, 6, 1>(c, rows, row, lines, pairs, panel);
+        }
+        match cols.div_ceil(LANES) {
+            4 => by_rows::<L, 6, 4>(c, rows, row, lines, pairs, panel),
+            3 => by_rows::<L, 6, 3>(c, rows, row, lines, pairs, panel),
+            2 => by_rows::<L, 12, 2>(c, rows, row, lines, pairs, panel),
+            _ => by_rows::<L, 12, 1>(c, rows, row, lines, pairs, panel),
+        }
+    }
+}
+
+/// R of a line's rows at a time, then four, then one.
+#[inline(always)]
+fn by_rows<L: Vector, const R: usize, const V: usize>(
     c: &mut [f32],
     rows: usize,
     row: usize,
     lines: &[[f32; LANES]; DEPTH],
     pairs: &[(usize, usize)],
     panel: &[f32],
-    cols: usize,
 ) {
-    Outers { c, rows, row, lines, pairs, panel, cols }.accumulate(Isa::best());
+    let (mut i, panel) = (0, panel.as_chunks::<LANES>().0.as_chunks::<V>().0);
+    while i < rows {
+        let c = &mut c[i * row..];
+        i += match rows - i {
+            left if left >= R => outer::<L, R, V>(c, i, row, lines, pairs, panel),
+            4.. => outer::<L, 4, V>(c, i, row, lines, pairs, panel),
+            _ => outer::<L, 1, V>(c, i, row, lines, pairs, panel),
+        };
+    }
 }
 
-/// The operands of [`outers`].
-struct Outers<'a> {
-    c: &'a mut [f32],
-    rows: usize,
+/// R rows from `first` on. Returns how many.
+#[inline(always)]
+fn outer<L: Vector, const R: usize, const V: usize>(
+    c: &mut [f32],
+    first: usize,
     row: usize,
-    lines: &'a [[f32; LANES]; DEPTH],
-    pairs: &'a [(usize, usize)],
-    panel: &'a [f32],
-    /// With 16 at a time there is one choice for all.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
-    cols: usize,
-}
-
-impl Outers<'_> {
-    /// With instructions that are [`Isa::available`].
-    fn accumulate(self, isa: Isa) {
-        on_isa!(isa, self.avx512(), self.avx2(), self.over::<Baseline, 6, 1>())
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f")]
-    fn avx512(self) {
-        match self.cols.div_ceil(LANES) {
-            4 => self.over::<__m512, 6, 4>(),
-            3 => self.over::<__m512, 6, 3>(),
-            2 => self.over::<__m512, 12, 2>(),
-            _ => self.over::<__m512, 12, 1>(),
-        }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn avx2(self) {
-        self.over::<[__m256; 2], 6, 1>();
-    }
-
-    /// R of a line's rows at a time, then four, then one.
-    #[inline(always)]
-    fn over<L: Vector, const R: usize, const V: usize>(mut self) {
-        let mut i = 0;
-        while i < self.rows {
-            i += match self.rows - i {
-                left if left >= R => self.outer::<L, R, V>(i),
-                4.. => self.outer::<L, 4, V>(i),
-                _ => self.outer::<L, 1, V>(i),
-            };
-        }
-    }
-
-    /// R rows from `first` on. Returns how many.
-    #[inline(always)]
-    fn outer<L: Vector, const R: usize, const V: usize>(&mut self, first: usize) -> usize {
-        let panel = self.panel.as_chunks::<LANES>().0.as_chunks::<V>().0;
-        let mut sums = [[L::splat(0.0); V]; R];
-        for (line, &(_, p)) in self.lines.iter().zip(self.pairs) {
-            let x: &[f32; R] = line[first..].first_chunk().expect("R rows");
-            let y = load(&panel[p]);
-            for r in 0..R {
-                let x = L::splat(x[r]);
-                for v in 0..V {
-                    sums[r][v] = sums[r][v].add_product(x, y[v]);
-                }
+    lines: &[[f32; LANES]; DEPTH],
+    pairs: &[(usize, usize)],
+    panel: &[[[f32; LANES]; V]],
+) -> usize {
+    let mut sums = [[L::splat(0.0); V]; R];
+    for (line, &(_, p)) in lines.iter().zip(pairs) {
+        let x: &[f32; R] = line[first..].first_chunk().expect("R rows");
+        let y = load(&panel[p]);
+        for r in 0..R {
+            let x = L::splat(x[r]);
+            for v in 0..V {
+                sums[r][v] = sums[r][v].add_product(x, y[v]);
             }
         }
-        for r in 0..R {
-            store(&mut self.c[(first + r) * self.row..][..V * LANES], sums[r], true);
-        }
-        R
     }
+    for r in 0..R {
+        store(&mut c[r * row..][..V * LANES], sums[r], true);
+    }
+    R
 }
 
 #[cfg(test)]
@@ -300,13 +268,9 @@ mod tests {
     use super::*;
     use crate::linalg::gemm::tests::noise;
 
-    /// Columns of a panel that all kinds of instructions take, and wider ones for AVX-512 alone.
-    fn widths(isa: Isa) -> &'static [usize] {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => &[1, 7, 16, 17, 32, 40, 48, 63, 64],
-            _ => &[1, 7, 16],
-        }
+    /// Columns of a panel, up to as many as a kind of instructions takes.
+    fn widths(isa: Isa) -> impl Iterator<Item = usize> {
+        [1, 7, 16, 17, 32, 40, 48, 63, 64].into_iter().filter(move |&cols| cols <= isa.wide() * LANES)
     }
 
     /// Sums one after the other, each product rounded with its sum where `fused`.
@@ -314,14 +278,10 @@ mod tests {
         products.fold(0.0, |sum, (x, y)| if fused { x.mul_add(y, sum) } else { x * y + sum })
     }
 
-    fn fused(isa: Isa) -> bool {
-        isa != Isa::Baseline || cfg!(target_arch = "aarch64")
-    }
-
     #[test]
     fn every_kind_of_instructions_sums_in_order() {
         for &isa in Isa::available() {
-            for &cols in widths(isa) {
+            for cols in widths(isa) {
                 for (m, depth, taps) in [(1, 1, 1), (5, 3, 9), (13, 128, 2), (30, 27, 1), (14, 16, 4)] {
                     let (row, x) = (row_of(cols), noise(m * depth * taps, 1));
                     let panel = noise(taps * depth * row, 2);
@@ -331,13 +291,13 @@ mod tests {
                     for add in [false, true] {
                         let mut written = vec![0.5; m * cols];
                         let (c, to, x, from, panel) = (&mut written[..], &to[..], &x[..], &from[..], &panel[..]);
-                        Blocks { c, to, cols, x, from, depth, panel, add }.multiply(isa);
+                        blocks(isa, c, to, cols, x, from, depth, panel, add);
                         for (i, j) in (0..m).flat_map(|i| (0..cols).map(move |j| (i, j))) {
                             let products = (0..taps * depth).map(|k| {
                                 let at = from[k / depth * m + i];
                                 (if at == OFF { 0.0 } else { x[at + k % depth] }, panel[k * row + j])
                             });
-                            let sum = sum(products, fused(isa)) + if add { 0.5 } else { 0.0 };
+                            let sum = sum(products, isa.is_fused()) + if add { 0.5 } else { 0.0 };
                             assert_eq!(written[to[i] + j], sum, "{isa:?} {m} {depth} {taps} {cols} at {i} {j}");
                         }
                     }
@@ -349,7 +309,7 @@ mod tests {
     #[test]
     fn every_kind_of_instructions_accumulates_in_order() {
         for &isa in Isa::available() {
-            for &cols in widths(isa) {
+            for cols in widths(isa) {
                 for (rows, pixels) in [(1, 1), (3, 5), (16, 128), (13, 20)] {
                     let (row, panel) = (row_of(cols), noise(pixels * row_of(cols), 3));
                     let mut lines = [[0.0; LANES]; DEPTH];
@@ -357,10 +317,14 @@ mod tests {
                     let pairs: Vec<(usize, usize)> = (0..pixels).rev().map(|p| (0, p)).collect();
                     let mut c = vec![0.25; rows * row];
                     let (lines, pairs) = (&lines, &pairs);
-                    Outers { c: &mut c, rows, row, lines, pairs, panel: &panel, cols }.accumulate(isa);
+                    outers(isa, &mut c, rows, row, lines, pairs, &panel, cols);
                     for (i, j) in (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))) {
                         let products = pairs.iter().enumerate().map(|(k, &(_, p))| (lines[k][i], panel[p * row + j]));
-                        assert_eq!(c[i * row + j], 0.25 + sum(products, fused(isa)), "{isa:?} {rows} {pixels} {cols}");
+                        assert_eq!(
+                            c[i * row + j],
+                            0.25 + sum(products, isa.is_fused()),
+                            "{isa:?} {rows} {pixels} {cols}"
+                        );
                     }
                 }
             }
