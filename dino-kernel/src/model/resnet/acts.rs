@@ -243,15 +243,10 @@ impl ResNetActs {
     /// What block `i` writes.
     pub(super) const fn block(&self, r: &ResNet, i: usize) -> BlockActs {
         let mut l = self.start;
-        self.walk(r, i, &mut l)
-    }
-
-    /// The same; moves on to the end of the block.
-    const fn walk(&self, r: &ResNet, i: usize, l: &mut Layout) -> BlockActs {
-        let (mut x, mut maps, mut j) = (self.stem_at(r, l).x, r.stem_maps(self.crops), 0);
+        let (mut x, mut maps, mut j) = (self.stem_at(r, &mut l).x, r.stem_maps(self.crops), 0);
         loop {
             let shape = r.block_shape(j);
-            let block = self.block_at(j, &shape, maps, x, l);
+            let block = self.block_at(j, &shape, maps, x, &mut l);
             if j == i {
                 return block;
             }
@@ -292,11 +287,13 @@ impl ResNet {
         let (start, last, pooled) = (*l, Act::EMPTY, Act::EMPTY);
         let mut acts =
             ResNetActs { crops, statistics, save, streams, stats, start, beyond: Act::EMPTY, last, last_maps, pooled };
-        let (mut end, mut i) = (acts.stem_at(self, l).scratch.end, 0);
+        let stem = acts.stem_at(self, l);
+        let (mut maps, mut end, mut i) = (self.stem_maps(crops), stem.scratch.end, 0);
+        acts.last = stem.x;
         while i < self.depth() {
-            *l = start;
-            let block = acts.walk(self, i, l);
-            acts.last = block.units[self.block_shape(i).len - 1].y;
+            let shape = self.block_shape(i);
+            let block = acts.block_at(i, &shape, maps, acts.last, l);
+            (acts.last, maps) = (block.units[shape.len - 1].y, shape.output(maps));
             end = max(end, block.scratch.end);
             i += 1;
         }
