@@ -9,7 +9,7 @@
 //!
 //! What was slow: comparing every element's place with its row's end (a fourth; free beside named instructions); panels of 64 columns where
 //! 16 are used at a time, 128 lines in sixteen sets of the first cache; a weight's gradient that read six channels of every pixel's cache
-//! line at a time; sums that were stored in every turn, or gathered ([`super::simd`]). Asking for the next tile's lines while one is
+//! line at a time; sums that were stored in every turn, or gathered (see `simd.rs`). Asking for the next tile's lines while one is
 //! multiplied gained nothing.
 
 use super::simd::{Isa, LANES, Vector, over_vectors};
