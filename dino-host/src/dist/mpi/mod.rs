@@ -21,6 +21,9 @@ const BUSY: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_micros(50);
 /// What the ranks beside the first one wait longer: where it can name who is missing, it does.
 const GRACE: Duration = Duration::from_secs(5);
+/// For so long what was printed may stay unread, and what was read takes to be passed on, before all processes are ended.
+const UNREAD: Duration = Duration::from_secs(2);
+const PASSED_ON: Duration = Duration::from_millis(100);
 
 /// All processes of the launch.
 pub struct Mpi {
@@ -118,8 +121,24 @@ impl Engine for Mpi {
 
     fn abort(&mut self, code: u8) {
         self.left = true;
+        wait_until_read();
         self.calls.abort(code);
     }
+}
+
+/// Waits a moment for the launcher to read what was printed: MPICH's drops what is still in the pipe when it hears of an abort, and that
+/// is the reason for the abort (on a busy machine, one time in fifty).
+fn wait_until_read() {
+    let started = Instant::now();
+    let mut unread: libc::c_int = 0;
+    // SAFETY: the call writes one number, how many bytes of a pipe are still to be read.
+    while unsafe { libc::ioctl(libc::STDERR_FILENO, libc::FIONREAD, &raw mut unread) } == 0
+        && unread > 0
+        && started.elapsed() < UNREAD
+    {
+        std::thread::sleep(PAUSE);
+    }
+    std::thread::sleep(PASSED_ON);
 }
 
 impl Messages for Mpi {
