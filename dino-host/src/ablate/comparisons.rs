@@ -4,8 +4,9 @@
 //! depend on the scale (batch, prototypes) are the same parts of the base's as the paper's are of its own.
 
 use crate::config::{Config, Flags};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use clap::ValueEnum;
+use std::path::Path;
 
 /// A comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -34,6 +35,61 @@ pub enum Row {
     Batch,
     /// Where the scales of global and local crops meet (table 14, appendix E)
     Crops,
+}
+
+/// Variants that are put side by side.
+#[derive(Debug)]
+pub struct Comparison {
+    /// A row's name, or a file's.
+    pub name: String,
+    /// Where the paper's figures are from, and what they are of.
+    pub paper: Option<&'static str>,
+    /// One that equals the base is the base with its paper's figure.
+    pub variants: Vec<Variant>,
+}
+
+impl Comparison {
+    /// A row of the paper.
+    ///
+    /// # Errors
+    /// A variant's keys cannot be read.
+    pub fn of(row: Row, base: &Config) -> Result<Comparison> {
+        Ok(Comparison { name: row.name(), paper: Some(row.source()), variants: row.variants(base)? })
+    }
+
+    /// Variants of one's own, from a TOML file: a table each, whose name is that of its folder and whose keys are the configuration's.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no TOML, a name is no plain one, or a key or value is not known.
+    pub fn from_file(path: &Path) -> Result<Comparison> {
+        let shown = path.display();
+        let bad = |e: String| {
+            Error::new(format!("{shown}: {e}"))
+                .hint("a table for each variant: [NAME], then its keys, such as lr = 0.01")
+        };
+        let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+        // The tables stay in the file's order.
+        let tables: toml::Table = toml::from_str(&text).map_err(|e| bad(e.to_string().trim().replace('\n', " ")))?;
+        let mut variants = Vec::new();
+        for (name, keys) in tables {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if !name.chars().all(plain) || name.starts_with('.') || name.is_empty() {
+                return Err(bad(format!("{name:?} is to be a folder's name: letters, digits, dashes and underscores")));
+            }
+            if !keys.is_table() {
+                return Err(bad(format!("{name} = {keys} is in no variant's table")));
+            }
+            let keys = toml::to_string(&keys).map_err(|e| bad(format!("{name}: {e}")))?;
+            let variant =
+                Variant::new(keys.trim_end(), Paper::Silent).map_err(|e| bad(format!("{name}: {}", e.message)))?;
+            variants.push(Variant { name: format!("{name}: {}", variant.name), folder: name, ..variant });
+        }
+        if variants.is_empty() {
+            return Err(bad("no variant is in it".into()));
+        }
+        let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+        Ok(Comparison { name, paper: None, variants })
+    }
 }
 
 /// What the paper reports of a variant, in percent.
@@ -65,6 +121,8 @@ pub struct Variant {
     pub flags: Flags,
     /// The same as on a command line.
     pub name: String,
+    /// Of its runs, in the comparisons' folder.
+    pub folder: String,
     /// What the paper reports.
     pub paper: Paper,
 }
@@ -80,12 +138,8 @@ impl Variant {
             format!("--{} {value}", key.trim())
         };
         let name = keys.lines().map(arguments).collect::<Vec<_>>().join(" ");
-        Ok(Variant { flags, name, paper })
-    }
-
-    /// A name for a folder.
-    pub fn folder(&self) -> String {
-        self.name.trim_start_matches('-').replace(" --", " ").replace(' ', "-")
+        let folder = name.trim_start_matches('-').replace(" --", " ").replace(' ', "-");
+        Ok(Variant { flags, name, folder, paper })
     }
 }
 
@@ -206,13 +260,13 @@ mod tests {
                 let mut config = base.clone();
                 config.set(&variant.flags);
                 config.resolve().unwrap_or_else(|e| panic!("{}: {e}", variant.name));
-                assert!(variants[..i].iter().all(|other| other.folder() != variant.folder()), "{}", variant.name);
+                assert!(variants[..i].iter().all(|other| other.folder != variant.folder), "{}", variant.name);
                 let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-                assert!(variant.folder().chars().all(plain), "{}", variant.folder());
+                assert!(variant.folder.chars().all(plain), "{}", variant.folder);
             }
         }
         let crops = Row::Crops.variants(&base).unwrap();
         assert_eq!(crops[0].name, "--global-crops-scale 0.08 1.0 --local-crops-scale 0.05 0.08");
-        assert_eq!(crops[0].folder(), "global-crops-scale-0.08-1.0-local-crops-scale-0.05-0.08");
+        assert_eq!(crops[0].folder, "global-crops-scale-0.08-1.0-local-crops-scale-0.05-0.08");
     }
 }

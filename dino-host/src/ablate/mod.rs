@@ -8,7 +8,7 @@ mod comparisons;
 mod page;
 mod results;
 
-pub use comparisons::{Paper, Row, Variant};
+pub use comparisons::{Comparison, Paper, Row, Variant};
 pub use results::{Line, Outcome, Table};
 
 use crate::config::{Config, Flags};
@@ -45,7 +45,7 @@ pub struct Ablation<'a, D: Device> {
     /// Whether the base starts from the small preset.
     pub small: bool,
     /// The comparisons.
-    pub rows: Vec<Row>,
+    pub comparisons: Vec<Comparison>,
     /// Runs of a variant; their seeds follow the base's.
     pub seeds: u64,
     /// Runs at a time.
@@ -76,9 +76,9 @@ struct Trial {
     config: Config,
 }
 
-/// A comparison's variants: which of the trials each is.
-struct Comparison {
-    row: Row,
+/// A comparison, and which of the trials each of its variants is.
+struct Lines<'a> {
+    of: &'a Comparison,
     lines: Vec<(Variant, usize)>,
 }
 
@@ -127,11 +127,16 @@ impl<D: Device> Ablation<'_, D> {
                 }
             }
         };
+        // Every worker has threads of its own: in one pool a run waits for the other's steps.
+        let threads = (rayon::current_num_threads() / self.jobs).max(1);
+        let pools = (0..self.jobs).map(|_| rayon::ThreadPoolBuilder::new().num_threads(threads).build());
+        let pools = pools.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| {
+            Error::new(format!("cannot start {} times {threads} threads: {e}", self.jobs)).hint("fewer --jobs")
+        })?;
         std::thread::scope(|scope| {
-            (1..self.jobs).for_each(|_| {
-                scope.spawn(work);
-            });
-            work();
+            for pool in &pools {
+                scope.spawn(|| pool.install(work));
+            }
         });
         if let Ok(Some(e)) = failed.into_inner() {
             return Err(e);
@@ -144,7 +149,7 @@ impl<D: Device> Ablation<'_, D> {
 
     /// The base and what differs from it, each once, and which of them the variants are. A variant that is no configuration beside the
     /// base's keys is left out, which is printed.
-    fn trials(&self) -> Result<(Vec<Trial>, Vec<Comparison>)> {
+    fn trials(&self) -> Result<(Vec<Trial>, Vec<Lines<'_>>)> {
         let resolve = |flags: &Flags| {
             let mut config = self.base.clone();
             config.set(flags);
@@ -160,9 +165,9 @@ impl<D: Device> Ablation<'_, D> {
             config: base.clone(),
         }];
         let mut comparisons = Vec::new();
-        for &row in &self.rows {
+        for of in &self.comparisons {
             let mut lines = Vec::new();
-            for variant in row.variants(&base)? {
+            for variant in &of.variants {
                 let config = match resolve(&variant.flags) {
                     Ok(config) => config,
                     Err(e) => {
@@ -170,20 +175,31 @@ impl<D: Device> Ablation<'_, D> {
                         continue;
                     }
                 };
-                let known = trials.iter().position(|trial| trial.config == config);
-                let trial = known.unwrap_or_else(|| {
-                    let (folder, name) = (self.out.join(variant.folder()), variant.name.clone());
-                    trials.push(Trial { folder, name, flags: variant.flags.clone().over(self.named.clone()), config });
-                    trials.len() - 1
-                });
-                lines.push((variant, trial));
+                let trial = match trials.iter().position(|trial| trial.config == config) {
+                    Some(known) => known,
+                    None => {
+                        let (folder, name) = (self.out.join(&variant.folder), variant.name.clone());
+                        if let Some(other) = trials.iter().find(|trial| trial.folder == folder) {
+                            return Err(Error::new(format!(
+                                "two variants are called {}: {} and {name}",
+                                variant.folder, other.name
+                            ))
+                            .hint("each needs a name of its own, other than base"));
+                        }
+                        let flags = variant.flags.clone().over(self.named.clone());
+                        trials.push(Trial { folder, name, flags, config });
+                        trials.len() - 1
+                    }
+                };
+                lines.push((variant.clone(), trial));
             }
             // A comparison without the base would compare with nothing.
             if !lines.iter().any(|(_, trial)| *trial == 0) {
                 let flags = Flags::default();
-                lines.insert(0, (Variant { flags, name: String::new(), paper: Paper::Silent }, 0));
+                let base = Variant { flags, name: String::new(), folder: BASE.into(), paper: Paper::Silent };
+                lines.insert(0, (base, 0));
             }
-            comparisons.push(Comparison { row, lines });
+            comparisons.push(Lines { of, lines });
         }
         Ok((trials, comparisons))
     }
@@ -282,14 +298,18 @@ impl<D: Device> Ablation<'_, D> {
     }
 
     /// What is there so far.
-    fn tables(&self, trials: &[Trial], comparisons: &[Comparison]) -> Vec<Table> {
+    fn tables(&self, trials: &[Trial], comparisons: &[Lines]) -> Vec<Table> {
         let line = |(variant, at): &(Variant, usize)| {
             let (trial, all) = (&trials[*at], 0..self.seeds);
             let outcomes = all.clone().filter_map(|i| Outcome::read(&self.folder(trial, i))).collect();
             let open = all.filter(|i| !self.is_over(trial, *i)).count();
             Line { name: variant.name.clone(), base: *at == 0, paper: variant.paper, outcomes, open }
         };
-        let table = |of: &Comparison| Table { row: of.row, lines: of.lines.iter().map(line).collect() };
+        let table = |of: &Lines| Table {
+            name: of.of.name.clone(),
+            paper: of.of.paper,
+            lines: of.lines.iter().map(line).collect(),
+        };
         comparisons.iter().map(table).collect()
     }
 

@@ -10,8 +10,10 @@ pub fn write(tables: &[Table], command: &str, data: &str, seeds: u64) -> String 
     let runs =
         if seeds == 1 { "one run a variant".into() } else { format!("{seeds} runs a variant, their mean and range") };
     let body = html! {
-        h1 { "The paper's comparisons" }
-        p.soft { "On " (visible(data)) "; " (runs) ". The paper's figures are those of ViT-S/16 on ImageNet." }
+        h1 { "Comparisons" }
+        p.soft { "On " (visible(data)) "; " (runs) "."
+            @if tables.iter().any(|table| table.paper.is_some()) { " The paper's figures are those of ViT-S/16 on ImageNet." }
+        }
         pre { (visible(command)) }
         @for table in tables {
             @let lines = table.lines.iter().map(|line| Line {
@@ -19,8 +21,8 @@ pub fn write(tables: &[Table], command: &str, data: &str, seeds: u64) -> String 
                 points: line.curve(),
                 dots: true,
             });
-            h2 { (table.row.name()) }
-            p.soft { "Paper: " (table.row.source()) "." }
+            h2 { (table.name) }
+            @if let Some(source) = table.paper { p.soft { "Paper: " (source) "." } }
             div.charts.one {
                 (Chart {
                     title: "k-NN accuracy of the teacher",
@@ -42,5 +44,5 @@ pub fn write(tables: &[Table], command: &str, data: &str, seeds: u64) -> String 
             }
         }
     };
-    framed("DINO, the paper's comparisons", body)
+    framed("DINO, comparisons", body)
 }

@@ -1,6 +1,6 @@
 //! What came of the variants: read from the logs of their runs, as a table and as JSON.
 
-use super::comparisons::{Paper, Row};
+use super::comparisons::Paper;
 use crate::io::json::number;
 use crate::report::log::Rows;
 use crate::train::metrics::IMAGES_PER_SECOND;
@@ -21,6 +21,8 @@ pub struct Outcome {
     pub health: String,
     /// Images trained on per second.
     pub rate: Option<f64>,
+    /// How long it took, evaluation and what ran beside it included.
+    pub seconds: Option<f64>,
     /// Epochs done, and the teacher's k-NN after them.
     pub curve: Vec<(f64, f64)>,
 }
@@ -40,6 +42,7 @@ impl Outcome {
             student: scored(|e| e.student),
             rank: scored(|e| e.rank),
             health: if failed { "not finite".into() } else { last.map_or_else(String::new, |e| e.verdict.clone()) },
+            seconds: rows.seconds,
             rate: rows.tail(IMAGES_PER_SECOND, usize::MAX),
             curve: rows.epochs.iter().filter_map(|e| Some(((e.epoch + 1) as f64, e.teacher?))).collect(),
         })
@@ -134,9 +137,10 @@ impl Line {
         first.curve.iter().filter_map(|p| at(p.0)).collect()
     }
 
-    /// Its cells: name, teacher, student, rank, health, images per second, the paper's figure.
-    pub fn cells(&self) -> [String; 7] {
+    /// Its cells: name, teacher, student, rank, health, images per second, seconds, the paper's figure.
+    pub fn cells(&self) -> [String; 8] {
         let rate = self.spread(|o| o.rate).map_or("—".into(), |s| format!("{:.0}", s.mean));
+        let seconds = self.spread(|o| o.seconds).map_or("—".into(), |s| format!("{:.0}", s.mean));
         let name = if self.base { format!("{} (base)", self.name) } else { self.name.clone() };
         [
             name.trim().into(),
@@ -145,6 +149,7 @@ impl Line {
             Spread::text(self.spread(|o| o.rank)),
             self.health(),
             rate,
+            seconds,
             self.paper.text(),
         ]
     }
@@ -158,6 +163,7 @@ impl Line {
             "feature_rank": Spread::json(self.spread(|o| o.rank)),
             "verdicts": self.outcomes.iter().map(|o| o.health.clone()).collect::<Vec<_>>(),
             "images_per_second": Spread::json(self.spread(|o| o.rate)),
+            "seconds": Spread::json(self.spread(|o| o.seconds)),
             "not_finished": self.open,
             "paper": match self.paper {
                 Paper::Knn(x) => json!({"knn_top1": x}),
@@ -169,13 +175,15 @@ impl Line {
 }
 
 /// The heads of the columns.
-pub const COLUMNS: [&str; 7] =
-    ["variant", "teacher k-NN, %", "student k-NN, %", "feature rank", "verdict", "images/s", "paper, %"];
+pub const COLUMNS: [&str; 8] =
+    ["variant", "teacher k-NN, %", "student k-NN, %", "feature rank", "verdict", "images/s", "seconds", "paper, %"];
 
 /// A comparison's lines.
 pub struct Table {
     /// What is compared.
-    pub row: Row,
+    pub name: String,
+    /// Where the paper's figures are from; none where the comparison is not the paper's.
+    pub paper: Option<&'static str>,
     /// The variants.
     pub lines: Vec<Line>,
 }
@@ -183,11 +191,11 @@ pub struct Table {
 impl Table {
     /// As Markdown, which is also read well on a terminal.
     pub fn text(&self) -> String {
-        let rows: Vec<[String; 7]> =
+        let rows: Vec<[String; 8]> =
             std::iter::once(COLUMNS.map(String::from)).chain(self.lines.iter().map(Line::cells)).collect();
         let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
-        let widths: [usize; 7] = std::array::from_fn(width);
-        let line = |cells: &[String; 7]| {
+        let widths: [usize; 8] = std::array::from_fn(width);
+        let line = |cells: &[String; 8]| {
             let padded: Vec<String> = cells
                 .iter()
                 .zip(widths)
@@ -196,8 +204,8 @@ impl Table {
             format!("| {} |\n", padded.join(" | "))
         };
         let rule = widths.map(|width| "-".repeat(width));
-        let mut text =
-            format!("{} (paper: {})\n\n{}{}", self.row.name(), self.row.source(), line(&rows[0]), line(&rule));
+        let paper = self.paper.map_or_else(String::new, |source| format!(" (paper: {source})"));
+        let mut text = format!("{}{paper}\n\n{}{}", self.name, line(&rows[0]), line(&rule));
         rows[1..].iter().for_each(|row| text += &line(row));
         text
     }
@@ -205,8 +213,8 @@ impl Table {
     /// For programs: every number, and the paper's.
     pub fn json(&self) -> Value {
         json!({
-            "row": self.row.name(),
-            "source": self.row.source(),
+            "row": self.name,
+            "source": self.paper,
             "variants": self.lines.iter().map(Line::json).collect::<Vec<_>>(),
         })
     }
@@ -229,13 +237,13 @@ mod tests {
         assert_eq!(cells[1], "51.5 (10.5 to 74.0)");
         assert_eq!(cells[2], "—");
         assert_eq!(cells[4], "healthy (2 of 3), uniform collapse (1 of 3)");
-        assert_eq!(cells[6], "52.6");
+        assert_eq!(cells[7], "52.6");
         assert_eq!(line.curve(), [(1.0, 25.75), (2.0, 51.5)]);
         line.outcomes[1].curve.pop();
         line.open = 1;
         assert_eq!(line.curve(), [(1.0, 25.75)], "an epoch that one seed has not ended is no mean over the seeds");
         assert!(line.health().ends_with("1 not finished"));
-        let text = Table { row: Row::Loss, lines: vec![line] }.text();
+        let text = Table { name: "loss".into(), paper: None, lines: vec![line] }.text();
         assert!(
             text.lines().skip(2).all(|row| row.chars().count() == text.lines().nth(2).unwrap().chars().count()),
             "{text}"

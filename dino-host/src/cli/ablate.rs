@@ -1,7 +1,7 @@
 //! The command `ablate`.
 
 use super::shared::{Model, Shared, Tolerance, open, start};
-use crate::ablate::{Ablation, Row, Table};
+use crate::ablate::{Ablation, Comparison, Row, Table};
 use crate::data;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -25,13 +25,16 @@ pub struct Ablate<O: Args> {
     /// Folder for all runs and the tables; the same command goes on with what is there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// What is compared [default: everything]
+    /// The paper's comparisons [default: all of them, or none beside --variants]
     #[arg(long, value_delimiter = ',', value_name = "ROW,ROW,…")]
     rows: Vec<Row>,
+    /// Variants of one's own, from a TOML file: [NAME], then keys such as lr = 0.01; may be given several times
+    #[arg(long, value_name = "FILE.toml")]
+    variants: Vec<PathBuf>,
     /// Runs of every variant, with seeds from --seed on
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
-    /// Runs at a time; no result depends on it
+    /// Runs at a time, which share --threads; no result depends on it
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
     /// Save and stop (exit code 130) before the program has run for this long, as `train` does
@@ -69,18 +72,25 @@ pub fn run<D: Device>(args: Ablate<D::Options>) -> Result<u8> {
     let resolved = args.model.resolve::<D>(Some(&data))?;
     let mut base = args.model.start(Some(&data))?;
     base.white = resolved.white; // as it was found in the images
+    args.model.print_choice(&resolved)?;
     let splits = open(&data, &resolved)?;
     if splits.test.is_empty() || splits.train.classes().is_empty() {
         errln!("note: {data} has no labeled test images, so there is no k-NN: what is compared is rank and collapse");
     }
     signals::watch(&STOP);
-    let rows = if args.rows.is_empty() { Row::value_variants().to_vec() } else { args.rows };
+    let rows = match args.rows.is_empty() && args.variants.is_empty() {
+        true => Row::value_variants().to_vec(),
+        false => args.rows,
+    };
+    let of_paper = rows.into_iter().map(|row| Comparison::of(row, &resolved));
+    let own = args.variants.iter().map(|file| Comparison::from_file(file));
+    let comparisons = of_paper.chain(own).collect::<Result<Vec<Comparison>>>()?;
     let ablation = Ablation::<D> {
         device: &args.shared.device,
         base,
         named: args.model.named()?,
         small: args.model.small,
-        rows,
+        comparisons,
         seeds: args.seeds,
         jobs: args.jobs.into(),
         splits: &splits,

@@ -69,7 +69,7 @@ fn begin<O: Args>(args: &Finetune<O>, file: &Path) -> Result<Begin> {
     if found.report.naming != weights::Naming::Own {
         found.report.notes.iter().for_each(|note| errln!("note: {note}"));
     }
-    let mut config = found.config;
+    let mut config = Config { choose_on: Config::published().choose_on, ..found.config };
     if let Some(view) = &args.eval_view {
         config = Config { eval_view: view.clone(), ..config }.resolve()?;
     }

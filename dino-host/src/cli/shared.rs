@@ -83,9 +83,23 @@ impl Model {
     /// As [`Model::named`].
     pub fn start(&self, data: Option<&str>) -> Result<Config> {
         let named = self.named()?;
-        let mut config = if self.small { small(data, named.channels) } else { Config::published() };
+        let mut config = if self.small { small(data, &named) } else { Config::published() };
         config.set(&named);
         Ok(config)
+    }
+
+    /// Prints what `--small` has chosen where it depends on the images.
+    ///
+    /// # Errors
+    /// As [`Model::named`].
+    pub fn print_choice(&self, config: &Config) -> Result<()> {
+        let named = self.named()?;
+        if self.small && named.arch.is_none() && config.arch == Config::small_32().arch {
+            errln!(
+                "note: for images of 32 x 32 pixels --small is a small ResNet, which learns more a minute; --arch vit_tiny is the ViT"
+            );
+        }
+        Ok(())
     }
 
     /// The configuration of a new run: preset, file and flags, with `--white auto` resolved on `data`.
@@ -101,15 +115,24 @@ impl Model {
     }
 }
 
-/// The small preset that suits the data: the built-in set's, or, where images have the size of CIFAR's, theirs. Data that cannot be
-/// opened is reported when it is used. `channels`: as `--channels` gives it.
-pub fn small(data: Option<&str>, channels: Option<usize>) -> Config {
+/// The small preset that suits the data and the keys that are `named`: a ViT, made for the built-in set, or, where images have the size of
+/// CIFAR's, a ResNet, or a ViT of its own where one is asked for by `--arch` or by a key that only a ViT has. Data that cannot be opened is
+/// reported when it is used.
+pub fn small(data: Option<&str>, named: &Flags) -> Config {
     let folder = data.filter(|data| *data != data::BUILTIN);
-    let how = Decode { channels: channels.unwrap_or(Config::small().channels), ..Decode::default() };
+    let how = Decode { channels: named.channels.unwrap_or(Config::small().channels), ..Decode::default() };
     let first = folder.and_then(|folder| first_readable(&*data::open(Path::new(folder), how).ok()?.train));
-    match first {
-        Some(image) if (image.width, image.height) == (32, 32) => Config::small_32(),
-        _ => Config::small(),
+    if first.is_none_or(|image| (image.width, image.height) != (32, 32)) {
+        return Config::small();
+    }
+    let of_vit = named.patch_size.or(named.embed_dim).or(named.depth).or(named.heads).is_some();
+    match named.arch.as_deref() {
+        None if of_vit => Config::small_32_vit(),
+        None => Config::small_32(),
+        Some(arch) if !arch.starts_with("resnet") => Config::small_32_vit(),
+        Some(arch) if arch == Config::small_32().arch => Config::small_32(),
+        // Another ResNet has a shape of its own.
+        Some(_) => Config { widths: Vec::new(), stage_blocks: Vec::new(), ..Config::small_32() },
     }
 }
 
@@ -235,11 +258,16 @@ pub fn threads(count: usize) -> Result<()> {
 /// # Errors
 /// There is no usable data set at `data`.
 pub fn open(data: &str, config: &Config) -> Result<Splits> {
-    let splits = if data == data::BUILTIN {
+    let mut splits = if data == data::BUILTIN {
         data::builtin(config.global_size, config.channels)
     } else {
         data::open(Path::new(data), config.decode())?
     };
+    if config.chooses_on_training_images() {
+        splits = data::to_choose_on(splits);
+        let (learned, chosen) = (splits.train.len(), splits.test.len());
+        splits.notes.push(format!("--choose-on train-split: {learned} training images are left to learn from, {chosen} stand for the test images"));
+    }
     splits.notes.iter().for_each(|note| errln!("note: {note}"));
     Ok(splits)
 }
@@ -331,6 +359,8 @@ pub fn recorded(config: &Config, model: &Model) -> Result<Config> {
     config.fast_decode = named.fast_decode.take().unwrap_or(config.fast_decode);
     config.eval_view = named.eval_view.take().unwrap_or(config.eval_view);
     config.white = named.white.take().unwrap_or(config.white);
+    // A run may have left images out to choose its settings by; what is evaluated now does not follow from that.
+    config.choose_on = named.choose_on.take().unwrap_or_else(|| Config::published().choose_on);
     if let White::Found(_) = config.white {
         return Err(Error::new("--white auto is for training: it is recorded as the number that is found")
             .hint("leave it out, or give the number, such as --white 4095"));

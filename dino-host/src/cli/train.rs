@@ -131,7 +131,9 @@ fn prepare<D: Device>(
         }
         (None, data) => {
             let data = data.clone().unwrap_or_else(|| data::BUILTIN.into());
-            (sized::<D>(&args.shared.device, &args.model, &args.limit, Some(&data), ranks)?, data)
+            let config = sized::<D>(&args.shared.device, &args.model, &args.limit, Some(&data), ranks)?;
+            args.model.print_choice(&config)?;
+            (config, data)
         }
     };
     train::plan::<D>(&config, ranks)?;

@@ -61,6 +61,11 @@ impl Config {
         Decode { channels: self.channels, orient: !self.ignore_exif, fast, white: self.white.value() }
     }
 
+    /// Whether settings are chosen on a tenth of the training images, and the test images are left alone.
+    pub fn chooses_on_training_images(&self) -> bool {
+        self.choose_on != "test"
+    }
+
     /// The same configuration for images that are used in another size than the evaluation's: what fast decoding leaves of them
     /// is too small, and is not what boxes, masks and frames of their own size belong to.
     pub fn decoding_whole(self) -> Config {

@@ -8,6 +8,8 @@ use dino_kernel::model::Vit;
 use dino_kernel::model::resnet::MAX_STAGES;
 
 /// The values of `--arch`.
+/// `--choose-on`: a tenth of the training images.
+const TRAIN_SPLIT: &str = "train-split";
 const ARCHS: &str = "vit_tiny, vit_small, vit_base, resnet18, resnet34, resnet50 or resnet_small";
 /// Channels an image may have: hyperspectral cameras stay well below it.
 const MOST_CHANNELS: usize = 1024;
@@ -309,6 +311,9 @@ impl Config {
         }
         if self.eval_view != "auto" && self.eval_view().is_none() {
             return bad("eval-view", &self.eval_view, "auto, resize-crop or whole");
+        }
+        if !["test", TRAIN_SPLIT].contains(&self.choose_on.as_str()) {
+            return bad("choose-on", &self.choose_on, "test or train-split");
         }
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
             return bad("norm-eps", &self.norm_eps, "above 0 and below 1; published: 1e-6");

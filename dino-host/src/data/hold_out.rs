@@ -1,4 +1,4 @@
-//! A tenth of the images of a set without a test part, taken out of training.
+//! A tenth of the images of a set, taken out of training: to be tested on where there is no test part, or to choose settings by.
 
 use super::fingerprint::Fnv;
 use super::{Dataset, Shards, Splits, labels};
@@ -15,8 +15,20 @@ use std::sync::Arc;
 /// therefore approximate. Where no name falls into it, one image is taken; a set of a single image is only trained on. Classes that
 /// it misses, as it may in a small set, are named in a note: images taken for their sake would change sides as the set grows.
 pub fn hold_out(set: Box<dyn Dataset>) -> Splits {
+    take_tenth(set, |hash| hash)
+}
+
+/// Takes another tenth of the training images out, in place of the test images, which are left alone: settings that are chosen on
+/// it have not seen what is reported. The tenth is drawn as by [`hold_out`], apart from that one.
+pub fn to_choose_on(splits: Splits) -> Splits {
+    let chosen = take_tenth(splits.train, |hash| hash / 10);
+    Splits { held_out: splits.held_out, notes: [splits.notes, chosen.notes].concat(), ..chosen }
+}
+
+/// The images whose hash, after `digits`, is a multiple of ten.
+fn take_tenth(set: Box<dyn Dataset>, digits: fn(u64) -> u64) -> Splits {
     let set: Arc<dyn Dataset> = Arc::from(set);
-    let hashes: Vec<u64> = (0..set.len()).map(|i| name_hash(&set.name(i))).collect();
+    let hashes: Vec<u64> = (0..set.len()).map(|i| digits(name_hash(&set.name(i)))).collect();
     let mut held: HashSet<usize> = (0..set.len()).filter(|&i| hashes[i].is_multiple_of(10)).collect();
     let by_hash = |&i: &usize| hashes[i];
     if set.len() < 2 {
@@ -116,4 +128,27 @@ fn name_hash(name: &str) -> u64 {
     let x = (hash.0 ^ hash.0 >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let x = (x ^ x >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     x ^ x >> 33
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::builtin::{Builtin, Part};
+
+    /// Names of a set's images.
+    fn names(set: &dyn Dataset) -> HashSet<String> {
+        (0..set.len()).map(|i| set.name(i)).collect()
+    }
+
+    #[test]
+    fn the_tenth_to_choose_on_is_another_one_than_the_one_held_out() {
+        let set = || Box::new(Builtin::new(8, 1000, Part::Train, 0));
+        let (held, all) = (hold_out(set()), names(&*set()));
+        let tested = names(&*held.test);
+        let chosen = to_choose_on(held);
+        let (learned, choice) = (names(&*chosen.train), names(&*chosen.test));
+        assert!(chosen.held_out && (60..140).contains(&choice.len()), "{}", choice.len());
+        assert!(tested.is_disjoint(&choice) && learned.is_disjoint(&choice) && learned.is_disjoint(&tested));
+        assert_eq!(learned.len() + choice.len() + tested.len(), all.len());
+    }
 }

@@ -30,7 +30,7 @@ use crate::image::{Decode, Image, is_image_file};
 use arrays::{cifar, idx, npz, stl10};
 pub use builtin::{BUILTIN, builtin};
 pub use folder::several_below;
-pub use hold_out::{Subset, hold_out};
+pub use hold_out::{Subset, hold_out, to_choose_on};
 pub use levels::Range;
 pub use order::Shards;
 pub use unreadable::{Unreadable, UnreadableImage, lines as unreadable_lines};

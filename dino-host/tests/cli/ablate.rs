@@ -87,6 +87,65 @@ fn a_variant_that_runs_away_is_a_result_and_other_keys_are_refused() {
     assert!(!dir.path().join("x").exists());
 }
 
+/// A file's variants, on a tenth of the training images; the test images play no part in it.
+#[test]
+fn variants_of_ones_own_are_compared_on_images_left_out_of_training() {
+    let files = [("train.bin", records(TRAIN, 1)), ("test.bin", records(TEST, 2))];
+    let (data, dir) = (folder(&files), tempfile::tempdir().unwrap());
+    let write = |text: &str| fs::write(dir.path().join("own.toml"), text).unwrap();
+    write(
+        "[slow]\nlr = 0.001\n[few]\nout-dim = 16\nglobal-crops-scale = [0.5, 1.0]\n[same]\nchoose-on = \"train-split\"\n",
+    );
+    let (own, out) = (dir.path().join("own.toml"), dir.path().join("all"));
+    let line = format!("ablate {TINY} --epochs 1 --seeds 1 --variants {{}} --data {{}} --out {{}}");
+    let chosen = format!("{line} --choose-on train-split");
+    let text = succeeds(&chosen, &[&own, data.path(), &out]);
+    assert!(text.starts_with("own\n\n| variant "), "{text}");
+    let found = results(&out);
+    assert_eq!(found["rows"].as_array().unwrap().len(), 1, "no row of the paper's: {text}");
+    assert_eq!(found["rows"][0]["source"], Value::Null);
+    let variants = found["rows"][0]["variants"].as_array().unwrap();
+    let named = |name: &str| variants.iter().find(|v| v["flags"].as_str().unwrap().starts_with(name)).unwrap();
+    assert_eq!(named("few: ")["flags"], "few: --global-crops-scale 0.5 1.0 --out-dim 16");
+    assert!(named("slow: ")["seconds"]["mean"].as_f64() > Some(0.0), "{text}");
+    assert_eq!(named("same: ")["base"], true, "what changes nothing is the base");
+    let manifest = |run: &Path| -> Value { serde_json::from_slice(&fs::read(run.join("run.json")).unwrap()).unwrap() };
+    let left = manifest(&out.join("few/seed-0"));
+    let counts = [&left["train"]["images"], &left["test"]["images"]].map(|n| n.as_u64().unwrap() as usize);
+    assert!(counts[0] + counts[1] == TRAIN && (1..TRAIN / 4).contains(&counts[1]), "{counts:?}");
+    // The same runs with other test images end the same; a run on everything differs.
+    let other = folder(&[("train.bin", records(TRAIN, 1)), ("test.bin", records(TEST, 7))]);
+    let (again, all) = (dir.path().join("again"), dir.path().join("on test"));
+    succeeds(&chosen, &[&own, other.path(), &again]);
+    succeeds(&line.replace("--variants", "--rows loss --variants"), &[&own, data.path(), &all]);
+    assert!(weights(&again.join("few/seed-0")) == weights(&out.join("few/seed-0")));
+    assert!(weights(&all.join("few/seed-0")) != weights(&out.join("few/seed-0")));
+    assert_eq!(results(&all)["rows"].as_array().unwrap().len(), 2);
+    // What is evaluated from such a run is on all images again, unless the same is asked for.
+    let eval = "eval knn --k 5 --json --checkpoint {} --data {}";
+    let weights = out.join("few/seed-0/teacher.safetensors");
+    let images = |line: &str| {
+        let found: Value = serde_json::from_str(&succeeds(line, &[&weights, data.path()])).unwrap();
+        [&found["bank"], &found["queries"]].map(|n| n.as_u64().unwrap() as usize)
+    };
+    assert_eq!(images(eval), [TRAIN, TEST]);
+    assert_eq!(images(&format!("{eval} --choose-on train-split")), counts);
+
+    for (text, expected) in [
+        ("[a]\nlearning = 1", "a variant, line 1"),
+        ("[base]\nlr = 0.1", "two variants are called base"),
+        ("[\"a b\"]\nlr = 0.1", "a folder's name"),
+        ("lr = 0.1", "in no variant's table"),
+        ("", "no variant is in it"),
+        ("[a", "own.toml"),
+    ] {
+        write(text);
+        refuses_with(&line, &[&own, data.path(), &dir.path().join("x")], &[expected]);
+    }
+    refuses_with(&line, &[&dir.path().join("none.toml"), data.path(), &dir.path().join("x")], &["none.toml"]);
+    refuses_with(&format!("train {TINY} --choose-on val --data {{}}"), &[data.path()], &["--choose-on", "train-split"]);
+}
+
 #[test]
 fn published_configurations_are_listed_and_used() {
     let list = succeeds("plan --preset", &[]);

@@ -7,6 +7,7 @@
 
 use crate::common::*;
 use clap::{CommandFactory, Parser};
+use dino_host::ablate::Comparison;
 use dino_host::config::Config;
 use image::ImageFormat::{Jpeg, Png};
 use image::{ImageBuffer, Luma};
@@ -346,9 +347,11 @@ impl Desk {
                 })
             }
             "toml" => {
-                Config::parse("the block", &block.text).map_err(|e| e.to_string())?;
                 let path = self.fresh("config").with_extension("toml");
                 fs::write(&path, &block.text).unwrap();
+                // Keys, or variants of them.
+                let keys = Config::parse("the block", &block.text);
+                keys.map(drop).or_else(|e| Comparison::from_file(&path).map(drop).map_err(|_| e.to_string()))?;
                 self.toml = Some(path);
                 Ok(())
             }

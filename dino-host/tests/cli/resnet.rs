@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use tempfile::TempDir;
 
 /// A network that trains in seconds.
-const RESNET: &str = "--small --arch resnet_small --widths 8 12 --stage-blocks 1 1 --out-dim 64 --hidden 32 --bottleneck 16 --batch 8 \
+const RESNET: &str = "--small --arch resnet_small --widths 8 12 --stage-blocks 1 1 --stem-stride 1 --out-dim 64 --hidden 32 --bottleneck 16 --batch 8 \
                       --warmup-epochs 1 --global-size 24 --local-size 12";
 
 /// Data, and a run of one epoch on it, which the tests share.
@@ -90,7 +90,10 @@ fn a_resnet_is_trained_evaluated_and_converted() {
         weights.map(|(_, bytes)| bytes).collect::<Vec<_>>()
     };
     assert!(arrays(&checkpoint, "from") == arrays(&next.join("checkpoint.safetensors"), "to"), "no step moved them");
-    let done = dino("train --small --init-from {} --data {} --out {}", &[&checkpoint, data, &out.path().join("vit")]);
+    let done = dino(
+        "train --small --arch vit_tiny --init-from {} --data {} --out {}",
+        &[&checkpoint, data, &out.path().join("vit")],
+    );
     assert!(done.code == 2 && done.err.contains("is a ResNet, the run has a vision transformer"), "{}", done.err);
 }
 

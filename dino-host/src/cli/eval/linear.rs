@@ -2,6 +2,7 @@
 
 use super::probe::{Detail, Subject, detail_json, labels, print_baseline, print_detail};
 use crate::cli::shared::{Source, Which, start_shared};
+use crate::config::Config;
 use crate::data::order::order;
 use crate::device::Device;
 use crate::dist::Group;
@@ -13,7 +14,7 @@ use crate::eval::scores::{self, Baseline, ClassScores, Labels, best as class_of,
 use crate::image::augment::EvalView;
 use crate::inference::features::{Extractor, Features};
 use crate::io::progress::Progress;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use ndarray::{Array2, Axis};
 use serde_json::json;
 use std::collections::HashSet;
@@ -40,10 +41,10 @@ pub struct Linear<O: Args> {
     /// evaluation views are computed once
     #[arg(long)]
     augmented: bool,
-    /// Images the best rate is chosen on: those that are reported, as published, or a tenth of the training images, left out for
-    /// it; the head is then trained once more on all of them with that rate
-    #[arg(long, value_name = "PART", default_value = "test")]
-    choose_on: ChooseOn,
+    /// Whether the best rate is chosen on a tenth of the training images, left out for it, rather than on those that are reported, as
+    /// published; the head is then trained once more on all of them with that rate. What the model's --choose-on is here.
+    #[arg(skip)]
+    on_train_split: bool,
     /// Write the best head, as safetensors
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -52,12 +53,6 @@ pub struct Linear<O: Args> {
     evaluate: Option<PathBuf>,
     #[command(flatten)]
     detail: Detail,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ChooseOn {
-    Test,
-    TrainSplit,
 }
 
 /// Runs the command `eval linear`; returns the exit code.
@@ -70,6 +65,9 @@ pub fn run<D: Device>(mut args: Linear<D::Options>, group: &Group) -> Result<u8>
     // Keys of a run that are the probe's here; a backbone has no use for them, but for the seed if it is drawn by it.
     let trained = args.source.checkpoint.is_some();
     let flags = &mut args.source.model.flags;
+    if let Some(part) = flags.choose_on.take() {
+        args.on_train_split = Config { choose_on: part, ..Config::published() }.resolve()?.chooses_on_training_images();
+    }
     let recipe = Recipe {
         epochs: flags.epochs.take().unwrap_or(100) as usize,
         batch: flags.batch.take().unwrap_or(128),
@@ -125,9 +123,9 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
     };
     let (heads, labels, held_rows) = fit(&held, recipe)?;
     let scores = heads.evaluate(queries.rows.view(), &labels.test);
-    let chosen_by = match args.choose_on {
-        ChooseOn::Test => None,
-        ChooseOn::TrainSplit => {
+    let chosen_by = match args.on_train_split {
+        false => None,
+        true => {
             scores::check(held_rows.0.view(), "left-out training")?;
             Some(heads.evaluate(held_rows.0.view(), &held_rows.1))
         }
@@ -165,7 +163,7 @@ fn train<D: Device>(args: &Linear<D::Options>, recipe: &Recipe) -> Result<u8> {
 
 /// Training images that are left out to choose a rate by: a tenth, one at least.
 fn held_out<O: Args>(images: usize, args: &Linear<O>, seed: u64) -> Result<HashSet<usize>> {
-    if args.choose_on == ChooseOn::Test {
+    if !args.on_train_split {
         return Ok(Default::default());
     }
     if images < 2 {
@@ -316,7 +314,7 @@ fn print<D: Device>(
     let class_scores = ClassScores::new(&predicted, &labels.test, &labels.classes);
     let baseline = Baseline::new(labels);
     let (name, width, chosen_on) =
-        (subject.name(), queries.rows.ncols(), if args.choose_on == ChooseOn::Test { "test" } else { "train-split" });
+        (subject.name(), queries.rows.ncols(), if args.on_train_split { "train-split" } else { "test" });
     if args.source.json {
         let mut json = json!({
             "which": name, "width": width, "eval_view": subject.view.name(), "blocks": blocks, "mean_patch": mean_patch, "augmented": args.augmented,

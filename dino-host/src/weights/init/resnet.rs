@@ -65,10 +65,11 @@ pub(super) fn flags(config: &Config) -> String {
     }
     let list = |numbers: &[usize]| numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
     format!(
-        "--arch resnet_small --widths {} --stage-blocks {} --block-kind {} --stem {}",
+        "--arch resnet_small --widths {} --stage-blocks {} --block-kind {} --stem {} --stem-stride {}",
         list(&config.widths),
         list(&config.stage_blocks),
         config.block_kind,
-        config.stem
+        config.stem,
+        config.stem_stride
     )
 }
