@@ -44,7 +44,7 @@ pub struct Comparison {
     pub name: String,
     /// Where the paper's figures are from, and what they are of.
     pub paper: Option<&'static str>,
-    /// One that equals the base is the base with its paper's figure.
+    /// What is compared. One that equals the base is the base with its paper's figure.
     pub variants: Vec<Variant>,
 }
 
@@ -57,7 +57,8 @@ impl Comparison {
         Ok(Comparison { name: row.name(), paper: Some(row.source()), variants: row.variants(base)? })
     }
 
-    /// Variants of one's own, from a TOML file: a table each, whose name is that of its folder and whose keys are the configuration's.
+    /// Variants of one's own, from a TOML file: a table each, whose name is that of its folder and whose keys are the
+    /// configuration's. They come in the order of their names.
     ///
     /// # Errors
     /// The file cannot be read or is no TOML, a name is no plain one, or a key or value is not known.
@@ -68,7 +69,6 @@ impl Comparison {
                 .hint("a table for each variant: [NAME], then its keys, such as lr = 0.01")
         };
         let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
-        // The tables stay in the file's order.
         let tables: toml::Table = toml::from_str(&text).map_err(|e| bad(e.to_string().trim().replace('\n', " ")))?;
         let mut variants = Vec::new();
         for (name, keys) in tables {

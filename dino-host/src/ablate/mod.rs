@@ -12,7 +12,7 @@ pub use comparisons::{Comparison, Paper, Row, Variant};
 pub use results::{Line, Outcome, Table};
 
 use crate::config::{Config, Flags};
-use crate::data::{Splits, Unreadable};
+use crate::data::{BUILTIN, Splits, Unreadable};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::inference::features::view_of;
@@ -175,6 +175,12 @@ impl<D: Device> Ablation<'_, D> {
                         continue;
                     }
                 };
+                // All runs are trained on one opened set.
+                let drawn = self.data == BUILTIN && config.global_size != base.global_size;
+                if drawn || config.choose_on != base.choose_on || config.decode() != base.decode() {
+                    return Err(Error::new(format!("{} would be trained on other images than the base", variant.name))
+                        .hint("compare that by two commands: --choose-on, --channels, --white and the like are given to all variants"));
+                }
                 let trial = match trials.iter().position(|trial| trial.config == config) {
                     Some(known) => known,
                     None => {

@@ -134,6 +134,8 @@ fn variants_of_ones_own_are_compared_on_images_left_out_of_training() {
     for (text, expected) in [
         ("[a]\nlearning = 1", "a variant, line 1"),
         ("[base]\nlr = 0.1", "two variants are called base"),
+        ("[a]\nchoose-on = 'train-split'", "trained on other images"),
+        ("[a]\nchannels = 1", "trained on other images"),
         ("[\"a b\"]\nlr = 0.1", "a folder's name"),
         ("lr = 0.1", "in no variant's table"),
         ("", "no variant is in it"),

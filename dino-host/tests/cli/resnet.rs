@@ -259,3 +259,30 @@ fn hostile_files_are_refused() {
         assert!(done.err.contains("hostile.safetensors") && done.err.contains("  hint: "), "{}", done.err);
     }
 }
+
+/// The small preset follows the size of the images, and what is named.
+#[test]
+fn small_is_a_resnet_for_images_of_cifars_size_unless_a_vit_is_named() {
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let large = folder(&[("a/1.png", image_bytes(Png, 1)), ("b/2.png", image_bytes(Png, 2))]);
+    let cases = [
+        ("", data.path(), "resnet_small", json!([32, 64, 128])),
+        ("--widths 8 12 16", data.path(), "resnet_small", json!([8, 12, 16])),
+        ("--arch resnet_small --stage-blocks 1 2 1", data.path(), "resnet_small", json!([32, 64, 128])),
+        ("--arch resnet18 --stem 3x3 --batch 4", data.path(), "resnet18", json!([64, 128, 256, 512])),
+        ("--arch vit_tiny", data.path(), "vit_tiny", json!([])),
+        ("--patch-size 8", data.path(), "vit_tiny", json!([])),
+        ("--batch 1", large.path(), "vit_tiny", json!([])),
+    ];
+    for (i, (named, data, arch, widths)) in cases.into_iter().enumerate() {
+        let out = dir.path().join(i.to_string());
+        let line = format!("train --small {named} --epochs 1 --warmup-epochs 0 --knn-every 0 --data {{}} --out {{}}");
+        let done = dino(&line, &[data, &out]);
+        assert_eq!(done.code, 0, "{line}: {}", done.err);
+        let run: Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
+        assert_eq!((&run["config"]["arch"], &run["config"]["widths"]), (&json!(arch), &widths), "{named}");
+        // What was chosen for the user is printed.
+        let chosen = arch == "resnet_small" && !named.contains("--arch");
+        assert_eq!(done.err.contains("--small is a small ResNet"), chosen, "{named}: {}", done.err);
+    }
+}

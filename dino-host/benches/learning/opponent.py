@@ -1,9 +1,11 @@
 """Learning per minute: PyTorch's side, DINO on records in CIFAR's format with a small ViT or a small ResNet.
 
-  python pytorch.py DATA --reference DIR [--net resnet|vit] [--minutes 10] [--threads 2] [--seed 0] [settings]
+  python opponent.py DATA --reference DIR [--net resnet|vit] [--minutes 10] [--threads 2] [--seed 0] [settings]
 
 DATA holds train.bin and test.bin, or data_batch_*.bin and test_batch.bin; DIR has dino_ref.py, the reference's head, loss and step. With
 --choose-on train-split every tenth training image is left out of training and stands for the test images.
+
+The defaults are those of our small preset, where the script has the same setting; --lr is that of the batch.
 
 Prints the weighted k-NN vote (k 20, T 0.07) of normalized pixels and of the random trunk, then of teacher and student at each of --marks
 (minutes). Evaluation is not counted as time. Crops are bilinear, of a whole batch at once: flip, brightness, contrast, saturation, gray.
@@ -21,10 +23,11 @@ parser.add_argument("--reference", required=True)
 parser.add_argument("--net", default="resnet", choices=["resnet", "vit"])
 parser.add_argument("--choose-on", default="test", choices=["test", "train-split"])
 parser.add_argument("--marks", type=float, nargs="*", default=[2, 5, 10, 30, 60])
-parser.add_argument("--widths", type=int, nargs="*", default=[16, 32, 64])
-SETTINGS = dict(minutes=10.0, threads=2, seed=0, blocks=1, dim=96, depth=4, heads=3, patch=8, batch=64, locals=0, local=16, k=1024, hidden=256,
-                bottleneck=64, bn_in_head=1, lr=3e-3, warmup=0.1, momentum=0.98, momentum_end=1.0, temp=0.04, clip=3.0, wd=0.04, freeze=0.05,
-                global_min=0.25, local_min=0.1, jitter=0.4, saturation=0.2)
+parser.add_argument("--optimizer", default="sgd", choices=["sgd", "adamw"])
+parser.add_argument("--widths", type=int, nargs="*", default=[32, 64, 128])
+SETTINGS = dict(minutes=10.0, threads=2, seed=0, blocks=1, stride=2, dim=96, depth=4, heads=3, patch=8, batch=64, locals=0, local=16, k=1024,
+                hidden=256, bottleneck=64, bn_in_head=1, lr=0.1, warmup=0.02, momentum=0.98, momentum_end=0.99, temp=0.04, clip=1.0, wd=5e-4,
+                freeze=0.0, global_min=0.25, local_min=0.1, jitter=0.4, saturation=0.2)
 for name, default in SETTINGS.items():
     parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default)
 A = parser.parse_args()
@@ -86,9 +89,9 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, widths, blocks):
+    def __init__(self, widths, blocks, stride):
         super().__init__()
-        layers, inp = [nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()], widths[0]
+        layers, inp = [nn.Conv2d(3, widths[0], 3, stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()], widths[0]
         for stage, out in enumerate(widths):
             for block in range(blocks):
                 layers.append(Block(inp, out, 2 if stage and not block else 1))
@@ -105,7 +108,7 @@ class ResNet(nn.Module):
 
 def network():
     if A.net == "resnet":
-        trunk, dim = ResNet(A.widths, A.blocks), A.widths[-1]
+        trunk, dim = ResNet(A.widths, A.blocks, A.stride), A.widths[-1]
     else:
         trunk, dim = R.DinoViT(32, A.patch, A.dim, A.depth, A.heads, fused_attn=True), A.dim
     return R.MultiCrop(trunk, R.DinoHead(dim, A.k, A.hidden, A.bottleneck, use_bn=bool(A.bn_in_head)))
@@ -133,7 +136,8 @@ teacher.load_state_dict(student.state_dict())
 for p in teacher.parameters():
     p.requires_grad_(False)
 criterion = R.DinoLoss(A.k, 2 + A.locals)
-optimizer = torch.optim.AdamW(R.param_groups(student), lr=A.lr, fused=True)
+groups = R.param_groups(student)
+optimizer = torch.optim.AdamW(groups, lr=A.lr, fused=True) if A.optimizer == "adamw" else torch.optim.SGD(groups, lr=A.lr, momentum=0.9, foreach=True)
 print(f"pixels {knn(lambda x: normalized(x).flatten(1)):.2f}  random {knn(trunk(teacher)):.2f}", flush=True)
 marks = sorted({m for m in A.marks if m < A.minutes} | {A.minutes})
 spent, step, order, at = 0.0, 0, torch.randperm(len(xtr)), 0
