@@ -93,9 +93,8 @@ fn variants_of_ones_own_are_compared_on_images_left_out_of_training() {
     let files = [("train.bin", records(TRAIN, 1)), ("test.bin", records(TEST, 2))];
     let (data, dir) = (folder(&files), tempfile::tempdir().unwrap());
     let write = |text: &str| fs::write(dir.path().join("own.toml"), text).unwrap();
-    write(
-        "[slow]\nlr = 0.001\n[few]\nout-dim = 16\nglobal-crops-scale = [0.5, 1.0]\n[same]\nchoose-on = \"train-split\"\n",
-    );
+    let variants = "[slow]\nlr = 0.001\n[few]\nout-dim = 16\nglobal-crops-scale = [0.5, 1.0]\n";
+    write(&format!("{variants}[same]\nchoose-on = \"train-split\"\n"));
     let (own, out) = (dir.path().join("own.toml"), dir.path().join("all"));
     let line = format!("ablate {TINY} --epochs 1 --seeds 1 --variants {{}} --data {{}} --out {{}}");
     let chosen = format!("{line} --choose-on train-split");
@@ -104,8 +103,8 @@ fn variants_of_ones_own_are_compared_on_images_left_out_of_training() {
     let found = results(&out);
     assert_eq!(found["rows"].as_array().unwrap().len(), 1, "no row of the paper's: {text}");
     assert_eq!(found["rows"][0]["source"], Value::Null);
-    let variants = found["rows"][0]["variants"].as_array().unwrap();
-    let named = |name: &str| variants.iter().find(|v| v["flags"].as_str().unwrap().starts_with(name)).unwrap();
+    let lines = found["rows"][0]["variants"].as_array().unwrap();
+    let named = |name: &str| lines.iter().find(|v| v["flags"].as_str().unwrap().starts_with(name)).unwrap();
     assert_eq!(named("few: ")["flags"], "few: --global-crops-scale 0.5 1.0 --out-dim 16");
     assert!(named("slow: ")["seconds"]["mean"].as_f64() > Some(0.0), "{text}");
     assert_eq!(named("same: ")["base"], true, "what changes nothing is the base");
@@ -117,6 +116,7 @@ fn variants_of_ones_own_are_compared_on_images_left_out_of_training() {
     let other = folder(&[("train.bin", records(TRAIN, 1)), ("test.bin", records(TEST, 7))]);
     let (again, all) = (dir.path().join("again"), dir.path().join("on test"));
     succeeds(&chosen, &[&own, other.path(), &again]);
+    write(variants);
     succeeds(&line.replace("--variants", "--rows loss --variants"), &[&own, data.path(), &all]);
     assert!(weights(&again.join("few/seed-0")) == weights(&out.join("few/seed-0")));
     assert!(weights(&all.join("few/seed-0")) != weights(&out.join("few/seed-0")));
