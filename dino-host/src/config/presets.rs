@@ -126,7 +126,7 @@ impl Config {
     pub fn small_32() -> Config {
         Config {
             arch: "resnet_small".into(),
-            // Maps of 16 x 16 and narrower: twice the images a minute of 16, 32 and 64 channels at stride 1, and no less of each.
+            // Maps of 16 x 16 and smaller: 1.8 times the images a minute of 16, 32 and 64 channels at stride 1, and no less of each.
             widths: vec![32, 64, 128],
             stage_blocks: vec![1, 1, 1],
             stem_stride: 2,
