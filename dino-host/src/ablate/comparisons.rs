@@ -68,13 +68,16 @@ impl Comparison {
             Error::new(format!("{shown}: {e}"))
                 .hint("a table for each variant: [NAME], then its keys, such as lr = 0.01")
         };
-        let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
-        let tables: toml::Table = toml::from_str(&text).map_err(|e| bad(e.to_string().trim().replace('\n', " ")))?;
+        let tables: toml::Table =
+            toml::from_str(&Config::text(path)?).map_err(|e| bad(e.to_string().trim().replace('\n', " ")))?;
         let mut variants = Vec::new();
         for (name, keys) in tables {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if !name.chars().all(plain) || name.starts_with('.') || name.is_empty() {
-                return Err(bad(format!("{name:?} is to be a folder's name: letters, digits, dashes and underscores")));
+            // The tables are called ablate.md and the like.
+            if !name.chars().all(plain) || [".", "ablate."].iter().any(|own| name.starts_with(own)) || name.is_empty() {
+                return Err(bad(format!(
+                    "{name:?} is no name for a folder beside the tables: letters, digits, dashes and underscores"
+                )));
             }
             if !keys.is_table() {
                 return Err(bad(format!("{name} = {keys} is in no variant's table")));

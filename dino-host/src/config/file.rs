@@ -11,13 +11,20 @@ impl Config {
     /// # Errors
     /// The file cannot be read or is no text; otherwise as [`Config::parse`].
     pub fn file(path: &Path) -> Result<Flags> {
+        Config::parse(&path.display().to_string(), &Config::text(path)?)
+    }
+
+    /// The text of a TOML file.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no text.
+    pub fn text(path: &Path) -> Result<String> {
         let failed = |e: &dyn std::fmt::Display| {
             Error::new(format!("cannot read the configuration {}: {e}", path.display()))
-                .hint("--config takes a TOML file")
+                .hint("--config and --variants take TOML files")
         };
         let bytes = std::fs::read(path).map_err(|e| failed(&e))?;
-        let text = text::decoded(bytes).map_err(|line| failed(&format!("line {line} is no text")))?;
-        Config::parse(&path.display().to_string(), &text)
+        text::decoded(bytes).map_err(|line| failed(&format!("line {line} is no text")))
     }
 
     /// The same for a file's text; `name` is for the errors.

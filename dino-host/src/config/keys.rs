@@ -243,6 +243,6 @@ keys! {
     #[arg(long, help_heading = "Data", num_args = 0..=1, default_missing_value = "true")] fast_decode: bool = false;
     /// The value that becomes 255 in images of 16 bits a channel, such as 4095 for 12 bits that fill a part of them; auto = the highest in the training images
     #[arg(long, help_heading = "Data", value_name = "VALUE")] white: White = White::FULL;
-    /// Images that settings are chosen on: test, or train-split: a tenth of the training images, left out of training and evaluated in place of the test images
+    /// Images that settings are chosen on: test, or train-split: a tenth of the training images, left out of training and evaluated in place of the test images (eval linear chooses its rate on such a tenth, and evaluates the test images)
     #[arg(long, help_heading = "Data", value_name = "PART")] choose_on: String = "test".into();
 }

@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 use dino_kernel::model::Vit;
 use dino_kernel::model::resnet::MAX_STAGES;
 
-/// The values of `--arch`.
-/// `--choose-on`: a tenth of the training images.
+/// The value of `--choose-on` that means a tenth of the training images.
 const TRAIN_SPLIT: &str = "train-split";
+/// The values of `--arch`.
 const ARCHS: &str = "vit_tiny, vit_small, vit_base, resnet18, resnet34, resnet50 or resnet_small";
 /// Channels an image may have: hyperspectral cameras stay well below it.
 const MOST_CHANNELS: usize = 1024;

@@ -136,7 +136,12 @@ fn variants_of_ones_own_are_compared_on_images_left_out_of_training() {
         ("[base]\nlr = 0.1", "two variants are called base"),
         ("[a]\nchoose-on = 'train-split'", "trained on other images"),
         ("[a]\nchannels = 1", "trained on other images"),
-        ("[\"a b\"]\nlr = 0.1", "a folder's name"),
+        ("[\"a b\"]\nlr = 0.1", "no name for a folder"),
+        ("[\"../a\"]\nlr = 0.1", "no name for a folder"),
+        ("[\"ablate.md\"]\nlr = 0.1", "no name for a folder"),
+        ("[\"\"]\nlr = 0.1", "no name for a folder"),
+        ("[a.b]\nlr = 0.1", "a: a variant, line 1"),
+        ("[a]\nlr = \"fast\"", "a: a variant, line 1"),
         ("lr = 0.1", "in no variant's table"),
         ("", "no variant is in it"),
         ("[a", "own.toml"),
@@ -144,6 +149,8 @@ fn variants_of_ones_own_are_compared_on_images_left_out_of_training() {
         write(text);
         refuses_with(&line, &[&own, data.path(), &dir.path().join("x")], &[expected]);
     }
+    fs::write(&own, b"[a]\nlr = \xff").unwrap();
+    refuses_with(&line, &[&own, data.path(), &dir.path().join("x")], &["own.toml: line 2 is no text"]);
     refuses_with(&line, &[&dir.path().join("none.toml"), data.path(), &dir.path().join("x")], &["none.toml"]);
     refuses_with(&format!("train {TINY} --choose-on val --data {{}}"), &[data.path()], &["--choose-on", "train-split"]);
 }
