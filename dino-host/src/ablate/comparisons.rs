@@ -3,7 +3,7 @@
 //! The paper's figures are those of ViT-S/16 on ImageNet. A variant is a few keys, which a user can give to `train` as well. Sizes that
 //! depend on the scale (batch, prototypes) are the same parts of the base's as the paper's are of its own.
 
-use crate::config::{Config, Flags};
+use crate::config::{Config, Flags, parse_toml};
 use crate::error::{Error, Result};
 use clap::ValueEnum;
 use std::path::Path;
@@ -63,13 +63,10 @@ impl Comparison {
     /// # Errors
     /// The file cannot be read or is no TOML, a name is no plain one, or a key or value is not known.
     pub fn from_file(path: &Path) -> Result<Comparison> {
-        let shown = path.display();
-        let bad = |e: String| {
-            Error::new(format!("{shown}: {e}"))
-                .hint("a table for each variant: [NAME], then its keys, such as lr = 0.01")
-        };
-        let tables: toml::Table =
-            toml::from_str(&Config::text(path)?).map_err(|e| bad(e.to_string().trim().replace('\n', " ")))?;
+        const HINT: &str = "a table for each variant: [NAME], then its keys, such as lr = 0.01";
+        let file = path.display().to_string();
+        let bad = |e: String| Error::new(format!("{file}: {e}")).hint(HINT);
+        let tables: toml::Table = parse_toml(&file, &Config::text(path)?, HINT)?;
         let mut variants = Vec::new();
         for (name, keys) in tables {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

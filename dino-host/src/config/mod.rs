@@ -13,6 +13,7 @@ mod resolve;
 mod schedule;
 mod switch;
 
+pub use file::parse as parse_toml;
 pub use keys::{Config, Flags};
 pub use knn_images::KnnImages;
 pub use presets::{PRESETS, Preset};

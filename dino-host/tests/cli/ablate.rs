@@ -144,7 +144,8 @@ fn variants_of_ones_own_are_compared_on_images_left_out_of_training() {
         ("[a]\nlr = \"fast\"", "a: a variant, line 1"),
         ("lr = 0.1", "in no variant's table"),
         ("", "no variant is in it"),
-        ("[a", "own.toml"),
+        ("[a", "own.toml, line 1, `[a`"),
+        ("[a]\nlr = 1\n\0\u{1b}x", "own.toml, line 3, `x`"),
     ] {
         write(text);
         refuses_with(&line, &[&own, data.path(), &dir.path().join("x")], &[expected]);
