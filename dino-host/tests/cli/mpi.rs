@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// A launcher of processes.
 struct Launcher {
@@ -17,6 +18,9 @@ struct Launcher {
     program: PathBuf,
     arguments: &'static [&'static str],
     library: Option<PathBuf>,
+    /// Its own files. Open MPI has one folder a user, which a launch that begins may make in the moment in which another one makes or
+    /// removes it; it ends then.
+    session: TempDir,
 }
 
 /// The launchers of this machine.
@@ -27,18 +31,19 @@ fn launchers(test: &str) -> Vec<Launcher> {
     };
     let first =
         |programs: &[&str], name: &str| programs.iter().map(PathBuf::from).find(|program| answers(program, name));
+    let session = || tempfile::tempdir().unwrap();
     let mut found = Vec::new();
     if let Some(program) = first(&["mpirun.openmpi", "mpirun"], "Open MPI") {
         let arguments = &["--oversubscribe", "--bind-to", "none"][..];
-        found.push(Launcher { name: "Open MPI", program, arguments, library: None });
+        found.push(Launcher { name: "Open MPI", program, arguments, library: None, session: session() });
     }
     if let Some(program) = first(&["mpiexec.mpich", "mpiexec.hydra", "mpiexec"], "HYDRA") {
-        found.push(Launcher { name: "MPICH", program, arguments: &[], library: None });
+        found.push(Launcher { name: "MPICH", program, arguments: &[], library: None, session: session() });
     }
     if let Some(folder) = std::env::var_os("DINO_MPICH_ABI").map(PathBuf::from) {
         let (program, library) = (folder.join("bin/mpiexec.hydra"), folder.join("lib/libmpi_abi.so.1"));
         assert!(answers(&program, "HYDRA") && library.exists(), "no launcher in {}", folder.display());
-        found.push(Launcher { name: "MPI 5", program, arguments: &[], library: Some(library) });
+        found.push(Launcher { name: "MPI 5", program, arguments: &[], library: Some(library), session: session() });
     }
     if found.is_empty() {
         eprintln!("SKIPPED {test}: there is no mpirun (apt install openmpi-bin mpich)");
@@ -58,12 +63,17 @@ impl Launcher {
     fn bare(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.prepare(&mut command);
+        hear_signals(&mut command);
+        command
+    }
+
+    fn prepare(&self, command: &mut Command) {
         command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        command.env("TMPDIR", self.session.path());
         if let Some(library) = &self.library {
             command.env("DINO_MPI", library);
         }
-        hear_signals(&mut command);
-        command
     }
 
     /// Runs them to their end.
@@ -486,11 +496,8 @@ fn two_machines_end_in_the_same_bytes() {
             let (program, dino) = (launcher.program.display(), env!("CARGO_BIN_EXE_dino-host"));
             let text = format!("{program} {over_network} -n 2 {dino} {}", own.join(" "));
             let mut command = machines.script(&[&first, &text]);
-            command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+            launcher.prepare(&mut command);
             command.env("DINO_HIDDEN", &runs);
-            if let Some(library) = &launcher.library {
-                command.env("DINO_MPI", library);
-            }
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let done = ended(command.spawn().unwrap(), launcher.name);
             assert_eq!(done.code, 0, "{}: {}", launcher.name, done.err);
