@@ -102,7 +102,7 @@ pub struct Timed {
     /// A step of this case op by op
     #[arg(long, value_name = "CASE")]
     pub profile: Option<Case>,
-    /// matrixmultiply on the shapes of the workload
+    /// The matmul on the shapes of the workload
     #[arg(long)]
     pub sgemm: bool,
     /// One JSON line of ours alone, in this process

@@ -4,7 +4,7 @@
 //!     cargo bench -p dino-host -- --reference DIR --python FILE               beside DIR/bench_step.py, run by that Python
 //!     cargo bench -p dino-host -- --python FILE --only resnet50               ResNets beside reference_resnet.py, run by that Python
 //!     cargo bench -p dino-host -- --profile small16                           a step by op:   calls, ms, GFLOP/s, share of the ceiling
-//!     cargo bench -p dino-host -- --sgemm                                     matrixmultiply on the shapes of the workload
+//!     cargo bench -p dino-host -- --sgemm                                     the matmul on the shapes of the workload
 //!
 //! The machine's speed drifts, so the two programs run one after another, each in a process of its own, and only pairs of neighbors
 //! are compared.

@@ -1,4 +1,4 @@
-//! `matrixmultiply` alone: the ceiling that everything else is a share of, and the shapes of the workload.
+//! The matmul alone: the ceiling that everything else is a share of, and the shapes of the workload.
 
 use dino_host::linalg::gemm::{View, sgemm};
 use rayon::prelude::*;
@@ -33,7 +33,7 @@ fn rate([m, k, n]: [usize; 3], ta: bool, tb: bool, threads: usize) -> f64 {
         (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
             let mut c = vec![0.0f32; m * n];
             for _ in 0..calls {
-                sgemm(&mut c, n, view(&a, m, k, ta), view(&b, k, n, tb), [m, k, n], 0.0);
+                sgemm(&mut c, n, view(&a, m, k, ta), view(&b, k, n, tb), [m, k, n], false);
             }
         });
         best = best.min(start.elapsed().as_secs_f64() / calls as f64);

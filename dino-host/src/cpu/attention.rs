@@ -3,8 +3,9 @@
 //! The matmuls read the packed projection where it is stored, but for keys (and values, backward), which are transposed.
 
 use super::{crops, crops_of};
-use crate::linalg::gemm::{View, row_of};
+use crate::linalg::gemm::View;
 use crate::linalg::small::matmul;
+use crate::linalg::transpose::row_of;
 use crate::linalg::transpose::transpose;
 use crate::linalg::{rows, with_scratch};
 use dino_kernel::backend::Heads;

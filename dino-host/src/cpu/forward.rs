@@ -155,11 +155,6 @@ impl Forward for Cpu {
     fn logits(&mut self, y: Act, z: Act, p: Prototypes, n: Mat) {
         let [y, z] = split(&mut self.acts, [y.0, z.0]);
         let (v, scale) = (&self.weights[p.v.range()], &self.stats[p.scale.range()]);
-        let block = gemm::row_block(n.rows);
-        y.par_chunks_mut(block * n.out).zip(z.par_chunks(block * n.inp)).for_each(|(y, z)| {
-            let size = [y.len() / n.out, n.inp, n.out];
-            gemm::sgemm(y, n.out, gemm::View::rows(z, n.inp), gemm::View::transposed(v, n.inp), size, 0.0);
-            y.chunks_mut(n.out).for_each(|row| rows::scale_columns(row, scale));
-        });
+        gemm::scaled(y, z, v, scale, n.inp);
     }
 }

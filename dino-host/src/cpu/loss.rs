@@ -5,9 +5,10 @@
 //! costs more to bring from memory and to transpose than to multiply, so larger micro-batches are what makes this quick.
 
 use super::room;
-use crate::linalg::gemm::{View, row_of};
+use crate::linalg::gemm::View;
 use crate::linalg::rows::{self, Running};
 use crate::linalg::small::matmul;
+use crate::linalg::transpose::row_of;
 use crate::linalg::transpose::transpose;
 use crate::linalg::with_scratch;
 use dino_kernel::backend::LossDims;

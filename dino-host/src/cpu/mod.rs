@@ -1,5 +1,5 @@
-//! The CPU backend: rayon over tiles, crops and blocks of rows, `matrixmultiply` inside, row kernels that vectorize. Ops that cost nothing run
-//! through the reference backend.
+//! The CPU backend: rayon over tiles, crops and blocks of rows, matmuls of our own or `matrixmultiply`'s, row kernels that vectorize. Ops
+//! that cost nothing run through the reference backend.
 //!
 //! The lanes of a process ([`dino_kernel::backend::Collective`]) take turns at the same threads, op by op.
 //!

@@ -74,7 +74,7 @@ pub fn neighbors(bank: ArrayView2<f32>, queries: ArrayView2<f32>, k: usize) -> N
             let mut best: Vec<(Vec<(f32, u32)>, f32)> = vec![(Vec::new(), f32::NEG_INFINITY); rows];
             for (tile, part) in bank.chunks(TILE * d).enumerate() {
                 let cols = part.len() / d;
-                sgemm(&mut s, TILE, View::rows(q, d), View::transposed(part, d), [rows, d, cols], 0.0);
+                sgemm(&mut s, TILE, View::rows(q, d), View::transposed(part, d), [rows, d, cols], false);
                 for (row, (best, least)) in s.chunks(TILE).zip(&mut best) {
                     at_least(&row[..cols], *least, &mut |i, s| best.push((s, (tile * TILE + i) as u32)));
                     if best.len() > most {

@@ -129,7 +129,7 @@ pub fn fit(x: ArrayView2<f32>, labels: &[u32], classes: usize, l2: f64, recipe: 
     let f = |at: &[f64], g: &mut [f64]| {
         weights.iter_mut().zip(at).for_each(|(w, &x)| *w = x as f32);
         let (w, b) = weights.split_at(size);
-        matmul(&mut dy, classes, View::rows(x, width), View::transposed(w, width), [n, width, classes], 0.0);
+        matmul(&mut dy, classes, View::rows(x, width), View::transposed(w, width), [n, width, classes], false);
         let to_probabilities = |y: &mut [f32], lse: &mut [f32], labels: &[u32]| {
             rows::add_bias(y, b);
             let own: Vec<f32> = y.chunks(classes).zip(labels).map(|(y, &l)| y[l as usize]).collect();
@@ -146,7 +146,7 @@ pub fn fit(x: ArrayView2<f32>, labels: &[u32], classes: usize, l2: f64, recipe: 
         }
         let loss: f64 = losses.iter().map(|&l| l as f64).sum();
         let (to_w, to_b) = dw.split_at_mut(size);
-        matmul(to_w, width, View::transposed(&dy, classes), View::rows(x, width), [classes, n, width], 0.0);
+        matmul(to_w, width, View::transposed(&dy, classes), View::rows(x, width), [classes, n, width], false);
         to_b.fill(0.0);
         rows::column_sums(to_b, &dy, classes);
         let part = 1.0 / n as f64;

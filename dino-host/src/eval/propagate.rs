@@ -107,7 +107,7 @@ impl Propagation {
             let mut best: Vec<Best> = (0..targets).map(|_| Best::new(self.params.top)).collect();
             for (f, frame) in self.context().enumerate() {
                 gather(&mut b, &frame.tokens, c, width, rows.clone(), columns.clone());
-                sgemm(&mut likeness, sources, View::rows(&a, c), View::transposed(&b, c), [targets, c, sources], 0.0);
+                sgemm(&mut likeness, sources, View::rows(&a, c), View::transposed(&b, c), [targets, c, sources], false);
                 for (t, (line, best)) in likeness.chunks(sources).zip(&mut best).enumerate() {
                     let (y, x) = (top + t / (right - left), left + t % (right - left));
                     let window = reach(x, 1, width);

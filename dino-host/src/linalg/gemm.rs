@@ -1,18 +1,10 @@
-//! Matmuls: the only caller of `sgemm`, and the parallel matmuls a linear layer needs.
+//! Matmuls, on one thread or on all, and those of a linear layer.
 //!
-//! `matrixmultiply` runs single-threaded inside; rayon cuts the result into tiles outside it. An element of a matmul is summed in
-//! the same order in whatever tile it is (over k alone, in blocks of a fixed length), so tiles may be cut by the number of
-//! threads and the bits still do not depend on it; the tests below hold `sgemm` to that.
-//!
-//! What a matmul costs beyond its multiplications is packing. `matrixmultiply` packs a factor quickly only if neighbors are along
-//! the side it packs (columns of a, rows of b). The other way it takes element by element: hardly slower where the factor is in
-//! the cache, a quarter of an entire training step where it is not. So such a factor is transposed first, block by block. Also measured
-//! (AVX-512, 146 GFLOP/s at best): 64 rows a tile 109, 176 rows 125, 350 rows 137; starting from a result that holds the bias
-//! (beta = 1) 107 against 131 for adding it afterwards, while the rows are in the cache.
+//! On processors that we have loops for ([`super::packed`]) both factors are packed by us; on others `matrixmultiply` multiplies
+//! ([`super::portable`]). An element is summed over k alone, in blocks of a fixed length, in both: results may be cut by the number of
+//! threads and the bits still do not depend on it; the tests below hold them to that.
 
-use super::transpose::transpose;
-use super::with_scratch;
-use rayon::prelude::*;
+use super::{packed, portable, rows};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -39,75 +31,26 @@ impl<'a> View<'a> {
     }
 
     /// The matrix from element (i, j) on.
-    fn from(&self, i: usize, j: usize) -> View<'a> {
+    pub(super) fn from(&self, i: usize, j: usize) -> View<'a> {
         View { data: &self.data[i * self.row + j * self.col..], ..*self }
     }
 
     /// The transpose.
-    fn flipped(self) -> View<'a> {
+    pub(super) fn flipped(self) -> View<'a> {
         View { row: self.col, col: self.row, ..self }
     }
 
-    /// Whether `sgemm` packs it quickly as a left factor: its neighbors are along columns (or nowhere, where transposing would not help).
-    fn packs_fast(&self) -> bool {
-        self.row == 1 || self.col != 1
-    }
-
-    /// The same (m, k) in the order that packs quickly: itself, or a transposed copy.
-    fn along<'b>(self, copy: &'b mut [f32], m: usize, k: usize) -> View<'b>
-    where
-        'a: 'b,
-    {
-        if self.packs_fast() {
-            return self;
-        }
-        let ld = row_of(m);
-        transpose(copy, ld, self.data, self.row, [m, k]);
-        View::transposed(copy, ld)
-    }
-
     /// Whether the slice holds so many rows and columns, neither of them zero.
-    fn holds(&self, rows: usize, cols: usize) -> bool {
+    pub(super) fn holds(&self, rows: usize, cols: usize) -> bool {
         let far = |n: usize, step: usize| (n - 1).checked_mul(step);
         let last = far(rows, self.row).zip(far(cols, self.col)).and_then(|(r, c)| r.checked_add(c));
         last.is_some_and(|last| last < self.data.len())
     }
 }
 
-/// c (m, n; rows `stride` apart) = a (m, k) b (k, n) + beta c, on this thread.
-pub fn sgemm(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 3], beta: f32) {
-    // SAFETY: the only tile of this result.
-    unsafe { Output::new(c, stride, m, n).tile(0..m, 0..n) }.set(a, b, k, beta);
-}
-
-/// What of a matmul is transposed and multiplied at once, so that it stays in the second cache: 384 x 768 in equal parts are 1 to 3 %
-/// faster than 256 x 512 (`sgemm` packs its right factor anew for every part of the left one, and the left one is transposed anew for
-/// every part of the right one). A left factor that packs quickly is not cut; leaving the right one uncut gained nothing. Sums over k are
-/// cut where `sgemm` cuts them anyway, so that the bits are those of one call.
-const DEPTH: usize = 256;
-const WIDTH: usize = 768;
-const HEIGHT: usize = 384;
-
-/// How far apart rows of `len` elements are in a transposed copy: an odd number of cache lines, so that a column's neighbors share no
-/// set of the cache.
-pub(crate) const fn row_of(len: usize) -> usize {
-    (len.div_ceil(16) | 1) * 16
-}
-
-/// Elements of a thread's scratch that a matmul of factors of up to `widest` columns takes at most: both of them transposed.
-pub fn scratch_len(widest: usize) -> usize {
-    DEPTH * (row_of(HEIGHT.min(widest)) + row_of(WIDTH.min(widest)))
-}
-
-/// Elements that `sgemm` itself allocates at most while it multiplies a block: it packs 64 rows of the left factor at a time, and
-/// all columns of the right one (its `mc`, `kc` and `nc`).
-pub fn packed_len(widest: usize) -> usize {
-    DEPTH * (64 + WIDTH.min(widest))
-}
-
-/// A result that is written by tiles.
+/// A result whose parts are written by several threads.
 #[derive(Clone, Copy)]
-struct Output<'c> {
+pub(super) struct Output<'c> {
     c: *mut f32,
     stride: usize,
     m: usize,
@@ -115,85 +58,95 @@ struct Output<'c> {
     _borrowed: PhantomData<&'c mut [f32]>,
 }
 
-// SAFETY: it is a mutable borrow of floats, and whoever calls `tile` promises that no two of them overlap.
+// SAFETY: it is a mutable borrow of floats, and whoever writes promises that no two parts overlap.
 unsafe impl Send for Output<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Output<'_> {}
 
-/// Rows and columns of a result that one task writes.
-struct Tile<'c> {
-    output: Output<'c>,
-    rows: Range<usize>,
-    cols: Range<usize>,
-}
-
 impl<'c> Output<'c> {
-    fn new(c: &'c mut [f32], stride: usize, m: usize, n: usize) -> Output<'c> {
+    /// (m, n), rows `stride` apart.
+    pub(super) fn new(c: &'c mut [f32], stride: usize, m: usize, n: usize) -> Output<'c> {
         let len = m.checked_sub(1).map_or(Some(0), |rows| rows.checked_mul(stride)?.checked_add(n));
         assert!(stride >= n && len.is_some_and(|len| len <= c.len()), "c is large enough for {m} x {n}");
         Output { c: c.as_mut_ptr(), stride, m, n, _borrowed: PhantomData }
     }
 
-    /// # Safety
-    /// No two tiles of one result that are in use at the same time may overlap.
-    unsafe fn tile(self, rows: Range<usize>, cols: Range<usize>) -> Tile<'c> {
-        assert!(rows.end <= self.m && cols.end <= self.n, "a tile of {} x {}", self.m, self.n);
-        Tile { output: self, rows, cols }
-    }
-}
-
-impl Tile<'_> {
-    /// The tile's part of a (m, k) b (k, n) + beta c, for the full factors.
-    fn set(&mut self, a: View, b: View, k: usize, beta: f32) {
-        let (m, n) = (self.rows.len(), self.cols.len());
-        if m == 0 || n == 0 || k == 0 {
-            return;
-        }
-        let (a, b) = (a.from(self.rows.start, 0), b.from(0, self.cols.start));
-        assert!(a.holds(m, k) && b.holds(k, n), "a is {m} x {k}, b is {k} x {n}");
-        let cut = |len: usize, most| part(len, len.div_ceil(most)).min(len);
-        let (height, width) = (if a.packs_fast() { m } else { cut(m, HEIGHT) }, cut(n, WIDTH));
-        let packed_row = |factor: View, len| if factor.packs_fast() { 0 } else { row_of(len) };
-        let (packed_a, packed_b) = (packed_row(a, height), packed_row(b.flipped(), width));
-        let depth = DEPTH.min(k);
-        with_scratch(depth * (packed_a + packed_b), |scratch| {
-            let (transposed_a, transposed_b) = scratch.split_at_mut(depth * packed_a);
-            for at in (0..k).step_by(DEPTH) {
-                let depth = DEPTH.min(k - at);
-                let beta = if at == 0 { beta } else { 1.0 };
-                for j in (0..n).step_by(width) {
-                    let cols = width.min(n - j);
-                    let b = b.from(at, j).flipped().along(transposed_b, cols, depth).flipped();
-                    for i in (0..m).step_by(height) {
-                        let rows = height.min(m - i);
-                        let a = a.from(i, at).along(transposed_a, rows, depth);
-                        // SAFETY: within the tile, which is this task's alone.
-                        unsafe { self.block([i, j], [rows, depth, cols], a, b, beta) };
-                    }
-                }
-            }
-        });
-    }
-
-    /// The block of the tile from element (i, j) on, [m, n] of it: a (m, k) b (k, n) + beta c.
+    /// Columns of a row.
     ///
     /// # Safety
-    /// The block is within the tile.
-    unsafe fn block(&mut self, [i, j]: [usize; 2], [m, k, n]: [usize; 3], a: View, b: View, beta: f32) {
-        debug_assert!(a.holds(m, k) && b.holds(k, n), "a is {m} x {k}, b is {k} x {n}");
-        let (ra, ca, rb, cb) = (a.row as isize, a.col as isize, b.row as isize, b.col as isize);
-        let stride = self.output.stride;
-        // SAFETY: `set` and `Output` have bounded every element that m, k, n and the strides reach; the result is borrowed
-        // mutably, so it overlaps neither factor; its rows do not overlap because stride >= n, nor do its tiles.
-        unsafe {
-            let c = self.output.c.add((self.rows.start + i) * stride + self.cols.start + j);
-            let (a, b, stride) = (a.data.as_ptr(), b.data.as_ptr(), stride as isize);
-            matrixmultiply::sgemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, stride, 1);
-        }
+    /// No one else uses them for as long as this is used.
+    #[inline(always)]
+    pub(super) unsafe fn row(self, i: usize, cols: Range<usize>) -> &'c mut [f32] {
+        assert!(i < self.m && cols.start <= cols.end && cols.end <= self.n);
+        // SAFETY: within the slice that was borrowed, by the assert and that of `new`; the caller promises the rest.
+        unsafe { std::slice::from_raw_parts_mut(self.c.add(i * self.stride + cols.start), cols.len()) }
+    }
+
+    /// Where element (i, j) is, and elements from a row to the next.
+    pub(super) fn at(self, i: usize, j: usize) -> (*mut f32, usize) {
+        assert!(i < self.m && j < self.n);
+        // SAFETY: within the slice that was borrowed.
+        (unsafe { self.c.add(i * self.stride + j) }, self.stride)
     }
 }
 
-/// The instructions `sgemm` uses on this machine: what the bits of a matmul depend on, besides its shape.
+/// What is done with rows of a matmul's factors and result while they are in the cache.
+pub(super) trait Fused: Sync {
+    /// What is added to every row of the result.
+    fn bias(&self) -> Option<&[f32]> {
+        None
+    }
+    /// Before these rows of a left factor are packed, for so much of k: once, in the order of k.
+    fn before(&self, _rows: Range<usize>, _k: Range<usize>) {}
+    /// When a row of the result is done, from a column on.
+    fn after(&self, _row: usize, _col: usize, _c: &mut [f32]) {}
+}
+
+/// Nothing.
+impl Fused for () {}
+
+/// c (m, n; rows `stride` apart) = a (m, k) b (k, n), added to what is there if `add`, on this thread.
+pub fn sgemm(c: &mut [f32], stride: usize, a: View, b: View, size: [usize; 3], add: bool) {
+    multiply(c, stride, a, b, size, add, false, &());
+}
+
+/// c (m, n; rows `stride` apart) = a (m, k) b (k, n), added to what is there if `add`, on all threads.
+pub fn matmul(c: &mut [f32], stride: usize, a: View, b: View, size: [usize; 3], add: bool) {
+    multiply(c, stride, a, b, size, add, true, &());
+}
+
+fn multiply(
+    c: &mut [f32],
+    stride: usize,
+    a: View,
+    b: View,
+    [m, k, n]: [usize; 3],
+    add: bool,
+    all: bool,
+    fused: &impl Fused,
+) {
+    let c = Output::new(c, stride, m, n);
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    assert!(a.holds(m, k) && b.holds(k, n), "a is {m} x {k}, b is {k} x {n}");
+    match packed::isa() {
+        Some(isa) => packed::multiply(isa, c, a, b, [m, k, n], add, all, fused),
+        None => portable::multiply(c, a, b, [m, k, n], add, all, fused),
+    }
+}
+
+/// Elements of a thread's scratch that a matmul of factors of up to `widest` columns takes at most.
+pub fn scratch_len(widest: usize) -> usize {
+    if packed::isa().is_some() { packed::SCRATCH } else { portable::scratch_len(widest) }
+}
+
+/// Elements that each thread allocates at most beside that while it multiplies.
+pub fn packed_len(widest: usize) -> usize {
+    if packed::isa().is_some() { 0 } else { portable::packed_len(widest) }
+}
+
+/// The instructions matmuls use on this machine: what the bits of a matmul depend on, besides its shape.
 pub fn instructions() -> &'static str {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     {
@@ -209,127 +162,97 @@ pub fn instructions() -> &'static str {
     std::env::consts::ARCH
 }
 
-/// Least elements of a tile where there are more tiles than threads: smaller ones pack too much.
-const TILE: usize = 1 << 17;
-
-/// How many tasks are made of work that so many would be worth their while: as many for every thread, one, or two where there is
-/// enough, so that a thread that falls behind is helped.
-fn tasks(worthwhile: usize) -> usize {
-    let threads = rayon::current_num_threads();
-    threads * (worthwhile / threads).clamp(1, 2)
-}
-
-/// Length of a part where `len` is cut into at most `parts` parts of full kernel tiles (16).
-fn part(len: usize, parts: usize) -> usize {
-    len.div_ceil(parts).next_multiple_of(16).max(16)
-}
-
-/// Rows and columns of the tiles that an (m, n) result is cut into: of all grids with so many tasks the one that packs least.
-fn tile_size(m: usize, n: usize) -> [usize; 2] {
-    let tasks = tasks(m * n / TILE);
-    let grids =
-        (1..=tasks).filter(|down| tasks.is_multiple_of(*down)).map(|down| [part(m, down), part(n, tasks / down)]);
-    let packed = |&[rows, cols]: &[usize; 2]| m.div_ceil(rows) * n + n.div_ceil(cols) * m;
-    grids.min_by_key(packed).unwrap_or([m.max(1), n.max(1)])
-}
-
-/// c (m, n; rows `stride` apart) = a (m, k) b (k, n) + beta c, on all threads.
-pub fn matmul(c: &mut [f32], stride: usize, a: View, b: View, [m, k, n]: [usize; 3], beta: f32) {
-    let ([rows, cols], output) = (tile_size(m, n), Output::new(c, stride, m, n));
-    let across = n.div_ceil(cols);
-    (0..m.div_ceil(rows) * across).into_par_iter().for_each(|i| {
-        let (row, col) = (i / across * rows, i % across * cols);
-        // SAFETY: the tiles of a grid are disjoint.
-        let mut tile = unsafe { output.tile(row..(row + rows).min(m), col..(col + cols).min(n)) };
-        tile.set(a, b, k, beta);
-    });
-}
-
 /// Rows of a block of a row-wise op whose partial sums are added up in order: cut by shape alone, so that the sums do not depend
 /// on the number of threads.
 pub fn row_block(rows: usize) -> usize {
     rows.div_ceil(16).next_multiple_of(32).clamp(64, 512)
 }
 
-/// Least rows of a block that goes through a layer on its own. Fewer than that for every thread, and the matmul is cut as its shape
-/// suggests (by columns, mostly: each weight is then packed once), the bias added in a pass of its own.
-const FEW: usize = 256;
+/// The bias of a layer.
+struct Bias<'a>(&'a [f32]);
 
-/// Rows of a block of a layer of `rows` rows, one block a task; none where they are too few.
-fn by_rows(rows: usize) -> Option<usize> {
-    let block = part(rows, tasks(rows / FEW));
-    (block >= FEW).then_some(block)
-}
-
-/// Rows of a pass over a matrix in the cache, one block a task.
-fn rows_a_task(rows: usize) -> usize {
-    rows.div_ceil(rayon::current_num_threads()).max(1)
+impl Fused for Bias<'_> {
+    fn bias(&self) -> Option<&[f32]> {
+        Some(self.0)
+    }
 }
 
 /// y (rows, out) = x (rows, inp) w (out, inp)^T + b.
 pub fn linear(y: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
     let (rows, out) = (y.len() / b.len(), b.len());
-    let Some(block) = by_rows(rows) else {
-        matmul(y, out, View::rows(x, inp), View::transposed(w, inp), [rows, inp, out], 0.0);
-        return y.par_chunks_mut(rows_a_task(rows) * out).for_each(|y| super::rows::add_bias(y, b));
-    };
-    y.par_chunks_mut(block * out).zip(x.par_chunks(block * inp)).for_each(|(y, x)| {
-        sgemm(y, out, View::rows(x, inp), View::transposed(w, inp), [y.len() / out, inp, out], 0.0);
-        super::rows::add_bias(y, b);
-    });
+    let (x, w) = (View::rows(x, inp), View::transposed(w, inp));
+    multiply(y, out, x, w, [rows, inp, out], false, true, &Bias(b));
+}
+
+/// The bias, and y = gelu of the result.
+struct BiasGelu<'a> {
+    y: Output<'a>,
+    b: &'a [f32],
+}
+
+impl Fused for BiasGelu<'_> {
+    fn after(&self, row: usize, col: usize, pre: &mut [f32]) {
+        // SAFETY: a part of the result is done once.
+        let y = unsafe { self.y.row(row, col..col + pre.len()) };
+        rows::bias_gelu(y, pre, &self.b[col..][..pre.len()]);
+    }
 }
 
 /// pre = x w^T + b; y = gelu(pre).
 pub fn linear_gelu(y: &mut [f32], pre: &mut [f32], x: &[f32], w: &[f32], b: &[f32], inp: usize) {
     let (rows, out) = (y.len() / b.len(), b.len());
-    let Some(block) = by_rows(rows) else {
-        matmul(pre, out, View::rows(x, inp), View::transposed(w, inp), [rows, inp, out], 0.0);
-        let chunk = rows_a_task(rows) * out;
-        let written = y.par_chunks_mut(chunk).zip(pre.par_chunks_mut(chunk));
-        return written.for_each(|(y, pre)| super::rows::bias_gelu(y, pre, b));
-    };
-    let written = y.par_chunks_mut(block * out).zip(pre.par_chunks_mut(block * out));
-    written.zip(x.par_chunks(block * inp)).for_each(|((y, pre), x)| {
-        sgemm(pre, out, View::rows(x, inp), View::transposed(w, inp), [pre.len() / out, inp, out], 0.0);
-        super::rows::bias_gelu(y, pre, b);
-    });
+    let (x, w) = (View::rows(x, inp), View::transposed(w, inp));
+    let fused = BiasGelu { y: Output::new(y, out, rows, out), b };
+    multiply(pre, out, x, w, [rows, inp, out], false, true, &fused);
+}
+
+/// A factor of each column.
+struct ScaledColumns<'a>(&'a [f32]);
+
+impl Fused for ScaledColumns<'_> {
+    fn after(&self, _: usize, col: usize, y: &mut [f32]) {
+        rows::scale_columns(y, &self.0[col..][..y.len()]);
+    }
+}
+
+/// y (rows, out) = x (rows, inp) w (out, inp)^T, columns scaled.
+pub fn scaled(y: &mut [f32], x: &[f32], w: &[f32], scale: &[f32], inp: usize) {
+    let (rows, out) = (y.len() / scale.len(), scale.len());
+    let (x, w) = (View::rows(x, inp), View::transposed(w, inp));
+    multiply(y, out, x, w, [rows, inp, out], false, true, &ScaledColumns(scale));
 }
 
 /// dx (rows, inp) = dy (rows, out) w (out, inp).
 pub fn input_gradient(dx: &mut [f32], dy: &[f32], w: &[f32], inp: usize, out: usize) {
     let rows = dx.len() / inp;
-    matmul(dx, inp, View::rows(dy, out), View::rows(w, inp), [rows, out, inp], 0.0);
+    matmul(dx, inp, View::rows(dy, out), View::rows(w, inp), [rows, out, inp], false);
 }
 
-/// Rows that a weight gradient takes at once: the column sums bring into the cache what the matmul then packs.
-const ROWS: usize = 256;
+/// Sums of the columns of dy: they bring into the cache what is then packed.
+struct ColumnSums<'a> {
+    sums: Output<'a>,
+    dy: &'a [f32],
+}
+
+impl Fused for ColumnSums<'_> {
+    fn before(&self, cols: Range<usize>, k: Range<usize>) {
+        let out = self.sums.n;
+        let dy = &self.dy[k.start * out + cols.start..self.dy.len().min(k.end * out)];
+        // SAFETY: a part of the sums belongs to one task.
+        rows::column_sums(unsafe { self.sums.row(0, cols) }, dy, out);
+    }
+}
 
 /// dw (out, inp) += dy (rows, out)^T x (rows, inp); db (out) += column sums of dy.
 pub fn weight_gradient(dw: &mut [f32], db: &mut [f32], dy: &[f32], x: &[f32], inp: usize) {
-    let out = db.len();
-    let [band, cols] = tile_size(out, inp);
-    let bands = dw.par_chunks_mut(band * inp).zip(db.par_chunks_mut(band)).enumerate();
-    bands.for_each(|(i, (dw, db))| {
-        let (output, rows) = (Output::new(dw, inp, db.len(), inp), db.len());
-        let column = |j: usize, mut sums: Option<&mut [f32]>| {
-            // SAFETY: every column of tiles is visited once.
-            let mut tile = unsafe { output.tile(0..rows, j * cols..((j + 1) * cols).min(inp)) };
-            for (dy, x) in dy.chunks(ROWS * out).zip(x.chunks(ROWS * inp)) {
-                let dy = &dy[i * band..];
-                if let Some(sums) = &mut sums {
-                    super::rows::column_sums(sums, dy, out);
-                }
-                tile.set(View::transposed(dy, out), View::rows(x, inp), x.len() / inp, 1.0);
-            }
-        };
-        // Whoever takes the first columns also sums.
-        let others = 1..inp.div_ceil(cols);
-        rayon::join(|| column(0, Some(db)), || others.into_par_iter().for_each(|j| column(j, None)));
-    });
+    let (rows, out) = (x.len() / inp, db.len());
+    let fused = ColumnSums { sums: Output::new(db, out, 1, out), dy };
+    multiply(dw, inp, View::transposed(dy, out), View::rows(x, inp), [out, rows, inp], true, true, &fused);
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::simd::Isa;
     use super::*;
     use dino_kernel::rng::{Kind, Rng};
 
@@ -338,49 +261,91 @@ pub(crate) mod tests {
         (0..len).map(|_| rng.normal() as f32).collect()
     }
 
-    /// What lets tiles be cut by the number of threads, and factors be transposed block by block.
+    /// What lets tasks be cut by the number of threads, and factors be packed block by block.
     #[test]
-    fn an_element_of_a_product_does_not_depend_on_its_tile_or_block() {
-        for [m, k, n] in [[70, 33, 50], [130, 600, 67], [33, 1100, 1030], [17, 256, 16], [530, 257, 40], [3, 300, 2060]]
-        {
+    fn an_element_of_a_product_does_not_depend_on_who_multiplies() {
+        for [m, k, n] in [
+            [70, 33, 50],
+            [130, 600, 67],
+            [33, 1100, 1030],
+            [17, 256, 16],
+            [530, 257, 40],
+            [3, 300, 2060],
+            [300, 9000, 120],
+        ] {
             let (a, b, c) = (noise(m * k, 1), noise(k * n, 2), noise(m * n, 3));
-            for (ta, tb, beta) in [(false, false, 0.0), (true, false, 1.0), (false, true, 0.0), (true, true, 1.0)] {
+            for (ta, tb, add) in [(false, false, false), (true, false, true), (false, true, false), (true, true, true)]
+            {
                 let view = |data, rows, cols, transposed| {
                     if transposed { View::transposed(data, rows) } else { View::rows(data, cols) }
                 };
                 let (a, b) = (view(&a, m, k, ta), view(&b, k, n, tb));
-                let mut at_once = c.clone();
-                sgemm(&mut at_once, n, a, b, [m, k, n], beta);
                 let mut plain = c.clone();
                 // SAFETY: the slices hold m x k, k x n and m x n elements.
                 unsafe {
                     let (ra, ca, rb, cb) = (a.row as isize, a.col as isize, b.row as isize, b.col as isize);
                     let (a, b, c) = (a.data.as_ptr(), b.data.as_ptr(), plain.as_mut_ptr());
-                    matrixmultiply::sgemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, n as isize, 1);
+                    matrixmultiply::sgemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, add as u8 as f32, c, n as isize, 1);
                 }
-                assert!(at_once == plain, "{m} x {k} x {n} by blocks");
-                for (rows, cols) in [(1, n), (m, 1), (5, 7), (16, 16), (31, 48)] {
-                    let mut tiled = c.clone();
-                    let w = Output::new(&mut tiled, n, m, n);
-                    for (i, j) in (0..m).step_by(rows).flat_map(|i| (0..n).step_by(cols).map(move |j| (i, j))) {
-                        // SAFETY: one after the other.
-                        unsafe { w.tile(i..(i + rows).min(m), j..(j + cols).min(n)) }.set(a, b, k, beta);
+
+                for all in [false, true] {
+                    let (portably, mut written) = (&mut c.clone(), c.clone());
+                    portable::multiply(Output::new(portably, n, m, n), a, b, [m, k, n], add, all, &());
+                    assert!(*portably == plain, "{m} x {k} x {n} by matrixmultiply, all threads: {all}");
+                    for &isa in Isa::available().iter().filter(|isa| isa.is_fused()) {
+                        written.copy_from_slice(&c);
+                        packed::multiply(isa, Output::new(&mut written, n, m, n), a, b, [m, k, n], add, all, &());
+                        assert!(written == plain, "{m} x {k} x {n} by {isa:?}, all threads: {all}");
                     }
-                    assert!(tiled == at_once, "{m} x {k} x {n} in tiles of {rows} x {cols}");
                 }
-                let mut parallel = c.clone();
-                matmul(&mut parallel, n, a, b, [m, k, n], beta);
-                assert!(parallel == at_once, "{m} x {k} x {n} on all threads");
             }
         }
     }
 
+    /// A bias, sums over a left factor, and what is done with rows at the end: all at once.
+    struct All<'a> {
+        sums: ColumnSums<'a>,
+        gelu: BiasGelu<'a>,
+    }
+
+    impl Fused for All<'_> {
+        fn bias(&self) -> Option<&[f32]> {
+            Some(self.gelu.b)
+        }
+        fn before(&self, rows: Range<usize>, k: Range<usize>) {
+            self.sums.before(rows, k);
+        }
+        fn after(&self, row: usize, col: usize, c: &mut [f32]) {
+            self.gelu.after(row, col, c);
+        }
+    }
+
     #[test]
-    fn tiles_cover_the_result() {
-        for (m, n) in [(1, 1), (10, 2048), (3168, 768), (192, 768), (1536, 384), (0, 5), (5, 0)] {
-            let [rows, cols] = tile_size(m, n);
-            assert!(rows > 0 && cols > 0, "{m} x {n}: {rows} x {cols}");
-            sgemm(&mut [], n, View::rows(&[], 3), View::rows(&[], n), [0, 3, n], 0.0);
+    fn what_is_fused_is_done_once_to_every_row_by_both() {
+        for [m, k, n] in [[5, 3, 7], [150, 600, 67], [300, 257, 2100], [13, 1100, 16]] {
+            let (dy, x, b) = (noise(k * m, 1), noise(k * n, 2), noise(n, 3));
+            let written = |isa: Option<Isa>| {
+                let (mut c, mut y, mut sums) = (vec![0.5; m * n], vec![0.0; m * n], vec![0.25; m]);
+                let (a, x) = (View::transposed(&dy, m), View::rows(&x, n));
+                let fused = All {
+                    sums: ColumnSums { sums: Output::new(&mut sums, m, 1, m), dy: &dy },
+                    gelu: BiasGelu { y: Output::new(&mut y, n, m, n), b: &b },
+                };
+                let to = Output::new(&mut c, n, m, n);
+                match isa {
+                    Some(isa) => packed::multiply(isa, to, a, x, [m, k, n], true, true, &fused),
+                    None => portable::multiply(to, a, x, [m, k, n], true, true, &fused),
+                }
+                (c, y, sums)
+            };
+            let (mut want, mut y, mut sums) = (vec![0.5; m * n], vec![0.0; m * n], vec![0.25; m]);
+            sgemm(&mut want, n, View::transposed(&dy, m), View::rows(&x, n), [m, k, n], true);
+            rows::add_bias(&mut want, &b);
+            rows::bias_gelu(&mut y, &mut want, &b);
+            dy.chunks(packed::DEPTH * m).for_each(|dy| rows::column_sums(&mut sums, dy, m));
+            for isa in Isa::available().iter().filter(|isa| isa.is_fused()).map(|&isa| Some(isa)).chain([None]) {
+                assert!(written(isa) == (want.clone(), y.clone(), sums.clone()), "{m} x {k} x {n} by {isa:?}");
+            }
         }
     }
 }

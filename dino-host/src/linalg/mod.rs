@@ -5,6 +5,8 @@ pub mod eigen;
 pub mod fast;
 pub mod gemm;
 pub mod leading;
+mod packed;
+mod portable;
 pub mod rows;
 pub(crate) mod simd;
 pub mod small;
@@ -18,7 +20,7 @@ thread_local! {
 }
 
 /// `len` elements of this thread's scratch, which keeps its largest size, from a cache line's start on. One user at a time: `f` may
-/// not ask for scratch again, as `gemm::sgemm` does.
+/// not ask for scratch again, as matmuls do.
 pub(crate) fn with_scratch(len: usize, f: impl FnOnce(&mut [f32])) {
     SCRATCH.with_borrow_mut(|s| {
         if s.len() < len + 15 {

@@ -22,6 +22,9 @@ pub trait Vector: Copy {
     fn add(self, x: Self) -> Self;
     /// self - x.
     fn sub(self, x: Self) -> Self;
+    /// Asks for the cache lines of these numbers, if there is an instruction for it.
+    #[inline(always)]
+    fn prefetch(_: &[f32]) {}
     /// self + x y, rounded once where multiply-adds are fused.
     fn add_product(self, x: Self, y: Self) -> Self;
 }
@@ -162,6 +165,13 @@ mod x86 {
         fn add_product(self, x: Self, y: Self) -> Self {
             unsafe { _mm512_fmadd_ps(x, y, self) }
         }
+
+        #[inline(always)]
+        fn prefetch(x: &[f32]) {
+            for line in x.chunks(LANES) {
+                unsafe { _mm_prefetch(line.as_ptr().cast(), _MM_HINT_T0) }
+            }
+        }
     }
 
     impl Vector for [__m256; 2] {
@@ -198,6 +208,13 @@ mod x86 {
         #[inline(always)]
         fn add_product(self, x: Self, y: Self) -> Self {
             unsafe { [_mm256_fmadd_ps(x[0], y[0], self[0]), _mm256_fmadd_ps(x[1], y[1], self[1])] }
+        }
+
+        #[inline(always)]
+        fn prefetch(x: &[f32]) {
+            for line in x.chunks(LANES) {
+                unsafe { _mm_prefetch(line.as_ptr().cast(), _MM_HINT_T0) }
+            }
         }
     }
 }

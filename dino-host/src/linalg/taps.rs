@@ -113,7 +113,7 @@ fn rows<L: Vector, const R: usize, const V: usize>(
 
 /// A row of a panel. As a loop: a closure would be a function of its own, without the caller's instructions.
 #[inline(always)]
-fn load<L: Vector, const V: usize>(row: &[[f32; LANES]; V]) -> [L; V] {
+pub(super) fn load<L: Vector, const V: usize>(row: &[[f32; LANES]; V]) -> [L; V] {
     let mut y = [L::splat(0.0); V];
     for v in 0..V {
         y[v] = L::load(&row[v]);

@@ -1,8 +1,14 @@
 //! Transposed matrices: y (cols, rows) = x (rows, cols)^T, a copy that accesses every cache line once.
 //!
-//! It runs before `sgemm` (see [`super::gemm`]), whose own packing of a matrix in the wrong order takes its elements one by
+//! It packs the factors of matmuls, and runs before `sgemm`, whose own packing of a matrix in the wrong order takes its elements one by
 //! one: 0.4 ns an element here, and far more where they are not in the cache. Eight rows at a time by shuffles take 0.07 ns, by
 //! plain code 0.18; AVX-512, sixteen rows at a time, was no quicker than AVX2.
+
+/// How far apart rows of `len` elements are in a transposed copy: an odd number of cache lines, so that a column's neighbors share no
+/// set of the cache.
+pub const fn row_of(len: usize) -> usize {
+    (len.div_ceil(16) | 1) * 16
+}
 
 /// y (cols; `ld` apart, `rows` each) = the transpose of x (rows; `stride` apart, `cols` each). What is between y's rows stays.
 pub fn transpose(y: &mut [f32], ld: usize, x: &[f32], stride: usize, [rows, cols]: [usize; 2]) {
@@ -55,15 +61,83 @@ mod avx2 {
     /// AVX2 must be there, x hold `rows` rows of `cols` elements `stride` apart, y `cols` rows of `rows` elements `ld` apart.
     #[target_feature(enable = "avx2")]
     pub unsafe fn transpose(y: &mut [f32], ld: usize, x: &[f32], stride: usize, [rows, cols]: [usize; 2]) {
-        let (in_blocks, across) = (rows / 8 * 8, cols / 8 * 8);
-        for i in (0..in_blocks).step_by(8) {
+        let (in_eights, across) = (rows / 8 * 8, cols / 8 * 8);
+        for i in (0..in_eights).step_by(8) {
             for j in (0..across).step_by(8) {
                 // SAFETY: a block of eight rows and columns within both, as the caller promises.
-                unsafe { block(y.as_mut_ptr().add(j * ld + i), ld, x.as_ptr().add(i * stride + j), stride) };
+                unsafe { eight(y.as_mut_ptr().add(j * ld + i), ld, x.as_ptr().add(i * stride + j), stride) };
+            }
+        }
+        // Panels of a matmul have 12 or 6 rows.
+        let (fours, in_blocks) = ((rows - in_eights) / 4 * 4, rows / 2 * 2);
+        for i in (in_eights..in_eights + fours).step_by(4) {
+            for j in (0..across).step_by(8) {
+                // SAFETY: a block of four rows and eight columns within both.
+                unsafe { four(y.as_mut_ptr().add(j * ld + i), ld, x.as_ptr().add(i * stride + j), stride) };
+            }
+        }
+        for i in (in_eights + fours..in_blocks).step_by(2) {
+            for j in (0..across).step_by(4) {
+                // SAFETY: a block of two rows and four columns within both.
+                unsafe { two(y.as_mut_ptr().add(j * ld + i), ld, x.as_ptr().add(i * stride + j), stride) };
             }
         }
         super::one_by_one(y, ld, x, stride, 0..in_blocks, across..cols);
         super::one_by_one(y, ld, x, stride, in_blocks..rows, 0..cols);
+    }
+
+    /// Two rows of four columns.
+    ///
+    /// # Safety
+    /// Two rows of four elements are at x, `stride` apart, and four of two at y, `ld` apart.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn two(y: *mut f32, ld: usize, x: *const f32, stride: usize) {
+        // SAFETY: two rows of x.
+        let [a, b] = unsafe { [_mm_loadu_ps(x), _mm_loadu_ps(x.add(stride))] };
+        for (j, pairs) in [_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b)].into_iter().enumerate() {
+            let pairs = _mm_castps_pd(pairs);
+            // SAFETY: two elements of rows 2 j and 2 j + 1 of y.
+            unsafe {
+                _mm_storel_pd(y.add(2 * j * ld).cast(), pairs);
+                _mm_storeh_pd(y.add((2 * j + 1) * ld).cast(), pairs);
+            }
+        }
+    }
+
+    /// Four rows of eight columns, columns j and j + 4 in the halves of a register.
+    ///
+    /// # Safety
+    /// Four rows of eight elements are at x, `stride` apart, and eight of four at y, `ld` apart.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn four(y: *mut f32, ld: usize, x: *const f32, stride: usize) {
+        let mut rows = [_mm256_setzero_ps(); 4];
+        for (r, row) in rows.iter_mut().enumerate() {
+            // SAFETY: row r < 4 of x.
+            *row = unsafe { _mm256_loadu_ps(x.add(r * stride)) };
+        }
+        for (j, column) in columns(rows).into_iter().enumerate() {
+            // SAFETY: rows j and j + 4 of y, j < 4.
+            unsafe {
+                _mm_storeu_ps(y.add(j * ld), _mm256_castps256_ps128(column));
+                _mm_storeu_ps(y.add((j + 4) * ld), _mm256_extractf128_ps(column, 1));
+            }
+        }
+    }
+
+    /// The four rows of four columns in each half of registers, transposed.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn columns([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+        let (ab0, ab2) = (_mm256_castps_pd(_mm256_unpacklo_ps(a, b)), _mm256_castps_pd(_mm256_unpackhi_ps(a, b)));
+        let (cd0, cd2) = (_mm256_castps_pd(_mm256_unpacklo_ps(c, d)), _mm256_castps_pd(_mm256_unpackhi_ps(c, d)));
+        [
+            _mm256_castpd_ps(_mm256_unpacklo_pd(ab0, cd0)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(ab0, cd0)),
+            _mm256_castpd_ps(_mm256_unpacklo_pd(ab2, cd2)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(ab2, cd2)),
+        ]
     }
 
     /// Eight rows of eight columns: four columns at a time, rows r and r + 4 in the halves of a register.
@@ -72,7 +146,7 @@ mod avx2 {
     /// Eight rows of eight elements are at x, `stride` apart, and at y, `ld` apart.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn block(y: *mut f32, ld: usize, x: *const f32, stride: usize) {
+    unsafe fn eight(y: *mut f32, ld: usize, x: *const f32, stride: usize) {
         for q in [0, 4] {
             let mut rows = [_mm256_setzero_ps(); 4];
             for (r, row) in rows.iter_mut().enumerate() {
@@ -81,18 +155,9 @@ mod avx2 {
                     unsafe { [_mm_loadu_ps(x.add(r * stride + q)), _mm_loadu_ps(x.add((r + 4) * stride + q))] };
                 *row = _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
             }
-            let [a, b, c, d] = rows;
-            let (ab0, ab2) = (_mm256_castps_pd(_mm256_unpacklo_ps(a, b)), _mm256_castps_pd(_mm256_unpackhi_ps(a, b)));
-            let (cd0, cd2) = (_mm256_castps_pd(_mm256_unpacklo_ps(c, d)), _mm256_castps_pd(_mm256_unpackhi_ps(c, d)));
-            let columns = [
-                _mm256_unpacklo_pd(ab0, cd0),
-                _mm256_unpackhi_pd(ab0, cd0),
-                _mm256_unpacklo_pd(ab2, cd2),
-                _mm256_unpackhi_pd(ab2, cd2),
-            ];
-            for (j, column) in columns.iter().enumerate() {
+            for (j, column) in columns(rows).into_iter().enumerate() {
                 // SAFETY: row q + j < 8 of y.
-                unsafe { _mm256_storeu_ps(y.add((q + j) * ld), _mm256_castpd_ps(*column)) };
+                unsafe { _mm256_storeu_ps(y.add((q + j) * ld), column) };
             }
         }
     }
