@@ -5,9 +5,9 @@
 //! `OUT` is the folder of the run, which all other commands take. Expected output, # standing for numbers:
 //!
 //!     200 images to train on, 40 to evaluate with
-//!     epoch 0: loss # (ln K #), k-NN # % (student # %), feature rank #
+//!     epoch 1/4: loss # (entropy #, KL #, ln K #), k-NN # % (student # %), feature rank #
 //!     ...
-//!     epoch 3: loss # (ln K #), k-NN # % (student # %), feature rank #
+//!     epoch 4/4: loss # (entropy #, KL #, ln K #), k-NN # % (student # %), feature rank #
 
 use dino_host::config::Config;
 use dino_host::cpu::{Cpu, NoOptions};

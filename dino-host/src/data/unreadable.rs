@@ -67,6 +67,11 @@ impl Unreadable {
         Unreadable { strict, ..Unreadable::default() }
     }
 
+    /// Whether the first image that cannot be read is an error.
+    pub fn is_strict(&self) -> bool {
+        self.strict
+    }
+
     /// Image `i` of the set; `None` where it cannot be read, which is noted.
     ///
     /// # Errors

@@ -305,7 +305,9 @@ impl<D: Device> Tuner<'_, D> {
         self.save()?;
         // Printed when it is true: whoever stops the program at this line loses nothing.
         self.screen.print(&format!(
-            "epoch {epoch}: loss {loss:.4}, test loss {:.4}, top-1 {top1:.2} %, top-5 {top5:.2} %",
+            "epoch {}/{}: loss {loss:.4}, test loss {:.4}, top-1 {top1:.2} %, top-5 {top5:.2} %",
+            epoch + 1,
+            self.run.recipe.epochs,
             scores.loss
         ));
         self.run.unreadable.endless().iter().for_each(|line| self.screen.print(line));

@@ -1,7 +1,7 @@
 //! Matmuls, on one thread or on all, and those of a linear layer.
 //!
-//! On processors that we have loops for ([`super::packed`]) both factors are packed by us; on others `matrixmultiply` multiplies
-//! ([`super::portable`]). An element is summed over k alone, in blocks of a fixed length, in both: results may be cut by the number of
+//! On processors that we have loops for (`packed.rs`) both factors are packed by us; on others `matrixmultiply` multiplies
+//! (`portable.rs`). An element is summed over k alone, in blocks of a fixed length, in both: results may be cut by the number of
 //! threads and the bits still do not depend on it; the tests below hold them to that.
 
 use super::{packed, portable, rows};

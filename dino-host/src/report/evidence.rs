@@ -175,7 +175,8 @@ fn spread<T>(all: Vec<T>, most: usize) -> Vec<T> {
 }
 
 fn label(found: &mut Evidence, figures: Vec<(Option<u64>, Vec<u8>)>) {
-    let when = |epoch: Option<u64>| epoch.map_or("before training".into(), |epoch| format!("after epoch {epoch}"));
+    let when =
+        |epoch: Option<u64>| epoch.map_or("before training".into(), |epoch| format!("after epoch {}", epoch + 1));
     found.gallery = spread(figures, DRAWN).into_iter().map(|(epoch, png)| (when(epoch), png)).collect();
     if found.gallery.is_empty() {
         found.missing.push("Attention over training: the run has no gallery.".into());

@@ -1,7 +1,7 @@
 //! The rows of a log, as much of them as a report needs, read line by line: a long run's log has millions.
 
 use crate::error::Error;
-use crate::train::collapse::{CollapseDetector, Health};
+use crate::train::collapse::CollapseDetector;
 use crate::train::metrics::{self, ENTROPY, LOSS, LOSS_MINUS_LN_K, METRICS};
 use dino_kernel::objective::Divergence;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -25,6 +25,10 @@ struct Line {
     knn_top1: Option<f64>,
     knn_top1_student: Option<f64>,
     feature_rank: Option<f64>,
+    feature_width: Option<usize>,
+    cosine_spread: Option<f64>,
+    knn_pixels: Option<f64>,
+    knn_before: Option<f64>,
     verdict: Option<String>,
     image: Option<String>,
     error: Option<String>,
@@ -68,6 +72,9 @@ pub struct Epoch {
     pub teacher: Option<f64>,
     pub student: Option<f64>,
     pub rank: Option<f64>,
+    /// Columns of the features, and the standard deviation of their cosines.
+    pub width: Option<usize>,
+    pub spread: Option<f64>,
     pub verdict: String,
 }
 
@@ -86,6 +93,9 @@ pub struct Rows {
     pub seconds: Option<f64>,
     /// ln K, as the rows have it.
     pub ln_k: Option<f64>,
+    /// k-NN of pixels and of the teacher before training, as the run measured them.
+    pub pixels: Option<f64>,
+    pub before: Option<f64>,
 }
 
 impl Rows {
@@ -143,8 +153,11 @@ impl Rows {
                 teacher: l.knn_top1,
                 student: l.knn_top1_student,
                 rank: l.feature_rank,
+                width: l.feature_width,
+                spread: l.cosine_spread,
                 verdict: l.verdict.unwrap_or_default(),
             }),
+            "baseline" => (self.pixels, self.before) = (l.knn_pixels, l.knn_before),
             "unreadable" => {
                 self.unreadable_count += 1;
                 if self.unreadable.len() < LISTED {
@@ -160,15 +173,15 @@ impl Rows {
         self.epochs.first().map(|e| (e.step + 1) as f64 / (e.epoch + 1) as f64)
     }
 
-    /// What the watch of training reports of these rows.
-    pub fn health(&self, divergence: Divergence, prototypes: usize) -> Health {
+    /// The watch of training over these rows.
+    pub fn watch(&self, divergence: Divergence, prototypes: usize) -> CollapseDetector {
         let mut detector = CollapseDetector::new(prototypes);
         for (_, row) in &self.steps {
             if row[ENTROPY].is_finite() && row[LOSS].is_finite() {
                 detector.step(divergence, row[LOSS] as f64, row[ENTROPY] as f64);
             }
         }
-        detector.health()
+        detector
     }
 
     /// Mean of the last numbers of a column, at most `count`; those that are none are left out.

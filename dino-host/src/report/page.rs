@@ -5,8 +5,8 @@ use super::confusion::{MATRIX, table};
 use super::evidence::Evidence;
 use super::log::*;
 use crate::config::Config;
-use crate::train::collapse::Health;
 use crate::train::metrics::*;
+use crate::train::verdict::{Level, Signs};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use dino_kernel::objective::{Divergence, Objective};
@@ -131,13 +131,13 @@ impl Page<'_> {
         let total = self.config.zip(self.rows.per_epoch().or_else(|| self.per_epoch()));
         let total = total.map(|(c, n)| (c.epochs as f64 * n) as u64);
         let done = self.steps();
-        let (bad, summary, why) = self.health();
+        let (level, summary, why) = self.verdict();
         html! {
             h1 { "DINO run " (visible(self.name)) }
             @if let (Some(data), Some(device), Some(train)) = (text("data"), text("device"), of("train")) {
                 p.soft { (train) " training and " (of("test").unwrap_or(0)) " test images of " (data) ", on " (device) }
             }
-            div.verdict.bad[bad] {
+            div.verdict.bad[level == Level::Bad].weak[level == Level::Weak] {
                 b { (summary) } " " (visible(&why))
                 @if let Some(total) = total.filter(|t| done < *t) {
                     p {
@@ -164,29 +164,50 @@ impl Page<'_> {
         self.rows.per_epoch().map_or(100, |n| n as usize).max(1)
     }
 
-    /// Whether something is wrong with the run, what, and how that shows.
-    fn health(&self) -> (bool, &'static str, String) {
-        let (rows, ln_k, last, objective) = (self.rows, self.ln_k(), self.last_epoch(), self.objective());
-        let health =
-            ln_k.map_or(Health::Healthy, |ln_k| rows.health(objective.divergence, ln_k.exp().round() as usize));
-        match health {
-            _ if rows.steps.is_empty() => {
-                (true, "No step was logged.", "There is nothing to evaluate yet.".to_string())
-            }
-            _ if rows.tail(LOSS, last).is_none() => {
-                (true, "No finite loss.", "Every number of the log is missing or not finite.".to_string())
-            }
-            Health::Healthy => (false, "Healthy.", {
-                let share = rows.tail(KL, last).zip(ln_k).map_or(String::new(), |(kl, ln_k)| {
-                    format!(" KL is {} of at most ln K = {}.", short(kl), short(ln_k))
-                });
-                format!("The teacher tells images apart: no sign of collapse.{share}")
-            }),
-            Health::Uniform => (true, "Uniform collapse.", capital(health.explanation(objective.targets))),
-            Health::OneDimensional => {
-                (true, "One-dimensional collapse.", capital(health.explanation(objective.targets)))
-            }
+    /// How the run does, in a word, and the numbers that it rests on.
+    fn verdict(&self) -> (Level, String, String) {
+        let (rows, last, objective) = (self.rows, self.last_epoch(), self.objective());
+        if rows.steps.is_empty() {
+            return (Level::Bad, "No step was logged.".into(), "There is nothing to evaluate yet.".into());
         }
+        if rows.tail(LOSS, last).is_none() {
+            let why = "Every number of the log is missing or not finite.";
+            return (Level::Bad, "No finite loss.".into(), why.into());
+        }
+        let Some(ln_k) = self.ln_k() else {
+            return (Level::Weak, "No verdict.".into(), "The log has no ln K, and the run no configuration.".into());
+        };
+        let watch = rows.watch(objective.divergence, ln_k.exp().round() as usize);
+        let scored = rows.epochs.iter().rev().find(|e| e.rank.is_some());
+        let total = self.config.zip(rows.per_epoch().or_else(|| self.per_epoch()));
+        let verdict = Signs {
+            health: watch.health(),
+            means: watch.means(),
+            ln_k,
+            targets: objective.targets,
+            divergence: objective.divergence,
+            done: total.map_or(1.0, |(c, n)| self.steps() as f64 / (c.epochs as f64 * n)),
+            rank: scored.and_then(|e| e.rank),
+            width: scored.and_then(|e| e.width).unwrap_or(0),
+            spread: scored.and_then(|e| e.spread),
+            teacher: scored.and_then(|e| e.teacher),
+            student: scored.and_then(|e| e.student),
+            pixels: rows.pixels.or(self.evidence.pixels),
+            before: rows.before.or(self.evidence.random),
+            asked: self.asked(),
+        }
+        .verdict();
+        let why = match verdict.change.as_str() {
+            "" => format!("{}.", capital(&verdict.because)),
+            change => format!("{}. What to change: {change}.", capital(&verdict.because)),
+        };
+        (verdict.level, format!("{}.", capital(verdict.name)), why)
+    }
+
+    /// Test images that a vote during training asked.
+    fn asked(&self) -> usize {
+        let of = |set: &str| self.manifest[set]["images"].as_u64().unwrap_or(0) as usize;
+        self.config.map_or(of("test"), |c| c.knn_images.of(of("train"), of("test"))[1])
     }
 
     /// The numbers at the top: name, value and note.
@@ -200,7 +221,7 @@ impl Page<'_> {
             .max_by(|a, b| a.teacher.unwrap_or(0.0).total_cmp(&b.teacher.unwrap_or(0.0)));
         let scored = |f: fn(&Epoch) -> Option<f64>| rows.epochs.iter().rev().find_map(f);
         if let Some(best) = best {
-            let note = format!("best {} after epoch {}", percent(best.teacher), best.epoch);
+            let note = format!("best {} after epoch {}", percent(best.teacher), best.epoch + 1);
             facts.push(("k-NN, teacher", percent(scored(|e| e.teacher)), note));
         }
         if let Some(student) = scored(|e| e.student) {
@@ -390,7 +411,7 @@ impl Page<'_> {
                         tbody {
                             @for e in listed {
                                 tr {
-                                    td { (e.epoch) }
+                                    td { (e.epoch + 1) }
                                     td { (number(e.loss)) }
                                     td { (percent(e.teacher)) }
                                     td { (percent(e.student)) }

@@ -3,8 +3,9 @@
 //! Without centering one prototype takes everything (teacher entropy -> 0); without sharpening the output becomes uniform (entropy ->
 //! ln K). In both the teacher's output is the same whatever its input, so KL = cross-entropy - entropy -> 0 while the loss looks steady.
 
+use crate::eval::knn::normalize;
 use dino_kernel::objective::{Divergence, Targets};
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, Axis, s};
 
 /// What is wrong, if anything is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,27 +28,62 @@ impl Health {
         }
     }
 
-    /// What it means and what to do, in a run with this kind of targets.
-    pub const fn explanation(self, targets: Targets) -> &'static str {
-        match (self, targets) {
-            (Health::Healthy, _) => "the teacher tells images apart again",
-            (Health::Uniform, _) => {
-                "the teacher's output is almost uniform, so the student learns nothing (uniform collapse): \
-                 lower --teacher-temp, lower --lr, raise --freeze-last-layer or use fewer prototypes (--out-dim)"
+    /// What it means.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Health::Healthy => "the teacher tells images apart again",
+            Health::Uniform => {
+                "the teacher's output is almost uniform, so the student learns nothing (uniform collapse)"
             }
-            (Health::OneDimensional, Targets::Centered { .. }) => {
-                "the teacher gives every image the same few prototypes (one-dimensional collapse): \
-                 check --center-momentum (0.9), raise --teacher-temp or lower --lr"
-            }
-            (Health::OneDimensional, Targets::Plain) => {
-                "the teacher gives every image the same few prototypes (one-dimensional collapse): \
-                 nothing keeps it from that with --targets none; --targets center does"
-            }
-            (Health::OneDimensional, Targets::SinkhornKnopp { .. }) => {
-                "the teacher gives every image the same few prototypes (one-dimensional collapse): \
-                 raise --batch, raise --teacher-temp or lower --lr"
+            Health::OneDimensional => {
+                "the teacher gives every image the same few prototypes (one-dimensional collapse)"
             }
         }
+    }
+
+    /// What to do, in a run with this kind of targets.
+    pub const fn remedy(self, targets: Targets) -> &'static str {
+        match (self, targets) {
+            (Health::Healthy, _) => "",
+            (Health::Uniform, _) => {
+                "lower --teacher-temp, lower --lr, raise --freeze-last-layer or use fewer prototypes (--out-dim)"
+            }
+            (Health::OneDimensional, Targets::Centered { .. }) => {
+                "check --center-momentum (0.9), raise --teacher-temp or lower --lr"
+            }
+            (Health::OneDimensional, Targets::Plain) => {
+                "nothing keeps it from that with --targets none; --targets center does"
+            }
+            (Health::OneDimensional, Targets::SinkhornKnopp { .. }) => {
+                "raise --batch, raise --teacher-temp or lower --lr"
+            }
+        }
+    }
+
+    /// Both.
+    pub fn explanation(self, targets: Targets) -> String {
+        match self.remedy(targets) {
+            "" => self.meaning().into(),
+            remedy => format!("{}: {remedy}", self.meaning()),
+        }
+    }
+}
+
+/// Teacher entropy and KL, means over the last steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Means {
+    /// Teacher entropy.
+    pub entropy: f64,
+    /// KL; with the squared error what stands for it.
+    pub kl: f64,
+    /// Steps that were seen.
+    pub steps: u64,
+}
+
+impl Means {
+    /// Whether they are means over enough steps to rest on.
+    pub fn are_settled(&self) -> bool {
+        self.steps >= u64::from(PATIENCE)
     }
 }
 
@@ -55,8 +91,8 @@ impl Health {
 #[derive(Clone, Debug)]
 pub struct CollapseDetector {
     ln_k: f64,
-    /// Exponential means of entropy and KL, once there is a first value.
-    mean: Option<(f64, f64)>,
+    /// Exponential means, once there is a first value.
+    mean: Option<Means>,
     /// Steps in a row that appeared as `suspect`.
     streak: u32,
     suspect: Health,
@@ -83,9 +119,9 @@ impl CollapseDetector {
             Divergence::SquaredError => self.ln_k * loss * entropy.exp(),
         };
         let rate = 2.0 / (PATIENCE as f64 + 1.0);
-        let (h, d) = self.mean.unwrap_or((entropy, kl));
+        let Means { entropy: h, kl: d, steps } = self.mean.unwrap_or(Means { entropy, kl, steps: 0 });
         let (h, d) = (h + rate * (entropy - h), d + rate * (kl - d));
-        self.mean = Some((h, d));
+        self.mean = Some(Means { entropy: h, kl: d, steps: steps + 1 });
         // A KL of a hundredth of ln K carries nothing about the image; healthy runs stay an order above it.
         let flat = d < 0.01 * self.ln_k;
         let now = match () {
@@ -102,6 +138,11 @@ impl CollapseDetector {
         })
     }
 
+    /// Entropy and KL over the last steps, none before the first.
+    pub fn means(&self) -> Option<Means> {
+        self.mean
+    }
+
     /// The health as of the last step.
     pub fn health(&self) -> Health {
         self.health
@@ -116,6 +157,21 @@ pub fn effective_rank(features: &Array2<f32>) -> f64 {
     let trace: f64 = covariance.diag().iter().map(|&x| x as f64).sum();
     let square: f64 = covariance.iter().map(|&x| x as f64 * x as f64).sum();
     if square > 0.0 { trace * trace / square } else { 0.0 }
+}
+
+/// Rows whose cosines are looked at, at most: one in so many of a larger set.
+const MOST_ROWS: usize = 20_000;
+
+/// Standard deviation of the cosines between two rows, over all pairs (a row with itself among them): of unit rows the mean of the cosine is
+/// |m|^2, and that of its square the sum of squares of x^T x / n.
+pub fn cosine_spread(features: &Array2<f32>) -> f64 {
+    let step = features.nrows().div_ceil(MOST_ROWS).max(1);
+    let unit = normalize(features.slice(s![..;step, ..]).to_owned());
+    let Some(mean) = unit.mean_axis(Axis(0)) else { return 0.0 };
+    let n = unit.nrows() as f64;
+    let square: f64 = unit.t().dot(&unit).iter().map(|&x| (x as f64 / n).powi(2)).sum();
+    let mean: f64 = mean.iter().map(|&x| x as f64 * x as f64).sum();
+    (square - mean * mean).max(0.0).sqrt()
 }
 
 #[cfg(test)]
@@ -161,6 +217,18 @@ mod tests {
         assert!(none.contains("--targets center does") && !none.contains("--center-momentum"));
         let centered = Health::OneDimensional.explanation(Targets::Centered { momentum: 0.9 });
         assert!(centered.contains("--center-momentum"));
+    }
+
+    #[test]
+    fn cosines_spread_as_they_do_pair_by_pair() {
+        let x = Array2::from_shape_fn((40, 5), |(i, j)| ((i * 7 + j * j * 3) % 11) as f32 - 3.0);
+        let unit = normalize(x.clone());
+        let cosines: Vec<f64> = (0..40 * 40).map(|k| unit.row(k / 40).dot(&unit.row(k % 40)) as f64).collect();
+        let mean = cosines.iter().sum::<f64>() / 1600.0;
+        let want = (cosines.iter().map(|c| (c - mean).powi(2)).sum::<f64>() / 1600.0).sqrt();
+        assert!((cosine_spread(&x) - want).abs() < 1e-6, "{} {want}", cosine_spread(&x));
+        let alike = Array2::from_shape_fn((400, 8), |(i, j)| 1.0 + 1e-4 * ((i * j) % 7) as f32);
+        assert!(cosine_spread(&alike) < 1e-6);
     }
 
     #[test]

@@ -82,6 +82,11 @@ impl Log {
         })
     }
 
+    /// How long the run has gone on for, breaks left out.
+    pub fn seconds(&self) -> f64 {
+        self.before + self.opened.elapsed().as_secs_f64()
+    }
+
     /// Appends a row.
     ///
     /// # Errors
@@ -90,7 +95,7 @@ impl Log {
         let thousandths = |x: f64| number((1e3 * x).round() / 1e3);
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         row["time"] = thousandths(time.as_secs_f64());
-        row["seconds"] = thousandths(self.before + self.opened.elapsed().as_secs_f64());
+        row["seconds"] = thousandths(self.seconds());
         let line = format!("{row}\n");
         self.file
             .write_all(line.as_bytes())

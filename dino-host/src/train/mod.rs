@@ -12,6 +12,7 @@ mod owner;
 mod resume;
 mod screen;
 pub mod tensorboard;
+pub mod verdict;
 
 pub use begin::plan;
 pub(crate) use clock::Clock;
@@ -33,6 +34,7 @@ use crate::error::{Error, Result};
 use crate::io::output;
 use crate::train::collapse::{CollapseDetector, Health};
 use crate::train::metrics::Report;
+use crate::train::verdict::Verdict;
 use crate::weights::checkpoint::{self, Progress};
 use crate::weights::init::Start;
 use dino_kernel::plan::Plan;
@@ -110,6 +112,14 @@ struct Pending {
     waited: Duration,
 }
 
+/// k-NN accuracy, percent, of what the features have to be better than; none where it is not known.
+#[derive(Clone, Copy, Default)]
+struct Baseline {
+    pixels: Option<f64>,
+    /// Of the teacher before the first step.
+    before: Option<f64>,
+}
+
 struct Trainer<'a, D: Device> {
     run: &'a Run<'a, D>,
     plan: Plan,
@@ -121,6 +131,9 @@ struct Trainer<'a, D: Device> {
     /// Oldest first, at most [`QUEUE`].
     pending: VecDeque<Pending>,
     detector: CollapseDetector,
+    baseline: Baseline,
+    /// As of the last epoch that ended here.
+    verdict: Option<Verdict>,
     /// The first process's.
     log: Option<Log>,
     /// The log could not be written, and ends there: the next agreement fails.
@@ -167,12 +180,16 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         per_epoch,
     };
     let mut detector = CollapseDetector::new(config.out_dim);
+    let mut baseline = Baseline::default();
     let (path, open) = (run.out.join(LOG), progress.epoch_is_open(per_epoch));
     let mut log = None;
     group.from_first(|| {
         log = Some(Log::go_on(&path, progress.step, open, &mut clock, run.unreadable, |row| {
             if let (Some(entropy), Some(loss)) = (row["teacher_entropy"].as_f64(), row["loss"].as_f64()) {
                 detector.step(plan.config.objective.divergence, loss, entropy);
+            }
+            if row["kind"] == "baseline" {
+                baseline = Baseline { pixels: row["knn_pixels"].as_f64(), before: row["knn_before"].as_f64() };
             }
         })?);
         Ok(())
@@ -198,6 +215,8 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
         progress,
         pending: VecDeque::new(),
         detector,
+        baseline,
+        verdict: None,
         log,
         log_error: None,
         silence_noted: false,
@@ -210,6 +229,9 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     if !run.resume {
         trainer.save()?; // from here on there is always something to go on from
         trainer.draw(None)?;
+    }
+    if progress.step == 0 {
+        trainer.measure_baseline()?;
     }
     let outcome = trainer.train()?;
     trainer.note_silence();
@@ -272,8 +294,19 @@ impl<D: Device> Trainer<'_, D> {
                 }
             }
             self.screen.finish();
+            self.print_end();
             Ok(Outcome::Finished)
         })
+    }
+
+    /// Prints what came of the run, and what to look at.
+    fn print_end(&mut self) {
+        let seconds = self.log.as_ref().map_or(0.0, Log::seconds).round() as u64;
+        self.screen.print(&format!("finished in {}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60));
+        if let Some(verdict) = &self.verdict {
+            self.screen.print(&verdict.line());
+        }
+        self.screen.print(&format!("see it with: report {}", self.run.out.display()));
     }
 
     /// The number of the step at a position of the schedule, from 0.

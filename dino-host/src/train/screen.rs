@@ -39,8 +39,11 @@ impl Screen {
     }
 
     pub fn step(&mut self, done: u64, epoch: u64, epochs: u64, loss: f64, rate: f64, wait: f64) {
-        let message =
-            format!("epoch {epoch}/{epochs}, loss {loss:.4}, {rate:.0} images/s, data wait {:.0} %", 100.0 * wait);
+        let message = format!(
+            "epoch {}/{epochs}, loss {loss:.4}, {rate:.0} images/s, data wait {:.0} %",
+            epoch + 1,
+            100.0 * wait
+        );
         match &self.bar {
             Some(bar) => {
                 bar.set_message(message);

@@ -289,7 +289,9 @@ fn a_panic_of_the_loader_is_an_error_that_saves_the_run() {
     let set = Builtin::new(32, 24, Set::Train, 0);
     // In the second batch.
     let bad = set.order(config().seed, 0)[12] as usize;
-    let (outcome, files, _) = train_on::<Cpu>(config(), false, Box::new(Panics(set, bad)));
+    // Evaluated, it would be read before the first step.
+    let config = Config { knn_every: 0, ..config() };
+    let (outcome, files, _) = train_on::<Cpu>(config, false, Box::new(Panics(set, bad)));
     assert_eq!(outcome.unwrap_err().message, "the loader thread ended early");
     assert_eq!(step_of(&files), 1);
 }

@@ -37,7 +37,7 @@ fn a_backbone_is_fine_tuned_converted_and_classifies() {
     let line = format!("finetune {RECIPE} --checkpoint {{}} --data {{}} --out {{}}");
     let done = dino(&line, &[&trained, data, &at("tuned")]);
     assert_eq!(done.code, 0, "{}", done.err);
-    assert!(done.err.contains("epoch 1: loss") && done.err.contains("top-5"), "{}", done.err);
+    assert!(done.err.contains("epoch 2/2: loss") && done.err.contains("top-5"), "{}", done.err);
     let rows = log(&at("tuned"));
     let epochs: Vec<&Value> = rows.iter().filter(|row| row["kind"] == "epoch").collect();
     assert_eq!((epochs.len(), rows.len()), (2, 2 * STEPS + 2));
