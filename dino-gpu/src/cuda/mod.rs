@@ -5,6 +5,7 @@
 
 pub mod cublaslt;
 pub mod driver;
+pub mod fatbin;
 pub mod libraries;
 
 use cust::context::Context;
@@ -14,12 +15,10 @@ use cust::function::Function;
 use cust::module::Module;
 use cust::sys::{self, CUresult};
 use dino_host::error::{Error, Result};
+use fatbin::FATBIN;
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
-
-/// The kernels for compute capability 8.0, 9.0a and 12.0 and, as PTX, for what comes later. Built by `kernels/build.sh`.
-static FATBIN: &[u8] = include_bytes!("../../kernels/kernels.fatbin");
 
 /// What a driver call came to. Out of memory and a lost device get messages of their own, for they are not errors of the program.
 ///
@@ -33,7 +32,7 @@ pub fn check(code: CUresult, what: &str) -> Result<()> {
             "a smaller --micro-batch or --stream-crops takes less, and --mem-limit chooses; `dino-gpu plan` shows what takes how much"
         }
         CUDA_ERROR_NO_BINARY_FOR_GPU => {
-            "the kernels need compute capability 8.0 (Ampere) or later, and a driver of CUDA 13"
+            "the kernels need compute capability 8.0 (Ampere) or later, and a driver of CUDA 12 (525 or later)"
         }
         CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUDA_ERROR_STREAM_CAPTURE_INVALIDATED => {
             "a step did what cannot be captured; --launch direct goes on without graphs"
@@ -135,7 +134,7 @@ impl Card {
                 "{name} (compute capability {}.{}) does not take the kernels: {e}",
                 capability.0, capability.1
             ))
-            .hint("they need a driver of CUDA 13 (580 or later)")
+            .hint("they need a driver of CUDA 12 (525 or later), and the driver must know the card")
         })?;
         let mut driver = 0;
         // SAFETY: writes one number.
