@@ -111,6 +111,38 @@ fn a_lost_device_leaves_the_last_checkpoint() {
     assert!(end(&lost) != saved && end(&lost) == end(&kept), "the resumed run has other weights");
 }
 
+/// Images in a folder, and a line that trains three epochs of four steps on them.
+fn short_run(folder: &Path) -> String {
+    let data = folder.join("images");
+    std::fs::create_dir(&data).unwrap();
+    tests::gpu::images(&data, 16, 16);
+    let line =
+        TRAIN.replace("--batch 400 --micro-batch 2", "--batch 4 --micro-batch 4").replace("--epochs 1", "--epochs 3");
+    line.replace("builtin", data.to_str().unwrap())
+}
+
+/// Where a step cannot be captured, whichever of its parts it is, the run goes on kernel by kernel, with the bits of one that was begun so.
+#[test]
+fn without_a_capture_it_goes_on_kernel_by_kernel() {
+    let Some(driver) = emulation() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let line = short_run(folder.path());
+    let end = |out: &Path| std::fs::read(out.join("checkpoint.safetensors")).unwrap();
+    let kept = folder.path().join("kept");
+    let o = run(&line, &[&kept], driver, &[]);
+    assert!(o.status.success() && !printed(&o).contains("kernel by kernel"), "{}", printed(&o));
+    for capture in ["0", "1", "2"] {
+        let out = folder.path().join(capture);
+        let o = run(&line, &[&out], driver, &[("FAIL_CAPTURE", capture)]);
+        let text = printed(&o);
+        assert!(o.status.success(), "{text}");
+        assert_eq!(text.matches("as asked").count(), 1, "the emulation had captures to fail: {text}");
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("launched kernel by kernel")).collect();
+        assert!(lines.len() == 1 && lines[0].contains("901"), "{text}");
+        assert!(end(&out) == end(&kept), "kernel by kernel: other weights");
+    }
+}
+
 /// A residual network trains, one step a graph or kernel by kernel, and `plan` counts the scratch memory of its convolutions and norms.
 #[test]
 fn a_residual_network_trains() {
