@@ -168,6 +168,15 @@ impl Card {
     }
 }
 
+/// What the driver tells of the GPU that was opened.
+///
+/// # Errors
+/// The device fails, or has no such attribute.
+pub fn attribute(attribute: DeviceAttribute) -> Result<i32> {
+    let device = Device::get_device(*CHOSEN.get_or_init(|| 0)).map_err(|e| of_cust(e, "cannot open the GPU"))?;
+    device.get_attribute(attribute).map_err(|e| of_cust(e, "cannot read the GPU's attributes"))
+}
+
 /// Device memory, freed when dropped.
 pub struct Buffer {
     /// The address; 0 of an empty one.

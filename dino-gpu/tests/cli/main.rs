@@ -1,6 +1,7 @@
 //! The program as a user meets it, on the emulation: what it prints where there is no GPU, too old a GPU, too little memory, a device that
 //! is lost, and that none of these costs a checkpoint.
 
+mod check;
 mod gpus;
 
 use serde_json::Value;
