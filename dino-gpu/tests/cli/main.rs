@@ -144,6 +144,60 @@ fn without_a_capture_it_goes_on_kernel_by_kernel() {
     }
 }
 
+/// The lines that report an error: one, and its hint.
+#[track_caller]
+fn fails_in_one_line(o: &Output, expected: &[&str]) {
+    refuses(o, expected);
+    let text = printed(o);
+    let errors = text.lines().filter(|line| line.starts_with("dino-gpu: ") || line.contains("panicked")).count();
+    assert_eq!(errors, 1, "{text}");
+}
+
+#[test]
+fn no_memory_at_any_allocation_is_one_line() {
+    let Some(driver) = emulation() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let line = short_run(folder.path());
+    let mut refused = 0;
+    for number in 0.. {
+        let out = folder.path().join(number.to_string());
+        let text = number.to_string();
+        let o = run(&line, &[&out], driver, &[("FAIL_ALLOCATION", &text)]);
+        if !printed(&o).contains("as asked") {
+            assert!(o.status.success() && refused > 20, "{refused} of {number} allocations: {}", printed(&o));
+            break;
+        }
+        // Figures are drawn where there is memory for them; the run goes on without.
+        if printed(&o).contains("note: no attention is drawn: cannot allocate") {
+            assert!(o.status.success(), "{}", printed(&o));
+            continue;
+        }
+        refused += 1;
+        fails_in_one_line(&o, &["CUDA_ERROR_OUT_OF_MEMORY", "--mem-limit"]);
+        assert!(!out.join("checkpoint.part").exists());
+    }
+}
+
+/// Wherever a kernel fails, in the first step, in a captured one or at the end, and with whichever code that stays.
+#[test]
+fn a_kernel_that_fails_is_one_line() {
+    let Some(driver) = emulation() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let line = short_run(folder.path());
+    for (after, code) in [("0", "700"), ("1", "719"), ("60", "700"), ("200", "716"), ("500", "719"), ("900", "46")] {
+        let out = folder.path().join(after);
+        let o = run(&line, &[&out], driver, &[("FAIL_AFTER", after), ("FAIL_CODE", code)]);
+        fails_in_one_line(&o, &[code, "nvidia-smi", "--resume"]);
+        assert!(!out.join("checkpoint.part").exists());
+        // What was saved before is whole: it goes on, to the end.
+        if out.join("checkpoint.safetensors").exists() {
+            let o = run("train --resume --workspace 256 --threads 1 --out", &[&out], driver, &[]);
+            assert!(o.status.success(), "after {after}: {}", printed(&o));
+        }
+    }
+    assert!(folder.path().join("900/checkpoint.safetensors").exists(), "the last of them fails after an epoch");
+}
+
 /// A residual network trains, one step a graph or kernel by kernel, and `plan` counts the scratch memory of its convolutions and norms.
 #[test]
 fn a_residual_network_trains() {
