@@ -49,13 +49,19 @@ functions! {
         P, P, *const c_void, u64, P, u64, P, *const c_void, u64, P, u64, P, *const Algorithm, u64, usize, P) -> c_int;
 }
 
+/// A library of CUDA 13 needs a driver of CUDA 13; one of CUDA 12 runs on either.
+fn files(driver: Option<i32>) -> &'static [&'static str] {
+    match driver {
+        Some(..13000) => &["libcublasLt.so.12"],
+        _ => &["libcublasLt.so.13", "libcublasLt.so.12"],
+    }
+}
+
 fn functions() -> std::result::Result<&'static Functions, &'static str> {
     static FUNCTIONS: OnceLock<std::result::Result<Functions, String>> = OnceLock::new();
     FUNCTIONS
         .get_or_init(|| {
-            // A library of CUDA 13 needs a driver of CUDA 13; one of CUDA 12 runs on either.
-            let both: &[&str] = &["libcublasLt.so.13", "libcublasLt.so.12"];
-            let files = if driver::version().is_some_and(|version| version < 13000) { &both[1..] } else { both };
+            let files = files(driver::version());
             let wheels = &["cu13/lib", "cublas/lib"];
             Functions::load(Wanted { variable: VARIABLE, named: NAMED.get().cloned(), files, wheels })
         })
@@ -353,5 +359,20 @@ impl CublasLt {
             Error::new(format!("cuBLASLt fails a matmul of {:?} (m, n, k): status {status}", p.size))
                 .hint("--gemm own does without cuBLASLt")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_of_cuda_12_takes_no_library_of_cuda_13() {
+        for driver in [12000, 12080, 12090] {
+            assert_eq!(files(Some(driver)), ["libcublasLt.so.12"]);
+        }
+        for driver in [Some(13000), Some(13010), None] {
+            assert_eq!(files(driver), ["libcublasLt.so.13", "libcublasLt.so.12"]);
+        }
     }
 }
