@@ -100,43 +100,51 @@ pub fn image_for(images: &[Image], (major, minor): (i32, i32)) -> Option<&Image>
     images.iter().filter(runs).max_by_key(|image| (!image.ptx, image.card))
 }
 
+/// The PTX among the kernels.
+pub fn ptx() -> Option<String> {
+    let image = images(FATBIN)?.into_iter().find(|image| image.ptx)?;
+    let text = String::from_utf8(unpack(FATBIN, &image)?).ok()?;
+    Some(text.trim_matches(|c: char| c == '\0' || c.is_whitespace()).to_string())
+}
+
+/// An image as it was before it was packed; None where it is not whole, or packed in another way than by LZ4.
+fn unpack(file: &[u8], image: &Image) -> Option<Vec<u8>> {
+    let packed = file.get(image.at..image.at + image.packed)?;
+    match image.packing {
+        Packing::None => Some(packed.to_vec()),
+        Packing::Lz4 => lz4(packed).filter(|code| code.len() == image.unpacked),
+        Packing::Other => None,
+    }
+}
+
+/// A block of LZ4, as in its published description.
+fn lz4(packed: &[u8]) -> Option<Vec<u8>> {
+    /// A length of 15 goes on in the bytes that follow, up to one that is not 255.
+    fn length(short: u8, rest: &mut impl Iterator<Item = u8>) -> Option<usize> {
+        let (mut length, mut goes_on) = (short as usize, short == 15);
+        while goes_on {
+            let more = rest.next()?;
+            (length, goes_on) = (length + more as usize, more == 255);
+        }
+        Some(length)
+    }
+    let (mut out, mut rest) = (Vec::new(), packed.iter().copied());
+    while let Some(token) = rest.next() {
+        let literals = length(token >> 4, &mut rest)?;
+        out.extend(rest.by_ref().take(literals));
+        let Some(low) = rest.next() else { break }; // the last sequence is literals alone
+        let back = u16::from_le_bytes([low, rest.next()?]) as usize;
+        let from = out.len().checked_sub(back).filter(|_| back > 0)?;
+        for at in from..from + 4 + length(token & 15, &mut rest)? {
+            out.push(out[at]);
+        }
+    }
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A block of LZ4, as in its published description.
-    fn lz4(packed: &[u8], len: usize) -> Vec<u8> {
-        let (mut out, mut at) = (Vec::with_capacity(len), 0);
-        let more = |at: &mut usize, mut n: usize| {
-            if n == 15 {
-                loop {
-                    n += packed[*at] as usize;
-                    *at += 1;
-                    if packed[*at - 1] != 255 {
-                        break;
-                    }
-                }
-            }
-            n
-        };
-        while at < packed.len() {
-            let token = packed[at];
-            at += 1;
-            let literals = more(&mut at, (token >> 4) as usize);
-            out.extend_from_slice(&packed[at..at + literals]);
-            at += literals;
-            if at == packed.len() {
-                break; // the last sequence is literals alone
-            }
-            let back = u16::from_le_bytes([packed[at], packed[at + 1]]) as usize;
-            at += 2;
-            for _ in 0..4 + more(&mut at, (token & 15) as usize) {
-                out.push(out[out.len() - back]);
-            }
-        }
-        assert_eq!(out.len(), len, "an image is whole");
-        out
-    }
 
     /// What is wrong with an image for the drivers that should load it: CUDA 12.0, which drivers from 525 on have, takes PTX 8.0, cubins of
     /// layout 1.7, nothing packed but by LZ4. A card of capability 10.0 and later has no driver that is older than CUDA 12.8, with layout 1.8.
@@ -153,8 +161,7 @@ mod tests {
             return Some(format!("{image:?} is packed as CUDA 12.0 cannot unpack it"));
         }
         // The header says so, and so does the image itself.
-        let packed = &file[image.at..image.at + image.packed];
-        let code = if image.packing == Packing::Lz4 { lz4(packed, image.unpacked) } else { packed.to_vec() };
+        let Some(code) = unpack(file, image) else { return Some(format!("{image:?} is not whole")) };
         let right = if image.ptx {
             let text = String::from_utf8_lossy(&code);
             text.contains("\n.version 8.0\n") && text.contains(&format!("\n.target sm_{}\n", image.card))
@@ -195,6 +202,18 @@ mod tests {
         assert!(refused(images(&file).unwrap().last().unwrap(), &file).is_some());
         assert_eq!(images(&FATBIN[..FATBIN.len() - 1]), None);
         assert_eq!(images(b"\x7fELF"), None);
+    }
+
+    #[test]
+    fn the_ptx_as_text() {
+        let ptx = ptx().unwrap();
+        assert!(ptx.starts_with("//") && ptx.ends_with('}') && ptx.contains(".entry gemm_nt_bf16_128("));
+        assert_eq!(lz4(&[0x11, b'a', 1, 0, 0x20, b'b', b'c']).unwrap(), b"aaaaaabc");
+        for broken in
+            [&[0xf0][..], &[0x10, b'a', 2, 0], &[0x10, b'a', 0, 0], &[0x10, b'a', 1], &[0x1f, b'a', 1, 0, 255]]
+        {
+            assert_eq!(lz4(broken), None, "{broken:?}");
+        }
     }
 
     #[test]

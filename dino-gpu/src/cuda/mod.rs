@@ -76,6 +76,16 @@ unsafe impl Send for Card {}
 // SAFETY: as above; nothing here changes after it was made.
 unsafe impl Sync for Card {}
 
+/// The kernels: the code that is made for the card, or where the driver does not take that, the PTX, which it compiles. So neither what
+/// an old driver reads of a fat binary nor what a new one reads of an old cubin ends a run.
+fn load() -> std::result::Result<Module, CudaError> {
+    Module::from_fatbin(FATBIN, &[]).or_else(|e| {
+        let module = fatbin::ptx().and_then(|ptx| Module::from_ptx(ptx, &[]).ok()).ok_or(e)?;
+        dino_host::errln!("the driver compiled the kernels from PTX, for it does not take them as they come ({e})");
+        Ok(module)
+    })
+}
+
 /// The number of the GPU that is opened, if not the first.
 static CHOSEN: OnceLock<u32> = OnceLock::new();
 
@@ -129,12 +139,10 @@ impl Card {
             .hint("the kernels need 8.0 (Ampere) or later; dino-host trains on the CPU with the same commands"));
         }
         let context = Context::new(device).map_err(|e| of_cust(e, "cannot make a context on the GPU"))?;
-        let module = Module::from_fatbin(FATBIN, &[]).map_err(|e| {
-            Error::new(format!(
-                "{name} (compute capability {}.{}) does not take the kernels: {e}",
-                capability.0, capability.1
-            ))
-            .hint("they need a driver of CUDA 12 (525 or later), and the driver must know the card")
+        let module = load().map_err(|e| {
+            let (major, minor) = capability;
+            Error::new(format!("{name} (compute capability {major}.{minor}) does not take the kernels: {e}"))
+                .hint("they need a driver of CUDA 12 (525 or later), and the driver must know the card")
         })?;
         let mut driver = 0;
         // SAFETY: writes one number.

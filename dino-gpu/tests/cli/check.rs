@@ -56,6 +56,16 @@ fn what_cannot_be_used_is_named() {
     assert!(!lines(&o).iter().any(|line| line.starts_with("all good")), "{:?}", lines(&o));
 }
 
+/// A driver that takes no cubin compiles the PTX; one that does not take that either is named.
+#[test]
+fn kernels_that_are_refused_are_compiled_from_ptx() {
+    let Some(driver) = emulation() else { return };
+    let o = run("check", &[], driver, &[("FAIL_MODULE", "1")]);
+    assert_eq!(o.status.code(), Some(0), "{}", printed(&o));
+    assert_eq!(printed(&o).matches("the driver compiled the kernels from PTX").count(), 1, "{}", printed(&o));
+    refuses(&run("check", &[], driver, &[("FAIL_MODULE", "2")]), &["does not take the kernels", "525 or later"]);
+}
+
 /// A kernel with a mistake: a driver's compiler, or a card, that gives other numbers.
 #[test]
 fn an_op_that_differs_is_named() {
