@@ -63,8 +63,15 @@ inline int free_device(const char* call, DevicePtr p) {
   }
   return OK;
 }
+// Whether this allocation is the one that a test wants refused.
+inline bool refused(const char* call) {
+  bool now = state.fail_allocation >= 0 && state.fail_allocation-- == 0;
+  if (now) report("%s: no memory, as asked", call);
+  return now;
+}
 inline int allocate_pinned(void** p, size_t n) {
   if (!n || !p) return INVALID_VALUE;
+  if (refused(__func__)) return OUT_OF_MEMORY;
   if (!(*p = aligned_alloc(4096, (n + 4095) & ~size_t(4095)))) return OUT_OF_MEMORY;
   memset(*p, 0xff, n);
   memory.pinned[(char*)*p] = n;
@@ -73,7 +80,7 @@ inline int allocate_pinned(void** p, size_t n) {
 }  // namespace emulation
 
 // ---- device memory
-API cuMemAlloc_v2(emulation::DevicePtr* p, size_t n) { BEGIN UNSAFE return emulation::allocate(n, p); }
+API cuMemAlloc_v2(emulation::DevicePtr* p, size_t n) { BEGIN UNSAFE return emulation::refused(__func__) ? (int)emulation::OUT_OF_MEMORY : emulation::allocate(n, p); }
 API cuMemFree_v2(emulation::DevicePtr p) {
   using namespace emulation;
   BEGIN UNSAFE

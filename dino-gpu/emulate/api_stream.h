@@ -152,7 +152,9 @@ API cuStreamBeginCapture_v2(void* handle, int mode) {
   if (mode < 0 || mode > 2) return INVALID_VALUE;
   if (s == &state.legacy) return CAPTURE_UNSUPPORTED;
   if (s->capture) return INVALID_VALUE;
-  s->capture = std::make_shared<Capture>(Capture{mode, std::this_thread::get_id(), s, {}, false});
+  bool invalid = state.fail_capture >= 0 && state.fail_capture-- == 0;
+  if (invalid) report("%s: the capture is invalid, as asked", __func__);
+  s->capture = std::make_shared<Capture>(Capture{mode, std::this_thread::get_id(), s, {}, invalid});
   s->frontier.clear();
   return OK;
 }

@@ -3,7 +3,7 @@
 // and sums in double, so its results differ from a card's in rounding only.
 //
 // Strict: leading dimensions, shapes and attributes are checked at the call, pointers against live device memory there
-// and again when the work runs; an algorithm may be used only with the alignment and the workspace it was chosen for,
+// and again when the work runs; an algorithm may be used only with the alignment (the bias's too) and the workspace it was chosen for,
 // and the workspace is overwritten with NaN patterns.
 #include <algorithm>
 #include <cstddef>
@@ -47,7 +47,7 @@ struct Preference : Object {
 };
 // What the opaque 64 bytes hold: the problem the algorithm was chosen for.
 struct Algo {
-  uint64_t magic, workspace, m, n, k, reserved;
+  uint64_t magic, workspace, m, n, k, bias_alignment;
   uint32_t alignment[4];
 };
 static_assert(sizeof(Algo) == 64);
@@ -253,7 +253,9 @@ API int cublasLtMatmulAlgoGetHeuristic(void* handle, void* d, void* a, void* b, 
   Heuristic& h = results[0];
   memset((void*)&h, 0, sizeof h);
   h.workspace = f->workspace < WANTED_WORKSPACE ? f->workspace : WANTED_WORKSPACE;
-  h.algo = {MAGIC_ALGO, h.workspace, p.m, p.n, p.k, 0, {f->alignment[0], f->alignment[1], f->alignment[2], f->alignment[3]}};
+  // The real library reads from the bias's pointer how it is aligned.
+  uint64_t bias = p.d.epilogue == EPILOGUE_BIAS ? (uint64_t)p.d.bias | 256 : 1;
+  h.algo = {MAGIC_ALGO, h.workspace, p.m, p.n, p.k, bias & -bias, {f->alignment[0], f->alignment[1], f->alignment[2], f->alignment[3]}};
   h.waves = 1;
   *got = 1;
   return SUCCESS;
@@ -273,6 +275,8 @@ API int cublasLtMatmul(void* handle, void* d, const void* alpha, const void* pa,
     for (int i = 0; i < 4; i++)
       if (algo->alignment[i] && (uintptr_t)at[i] % algo->alignment[i])
         return wrong(__func__, "a matrix is less aligned than was promised when the algorithm was chosen (256 bytes unless told otherwise)");
+    if (p.d.epilogue == EPILOGUE_BIAS && (uintptr_t)p.d.bias % algo->bias_alignment)
+      return wrong(__func__, "the bias is less aligned than the one that the algorithm was chosen with");
     p.used_workspace = algo->workspace;
   }
   if (p.d.epilogue == EPILOGUE_BIAS && !p.d.bias) return wrong(__func__, "a bias without its pointer");

@@ -10,7 +10,9 @@
 // A line on stderr never is the only sign, except for pageable copies, which are legal and only counted.
 //
 // Tests reach emulation_set and emulation_count by dlsym; emulation_set's names also work as variables in the
-// environment, as EMULATION_FAIL_AFTER=100 or EMULATION_DEVICES=2. EMULATION_REPORT=1 prints the counts when the process
+// environment, as EMULATION_FAIL_AFTER=100 or EMULATION_DEVICES=2. FAIL_CAPTURE=2 invalidates the third capture,
+// FAIL_ALLOCATION=2 refuses the third allocation (of device memory or page-locked memory), FAIL_MODULE=2 the first two
+// modules. EMULATION_REPORT=1 prints the counts when the process
 // ends.
 #define CUDA_CPU_MAIN
 #include "api.h"
@@ -191,6 +193,7 @@ API cuModuleLoadData(void** m, const void* image) {
   BEGIN UNSAFE
   if (!image) return INVALID_VALUE;
   if (!image_known(image)) return report("%s: neither fatbin, cubin nor PTX", __func__), INVALID_IMAGE;
+  if (state.fail_module > 0) return state.fail_module--, report("%s: the image is refused, as asked", __func__), INVALID_IMAGE;
   *m = new Module;
   state.modules.insert(*m);
   return OK;
@@ -331,6 +334,9 @@ EXPORT void emulation_set(const char* what, long long v) {
   if (w == "memory_limit") memory.limit = (size_t)v;
   else if (w == "fail_after") state.fail_after = v;
   else if (w == "fail_code") state.fail_code = v;
+  else if (w == "fail_capture") state.fail_capture = v;
+  else if (w == "fail_module") state.fail_module = v;
+  else if (w == "fail_allocation") state.fail_allocation = v;
   else if (w == "devices") state.devices = v > 0 ? (int)v : 0;
   else if (w == "capability_major") state.capability_major = (int)v;
   else if (w == "capability_minor") state.capability_minor = (int)v;
@@ -384,7 +390,7 @@ static void print_counts() {
 }
 // At the first cuInit: a constructor could run before what it sets exists.
 static void read_environment() {
-  for (const char* what : {"memory_limit", "fail_after", "fail_code", "devices", "capability_major", "capability_minor", "memset_is_async"}) {
+  for (const char* what : {"memory_limit", "fail_after", "fail_code", "fail_capture", "fail_allocation", "fail_module", "devices", "capability_major", "capability_minor", "memset_is_async"}) {
     std::string name = std::string("EMULATION_") + what;
     for (char& c : name) c = (char)toupper(c);
     if (const char* v = getenv(name.c_str())) emulation_set(what, strtoll(v, nullptr, 10));

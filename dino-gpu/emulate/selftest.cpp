@@ -363,6 +363,21 @@ static void test_launches() {
   IS(sync(s), 700);
   IS(cu("cuMemFree_v2", (Ptr)x), 700);
   set("recover", 0);
+  // an allocation and a capture that are refused once
+  Ptr extra = 0;
+  void* pinned = nullptr;
+  set("fail_allocation", 1);
+  DO(cu("cuMemAlloc_v2", &extra, (size_t)64));
+  IS(cu("cuMemHostAlloc", &pinned, (size_t)64, 0u), 2);
+  DO(cu("cuMemFree_v2", extra));
+  set("fail_capture", 0);
+  P graph = nullptr;
+  DO(cu("cuStreamBeginCapture_v2", s, 2));
+  IS(launch("add", 1, 64, s, x, 1.f, 64), 901);
+  IS(cu("cuStreamEndCapture", s, &graph), 901);
+  DO(cu("cuStreamBeginCapture_v2", s, 2));
+  DO(cu("cuStreamEndCapture", s, &graph));
+  DO(cu("cuGraphDestroy", graph));
   DO(release(x));
 }
 
@@ -511,6 +526,10 @@ static void test_cublaslt() {
   IS(matmul(a, c, space - 1), 7);
   IS(matmul(a + 1, c, space), 7);        // less aligned than promised
   IS(matmul(a, c + ldc * n, space), 7);  // past the end
+  float* less = bias + 4;
+  DO(blas("cublasLtMatmulDescSetAttribute", d, 8, (const void*)&less, (size_t)8));
+  IS(matmul(a, c, space), 7);  // a bias that is less aligned than the one it was chosen with
+  DO(blas("cublasLtMatmulDescSetAttribute", d, 8, (const void*)&bias, (size_t)8));
   P graph, exec;
   DO(cu("cuStreamBeginCapture_v2", s, 1));
   DO(matmul(a, c, space));

@@ -72,7 +72,7 @@ struct PerThread {
 struct State {
   bool initialized = false;
   int devices = 1, device = 0, capability_major = 9, capability_minor = 0;
-  long long fail_after = -1, fail_code = ILLEGAL_ADDRESS, memset_is_async = 0;
+  long long fail_after = -1, fail_code = ILLEGAL_ADDRESS, fail_capture = -1, fail_allocation = -1, fail_module = 0, memset_is_async = 0;
   int lost = 0;
   int primary = 0;  // references to the primary context
   unsigned primary_flags = 0;

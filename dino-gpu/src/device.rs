@@ -62,6 +62,10 @@ impl Device for Gpu {
         Card::get().map(|_| ())
     }
 
+    fn check() -> Option<Result<()>> {
+        Some(crate::check::run())
+    }
+
     fn element_bytes(options: &Options, pool: Pool) -> u64 {
         if pool == Pool::Acts { act_bytes(options.precision) as u64 } else { 4 }
     }

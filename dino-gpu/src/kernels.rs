@@ -97,14 +97,18 @@ impl Kernel {
     /// Queues it. A launch of nothing is nothing.
     ///
     /// # Errors
-    /// The shape is more than the device takes, or the device fails.
+    /// The arguments are not the kernel's, the shape is more than the device takes, or the device fails.
     pub fn launch(&self, stream: &Stream, shape: Shape, arguments: &[Argument]) -> Result<()> {
         if shape.grid.contains(&0) {
             return Ok(());
         }
         if let Some(sizes) = &self.sizes {
             let given = arguments.iter().map(|a| a.bytes);
-            assert!(given.eq(sizes.iter().copied()), "{} takes arguments of {sizes:?} bytes", self.name);
+            if !given.clone().eq(sizes.iter().copied()) {
+                let given: Vec<usize> = given.collect();
+                let message = format!("{} takes arguments of {sizes:?} bytes, given {given:?}", self.name);
+                return Err(Error::new(message).hint("the program does not fit its kernels: please report it"));
+            }
         }
         let mut list = [std::ptr::null_mut(); 32];
         for (slot, a) in list.iter_mut().zip(arguments) {

@@ -4,6 +4,7 @@
 //! (`ops`, [`gemm`], which takes matmuls to [`cuda::cublaslt`] where that is there), a step is captured once and replayed ([`gpu`]).
 //! Several GPUs share a run by [`nccl`], a process each.
 
+pub mod check;
 pub mod cuda;
 mod device;
 pub mod gemm;

@@ -73,6 +73,13 @@ pub trait Device: Update + Memory + Sized {
         Ok(())
     }
 
+    /// Prints what the device is and how its ops agree with the reference, for `check`; None on a CPU, which has a check of its own.
+    ///
+    /// An error: the device cannot be used, or gives other numbers.
+    fn check() -> Option<Result<()>> {
+        None
+    }
+
     /// Bytes of an element of a pool.
     fn element_bytes(_options: &Self::Options, _pool: Pool) -> u64 {
         4

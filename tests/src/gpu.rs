@@ -6,10 +6,11 @@ use crate::training::{Run, hyper_numbers, random_views};
 use dino_gpu::cuda::driver;
 use dino_gpu::{Gpu, Launch, Options, Precision};
 use dino_host::cpu::Cpu;
-use dino_kernel::backend::wrap::{Lockstep, Mismatch};
+use dino_host::planning::agreement::{Compared, compared, set_floors};
+pub use dino_host::planning::agreement::{bf16_bound, f32_bound};
+use dino_kernel::backend::wrap::Lockstep;
 use dino_kernel::backend::{Memory, Op};
 use dino_kernel::mem::{Pool, Span};
-use dino_kernel::model::Backbone;
 use dino_kernel::plan::{Config, Plan, Pools};
 use dino_kernel::scalars::monitor;
 use dino_kernel::step::Hyper;
@@ -109,39 +110,6 @@ impl<const BF16: bool, const KIB: usize> Factory for OnGpu<BF16, KIB> {
     }
 }
 
-/// 8 eps sqrt(k) from the truth for either side, k the longest sum: the rows of a weight gradient, or the prototypes.
-pub fn f32_bound(k: f64) -> f64 {
-    16.0 * f32::EPSILON as f64 * k.sqrt()
-}
-
-/// Half a unit in the last place of bf16, relative: the most that rounding a result does. The operands are the same numbers on both
-/// sides.
-const HALF_ULP: f64 = 1.0 / 256.0;
-
-/// What an op may differ by in bf16. Sums are f32, so what is kept in f32 (statistics, gradients, state) is as near as in f32, and
-/// activations are a rounding further off. GELU sees the rounded sum; attention rounds its probabilities and their gradients on the
-/// way; the loss the gradient of the logits, which the prototypes' gradients are made of as well.
-pub fn bf16_bound(op: Op, pool: Pool, k: f64) -> f64 {
-    let roundings = match (pool, op) {
-        (Pool::Acts, Op::linear_gelu | Op::attention | Op::attention_backward | Op::dino_loss | Op::mse_loss) => 2.0,
-        (Pool::Acts, _) | (Pool::Grads, Op::dino_loss | Op::mse_loss) => 1.0,
-        _ => 0.0,
-    };
-    roundings * HALF_ULP + f32_bound(k)
-}
-
-/// The same where logits are sharpened. A logit enters as its difference from the largest: two cosines, each a sum of `bottleneck` terms
-/// and two roundings more, on either side; divided by the lower temperature, that is how far a probability is off, as a part of itself.
-/// (What bf16 drops is the same on both sides.)
-pub fn sharpened(bound: f64, op: Op, coldest: f64, bottleneck: usize) -> f64 {
-    match op {
-        Op::teacher_lse | Op::dino_loss | Op::mse_loss | Op::sum_stat => {
-            bound + (2.0 + (bottleneck as f64).sqrt()) * f32::EPSILON as f64 / coldest
-        }
-        _ => bound,
-    }
-}
-
 /// A run of the CPU and of another backend in lockstep.
 pub type BesideCpu<B> = Run<Lockstep<Cpu, B>>;
 
@@ -160,33 +128,14 @@ pub fn step_beside_cpu<F: Factory>(
     let mut weights = read_span(&mut run.o, Pool::Weights, Span { at: 0, len: plan.pools.weights });
     weights.iter_mut().for_each(|w| *w = f64::from(half::bf16::from_f64(*w)));
     run.o.write(Pool::Weights, 0, &weights);
-    // Where student and teacher are one-hot on the same prototype, the gradient p - q of a row is what cancellation leaves of the two, so
-    // its error is measured by their size.
-    let (images, pairs) = (plan.config.micro_batch as f64, plan.teachers() * (plan.views() - 1) * plan.config.batch);
-    for op in [Op::dino_loss, Op::mse_loss] {
-        for pool in [Pool::Acts, Pool::Grads] {
-            run.o.floor[op as usize][pool as usize] = images.sqrt() / (student_temp * pairs as f64);
-        }
-    }
-    // A bias in front of a batch norm has no gradient, so its error is measured by the terms of the sum: by the loss's gradient.
-    if config.head.batch_norm {
-        run.o.floor[Op::linear_backward as usize][Pool::Grads as usize] =
-            (config.micro_batch as f64).sqrt() / (student_temp * pairs as f64);
-    }
+    set_floors(&mut run.o, &plan, student_temp);
     run.step(&Hyper { teacher_temp, student_temp, ..hyper_numbers() }, &random_views(&plan, seed));
     assert_eq!(run.monitor(monitor::FINITE), 1.0);
-    // The longest sum: the rows of a weight's gradient, or the prototypes.
-    let rows = match config.backbone {
-        Backbone::Vit(_) => config.backbone.cost(&plan.crops()),
-        Backbone::ResNet(_) => plan.crops().pixels(),
+    let part = |c: &Compared| {
+        assert!(c.found.error <= c.allowed, "{c:?} under {config:?}");
+        (c.found.op, c.part())
     };
-    let k = rows.max(config.head.prototypes) as f64;
-    let part = |m: &Mismatch| {
-        let bound = sharpened(bound(m.op, m.access.pool, k), m.op, teacher_temp.min(student_temp), config.head.cols());
-        assert!(m.error <= bound, "{m:?} exceeds {bound:e} under {config:?}");
-        (m.op, m.error / bound)
-    };
-    let parts = run.o.worst.iter().flatten().flatten().map(part).collect();
+    let parts = compared(&run.o, &plan, teacher_temp.min(student_temp), bound).iter().map(part).collect();
     (run, parts)
 }
 

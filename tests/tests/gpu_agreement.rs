@@ -73,3 +73,19 @@ fn heads_agree_op_by_op() {
         step_beside_cpu::<OnGpu<true, 256>>(config, seed as u64, temps, bf16_bound);
     }
 }
+
+/// What a kernel is given is compared with what it takes, so that a mistake in the host's code is an error and reads no wrong memory.
+#[test]
+fn a_wrong_argument_list_is_an_error() {
+    use dino_gpu::cuda::{Card, Stream};
+    use dino_gpu::kernels::{Argument, Kernels, Shape};
+    if !OnGpu::<true, 256>::ready("a_wrong_argument_list_is_an_error") {
+        return;
+    }
+    let kernels = Kernels::new(Card::get().unwrap(), "_bf16").unwrap();
+    let stream = Stream::new().unwrap();
+    let arguments = [Argument::from(0u64), Argument::from(1.0f32)];
+    let error = kernels.ema.launch(&stream, Shape::flat(1), &arguments).unwrap_err().to_string();
+    assert!(error.contains("ema takes arguments of") && error.contains("given [8, 4]"), "{error}");
+    stream.wait().expect("nothing was launched");
+}

@@ -12,7 +12,7 @@ use crate::options::{Gemm, Precision};
 use dino_host::error::{Error, Result};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::{Once, OnceLock};
 
@@ -49,12 +49,21 @@ functions! {
         P, P, *const c_void, u64, P, u64, P, *const c_void, u64, P, u64, P, *const Algorithm, u64, usize, P) -> c_int;
 }
 
+/// A library of CUDA 13 needs a driver of CUDA 13; one of CUDA 12 runs on either.
+fn files(driver: Option<i32>) -> &'static [&'static str] {
+    match driver {
+        Some(..13000) => &["libcublasLt.so.12"],
+        _ => &["libcublasLt.so.13", "libcublasLt.so.12"],
+    }
+}
+
 fn functions() -> std::result::Result<&'static Functions, &'static str> {
     static FUNCTIONS: OnceLock<std::result::Result<Functions, String>> = OnceLock::new();
     FUNCTIONS
         .get_or_init(|| {
-            let files = &["libcublasLt.so.13", "libcublasLt.so.12"];
-            Functions::load(Wanted { variable: VARIABLE, named: NAMED.get().cloned(), files, wheel: "cu13/lib" })
+            let files = files(driver::version());
+            let wheels = &["cu13/lib", "cublas/lib"];
+            Functions::load(Wanted { variable: VARIABLE, named: NAMED.get().cloned(), files, wheels })
         })
         .as_ref()
         .map_err(String::as_str)
@@ -63,6 +72,23 @@ fn functions() -> std::result::Result<&'static Functions, &'static str> {
 /// Why the library cannot be loaded, if so.
 pub fn missing() -> Option<&'static str> {
     functions().err()
+}
+
+/// Version and file of the library that is loaded, or why it cannot be.
+///
+/// # Errors
+/// What [`missing`] tells.
+pub fn found() -> std::result::Result<(String, &'static Path), &'static str> {
+    functions().map(|functions| (functions.version_text(), functions.library.1.as_path()))
+}
+
+impl Functions {
+    /// Such as 13.0.2.
+    fn version_text(&self) -> String {
+        // SAFETY: only returns a number.
+        let v = unsafe { (self.version)() };
+        format!("{}.{}.{}", v / 10000, v / 100 % 100, v % 100)
+    }
 }
 
 // Numbers of cublasLt.h, library_types.h and cublas_api.h.
@@ -84,6 +110,8 @@ const PREF_ALIGNMENT: c_int = 5;
 const REDUCTION_COMPUTE_TYPE: u32 = 2;
 /// Bytes on which every matrix and every row of one begins.
 const ALIGNMENT: usize = 16;
+/// What the lack of the library costs: 1,125 images a second instead of 2,174 (`BENCHMARKS.md`).
+pub const COST: &str = "on an H200, ViT-S/16 trains half as fast without it";
 /// Most bytes of scratch memory: what NVIDIA recommends for Hopper.
 const SCRATCH: usize = 32 << 20;
 
@@ -179,6 +207,7 @@ impl CublasLt {
     /// # Errors
     /// The library is asked for by name, and cannot be opened or the precision is f32.
     pub fn open(gemm: Gemm, precision: Precision, workspace: (u64, usize)) -> Result<Option<CublasLt>> {
+        static REPORTED: Once = Once::new();
         if gemm == Gemm::Own || (gemm == Gemm::Auto && precision == Precision::F32) {
             return Ok(None);
         }
@@ -189,14 +218,22 @@ impl CublasLt {
             CublasLt::new(functions, workspace).map_err(|status| format!("it does not start: status {status}"))
         });
         match made {
-            Ok(cublaslt) => Ok(Some(cublaslt)),
+            Ok(cublaslt) => {
+                REPORTED.call_once(|| {
+                    let from = cublaslt.functions.library.1.display();
+                    dino_host::errln!("matmuls run on cuBLASLt {} ({from})", cublaslt.version());
+                });
+                Ok(Some(cublaslt))
+            }
             Err(why) if gemm == Gemm::Cublaslt => Err(Error::new(format!("no cuBLASLt ({why})")).hint(format!(
-                "{VARIABLE}=FILE names libcublasLt.so.13, which is in the CUDA toolkit and in PyPI's nvidia-cublas; --gemm own does without"
+                "{VARIABLE}=FILE names libcublasLt.so.13 or .12, which is in the CUDA toolkit and in PyPI's nvidia-cublas and \
+                 nvidia-cublas-cu12; --gemm own does without"
             ))),
             Err(why) => {
-                static REPORTED: Once = Once::new();
                 if !driver::named() {
-                    REPORTED.call_once(|| dino_host::errln!("matmuls run on own kernels: no cuBLASLt ({why}); {VARIABLE}=FILE names it"));
+                    REPORTED.call_once(|| {
+                        dino_host::errln!("matmuls run on own kernels: no cuBLASLt ({why}); {COST}; {VARIABLE}=FILE names it");
+                    });
                 }
                 Ok(None)
             }
@@ -231,9 +268,7 @@ impl CublasLt {
 
     /// Such as 13.0.2.
     pub fn version(&self) -> String {
-        // SAFETY: only returns a number.
-        let v = unsafe { (self.functions.version)() };
-        format!("{}.{}.{}", v / 10000, v / 100 % 100, v % 100)
+        self.functions.version_text()
     }
 
     fn choose(&self, p: Matmul, bias: u64) -> Tried<Chosen> {
@@ -252,7 +287,9 @@ impl CublasLt {
         if p.bias {
             // The bias has the type of the result: NVIDIA lists no f32 bias of a bf16 one.
             desc.set(f.desc_set, DESC_EPILOGUE, EPILOGUE_BIAS)?;
-            desc.set(f.desc_set, DESC_BIAS_POINTER, bias)?;
+            // The library reads from the pointer how the bias is aligned, and the answer is kept for every bias of this shape: so it is
+            // asked with one that is on 16 bytes and no more, near by.
+            desc.set(f.desc_set, DESC_BIAS_POINTER, bias / 256 * 256 + ALIGNMENT as u64)?;
         }
         let c = if p.f32_out { R_32F } else { R_16BF };
         let layouts = [layout(R_16BF, b.0, b.1)?, layout(R_16BF, a.0, a.1)?, layout(c, n, m)?];
@@ -322,5 +359,20 @@ impl CublasLt {
             Error::new(format!("cuBLASLt fails a matmul of {:?} (m, n, k): status {status}", p.size))
                 .hint("--gemm own does without cuBLASLt")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_of_cuda_12_takes_no_library_of_cuda_13() {
+        for driver in [12000, 12080, 12090] {
+            assert_eq!(files(Some(driver)), ["libcublasLt.so.12"]);
+        }
+        for driver in [Some(13000), Some(13010), None] {
+            assert_eq!(files(driver), ["libcublasLt.so.13", "libcublasLt.so.12"]);
+        }
     }
 }

@@ -43,6 +43,14 @@ pub fn missing() -> Option<&'static str> {
     library().as_ref().err().map(String::as_str)
 }
 
+/// As the driver counts: 12080 is CUDA 12.8. None without a driver.
+pub fn version() -> Option<i32> {
+    let mut version = 0;
+    // SAFETY: writes one number; needs no device, and not that the driver was initialized.
+    let code = unsafe { cuDriverGetVersion(&mut version) };
+    (code == CUresult::CUDA_SUCCESS).then_some(version)
+}
+
 /// Address of a driver function, also of those that `cust`'s bindings (CUDA 11.4) lack.
 pub fn symbol(name: &CStr) -> Option<*mut c_void> {
     let library = library().as_ref().ok()?;

@@ -5,6 +5,7 @@
 
 pub mod cublaslt;
 pub mod driver;
+pub mod fatbin;
 pub mod libraries;
 
 use cust::context::Context;
@@ -14,12 +15,10 @@ use cust::function::Function;
 use cust::module::Module;
 use cust::sys::{self, CUresult};
 use dino_host::error::{Error, Result};
+use fatbin::FATBIN;
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
-
-/// The kernels for compute capability 8.0, 9.0a and 12.0 and, as PTX, for what comes later. Built by `kernels/build.sh`.
-static FATBIN: &[u8] = include_bytes!("../../kernels/kernels.fatbin");
 
 /// What a driver call came to. Out of memory and a lost device get messages of their own, for they are not errors of the program.
 ///
@@ -33,7 +32,7 @@ pub fn check(code: CUresult, what: &str) -> Result<()> {
             "a smaller --micro-batch or --stream-crops takes less, and --mem-limit chooses; `dino-gpu plan` shows what takes how much"
         }
         CUDA_ERROR_NO_BINARY_FOR_GPU => {
-            "the kernels need compute capability 8.0 (Ampere) or later, and a driver of CUDA 13"
+            "the kernels need compute capability 8.0 (Ampere) or later, and a driver of CUDA 12 (525 or later)"
         }
         CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUDA_ERROR_STREAM_CAPTURE_INVALIDATED => {
             "a step did what cannot be captured; --launch direct goes on without graphs"
@@ -76,6 +75,16 @@ pub struct Card {
 unsafe impl Send for Card {}
 // SAFETY: as above; nothing here changes after it was made.
 unsafe impl Sync for Card {}
+
+/// The kernels: the code that is made for the card, or where the driver does not take that, the PTX, which it compiles. So neither what
+/// an old driver reads of a fat binary nor what a new one reads of an old cubin ends a run.
+fn load() -> std::result::Result<Module, CudaError> {
+    Module::from_fatbin(FATBIN, &[]).or_else(|e| {
+        let module = fatbin::ptx().and_then(|ptx| Module::from_ptx(ptx, &[]).ok()).ok_or(e)?;
+        dino_host::errln!("the driver compiled the kernels from PTX, for it does not take them as they come ({e})");
+        Ok(module)
+    })
+}
 
 /// The number of the GPU that is opened, if not the first.
 static CHOSEN: OnceLock<u32> = OnceLock::new();
@@ -130,12 +139,10 @@ impl Card {
             .hint("the kernels need 8.0 (Ampere) or later; dino-host trains on the CPU with the same commands"));
         }
         let context = Context::new(device).map_err(|e| of_cust(e, "cannot make a context on the GPU"))?;
-        let module = Module::from_fatbin(FATBIN, &[]).map_err(|e| {
-            Error::new(format!(
-                "{name} (compute capability {}.{}) does not take the kernels: {e}",
-                capability.0, capability.1
-            ))
-            .hint("they need a driver of CUDA 13 (580 or later)")
+        let module = load().map_err(|e| {
+            let (major, minor) = capability;
+            Error::new(format!("{name} (compute capability {major}.{minor}) does not take the kernels: {e}"))
+                .hint("they need a driver of CUDA 12 (525 or later), and the driver must know the card")
         })?;
         let mut driver = 0;
         // SAFETY: writes one number.
@@ -167,6 +174,15 @@ impl Card {
         check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "cannot read the GPU's free memory")?;
         Ok((free as u64, total as u64))
     }
+}
+
+/// What the driver tells of the GPU that was opened.
+///
+/// # Errors
+/// The device fails, or has no such attribute.
+pub fn attribute(attribute: DeviceAttribute) -> Result<i32> {
+    let device = Device::get_device(*CHOSEN.get_or_init(|| 0)).map_err(|e| of_cust(e, "cannot open the GPU"))?;
+    device.get_attribute(attribute).map_err(|e| of_cust(e, "cannot read the GPU's attributes"))
 }
 
 /// Device memory, freed when dropped.

@@ -2,6 +2,7 @@
 
 use super::Gpu;
 use crate::cuda::Graph;
+use crate::options::Launch;
 use dino_host::error::Result;
 use dino_kernel::backend::wrap::Lanes;
 use dino_kernel::plan::Plan;
@@ -67,8 +68,19 @@ fn commit(gpu: &mut Gpu, plan: &Plan) {
 }
 
 impl Gpu {
-    /// A graph for every part that the plan has.
-    pub(super) fn capture(&mut self, plan: &Plan) -> Result<Vec<Option<Graph>>> {
+    /// A graph for every part that the plan has. Where a driver or a library does not let one be captured, the run goes on kernel by
+    /// kernel, with the same bits: if what failed was the device, the next launch reports that.
+    pub(super) fn capture(&mut self, plan: &Plan) {
+        match self.graphs_of(plan) {
+            Ok(graphs) => self.graphs = Some(graphs),
+            Err(e) => {
+                self.launch = Launch::Direct;
+                dino_host::errln!("steps are launched kernel by kernel, for they cannot be captured ({})", e.message);
+            }
+        }
+    }
+
+    fn graphs_of(&mut self, plan: &Plan) -> Result<Vec<Option<Graph>>> {
         let (overlaps, whole_batch) = (self.overlaps(plan), plan.config.objective.whole_batch());
         let graph = |part: Part| {
             let used = match part {
@@ -84,7 +96,9 @@ impl Gpu {
             self.capturing = true;
             part.issue()(self, plan);
             self.capturing = false;
-            self.stream.captured().map(Some)
+            // Also where an op has failed, so that the stream is not left in a capture.
+            let graph = self.stream.captured();
+            self.first_error.take().map_or(graph.map(Some), Err)
         };
         Part::ALL.into_iter().map(graph).collect()
     }

@@ -78,11 +78,10 @@ impl Gpu {
             }
         };
         // The first step finds what it must allocate; the second is captured.
-        let mut r = Ok(());
         if self.launch == Launch::Graph && self.steps == 1 {
-            r = self.capture(plan).map(|graphs| self.graphs = Some(graphs));
+            self.capture(plan);
         }
-        let r = r.and_then(|()| self.queue_step(plan, numbers, parts, &mut staging));
+        let r = self.queue_step(plan, numbers, parts, &mut staging);
         self.staging = Some(staging);
         self.note(r);
         self.steps += 1;

@@ -100,7 +100,7 @@ fn functions() -> Result<&'static Functions> {
     static FUNCTIONS: OnceLock<std::result::Result<Functions, String>> = OnceLock::new();
     let load = || {
         let named = NAMED.get().cloned();
-        Functions::load(Wanted { variable: VARIABLE, named, files: &["libnccl.so.2"], wheel: "nccl/lib" })
+        Functions::load(Wanted { variable: VARIABLE, named, files: &["libnccl.so.2"], wheels: &["nccl/lib"] })
     };
     FUNCTIONS.get_or_init(load).as_ref().map_err(|why| {
         Error::new(format!("several GPUs need NCCL, and there is none ({why})"))

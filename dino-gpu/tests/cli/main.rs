@@ -1,6 +1,7 @@
 //! The program as a user meets it, on the emulation: what it prints where there is no GPU, too old a GPU, too little memory, a device that
 //! is lost, and that none of these costs a checkpoint.
 
+mod check;
 mod gpus;
 
 use serde_json::Value;
@@ -109,6 +110,92 @@ fn a_lost_device_leaves_the_last_checkpoint() {
     assert!(o.status.success(), "{}", printed(&o));
     let end = |out: &Path| std::fs::read(out.join("checkpoint.safetensors")).unwrap();
     assert!(end(&lost) != saved && end(&lost) == end(&kept), "the resumed run has other weights");
+}
+
+/// Images in a folder, and a line that trains three epochs of four steps on them.
+fn short_run(folder: &Path) -> String {
+    let data = folder.join("images");
+    std::fs::create_dir(&data).unwrap();
+    tests::gpu::images(&data, 16, 16);
+    let line =
+        TRAIN.replace("--batch 400 --micro-batch 2", "--batch 4 --micro-batch 4").replace("--epochs 1", "--epochs 3");
+    line.replace("builtin", data.to_str().unwrap())
+}
+
+/// Where a step cannot be captured, whichever of its parts it is, the run goes on kernel by kernel, with the bits of one that was begun so.
+#[test]
+fn without_a_capture_it_goes_on_kernel_by_kernel() {
+    let Some(driver) = emulation() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let line = short_run(folder.path());
+    let end = |out: &Path| std::fs::read(out.join("checkpoint.safetensors")).unwrap();
+    let kept = folder.path().join("kept");
+    let o = run(&line, &[&kept], driver, &[]);
+    assert!(o.status.success() && !printed(&o).contains("kernel by kernel"), "{}", printed(&o));
+    for capture in ["0", "1", "2"] {
+        let out = folder.path().join(capture);
+        let o = run(&line, &[&out], driver, &[("FAIL_CAPTURE", capture)]);
+        let text = printed(&o);
+        assert!(o.status.success(), "{text}");
+        assert_eq!(text.matches("as asked").count(), 1, "the emulation had captures to fail: {text}");
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("launched kernel by kernel")).collect();
+        assert!(lines.len() == 1 && lines[0].contains("901"), "{text}");
+        assert!(end(&out) == end(&kept), "kernel by kernel: other weights");
+    }
+}
+
+/// The lines that report an error: one, and its hint.
+#[track_caller]
+fn fails_in_one_line(o: &Output, expected: &[&str]) {
+    refuses(o, expected);
+    let text = printed(o);
+    let errors = text.lines().filter(|line| line.starts_with("dino-gpu: ") || line.contains("panicked")).count();
+    assert_eq!(errors, 1, "{text}");
+}
+
+#[test]
+fn no_memory_at_any_allocation_is_one_line() {
+    let Some(driver) = emulation() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let line = short_run(folder.path());
+    let mut refused = 0;
+    for number in 0.. {
+        let out = folder.path().join(number.to_string());
+        let text = number.to_string();
+        let o = run(&line, &[&out], driver, &[("FAIL_ALLOCATION", &text)]);
+        if !printed(&o).contains("as asked") {
+            assert!(o.status.success() && refused > 20, "{refused} of {number} allocations: {}", printed(&o));
+            break;
+        }
+        // Figures are drawn where there is memory for them; the run goes on without.
+        if printed(&o).contains("note: no attention is drawn: cannot allocate") {
+            assert!(o.status.success(), "{}", printed(&o));
+            continue;
+        }
+        refused += 1;
+        fails_in_one_line(&o, &["CUDA_ERROR_OUT_OF_MEMORY", "--mem-limit"]);
+        assert!(!out.join("checkpoint.part").exists());
+    }
+}
+
+/// Wherever a kernel fails, in the first step, in a captured one or at the end, and with whichever code that stays.
+#[test]
+fn a_kernel_that_fails_is_one_line() {
+    let Some(driver) = emulation() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let line = short_run(folder.path());
+    for (after, code) in [("0", "700"), ("1", "719"), ("60", "700"), ("200", "716"), ("500", "719"), ("900", "46")] {
+        let out = folder.path().join(after);
+        let o = run(&line, &[&out], driver, &[("FAIL_AFTER", after), ("FAIL_CODE", code)]);
+        fails_in_one_line(&o, &[code, "nvidia-smi", "--resume"]);
+        assert!(!out.join("checkpoint.part").exists());
+        // What was saved before is whole: it goes on, to the end.
+        if out.join("checkpoint.safetensors").exists() {
+            let o = run("train --resume --workspace 256 --threads 1 --out", &[&out], driver, &[]);
+            assert!(o.status.success(), "after {after}: {}", printed(&o));
+        }
+    }
+    assert!(folder.path().join("900/checkpoint.safetensors").exists(), "the last of them fails after an epoch");
 }
 
 /// A residual network trains, one step a graph or kernel by kernel, and `plan` counts the scratch memory of its convolutions and norms.

@@ -16,7 +16,7 @@ use dino_kernel::ops::layernorm::EPS;
 use dino_kernel::ops::position::Interpolation;
 use dino_kernel::optim::{AdamW, Lars, Optimizer, Sgd, TeacherRule};
 use dino_kernel::params::Spec;
-use dino_kernel::plan::{self, Plan, Pools};
+use dino_kernel::plan::{self, FeaturePlan, Plan, Pools};
 use dino_kernel::real::Real;
 use dino_kernel::rng::{Kind, Rng};
 use dino_kernel::scalars::{hyper, monitor};
@@ -31,7 +31,7 @@ const STEP: f64 = 1e-3;
 
 /// A training step that takes every path, small enough for thousands of evaluations: stochastic depth, crops of three shapes (none
 /// square, one with surplus pixels), two micro-batches, a trained gain. One after another they are 13 tokens, 13, 5 + 5, 5 + 4.
-fn tiny(stream_crops: bool) -> plan::Config {
+pub(super) fn tiny(stream_crops: bool) -> plan::Config {
     let backbone = Backbone::Vit(Vit {
         image: 12,
         patch: 3,
@@ -69,17 +69,20 @@ fn tiny(stream_crops: bool) -> plan::Config {
 }
 
 /// A plan and all that a step of it reads, the same for every backend.
-struct Case {
-    plan: Plan,
-    weights: Vec<f64>,
-    state: Vec<f64>,
+pub(super) struct Case {
+    pub(super) plan: Plan,
+    pub(super) weights: Vec<f64>,
+    pub(super) state: Vec<f64>,
     /// Pixels and stochastic-depth scales of every micro-batch.
-    parts: Vec<[Vec<f64>; 2]>,
+    pub(super) parts: Vec<[Vec<f64>; 2]>,
     /// What makes the loss of the monitor's sum.
     loss_scale: f64,
 }
 
 impl Case {
+    /// Of the teacher and of the student.
+    pub(super) const TEMPERATURES: [f64; 2] = [0.07, 0.1];
+
     fn new(plan: Plan) -> Case {
         let mut rng = Rng::new(1, 0, 0, 0, Kind::Test, 0);
         let len = plan.table.len();
@@ -89,12 +92,13 @@ impl Case {
             // Zeros and ones hide errors that a trained network would show.
             plan.table.visit(|s| w[s.at.range()].iter_mut().for_each(|w| *w += 0.1 * rng.normal()));
         }
+        weights.truncate(plan.pools.weights); // a teacher has no predictor, which comes last
         let hyper = Hyper {
             lr: 1e-3,
             weight_decay: 0.1,
             momentum: 0.99,
-            teacher_temp: 0.07,
-            student_temp: 0.1,
+            teacher_temp: Case::TEMPERATURES[0],
+            student_temp: Case::TEMPERATURES[1],
             clip_grad: 1.0,
             step: 1,
             step_last: 1,
@@ -115,6 +119,33 @@ impl Case {
         };
         let parts = (0..plan.parts() as u32).map(part).collect();
         Case { plan, weights, state, parts, loss_scale: numbers[hyper::LOSS_SCALE] }
+    }
+
+    /// With weights that bf16 holds.
+    pub(super) fn in_bf16(plan: Plan) -> Case {
+        let mut case = Case::new(plan);
+        case.weights.iter_mut().for_each(|w| *w = f64::from(half::bf16::from_f64(*w)));
+        case
+    }
+
+    /// A full step, in a backend that is filled for it.
+    pub(super) fn step(&self, o: &mut (impl Memory + Update)) {
+        self.load(o);
+        self.accumulate(o);
+        step::commit(o, &self.plan);
+    }
+
+    /// A pass for features of images, with the attention of its last block where it has any, in a backend of that plan's pools.
+    pub(super) fn features(&self, plan: &FeaturePlan, o: &mut (impl Memory + Update)) {
+        let mut state = vec![0.0; plan.pools.state];
+        plan.initial_state(&mut state);
+        let mut rng = Rng::new(3, 0, 0, 0, Kind::Test, 0);
+        let pixels: Vec<f64> = (0..plan.pixels.len()).map(|_| rng.normal()).collect();
+        o.write(Pool::Weights, 0, &self.weights[..plan.pools.weights]);
+        o.write(Pool::State, 0, &state);
+        o.write(Pool::Acts, plan.pixels.0.at, &pixels);
+        plan.forward(o);
+        plan.pass.attention(o, plan.attention, 2);
     }
 
     /// Fills a backend.
@@ -143,16 +174,16 @@ impl Case {
 }
 
 /// The reference backend's memory.
-struct Owned<T> {
+pub(super) struct Owned<T> {
     pools: [Vec<T>; 6],
 }
 
 impl<T: Real> Owned<T> {
-    fn new(n: &Pools) -> Owned<T> {
+    pub(super) fn new(n: &Pools) -> Owned<T> {
         Owned { pools: [n.weights, n.grads, n.slots, n.acts, n.stats, n.state].map(|len| vec![T::ZERO; len]) }
     }
 
-    fn backend(&mut self) -> Train<'_, T> {
+    pub(super) fn backend(&mut self) -> Train<'_, T> {
         let [weights, grads, slots, acts, stats, state] = &mut self.pools;
         Train { weights, grads, slots, acts, stats, state }
     }
@@ -225,9 +256,7 @@ fn ops_of(case: &Case) -> (String, f64, f64) {
     };
     let mut owned = Owned::<f32>::new(&plan.pools);
     let mut both = Lockstep::new(owned.backend(), cpu);
-    case.load(&mut both);
-    case.accumulate(&mut both);
-    step::commit(&mut both, plan);
+    case.step(&mut both);
     // Both are f32 programs, each within 8 eps sqrt(k) of the truth for a sum of k numbers; the longest here are the tokens of a
     // weight's gradient and the prototypes.
     let k = plan.config.backbone.cost(&plan.crops()).max(plan.table.head.prototypes) as f64;
@@ -243,9 +272,7 @@ fn bits(case: &Case, threads: usize) -> Result<Vec<u32>, String> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
     pool.install(|| {
         let mut o = Cpu::new(&NoOptions {}, case.plan.pools).map_err(|e| e.message)?;
-        case.load(&mut o);
-        case.accumulate(&mut o);
-        step::commit(&mut o, &case.plan);
+        case.step(&mut o);
         let n = case.plan.pools;
         let mut all = Vec::new();
         for (pool, len) in
