@@ -17,7 +17,7 @@ pub mod verdict;
 pub use begin::plan;
 pub(crate) use clock::Clock;
 pub use clock::Limit;
-pub use epoch::evaluate;
+pub use epoch::{Found, evaluate};
 pub(crate) use failure::both;
 pub(crate) use log::Log;
 pub use owner::Owner;

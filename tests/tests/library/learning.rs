@@ -21,9 +21,10 @@ fn four_epochs_beat_random_features_and_pixels() {
     let mut random = vec![0.0; table.len()];
     init::weights(&mut random, &table, config.seed, config.init_std);
     random.truncate(table.backbone_len());
-    let (_, random) =
+    let random =
         train::evaluate::<Cpu>(&NoOptions {}, &config, &random, &splits, &Unreadable::default(), &Group::default())
-            .expect("features");
+            .expect("features")
+            .top1;
     let [(bank, bank_labels), (queries, labels)] = [&*splits.train, &*splits.test].map(|set| {
         let pixels = features::pixels(set, &Unreadable::new(true), &config).expect("pixels");
         let labels = pixels.labels(set).expect("the built-in set has labels");
@@ -52,7 +53,9 @@ fn four_epochs_beat_random_features_and_pixels() {
     };
     assert_eq!(train::run::<Cpu>(&run).expect("a run"), Outcome::Finished);
     let log = std::fs::read_to_string(run.out.join(train::LOG)).expect("a log");
-    let last: serde_json::Value = serde_json::from_str(log.lines().last().expect("rows")).expect("JSON");
+    let row = |line: Option<&str>| serde_json::from_str::<serde_json::Value>(line.expect("rows")).expect("JSON");
+    let (first, last) = (row(log.lines().next()), row(log.lines().last()));
+    assert_eq!((first["knn_before"].as_f64(), first["knn_pixels"].as_f64()), (random, Some(pixels)), "{first}");
     let teacher = last["knn_top1"].as_f64().expect("an epoch row ends the log");
     println!("k-NN: teacher {teacher:.1} %, random {:.1} %, pixels {pixels:.1} %", random.unwrap_or(0.0));
     assert!(teacher > random.expect("labels").max(pixels) + 10.0, "{last}");
