@@ -83,7 +83,16 @@ fn run(out: PathBuf) -> Result<()> {
     let (train, test) = (Box::new(Shapes::new(0, 200)), Box::new(Shapes::new(200, 40)));
     println!("{} images to train on, {} to evaluate with", train.len(), test.len());
     let splits = Splits { train, test, held_out: false, notes: Vec::new() };
-    let config = Config { epochs: 4, depth: 2, embed_dim: 32, heads: 2, patch_size: 8, batch: 20, ..Config::small() };
+    let config = Config {
+        epochs: 4,
+        depth: 2,
+        embed_dim: 32,
+        heads: 2,
+        patch_size: 8,
+        batch: 20,
+        knn_every: 1,
+        ..Config::small()
+    };
     let (unreadable, stop) = (Unreadable::new(true), AtomicBool::new(false));
     train::run(&Run::<Cpu> {
         device: &NoOptions {},

@@ -96,7 +96,9 @@ impl Model {
         let named = self.named()?;
         if self.small && named.arch.is_none() && config.arch == Config::small_32().arch {
             errln!(
-                "note: for images of 32 x 32 pixels --small is a small ResNet, which learns more a minute; --arch vit_tiny is the ViT"
+                "note: for images of this size --small is a small ResNet on crops of {} pixels, which learns more a minute; \
+                 --arch vit_tiny is the ViT, which has attention to draw (attend --cam draws where a ResNet is active)",
+                config.global_size
             );
         }
         Ok(())
@@ -115,24 +117,27 @@ impl Model {
     }
 }
 
-/// The small preset that suits the data and the keys that are `named`: a ViT, made for the built-in set, or, where images have the size of
-/// CIFAR's, a ResNet, or a ViT of its own where one is asked for by `--arch` or by a key that only a ViT has. Data that cannot be opened is
-/// reported when it is used.
+/// The small preset that suits the data and the keys that are `named`: a ViT, made for the built-in set, or a ResNet for images that are read,
+/// by their size, where no ViT is asked for by `--arch` or by a key that only a ViT has. Data that cannot be opened is reported when it is used.
 pub fn small(data: Option<&str>, named: &Flags) -> Config {
+    /// The longest shorter side that is taken for images of CIFAR's kind.
+    const SMALL: usize = 48;
     let folder = data.filter(|data| *data != data::BUILTIN);
     let how = Decode { channels: named.channels.unwrap_or(Config::small().channels), ..Decode::default() };
     let first = folder.and_then(|folder| first_readable(&*data::open(Path::new(folder), how).ok()?.train));
-    if first.is_none_or(|image| (image.width, image.height) != (32, 32)) {
-        return Config::small();
-    }
+    let Some(image) = first else { return Config::small() };
+    let (vit, resnet) = match image.width.min(image.height) {
+        ..=SMALL => (Config::small_32_vit(), Config::small_32()),
+        _ => (Config::small(), Config::small_64()),
+    };
     let of_vit = named.patch_size.or(named.embed_dim).or(named.depth).or(named.heads).is_some();
     match named.arch.as_deref() {
-        None if of_vit => Config::small_32_vit(),
-        None => Config::small_32(),
-        Some(arch) if !arch.starts_with("resnet") => Config::small_32_vit(),
-        Some(arch) if arch == Config::small_32().arch => Config::small_32(),
+        None if of_vit => vit,
+        None => resnet,
+        Some(arch) if !arch.starts_with("resnet") => vit,
+        Some(arch) if arch == resnet.arch => resnet,
         // Another ResNet has a shape of its own.
-        Some(_) => Config { widths: Vec::new(), stage_blocks: Vec::new(), ..Config::small_32() },
+        Some(_) => Config { widths: Vec::new(), stage_blocks: Vec::new(), ..resnet },
     }
 }
 

@@ -189,6 +189,10 @@ keys! {
     #[arg(long, help_heading = "Training")] lars_eta: f64 = Lars::PUBLISHED.eta;
     /// Seed of everything random
     #[arg(long, help_heading = "Training")] seed: u64 = 0;
+    /// Which of the orders of images and sets of crops that the seed has; --on-collapse rollback counts it up
+    #[arg(long, help_heading = "Training", value_name = "N")] reseed: u64 = 0;
+    /// What to do when the teacher's output has become the same for every image: warn (and go on), stop, or rollback (go on from the last numbered checkpoint before it with the next --reseed, up to 5 times)
+    #[arg(long, help_heading = "Training", value_name = "WHAT")] on_collapse: String = "warn".into();
     /// Keep a numbered checkpoint every N epochs; 0 = only the latest
     #[arg(long, help_heading = "Training")] save_every: u64 = 20;
     /// Evaluate the teacher by k-NN every N epochs; 0 = never

@@ -51,6 +51,13 @@ impl Config {
         }
     }
 
+    /// The seed of what a step sees: the order of images, crops, and the blocks that stochastic depth leaves out. Weights, and what is
+    /// evaluated, have the seed itself.
+    pub fn data_seed(&self) -> u64 {
+        // An odd factor of all bits keeps neighboring seeds from sharing an order.
+        self.seed.wrapping_add(self.reseed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
     /// How images become evaluation views; none: the set decides it.
     pub fn eval_view(&self) -> Option<EvalView> {
         [EvalView::ResizeCrop, EvalView::Whole].into_iter().find(|view| view.name() == self.eval_view)

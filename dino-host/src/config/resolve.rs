@@ -256,6 +256,9 @@ impl Config {
         if !(0.0..1.0).contains(&self.drop_path_rate) {
             return bad("drop-path-rate", &self.drop_path_rate, "a probability below 1");
         }
+        if !["warn", "stop", "rollback"].contains(&self.on_collapse.as_str()) {
+            return bad("on-collapse", &self.on_collapse, "warn, stop or rollback");
+        }
         if self.epochs == 0 {
             return bad("epochs", &self.epochs, "at least 1");
         }

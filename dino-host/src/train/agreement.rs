@@ -19,6 +19,8 @@ pub struct Agreed {
     pub save: bool,
     /// A process has met images that cannot be read.
     pub unreadable: bool,
+    /// The run has collapsed, and is not to go on like that.
+    pub collapsed: bool,
 }
 
 /// The bits of a process's byte.
@@ -27,6 +29,7 @@ const STOP: u8 = 2;
 const LATE: u8 = 4;
 const SAVE: u8 = 8;
 const UNREADABLE: u8 = 16;
+const COLLAPSED: u8 = 32;
 
 impl<D: Device> Trainer<'_, D> {
     /// What this process has for the next thing to do, if all of them have that, and what they agree on. `late`: whether its own time is
@@ -45,6 +48,7 @@ impl<D: Device> Trainer<'_, D> {
             (LATE, late && group.is_first()),
             (SAVE, save && group.is_first()),
             (UNREADABLE, run.unreadable.has_news()),
+            (COLLAPSED, self.has_collapsed()),
         ] {
             flags[group.rank()] |= if is_set { flag } else { 0 };
         }
@@ -60,7 +64,13 @@ impl<D: Device> Trainer<'_, D> {
                 Err(also) => failure::both(e, also),
             });
         }
-        let agreed = Agreed { stop: any(STOP), late: any(LATE), save: any(SAVE), unreadable: any(UNREADABLE) };
+        let agreed = Agreed {
+            stop: any(STOP),
+            late: any(LATE),
+            save: any(SAVE),
+            unreadable: any(UNREADABLE),
+            collapsed: any(COLLAPSED),
+        };
         own.map(|own| (own, agreed))
     }
 }

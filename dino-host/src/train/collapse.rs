@@ -97,16 +97,18 @@ pub struct CollapseDetector {
     streak: u32,
     suspect: Health,
     health: Health,
+    /// Steps that were seen when the health last changed.
+    changed: u64,
 }
 
 /// Steps over which the means run, and for which a suspicion must hold.
-const PATIENCE: u32 = 30;
+pub const PATIENCE: u32 = 30;
 
 impl CollapseDetector {
     /// For K prototypes.
     pub fn new(prototypes: usize) -> CollapseDetector {
         let ln_k = libm::log(prototypes as f64);
-        CollapseDetector { ln_k, mean: None, streak: 0, suspect: Health::Healthy, health: Health::Healthy }
+        CollapseDetector { ln_k, mean: None, streak: 0, suspect: Health::Healthy, health: Health::Healthy, changed: 0 }
     }
 
     /// Takes in a step's loss, of this kind, and teacher entropy; returns the health when it changes.
@@ -134,6 +136,7 @@ impl CollapseDetector {
         let changed = self.streak >= PATIENCE && now != self.health;
         changed.then(|| {
             self.health = now;
+            self.changed = steps + 1;
             now
         })
     }
@@ -141,6 +144,11 @@ impl CollapseDetector {
     /// Entropy and KL over the last steps, none before the first.
     pub fn means(&self) -> Option<Means> {
         self.mean
+    }
+
+    /// Steps that were seen when the health last changed.
+    pub fn changed(&self) -> u64 {
+        self.changed
     }
 
     /// The health as of the last step.

@@ -1,7 +1,7 @@
 //! The end of an epoch: evaluate, draw, log, save.
 
 use super::verdict::{Level, Signs, Verdict};
-use super::{Baseline, Trainer};
+use super::{Baseline, Trainer, rollback};
 use crate::config::Config;
 use crate::data::{Dataset, Splits, Unreadable, only_class};
 use crate::device::Device;
@@ -100,7 +100,7 @@ impl<D: Device> Trainer<'_, D> {
         // it, the steps are saved.
         if config.save_every > 0 && epoch.is_multiple_of(config.save_every) {
             self.save()?;
-            let numbered = self.run.out.join(format!("checkpoint{epoch:04}.safetensors"));
+            let numbered = rollback::numbered(&self.run.out, epoch);
             let group = self.run.group.clone();
             group.from_first(|| match checkpoint::save(&numbered, &mut self.device, &self.plan, config, ended) {
                 Ok(()) => Ok(()),

@@ -88,7 +88,7 @@ impl<D: Device> Trainer<'_, D> {
     }
 
     /// The latest of the numbered checkpoints.
-    fn numbered_checkpoint(&self) -> Option<PathBuf> {
+    pub(super) fn numbered_checkpoint(&self) -> Option<PathBuf> {
         let files = std::fs::read_dir(&self.run.out).ok()?.flatten().map(|entry| entry.path());
         let number = |path: &PathBuf| {
             let name = path.file_name()?.to_str()?;

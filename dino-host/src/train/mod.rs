@@ -10,6 +10,7 @@ pub mod log;
 pub mod metrics;
 mod owner;
 mod resume;
+mod rollback;
 mod screen;
 pub mod tensorboard;
 pub mod verdict;
@@ -34,6 +35,7 @@ use crate::error::{Error, Result};
 use crate::io::output;
 use crate::train::collapse::{CollapseDetector, Health};
 use crate::train::metrics::Report;
+use crate::train::rollback::Back;
 use crate::train::verdict::Verdict;
 use crate::weights::checkpoint::{self, Progress};
 use crate::weights::init::Start;
@@ -86,6 +88,13 @@ pub enum Outcome {
     Finished,
     /// The run stopped before its last epoch, and its state is saved.
     Interrupted,
+}
+
+/// How the steps of a run ended.
+enum Ended {
+    With(Outcome),
+    /// It goes on from an earlier state.
+    Back(Back),
 }
 
 /// Longest time between two saves: what a crash may cost.
@@ -155,6 +164,21 @@ struct Trainer<'a, D: Device> {
 /// The set holds less than a batch, the plan or the device cannot be made, a step is not finite, the device fails, or a file cannot be
 /// written. A good state stays saved: the last one, or, after a step that is not finite or a device error, the last one saved before.
 pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
+    let mut back: Option<(Run<D>, Back)> = None;
+    loop {
+        let ended = match &back {
+            None => go(run, None)?,
+            Some((run, why)) => go(run, Some(why))?,
+        };
+        match ended {
+            Ended::With(outcome) => return Ok(outcome),
+            Ended::Back(why) => back = Some((back.as_ref().map_or(run, |(run, _)| run).reseeded(), why)),
+        }
+    }
+}
+
+/// Trains from where the run is; `back`: why it went back there.
+fn go<D: Device>(run: &Run<D>, back: Option<&Back>) -> Result<Ended> {
     let config = &run.config;
     let per_epoch = loader::check_size(&*run.splits.train, config.batch)?;
     let group = &run.group;
@@ -173,7 +197,7 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     }
     let recipe = Recipe {
         augment: config.augment(),
-        seed: config.seed,
+        seed: config.data_seed(),
         batch: config.batch,
         own: plan.images_of(group.rank()),
         micro_batch: config.micro_batch,
@@ -233,15 +257,20 @@ pub fn run<D: Device>(run: &Run<D>) -> Result<Outcome> {
     if progress.step == 0 {
         trainer.measure_baseline()?;
     }
-    let outcome = trainer.train()?;
+    if let Some(why) = back {
+        trainer.went_back(why)?;
+    }
+    let ended = trainer.train()?;
     trainer.note_silence();
     trainer.agree(Ok(()), false)?;
-    group.end_together();
-    Ok(outcome)
+    if let Ended::With(_) = ended {
+        group.end_together();
+    }
+    Ok(ended)
 }
 
 impl<D: Device> Trainer<'_, D> {
-    fn train(&mut self) -> Result<Outcome> {
+    fn train(&mut self) -> Result<Ended> {
         let per_epoch = self.recipe.per_epoch;
         let total = self.run.config.epochs * per_epoch;
         if self.progress.epoch_is_open(per_epoch) {
@@ -267,6 +296,9 @@ impl<D: Device> Trainer<'_, D> {
                 if number > first && (agreed.stop || agreed.late) {
                     return self.interrupt(agreed.stop);
                 }
+                if agreed.collapsed {
+                    return self.end_collapsed().map(Ended::Back);
+                }
                 if agreed.save {
                     self.save()?;
                 }
@@ -287,6 +319,9 @@ impl<D: Device> Trainer<'_, D> {
                     if (agreed.stop && done < total) || agreed.late {
                         return self.interrupt(agreed.stop);
                     }
+                    if agreed.collapsed {
+                        return self.end_collapsed().map(Ended::Back);
+                    }
                     if agreed.stop || agreed.save {
                         self.save()?;
                     }
@@ -295,7 +330,7 @@ impl<D: Device> Trainer<'_, D> {
             }
             self.screen.finish();
             self.print_end();
-            Ok(Outcome::Finished)
+            Ok(Ended::With(Outcome::Finished))
         })
     }
 
@@ -315,12 +350,12 @@ impl<D: Device> Trainer<'_, D> {
     }
 
     /// Saves and stops, because somebody asked for it or the time is nearly over.
-    fn interrupt(&mut self, asked: bool) -> Result<Outcome> {
+    fn interrupt(&mut self, asked: bool) -> Result<Ended> {
         self.save()?;
         let limit = self.clock.limit().filter(|_| !asked);
         let why = limit.map_or(String::new(), |limit| format!(", in time for --time-limit {limit}"));
         self.screen.print(&format!("stopped after step {}{why}; {}", self.progress.step, self.resume_hint()));
-        Ok(Outcome::Interrupted)
+        Ok(Ended::With(Outcome::Interrupted))
     }
 
     /// Hands a step to the device.
@@ -338,7 +373,7 @@ impl<D: Device> Trainer<'_, D> {
         let parts = of.batch.images.chunks(config.micro_batch).zip(of.batch.pixels.chunks(plan.pixels.len()));
         let part = |(images, pixels)| {
             let mut drop = vec![0.0; plan.drop.len()];
-            plan.drop_path(&mut drop, config.seed, epoch, images, config.drop_path_rate);
+            plan.drop_path(&mut drop, config.data_seed(), epoch, images, config.drop_path_rate);
             Part { drop, pixels }
         };
         let hyper = of.hyper.numbers(plan).map(|x| x as f32);

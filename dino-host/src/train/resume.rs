@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// Keys that change no number of the training: how often and how it is evaluated.
-const FREE: [&str; 4] = ["save-every", "knn-every", "knn-images", "eval-view"];
+const FREE: [&str; 5] = ["on-collapse", "save-every", "knn-every", "knn-images", "eval-view"];
 
 /// Keys that every step reads anew. They hold from the step on at which they change.
-const ANEW: [&str; 23] = [
+const ANEW: [&str; 24] = [
     "epochs",
+    "reseed",
     "lr",
     "warmup-epochs",
     "min-lr",

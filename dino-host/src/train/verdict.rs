@@ -64,6 +64,13 @@ pub struct Verdict {
     pub change: String,
 }
 
+impl Verdict {
+    /// Whether a verdict of this name is of a run that is worth going on with.
+    pub fn is_sound(name: &str) -> bool {
+        ["healthy", "weak", "not yet better", "teacher behind"].contains(&name)
+    }
+}
+
 /// Cosines between images that spread less than this are the same for every vote: its weights are exp(cosine / 0.07).
 const ALIKE: f64 = 0.007;
 /// And where they spread less than this, the vote's weights differ by less than e within two standard deviations.

@@ -45,12 +45,18 @@ pub fn draw(
     std::fs::create_dir_all(out).map_err(|e| {
         Error::new(format!("cannot make the folder {}: {e}", out.display())).hint("--out names another")
     })?;
-    let order = set.order(config.seed, epoch);
+    let order = set.order(config.data_seed(), epoch);
     let mut index = String::from("sheet\trow\timage\n");
     for (sheet, ids) in order[..images].chunks(ROWS).enumerate() {
         let augment = config.augment();
-        let recipe =
-            Recipe { augment, seed: config.seed, batch: ids.len(), own: 0..ids.len(), micro_batch: 1, per_epoch: 1 };
+        let recipe = Recipe {
+            augment,
+            seed: config.data_seed(),
+            batch: ids.len(),
+            own: 0..ids.len(),
+            micro_batch: 1,
+            per_epoch: 1,
+        };
         // An epoch of this one batch: crops depend on the epoch's number, not on its length.
         let batch = recipe.load(set, unreadable, ids, epoch)?;
         let wide = batch.pixels.len() / ids.len();

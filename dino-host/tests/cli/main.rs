@@ -1,6 +1,7 @@
 //! The command line as a user meets it: the program is run as a process.
 
 mod ablate;
+mod collapse;
 mod common;
 mod crash;
 mod dense;

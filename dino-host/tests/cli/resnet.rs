@@ -262,25 +262,39 @@ fn hostile_files_are_refused() {
 
 /// The small preset follows the size of the images, and what is named.
 #[test]
-fn small_is_a_resnet_for_images_of_cifars_size_unless_a_vit_is_named() {
+fn small_is_a_resnet_by_the_size_of_the_images_unless_a_vit_is_named() {
     let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
-    let large = folder(&[("a/1.png", image_bytes(Png, 1)), ("b/2.png", image_bytes(Png, 2))]);
+    // Of 36 x 41 pixels, and of 70 x 49: the shorter side decides.
+    let small: Vec<_> =
+        (0..8).map(|i| (format!("{}/{i}.png", ["a", "b"][i % 2]), image_bytes(Png, i as u32))).collect();
+    let small = folder(&small.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect::<Vec<_>>());
+    let large = tempfile::tempdir().unwrap();
+    for i in 0..8 {
+        let class = large.path().join(["a", "b"][i % 2]);
+        std::fs::create_dir_all(&class).unwrap();
+        let image = image::RgbImage::from_fn(70, 49, |x, y| image::Rgb([x as u8, 3 * y as u8, (x * y) as u8]));
+        image.save(class.join(format!("{i}.png"))).unwrap();
+    }
     let cases = [
-        ("", data.path(), "resnet_small", json!([32, 64, 128])),
-        ("--widths 8 12 16", data.path(), "resnet_small", json!([8, 12, 16])),
-        ("--arch resnet_small --stage-blocks 1 2 1", data.path(), "resnet_small", json!([32, 64, 128])),
-        ("--arch resnet18 --stem 3x3 --batch 4", data.path(), "resnet18", json!([64, 128, 256, 512])),
-        ("--arch vit_tiny", data.path(), "vit_tiny", json!([])),
-        ("--patch-size 8", data.path(), "vit_tiny", json!([])),
-        ("--batch 1", large.path(), "vit_tiny", json!([])),
+        ("", data.path(), "resnet_small", json!([32, 64, 128]), 32),
+        ("--widths 8 12 16", data.path(), "resnet_small", json!([8, 12, 16]), 32),
+        ("--arch resnet_small --stage-blocks 1 2 1", data.path(), "resnet_small", json!([32, 64, 128]), 32),
+        ("--arch resnet18 --stem 3x3 --batch 4", data.path(), "resnet18", json!([64, 128, 256, 512]), 32),
+        ("--arch vit_tiny", data.path(), "vit_tiny", json!([]), 40),
+        ("--patch-size 8", data.path(), "vit_tiny", json!([]), 40),
+        ("--batch 2", small.path(), "resnet_small", json!([32, 64, 128]), 32),
+        ("--batch 2", large.path(), "resnet_small", json!([32, 64, 128]), 64),
+        ("--batch 2 --depth 2", large.path(), "vit_tiny", json!([]), 40),
+        ("--batch 2 --arch resnet18", large.path(), "resnet18", json!([64, 128, 256, 512]), 64),
     ];
-    for (i, (named, data, arch, widths)) in cases.into_iter().enumerate() {
+    for (i, (named, data, arch, widths, size)) in cases.into_iter().enumerate() {
         let out = dir.path().join(i.to_string());
         let line = format!("train --small {named} --epochs 1 --warmup-epochs 0 --knn-every 0 --data {{}} --out {{}}");
         let done = dino(&line, &[data, &out]);
         assert_eq!(done.code, 0, "{line}: {}", done.err);
         let run: Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
         assert_eq!((&run["config"]["arch"], &run["config"]["widths"]), (&json!(arch), &widths), "{named}");
+        assert_eq!(run["config"]["global-size"], size, "{named}");
         // What was chosen for the user is printed.
         let chosen = arch == "resnet_small" && !named.contains("--arch");
         assert_eq!(done.err.contains("--small is a small ResNet"), chosen, "{named}: {}", done.err);

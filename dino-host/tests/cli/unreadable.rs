@@ -203,7 +203,7 @@ fn nothing_but_bad_files_is_an_error_that_says_why() {
 fn contact_sheets_show_the_crops_of_a_run() {
     let (data, out) = (mixed(), tempfile::tempdir().unwrap());
     let (sheets, again) = (out.path().join("sheets"), out.path().join("again"));
-    let line = "crops --small --local-crops-number 3 --images 10 --epoch 1 --data {} --out {}";
+    let line = "crops --small --arch vit_tiny --local-crops-number 3 --images 10 --epoch 1 --data {} --out {}";
     let done = dino(line, &[data.path(), &sheets]);
     assert_eq!(done.code, 0, "{}", done.err);
     let index = fs::read_to_string(sheets.join("index.tsv")).unwrap();
