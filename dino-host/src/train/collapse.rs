@@ -85,6 +85,11 @@ impl Means {
     pub fn are_settled(&self) -> bool {
         self.steps >= u64::from(PATIENCE)
     }
+
+    /// Whether the KL is below a hundredth of ln K: it carries nothing about the image then; healthy runs stay an order above it.
+    pub fn are_flat(&self, ln_k: f64) -> bool {
+        self.kl < 0.01 * ln_k
+    }
 }
 
 /// Watches teacher entropy and KL over the last steps.
@@ -123,9 +128,9 @@ impl CollapseDetector {
         let rate = 2.0 / (PATIENCE as f64 + 1.0);
         let Means { entropy: h, kl: d, steps } = self.mean.unwrap_or(Means { entropy, kl, steps: 0 });
         let (h, d) = (h + rate * (entropy - h), d + rate * (kl - d));
-        self.mean = Some(Means { entropy: h, kl: d, steps: steps + 1 });
-        // A KL of a hundredth of ln K carries nothing about the image; healthy runs stay an order above it.
-        let flat = d < 0.01 * self.ln_k;
+        let mean = Means { entropy: h, kl: d, steps: steps + 1 };
+        self.mean = Some(mean);
+        let flat = mean.are_flat(self.ln_k);
         let now = match () {
             _ if flat && h > 0.97 * self.ln_k => Health::Uniform,
             _ if flat && h < 0.05 * self.ln_k => Health::OneDimensional,

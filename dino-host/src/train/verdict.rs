@@ -109,6 +109,7 @@ impl Signs {
         if let (Some(means), Divergence::CrossEntropy, true) = (self.means, self.divergence, begun)
             && means.are_settled()
             && means.entropy + means.kl > self.ln_k
+            && !means.are_flat(self.ln_k)
         {
             let why = format!(
                 "the student predicts the teacher worse than a uniform guess would (loss {:.2} above ln K {:.2})",
@@ -221,6 +222,9 @@ mod tests {
             named(|s| s.means = Some(Means { entropy: 3.0, kl: 2.6, steps: 1500 })),
             (Level::Bad, "worse than a guess")
         );
+        // On the way into the uniform collapse the loss is above ln K by a hair.
+        let flat = Means { entropy: 5.53, kl: 0.03, steps: 125 };
+        assert_eq!(named(|s| (s.means, s.done) = (Some(flat), 0.5)), (Level::Good, "healthy"));
         assert_eq!(named(|s| s.teacher = Some(37.0)), (Level::Bad, "no better"));
         assert_eq!(named(|s| (s.teacher, s.done) = (Some(37.0), 0.3)), (Level::Weak, "not yet better"));
         assert_eq!(named(|s| s.before = Some(78.0)), (Level::Bad, "no better"));
