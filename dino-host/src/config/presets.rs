@@ -157,7 +157,7 @@ impl Config {
 
     /// What `--small` means on larger images, photos for example: the same on crops of 64 pixels, whose settings were chosen on Imagenette.
     pub fn small_64() -> Config {
-        Config { global_size: 64, ..Config::small_32() }
+        Config { global_size: 64, min_lr: 0.0003, ..Config::small_32() }
     }
 
     /// [`Config::small_32`] where a ViT is asked for; the crops enlarge the images a little.
