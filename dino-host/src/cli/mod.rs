@@ -14,6 +14,7 @@ mod plan;
 mod report;
 mod shared;
 mod train;
+mod watch;
 
 use crate::device::Device;
 use crate::dist::{self, Group, launch};
@@ -61,6 +62,8 @@ enum Command<O: Args> {
     Crops(crops::Crops),
     /// Write what a run did and what its features can do as one HTML page
     Report(report::Report<O>),
+    /// Show a run in the browser while it goes on: the page of `report`, on this machine alone
+    Watch(watch::Watch<O>),
     /// Print every pool and tensor of a training step and their bytes; allocates nothing
     Plan(plan::Plan<O>),
     /// Check this machine: every gradient against finite differences in f64; on a GPU what is found there, and every op against the CPU
@@ -210,6 +213,7 @@ fn dispatch<D: Device>(command: Command<D::Options>, group: &Group) -> Result<u8
         Command::Neighbours(args) => neighbours::run::<D>(args),
         Command::Crops(args) => crops::run::<D>(args),
         Command::Report(args) => report::run::<D>(args),
+        Command::Watch(args) => watch::run::<D>(args),
         Command::Plan(args) => plan::run::<D>(args),
         Command::Check => match D::check() {
             Some(checked) => checked.map(|()| 0),

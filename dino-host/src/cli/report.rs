@@ -10,13 +10,13 @@ use std::process::{Command, Stdio};
 
 #[derive(Args)]
 pub struct Report<O: Args> {
-    /// Folder of a run
-    #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    /// Folder of a run; of several, their curves are laid over each other, beside the settings that differ
+    #[arg(value_name = "DIR", required = true, num_args = 1..)]
+    dirs: Vec<PathBuf>,
     /// Where the run's images are now [default: where they were]
     #[arg(long, value_name = "PATH")]
     data: Option<String>,
-    /// The page [default: DIR/report.html]
+    /// The page [default: DIR/report.html; of several runs comparison.html]
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
     /// Most training images used for neighbors and confusion; a quarter as many test images are the queries
@@ -35,15 +35,23 @@ pub struct Report<O: Args> {
 /// The device is not there, the run or its images cannot be read, or the page cannot be written.
 pub fn run<D: Device>(args: Report<D::Options>) -> Result<u8> {
     start::<D>(&args.shared)?;
-    let out = args.out.unwrap_or_else(|| args.dir.join("report.html"));
-    let message = report::write::<D>(&args.shared.device, &args.dir, &out, args.images.max(1), |recorded, config| {
+    let [dir] = args.dirs.as_slice() else {
+        let out = args.out.unwrap_or_else(|| "comparison.html".into());
+        errln!("{}", report::compare(&args.dirs, &out)?);
+        if args.open {
+            browse(&out);
+        }
+        return Ok(0);
+    };
+    let out = args.out.unwrap_or_else(|| dir.join("report.html"));
+    let message = report::write::<D>(&args.shared.device, dir, &out, args.images.max(1), |recorded, config| {
         let data = args.data.as_deref().or(recorded);
         let (Some(data), Some(config)) = (data, config) else {
             return Err(Error::new("there is no run.json that names them").hint("--data PATH names the images"));
         };
         open(data, config)
     })?;
-    if let Err(e) = report::events(&args.dir) {
+    if let Err(e) = report::events(dir) {
         errln!("note: no event file for TensorBoard: {e}");
     }
     errln!("{message}");

@@ -146,6 +146,12 @@ impl Neighbors {
         self.indices.len() / self.k.max(1)
     }
 
+    /// The rows nearest to query `q`, and how similar they are, the most similar first.
+    pub fn of(&self, q: usize) -> impl Iterator<Item = (usize, f32)> + '_ {
+        let near = q * self.k..(q + 1) * self.k;
+        self.indices[near.clone()].iter().map(|&row| row as usize).zip(self.similarities[near].iter().copied())
+    }
+
     /// The classes that the nearest `k` of query `q` vote for, most votes first, among classes with equal votes the first, each with
     /// the logarithm of its votes less the query's largest similarity / T: of a class whose largest similarity is m
     ///

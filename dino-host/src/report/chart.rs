@@ -9,8 +9,11 @@ const BINS: usize = 500;
 const BESIDE: usize = 10;
 /// Colors of lines, after which they begin again.
 const COLORS: usize = 8;
+/// The same of a wide chart, whose line is smooth.
+const SMOOTH: usize = 120;
 /// Size, and the margins left, above, right and below of the lines.
-const WIDTH: f64 = 400.0;
+const NARROW: f64 = 400.0;
+const WIDE: f64 = 1100.0;
 const HEIGHT: f64 = 210.0;
 const LEFT: f64 = 46.0;
 const TOP: f64 = 10.0;
@@ -58,6 +61,8 @@ pub struct Chart {
     pub lines: Vec<Line>,
     /// Lines that do not move: name, height.
     pub marks: Vec<(String, f64)>,
+    /// As wide as the page, and smoothed.
+    pub wide: bool,
 }
 
 /// A number short enough for an axis.
@@ -84,7 +89,8 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
 impl Chart {
     /// A figure; nothing where there is not one finite point.
     pub fn draw(&self) -> Markup {
-        let lines: Vec<(&Line, Vec<Option<Bin>>)> = self.lines.iter().map(|l| (l, thin(&l.points, BINS))).collect();
+        let (width, bins) = if self.wide { (WIDE, SMOOTH) } else { (NARROW, BINS) };
+        let lines: Vec<(&Line, Vec<Option<Bin>>)> = self.lines.iter().map(|l| (l, thin(&l.points, bins))).collect();
         let lines: Vec<_> = lines.into_iter().filter(|l| l.1.iter().any(Option::is_some)).collect();
         let bins = || lines.iter().flat_map(|l| l.1.iter().flatten());
         let Some(first) = bins().next() else { return html! {} };
@@ -103,7 +109,7 @@ impl Chart {
         }
         let (y0, y1) = if y0 == 0.0 { (0.0, y1 * 1.04) } else { (y0 - 0.04 * (y1 - y0), y1 + 0.04 * (y1 - y0)) };
         let (x0, x1) = if x1 > x0 { (x0, x1) } else { (x0 - 0.5, x0 + 0.5) };
-        let at_x = |x: f64| LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
+        let at_x = |x: f64| LEFT + (x - x0) / (x1 - x0) * (width - LEFT - RIGHT);
         let at_y = |y: f64| HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
 
         let mut texts = Vec::new();
@@ -136,7 +142,7 @@ impl Chart {
             labels[i].0 = labels[i].0.max(labels[i - 1].0 + 13.0);
         }
         let over = labels.last().map_or(0.0, |l| l.0 - (HEIGHT - BOTTOM)).max(0.0);
-        let right = WIDTH - RIGHT;
+        let right = width - RIGHT;
         // Elements of SVG have braces even where they are empty: an end tag, without which they would hold what follows them.
         html! {
             figure.card {
@@ -145,7 +151,7 @@ impl Chart {
                     @if !self.unit.is_empty() { " " small { (self.unit) } }
                     output {}
                 }
-                svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img"
+                svg viewBox={ "0 0 " (width) " " (HEIGHT) } role="img"
                     aria-label={ (self.title) ". " (texts.join("; ")) }
                     data-along=(self.along) data-lines=(hover.join(";")) {
                     @for t in ticks(y0, y1) {
@@ -239,7 +245,7 @@ mod tests {
             points[steps / 3].1 = 1234.0;
             points[steps / 2].1 = -77.0;
             let lines = vec![Line { name: "loss".into(), points, dots: false }];
-            Chart { title: "t", unit: "", along: "step", lines, marks: vec![] }.draw().into_string()
+            Chart { title: "t", unit: "", along: "step", lines, marks: vec![], wide: false }.draw().into_string()
         };
         let (short, long) = (draw(1_000), draw(1_000_000));
         assert!(long.contains("least -77, greatest 1234"), "{long}");
@@ -260,7 +266,7 @@ mod tests {
     fn hard_numbers_still_make_a_chart() {
         let draw = |points: Vec<(f64, f64)>| {
             let lines = vec![Line { name: "a".into(), points, dots: true }];
-            Chart { title: "<t>", unit: "", along: "step", lines, marks: vec![] }.draw().into_string()
+            Chart { title: "<t>", unit: "", along: "step", lines, marks: vec![], wide: false }.draw().into_string()
         };
         assert_eq!(draw(vec![]), "");
         assert_eq!(draw(vec![(0.0, f64::NAN)]), "");

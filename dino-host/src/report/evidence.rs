@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::eval::knn::{self, TEMPERATURE};
 use crate::eval::scores::{Labels, MOST_CLASSES};
 use crate::inference::features::{self, Extractor, Features};
+use crate::report::scatter::{self, Maps};
 use crate::train::CHECKPOINT;
 use crate::viz::canvas::Canvas;
 use crate::viz::gallery;
@@ -28,6 +29,18 @@ const SIDE: usize = 72;
 const DRAWN: usize = 10;
 /// Pixels of all images as numbers take at most this many bytes.
 const PIXELS: usize = 1 << 30;
+
+/// Wrong answers that are shown.
+const MISTAKES: usize = 8;
+
+/// A wrong answer of the vote.
+pub struct Mistake {
+    /// The image, and the most similar one of the class that it was taken for.
+    pub query: Shown,
+    pub nearest: Shown,
+    /// The part of the votes that this class had, 0 to 1.
+    pub share: f64,
+}
 
 /// An image, and its caption.
 pub struct Shown {
@@ -51,6 +64,10 @@ pub struct Evidence {
     pub classes: Vec<String>,
     /// (class, taken for)
     pub confusion: Option<Array2<u64>>,
+    /// The most confident first.
+    pub mistakes: Vec<Mistake>,
+    /// Where the features of the images asked lie.
+    pub maps: Option<Maps>,
     /// Images voting, images asked, of how many there are.
     pub sizes: [usize; 4],
     /// k-NN of the teacher on these, of pixels, of a network that learned nothing; percent.
@@ -207,21 +224,32 @@ fn evaluate<D: Device>(
     let [b, q] = both(&checkpoint.backbone("teacher")?)?;
 
     let class = |set: &dyn Dataset, i: usize| set.label(i).and_then(|c| set.classes().get(c as usize).cloned());
+    let show = |set: &dyn Dataset, i: usize, similarity: f32| -> Result<Shown> {
+        let png = Canvas::thumbnail(&set.image(i)?, SIDE).png()?;
+        Ok(Shown { png, class: class(set, i), name: set.name(i), similarity, same: None })
+    };
     let asked_for = choose(&asked, QUERIES, None);
     let chosen: Vec<usize> = (0..q.images.len()).filter(|&row| asked_for.contains(&q.images[row])).collect();
     let near = rows(b.rows.clone(), q.rows.select(ndarray::Axis(0), &chosen), NEAREST)?;
     for ((_, near), &row) in near.iter().zip(&chosen) {
         let own = q.images[row];
-        let show = |set: &dyn Dataset, i: usize, similarity: f32| -> Result<Shown> {
-            let same = class(&asked, own).zip(class(set, i)).map(|(a, b)| a == b);
-            let png = Canvas::thumbnail(&set.image(i)?, SIDE).png()?;
-            Ok(Shown { png, class: class(set, i), name: set.name(i), similarity, same })
-        };
         let query = show(&asked, own, 1.0);
-        let line: Result<Vec<_>> =
-            std::iter::once(query).chain(near.iter().map(|&(r, s)| show(&bank, b.images[r], s))).collect();
+        let line: Result<Vec<_>> = std::iter::once(query)
+            .chain(near.iter().map(|&(r, s)| {
+                let shown = show(&bank, b.images[r], s)?;
+                let same = class(&asked, own).zip(shown.class.clone()).map(|(a, b)| a == b);
+                Ok(Shown { same, ..shown })
+            }))
+            .collect();
         found.neighbors.push(line?);
     }
+    let mapped: Vec<usize> = choose(&asked, scatter::MOST, None);
+    let mapped: Vec<usize> = (0..q.images.len()).filter(|&row| mapped.binary_search(&q.images[row]).is_ok()).collect();
+    let labels_of =
+        Labels::new(asked.classes(), &[], &mapped.iter().filter_map(|&r| asked.label(q.images[r])).collect::<Vec<_>>());
+    let mut next = labels_of.test.iter().copied();
+    let classes = mapped.iter().map(|&row| asked.label(q.images[row]).and_then(|_| next.next())).collect();
+    found.maps = Some(Maps::of(q.rows.select(ndarray::Axis(0), &mapped).view(), classes, labels_of.classes));
     if let Some(class) = only_class(splits) {
         found.missing.push(format!("k-NN and confusion: there is one class, {class}."));
         return Ok(());
@@ -239,6 +267,20 @@ fn evaluate<D: Device>(
     let known = Labels::new(train.classes(), &bank_labels, &labels);
     let nearest = knn::neighbors(knn::normalize(b.rows.clone()).view(), knn::normalize(q.rows.clone()).view(), K);
     let guess = knn::predict(&nearest, &known.train, K, TEMPERATURE);
+    let mut wrong: Vec<(usize, f64)> = (0..guess.len())
+        .filter(|&i| guess[i] != known.test[i])
+        .map(|i| {
+            let votes = nearest.answers(i, &known.train, K, TEMPERATURE);
+            (i, 1.0 / votes.iter().map(|vote| (vote.1 - votes[0].1).exp()).sum::<f64>())
+        })
+        .collect();
+    wrong.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    for (i, share) in wrong.into_iter().take(MISTAKES) {
+        let near = nearest.of(i).find(|&(row, _)| known.train[row] == guess[i]);
+        let Some((row, similarity)) = near else { continue };
+        let [query, nearest] = [show(&asked, q.images[i], 1.0)?, show(&bank, b.images[row], similarity)?];
+        found.mistakes.push(Mistake { query, nearest, share });
+    }
     if known.classes.len() <= MOST_CLASSES {
         found.confusion = Some(knn::confusion(&guess, &known.test, known.classes.len()));
     } else {

@@ -21,6 +21,7 @@ struct Line {
     step: u64,
     epoch: Option<u64>,
     seconds: Option<f64>,
+    time: Option<f64>,
     train_loss: Option<f64>,
     knn_top1: Option<f64>,
     knn_top1_student: Option<f64>,
@@ -91,6 +92,8 @@ pub struct Rows {
     pub bad_lines: usize,
     /// Seconds that the run had gone on for, at its last row.
     pub seconds: Option<f64>,
+    /// When the run began, in seconds since 1970.
+    pub begun: Option<f64>,
     /// ln K, as the rows have it.
     pub ln_k: Option<f64>,
     /// k-NN of pixels and of the teacher before training, as the run measured them.
@@ -139,6 +142,7 @@ impl Rows {
 
     fn take(&mut self, l: Line) {
         self.seconds = l.seconds.or(self.seconds);
+        self.begun = self.begun.or(l.time.zip(l.seconds).map(|(time, seconds)| time - seconds));
         match l.kind.as_str() {
             "step" => {
                 let Metrics(found) = l.metrics;

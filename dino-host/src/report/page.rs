@@ -1,7 +1,6 @@
 //! The page: what was gathered, as HTML that needs nothing but itself.
 
-use super::chart::{Chart, Line, short};
-use super::confusion::{MATRIX, table};
+use super::chart::short;
 use super::evidence::Evidence;
 use super::log::*;
 use crate::config::Config;
@@ -9,10 +8,11 @@ use crate::train::metrics::*;
 use crate::train::verdict::{Level, Signs};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use dino_kernel::objective::{Divergence, Objective};
+use dino_kernel::objective::Objective;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 use std::fmt::Write;
+use std::time::{Duration, SystemTime};
 
 /// Text from outside with its control characters made visible. The template sees to it that it opens no tag and ends no attribute.
 pub fn visible(text: &str) -> String {
@@ -20,7 +20,7 @@ pub fn visible(text: &str) -> String {
 }
 
 /// Bytes as a `data:` address of a PNG image.
-fn data(png: &[u8]) -> String {
+pub(super) fn data(png: &[u8]) -> String {
     format!("data:image/png;base64,{}", STANDARD.encode(png))
 }
 
@@ -69,8 +69,8 @@ pub(super) fn number(x: Option<f64>) -> String {
     x.map_or("—".into(), |x| format!("{x:.4}"))
 }
 
-/// A page with this body: what it shows is in it, and nothing else is loaded.
-pub fn framed(title: &str, body: Markup) -> String {
+/// A page with this body: what it shows is in it, and nothing else is loaded. `again`: seconds after which it is.
+pub fn framed(title: &str, again: Option<u32>, body: Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -80,6 +80,7 @@ pub fn framed(title: &str, body: Markup) -> String {
                 meta http-equiv="Content-Security-Policy" content={
                     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
                 };
+                @if let Some(seconds) = again { meta http-equiv="refresh" content=(seconds); }
                 link rel="icon" href="data:,";
                 title { (visible(title)) }
                 style { (PreEscaped(include_str!("page.css"))) }
@@ -100,6 +101,8 @@ pub struct Page<'a> {
     pub manifest: &'a Value,
     pub config: Option<&'a Config>,
     pub evidence: &'a Evidence,
+    /// Seconds after which a browser is to ask for it again, of a run that goes on.
+    pub again: Option<u32>,
 }
 
 impl Page<'_> {
@@ -108,29 +111,40 @@ impl Page<'_> {
             (self.top())
             (self.charts())
             (self.gallery())
+            @if let Some(maps) = &self.evidence.maps { (maps.draw()) }
             (self.neighbors())
+            (self.classes())
             (self.confusion())
+            (self.mistakes())
             (self.epochs())
             (self.rest())
         };
-        framed(&format!("DINO run {}", self.name), body)
+        framed(&format!("DINO run {}", self.name), self.again.filter(|_| !self.is_done()), body)
     }
 
-    fn ln_k(&self) -> Option<f64> {
+    pub(super) fn ln_k(&self) -> Option<f64> {
         self.config.map(|c| (c.out_dim as f64).ln()).or(self.rows.ln_k)
     }
 
     /// What the run's student learns; the published objective where that is not known.
-    fn objective(&self) -> Objective {
+    pub(super) fn objective(&self) -> Objective {
         self.config.map_or(Objective::PUBLISHED, |c| c.objective())
+    }
+
+    /// k-NN of pixels, percent: as the run measured it, or the report.
+    pub(super) fn pixels(&self) -> Option<f64> {
+        self.rows.pixels.or(self.evidence.pixels)
+    }
+
+    /// k-NN of the network before training, percent.
+    pub(super) fn untrained(&self) -> Option<f64> {
+        self.rows.before.or(self.evidence.random)
     }
 
     fn top(&self) -> Markup {
         let text = |key: &str| self.manifest[key].as_str().map(visible);
         let of = |set: &str| self.manifest[set]["images"].as_u64();
-        let total = self.config.zip(self.rows.per_epoch().or_else(|| self.per_epoch()));
-        let total = total.map(|(c, n)| (c.epochs as f64 * n) as u64);
-        let done = self.steps();
+        let (total, done) = (self.total(), self.steps());
         let (level, summary, why) = self.verdict();
         html! {
             h1 { "DINO run " (visible(self.name)) }
@@ -152,6 +166,16 @@ impl Page<'_> {
                 }
             }
         }
+    }
+
+    /// Steps that the run is to have.
+    fn total(&self) -> Option<u64> {
+        let total = self.config.zip(self.rows.per_epoch().or_else(|| self.per_epoch()));
+        total.map(|(c, n)| (c.epochs as f64 * n) as u64)
+    }
+
+    fn is_done(&self) -> bool {
+        self.total().is_some_and(|total| self.steps() >= total)
     }
 
     /// Steps that the log has.
@@ -192,16 +216,16 @@ impl Page<'_> {
             spread: scored.and_then(|e| e.spread),
             teacher: scored.and_then(|e| e.teacher),
             student: scored.and_then(|e| e.student),
-            pixels: rows.pixels.or(self.evidence.pixels),
-            before: rows.before.or(self.evidence.random),
+            pixels: self.pixels(),
+            before: self.untrained(),
             asked: self.asked(),
         }
         .verdict();
         let why = match verdict.change.as_str() {
-            "" => format!("{}.", capital(&verdict.because)),
-            change => format!("{}. What to change: {change}.", capital(&verdict.because)),
+            "" => format!("{}.", verdict.because),
+            change => format!("{}. What to change: {change}.", verdict.because),
         };
-        (verdict.level, format!("{}.", capital(verdict.name)), why)
+        (verdict.level, capital(verdict.name), why)
     }
 
     /// Test images that a vote during training asked.
@@ -227,8 +251,8 @@ impl Page<'_> {
         if let Some(student) = scored(|e| e.student) {
             facts.push(("k-NN, student", percent(Some(student)), "at the same time".into()));
         }
-        if let Some(pixels) = self.evidence.pixels {
-            let note = format!("untrained network {}", percent(self.evidence.random));
+        if let Some(pixels) = self.pixels() {
+            let note = format!("untrained network {}", percent(self.untrained()));
             facts.push(("k-NN, pixels", percent(Some(pixels)), note));
         }
         if let (Some(loss), Some(ln_k)) = (rows.tail(LOSS, last), self.ln_k()) {
@@ -247,150 +271,30 @@ impl Page<'_> {
             t => format!("in {:.1} hours", t / 3600.0),
         });
         facts.push(("Steps", self.steps().to_string(), time));
+        if let Some(begun) = rows.begun.and_then(|t| Duration::try_from_secs_f64(t).ok()) {
+            let text = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + begun).to_string();
+            let (date, time) = text.split_once('T').unwrap_or((&text, ""));
+            let version =
+                self.manifest["version"].as_str().map_or(String::new(), |v| format!(", version {}", visible(v)));
+            facts.push(("Begun", date.into(), format!("{} UTC{version}", time.trim_end_matches('Z'))));
+        }
+        if let Some(config) = self.config {
+            let table = config.table();
+            let millions = |n: usize| if n < 100_000 { format!("{n}") } else { format!("{:.2} M", n as f64 / 1e6) };
+            let note = format!(
+                "of {}, {} with the head; {} numbers an image",
+                visible(&config.arch),
+                millions(table.len()),
+                table.backbone.dim()
+            );
+            facts.push(("Parameters", millions(table.backbone_len()), note));
+        }
         facts
     }
 
     /// Of an epoch that has not come to its end: from the manifest.
     fn per_epoch(&self) -> Option<f64> {
         Some((self.manifest["train"]["images"].as_u64()? / self.config?.batch.max(1) as u64) as f64)
-    }
-
-    fn charts(&self) -> Markup {
-        let rows = self.rows;
-        let per_epoch = rows.per_epoch().filter(|_| rows.epochs.len() > 1);
-        let along = if per_epoch.is_some() { "epochs done" } else { "step" };
-        let x = |step: u64| per_epoch.map_or(step as f64, |n| (step + 1) as f64 / n);
-        let line = |name: &'static str, column: usize| {
-            let points = rows.steps.iter().map(|r| (x(r.0), r.1[column] as f64)).collect();
-            Line { name: name.into(), points, dots: false }
-        };
-        let scored = |name: &'static str, f: fn(&Epoch) -> Option<f64>| {
-            let points = rows.epochs.iter().filter_map(|e| Some((x(e.step), f(e)?))).collect();
-            Line { name: name.into(), points, dots: true }
-        };
-        let unit = |column: usize| METRICS[column].unit;
-        let chart = |title, unit, lines, marks| Chart { title, unit, along, lines, marks }.draw();
-        let ln_k = || self.ln_k().map(|y| ("ln K".to_string(), y)).into_iter().collect::<Vec<_>>();
-        let known = [("pixels", self.evidence.pixels), ("untrained", self.evidence.random)];
-        let baselines = known.into_iter().filter_map(|(name, y)| Some((name.to_string(), y?))).collect();
-        let mut wait = line("", DATA_WAIT);
-        wait.points.iter_mut().for_each(|p| p.1 *= 100.0);
-        let charts = html! {
-            @if self.objective().divergence == Divergence::CrossEntropy {
-                (chart("Loss", unit(LOSS), vec![line("loss", LOSS)], ln_k()))
-            } @else {
-                (chart("Loss", "squared error", vec![line("loss", LOSS)], vec![]))
-            }
-            (chart(
-                "k-NN accuracy",
-                "%, k = 20",
-                vec![scored("teacher", |e| e.teacher), scored("student", |e| e.student)],
-                baselines,
-            ))
-            (chart("Teacher entropy and KL", unit(KL), vec![line("entropy", ENTROPY), line("KL", KL)], ln_k()))
-            (chart("Feature rank", "directions", vec![scored("", |e| e.rank)], vec![]))
-            (chart("Gradient norm", unit(GRAD_NORM), vec![line("", GRAD_NORM)], vec![]))
-            (chart("Throughput", unit(IMAGES_PER_SECOND), vec![line("", IMAGES_PER_SECOND)], vec![]))
-            (chart("Waiting for data", "% of a step", vec![wait], vec![]))
-            (chart("Learning rate", unit(LR), vec![line("", LR)], vec![]))
-            (chart("Weight decay", unit(WEIGHT_DECAY), vec![line("", WEIGHT_DECAY)], vec![]))
-            (chart("Teacher momentum", unit(MOMENTUM), vec![line("", MOMENTUM)], vec![]))
-            (chart("Teacher temperature", unit(TEACHER_TEMP), vec![line("", TEACHER_TEMP)], vec![]))
-        };
-        html! {
-            @if charts.0.is_empty() {
-                p { "There are no numbers to draw." }
-            } @else {
-                h2 { "Training" }
-                div.charts { (charts) }
-                p.soft { "Lines are means of neighboring steps, bands their least and greatest." }
-            }
-        }
-    }
-
-    fn gallery(&self) -> Markup {
-        let e = self.evidence;
-        if e.gallery.is_empty() {
-            return html! {};
-        }
-        let of = e.image_names.join(", ");
-        let images = e.images.iter().map(|png| ("the images", png, format!("Images: {of}")));
-        let resnet = self.config.is_some_and(|config| config.resnet().is_some());
-        let [what, title, caption] = if resnet {
-            [
-                "Activation",
-                "Where the teacher's last map is active",
-                "Class activation of the last feature map (Eigen-CAM), for the same images as training goes on; light is most.",
-            ]
-        } else {
-            [
-                "Attention",
-                "What the teacher attends to",
-                "Mean attention of the last block's class token, for the same images as training goes on; light is most.",
-            ]
-        };
-        let drawn = e.gallery.iter().map(|(when, png)| (when.as_str(), png, format!("{what} {when}, over: {of}")));
-        html! {
-            h2 { (title) }
-            p.soft { (caption) }
-            div.gallery {
-                @for (when, png, alt) in images.chain(drawn) {
-                    figure {
-                        img alt=(visible(&alt)) src=(data(png));
-                        figcaption { small { (visible(when)) } }
-                    }
-                }
-            }
-        }
-    }
-
-    fn neighbors(&self) -> Markup {
-        let lines = &self.evidence.neighbors;
-        if lines.is_empty() {
-            return html! {};
-        }
-        html! {
-            h2 { "Nearest neighbors" }
-            p.soft {
-                "Test images, and the training images whose features are most similar (cosine). "
-                "A full green frame: of the same class; a dashed red one: of another."
-            }
-            @for line in lines {
-                div.near {
-                    @for (i, shown) in line.iter().enumerate() {
-                        @let (class, name) = (visible(shown.class.as_deref().unwrap_or("")), visible(&shown.name));
-                        @let (kind, what) = match (i, shown.same) {
-                            (0, _) => ("query", format!("Query: {class} ")),
-                            (_, Some(true)) => ("same", format!("Same class: {class} ")),
-                            (_, Some(false)) => ("other", format!("Other class: {class} ")),
-                            _ => ("", String::new()),
-                        };
-                        figure class=(kind) {
-                            img alt={ (what) (name) } src=(data(&shown.png));
-                            figcaption { (class) " " @if i > 0 { (format_args!("{:.2}", shown.similarity)) } }
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn confusion(&self) -> Markup {
-        let e = self.evidence;
-        let Some(counts) = &e.confusion else { return html! {} };
-        let [bank, asked, train, test] = e.sizes;
-        let few = e.classes.len() <= MATRIX;
-        html! {
-            h2 { "Confusion of the k-NN vote" }
-            p.soft {
-                "k = 20, teacher, top-1 " (percent(e.teacher))
-                @if bank < train || asked < test { ", " (bank) " of " (train) " and " (asked) " of " (test) " images" }
-                ". "
-                @if few { "Rows are what an image is, columns what it was taken for." }
-                @else { "The commonest mistakes." }
-            }
-            (table(&e.classes, counts))
-        }
     }
 
     fn epochs(&self) -> Markup {
@@ -457,38 +361,8 @@ impl Page<'_> {
                 h2 { "The same again" }
                 pre { (visible(&command)) }
             }
-            @if m.is_object() {
-                h2 { "Manifest" }
-                dl.keys {
-                    @for (key, value) in self.keys() {
-                        div { dt { (visible(&key)) } dd { (visible(&value)) } }
-                    }
-                }
-            }
+            (self.settings())
         }
-    }
-
-    /// Keys and values of the manifest, those of the configuration last.
-    fn keys(&self) -> Vec<(String, String)> {
-        let m = self.manifest;
-        let mut keys = Vec::new();
-        let mut row = |key: &str, value: &Value| {
-            let text = match value {
-                Value::Array(all) => all.iter().map(plain).collect::<Vec<_>>().join(", "),
-                one => plain(one),
-            };
-            let text = if text.chars().count() > 400 { text.chars().take(400).chain(['…']).collect() } else { text };
-            keys.push((key.to_string(), text));
-        };
-        let all = m.as_object().into_iter().flatten();
-        for (key, value) in all.filter(|(k, v)| *k != "command" && *k != "config" && !v.is_null()) {
-            match value.as_object() {
-                Some(inner) => inner.iter().for_each(|(k, v)| row(&format!("{key} {k}"), v)),
-                None => row(key, value),
-            }
-        }
-        m["config"].as_object().into_iter().flatten().for_each(|(k, v)| row(k, v));
-        keys
     }
 }
 

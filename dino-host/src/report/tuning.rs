@@ -58,7 +58,7 @@ pub fn page(dir: &Path, manifest: &Value) -> Result<(String, Vec<String>)> {
         (numbers(&epochs))
         (rest(manifest, &missing))
     };
-    Ok((framed(&format!("Fine-tuning {name}"), body), missing))
+    Ok((framed(&format!("Fine-tuning {name}"), None, body), missing))
 }
 
 fn top(name: &str, m: &Value, scores: Option<&Scores>, epochs: &[&Value]) -> Markup {
@@ -100,7 +100,7 @@ fn charts(rows: &[Value], epochs: &[&Value]) -> Markup {
     };
     let of = |name, kind: &str, key: &str| line(name, rows, kind, key, per_epoch);
     let along = if epochs.is_empty() { "step" } else { "epoch" };
-    let chart = |title, unit, lines| Chart { title, unit, along, lines, marks: Vec::new() };
+    let chart = |title, unit, lines| Chart { title, unit, along, lines, marks: Vec::new(), wide: false };
     let all = [
         chart("Loss", "nats", vec![of("train", "step", "loss"), of("test", "epoch", "test_loss")]),
         chart("Accuracy on the test part", "%", vec![of("top-1", "epoch", "top1"), of("top-5", "epoch", "top5")]),

@@ -25,6 +25,7 @@ mod flags;
 const PATHS: &[(&str, &str)] = &[
     ("PATH", "a folder with `train` and `val`, three classes, images of 40 pixels"),
     ("RUN", "the folder of the last run that the document has trained; before that, of one that is finished"),
+    ("OTHER", "the folder of another run, which is finished"),
     ("OUT", "a new folder or file"),
     ("WEIGHTS", "the checkpoint of a finished run"),
     ("FILE.toml", "the document's last block in `toml`"),
@@ -66,6 +67,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo run --release -p dino-gpu --example", "it is a program of another crate"),
     ("cargo bench -p tests", "it is a program of another crate"),
     ("python3 dino-gpu/emulate/mutations.py", "it takes minutes"),
+    ("dino-host watch", "it goes on until Ctrl-C; tests/cli/report.rs runs it"),
     ("apt install", "it installs"),
     ("run=(", "it is of a script for a cluster"),
     ("[[ -e", "it is of a script for a cluster"),
@@ -239,6 +241,7 @@ impl Desk {
     fn path_of(&mut self, argument: &str) -> String {
         let fixed: HashMap<&str, &str> = HashMap::from([
             ("PATH", "data"),
+            ("OTHER", "run"),
             ("WEIGHTS", "run/checkpoint.safetensors"),
             ("A.jpg", "a.jpg"),
             ("B.jpg", "b.jpg"),
@@ -305,6 +308,9 @@ impl Desk {
         if arguments.is_empty() {
             return Ok(());
         }
+        if let Some((_, why)) = NOT_RUN.iter().find(|(start, _)| text.starts_with(start)) {
+            return skipped(line, why);
+        }
         if let Some(arguments) = after("dino-host ").or(after("cargo run --release -p dino-host -- ")) {
             return self.dino(arguments);
         }
@@ -328,10 +334,7 @@ impl Desk {
             flags::Crops::try_parse_from(flags()).map_err(|e| e.to_string())?;
             return skipped(line, "it takes minutes; both benchmarks know its flags");
         }
-        match NOT_RUN.iter().find(|(start, _)| text.starts_with(start)) {
-            Some((_, why)) => skipped(line, why),
-            None => Err("it is neither run nor listed as not run".into()),
-        }
+        Err("it is neither run nor listed as not run".into())
     }
 
     /// Deals with a block.

@@ -67,8 +67,16 @@ fn a_run_becomes_a_page_and_events() {
         "What the teacher attends to",
         "before training",
         "after epoch 1",
+        "Where the features lie",
+        "Principal components",
         "Nearest neighbors",
+        "k-NN by class",
         "Confusion",
+        "Begun",
+        "Parameters",
+        "Spread of cosines",
+        "What differs from --small",
+        "--embed-dim",
         "The same again",
         "Manifest",
         "--warmup-epochs",
@@ -76,6 +84,8 @@ fn a_run_becomes_a_page_and_events() {
         assert!(html.contains(part), "{part}");
     }
     assert!(!html.contains("Not shown"));
+    // Nothing asks for the page again: it is a file.
+    assert!(!html.contains("http-equiv=\"refresh\""));
     assert_eq!(page(&run, ""), html, "equal folders give equal bytes");
 
     let Some(python) = std::env::var_os("DINO_PYTHON") else {
@@ -117,4 +127,84 @@ fn what_is_missing_is_said_and_names_are_not_markup() {
     let run = folder(&[("log.jsonl", Vec::new())]);
     assert!(page(run.path(), "").contains("No step was logged"));
     refuses_with("report {}", &[&run.path().join("none")], &["cannot read", "the folder of a run"]);
+}
+
+/// Two runs over each other: the settings that differ, both curves, and what came of each.
+#[test]
+fn runs_are_laid_over_each_other() {
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+    for (run, flags) in [(&a, ""), (&b, "--lr 0.002")] {
+        succeeds(&format!("train {TINY} --epochs 2 --knn-every 1 {flags} --data {{}} --out {{}}"), &[data.path(), run]);
+    }
+    let out = dir.path().join("both.html");
+    succeeds("report {} {} --out {}", &[&a, &b, &out]);
+    let html = fs::read_to_string(&out).unwrap();
+    for part in
+        ["2 runs", "Settings that differ", "--lr", "0.002", "0.016", "k-NN accuracy of the teacher", "Loss", "verdict"]
+    {
+        assert!(html.contains(part), "{part}");
+    }
+    assert!(
+        !html.contains("--batch") && !html.contains("http://") && !html.contains("NaN"),
+        "what is the same is not listed"
+    );
+    assert!(html.contains("line c0") && html.contains("line c1"));
+    succeeds("report {} {} --out {}", &[&a, &a, &out]);
+    assert!(fs::read_to_string(&out).unwrap().contains("None: all keys are the same."));
+    refuses_with("report {} {} --out {}", &[&a, &dir.path().join("none"), &out], &["none", "the folder of a run"]);
+}
+
+/// One request over a connection of its own: the status, and what came.
+fn ask(port: u16, request: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+}
+
+/// The page of a run while it goes on: it has what the log has by then, and is for this machine alone.
+#[test]
+fn a_run_is_watched() {
+    use std::io::BufRead;
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let run = dir.path().join("run");
+    let train = format!("train {TINY} --epochs 2 --knn-every 1 --data {{}} --out {{}}");
+    succeeds(&train, &[data.path(), &run]);
+    // As it is in the middle of its first epoch.
+    let whole = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let part: String = whole.lines().take(5).map(|line| format!("{line}\n")).collect();
+    fs::write(run.join("log.jsonl"), part).unwrap();
+    let mut child = command("watch {} --port 0", &[&run]).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    let line =
+        lines.find_map(|line| line.unwrap().strip_prefix("http://127.0.0.1:").map(String::from)).expect("a port");
+    let port: u16 = line.split(' ').next().unwrap().parse().unwrap();
+    let get = |path: &str, host: &str| {
+        ask(port, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+    };
+    let own = format!("127.0.0.1:{port}");
+    let (status, early) = get("/", &own);
+    assert!(
+        status == 200 && early.contains("DINO run") && early.contains("The log ends after step 4 of 18"),
+        "{early}"
+    );
+    assert!(early.contains("http-equiv=\"refresh\"") && !early.contains("after epoch 2 "));
+    fs::write(run.join("log.jsonl"), &whole).unwrap();
+    let (status, done) = get("/", &format!("localhost:{port}"));
+    assert!(status == 200 && done.contains("Epoch by epoch") && !done.contains("The log ends after step"), "{done}");
+    assert!(!done.contains("http-equiv=\"refresh\""), "a run that is over does not change");
+    assert_eq!(get("/", "evil.example").0, 403);
+    assert_eq!(get("/../etc/passwd", &own).0, 404);
+    assert_eq!(
+        ask(port, &format!("POST / HTTP/1.1\r\nHost: {own}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")).0,
+        405
+    );
+    refuses_with(&format!("watch {{}} --port {port}"), &[&run], &["cannot listen on port", "--port 0"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    refuses_with("watch {}", &[&dir.path().join("none")], &["cannot read", "the folder of a run"]);
 }
