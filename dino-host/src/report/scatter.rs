@@ -1,9 +1,9 @@
 //! Where the features of images lie, in a plane: their two principal components, and t-SNE, which keeps neighbors together.
 
 use super::page::visible;
-use crate::eval::knn::normalize;
+use crate::eval::knn::{self, normalize};
 use crate::viz::pca;
-use bhtsne::tSNE;
+use bhtsne::{Neighbor, tSNE};
 use maud::{Markup, html};
 use ndarray::{Array2, ArrayView2};
 
@@ -113,22 +113,29 @@ fn mark(x: f64, y: f64, class: Option<usize>) -> Markup {
     }
 }
 
-/// t-SNE from the principal components `plane` (images, 2 or more) as the start, which makes it the same each time.
+/// t-SNE from the principal components `plane` (images, 2 or more) as the start, with neighbors of our own, which makes it the same each time.
 fn tsne(unit: &Array2<f32>, plane: &Array2<f32>) -> Vec<[f64; 2]> {
     let n = unit.nrows();
-    let Some(all) = unit.as_slice().filter(|_| n >= FEWEST) else { return Vec::new() };
-    let rows: Vec<&[f32]> = all.chunks(unit.ncols()).collect();
     // As scikit-learn starts: a standard deviation of 1e-4 along the first component.
     let deviation = (plane.column(0).iter().map(|x| x * x).sum::<f32>() / n as f32).sqrt();
-    if !(deviation > 0.0 && deviation.is_finite()) {
-        return Vec::new(); // all images are alike
+    if n < FEWEST || !(deviation > 0.0 && deviation.is_finite()) {
+        return Vec::new(); // few images, or all alike
     }
     let start: Vec<f32> =
         plane.rows().into_iter().flat_map(|row| [row[0], row[1]]).map(|x| 1e-4 * x / deviation).collect();
-    let distance = |a: &&[f32], b: &&[f32]| a.iter().zip(*b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
-    let mut embedding: tSNE<f32, &[f32]> = tSNE::new(&rows);
-    embedding.perplexity(PERPLEXITY.min((n - 1) as f32 / 6.0)).initial_embedding(start).barnes_hut(THETA, distance);
-    let found = embedding.embedding();
+    let perplexity = PERPLEXITY.min((n - 1) as f32 / 6.0);
+    let near = knn::leave_one_out(unit.view(), (3.0 * perplexity) as usize);
+    // Rows have length 1: the squared distance is twice what the cosine lacks of 1.
+    let neighbor = |(index, cosine): (usize, f32)| Neighbor { index, distance: (2.0 - 2.0 * cosine).max(0.0).sqrt() };
+    let near: Vec<Vec<Neighbor<f32>>> = (0..n).map(|i| near.of(i).map(neighbor).collect()).collect();
+    // In one thread: sums of several have no order, and the descent makes another map of every order.
+    let Ok(alone) = rayon::ThreadPoolBuilder::new().num_threads(1).build() else { return Vec::new() };
+    let found = alone.install(|| {
+        let rows = vec![(); n];
+        let mut embedding: tSNE<f32, ()> = tSNE::new(&rows);
+        embedding.perplexity(perplexity).initial_embedding(start).barnes_hut_with_neighbors(THETA, &near);
+        embedding.embedding()
+    });
     let points: Vec<[f64; 2]> = found.chunks_exact(2).map(|p| [p[0] as f64, p[1] as f64]).collect();
     if points.iter().flatten().all(|x| x.is_finite()) { points } else { Vec::new() }
 }
@@ -161,7 +168,7 @@ mod tests {
             }
         }
         let page = maps.draw().into_string();
-        assert_eq!(page, Maps::of(rows.view(), maps.classes.clone(), names).draw().into_string());
+        assert!(page == Maps::of(rows.view(), maps.classes.clone(), names).draw().into_string());
         assert!(page.contains("&lt;a&gt;") && page.matches("<circle").count() == 180, "{page}");
     }
 
