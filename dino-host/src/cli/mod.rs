@@ -1,6 +1,7 @@
 //! The command line, generic over the device: `dino-host` runs it on the CPU.
 
 mod ablate;
+mod arguments;
 mod attend;
 mod classify;
 mod convert;
@@ -8,6 +9,7 @@ mod crops;
 mod eval;
 mod features;
 mod finetune;
+mod help;
 mod neighbours;
 mod pca;
 mod plan;
@@ -22,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::io::output;
 use crate::planning::check;
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -31,6 +33,9 @@ use std::time::Duration;
 #[derive(Parser)]
 #[command(version, propagate_version = true)]
 struct Cli<O: Args> {
+    /// Print results and errors only
+    #[arg(short, long, global = true)]
+    quiet: bool,
     #[command(subcommand)]
     command: Command<O>,
 }
@@ -66,6 +71,17 @@ enum Command<O: Args> {
     Watch(watch::Watch<O>),
     /// Print every pool and tensor of a training step and their bytes; allocates nothing
     Plan(plan::Plan<O>),
+    /// Print a shell's completions of all commands and flags
+    Completions {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command
+    Man {
+        /// Folder to write them to
+        #[arg(long, value_name = "DIR")]
+        out: std::path::PathBuf,
+    },
     /// Check this machine: every gradient against finite differences in f64; on a GPU what is found there, and every op against the CPU
     Check,
 }
@@ -96,12 +112,15 @@ pub fn main<D: Device>(program: &str) -> ExitCode {
     if rank > 0 {
         output::silence();
     }
-    match Cli::<D::Options>::try_parse() {
-        Ok(cli) => start::<D>(program, cli.command).unwrap_or_else(|e| {
-            print_for_one(rank);
-            errln!("{program}: {e}");
-            ExitCode::from(2)
-        }),
+    match parse::<D>(program) {
+        Ok(cli) => {
+            output::set_quiet(cli.quiet);
+            start::<D>(program, cli.command).unwrap_or_else(|e| {
+                print_for_one(rank);
+                failln!("{program}: {e}");
+                ExitCode::from(2)
+            })
+        }
         // Help and version are not errors.
         Err(e) if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let text = e.render().to_string();
@@ -113,16 +132,30 @@ pub fn main<D: Device>(program: &str) -> ExitCode {
             match output::finish() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => {
-                    errln!("{program}: {e}");
+                    failln!("{program}: {e}");
                     ExitCode::from(2)
                 }
             }
         }
         Err(e) => {
-            errln!("{program}: {}", brief(&e.render().to_string()));
+            failln!("{program}: {}", brief(&e.render().to_string()));
             ExitCode::from(2)
         }
     }
+}
+
+/// The arguments, with names of flags that other programs have taken for ours.
+fn parse<D: Device>(program: &str) -> Result<Cli<D::Options>, clap::Error> {
+    let arguments = arguments::ours(std::env::args_os());
+    let mut command = described::<D>(program);
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
+}
+
+/// All commands and flags, with complete help.
+fn described<D: Device>(program: &str) -> clap::Command {
+    let version = format!("{} ({})", env!("CARGO_PKG_VERSION"), crate::linalg::gemm::instructions());
+    help::completed(Cli::<D::Options>::command().name(program.to_string()).version(version))
 }
 
 /// Runs a command: in the group of processes that a launcher has started, in as many as the device's flags ask for, or alone.
@@ -143,20 +176,20 @@ fn together<D: Device>(program: &str, command: Command<D::Options>, group: &Grou
     if !group.is_first() {
         output::silence();
     }
-    match dispatch::<D>(command, group).and_then(|code| output::finish().map(|()| code)) {
+    match dispatch::<D>(program, command, group).and_then(|code| output::finish().map(|()| code)) {
         Ok(code) => {
             group.finish(code);
             ExitCode::from(code)
         }
         Err(e) if group.ends_together() => {
-            errln!("{program}: {e}");
+            failln!("{program}: {e}");
             group.finish(2);
             ExitCode::from(2)
         }
         // The others have no error, and would wait for this one.
         Err(Error { message, hint }) => {
             print_for_one(group.rank());
-            errln!("{program}: {}", Error { message: group.named(group.rank(), message), hint });
+            failln!("{program}: {}", Error { message: group.named(group.rank(), message), hint });
             group.abort(2);
             ExitCode::from(2)
         }
@@ -193,10 +226,25 @@ fn brief(text: &str) -> Error {
             None => message.push(line.trim_start_matches("error: ")),
         }
     }
-    Error::new(message.join(" ")).hint(hint)
+    let message = message.join(" ");
+    // "unexpected argument '--num-workers' found"
+    let instead =
+        message.split('\'').nth(1).filter(|_| message.contains("unexpected argument")).and_then(arguments::instead);
+    Error::new(message).hint(instead.map_or(hint, String::from))
 }
 
-fn dispatch<D: Device>(command: Command<D::Options>, group: &Group) -> Result<u8> {
+/// Writes a manual page for each command into a folder.
+fn manual(command: clap::Command, out: &std::path::Path) -> Result<u8> {
+    let cannot = |e: std::io::Error| {
+        Error::new(format!("cannot write the manual to {}: {e}", out.display())).hint("--out names another folder")
+    };
+    std::fs::create_dir_all(out).map_err(cannot)?;
+    clap_mangen::generate_to(command, out).map_err(cannot)?;
+    errln!("{}: man -l {}", out.display(), out.join("*.1").display());
+    Ok(0)
+}
+
+fn dispatch<D: Device>(program: &str, command: Command<D::Options>, group: &Group) -> Result<u8> {
     if command.device().is_none() {
         alone(group)?;
     }
@@ -215,6 +263,13 @@ fn dispatch<D: Device>(command: Command<D::Options>, group: &Group) -> Result<u8
         Command::Report(args) => report::run::<D>(args),
         Command::Watch(args) => watch::run::<D>(args),
         Command::Plan(args) => plan::run::<D>(args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut described::<D>(program), program, &mut script);
+            outln!("{}", String::from_utf8_lossy(&script).trim_end());
+            Ok(0)
+        }
+        Command::Man { out } => manual(described::<D>(program), &out),
         Command::Check => match D::check() {
             Some(checked) => checked.map(|()| 0),
             None => Ok(if check::run() { 0 } else { 1 }),

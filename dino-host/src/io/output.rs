@@ -28,6 +28,19 @@ pub fn print_again() {
     SILENT.store(false, Ordering::Relaxed);
 }
 
+/// Only results and errors are wanted.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Whether messages are left out from now on; results and errors are not.
+pub fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+/// Whether they are.
+pub fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
 static MESSAGES: Stream = Stream(Mutex::new(None));
 static RESULTS: Stream = Stream(Mutex::new(None));
 
@@ -74,8 +87,16 @@ fn flush(to: &mut dyn Write) -> io::Result<()> {
     }
 }
 
+/// A line to stderr that tells of an error; `failln!` formats it.
+pub fn failure(line: Arguments) {
+    MESSAGES.write(&mut io::stderr(), &format!("{line}\n"));
+}
+
 /// A line to stderr; `errln!` formats it.
 pub fn message(line: Arguments) {
+    if is_quiet() {
+        return;
+    }
     MESSAGES.write(&mut io::stderr(), &format!("{line}\n"));
 }
 
@@ -107,6 +128,12 @@ pub fn finish() -> Result<()> {
 #[macro_export]
 macro_rules! errln {
     ($($token:tt)*) => { $crate::io::output::message(format_args!($($token)*)) };
+}
+
+/// Writes a line about an error to stderr, also where messages are not wanted.
+#[macro_export]
+macro_rules! failln {
+    ($($token:tt)*) => { $crate::io::output::failure(format_args!($($token)*)) };
 }
 
 /// Writes a line of a command's results to stdout.

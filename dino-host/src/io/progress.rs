@@ -1,5 +1,6 @@
 //! How far a long command is: a bar on a terminal, a line now and then otherwise.
 
+use crate::io::output;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ pub struct Progress {
 impl Progress {
     /// `what`: what is counted, in the plural.
     pub fn new(total: usize, what: &'static str) -> Progress {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = (std::io::stderr().is_terminal() && !output::is_quiet()).then(|| {
             let style =
                 ProgressStyle::with_template(&format!("{{bar:30}} {{pos}}/{{len}} {what}, {{per_sec}}, {{eta}} left"));
             ProgressBar::new(total as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))

@@ -1,5 +1,6 @@
 //! What a run prints while it goes on.
 
+use crate::io::output;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ pub struct Screen {
 impl Screen {
     /// `visible`: of several processes one alone draws.
     pub fn new(total: u64, done: u64, shared: Option<Shared>, visible: bool) -> Screen {
-        let bar = (visible && std::io::stderr().is_terminal()).then(|| {
+        let bar = (visible && (std::io::stderr().is_terminal() && !output::is_quiet())).then(|| {
             let bar = ProgressBar::new(total).with_position(done);
             let style = ProgressStyle::with_template("{prefix}{bar:30} {pos}/{len} steps, {eta} left, {msg}");
             let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

@@ -232,11 +232,15 @@ fn whole(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
     if let Some(file) = names().map(|name| path.join(name)).find(|file| file.is_file()) {
         return Ok((file, Some(path.to_owned())));
     }
-    let run = ["teacher.safetensors", "checkpoint.safetensors"].into_iter().find(|name| path.join(name).is_file());
-    let hint = match run {
-        Some(name) => format!("a run's weights: {}", path.join(name).display()),
-        None => "--checkpoint names a file, or a folder that Hugging Face's save_pretrained wrote".into(),
-    };
+    // The folder of a run: its full state has both networks.
+    let run = ["checkpoint.safetensors", "teacher.safetensors"]
+        .map(|name| path.join(name))
+        .into_iter()
+        .find(|file| file.is_file());
+    if let Some(file) = run {
+        return Ok((file, None));
+    }
+    let hint = "--checkpoint names a file, the folder of a run, or a folder that Hugging Face's save_pretrained wrote";
     Err(Error::new(format!("cannot read the checkpoint {}: it is a folder without model.safetensors", path.display()))
         .hint(hint))
 }

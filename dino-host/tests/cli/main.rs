@@ -27,14 +27,16 @@ mod unreadable;
 
 use common::*;
 use image::ImageFormat::{Jpeg, Png};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
 #[test]
 fn help_and_version() {
     let version = succeeds("--version", &[]);
-    assert_eq!(version.trim(), concat!("dino-host ", env!("CARGO_PKG_VERSION")));
+    // And, in parentheses, the instructions of this machine that matmuls use.
+    let instructions = version.trim().strip_prefix(concat!("dino-host ", env!("CARGO_PKG_VERSION"), " ("));
+    assert!(instructions.is_some_and(|rest| rest.ends_with(')') && rest.len() > 2), "{version}");
     for line in [
         "--help",
         "help",
@@ -304,4 +306,99 @@ fn knn_of_pixels_random_and_trained_features() {
         &[&teacher, data],
         &["teacher's backbone alone"],
     );
+}
+
+/// `-h` is a screen, `--help` has every key with its values, and evaluations do not list what weights bring with them.
+#[test]
+fn help_is_short_or_complete() {
+    let short = succeeds("train -h", &[]);
+    assert!(short.lines().count() <= 50, "{short}");
+    assert!(short.contains("--lr") && !short.contains("--adam-eps"), "{short}");
+    let long = succeeds("train --help", &[]);
+    assert!(
+        long.contains("[default: 0.0005; --small: 0.008]") && long.contains("[default: 65536; --small: 256]"),
+        "{long}"
+    );
+    // Every key, that is, every flag under a heading, has a default, and so has every number of all commands.
+    let config = serde_json::to_value(dino_host::config::Config::published()).unwrap();
+    for key in config.as_object().unwrap().keys() {
+        let at = long.find(&format!("\n      --{key} ")).unwrap_or_else(|| panic!("{key} is not listed"));
+        let rest = &long[at..];
+        let end = rest[1..].find("\n      --").map_or(rest.len(), |end| end + 1);
+        assert!(rest[..end].contains("[default: "), "{}", &rest[..end]);
+    }
+    assert!(long.contains("Examples:"), "{long}");
+    for command in ["eval knn", "eval linear", "features", "attend"] {
+        let text = succeeds(&format!("{command} --help"), &[]);
+        assert!(!text.contains("--adam-eps") && !text.contains("--momentum-teacher"), "{command}: {text}");
+        assert!(succeeds(&format!("{command} -h"), &[]).lines().count() <= 45, "{command}");
+    }
+    // They are taken all the same, for a network that is drawn.
+    let line = "eval knn --which random --small --embed-dim 24 --depth 1 --heads 2 --k 5 --json";
+    assert!(succeeds(line, &[]).contains("\"width\""), "{line}");
+}
+
+/// Names of flags that other programs have are taken, or answered with ours.
+#[test]
+fn flags_of_other_programs_are_taken_or_named() {
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let run = dir.path().join("run");
+    let line = "train --small --embed_dim=24 --depth 2 --heads 2 --patch_size 8 --out_dim 64 --hidden 32 --bottleneck 16 \
+                --batch_size 8 --learning_rate 0.002 --warmup_epochs 1 --epochs 1 --saveckp_freq 1 --data_path {} --output_dir {}";
+    succeeds(line, &[data.path(), &run]);
+    let config: Value = serde_json::from_slice(&std::fs::read(run.join("run.json")).unwrap()).unwrap();
+    let config = &config["config"];
+    assert_eq!((&config["batch"], &config["lr"], &config["save-every"]), (&json!(8), &json!(0.002), &json!(1)));
+    assert!(run.join("checkpoint0000.safetensors").is_file());
+    for (flag, instead) in [
+        ("--num_workers 4", "--threads"),
+        ("--batch_size_per_gpu 4", "--batch"),
+        ("--use_fp16 true", "leave it out"),
+        ("--checkpoint_key teacher", "--which"),
+        ("--img-size 224", "--global-size"),
+    ] {
+        refuses_with(&format!("train {flag} --small"), &[], &["unexpected argument", instead]);
+    }
+
+    // A run's folder is its weights, wherever weights are taken.
+    let file = run.join("checkpoint.safetensors");
+    let of_file = succeeds("eval knn --checkpoint {} --k 5 --data {}", &[&file, data.path()]);
+    assert_eq!(succeeds("eval knn --checkpoint {} --k 5 --data {}", &[&run, data.path()]), of_file);
+    succeeds("eval knn --checkpoint {} --which student --k 5 --data {}", &[&run, data.path()]);
+    succeeds("features --checkpoint {} --data {} --out {}", &[&run, data.path(), &dir.path().join("features")]);
+    succeeds("crops --checkpoint {} --data {} --out {}", &[&run, data.path(), &dir.path().join("crops")]);
+    let other = dir.path().join("other");
+    succeeds(&format!("train {TINY} --epochs 1 --init-from {{}} --data {{}} --out {{}}"), &[&run, data.path(), &other]);
+    refuses_with("eval knn --checkpoint {}", &[dir.path()], &["it is a folder without", "the folder of a run"]);
+
+    // Without a network it is said that none was asked.
+    let done = dino("eval knn --k 5 --data {}", &[data.path()]);
+    assert!(done.code == 0 && done.err.contains("no network was asked"), "{}", done.err);
+    assert!(!dino("eval knn --which pixels --k 5 --data {}", &[data.path()]).err.contains("no network"));
+}
+
+/// What is not asked for is not printed; errors are.
+#[test]
+fn quiet_prints_results_and_errors() {
+    let (data, dir) = (cifar(), tempfile::tempdir().unwrap());
+    let run = dir.path().join("run");
+    let done = dino(&format!("-q train {TINY} --epochs 1 --data {{}} --out {{}}"), &[data.path(), &run]);
+    assert_eq!((done.code, done.err.as_str()), (0, ""));
+    let done = dino("eval knn --checkpoint {} --k 5 --data {} --quiet", &[&run, data.path()]);
+    assert!(done.code == 0 && done.err.is_empty() && done.out.contains("k-NN, teacher"), "{} {}", done.err, done.out);
+    refuses_with("-q train --data /nowhere --out {}", &[&dir.path().join("x")], &["/nowhere"]);
+}
+
+#[test]
+fn shells_and_man_have_their_files() {
+    for (shell, part) in [("bash", "complete -F"), ("zsh", "#compdef"), ("fish", "complete -c dino-host")] {
+        let script = succeeds(&format!("completions {shell}"), &[]);
+        assert!(script.contains(part) && script.contains("momentum-teacher"), "{shell}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    succeeds("man --out {}", &[dir.path()]);
+    let page = std::fs::read_to_string(dir.path().join("dino-host-train.1")).unwrap();
+    assert!(page.contains(".TH dino-host-train") && page.contains("momentum\\-teacher"), "{page}");
+    let version = succeeds("--version", &[]);
+    assert!(version.starts_with("dino-host 0.") && version.contains('('), "{version}");
 }

@@ -64,7 +64,15 @@ impl<D: Device> Subject<D> {
     /// # Errors
     /// The weights or the set cannot be opened, the training part has no labels, or all labels are of one class.
     pub fn of_training_part(source: &Source<D::Options>, which: Option<Which>) -> Result<Self> {
-        let which = which.unwrap_or(if source.checkpoint.is_some() { Which::Teacher } else { Which::Pixels });
+        let which = which.unwrap_or_else(|| match source.checkpoint {
+            Some(_) => Which::Teacher,
+            None => {
+                errln!(
+                    "note: no network was asked, so these are pixels; --checkpoint names one, --which random draws one"
+                );
+                Which::Pixels
+            }
+        });
         let (config, weights) = network::<D>(source, which)?;
         let splits = open(&source.data, &config)?;
         if splits.train.classes().is_empty() {
