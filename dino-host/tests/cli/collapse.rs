@@ -1,7 +1,7 @@
 //! `--on-collapse`: a run that has collapsed ends, or goes back to where it was sound and on from there with other crops.
 
 use crate::common::*;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
