@@ -347,7 +347,16 @@ fn a_network_is_named_in_every_command() {
         &[&checkpoint, &out],
         &["called ema", "teacher or student"],
     );
-    refuses_with("convert {} {} --to official", &[&run, &out], &["a folder", "teacher.safetensors"]);
+    // The folder of a run is its checkpoint.
+    let [of_file, of_folder] = ["of-file", "of-folder"].map(|name| dir.path().join(name));
+    succeeds("convert {} {} --to official", &[&checkpoint, &of_file]);
+    succeeds("convert {} {} --to official", &[&run, &of_folder]);
+    assert_eq!(std::fs::read(of_file).unwrap(), std::fs::read(of_folder).unwrap());
+    refuses_with(
+        "convert {} {} --to official",
+        &[dir.path(), &out],
+        &["it is a folder without", "the folder of a run"],
+    );
 }
 
 /// Hugging Face's parts with an index, in a folder and by the index itself.
