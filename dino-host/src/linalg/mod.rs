@@ -24,7 +24,10 @@ thread_local! {
 pub(crate) fn with_scratch(len: usize, f: impl FnOnce(&mut [f32])) {
     SCRATCH.with_borrow_mut(|s| {
         if s.len() < len + 15 {
-            s.resize(len + 15, 0.0);
+            // What our matmuls take at most, at once: grown step by step it would be twice what is used. The old one goes first.
+            let least = if packed::isa().is_some() { packed::SCRATCH } else { 0 };
+            *s = Vec::new();
+            *s = vec![0.0; len.max(least) + 15];
         }
         let first = s.as_ptr().align_offset(64);
         f(&mut s[first..][..len])
